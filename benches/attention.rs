@@ -1,0 +1,124 @@
+//! `attend` in a prompt, in one long sequence, and in a sweep whose cells share a prompt.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use selfie_benches::{LLAMA_2_7B, Model, TINYLLAMA, cpus, rows, settings};
+use selfie_kernels::{Backend, BatchRow, Cpu, DType, KvLayout, Result, Slot};
+
+/// The rows that attend, behind a history that is in the cache.
+struct Work {
+    name: &'static str,
+    /// Rows of the shared segment, and whether they are the ones that attend.
+    shared: usize,
+    prompt: bool,
+    /// Branches, of which the last row attends, and their own positions.
+    slots: usize,
+    own: usize,
+}
+
+const WORKS: [Work; 3] = [
+    Work {
+        name: "prompt of 128",
+        shared: 128,
+        prompt: true,
+        slots: 0,
+        own: 0,
+    },
+    Work {
+        name: "1 row after 2047",
+        shared: 0,
+        prompt: false,
+        slots: 1,
+        own: 2048,
+    },
+    Work {
+        name: "32 rows after 128 shared and 31 own",
+        shared: 128,
+        prompt: false,
+        slots: 32,
+        own: 32,
+    },
+];
+
+fn attention(c: &mut Criterion) {
+    let cpus = cpus().expect("a CPU backend");
+    for model in [TINYLLAMA, LLAMA_2_7B] {
+        let mut group = c.benchmark_group(format!("attend of {}", model.name));
+        for cpu in &cpus {
+            for work in &WORKS {
+                let mut attend = Attend::new(cpu, &model, work).expect("shapes fit");
+                group.throughput(Throughput::Elements(attend.operations));
+                let id = BenchmarkId::new(cpu.path().name(), work.name);
+                group.bench_function(id, |b| b.iter(|| attend.run().expect("shapes fit")));
+            }
+        }
+    }
+}
+
+/// A filled cache and the rows that attend to it.
+struct Attend<'a> {
+    cpu: &'a Cpu,
+    model: &'a Model,
+    kv: <Cpu as Backend>::Kv,
+    batch: <Cpu as Backend>::Batch,
+    qkv: <Cpu as Backend>::Rows,
+    out: <Cpu as Backend>::Acts,
+    operations: u64,
+}
+
+impl<'a> Attend<'a> {
+    fn new(cpu: &'a Cpu, model: &'a Model, work: &Work) -> Result<Self> {
+        let shape = model.shape;
+        let mut kv = cpu.kv(&KvLayout {
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            shared: work.shared,
+            own: vec![work.own],
+            slots: work.slots,
+        })?;
+        for slot in 0..work.slots {
+            cpu.kv_share(&mut kv, slot, &[work.shared])?;
+        }
+        let end = work.shared + work.own;
+        let rope = rows(cpu, end, shape.head_dim)?;
+        let shared = (0..work.shared).map(|p| row(Slot::Shared, p));
+        let own = (0..work.slots)
+            .flat_map(|slot| (work.shared..end).map(move |p| row(Slot::Branch(slot as u32), p)));
+        let all: Vec<BatchRow> = shared.chain(own).collect();
+        let mut batch = cpu.batch(all.len())?;
+        cpu.load_batch(&all, &mut batch)?;
+        let mut qkv = rows(cpu, all.len(), shape.qkv_dim())?;
+        cpu.rope_append(&shape, &rope, &batch, 0, &mut qkv, &mut kv)?;
+
+        let attends = |row: &&BatchRow| work.prompt || row.position as usize == end - 1;
+        let last: Vec<BatchRow> = all.iter().filter(attends).copied().collect();
+        cpu.load_batch(&last, &mut batch)?;
+        let positions: u64 = last.iter().map(|row| u64::from(row.position) + 1).sum();
+        Ok(Self {
+            cpu,
+            model,
+            kv,
+            batch,
+            qkv: rows(cpu, last.len(), shape.qkv_dim())?,
+            out: cpu.acts(last.len(), shape.q_dim(), DType::Bf16)?,
+            // A multiplication and an addition for each key and each value that a head reads.
+            operations: 4 * positions * shape.q_dim() as u64,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let shape = &self.model.shape;
+        self.cpu
+            .attend(shape, &self.qkv, &self.batch, 0, &self.kv, &mut self.out)
+    }
+}
+
+fn row(slot: Slot, position: usize) -> BatchRow {
+    BatchRow {
+        token: 0,
+        slot,
+        position: position as u32,
+    }
+}
+
+criterion_group!(name = benches; config = settings(); targets = attention);
+criterion_main!(benches);

@@ -1,0 +1,119 @@
+//! The plain data that ops take: rows of a batch, layouts, edits of rows.
+
+use std::io;
+use std::ops::Range;
+
+use crate::DType;
+
+/// The slot of a row: the cache's shared segment, or one of its branches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The row's key and value go to the shared segment, and it sees nothing else.
+    Shared,
+    /// The row belongs to branch `n`: it sees the shared positions of that branch, then its own.
+    Branch(u32),
+}
+
+/// One row of a flat batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRow {
+    /// The token id that is embedded, when the batch starts from tokens.
+    pub token: u32,
+    /// Where its key and value go.
+    pub slot: Slot,
+    /// Its position in the sequence, counted from 0 through shared and own segment.
+    pub position: u32,
+}
+
+/// The heads of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttnShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl AttnShape {
+    /// Width of the queries: `heads * head_dim`.
+    pub fn q_dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of the keys, and of the values: `kv_heads * head_dim`.
+    pub fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Width of a row of queries, keys and values.
+    pub fn qkv_dim(&self) -> usize {
+        self.q_dim() + 2 * self.kv_dim()
+    }
+}
+
+/// The size of a cache of keys and values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Positions of the shared segment, the same at every layer.
+    pub shared: usize,
+    /// Positions of each slot's own branch, by layer.
+    pub own: Vec<usize>,
+    /// Number of slots.
+    pub slots: usize,
+}
+
+/// What a vector does to the row that it is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InjectMode {
+    /// `s * vector + (1 - s) * row`.
+    Replace,
+    /// `row + s * vector`.
+    Add,
+}
+
+/// One write of a vector into a row of the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Injection {
+    /// The row that is written.
+    pub row: usize,
+    /// The row of the vectors that is read.
+    pub vector: usize,
+    /// How the two combine.
+    pub mode: InjectMode,
+    /// The factor `s` of [`InjectMode`].
+    pub strength: f32,
+}
+
+/// The most likely token of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    /// Its id; the lowest one of a tie.
+    pub token: u32,
+    /// Its natural log-probability.
+    pub logprob: f32,
+}
+
+/// A device's memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All there is.
+    pub total: u64,
+    /// What can be allocated now.
+    pub available: u64,
+}
+
+/// A matrix `[rows, columns]` somewhere else (a file, usually) that can be read in pieces.
+pub trait MatrixSource: Sync {
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize);
+    /// The type of the stored values.
+    fn dtype(&self) -> DType;
+    /// Calls `read` once with the little-endian bytes of `rows`, row after row.
+    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()>;
+}

@@ -1,0 +1,162 @@
+//! Tiles with AVX-512: twelve rows by a pair of panels, bf16 by the dot product of pairs.
+
+use super::{Sums, Tile};
+use crate::cpu::simd::Avx512;
+
+/// Rows of a tile: 12 x 2 accumulators, two registers of weights, the operand broadcast from memory.
+pub(super) const ROWS: usize = 12;
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn tile(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
+    super::portable::tile(tile, sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) fn tile(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
+    // SAFETY: the proof says that the features are there.
+    unsafe { x86::tile(tile, sums) }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::super::{Operand, PANEL};
+    use super::*;
+    use crate::DType;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums) {
+        match tile.rows {
+            1 => rows::<1>(tile, sums),
+            2 => rows::<2>(tile, sums),
+            3 => rows::<3>(tile, sums),
+            4 => rows::<4>(tile, sums),
+            5 => rows::<5>(tile, sums),
+            6 => rows::<6>(tile, sums),
+            7 => rows::<7>(tile, sums),
+            8 => rows::<8>(tile, sums),
+            9 => rows::<9>(tile, sums),
+            10 => rows::<10>(tile, sums),
+            11 => rows::<11>(tile, sums),
+            _ => rows::<12>(tile, sums),
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn rows<const R: usize>(tile: &Tile<'_>, sums: &mut Sums) {
+        let (first, second) = tile.weights.split_at(tile.lines * 64);
+        let acc = match (tile.a, tile.dtype) {
+            (Operand::Bf16(a), _) => bf16::<R>(a, tile.stride / 2, first, second),
+            (Operand::F32(a), DType::F16) => f16::<R>(a, tile.stride, first, second),
+            (Operand::F32(a), _) => f32::<R>(a, tile.stride, first, second),
+        };
+        for (sums, acc) in sums.iter_mut().zip(acc) {
+            // SAFETY: a row of sums has thirty-two floats.
+            unsafe {
+                _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
+                _mm512_storeu_ps(sums.as_mut_ptr().add(PANEL), acc[1]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn bf16<const R: usize>(
+        a: &[u32],
+        stride: usize,
+        first: &[u8],
+        second: &[u8],
+    ) -> [[__m512; 2]; R] {
+        let first: &[[u32; PANEL]] = bytemuck::cast_slice(first);
+        let second: &[[u32; PANEL]] = bytemuck::cast_slice(second);
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        assert!((R - 1) * stride + first.len() <= a.len());
+        for (g, (w0, w1)) in first.iter().zip(second).enumerate() {
+            // SAFETY: a line has sixteen pairs; the assertion bounds the operand.
+            unsafe {
+                let w0 = pairs(_mm512_loadu_si512(w0.as_ptr().cast()));
+                let w1 = pairs(_mm512_loadu_si512(w1.as_ptr().cast()));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = pairs(_mm512_set1_epi32(*a.get_unchecked(r * stride + g) as i32));
+                    acc[0] = _mm512_dpbf16_ps(acc[0], x, w0);
+                    acc[1] = _mm512_dpbf16_ps(acc[1], x, w1);
+                }
+            }
+        }
+        acc
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn f16<const R: usize>(
+        a: &[f32],
+        stride: usize,
+        first: &[u8],
+        second: &[u8],
+    ) -> [[__m512; 2]; R] {
+        let first: &[[u16; PANEL]] = bytemuck::cast_slice(first);
+        let second: &[[u16; PANEL]] = bytemuck::cast_slice(second);
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        assert!((R - 1) * stride + first.len() <= a.len());
+        for (k, (w0, w1)) in first.iter().zip(second).enumerate() {
+            // SAFETY: a step has sixteen halves; the assertion bounds the operand.
+            unsafe {
+                let w0 = _mm512_cvtph_ps(_mm256_loadu_si256(w0.as_ptr().cast()));
+                let w1 = _mm512_cvtph_ps(_mm256_loadu_si256(w1.as_ptr().cast()));
+                multiply(&mut acc, a, stride, k, w0, w1);
+            }
+        }
+        acc
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn f32<const R: usize>(
+        a: &[f32],
+        stride: usize,
+        first: &[u8],
+        second: &[u8],
+    ) -> [[__m512; 2]; R] {
+        let first: &[[f32; PANEL]] = bytemuck::cast_slice(first);
+        let second: &[[f32; PANEL]] = bytemuck::cast_slice(second);
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        assert!((R - 1) * stride + first.len() <= a.len());
+        for (k, (w0, w1)) in first.iter().zip(second).enumerate() {
+            // SAFETY: a step has sixteen floats; the assertion bounds the operand.
+            unsafe {
+                let w0 = _mm512_loadu_ps(w0.as_ptr());
+                let w1 = _mm512_loadu_ps(w1.as_ptr());
+                multiply(&mut acc, a, stride, k, w0, w1);
+            }
+        }
+        acc
+    }
+
+    /// One step of k for all rows.
+    ///
+    /// # Safety
+    /// `(R - 1) * stride + k` must be in bounds of `a`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn multiply<const R: usize>(
+        acc: &mut [[__m512; 2]; R],
+        a: &[f32],
+        stride: usize,
+        k: usize,
+        w0: __m512,
+        w1: __m512,
+    ) {
+        for (r, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: in bounds by the caller's promise.
+            let x = _mm512_set1_ps(unsafe { *a.get_unchecked(r * stride + k) });
+            acc[0] = _mm512_fmadd_ps(x, w0, acc[0]);
+            acc[1] = _mm512_fmadd_ps(x, w1, acc[1]);
+        }
+    }
+
+    /// Sixteen pairs of bf16, as the dot product takes them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn pairs(bits: __m512i) -> __m512bh {
+        // SAFETY: both are 64 bytes, of which every pattern is a value.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+    }
+}

@@ -1,0 +1,147 @@
+//! The best token and the log-probability of a token, without writing the logits.
+//!
+//! The vocabulary is cut into chunks of [`CHUNK`] columns; a task reduces a chunk for all rows to maximum, best
+//! token and sum of exponentials, and the chunks of a row are merged in order.
+
+use rayon::prelude::*;
+
+use super::gemm::{TILE, check_operands, for_tiles};
+use super::math::{exp, lane_sum, max};
+use super::simd::{Isa, Loop, Simd};
+use super::{CpuActs, CpuMatrix, Scratch};
+use crate::error::{check_index, check_shape};
+use crate::{Best, Result};
+
+const CHUNK: usize = 16 * TILE;
+
+pub(super) fn best(
+    isa: Isa,
+    scratch: &Scratch,
+    a: &CpuActs,
+    head: &CpuMatrix,
+) -> Result<Vec<Best>> {
+    let parts = reduce(isa, scratch, a, head, None)?;
+    let rows = (0..a.len).map(|row| {
+        let merged = merge(&parts, a.len, row);
+        Best {
+            token: merged.token,
+            logprob: -merged.log_sum,
+        }
+    });
+    Ok(rows.collect())
+}
+
+pub(super) fn score(
+    isa: Isa,
+    scratch: &Scratch,
+    a: &CpuActs,
+    head: &CpuMatrix,
+    tokens: &[u32],
+) -> Result<Vec<f32>> {
+    check_shape("head_score", "number of tokens", a.len, tokens.len())?;
+    for &token in tokens {
+        check_index("head_score", "token", token as usize, head.rows)?;
+    }
+    let parts = reduce(isa, scratch, a, head, Some(tokens))?;
+    let rows = tokens.iter().enumerate().map(|(row, &token)| {
+        let merged = merge(&parts, a.len, row);
+        let logit = parts[token as usize / CHUNK * a.len + row].wanted;
+        logit - merged.top - merged.log_sum
+    });
+    Ok(rows.collect())
+}
+
+/// One row's logits over one chunk.
+#[derive(Clone, Copy)]
+struct Part {
+    top: f32,
+    token: u32,
+    /// Sum of `e^(logit - top)`.
+    sum: f32,
+    /// The logit of the token that is scored, in the chunk that holds it.
+    wanted: f32,
+}
+
+struct Merged {
+    top: f32,
+    token: u32,
+    /// Log of the sum of `e^(logit - top)` over the vocabulary.
+    log_sum: f32,
+}
+
+/// `[chunks, rows]`.
+fn reduce(
+    isa: Isa,
+    scratch: &Scratch,
+    a: &CpuActs,
+    head: &CpuMatrix,
+    tokens: Option<&[u32]>,
+) -> Result<Vec<Part>> {
+    check_operands("head", a, head)?;
+    let chunks = head.rows.div_ceil(CHUNK);
+    let parts = (0..chunks).into_par_iter().flat_map_iter(|chunk| {
+        let first = chunk * CHUNK;
+        let width = CHUNK.min(head.rows - first);
+        scratch.with(a.len * CHUNK, |logits| {
+            for pair in 0..width.div_ceil(TILE) {
+                for_tiles(isa, a, head, first / TILE + pair, |row, sums| {
+                    logits[row * CHUNK + pair * TILE..][..TILE].copy_from_slice(sums);
+                });
+            }
+            let part = |row: usize| {
+                isa.run(Chunk {
+                    logits: &logits[row * CHUNK..][..width],
+                    first: first as u32,
+                    token: tokens.map(|tokens| tokens[row]),
+                })
+            };
+            (0..a.len).map(part).collect::<Vec<Part>>()
+        })
+    });
+    Ok(parts.collect())
+}
+
+struct Chunk<'a> {
+    logits: &'a [f32],
+    first: u32,
+    token: Option<u32>,
+}
+
+impl Loop for Chunk<'_> {
+    type Out = Part;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Part {
+        let top = max(self.logits);
+        let at = self.logits.iter().position(|&x| x == top).unwrap_or(0);
+        let wanted = self
+            .token
+            .and_then(|token| token.checked_sub(self.first))
+            .and_then(|i| self.logits.get(i as usize));
+        Part {
+            top,
+            token: self.first + at as u32,
+            sum: lane_sum(self.logits, |x, sum| sum + exp(s, x - top)),
+            wanted: wanted.copied().unwrap_or(f32::NAN),
+        }
+    }
+}
+
+fn merge(parts: &[Part], rows: usize, row: usize) -> Merged {
+    let chunks = || parts.iter().skip(row).step_by(rows);
+    let mut top = f32::NEG_INFINITY;
+    let mut token = 0;
+    for part in chunks() {
+        if part.top > top {
+            (top, token) = (part.top, part.token);
+        }
+    }
+    let sum: f64 = chunks()
+        .map(|part| f64::from(part.sum) * f64::from(part.top - top).exp())
+        .sum();
+    Merged {
+        top,
+        token,
+        log_sum: sum.ln() as f32,
+    }
+}

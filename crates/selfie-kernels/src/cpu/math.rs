@@ -1,0 +1,107 @@
+//! exp and bf16 rounding in forms that compilers turn into vector code.
+
+use super::simd::{LANES, Simd};
+
+/// `e^x` to within 2 units in the last place, 0 below -87.3, saturated above 88.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.3, 88.0);
+    let shifted = s.mul_add(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = s.mul_add(n, -LN2_LOW, s.mul_add(n, -LN2_HIGH, clamped));
+    // Taylor to the 7th power: |r| <= ln 2 / 2 leaves 5e-9.
+    let mut p = 1.0 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = s.mul_add(p, r, c);
+    }
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < -87.3 { 0.0 } else { p * scale }
+}
+
+/// The sum of `f(x)` in a fixed order: lane by lane, then the lanes from first to last.
+#[inline(always)]
+pub(super) fn lane_sum(values: &[f32], mut f: impl FnMut(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let mut chunks = values.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = f(x, *lane);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = f(x, *lane);
+    }
+    lanes.iter().sum()
+}
+
+/// The largest value, `-inf` of none.
+#[inline(always)]
+pub(super) fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut chunks = values.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    for &x in chunks.remainder() {
+        lanes[0] = if x > lanes[0] { x } else { lanes[0] };
+    }
+    lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// A value that a GEMM reads: f32 as it is, or rounded to bf16.
+pub(super) trait Operand: Copy + Send + Sync {
+    fn round(x: f32) -> Self;
+}
+
+impl Operand for f32 {
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        x
+    }
+}
+
+impl Operand for half::bf16 {
+    /// Round to nearest, ties to even; unlike [`half::bf16::from_f32`] without a branch.
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        let bits = x.to_bits();
+        let bias = 0x7fff + ((bits >> 16) & 1);
+        half::bf16::from_bits((bits.wrapping_add(bias) >> 16) as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Portable;
+    use super::*;
+
+    #[test]
+    fn exp_agrees_with_f64() {
+        let mut worst = 0f64;
+        for i in -87_000..88_000 {
+            let x = i as f32 * 1e-3;
+            let want = f64::from(x).exp();
+            let got = f64::from(exp(Portable, x));
+            worst = worst.max(((got - want) / want).abs());
+        }
+        assert!(worst < 2.4e-7, "worst relative error {worst:e}");
+        assert_eq!(exp(Portable, f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(Portable, 0.0), 1.0);
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        for bits in (0..0x7f7f_0000u32).step_by(997) {
+            let x = f32::from_bits(bits);
+            assert_eq!(half::bf16::round(x), half::bf16::from_f32(x), "{x:e}");
+            assert_eq!(half::bf16::round(-x), half::bf16::from_f32(-x), "{x:e}");
+        }
+        assert!(half::bf16::round(f32::NAN).is_nan());
+    }
+}

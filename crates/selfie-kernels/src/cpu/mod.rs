@@ -1,0 +1,308 @@
+//! The CPU backend.
+
+mod attend;
+mod embed;
+mod gemm;
+mod head;
+mod kv;
+mod math;
+mod norm;
+mod pack;
+mod path;
+mod probe_ops;
+mod rope;
+mod rows;
+mod scratch;
+mod simd;
+mod swiglu;
+
+use std::ops::Range;
+
+use sysinfo::System;
+
+pub use kv::CpuKv;
+pub use pack::CpuMatrix;
+pub use path::CpuPath;
+pub use rows::{CpuActs, CpuBatch, CpuRows, CpuVector};
+
+use crate::error::check_index;
+use crate::{
+    AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError, KvLayout, MatrixSource,
+    Memory, Result,
+};
+use gemm::Target;
+use scratch::Scratch;
+use simd::Isa;
+
+/// How to set up a [`Cpu`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Worker threads; `None` is one for each core that the process may use.
+    pub threads: Option<usize>,
+    /// An instruction-set path to force; `None` takes the best that the machine has.
+    pub path: Option<CpuPath>,
+}
+
+/// The CPU backend: its threads and its instruction set.
+///
+/// The same row gives the same bits in any batch and on any number of threads; different paths round
+/// differently.
+pub struct Cpu {
+    isa: Isa,
+    pool: rayon::ThreadPool,
+    scratch: Scratch,
+}
+
+impl Cpu {
+    /// Starts the threads and chooses the path.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let isa = path::choose(options.path)?;
+        let threads = options.threads.unwrap_or(0);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("selfie-{i}"))
+            .build()
+            .map_err(|source| KernelError::Threads { threads, source })?;
+        let scratch = Scratch::new(pool.current_num_threads());
+        Ok(Self { isa, pool, scratch })
+    }
+
+    /// The instruction-set path in use.
+    pub fn path(&self) -> CpuPath {
+        self.isa.path()
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// An error when `bytes` do not fit what is free.
+    fn check_memory(&self, what: &'static str, bytes: u64) -> Result<()> {
+        // Small buffers are not worth asking the kernel for.
+        if bytes < 16 << 20 {
+            return Ok(());
+        }
+        let available = self.memory()?.available;
+        if bytes <= available {
+            return Ok(());
+        }
+        Err(KernelError::OutOfMemory {
+            what,
+            bytes,
+            available,
+            device: "the CPU".to_owned(),
+        })
+    }
+}
+
+impl Backend for Cpu {
+    type Matrix = CpuMatrix;
+    type Vector = CpuVector;
+    type Rows = CpuRows;
+    type Acts = CpuActs;
+    type Kv = CpuKv;
+    type Batch = CpuBatch;
+
+    fn describe(&self) -> String {
+        format!("CPU, {} threads, {}", self.threads(), self.path())
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let mut system = System::new().map_err(KernelError::Memory)?;
+        system.refresh_memory();
+        // A container's limit is the memory that there really is.
+        let (total, free) = match system.cgroup_limits() {
+            Some(limits) => (limits.total_memory, limits.free_memory),
+            None => (system.total_memory(), system.available_memory()),
+        };
+        Ok(Memory {
+            total: total.min(system.total_memory()),
+            available: free.min(system.available_memory()),
+        })
+    }
+
+    fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<CpuMatrix> {
+        let values: usize = sources.iter().map(|s| s.shape().0 * s.shape().1).sum();
+        self.check_memory("a weight matrix", (values * dtype.size()) as u64)?;
+        self.pool.install(|| CpuMatrix::pack(sources, dtype))
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<CpuVector> {
+        Ok(CpuVector(values.to_vec()))
+    }
+
+    fn rows(&self, capacity: usize, width: usize) -> Result<CpuRows> {
+        self.check_memory("a buffer of rows", (capacity * width * 4) as u64)?;
+        Ok(CpuRows::new(capacity, width))
+    }
+
+    fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<CpuActs> {
+        self.check_memory("a buffer of rows", (capacity * width * 4) as u64)?;
+        Ok(CpuActs::new(capacity, width, weights))
+    }
+
+    fn kv_bytes(&self, layout: &KvLayout) -> u64 {
+        CpuKv::bytes(layout)
+    }
+
+    fn kv(&self, layout: &KvLayout) -> Result<CpuKv> {
+        self.check_memory("the KV cache", CpuKv::bytes(layout))?;
+        Ok(CpuKv::new(layout))
+    }
+
+    fn kv_share(&self, kv: &mut CpuKv, slot: usize, shared: &[usize]) -> Result<()> {
+        kv.share(slot, shared)
+    }
+
+    fn batch(&self, capacity: usize) -> Result<CpuBatch> {
+        Ok(CpuBatch::new(capacity))
+    }
+
+    fn load_batch(&self, rows: &[BatchRow], batch: &mut CpuBatch) -> Result<()> {
+        batch.load(rows)
+    }
+
+    fn write_rows(&self, values: &[f32], rows: &mut CpuRows) -> Result<()> {
+        let n = values.len() / rows.width().max(1);
+        crate::error::check_shape("write_rows", "values", n * rows.width(), values.len())?;
+        rows.set_len("write_rows", n)?;
+        rows.values_mut().copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read_rows(&self, rows: &CpuRows, range: Range<usize>) -> Result<Vec<f32>> {
+        check_index("read_rows", "row", range.end, rows.len() + 1)?;
+        check_index("read_rows", "row", range.start, range.end + 1)?;
+        let width = rows.width();
+        Ok(rows.values()[range.start * width..range.end * width].to_vec())
+    }
+
+    fn len(&self, rows: &CpuRows) -> usize {
+        rows.len()
+    }
+
+    fn clear(&self, rows: &mut CpuRows) {
+        rows.clear();
+    }
+
+    fn embed(&self, table: &CpuMatrix, batch: &CpuBatch, out: &mut CpuRows) -> Result<()> {
+        self.pool.install(|| embed::embed(table, batch, out))
+    }
+
+    fn rms_norm(
+        &self,
+        x: &CpuRows,
+        weight: &CpuVector,
+        eps: f32,
+        out: &mut CpuActs,
+    ) -> Result<()> {
+        self.pool
+            .install(|| norm::rms_norm(self.isa, x, &weight.0, eps, out))
+    }
+
+    fn rms_norm_f32(
+        &self,
+        x: &CpuRows,
+        weight: &CpuVector,
+        eps: f32,
+        out: &mut CpuRows,
+    ) -> Result<()> {
+        self.pool
+            .install(|| norm::rms_norm_f32(self.isa, x, &weight.0, eps, out))
+    }
+
+    fn linear(
+        &self,
+        a: &CpuActs,
+        w: &CpuMatrix,
+        bias: Option<&CpuVector>,
+        out: &mut CpuRows,
+    ) -> Result<()> {
+        crate::error::check_shape("linear", "width of the output", w.rows(), out.width())?;
+        out.set_len("linear", a.len)?;
+        let bias = bias.map(|b| &b.0[..]);
+        let target = Target::Set(out.values_mut());
+        self.pool
+            .install(|| gemm::linear(self.isa, a, w, bias, target))
+    }
+
+    fn linear_add(
+        &self,
+        a: &CpuActs,
+        w: &CpuMatrix,
+        bias: Option<&CpuVector>,
+        residual: &mut CpuRows,
+    ) -> Result<()> {
+        crate::error::check_shape("linear_add", "width of the residual", w.rows(), residual.width())?;
+        let bias = bias.map(|b| &b.0[..]);
+        let target = Target::Add(residual.values_mut());
+        self.pool
+            .install(|| gemm::linear(self.isa, a, w, bias, target))
+    }
+
+    fn rope_append(
+        &self,
+        shape: &AttnShape,
+        rope: &CpuRows,
+        batch: &CpuBatch,
+        layer: usize,
+        qkv: &mut CpuRows,
+        kv: &mut CpuKv,
+    ) -> Result<()> {
+        self.pool
+            .install(|| rope::rope_append(self.isa, shape, rope, batch, layer, qkv, kv))
+    }
+
+    fn attend(
+        &self,
+        shape: &AttnShape,
+        qkv: &CpuRows,
+        batch: &CpuBatch,
+        layer: usize,
+        kv: &CpuKv,
+        out: &mut CpuActs,
+    ) -> Result<()> {
+        let scratch = &self.scratch;
+        self.pool
+            .install(|| attend::attend(self.isa, scratch, shape, qkv, batch, layer, kv, out))
+    }
+
+    fn swiglu(&self, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
+        self.pool
+            .install(|| swiglu::swiglu(self.isa, gate_up, out))
+    }
+
+    fn gather(&self, src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Result<()> {
+        probe_ops::gather(src, index, dst)
+    }
+
+    fn scatter(
+        &self,
+        src: &CpuRows,
+        index: &[usize],
+        dst: &mut CpuRows,
+        at: &[usize],
+    ) -> Result<()> {
+        probe_ops::scatter(src, index, dst, at)
+    }
+
+    fn inject(
+        &self,
+        vectors: &CpuRows,
+        writes: &[Injection],
+        rows: &mut CpuRows,
+    ) -> Result<usize> {
+        probe_ops::inject(vectors, writes, rows)
+    }
+
+    fn head_best(&self, a: &CpuActs, head: &CpuMatrix) -> Result<Vec<Best>> {
+        self.pool
+            .install(|| head::best(self.isa, &self.scratch, a, head))
+    }
+
+    fn head_score(&self, a: &CpuActs, head: &CpuMatrix, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.pool
+            .install(|| head::score(self.isa, &self.scratch, a, head, tokens))
+    }
+}

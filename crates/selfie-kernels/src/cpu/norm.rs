@@ -1,0 +1,84 @@
+//! RMSNorm (arXiv 1910.07467, equation 4).
+
+use rayon::prelude::*;
+
+use super::math::{Operand, lane_sum};
+use super::rows::ActValues;
+use super::simd::{Isa, Loop, Simd};
+use super::{CpuActs, CpuRows};
+use crate::Result;
+use crate::error::check_shape;
+
+pub(super) fn rms_norm(
+    isa: Isa,
+    x: &CpuRows,
+    weight: &[f32],
+    eps: f32,
+    out: &mut CpuActs,
+) -> Result<()> {
+    check_shape("rms_norm", "length of the weight", x.width(), weight.len())?;
+    out.set_len("rms_norm", x.len(), x.width())?;
+    let stride = out.stride;
+    match &mut out.values {
+        ActValues::F32(out) => all_rows(isa, x, weight, eps, out, stride),
+        ActValues::Bf16(out) => {
+            let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
+            all_rows(isa, x, weight, eps, out, stride);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn rms_norm_f32(
+    isa: Isa,
+    x: &CpuRows,
+    weight: &[f32],
+    eps: f32,
+    out: &mut CpuRows,
+) -> Result<()> {
+    check_shape("rms_norm", "length of the weight", x.width(), weight.len())?;
+    check_shape("rms_norm", "width of the output", x.width(), out.width())?;
+    out.set_len("rms_norm", x.len())?;
+    all_rows(isa, x, weight, eps, out.values_mut(), x.width());
+    Ok(())
+}
+
+fn all_rows<T: Operand>(
+    isa: Isa,
+    x: &CpuRows,
+    weight: &[f32],
+    eps: f32,
+    out: &mut [T],
+    stride: usize,
+) {
+    out.par_chunks_mut(stride)
+        .zip(x.values().par_chunks(x.width()))
+        .for_each(|(out, x)| {
+            isa.run(Row {
+                x,
+                weight,
+                eps,
+                out,
+            });
+        });
+}
+
+struct Row<'a, T> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [T],
+}
+
+impl<T: Operand> Loop for Row<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let squares = lane_sum(self.x, |x, sum| s.mul_add(x, x, sum));
+        let scale = 1.0 / (squares / self.x.len() as f32 + self.eps).sqrt();
+        for ((out, &x), &w) in self.out.iter_mut().zip(self.x).zip(self.weight) {
+            *out = T::round(x * scale * w);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The packed form of a weight matrix.
+
+use std::io;
+use std::ops::Range;
+
+use half::{bf16, f16};
+use memmap2::{Advice, MmapMut};
+use rayon::prelude::*;
+
+use super::rows::K_PAD;
+use crate::{DType, KernelError, MatrixSource, Result};
+
+/// Output columns of a panel.
+pub(super) const PANEL: usize = 16;
+
+/// Bytes of a line: the 16 columns of a panel at one step of k.
+const LINE: usize = 64;
+
+/// A weight matrix `[out, in]`, packed for the GEMM kernels; its only copy in memory.
+///
+/// Sixteen output columns form a panel, and a panel is a run of 64-byte lines along `in`. A line holds, for
+/// each of its 16 columns: one f32; or two neighbours in k as a bf16 pair (what the dot-product and
+/// tile instructions take); or for f16 two half lines, k and k + 1. `out` is padded with zeros
+/// to two panels, bf16's `in` to 32.
+pub struct CpuMatrix {
+    map: MmapMut,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) dtype: DType,
+    /// 64-byte lines of one panel.
+    pub(super) lines: usize,
+}
+
+impl CpuMatrix {
+    /// Reads and packs the sources, stacked along `out`.
+    pub(super) fn pack(sources: &[&dyn MatrixSource], dtype: DType) -> Result<Self> {
+        let columns = sources.first().map_or(0, |s| s.shape().1);
+        for source in sources {
+            crate::error::check_shape("matrix", "columns of a source", columns, source.shape().1)?;
+        }
+        let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
+        let lines = match dtype {
+            DType::F32 => columns,
+            DType::F16 => columns.div_ceil(2),
+            DType::Bf16 => columns.next_multiple_of(K_PAD) / 2,
+        };
+        let panels = rows.next_multiple_of(2 * PANEL) / PANEL;
+        // Pages come zeroed and aligned; huge ones spare most of the address look-ups of a pass over the weights.
+        let mut map = MmapMut::map_anon((panels * lines * LINE).max(LINE))?;
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
+        let panel_bytes = (lines * LINE).max(1);
+        let panels_a_task = ((1 << 20) / panel_bytes).max(1);
+        map.par_chunks_mut(panels_a_task * panel_bytes)
+            .enumerate()
+            .try_for_each(|(task, out)| {
+                let first = task * panels_a_task * PANEL;
+                let target = Panels {
+                    out,
+                    first,
+                    panel_bytes,
+                    dtype,
+                };
+                pack_rows(sources, target, rows)
+            })?;
+        Ok(Self {
+            map,
+            rows,
+            columns,
+            dtype,
+            lines,
+        })
+    }
+
+    /// Output columns, `out`.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input columns, `in`.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Resident bytes, padding included.
+    pub fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Pairs of panels: 32 output columns each.
+    pub(super) fn pairs(&self) -> usize {
+        self.rows.div_ceil(2 * PANEL)
+    }
+
+    /// The lines of a pair of panels, first panel first.
+    pub(super) fn pair(&self, pair: usize) -> &[u8] {
+        let bytes = 2 * self.lines * LINE;
+        &self.map[pair * bytes..][..bytes]
+    }
+
+    /// Unpacks row `row` to f32, exactly.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        let panel = &self.map[row / PANEL * self.lines * LINE..][..self.lines * LINE];
+        let lane = row % PANEL;
+        match self.dtype {
+            DType::F32 => {
+                let v: &[f32] = bytemuck::cast_slice(panel);
+                for (k, x) in out.iter_mut().enumerate() {
+                    *x = v[k * PANEL + lane];
+                }
+            }
+            DType::F16 => {
+                let v: &[f16] = bytemuck::cast_slice(panel);
+                for (k, x) in out.iter_mut().enumerate() {
+                    *x = v[k * PANEL + lane].to_f32();
+                }
+            }
+            DType::Bf16 => {
+                let v: &[bf16] = bytemuck::cast_slice(panel);
+                for (k, x) in out.iter_mut().enumerate() {
+                    *x = v[bf16_at(k, lane)].to_f32();
+                }
+            }
+        }
+    }
+}
+
+/// Index of `(k, lane)` within a panel of bf16 pairs.
+fn bf16_at(k: usize, lane: usize) -> usize {
+    k / 2 * 2 * PANEL + lane * 2 + k % 2
+}
+
+/// A run of panels that one task fills; `first` is its first row in the matrix.
+struct Panels<'a> {
+    out: &'a mut [u8],
+    first: usize,
+    panel_bytes: usize,
+    dtype: DType,
+}
+
+fn pack_rows(sources: &[&dyn MatrixSource], mut target: Panels<'_>, rows: usize) -> Result<()> {
+    let end = rows.min(target.first + target.out.len() / target.panel_bytes * PANEL);
+    let mut start = 0;
+    for source in sources {
+        let (n, columns) = source.shape();
+        let from = target.first.max(start);
+        let to = end.min(start + n);
+        if from < to {
+            let mut packed = Ok(());
+            source.with_rows(from - start..to - start, &mut |bytes| {
+                packed = match source.dtype() {
+                    DType::F32 => pack_from::<f32>(bytes, columns, from..to, &mut target),
+                    DType::Bf16 => pack_from::<bf16>(bytes, columns, from..to, &mut target),
+                    DType::F16 => pack_from::<f16>(bytes, columns, from..to, &mut target),
+                };
+            })?;
+            packed?;
+        }
+        start += n;
+    }
+    Ok(())
+}
+
+fn pack_from<S: Element>(
+    bytes: &[u8],
+    columns: usize,
+    rows: Range<usize>,
+    target: &mut Panels<'_>,
+) -> Result<()> {
+    if bytes.len() != rows.len() * columns * size_of::<S>() {
+        return Err(KernelError::Read(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{} rows of a weight came as {} bytes", rows.len(), bytes.len()),
+        )));
+    }
+    match target.dtype {
+        DType::F32 => pack_as::<S, f32>(bytes, columns, rows, target, |k, lane| k * PANEL + lane),
+        DType::F16 => pack_as::<S, f16>(bytes, columns, rows, target, |k, lane| k * PANEL + lane),
+        DType::Bf16 => pack_as::<S, bf16>(bytes, columns, rows, target, bf16_at),
+    }
+}
+
+/// Writes rows of `S` into panels of `D`, a block of columns at a time so that the lines stay in the cache.
+fn pack_as<S: Element, D: Element>(
+    bytes: &[u8],
+    columns: usize,
+    rows: Range<usize>,
+    target: &mut Panels<'_>,
+    at: impl Fn(usize, usize) -> usize,
+) -> Result<()> {
+    const BLOCK: usize = 128;
+    let row_bytes = columns * size_of::<S>();
+    let mut row = rows.start;
+    while row < rows.end {
+        let panel = (row - target.first) / PANEL;
+        let panel_end = rows.end.min(target.first + (panel + 1) * PANEL);
+        let out = &mut target.out[panel * target.panel_bytes..][..target.panel_bytes];
+        let out: &mut [D] = bytemuck::cast_slice_mut(out);
+        for k0 in (0..columns).step_by(BLOCK) {
+            let k1 = columns.min(k0 + BLOCK);
+            for r in row..panel_end {
+                let lane = (r - target.first) % PANEL;
+                let source = &bytes[(r - rows.start) * row_bytes..][..row_bytes];
+                let source = &source[k0 * size_of::<S>()..k1 * size_of::<S>()];
+                let mut finite = true;
+                for (i, value) in source.chunks_exact(size_of::<S>()).enumerate() {
+                    let value: D = D::convert(S::read(value));
+                    finite &= value.finite();
+                    out[at(k0 + i, lane)] = value;
+                }
+                if !finite {
+                    return Err(not_finite::<S, D>(source, r, k0, target.dtype));
+                }
+            }
+        }
+        row = panel_end;
+    }
+    Ok(())
+}
+
+/// Names the first value that broke.
+#[cold]
+fn not_finite<S: Element, D: Element>(
+    block: &[u8],
+    row: usize,
+    k0: usize,
+    dtype: DType,
+) -> KernelError {
+    let bad = block
+        .chunks_exact(size_of::<S>())
+        .map(S::read)
+        .enumerate()
+        .find(|&(_, value)| !D::convert(value).finite());
+    let (column, value) = bad.map_or((k0, f32::NAN), |(i, v)| (k0 + i, v.to_f32()));
+    KernelError::NotFinite {
+        row,
+        column,
+        value,
+        dtype,
+    }
+}
+
+/// A stored number.
+trait Element: bytemuck::Pod {
+    const DTYPE: DType;
+    fn read(bytes: &[u8]) -> Self;
+    fn to_f32(self) -> f32;
+    fn from_f32(x: f32) -> Self;
+    fn finite(self) -> bool;
+
+    /// `value` in this type: the same bits where the types agree.
+    #[inline(always)]
+    fn convert<S: Element>(value: S) -> Self {
+        if S::DTYPE == Self::DTYPE {
+            bytemuck::cast(value)
+        } else {
+            Self::from_f32(value.to_f32())
+        }
+    }
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Self {
+        f32::from_bits(u32::from_le(bytemuck::pod_read_unaligned(bytes)))
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::Bf16;
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Self {
+        bf16::from_bits(u16::from_le(bytemuck::pod_read_unaligned(bytes)))
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+
+    #[inline(always)]
+    fn finite(self) -> bool {
+        self.to_bits() & 0x7f80 != 0x7f80
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+
+    #[inline(always)]
+    fn read(bytes: &[u8]) -> Self {
+        f16::from_bits(u16::from_le(bytemuck::pod_read_unaligned(bytes)))
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+
+    #[inline(always)]
+    fn finite(self) -> bool {
+        self.to_bits() & 0x7c00 != 0x7c00
+    }
+}

@@ -1,0 +1,78 @@
+//! Which instruction set runs, chosen in one place.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::simd::Isa;
+use crate::{KernelError, Result};
+
+/// An instruction-set path of the CPU backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CpuPath {
+    /// Plain Rust, on any machine.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 with the bf16 dot product.
+    Avx512,
+}
+
+impl CpuPath {
+    /// All paths, best first.
+    pub const ALL: [CpuPath; 3] = [CpuPath::Avx512, CpuPath::Avx2, CpuPath::Portable];
+
+    /// The paths that this machine has, best first.
+    pub fn available() -> Vec<CpuPath> {
+        Self::ALL
+            .into_iter()
+            .filter(|&path| Isa::new(path).is_some())
+            .collect()
+    }
+
+    /// The name that [`FromStr`] takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CpuPath::Portable => "portable",
+            CpuPath::Avx2 => "avx2",
+            CpuPath::Avx512 => "avx512-bf16",
+        }
+    }
+}
+
+impl fmt::Display for CpuPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for CpuPath {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|path| path.name() == name)
+            .ok_or_else(|| refuse(name, "there is no such path"))
+    }
+}
+
+/// The instruction set of `forced`, or of the best path there is.
+pub(super) fn choose(forced: Option<CpuPath>) -> Result<Isa> {
+    match forced {
+        Some(path) => Isa::new(path)
+            .ok_or_else(|| refuse(path.name(), "this CPU lacks its instructions")),
+        None => Ok(CpuPath::ALL
+            .into_iter()
+            .find_map(Isa::new)
+            .unwrap_or(Isa::PORTABLE)),
+    }
+}
+
+fn refuse(path: &str, reason: &'static str) -> KernelError {
+    let names: Vec<_> = CpuPath::available().iter().map(|p| p.name()).collect();
+    KernelError::Path {
+        path: path.to_owned(),
+        reason,
+        available: names.join(", "),
+    }
+}

@@ -1,0 +1,64 @@
+//! Rotary embedding (arXiv 2104.09864) of queries and keys, and the append to the cache.
+
+use rayon::prelude::*;
+
+use super::simd::{Isa, Loop, Simd};
+use super::{CpuBatch, CpuKv, CpuRows};
+use crate::error::{check_index, check_shape};
+use crate::{AttnShape, Result};
+
+pub(super) fn rope_append(
+    isa: Isa,
+    shape: &AttnShape,
+    rope: &CpuRows,
+    batch: &CpuBatch,
+    layer: usize,
+    qkv: &mut CpuRows,
+    kv: &mut CpuKv,
+) -> Result<()> {
+    const OP: &str = "rope_append";
+    check_shape(OP, "width of qkv", shape.qkv_dim(), qkv.width())?;
+    check_shape(OP, "rows of qkv", batch.rows.len(), qkv.len())?;
+    check_shape(OP, "width of the rope table", shape.head_dim, rope.width())?;
+    check_shape(OP, "heads of the cache", kv.layout.kv_heads, shape.kv_heads)?;
+    check_shape(OP, "head_dim of the cache", kv.layout.head_dim, shape.head_dim)?;
+    for row in &batch.rows {
+        kv.check(OP, layer, row)?;
+        check_index(OP, "position in the rope table", row.position as usize, rope.len())?;
+    }
+    let rotated = shape.q_dim() + shape.kv_dim();
+    qkv.values_mut()
+        .par_chunks_mut(shape.qkv_dim())
+        .zip(&batch.rows)
+        .for_each(|(qkv, row)| {
+            let table = rope.row(row.position as usize);
+            for head in qkv[..rotated].chunks_exact_mut(shape.head_dim) {
+                isa.run(Rotate { head, table });
+            }
+        });
+    for (i, row) in batch.rows.iter().enumerate() {
+        let (key, value) = qkv.row(i)[shape.q_dim()..].split_at(shape.kv_dim());
+        kv.append(layer, row, key, value);
+    }
+    Ok(())
+}
+
+struct Rotate<'a> {
+    head: &'a mut [f32],
+    table: &'a [f32],
+}
+
+impl Loop for Rotate<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let half = self.head.len() / 2;
+        let (cos, sin) = self.table.split_at(half);
+        let (first, second) = self.head.split_at_mut(half);
+        for (((a, b), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            // Each product is rounded before the sum, as in PyTorch.
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}

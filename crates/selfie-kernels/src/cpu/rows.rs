@@ -1,0 +1,169 @@
+//! Buffers: f32 rows, GEMM operands, vectors, batches.
+
+use half::bf16;
+
+use crate::error::{check_index, check_shape};
+use crate::{BatchRow, DType, KernelError, Result};
+
+/// Columns of a GEMM operand are padded with zeros to a multiple of this.
+pub(super) const K_PAD: usize = 32;
+
+/// f32 rows on the CPU.
+#[derive(Clone, Debug)]
+pub struct CpuRows {
+    data: Vec<f32>,
+    width: usize,
+    len: usize,
+}
+
+impl CpuRows {
+    pub(super) fn new(capacity: usize, width: usize) -> Self {
+        Self {
+            data: vec![0.0; capacity * width],
+            width,
+            len: 0,
+        }
+    }
+
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows in use.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no row is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Row `i`, `[width]`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.width..][..self.width]
+    }
+
+    /// All rows in use, `[len, width]`.
+    pub fn values(&self) -> &[f32] {
+        &self.data[..self.len * self.width]
+    }
+
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.len * self.width]
+    }
+
+    pub(super) fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.data[i * self.width..][..self.width]
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Makes `len` rows the ones in use.
+    pub(super) fn set_len(&mut self, op: &'static str, len: usize) -> Result<()> {
+        let capacity = self.data.len().checked_div(self.width).unwrap_or(len);
+        if len > capacity {
+            return Err(KernelError::OutOfRange {
+                op,
+                what: "row",
+                index: len - 1,
+                len: capacity,
+            });
+        }
+        self.len = len;
+        Ok(())
+    }
+}
+
+/// The values of a GEMM operand, in the dtype that the weights ask for.
+#[derive(Clone, Debug)]
+pub(super) enum ActValues {
+    /// For bf16 weights: pairs of neighbours, the first one in the low half.
+    Bf16(Vec<u32>),
+    /// For f32 and f16 weights.
+    F32(Vec<f32>),
+}
+
+/// Rows of a GEMM operand on the CPU: bf16 for bf16 weights, f32 for f32 and f16 weights.
+#[derive(Clone, Debug)]
+pub struct CpuActs {
+    pub(super) values: ActValues,
+    pub(super) width: usize,
+    /// Distance of two rows: the width, padded.
+    pub(super) stride: usize,
+    pub(super) len: usize,
+}
+
+impl CpuActs {
+    pub(super) fn new(capacity: usize, width: usize, weights: DType) -> Self {
+        let stride = width.next_multiple_of(K_PAD);
+        let values = match weights {
+            DType::Bf16 => ActValues::Bf16(vec![0; capacity * stride / 2]),
+            DType::F32 | DType::F16 => ActValues::F32(vec![0.0; capacity * stride]),
+        };
+        Self {
+            values,
+            width,
+            stride,
+            len: 0,
+        }
+    }
+
+    /// Row `i` as f32, `[width]`.
+    pub fn row(&self, i: usize) -> Vec<f32> {
+        let at = i * self.stride..i * self.stride + self.width;
+        match &self.values {
+            ActValues::Bf16(v) => {
+                let v: &[bf16] = bytemuck::cast_slice(v);
+                v[at].iter().map(|x| x.to_f32()).collect()
+            }
+            ActValues::F32(v) => v[at].to_vec(),
+        }
+    }
+
+    /// Makes `len` rows of `width` the ones in use.
+    pub(super) fn set_len(&mut self, op: &'static str, len: usize, width: usize) -> Result<()> {
+        check_shape(op, "width of the output", width, self.width)?;
+        let capacity = match &self.values {
+            ActValues::Bf16(v) => 2 * v.len() / self.stride,
+            ActValues::F32(v) => v.len() / self.stride,
+        };
+        if len > 0 {
+            check_index(op, "row", len - 1, capacity)?;
+        }
+        self.len = len;
+        Ok(())
+    }
+}
+
+/// An f32 vector on the CPU.
+#[derive(Clone, Debug)]
+pub struct CpuVector(pub(super) Vec<f32>);
+
+/// The rows of a batch on the CPU.
+#[derive(Clone, Debug)]
+pub struct CpuBatch {
+    pub(super) rows: Vec<BatchRow>,
+    capacity: usize,
+}
+
+impl CpuBatch {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(capacity),
+            capacity,
+        }
+    }
+
+    pub(super) fn load(&mut self, rows: &[BatchRow]) -> Result<()> {
+        if !rows.is_empty() {
+            check_index("load_batch", "row", rows.len() - 1, self.capacity)?;
+        }
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        Ok(())
+    }
+}

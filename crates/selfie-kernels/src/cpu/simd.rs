@@ -1,0 +1,155 @@
+//! Tokens that prove an instruction set, and a way to compile one loop for each of them.
+
+use super::CpuPath;
+
+/// Rows of floats that are summed side by side; a fixed number, so that the order of a sum does not
+/// depend on the instruction set's width.
+pub(super) const LANES: usize = 16;
+
+/// What a loop may use of the instruction set that it is compiled for.
+pub(super) trait Simd: Copy {
+    /// `a * b + c`, fused where the hardware does that in one instruction.
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
+}
+
+/// A loop that [`Isa::run`] compiles for each instruction set. `run` must be `#[inline(always)]`.
+pub(super) trait Loop {
+    type Out;
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Portable;
+
+/// Proof that AVX2, FMA and F16C are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx2(());
+
+/// Proof that AVX-512 F, BW, VL and BF16 are there, and all that [`Avx2`] proves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512(());
+
+/// The instruction set in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Isa {
+    Portable(Portable),
+    Avx2(Avx2),
+    Avx512(Avx512),
+}
+
+impl Isa {
+    pub(super) const PORTABLE: Isa = Isa::Portable(Portable);
+
+    /// The proof for `path`, if this machine has it.
+    pub(super) fn new(path: CpuPath) -> Option<Self> {
+        match path {
+            CpuPath::Portable => Some(Isa::PORTABLE),
+            CpuPath::Avx2 => Avx2::new().map(Isa::Avx2),
+            CpuPath::Avx512 => Avx512::new().map(Isa::Avx512),
+        }
+    }
+
+    pub(super) fn path(self) -> CpuPath {
+        match self {
+            Isa::Portable(_) => CpuPath::Portable,
+            Isa::Avx2(_) => CpuPath::Avx2,
+            Isa::Avx512(_) => CpuPath::Avx512,
+        }
+    }
+
+    /// Runs the loop with the instruction set's code.
+    #[inline]
+    pub(super) fn run<L: Loop>(self, l: L) -> L::Out {
+        match self {
+            Isa::Portable(s) => l.run(s),
+            Isa::Avx2(s) => s.run(l),
+            Isa::Avx512(s) => s.run(l),
+        }
+    }
+}
+
+impl Simd for Portable {
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+impl Simd for Avx2 {
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+impl Simd for Avx512 {
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Avx2(()))
+    }
+
+    #[inline]
+    fn run<L: Loop>(self, l: L) -> L::Out {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn with_avx2<L: Loop>(s: Avx2, l: L) -> L::Out {
+            l.run(s)
+        }
+        // SAFETY: `self` proves that the features are there.
+        unsafe { with_avx2(self, l) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    fn new() -> Option<Self> {
+        let has = Avx2::new().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bf16");
+        has.then_some(Avx512(()))
+    }
+
+    #[inline]
+    fn run<L: Loop>(self, l: L) -> L::Out {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")]
+        fn with_avx512<L: Loop>(s: Avx512, l: L) -> L::Out {
+            l.run(s)
+        }
+        // SAFETY: `self` proves that the features are there.
+        unsafe { with_avx512(self, l) }
+    }
+}
+
+/// Elsewhere the proofs cannot be constructed.
+#[cfg(not(target_arch = "x86_64"))]
+impl Avx2 {
+    fn new() -> Option<Self> {
+        None
+    }
+
+    fn run<L: Loop>(self, l: L) -> L::Out {
+        l.run(self)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Avx512 {
+    fn new() -> Option<Self> {
+        None
+    }
+
+    fn run<L: Loop>(self, l: L) -> L::Out {
+        l.run(self)
+    }
+}

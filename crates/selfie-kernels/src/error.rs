@@ -1,0 +1,130 @@
+//! The one error type of this crate.
+
+use std::io;
+
+use crate::DType;
+
+/// Everything that can go wrong in a backend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// An operand's shape does not fit the others of the same call.
+    #[error("{op}: {what} is {found}, expected {expected}")]
+    Shape {
+        /// The op that was called.
+        op: &'static str,
+        /// The dimension that is wrong.
+        what: &'static str,
+        /// What the other operands ask for.
+        expected: usize,
+        /// What was given.
+        found: usize,
+    },
+    /// A row, slot, token or position lies outside its buffer.
+    #[error("{op}: {what} {index} is out of range 0..{len}")]
+    OutOfRange {
+        /// The op that was called.
+        op: &'static str,
+        /// What the index counts.
+        what: &'static str,
+        /// The index that was given.
+        index: usize,
+        /// The number of things there are.
+        len: usize,
+    },
+    /// A buffer does not fit the memory that is free.
+    #[error("{what} needs {bytes} bytes, but only {available} are available on {device}")]
+    OutOfMemory {
+        /// What was to be allocated.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// Free bytes when it was asked for.
+        available: u64,
+        /// The device's name.
+        device: String,
+    },
+    /// A weight is NaN or infinite, or became so in a conversion.
+    #[error("value {value} at row {row}, column {column} is not a finite {dtype}")]
+    NotFinite {
+        /// Row of the matrix.
+        row: usize,
+        /// Column of the matrix.
+        column: usize,
+        /// The value, as f32.
+        value: f32,
+        /// The element type that was asked for.
+        dtype: DType,
+    },
+    /// The source of a weight could not be read.
+    #[error("cannot read weight: {0}")]
+    Read(#[from] io::Error),
+    /// An instruction-set path was forced that this CPU does not have, or that does not exist.
+    #[error("CPU path `{path}` cannot be used: {reason}; this machine has {available}")]
+    Path {
+        /// The path's name.
+        path: String,
+        /// Why it is refused.
+        reason: &'static str,
+        /// The names of the paths that can be used.
+        available: String,
+    },
+    /// The thread pool could not be started.
+    #[error("cannot start {threads} threads: {source}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// The operating system's reason.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// The operating system does not say how much memory there is.
+    #[error("cannot read the size of the machine's memory: {0}")]
+    Memory(sysinfo::Error),
+    /// A request that no implementation can serve.
+    #[error("{op}: {reason}")]
+    Unsupported {
+        /// The op that was called.
+        op: &'static str,
+        /// Why it is refused.
+        reason: String,
+    },
+}
+
+/// A result of this crate.
+pub type Result<T, E = KernelError> = std::result::Result<T, E>;
+
+/// `Ok` when the two agree, else a [`KernelError::Shape`].
+pub(crate) fn check_shape(
+    op: &'static str,
+    what: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(KernelError::Shape {
+        op,
+        what,
+        expected,
+        found,
+    })
+}
+
+/// `Ok` when `index < len`, else a [`KernelError::OutOfRange`].
+pub(crate) fn check_index(
+    op: &'static str,
+    what: &'static str,
+    index: usize,
+    len: usize,
+) -> Result<()> {
+    if index < len {
+        return Ok(());
+    }
+    Err(KernelError::OutOfRange {
+        op,
+        what,
+        index,
+        len,
+    })
+}

@@ -1,0 +1,20 @@
+//! The op set of a LLaMA.
+//!
+//! [`Backend`] lists the ops on one page; [`Cpu`] implements them; [`reference`](mod@reference) says in
+//! a few lines of naive f32 what each computes. Model code is generic over the backend and knows
+//! neither instruction sets nor devices.
+
+mod backend;
+mod batch;
+mod cpu;
+mod dtype;
+mod error;
+pub mod reference;
+
+pub use backend::Backend;
+pub use batch::{
+    AttnShape, BatchRow, Best, InjectMode, Injection, KvLayout, MatrixSource, Memory, Slot,
+};
+pub use cpu::{Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuVector};
+pub use dtype::DType;
+pub use error::{KernelError, Result};

@@ -1,0 +1,262 @@
+//! What each op of [`Backend`](crate::Backend) computes, in code that is meant to be read.
+//!
+//! Plain loops over row-major slices, for tests of a backend and for readers. Sums run in f64 and are
+//! rounded to f32 once, so that what a test measures is the rounding of the backend. In the shapes `n` is the
+//! number of rows; it follows from the lengths of the slices.
+
+use std::io;
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use crate::{AttnShape, Best, DType, InjectMode, Injection, MatrixSource};
+
+/// What a weight of `dtype` holds when `x` is stored in it: `x` rounded to nearest, ties to even.
+pub fn round(dtype: DType, x: f32) -> f32 {
+    match dtype {
+        DType::F32 => x,
+        DType::Bf16 => bf16::from_f32(x).to_f32(),
+        DType::F16 => f16::from_f32(x).to_f32(),
+    }
+}
+
+/// What a GEMM with weights of `weights` reads for the activation `x`: bf16 weights take bf16, f32 and
+/// f16 weights take f32.
+pub fn operand(weights: DType, x: f32) -> f32 {
+    match weights {
+        DType::Bf16 => round(DType::Bf16, x),
+        DType::F32 | DType::F16 => x,
+    }
+}
+
+/// A weight matrix in memory, `[rows, columns]`: the ops below read it, and it is a [`MatrixSource`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    dtype: DType,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl Matrix {
+    /// Stores `values` (`[rows, columns]`) as `dtype`.
+    pub fn new(dtype: DType, columns: usize, values: &[f32]) -> Self {
+        Self {
+            dtype,
+            columns,
+            values: values.iter().map(|&x| round(dtype, x)).collect(),
+        }
+    }
+
+    /// Rows, `out`.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.columns
+    }
+
+    /// Columns, `in`.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Row `i`, `[columns]`, as f32.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.columns..][..self.columns]
+    }
+}
+
+impl MatrixSource for Matrix {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows(), self.columns)
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let values = &self.values[rows.start * self.columns..rows.end * self.columns];
+        let bytes: Vec<u8> = match self.dtype {
+            DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            DType::Bf16 => values
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
+            DType::F16 => values
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+        };
+        read(&bytes);
+        Ok(())
+    }
+}
+
+/// The rows of `table` for `tokens`, `[n, columns]`.
+pub fn embed(table: &Matrix, tokens: &[u32]) -> Vec<f32> {
+    let rows = tokens.iter().map(|&token| table.row(token as usize));
+    rows.collect::<Vec<_>>().concat()
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight` of each row: `[n, width]`, weight `[width]`.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(width) {
+        let mean = dot(row, row) / width as f64;
+        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        for (&x, &w) in row.iter().zip(weight) {
+            out.push((f64::from(x) * scale * f64::from(w)) as f32);
+        }
+    }
+    out
+}
+
+/// `a · wᵀ (+ bias) (+ residual)`: `[n, in] x [out, in] -> [n, out]`, bias `[out]`, residual `[n, out]`.
+pub fn linear(a: &[f32], w: &Matrix, bias: Option<&[f32]>, residual: Option<&[f32]>) -> Vec<f32> {
+    let mut out = Vec::with_capacity(a.len() / w.columns() * w.rows());
+    for a in a.chunks_exact(w.columns()) {
+        for column in 0..w.rows() {
+            let bias = bias.map_or(0.0, |b| f64::from(b[column]));
+            let residual = residual.map_or(0.0, |r| f64::from(r[out.len()]));
+            out.push((dot(a, w.row(column)) + bias + residual) as f32);
+        }
+    }
+    out
+}
+
+/// The table that [`rope_append`](crate::Backend::rope_append) reads, `[positions, head_dim]`, unscaled:
+/// at position p and i in 0..head_dim/2 the angle is `p * theta^(-2i / head_dim)`; cosines, then sines.
+pub fn rope_table(positions: usize, head_dim: usize, theta: f64) -> Vec<f32> {
+    let angle = |p: usize, i: usize| p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
+    let mut table = Vec::with_capacity(positions * head_dim);
+    for p in 0..positions {
+        table.extend((0..head_dim / 2).map(|i| angle(p, i).cos() as f32));
+        table.extend((0..head_dim / 2).map(|i| angle(p, i).sin() as f32));
+    }
+    table
+}
+
+/// Rotates one head (`[head_dim]`) in place by a row of the table: pairs are (i, i + head_dim / 2).
+pub fn rope(head: &mut [f32], table: &[f32]) {
+    let half = head.len() / 2;
+    for i in 0..half {
+        let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
+        let (cos, sin) = (f64::from(table[i]), f64::from(table[i + half]));
+        head[i] = (a * cos - b * sin) as f32;
+        head[i + half] = (b * cos + a * sin) as f32;
+    }
+}
+
+/// Attention of one row to what it may see: q `[heads * head_dim]`, and for each visible position a key
+/// and a value of `[kv_heads * head_dim]`; the result is `[heads * head_dim]`. Query head `h` reads
+/// key and value head `h / (heads / kv_heads)`. Causality is the caller's: it passes the visible positions.
+pub fn attend(shape: &AttnShape, q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f32> {
+    let dim = shape.head_dim;
+    let mut out = Vec::with_capacity(q.len());
+    for (head, q) in q.chunks_exact(dim).enumerate() {
+        let kv = head / (shape.heads / shape.kv_heads) * dim;
+        let scores: Vec<f64> = keys
+            .iter()
+            .map(|key| dot(q, &key[kv..kv + dim]) / (dim as f64).sqrt())
+            .collect();
+        let lse = log_sum_exp(&scores);
+        for d in 0..dim {
+            let weighted = scores
+                .iter()
+                .zip(values)
+                .map(|(score, value)| (score - lse).exp() * f64::from(value[kv + d]));
+            out.push(weighted.sum::<f64>() as f32);
+        }
+    }
+    out
+}
+
+/// `silu(gate) * up` of each row: `[n, 2 ffn]`, gate first, to `[n, ffn]`.
+pub fn swiglu(gate_up: &[f32], ffn: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(gate_up.len() / 2);
+    for row in gate_up.chunks_exact(2 * ffn) {
+        let (gate, up) = row.split_at(ffn);
+        for (&gate, &up) in gate.iter().zip(up) {
+            let gate = f64::from(gate);
+            out.push((gate / (1.0 + (-gate).exp()) * f64::from(up)) as f32);
+        }
+    }
+    out
+}
+
+/// Rows `index` of `src` (`[n, width]`), one after the other.
+pub fn gather(src: &[f32], width: usize, index: &[usize]) -> Vec<f32> {
+    let rows = index.iter().map(|&i| &src[i * width..][..width]);
+    rows.collect::<Vec<_>>().concat()
+}
+
+/// Overwrites row `at[i]` of `dst` by row `index[i]` of `src`, both `[n, width]`.
+pub fn scatter(src: &[f32], index: &[usize], dst: &mut [f32], at: &[usize], width: usize) {
+    for (&from, &to) in index.iter().zip(at) {
+        dst[to * width..][..width].copy_from_slice(&src[from * width..][..width]);
+    }
+}
+
+/// Writes vectors (`[m, width]`) into rows (`[n, width]`) as each [`Injection`] says.
+pub fn inject(vectors: &[f32], writes: &[Injection], rows: &mut [f32], width: usize) {
+    for write in writes {
+        let s = f64::from(write.strength);
+        for d in 0..width {
+            let v = f64::from(vectors[write.vector * width + d]);
+            let h = &mut rows[write.row * width + d];
+            *h = match write.mode {
+                InjectMode::Replace => s * v + (1.0 - s) * f64::from(*h),
+                InjectMode::Add => f64::from(*h) + s * v,
+            } as f32;
+        }
+    }
+}
+
+/// The log-probability of each logit: `x - log(sum(e^x))`.
+pub fn log_softmax(logits: &[f64]) -> Vec<f32> {
+    let lse = log_sum_exp(logits);
+    logits.iter().map(|x| (x - lse) as f32).collect()
+}
+
+/// The most likely token of each row, the lowest one of a tie: a `[n, d]`, head `[vocab, d]`.
+pub fn best(a: &[f32], head: &Matrix) -> Vec<Best> {
+    let row = |a: &[f32]| {
+        let logits = logits(a, head);
+        let mut token = 0;
+        for (i, &x) in logits.iter().enumerate() {
+            if x > logits[token] {
+                token = i;
+            }
+        }
+        Best {
+            token: token as u32,
+            logprob: log_softmax(&logits)[token],
+        }
+    };
+    a.chunks_exact(head.columns()).map(row).collect()
+}
+
+/// The log-probability of `tokens[i]` at row `i`: a `[n, d]`, head `[vocab, d]`, tokens `[n]`.
+pub fn score(a: &[f32], head: &Matrix, tokens: &[u32]) -> Vec<f32> {
+    a.chunks_exact(head.columns())
+        .zip(tokens)
+        .map(|(a, &token)| log_softmax(&logits(a, head))[token as usize])
+        .collect()
+}
+
+/// One row times the head, `[vocab]`.
+fn logits(a: &[f32], head: &Matrix) -> Vec<f64> {
+    (0..head.rows())
+        .map(|token| dot(a, head.row(token)))
+        .collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+    products.sum()
+}
+
+/// `log(sum(e^x))`.
+fn log_sum_exp(x: &[f64]) -> f64 {
+    let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    top + x.iter().map(|x| (x - top).exp()).sum::<f64>().ln()
+}

@@ -1,0 +1,243 @@
+//! The ops that read a weight matrix.
+
+use selfie_kernels::reference::{self, Matrix};
+use selfie_kernels::{Backend, BatchRow, DType, Slot};
+
+use super::tables::{EMBED, HEAD, Head, LINEAR, Linear, ROWS, SCORED};
+use super::*;
+
+pub fn check_embed<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "embed");
+    for (seed, case) in EMBED.iter().enumerate() {
+        for dtype in DTYPES {
+            let table = values(seed as u64, case.vocab * case.width, (-2.0, 2.0));
+            let table = Matrix::new(dtype, case.width, &table);
+            let packed = must("matrix", backend.matrix(&[&table], dtype));
+            let rows: Vec<BatchRow> = case.tokens.iter().map(|&token| row(token)).collect();
+            let mut batch = must("batch", backend.batch(rows.len()));
+            must("load_batch", backend.load_batch(&rows, &mut batch));
+            let mut out = must("rows", backend.rows(rows.len(), case.width));
+            must("embed", backend.embed(&packed, &batch, &mut out));
+            let want = reference::embed(&table, case.tokens);
+            errors.compare(
+                format_args!("{dtype} {} x {}", case.vocab, case.width),
+                &read_all(backend, &out),
+                &want,
+                |_| 0.0,
+            );
+        }
+    }
+    errors.finish();
+}
+
+fn row(token: u32) -> BatchRow {
+    BatchRow {
+        token,
+        slot: Slot::Shared,
+        position: 0,
+    }
+}
+
+pub fn check_linear<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "linear");
+    for (seed, case) in LINEAR.iter().enumerate() {
+        for dtype in DTYPES {
+            Product::new(seed, case, dtype).check(backend, false, &mut errors);
+        }
+    }
+    errors.finish();
+}
+
+pub fn check_linear_add<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "linear_add");
+    for (seed, case) in LINEAR.iter().enumerate() {
+        for dtype in DTYPES {
+            Product::new(seed, case, dtype).check(backend, true, &mut errors);
+        }
+    }
+    errors.finish();
+}
+
+/// A case of the linear table for one dtype, for the largest number of rows.
+struct Product<'a> {
+    case: &'a Linear,
+    a: Vec<f32>,
+    w: Matrix,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+}
+
+impl<'a> Product<'a> {
+    fn new(seed: usize, case: &'a Linear, dtype: DType) -> Self {
+        let (n, seed) = (ROWS[ROWS.len() - 1], seed as u64 * 10);
+        let a = values(seed, n * case.k, case.a);
+        let w = values(seed + 1, case.out * case.k, case.w);
+        Self {
+            case,
+            a: operands(dtype, &a),
+            w: Matrix::new(dtype, case.k, &w),
+            bias: values(seed + 2, case.out, case.a),
+            residual: values(seed + 3, n * case.out, case.a),
+        }
+    }
+
+    fn check<B: Backend>(&self, backend: &B, add: bool, errors: &mut Errors) {
+        let Linear { k, out: width, .. } = *self.case;
+        let dtype = selfie_kernels::MatrixSource::dtype(&self.w);
+        let packed = must("matrix", backend.matrix(&[&self.w], dtype));
+        for bias in [None, Some(&self.bias[..])] {
+            let residual = add.then_some(&self.residual[..]);
+            let want = reference::linear(&self.a, &self.w, bias, residual);
+            let magnitude = reference::linear(
+                &abs(&self.a),
+                &abs_matrix(&self.w),
+                bias.map(abs).as_deref(),
+                residual.map(abs).as_deref(),
+            );
+            let bias = bias.map(|b| must("vector", backend.vector(b)));
+            for n in ROWS {
+                let a = acts_of(backend, &self.a[..n * k], k, dtype);
+                // What is in the output before must not matter, or must count as the residual.
+                let before = match residual {
+                    Some(residual) => residual[..n * width].to_vec(),
+                    None => vec![f32::NAN; n * width],
+                };
+                let mut out = rows_of(backend, &before, width);
+                if add {
+                    let added = backend.linear_add(&a, &packed, bias.as_ref(), &mut out);
+                    must("linear_add", added);
+                } else {
+                    must(
+                        "linear",
+                        backend.linear(&a, &packed, bias.as_ref(), &mut out),
+                    );
+                }
+                errors.compare(
+                    format_args!(
+                        "{dtype} [{n}, {k}] x [{width}, {k}], bias {}",
+                        bias.is_some()
+                    ),
+                    &read_all(backend, &out),
+                    &want[..n * width],
+                    |i| sum_bound(k) * f64::from(magnitude[i]),
+                );
+            }
+        }
+    }
+}
+
+pub fn check_head_best<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "head_best");
+    for (seed, case) in HEAD.iter().enumerate() {
+        for dtype in DTYPES {
+            let logits = Logits::new(seed, case, dtype);
+            let packed = must("matrix", backend.matrix(&[&logits.head], dtype));
+            let want = reference::best(&logits.a, &logits.head);
+            logits.check_gaps();
+            for n in ROWS {
+                let a = acts_of(backend, &logits.a[..n * case.k], case.k, dtype);
+                let got = must("head_best", backend.head_best(&a, &packed));
+                let name = format!("{dtype} [{n}, {}] x {}", case.k, case.vocab);
+                let tokens = |best: &[selfie_kernels::Best]| -> Vec<u32> {
+                    best.iter().map(|b| b.token).collect()
+                };
+                errors.equal(format_args!("{name}"), tokens(&got), tokens(&want[..n]));
+                let got: Vec<f32> = got.iter().map(|b| b.logprob).collect();
+                let want: Vec<f32> = want[..n].iter().map(|b| b.logprob).collect();
+                errors.compare(format_args!("{name}"), &got, &want, |i| {
+                    logits.bound(i, want[i])
+                });
+            }
+        }
+    }
+    errors.finish();
+}
+
+pub fn check_head_score<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "head_score");
+    for (seed, case) in HEAD.iter().enumerate() {
+        for dtype in DTYPES {
+            let logits = Logits::new(seed, case, dtype);
+            let packed = must("matrix", backend.matrix(&[&logits.head], dtype));
+            let known = SCORED
+                .iter()
+                .filter(|&&token| (token as usize) < case.vocab);
+            let tokens: Vec<u32> = known.copied().collect();
+            for n in ROWS {
+                let tokens: Vec<u32> = (0..n).map(|i| tokens[(i + n) % tokens.len()]).collect();
+                let a = &logits.a[..n * case.k];
+                let want = reference::score(a, &logits.head, &tokens);
+                let a = acts_of(backend, a, case.k, dtype);
+                let got = must("head_score", backend.head_score(&a, &packed, &tokens));
+                errors.compare(
+                    format_args!("{dtype} [{n}, {}] x {}", case.k, case.vocab),
+                    &got,
+                    &want,
+                    |i| logits.bound(i, want[i]),
+                );
+            }
+        }
+    }
+    errors.finish();
+}
+
+/// A case of the head table for one dtype, for the largest number of rows.
+struct Logits<'a> {
+    case: &'a Head,
+    a: Vec<f32>,
+    head: Matrix,
+    /// Largest sum of magnitudes of a logit, by row.
+    magnitude: Vec<f32>,
+}
+
+impl<'a> Logits<'a> {
+    fn new(seed: usize, case: &'a Head, dtype: DType) -> Self {
+        let (n, k, seed) = (ROWS[ROWS.len() - 1], case.k, 1000 + seed as u64 * 10);
+        let a = operands(dtype, &values(seed, n * k, case.a));
+        let mut head = values(seed + 1, case.vocab * k, (-1.0, 1.0));
+        for &token in case.tie {
+            // Twice the largest weight, each with the sign of row 0's operand: no other logit reaches that.
+            for (w, x) in head[token * k..][..k].iter_mut().zip(&a) {
+                *w = 2.0 * x.signum();
+            }
+        }
+        let head = Matrix::new(dtype, k, &head);
+        let magnitudes = reference::linear(&abs(&a), &abs_matrix(&head), None, None);
+        let largest = |row: &[f32]| row.iter().copied().fold(0.0, f32::max);
+        let magnitude = magnitudes.chunks_exact(case.vocab).map(largest).collect();
+        Self {
+            case,
+            a,
+            head,
+            magnitude,
+        }
+    }
+
+    /// A log-probability is one logit less the logarithm of a sum over the vocabulary: two errors of a logit,
+    /// the sum's own, and roundings of the logit and of the result.
+    fn bound(&self, row: usize, logprob: f32) -> f64 {
+        let magnitude = f64::from(self.magnitude[row]);
+        2.0 * sum_bound(self.case.k) * magnitude
+            + sum_bound(self.case.vocab)
+            + 4.0 * U * (magnitude + f64::from(logprob.abs()))
+    }
+
+    /// The table must not ask for a choice that rounding decides: logits are further apart than their bound, or
+    /// they are the same sum.
+    fn check_gaps(&self) {
+        let logits = reference::linear(&self.a, &self.head, None, None);
+        for (row, logits) in logits.chunks_exact(self.case.vocab).enumerate() {
+            let order = |&x: &usize, &y: &usize| logits[x].total_cmp(&logits[y]);
+            let best = (0..logits.len()).max_by(order).unwrap_or(0);
+            let bound = 2.0 * sum_bound(self.case.k) * f64::from(self.magnitude[row]);
+            for (token, &x) in logits.iter().enumerate() {
+                let near = f64::from(logits[best] - x) <= bound;
+                let same = self.head.row(token) == self.head.row(best);
+                assert!(
+                    !near || same,
+                    "tokens {token} and {best} nearly tie in row {row}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The ops on rows alone: the buffer itself, probes, norm, gated unit.
+
+use selfie_kernels::{Backend, InjectMode, Injection, reference};
+
+use super::tables::{MOVE, NORM, ROWS, STRENGTHS, SWIGLU};
+use super::*;
+
+pub fn check_rows<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "rows");
+    for width in [1, 3, 16, 100] {
+        let mut rows = must("rows", backend.rows(64, width));
+        errors.equal(format_args!("width {width}, fresh"), backend.len(&rows), 0);
+        for n in ROWS.into_iter().rev() {
+            let x = values(n as u64, n * width, (-1.0, 1.0));
+            must("write_rows", backend.write_rows(&x, &mut rows));
+            errors.equal(format_args!("width {width}"), backend.len(&rows), n);
+            for range in [0..n, 0..1, n - 1..n, n / 2..n, n..n] {
+                let got = must("read_rows", backend.read_rows(&rows, range.clone()));
+                let want = x[range.start * width..range.end * width].to_vec();
+                errors.equal(format_args!("width {width}, {range:?} of {n}"), got, want);
+            }
+        }
+        backend.clear(&mut rows);
+        errors.equal(
+            format_args!("width {width}, cleared"),
+            backend.len(&rows),
+            0,
+        );
+    }
+    errors.finish();
+}
+
+pub fn check_gather<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "gather");
+    for case in MOVE {
+        let src = values(1, case.n * case.width, (-1.0, 1.0));
+        let rows = rows_of(backend, &src, case.width);
+        let want = reference::gather(&src, case.width, case.index);
+        let mut out = must("rows", backend.rows(2 * case.index.len(), case.width));
+        // The second time the rows are appended.
+        for times in 1..=2 {
+            must("gather", backend.gather(&rows, case.index, &mut out));
+            errors.equal(
+                format_args!("{:?} of {} x {}", case.index, case.n, case.width),
+                read_all(backend, &out),
+                want.repeat(times),
+            );
+        }
+    }
+    errors.finish();
+}
+
+pub fn check_scatter<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "scatter");
+    for case in MOVE {
+        let src = values(1, case.n * case.width, (-1.0, 1.0));
+        let mut want = values(2, case.n * case.width, (-1.0, 1.0));
+        let rows = rows_of(backend, &src, case.width);
+        let mut dst = rows_of(backend, &want, case.width);
+        must(
+            "scatter",
+            backend.scatter(&rows, case.index, &mut dst, case.at),
+        );
+        reference::scatter(&src, case.index, &mut want, case.at, case.width);
+        errors.equal(
+            format_args!("{:?} to {:?} of {}", case.index, case.at, case.width),
+            read_all(backend, &dst),
+            want,
+        );
+    }
+    errors.finish();
+}
+
+pub fn check_inject<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "inject");
+    for case in MOVE {
+        for mode in [InjectMode::Replace, InjectMode::Add] {
+            for strength in STRENGTHS {
+                let vectors = values(1, case.n * case.width, (-3.0, 3.0));
+                let before = values(2, case.n * case.width, (-1.0, 1.0));
+                let pairs = case.index.iter().zip(case.at);
+                let writes: Vec<Injection> = pairs
+                    .map(|(&vector, &row)| Injection {
+                        row,
+                        vector,
+                        mode,
+                        strength,
+                    })
+                    .collect();
+                let mut want = before.clone();
+                reference::inject(&vectors, &writes, &mut want, case.width);
+                // Magnitudes: what both terms of a written row add up to. Other rows keep their bits.
+                let mut magnitude = vec![0.0; before.len()];
+                for write in &writes {
+                    for d in 0..case.width {
+                        let h = before[write.row * case.width + d].abs();
+                        let v = vectors[write.vector * case.width + d].abs();
+                        magnitude[write.row * case.width + d] = match mode {
+                            InjectMode::Replace => strength.abs() * v + (1.0 - strength).abs() * h,
+                            InjectMode::Add => strength.abs() * v + h,
+                        };
+                    }
+                }
+                // To replace a row outright is a copy, and to write nothing changes nothing.
+                let exact = strength == 0.0 || (strength == 1.0 && mode == InjectMode::Replace);
+                let units = if exact { 0.0 } else { 3.0 };
+                let vectors = rows_of(backend, &vectors, case.width);
+                let mut rows = rows_of(backend, &before, case.width);
+                let name = format!("{mode:?} {strength} of {writes:?}");
+                let written = must("inject", backend.inject(&vectors, &writes, &mut rows));
+                errors.equal(format_args!("{name}"), written, writes.len());
+                errors.compare(
+                    format_args!("{name}"),
+                    &read_all(backend, &rows),
+                    &want,
+                    |i| units * U * f64::from(magnitude[i]),
+                );
+            }
+        }
+    }
+    errors.finish();
+}
+
+pub fn check_rms_norm<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "rms_norm");
+    for (seed, case) in NORM.iter().enumerate() {
+        let width = case.width;
+        let weight = values(100 + seed as u64, width, (-1.5, 1.5));
+        let device_weight = must("vector", backend.vector(&weight));
+        for n in ROWS {
+            let x = values(seed as u64, n * width, case.x);
+            let want = reference::rms_norm(&x, &weight, case.eps);
+            // The sum of squares, half of whose error the root leaves; root, quotient and two products.
+            let bound = |i: usize| (sum_bound(width) + 4.0 * U) * f64::from(want[i].abs());
+            let x = rows_of(backend, &x, width);
+            let name = format!("{n} x {width}, {:?}, eps {:e}", case.x, case.eps);
+            let mut out = must("rows", backend.rows(n, width));
+            must(
+                "rms_norm_f32",
+                backend.rms_norm_f32(&x, &device_weight, case.eps, &mut out),
+            );
+            errors.compare(
+                format_args!("{name}"),
+                &read_all(backend, &out),
+                &want,
+                bound,
+            );
+            for dtype in DTYPES {
+                let mut out = must("acts", backend.acts(n, width, dtype));
+                must(
+                    "rms_norm",
+                    backend.rms_norm(&x, &device_weight, case.eps, &mut out),
+                );
+                let got = read_acts(backend, &out, n, width, dtype);
+                errors.compare_acts(format_args!("{name}, {dtype}"), dtype, &got, &want, bound);
+            }
+        }
+    }
+    errors.finish();
+}
+
+pub fn check_swiglu<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "swiglu");
+    for (seed, case) in SWIGLU.iter().enumerate() {
+        let ffn = case.ffn;
+        for n in ROWS {
+            let gate = values(seed as u64, n * ffn, case.gate);
+            let up = values(100 + seed as u64, n * ffn, (-3.0, 3.0));
+            let rows = gate.chunks_exact(ffn).zip(up.chunks_exact(ffn));
+            let gate_up = rows.flat_map(|(gate, up)| [gate, up]).collect::<Vec<_>>();
+            let gate_up = gate_up.concat();
+            let want = reference::swiglu(&gate_up, ffn);
+            // An exponential by way of 2^x loses as many units as its argument is large, and where it
+            // overflows (gate < -87) the result is the smallest of numbers instead of 0.
+            let bound = |i: usize| {
+                let units = 8.0 + f64::from(-gate[i]).max(0.0);
+                units * U * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
+            };
+            let gate_up = rows_of(backend, &gate_up, 2 * ffn);
+            for dtype in DTYPES {
+                let mut out = must("acts", backend.acts(n, ffn, dtype));
+                must("swiglu", backend.swiglu(&gate_up, &mut out));
+                let got = read_acts(backend, &out, n, ffn, dtype);
+                errors.compare_acts(
+                    format_args!("{dtype} {n} x {ffn}, gate {:?}", case.gate),
+                    dtype,
+                    &got,
+                    &want,
+                    bound,
+                );
+            }
+        }
+    }
+    errors.finish();
+}
+
+/// Operands are rounded to nearest, ties to even: every tie between 1 and 2 with 8 and 11 bits of significand, and
+/// its neighbours.
+pub fn check_operands<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "operands");
+    let ties = [512.0, 4096.0].into_iter().flat_map(|parts| {
+        let tie = move |i: u16| 1.0 + f32::from(i) / parts;
+        (0..512).flat_map(move |i| [tie(i), -tie(i), tie(i).next_up(), tie(i).next_down()])
+    });
+    let ties: Vec<f32> = ties.collect();
+    let width = ties.len() / 4;
+    for dtype in DTYPES {
+        let acts = acts_of(backend, &ties, width, dtype);
+        let got = read_acts(backend, &acts, 4, width, dtype);
+        errors.compare(
+            format_args!("{dtype}"),
+            &got,
+            &operands(dtype, &ties),
+            |_| 0.0,
+        );
+    }
+    errors.finish();
+}

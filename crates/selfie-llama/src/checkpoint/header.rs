@@ -1,0 +1,254 @@
+//! The header of a safetensors file: eight bytes of length, then JSON, then the data it describes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use selfie_kernels::DType;
+use serde::Deserialize;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
+
+use super::read_error;
+use crate::{LlamaError, Result};
+
+/// The length field in front of the JSON.
+const LENGTH_BYTES: u64 = 8;
+/// The largest header that the safetensors format allows.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// An open file of weights.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+}
+
+/// What a header says about a tensor.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The format's own name of the element type.
+    pub(super) dtype: String,
+    pub(super) shape: Vec<usize>,
+    /// Where its data begins, from the start of the file.
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+impl Entry {
+    /// The element type, if it is one that weights are computed with.
+    pub(super) fn float(&self) -> Option<DType> {
+        match self.dtype.as_str() {
+            "F32" => Some(DType::F32),
+            "BF16" => Some(DType::Bf16),
+            "F16" => Some(DType::F16),
+            _ => None,
+        }
+    }
+}
+
+/// Opens a safetensors file and checks that its tensors fill it without holes or overlaps.
+pub(super) fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)> {
+    let mut file = File::open(path).map_err(|source| read_error(path, source))?;
+    let (listed, header, found) = read_header(path, &mut file)?;
+    let mut raw = BTreeMap::new();
+    for (name, tensor) in listed {
+        if raw.insert(name.clone(), tensor).is_some() {
+            return Err(LlamaError::DuplicateTensor {
+                tensor: name,
+                file: path.to_owned(),
+            });
+        }
+    }
+    let data_start = LENGTH_BYTES + header;
+    check_layout(path, &raw, data_start, found)?;
+
+    let locate = |tensor: RawEntry| {
+        let [begin, end] = tensor.data_offsets;
+        Entry {
+            dtype: tensor.dtype,
+            shape: tensor.shape,
+            offset: data_start + begin,
+            bytes: end - begin,
+        }
+    };
+    let entries = raw.into_iter().map(|(name, t)| (name, locate(t))).collect();
+    let path = path.to_owned();
+    Ok((Shard { path, file }, entries))
+}
+
+/// The header's tensors, its length and that of the file.
+///
+/// The `safetensors` crate has a reader too, but it wants the whole file in memory or mapped, and merges
+/// tensors of one name.
+fn read_header(path: &Path, file: &mut File) -> Result<(Vec<(String, RawEntry)>, u64, u64)> {
+    let io = |source| read_error(path, source);
+    let found = file.metadata().map_err(io)?.len();
+    if found < LENGTH_BYTES {
+        return Err(LlamaError::Truncated {
+            file: path.to_owned(),
+            promised: LENGTH_BYTES,
+            found,
+        });
+    }
+    let mut length = [0; LENGTH_BYTES as usize];
+    file.read_exact(&mut length).map_err(io)?;
+    let header = u64::from_le_bytes(length);
+    if header > MAX_HEADER_BYTES {
+        return Err(LlamaError::HeaderTooLarge {
+            file: path.to_owned(),
+            header,
+            limit: MAX_HEADER_BYTES,
+        });
+    }
+    if header > found - LENGTH_BYTES {
+        return Err(LlamaError::HeaderPastEnd {
+            file: path.to_owned(),
+            header,
+            found,
+        });
+    }
+    let mut json = vec![0; header as usize];
+    file.read_exact(&mut json).map_err(io)?;
+    let RawHeader(raw) = serde_json::from_slice(&json).map_err(|source| LlamaError::Header {
+        file: path.to_owned(),
+        source,
+    })?;
+    Ok((raw, header, found))
+}
+
+/// The tensors of a header in file order, twice if they are there twice.
+struct RawHeader(Vec<(String, RawEntry)>);
+
+#[derive(Deserialize)]
+struct RawEntry {
+    dtype: String,
+    shape: Vec<usize>,
+    /// First byte and the one past the last, from the start of the data.
+    data_offsets: [u64; 2],
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = RawHeader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                tensors.push((name, map.next_value()?));
+            }
+        }
+        Ok(RawHeader(tensors))
+    }
+}
+
+fn check_layout(
+    path: &Path,
+    tensors: &BTreeMap<String, RawEntry>,
+    data_start: u64,
+    found: u64,
+) -> Result<()> {
+    let mut spans = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        check_size(path, name, tensor)?;
+        let [begin, end] = tensor.data_offsets;
+        spans.push((begin, end, name.as_str()));
+    }
+
+    let last = spans.iter().map(|span| span.1).max().unwrap_or(0);
+    let promised = data_start.saturating_add(last);
+    if promised > found {
+        return Err(LlamaError::Truncated {
+            file: path.to_owned(),
+            promised,
+            found,
+        });
+    }
+
+    spans.sort_unstable();
+    let gap = |begin, end| LlamaError::Gap {
+        file: path.to_owned(),
+        begin,
+        end,
+    };
+    let (mut filled, mut before) = (0, "");
+    for (begin, end, name) in spans {
+        if begin < filled {
+            return Err(LlamaError::Overlap {
+                tensor: name.to_owned(),
+                file: path.to_owned(),
+                begin,
+                before: before.to_owned(),
+                before_end: filled,
+            });
+        }
+        if begin > filled {
+            return Err(gap(filled, begin));
+        }
+        (filled, before) = (end, name);
+    }
+    match found - data_start {
+        data if data > filled => Err(gap(filled, data)),
+        _ => Ok(()),
+    }
+}
+
+/// The offsets have to hold as many bytes as the shape takes. An element type that this build does not
+/// know passes: such a tensor can be in the file, it just cannot be asked for.
+fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<()> {
+    let [begin, end] = tensor.data_offsets;
+    let bytes = match element_bits(&tensor.dtype) {
+        None => end.checked_sub(begin),
+        Some(bits) => {
+            let needed = count_bytes(&tensor.shape, bits);
+            if needed.is_none() {
+                return Err(LlamaError::ShapeOverflow {
+                    tensor: name.to_owned(),
+                    file: path.to_owned(),
+                    shape: tensor.shape.clone(),
+                });
+            }
+            end.checked_sub(begin).filter(|&held| Some(held) == needed)
+        }
+    };
+    match bytes {
+        Some(_) => Ok(()),
+        None => Err(LlamaError::TensorBytes {
+            tensor: name.to_owned(),
+            file: path.to_owned(),
+            begin,
+            end,
+            shape: tensor.shape.clone(),
+            dtype: tensor.dtype.clone(),
+        }),
+    }
+}
+
+fn element_bits(dtype: &str) -> Option<u64> {
+    let name: StrDeserializer<'_, ValueError> = dtype.into_deserializer();
+    let dtype = safetensors::Dtype::deserialize(name).ok()?;
+    Some(dtype.bitsize() as u64)
+}
+
+fn count_bytes(shape: &[usize], bits: u64) -> Option<u64> {
+    let total = shape
+        .iter()
+        .try_fold(bits, |product, &size| product.checked_mul(size as u64))?;
+    Some(total.div_ceil(8))
+}

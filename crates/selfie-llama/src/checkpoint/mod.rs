@@ -1,0 +1,237 @@
+//! The weights of a Hugging Face folder: which tensors there are, and reading them in pieces.
+
+mod header;
+mod map;
+mod tensor;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
+
+use serde::Deserialize;
+
+use crate::{LlamaError, Result};
+use header::{Entry, Shard};
+pub use tensor::{Tensor, TensorInfo};
+
+/// The file that says which shard holds which tensor.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+const SINGLE_FILE: &str = "model.safetensors";
+
+/// The safetensors files of a folder. Opening it reads and checks their headers, no weights.
+///
+/// The files stay open: replacing one on disk does not change what is read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    tensors: BTreeMap<String, Located>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors.index.json` and its shards, else `model.safetensors`, else the one
+    /// `*.safetensors` file of the folder.
+    pub fn open(dir: &Path) -> Result<Self> {
+        check_folder(dir)?;
+        let index = dir.join(INDEX_FILE);
+        let tensors = if exists(&index)? {
+            open_index(dir, &index)?
+        } else {
+            let (shard, entries) = header::open_shard(&single_file(dir)?)?;
+            let shard = Arc::new(shard);
+            let locate = |(name, entry)| (name, Located::new(entry, &shard));
+            entries.into_iter().map(locate).collect()
+        };
+        Ok(Checkpoint {
+            dir: dir.to_owned(),
+            tensors,
+        })
+    }
+
+    /// Every tensor, by name. With an index these are the tensors that the index names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorInfo<'_>)> {
+        self.tensors
+            .iter()
+            .map(|(name, located)| (name.as_str(), located.info()))
+    }
+
+    /// The bytes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|t| t.entry.bytes).sum()
+    }
+
+    /// What the files say about a tensor, if they have it.
+    pub fn find(&self, name: &str) -> Option<TensorInfo<'_>> {
+        self.tensors.get(name).map(Located::info)
+    }
+
+    /// A tensor that has to be there, in a dtype that can be computed with and in this shape.
+    pub fn tensor(&self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
+        let Located { entry, shard } =
+            self.tensors
+                .get(name)
+                .ok_or_else(|| LlamaError::MissingTensor {
+                    tensor: name.to_owned(),
+                    dir: self.dir.clone(),
+                })?;
+        let dtype = entry.float().ok_or_else(|| LlamaError::TensorDType {
+            tensor: name.to_owned(),
+            file: shard.path.clone(),
+            dtype: entry.dtype.clone(),
+        })?;
+        if entry.shape != expected_shape {
+            return Err(LlamaError::TensorShape {
+                tensor: name.to_owned(),
+                file: shard.path.clone(),
+                found: entry.shape.clone(),
+                expected: expected_shape.to_owned(),
+            });
+        }
+        Ok(Tensor::new(name, entry, dtype, Arc::clone(shard)))
+    }
+}
+
+/// Fails with the reason unless `dir` is a folder.
+pub(crate) fn check_folder(dir: &Path) -> Result<()> {
+    match fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(LlamaError::NotAFolder {
+            path: dir.to_owned(),
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(LlamaError::NoFolder {
+            path: dir.to_owned(),
+        }),
+        Err(source) => Err(read_error(dir, source)),
+    }
+}
+
+pub(crate) fn exists(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .map_err(|source| read_error(path, source))
+}
+
+pub(crate) fn read_error(path: &Path, source: io::Error) -> LlamaError {
+    LlamaError::Read {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A tensor and the file that holds it.
+#[derive(Debug)]
+struct Located {
+    entry: Entry,
+    shard: Arc<Shard>,
+}
+
+impl Located {
+    fn new(entry: Entry, shard: &Arc<Shard>) -> Self {
+        Located {
+            entry,
+            shard: Arc::clone(shard),
+        }
+    }
+
+    fn info(&self) -> TensorInfo<'_> {
+        TensorInfo {
+            dtype: &self.entry.dtype,
+            shape: &self.entry.shape,
+            bytes: self.entry.bytes,
+            file: &self.shard.path,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
+    let json = fs::read(index).map_err(|source| read_error(index, source))?;
+    let Index { weight_map } =
+        serde_json::from_slice(&json).map_err(|source| LlamaError::Index {
+            path: index.to_owned(),
+            source,
+        })?;
+    let mut names_by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, shard) in weight_map {
+        names_by_shard.entry(shard).or_default().push(tensor);
+    }
+
+    let mut tensors = BTreeMap::new();
+    for (file_name, names) in names_by_shard {
+        let path = dir.join(&file_name);
+        // An index comes from the network: it must not lead out of the folder.
+        let inside = Path::new(&file_name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !inside || !exists(&path)? {
+            return Err(LlamaError::MissingShard {
+                index: index.to_owned(),
+                shard: file_name,
+            });
+        }
+        let (shard, mut entries) = header::open_shard(&path)?;
+        let shard = Arc::new(shard);
+        for name in names {
+            let Some(entry) = entries.remove(&name) else {
+                return Err(LlamaError::NotInShard {
+                    index: index.to_owned(),
+                    shard: file_name,
+                    tensor: name,
+                });
+            };
+            tensors.insert(name, Located::new(entry, &shard));
+        }
+    }
+    Ok(tensors)
+}
+
+/// The one weight file of a folder without an index.
+fn single_file(dir: &Path) -> Result<PathBuf> {
+    let named = dir.join(SINGLE_FILE);
+    if exists(&named)? {
+        return Ok(named);
+    }
+    let mut files = Vec::new();
+    for item in fs::read_dir(dir).map_err(|source| read_error(dir, source))? {
+        files.push(item.map_err(|source| read_error(dir, source))?.path());
+    }
+    files.sort();
+
+    let with_extension = |wanted: &[&str]| -> Vec<&PathBuf> {
+        let matches = |path: &&PathBuf| {
+            let extension = path.extension().and_then(|e| e.to_str());
+            extension.is_some_and(|e| wanted.contains(&e))
+        };
+        files.iter().filter(matches).collect()
+    };
+    match with_extension(&["safetensors"])[..] {
+        [one] => return Ok(one.clone()),
+        [] => {}
+        ref several => {
+            return Err(LlamaError::ManyWeightFiles {
+                dir: dir.to_owned(),
+                count: several.len(),
+            });
+        }
+    }
+    if let Some(file) = with_extension(&["bin", "pt", "pth"]).first() {
+        return Err(LlamaError::WeightFormat {
+            file: file.to_path_buf(),
+            advice: "load it in Python with transformers and write it again: \
+                     model.save_pretrained(dir, safe_serialization=True)",
+        });
+    }
+    if let Some(file) = with_extension(&["gguf"]).first() {
+        return Err(LlamaError::WeightFormat {
+            file: file.to_path_buf(),
+            advice: "GGUF is not supported: download the safetensors files of the model",
+        });
+    }
+    Err(LlamaError::NoWeights {
+        dir: dir.to_owned(),
+    })
+}

@@ -1,0 +1,124 @@
+//! One tensor of a checkpoint.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use selfie_kernels::{DType, MatrixSource};
+
+use super::header::{Entry, Shard};
+use super::{map, read_error};
+use crate::{LlamaError, Result};
+
+/// What a file says about a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// The element type as safetensors names it: `BF16`, `I8`.
+    pub dtype: &'a str,
+    /// The size of each dimension, outermost first.
+    pub shape: &'a [usize],
+    /// The bytes it takes in the file.
+    pub bytes: u64,
+    /// The file that holds it.
+    pub file: &'a Path,
+}
+
+/// A tensor of f32, bf16 or f16 in a file, read when asked for.
+///
+/// As a [`MatrixSource`] it maps only the bytes of the rows that are asked for and drops the map
+/// afterwards, so memory never holds the whole file. A vector of n values is a matrix of one row. The
+/// bytes need not be aligned to the element.
+///
+/// The file must not be shortened in place while rows are read: that raises SIGBUS. One that was
+/// shortened earlier gives an error.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    name: String,
+    shape: (usize, usize),
+    dtype: DType,
+    offset: u64,
+    shard: Arc<Shard>,
+}
+
+impl Tensor {
+    pub(super) fn new(name: &str, entry: &Entry, dtype: DType, shard: Arc<Shard>) -> Self {
+        let (columns, outer) = match entry.shape.split_last() {
+            Some((&columns, outer)) => (columns, outer),
+            None => (1, &[][..]),
+        };
+        Tensor {
+            name: name.to_owned(),
+            shape: (outer.iter().product(), columns),
+            dtype,
+            offset: entry.offset,
+            shard,
+        }
+    }
+
+    /// The name in the checkpoint.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that holds it.
+    pub fn file(&self) -> &Path {
+        &self.shard.path
+    }
+
+    /// All values, row after row: for a norm's weight or a bias. The conversion to f32 is exact; a value
+    /// that is not finite is an error.
+    pub fn vector(&self) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        self.with_rows(0..self.shape.0, &mut |bytes| {
+            values = to_f32(bytes, self.dtype);
+        })
+        .map_err(|source| read_error(self.file(), source))?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(index) => Err(LlamaError::NotFinite {
+                tensor: self.name.clone(),
+                file: self.file().to_owned(),
+                index,
+                value: values[index],
+            }),
+        }
+    }
+}
+
+impl MatrixSource for Tensor {
+    fn shape(&self) -> (usize, usize) {
+        self.shape
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let (total, columns) = self.shape;
+        if rows.start > rows.end || rows.end > total {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("rows {rows:?} are asked for, but there are {total}"),
+            ));
+        }
+        // No overflow: the header's check found the whole tensor inside the file.
+        let row_bytes = columns * self.dtype.size();
+        let offset = self.offset + (rows.start * row_bytes) as u64;
+        map::with_bytes(&self.shard.file, offset, rows.len() * row_bytes, read)
+    }
+}
+
+fn to_f32(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let pairs = || bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        DType::F32 => {
+            let words = bytes.as_chunks::<4>().0.iter();
+            words.map(|&word| f32::from_le_bytes(word)).collect()
+        }
+        DType::Bf16 => pairs().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+        DType::F16 => pairs().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+    }
+}

@@ -1,0 +1,320 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+use selfie_kernels::KernelError;
+
+/// Everything that can go wrong between a folder and its logits.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlamaError {
+    /// A file or folder could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A JSON file does not parse.
+    #[error("{} is not valid JSON: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's reason, with line and column.
+        source: serde_json::Error,
+    },
+    /// A field of a JSON file has a value that is malformed, or that this crate cannot compute with.
+    #[error("{}: field \"{field}\" is {value}; {expected}", path.display())]
+    ConfigField {
+        /// The file.
+        path: PathBuf,
+        /// The field, with the objects that lead to it: `rope_scaling.factor`.
+        field: String,
+        /// Its value, as JSON.
+        value: String,
+        /// What is supported, or what to do.
+        expected: String,
+    },
+    /// A field that a JSON file has to have is not there.
+    #[error("{}: field \"{field}\" is missing", path.display())]
+    ConfigMissing {
+        /// The file.
+        path: PathBuf,
+        /// The field, with the objects that lead to it.
+        field: String,
+    },
+    /// There is no folder where a model was looked for.
+    #[error(
+        "there is no folder {}; give one that holds config.json, *.safetensors and tokenizer.json",
+        path.display()
+    )]
+    NoFolder {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A model was looked for in a file.
+    #[error("{} is not a folder; give the folder that holds the model's files", path.display())]
+    NotAFolder {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A folder without weights.
+    #[error(
+        "{} holds no weights: neither model.safetensors.index.json nor a *.safetensors file; \
+         download them into it",
+        dir.display()
+    )]
+    NoWeights {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The only weights of a folder are in a format that is not read.
+    #[error("{} is not a safetensors file; {advice}", file.display())]
+    WeightFormat {
+        /// The first such file.
+        file: PathBuf,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// Several safetensors files, and no index of them.
+    #[error(
+        "{} holds {count} *.safetensors files but no model.safetensors.index.json that says which \
+         tensor is where; download it too",
+        dir.display()
+    )]
+    ManyWeightFiles {
+        /// The folder.
+        dir: PathBuf,
+        /// How many there are.
+        count: usize,
+    },
+    /// `model.safetensors.index.json` does not parse, or has no `weight_map`.
+    #[error("{} is not an index of shards: {source}; download it again", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// The parser's reason, with line and column.
+        source: serde_json::Error,
+    },
+    /// The index names a file that is not there.
+    #[error(
+        "{} names the shard {shard}, which is not in its folder; download that file too",
+        index.display()
+    )]
+    MissingShard {
+        /// The index.
+        index: PathBuf,
+        /// The file's name in it.
+        shard: String,
+    },
+    /// The index and a shard disagree.
+    #[error(
+        "{} says that {shard} holds the tensor {tensor}, but it does not; \
+         download both files again",
+        index.display()
+    )]
+    NotInShard {
+        /// The index.
+        index: PathBuf,
+        /// The file's name in it.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A file of weights is shorter than its header says.
+    #[error(
+        "{} is cut off: it should have {promised} bytes and has {found}; download it again",
+        file.display()
+    )]
+    Truncated {
+        /// The file.
+        file: PathBuf,
+        /// The bytes that its beginning asks for.
+        promised: u64,
+        /// The bytes that it has.
+        found: u64,
+    },
+    /// The header of a file of weights does not fit the file.
+    #[error(
+        "{} begins with a header of {header} bytes but has only {found} bytes: it is cut off or not a \
+         safetensors file; download it again",
+        file.display()
+    )]
+    HeaderPastEnd {
+        /// The file.
+        file: PathBuf,
+        /// The length in its first eight bytes.
+        header: u64,
+        /// The bytes that the file has.
+        found: u64,
+    },
+    /// The header of a file of weights is longer than the format allows.
+    #[error(
+        "{} begins with a header of {header} bytes, and {limit} are allowed: it is not a safetensors \
+         file; download it again",
+        file.display()
+    )]
+    HeaderTooLarge {
+        /// The file.
+        file: PathBuf,
+        /// The length in its first eight bytes.
+        header: u64,
+        /// The longest that is read.
+        limit: u64,
+    },
+    /// The header of a file of weights does not parse.
+    #[error("the header of {} is damaged: {source}; download the file again", file.display())]
+    Header {
+        /// The file.
+        file: PathBuf,
+        /// The parser's reason, with line and column.
+        source: serde_json::Error,
+    },
+    /// A header lists a tensor twice.
+    #[error("{} lists the tensor {tensor} twice; write or download it again", file.display())]
+    DuplicateTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// The size of a tensor cannot be counted.
+    #[error(
+        "{}: tensor {tensor} of shape {shape:?} has more bytes than can be counted; \
+         download the file again",
+        file.display()
+    )]
+    ShapeOverflow {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// The place of a tensor in its file is not as large as the tensor.
+    #[error(
+        "{}: tensor {tensor} is said to fill bytes {begin}..{end}, which is not the size of {shape:?} \
+         in {dtype}; download the file again",
+        file.display()
+    )]
+    TensorBytes {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// The first byte, from the start of the data.
+        begin: u64,
+        /// The byte after the last.
+        end: u64,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its element type.
+        dtype: String,
+    },
+    /// Two tensors share bytes of a file.
+    #[error(
+        "{}: tensor {tensor} begins at byte {begin} of the data, but {before} ends at {before_end}; \
+         download the file again",
+        file.display()
+    )]
+    Overlap {
+        /// The tensor that begins later.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// Its first byte.
+        begin: u64,
+        /// The tensor that lies before it.
+        before: String,
+        /// The end of that one.
+        before_end: u64,
+    },
+    /// Bytes of a file belong to no tensor.
+    #[error(
+        "{}: bytes {begin}..{end} of the data belong to no tensor; download the file again",
+        file.display()
+    )]
+    Gap {
+        /// The file.
+        file: PathBuf,
+        /// The first such byte, from the start of the data.
+        begin: u64,
+        /// The byte after the last.
+        end: u64,
+    },
+    /// A tensor that the model needs is not in the checkpoint.
+    #[error(
+        "{} has no tensor {tensor}: its files are incomplete, or do not belong to its config.json",
+        dir.display()
+    )]
+    MissingTensor {
+        /// The tensor.
+        tensor: String,
+        /// The checkpoint's folder.
+        dir: PathBuf,
+    },
+    /// A tensor's elements are of a type that is not computed with.
+    #[error(
+        "{}: tensor {tensor} is stored as {dtype}, and F32, BF16 and F16 are supported; \
+         save the model unquantized in one of these",
+        file.display()
+    )]
+    TensorDType {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// The type's name in the file.
+        dtype: String,
+    },
+    /// A tensor's shape is not the one that config.json leads to.
+    #[error(
+        "{}: tensor {tensor} has shape {found:?}, and config.json asks for {expected:?}; \
+         one of the two belongs to another model",
+        file.display()
+    )]
+    TensorShape {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that was asked for.
+        expected: Vec<usize>,
+    },
+    /// A value of a norm or bias is NaN or infinite.
+    #[error(
+        "{}: value {index} of tensor {tensor} is {value}, not a finite number; \
+         download or train it again",
+        file.display()
+    )]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// Which value.
+        index: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// A weight matrix could not be read or packed.
+    #[error("{}: tensor {tensor}: {source}", file.display())]
+    BadWeight {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// What the kernels found.
+        source: KernelError,
+    },
+    /// An op failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// A result of this crate.
+pub type Result<T, E = LlamaError> = std::result::Result<T, E>;

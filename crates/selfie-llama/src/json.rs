@@ -1,0 +1,170 @@
+//! Typed reads of a checkpoint's small JSON files: an error names the file, the field and its value.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::{LlamaError, Result};
+
+/// Values longer than this are cut in messages.
+const SHOWN_CHARS: usize = 60;
+
+/// Parses a file whose top level has to be an object.
+pub(crate) fn parse_object(json: &str, path: &Path) -> Result<Map<String, Value>> {
+    serde_json::from_str(json).map_err(|source| LlamaError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// One object of a file. The getters take `null` for an absent field, as transformers does.
+pub(crate) struct Fields<'a> {
+    path: &'a Path,
+    /// What leads from the file's top level to this object, with a final dot.
+    prefix: String,
+    object: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    /// The file's top level.
+    pub(crate) fn new(path: &'a Path, object: &'a Map<String, Value>) -> Self {
+        Fields {
+            path,
+            prefix: String::new(),
+            object,
+        }
+    }
+
+    /// The value as it stands.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether the field is written, be it as `null`.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.object.contains_key(name)
+    }
+
+    pub(crate) fn integer(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>> {
+        self.typed(
+            name,
+            |value| {
+                let integer = usize::try_from(value.as_u64()?).ok()?;
+                range.contains(&integer).then_some(integer)
+            },
+            || {
+                format!(
+                    "expected an integer from {} to {}",
+                    range.start(),
+                    range.end()
+                )
+            },
+        )
+    }
+
+    /// A number that `accept` takes; `expected` says in words which those are.
+    pub(crate) fn number(
+        &self,
+        name: &str,
+        expected: &str,
+        accept: impl Fn(f64) -> bool,
+    ) -> Result<Option<f64>> {
+        self.typed(
+            name,
+            |value| value.as_f64().filter(|number| accept(*number)),
+            || format!("expected {expected}"),
+        )
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>> {
+        self.typed(name, Value::as_bool, || "expected true or false".into())
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        self.typed(name, Value::as_str, || "expected a string".into())
+    }
+
+    /// A list of strings.
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<&'a str>>> {
+        self.typed(
+            name,
+            |value| value.as_array()?.iter().map(Value::as_str).collect(),
+            || "expected a list of strings".into(),
+        )
+    }
+
+    /// One token id, or a list of them.
+    pub(crate) fn token_ids(&self, name: &str) -> Result<Option<Vec<u32>>> {
+        let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        self.typed(
+            name,
+            |value| match value {
+                Value::Array(list) => list.iter().map(id).collect(),
+                one => id(one).map(|id| vec![id]),
+            },
+            || "expected a token id or a list of token ids".into(),
+        )
+    }
+
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
+        let object = self.typed(name, Value::as_object, || "expected an object".into())?;
+        Ok(object.map(|object| Fields {
+            path: self.path,
+            prefix: format!("{}{name}.", self.prefix),
+            object,
+        }))
+    }
+
+    /// The error of a field that is there with a value that does not do.
+    pub(crate) fn refuse(&self, name: &str, expected: impl Into<String>) -> LlamaError {
+        let value = self.object.get(name).unwrap_or(&Value::Null).to_string();
+        self.refuse_as(name, value, expected)
+    }
+
+    /// [`refuse`](Self::refuse) where the value is not the field's own text: a default, a quotient.
+    pub(crate) fn refuse_as(
+        &self,
+        name: &str,
+        value: String,
+        expected: impl Into<String>,
+    ) -> LlamaError {
+        let value = match value.char_indices().nth(SHOWN_CHARS) {
+            Some((cut, _)) => format!("{}...", &value[..cut]),
+            None => value,
+        };
+        LlamaError::ConfigField {
+            path: self.path.to_owned(),
+            field: format!("{}{name}", self.prefix),
+            value,
+            expected: expected.into(),
+        }
+    }
+
+    /// The error of a field that has to be there.
+    pub(crate) fn missing(&self, name: &str) -> LlamaError {
+        LlamaError::ConfigMissing {
+            path: self.path.to_owned(),
+            field: format!("{}{name}", self.prefix),
+        }
+    }
+
+    fn typed<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+        expected: impl FnOnce() -> String,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match read(value) {
+            Some(read) => Ok(Some(read)),
+            None => Err(self.refuse(name, expected())),
+        }
+    }
+}
