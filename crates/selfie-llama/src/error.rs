@@ -16,6 +16,14 @@ pub enum LlamaError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A file or folder could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// A JSON file does not parse.
     #[error("{} is not valid JSON: {source}", path.display())]
     Json {
@@ -97,6 +105,18 @@ pub enum LlamaError {
         /// The parser's reason, with line and column.
         source: serde_json::Error,
     },
+    /// The index names something that is not a file inside its folder.
+    #[error(
+        "{} names the shard \"{shard}\", which does not lie inside its folder; \
+         download the index again",
+        index.display()
+    )]
+    ShardPath {
+        /// The index.
+        index: PathBuf,
+        /// The file's name in it.
+        shard: String,
+    },
     /// The index names a file that is not there.
     #[error(
         "{} names the shard {shard}, which is not in its folder; download that file too",
@@ -152,7 +172,7 @@ pub enum LlamaError {
     /// The header of a file of weights is longer than the format allows.
     #[error(
         "{} begins with a header of {header} bytes, and {limit} are allowed: it is not a safetensors \
-         file; download it again",
+         file; download it again (`git lfs pull`, if it is a pointer of Git LFS)",
         file.display()
     )]
     HeaderTooLarge {
@@ -301,6 +321,94 @@ pub enum LlamaError {
         /// What it is.
         value: f32,
     },
+    /// The KV cache does not fit the memory that is free.
+    #[error(
+        "the KV cache for a batch of {slots} needs {} MB and {} MB are free; a batch size of {fit} would fit",
+        bytes / 1_000_000,
+        available / 1_000_000
+    )]
+    CacheMemory {
+        /// What it would take.
+        bytes: u64,
+        /// What there is.
+        available: u64,
+        /// The slots that were asked for.
+        slots: usize,
+        /// The slots that would fit.
+        fit: usize,
+    },
+    /// More sequences than the cache has slots.
+    #[error("all {slots} slots of the KV cache are taken; release one first")]
+    NoFreeSlot {
+        /// The slots that there are.
+        slots: usize,
+    },
+    /// A sequence is longer than the model's context.
+    #[error(
+        "{positions} positions are needed (prompt and new tokens), and the model has \
+         max_position_embeddings {max}; shorten the prompt or ask for fewer new tokens"
+    )]
+    ContextLength {
+        /// The positions that are needed.
+        positions: usize,
+        /// The positions that there are.
+        max: usize,
+    },
+    /// A prompt of no tokens.
+    #[error("the prompt is empty: give it at least one token")]
+    EmptyPrompt,
+    /// A range of layers that the model does not have.
+    #[error("layers {start}..{end} are asked for, and the model has 0..{n_layers}")]
+    LayerRange {
+        /// The first layer.
+        start: usize,
+        /// The layer after the last.
+        end: usize,
+        /// The layers that there are.
+        n_layers: usize,
+    },
+    /// A batch is larger than the workspace.
+    #[error("a pass of {rows} rows is asked for, and the workspace holds {max}")]
+    TooManyRows {
+        /// The rows of the batch.
+        rows: usize,
+        /// The rows that fit.
+        max: usize,
+    },
+    /// A pass starts in the middle of the model from a residual stream of another size.
+    #[error("a pass of {rows} rows cannot start from a residual stream of {there} rows")]
+    ResidualRows {
+        /// The rows of the batch.
+        rows: usize,
+        /// The rows in the workspace.
+        there: usize,
+    },
+    /// A row was asked for that no batch contained.
+    #[error("{site:?} at position {position} was not captured: no pass contained it")]
+    NotCaptured {
+        /// The site.
+        site: crate::Site,
+        /// The position in the sequence.
+        position: u32,
+    },
+    /// An injection reached fewer rows than it named.
+    #[error("the injection at layer {layer} names {named} rows and reached {written}")]
+    InjectionMissed {
+        /// The layer.
+        layer: usize,
+        /// The rows that were named.
+        named: usize,
+        /// The rows that were written.
+        written: usize,
+    },
+    /// A safetensors file could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Save {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: safetensors::SafeTensorError,
+    },
     /// A weight matrix could not be read or packed.
     #[error("{}: tensor {tensor}: {source}", file.display())]
     BadWeight {
@@ -310,6 +418,32 @@ pub enum LlamaError {
         file: PathBuf,
         /// What the kernels found.
         source: KernelError,
+    },
+    /// A folder without a tokenizer.
+    #[error("{} holds no tokenizer.json; {advice}", dir.display())]
+    NoTokenizer {
+        /// The folder.
+        dir: PathBuf,
+        /// What to do about it.
+        advice: &'static str,
+    },
+    /// A tokenizer does not parse, or failed on a text.
+    #[error("the tokenizer {} fails: {source}; download it again", path.display())]
+    Tokenizer {
+        /// Its file.
+        path: PathBuf,
+        /// The reason, from the `tokenizers` crate.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A value of the sampling is out of its range.
+    #[error("{field} is {value}; expected {expected}")]
+    SamplingValue {
+        /// Which of them.
+        field: &'static str,
+        /// What it is.
+        value: f32,
+        /// What it may be.
+        expected: &'static str,
     },
     /// An op failed.
     #[error(transparent)]

@@ -1,12 +1,33 @@
 //! A LLaMA: its checkpoint, its tokenizer, an explicit KV cache, a forward pass with probes, decoding.
+#![deny(unsafe_code)]
 
+mod cache;
+mod checkpoint;
 mod config;
+mod decode;
 mod error;
+mod forward;
 mod generation_config;
 mod json;
+mod model;
+mod probe;
+mod random_checkpoint;
 mod rope;
+mod sampling;
+mod tokenizer;
+mod trace;
 
+pub use cache::{KvCache, branch_rows, shared_rows};
+pub use checkpoint::{Checkpoint, Tensor, TensorInfo};
 pub use config::{LlamaConfig, ModelType};
+pub use decode::{Decoder, Decoding, Generated, Sequence, generate};
 pub use error::{LlamaError, Result};
+pub use forward::Workspace;
 pub use generation_config::GenerationConfig;
+pub use model::{Llama, stored_dtype};
+pub use probe::{Capture, Inject, Probe, Site, Visit, Want};
+pub use random_checkpoint::RandomCheckpoint;
 pub use rope::{Rope, RopeScaling};
+pub use sampling::Sampling;
+pub use tokenizer::{TextStream, Tokenizer};
+pub use trace::Trace;

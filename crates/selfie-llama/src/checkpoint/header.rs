@@ -52,9 +52,13 @@ impl Entry {
 /// Opens a safetensors file and checks that its tensors fill it without holes or overlaps.
 pub(super) fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)> {
     let mut file = File::open(path).map_err(|source| read_error(path, source))?;
-    let (listed, header, found) = read_header(path, &mut file)?;
+    let Header {
+        listed,
+        data_start,
+        file_len,
+    } = read_header(path, &mut file)?;
     let mut raw = BTreeMap::new();
-    for (name, tensor) in listed {
+    for (name, tensor) in listed.0 {
         if raw.insert(name.clone(), tensor).is_some() {
             return Err(LlamaError::DuplicateTensor {
                 tensor: name,
@@ -62,8 +66,7 @@ pub(super) fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)
             });
         }
     }
-    let data_start = LENGTH_BYTES + header;
-    check_layout(path, &raw, data_start, found)?;
+    check_layout(path, &raw, data_start, file_len)?;
 
     let locate = |tensor: RawEntry| {
         let [begin, end] = tensor.data_offsets;
@@ -79,11 +82,16 @@ pub(super) fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)
     Ok((Shard { path, file }, entries))
 }
 
-/// The header's tensors, its length and that of the file.
-///
+/// What stands before a file's data.
+struct Header {
+    listed: Listing,
+    data_start: u64,
+    file_len: u64,
+}
+
 /// The `safetensors` crate has a reader too, but it wants the whole file in memory or mapped, and merges
 /// tensors of one name.
-fn read_header(path: &Path, file: &mut File) -> Result<(Vec<(String, RawEntry)>, u64, u64)> {
+fn read_header(path: &Path, file: &mut File) -> Result<Header> {
     let io = |source| read_error(path, source);
     let found = file.metadata().map_err(io)?.len();
     if found < LENGTH_BYTES {
@@ -112,15 +120,19 @@ fn read_header(path: &Path, file: &mut File) -> Result<(Vec<(String, RawEntry)>,
     }
     let mut json = vec![0; header as usize];
     file.read_exact(&mut json).map_err(io)?;
-    let RawHeader(raw) = serde_json::from_slice(&json).map_err(|source| LlamaError::Header {
+    let listed = serde_json::from_slice(&json).map_err(|source| LlamaError::Header {
         file: path.to_owned(),
         source,
     })?;
-    Ok((raw, header, found))
+    Ok(Header {
+        listed,
+        data_start: LENGTH_BYTES + header,
+        file_len: found,
+    })
 }
 
 /// The tensors of a header in file order, twice if they are there twice.
-struct RawHeader(Vec<(String, RawEntry)>);
+struct Listing(Vec<(String, RawEntry)>);
 
 #[derive(Deserialize)]
 struct RawEntry {
@@ -130,22 +142,22 @@ struct RawEntry {
     data_offsets: [u64; 2],
 }
 
-impl<'de> Deserialize<'de> for RawHeader {
+impl<'de> Deserialize<'de> for Listing {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
+        deserializer.deserialize_map(ListingVisitor)
     }
 }
 
-struct HeaderVisitor;
+struct ListingVisitor;
 
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = RawHeader;
+impl<'de> Visitor<'de> for ListingVisitor {
+    type Value = Listing;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Listing, A::Error> {
         let mut tensors = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
@@ -154,7 +166,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 tensors.push((name, map.next_value()?));
             }
         }
-        Ok(RawHeader(tensors))
+        Ok(Listing(tensors))
     }
 }
 

@@ -18,7 +18,7 @@ pub use tensor::{Tensor, TensorInfo};
 
 /// The file that says which shard holds which tensor.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
-const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 
 /// The safetensors files of a folder. Opening it reads and checks their headers, no weights.
 ///
@@ -30,18 +30,18 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors.index.json` and its shards, else `model.safetensors`, else the one
+    /// Opens `model.safetensors`, else `model.safetensors.index.json` and its shards, else the one
     /// `*.safetensors` file of the folder.
     pub fn open(dir: &Path) -> Result<Self> {
         check_folder(dir)?;
-        let index = dir.join(INDEX_FILE);
-        let tensors = if exists(&index)? {
+        // In a folder that has both, transformers reads the single file.
+        let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
+        let tensors = if exists(&single)? {
+            open_single(&single)?
+        } else if exists(&index)? {
             open_index(dir, &index)?
         } else {
-            let (shard, entries) = header::open_shard(&single_file(dir)?)?;
-            let shard = Arc::new(shard);
-            let locate = |(name, entry)| (name, Located::new(entry, &shard));
-            entries.into_iter().map(locate).collect()
+            open_single(&only_file(dir)?)?
         };
         Ok(Checkpoint {
             dir: dir.to_owned(),
@@ -107,8 +107,7 @@ pub(crate) fn check_folder(dir: &Path) -> Result<()> {
 }
 
 pub(crate) fn exists(path: &Path) -> Result<bool> {
-    path.try_exists()
-        .map_err(|source| read_error(path, source))
+    path.try_exists().map_err(|source| read_error(path, source))
 }
 
 pub(crate) fn read_error(path: &Path, source: io::Error) -> LlamaError {
@@ -148,6 +147,13 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+fn open_single(path: &Path) -> Result<BTreeMap<String, Located>> {
+    let (shard, entries) = header::open_shard(path)?;
+    let shard = Arc::new(shard);
+    let locate = |(name, entry)| (name, Located::new(entry, &shard));
+    Ok(entries.into_iter().map(locate).collect())
+}
+
 fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
     let json = fs::read(index).map_err(|source| read_error(index, source))?;
     let Index { weight_map } =
@@ -162,12 +168,17 @@ fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
 
     let mut tensors = BTreeMap::new();
     for (file_name, names) in names_by_shard {
-        let path = dir.join(&file_name);
         // An index comes from the network: it must not lead out of the folder.
-        let inside = Path::new(&file_name)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        if !inside || !exists(&path)? {
+        let mut parts = Path::new(&file_name).components();
+        let is_inside = !file_name.is_empty() && parts.all(|p| matches!(p, Component::Normal(_)));
+        if !is_inside {
+            return Err(LlamaError::ShardPath {
+                index: index.to_owned(),
+                shard: file_name,
+            });
+        }
+        let path = dir.join(&file_name);
+        if !exists(&path)? {
             return Err(LlamaError::MissingShard {
                 index: index.to_owned(),
                 shard: file_name,
@@ -190,48 +201,55 @@ fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
 }
 
 /// The one weight file of a folder without an index.
-fn single_file(dir: &Path) -> Result<PathBuf> {
-    let named = dir.join(SINGLE_FILE);
-    if exists(&named)? {
-        return Ok(named);
-    }
+fn only_file(dir: &Path) -> Result<PathBuf> {
     let mut files = Vec::new();
     for item in fs::read_dir(dir).map_err(|source| read_error(dir, source))? {
         files.push(item.map_err(|source| read_error(dir, source))?.path());
     }
     files.sort();
 
-    let with_extension = |wanted: &[&str]| -> Vec<&PathBuf> {
-        let matches = |path: &&PathBuf| {
-            let extension = path.extension().and_then(|e| e.to_str());
-            extension.is_some_and(|e| wanted.contains(&e))
-        };
-        files.iter().filter(matches).collect()
-    };
-    match with_extension(&["safetensors"])[..] {
-        [one] => return Ok(one.clone()),
-        [] => {}
-        ref several => {
+    let mut weights = files.iter().filter(|f| has_extension(f, "safetensors"));
+    match (weights.next(), weights.count()) {
+        (Some(one), 0) => return Ok(one.clone()),
+        (Some(_), others) => {
             return Err(LlamaError::ManyWeightFiles {
                 dir: dir.to_owned(),
-                count: several.len(),
+                count: 1 + others,
             });
         }
+        (None, _) => {}
     }
-    if let Some(file) = with_extension(&["bin", "pt", "pth"]).first() {
-        return Err(LlamaError::WeightFormat {
-            file: file.to_path_buf(),
-            advice: "load it in Python with transformers and write it again: \
-                     model.save_pretrained(dir, safe_serialization=True)",
-        });
-    }
-    if let Some(file) = with_extension(&["gguf"]).first() {
-        return Err(LlamaError::WeightFormat {
-            file: file.to_path_buf(),
-            advice: "GGUF is not supported: download the safetensors files of the model",
-        });
+    for (extension, advice) in OTHER_FORMATS {
+        if let Some(file) = files.iter().find(|file| has_extension(file, extension)) {
+            return Err(LlamaError::WeightFormat {
+                file: file.clone(),
+                advice,
+            });
+        }
     }
     Err(LlamaError::NoWeights {
         dir: dir.to_owned(),
     })
 }
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+/// Weights that are not read, by the end of their names, and what to do about them.
+const OTHER_FORMATS: [(&str, &str); 3] = [
+    (
+        "bin",
+        "load the folder in Python with transformers and write it again: \
+         AutoModelForCausalLM.from_pretrained(dir).save_pretrained(new_dir, safe_serialization=True)",
+    ),
+    (
+        "pth",
+        "Meta's original files are not supported: download the Hugging Face version of the model, \
+         with config.json and *.safetensors",
+    ),
+    (
+        "gguf",
+        "GGUF is not supported: download the safetensors files of the model",
+    ),
+];

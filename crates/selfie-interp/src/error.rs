@@ -1,0 +1,186 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+use selfie_kernels::KernelError;
+use selfie_llama::LlamaError;
+
+use crate::InterpretationPrompt;
+
+/// Everything that can go wrong in an interpretation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InterpError {
+    /// A template that does not exist.
+    #[error(
+        "there is no template \"{name}\"; there are: {}",
+        InterpretationPrompt::TEMPLATES.join(", ")
+    )]
+    UnknownTemplate {
+        /// The name that was given.
+        name: String,
+    },
+    /// An interpretation prompt that is not JSON.
+    #[error(
+        "the interpretation prompt is not a JSON list such as [\"[INST]\",0,0,\"[/INST]\"]: {source}"
+    )]
+    PromptJson {
+        /// The parser's reason, with line and column.
+        source: serde_json::Error,
+    },
+    /// A part of an interpretation prompt that is neither text nor placeholder.
+    #[error("part {index} of the interpretation prompt is {found}; expected a string, or 0 for a placeholder")]
+    PromptPart {
+        /// Its index in the list.
+        index: usize,
+        /// What it is.
+        found: String,
+    },
+    /// An interpretation prompt without a place for the embedding.
+    #[error("the interpretation prompt has no placeholder: put a 0 where the embedding is to be written")]
+    NoPlaceholder,
+    /// A placeholder that the tokenizer merges into what stands before it.
+    #[error("placeholder {index} of the interpretation prompt adds no token of its own; put text before it")]
+    PlaceholderWithoutToken {
+        /// The index of the part.
+        index: usize,
+    },
+    /// A placeholder that the tokenizer merges into what stands after it.
+    #[error(
+        "a placeholder is at position {position}, but the whole interpretation prompt has {tokens} tokens: \
+         change the text after it"
+    )]
+    PlaceholderOutside {
+        /// Its position in the text up to it.
+        position: usize,
+        /// The tokens of the whole text.
+        tokens: usize,
+    },
+    /// A prompt without text.
+    #[error("prompt {index} is empty: there is nothing to interpret")]
+    EmptyPrompt {
+        /// Which prompt.
+        index: usize,
+    },
+    /// A cell that names a prompt that was not given.
+    #[error("a cell names prompt {prompt}, and there are {prompts}")]
+    PromptRange {
+        /// The prompt's index.
+        prompt: usize,
+        /// How many there are.
+        prompts: usize,
+    },
+    /// A layer that the model does not have.
+    #[error("layer {layer} is out of range: hidden states are numbered 0..={n_layers}")]
+    LayerRange {
+        /// The layer.
+        layer: usize,
+        /// The model's layers.
+        n_layers: usize,
+    },
+    /// A token that the prompt does not have.
+    #[error("token {token} is out of range: the prompt \"{prompt}\" has tokens 0..{tokens}")]
+    TokenRange {
+        /// The token's index.
+        token: usize,
+        /// The prompt.
+        prompt: String,
+        /// How many tokens it has.
+        tokens: usize,
+    },
+    /// A layer that nothing can be injected at.
+    #[error("inject layer {layer} is out of range: the model has layers 0..{n_layers}")]
+    InjectLayer {
+        /// The layer.
+        layer: usize,
+        /// The model's layers.
+        n_layers: usize,
+    },
+    /// A strength that is NaN or infinite.
+    #[error("strength {strength} is not a finite number")]
+    Strength {
+        /// The strength.
+        strength: f32,
+    },
+    /// Options that ask for nothing.
+    #[error("{what} must be at least 1")]
+    Zero {
+        /// What is 0.
+        what: &'static str,
+    },
+    /// A file of vectors that cannot be read.
+    #[error("cannot read vectors from {}: {source}", path.display())]
+    ReadVectors {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file of vectors that is not safetensors.
+    #[error("{} is not a safetensors file: {source}", path.display())]
+    VectorFile {
+        /// The file.
+        path: PathBuf,
+        /// The parser's reason.
+        source: safetensors::SafeTensorError,
+    },
+    /// A file without the tensor that was asked for.
+    #[error("{} has no tensor \"{name}\"; it has: {}", path.display(), found.join(", "))]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The tensors that it has.
+        found: Vec<String>,
+    },
+    /// A tensor that holds no vectors of the model.
+    #[error(
+        "{}: tensor \"{name}\" is {dtype} {shape:?}, expected F32, F16 or BF16 [..., {width}]; \
+         name the right one with --tensor",
+        path.display()
+    )]
+    VectorTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        dtype: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The width of the residual stream.
+        width: usize,
+    },
+    /// A vector of another width than the residual stream.
+    #[error("vector {index} has {found} values, and the residual stream has {width}")]
+    VectorWidth {
+        /// Which vector.
+        index: usize,
+        /// Its length.
+        found: usize,
+        /// The width of the residual stream.
+        width: usize,
+    },
+    /// A vector with a value that is NaN or infinite.
+    #[error("vector {index} ({name}) holds {value} at {at}: not a finite number")]
+    VectorNotFinite {
+        /// Which vector.
+        index: usize,
+        /// Where it comes from.
+        name: String,
+        /// Which of its values.
+        at: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The model failed.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// A device failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// A result of this crate.
+pub type Result<T, E = InterpError> = std::result::Result<T, E>;

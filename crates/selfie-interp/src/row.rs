@@ -1,0 +1,42 @@
+//! A row of results.
+
+use selfie_kernels::InjectMode;
+use serde::{Serialize, Serializer};
+
+/// The interpretation of one embedding. Its fields are those of the Python package of SelfIE, then ours.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The prompt that the embedding comes from, or the name of the tensor that it was read from.
+    pub prompt: String,
+    /// What the model says, without special tokens.
+    pub interpretation: String,
+    /// The embedding is `hidden_states[layer]`; `None` for a vector from elsewhere.
+    pub layer: Option<usize>,
+    /// The embedding's position in the prompt, or its index in the tensor.
+    pub token: usize,
+    /// The text of the prompt's token; `None` for a vector from elsewhere.
+    pub token_decoded: Option<String>,
+    /// For each generated token, how much the injection changed its probability: `|p_with - p_without|`.
+    /// Empty when it was not asked for.
+    pub relevancy_score: Vec<f32>,
+    /// The generated ids; the last one may be the one that ended the text.
+    pub new_ids: Vec<u32>,
+    /// The text that each generated id adds, special tokens included.
+    pub pieces: Vec<String>,
+    /// The layer at whose input the embedding was written.
+    pub inject_layer: usize,
+    /// How it was written.
+    #[serde(serialize_with = "mode_name")]
+    pub mode: InjectMode,
+    /// The factor of `mode`.
+    pub strength: f32,
+    /// The model's name, as the caller gave it.
+    pub model: String,
+}
+
+fn mode_name<S: Serializer>(mode: &InjectMode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match mode {
+        InjectMode::Replace => "replace",
+        InjectMode::Add => "add",
+    })
+}

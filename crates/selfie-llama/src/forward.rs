@@ -1,0 +1,258 @@
+//! The forward pass over a flat batch of rows, and the head.
+
+use std::ops::Range;
+
+use selfie_kernels::{Backend, BatchRow, Best};
+
+use crate::model::{Layer, Linear};
+use crate::{KvCache, Llama, LlamaError, Probe, Result, Site, Visit};
+
+/// Rows of logits that are in memory at a time.
+const LOGITS_ROWS: usize = 32;
+
+/// The buffers of a forward pass, made once for passes of up to `max_rows` rows.
+pub struct Workspace<B: Backend> {
+    max_rows: usize,
+    batch: B::Batch,
+    rows_in_batch: Vec<BatchRow>,
+    /// `[positions, head_dim]`
+    rope: B::Rows,
+    /// `[rows, d_model]`
+    residual: B::Rows,
+    /// A copy of rows for a site that cannot be written, or for the head.
+    copy: B::Rows,
+    normed: B::Acts,
+    qkv: B::Rows,
+    attended: B::Acts,
+    gate_up: B::Rows,
+    hidden: B::Acts,
+    /// `[LOGITS_ROWS, vocab]`, when somebody asked for logits.
+    logits: Option<B::Rows>,
+}
+
+impl<B: Backend> Workspace<B> {
+    /// Buffers for passes of up to `max_rows` rows at positions below `max_positions`.
+    pub fn new(model: &Llama<B>, max_rows: usize, max_positions: usize) -> Result<Self> {
+        let (config, backend) = (&model.config, &model.backend);
+        model.check_context(max_positions)?;
+        let max_rows = max_rows.max(1);
+        let attn = &config.attn;
+        let table = config.rope.table(attn.head_dim, max_positions);
+        let mut rope = backend.rows(max_positions, attn.head_dim)?;
+        backend.write_rows(&table, &mut rope)?;
+        Ok(Self {
+            max_rows,
+            batch: backend.batch(max_rows)?,
+            rows_in_batch: Vec::with_capacity(max_rows),
+            rope,
+            residual: backend.rows(max_rows, config.d_model)?,
+            copy: backend.rows(max_rows, config.d_model)?,
+            normed: backend.acts(max_rows, config.d_model, model.dtype)?,
+            qkv: backend.rows(max_rows, attn.qkv_dim())?,
+            attended: backend.acts(max_rows, attn.q_dim(), model.dtype)?,
+            gate_up: backend.rows(max_rows, 2 * config.ffn)?,
+            hidden: backend.acts(max_rows, config.ffn, model.dtype)?,
+            logits: None,
+        })
+    }
+
+    /// Most rows of a pass.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// The residual stream where the last pass left it, `[rows, d_model]`: the input of the layer after its last.
+    pub fn residual(&self) -> &B::Rows {
+        &self.residual
+    }
+
+    /// The same, to start a pass in the middle from.
+    pub fn residual_mut(&mut self) -> &mut B::Rows {
+        &mut self.residual
+    }
+}
+
+impl<B: Backend> Llama<B> {
+    /// An error when a sequence of `positions` tokens is longer than the model was made for.
+    pub fn check_context(&self, positions: usize) -> Result<()> {
+        let max = self.config.max_positions;
+        if positions <= max {
+            return Ok(());
+        }
+        Err(LlamaError::ContextLength { positions, max })
+    }
+
+    /// Runs `rows` through `layers` and leaves the residual stream at the input of layer `layers.end` in the
+    /// workspace.
+    ///
+    /// A pass that begins at layer 0 embeds the rows' tokens; one that begins later takes the residual stream
+    /// that is in the workspace, a row for each of `rows`. Keys and values of a row go to its slot, and
+    /// it sees what was stored there before or comes earlier in its slot in the same batch.
+    pub fn forward(
+        &self,
+        ws: &mut Workspace<B>,
+        cache: &mut KvCache<B>,
+        rows: &[BatchRow],
+        layers: Range<usize>,
+        probe: &mut dyn Probe<B>,
+    ) -> Result<()> {
+        let b = &self.backend;
+        self.check_pass(ws, rows, &layers)?;
+        if rows.is_empty() {
+            b.clear(&mut ws.residual);
+            return Ok(());
+        }
+        b.load_batch(rows, &mut ws.batch)?;
+        ws.rows_in_batch.clear();
+        ws.rows_in_batch.extend_from_slice(rows);
+        if layers.start == 0 {
+            b.embed(&self.embed, &ws.batch, &mut ws.residual)?;
+        }
+        for l in layers.clone() {
+            self.write_site(ws, Site::HiddenStates(l), probe)?;
+            self.layer(ws, cache, l, probe)?;
+        }
+        let last = Site::HiddenStates(self.config.n_layers);
+        if layers.end == self.config.n_layers && probe.wants(last) {
+            let eps = self.config.rms_norm_eps;
+            b.rms_norm_f32(&ws.residual, &self.norm, eps, &mut ws.copy)?;
+            self.copy_site(ws, last, probe)?;
+        }
+        Ok(())
+    }
+
+    /// The most likely token of each of `rows`, which index the rows of the last pass.
+    pub fn best(&self, ws: &mut Workspace<B>, rows: &[usize]) -> Result<Vec<Best>> {
+        self.head_input(ws, rows)?;
+        Ok(self.backend.head_best(&ws.normed, self.head())?)
+    }
+
+    /// The log-probability of `tokens[i]` at `rows[i]` of the last pass.
+    pub fn score(&self, ws: &mut Workspace<B>, rows: &[usize], tokens: &[u32]) -> Result<Vec<f32>> {
+        self.head_input(ws, rows)?;
+        Ok(self.backend.head_score(&ws.normed, self.head(), tokens)?)
+    }
+
+    /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows` of the last pass, in turn.
+    pub fn logits(
+        &self,
+        ws: &mut Workspace<B>,
+        rows: &[usize],
+        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let b = &self.backend;
+        let vocab = self.config.vocab_size;
+        let mut logits = match ws.logits.take() {
+            Some(logits) => logits,
+            None => b.rows(LOGITS_ROWS, vocab)?,
+        };
+        for (chunk, rows) in rows.chunks(LOGITS_ROWS).enumerate() {
+            self.head_input(ws, rows)?;
+            b.linear(&ws.normed, self.head(), None, &mut logits)?;
+            let values = b.read_rows(&logits, 0..rows.len())?;
+            for (i, row) in values.chunks_exact(vocab).enumerate() {
+                each(chunk * LOGITS_ROWS + i, row)?;
+            }
+        }
+        ws.logits = Some(logits);
+        Ok(())
+    }
+
+    /// The normed rows of the last pass, in `ws.normed`.
+    fn head_input(&self, ws: &mut Workspace<B>, rows: &[usize]) -> Result<()> {
+        let b = &self.backend;
+        b.clear(&mut ws.copy);
+        b.gather(&ws.residual, rows, &mut ws.copy)?;
+        let eps = self.config.rms_norm_eps;
+        b.rms_norm(&ws.copy, &self.norm, eps, &mut ws.normed)?;
+        Ok(())
+    }
+
+    fn layer(
+        &self,
+        ws: &mut Workspace<B>,
+        cache: &mut KvCache<B>,
+        l: usize,
+        probe: &mut dyn Probe<B>,
+    ) -> Result<()> {
+        let (b, attn, eps) = (&self.backend, &self.config.attn, self.config.rms_norm_eps);
+        let layer: &Layer<B> = &self.layers[l];
+        b.rms_norm(&ws.residual, &layer.input_norm, eps, &mut ws.normed)?;
+        let Linear { weight, bias } = &layer.qkv;
+        b.linear(&ws.normed, weight, bias.as_ref(), &mut ws.qkv)?;
+        b.rope_append(attn, &ws.rope, &ws.batch, l, &mut ws.qkv, &mut cache.kv)?;
+        b.attend(attn, &ws.qkv, &ws.batch, l, &cache.kv, &mut ws.attended)?;
+        let Linear { weight, bias } = &layer.o;
+        b.linear_add(&ws.attended, weight, bias.as_ref(), &mut ws.residual)?;
+
+        self.write_site(ws, Site::Residual(l), probe)?;
+        if probe.wants(Site::PreMlp(l)) {
+            b.rms_norm_f32(&ws.residual, &layer.mlp_norm, eps, &mut ws.copy)?;
+            self.copy_site(ws, Site::PreMlp(l), probe)?;
+        }
+        b.rms_norm(&ws.residual, &layer.mlp_norm, eps, &mut ws.normed)?;
+        let Linear { weight, bias } = &layer.gate_up;
+        b.linear(&ws.normed, weight, bias.as_ref(), &mut ws.gate_up)?;
+        b.swiglu(&ws.gate_up, &mut ws.hidden)?;
+        let Linear { weight, bias } = &layer.down;
+        b.linear_add(&ws.hidden, weight, bias.as_ref(), &mut ws.residual)?;
+        Ok(())
+    }
+
+    /// A visit to the residual stream itself.
+    fn write_site(
+        &self,
+        ws: &mut Workspace<B>,
+        site: Site,
+        probe: &mut dyn Probe<B>,
+    ) -> Result<()> {
+        if !probe.wants(site) {
+            return Ok(());
+        }
+        probe.visit(Visit {
+            backend: &self.backend,
+            site,
+            batch: &ws.rows_in_batch,
+            rows: &mut ws.residual,
+        })
+    }
+
+    /// A visit to the values in `ws.copy`.
+    fn copy_site(&self, ws: &mut Workspace<B>, site: Site, probe: &mut dyn Probe<B>) -> Result<()> {
+        probe.visit(Visit {
+            backend: &self.backend,
+            site,
+            batch: &ws.rows_in_batch,
+            rows: &mut ws.copy,
+        })
+    }
+
+    fn check_pass(
+        &self,
+        ws: &Workspace<B>,
+        rows: &[BatchRow],
+        layers: &Range<usize>,
+    ) -> Result<()> {
+        if layers.start > layers.end || layers.end > self.config.n_layers {
+            return Err(LlamaError::LayerRange {
+                start: layers.start,
+                end: layers.end,
+                n_layers: self.config.n_layers,
+            });
+        }
+        if rows.len() > ws.max_rows {
+            return Err(LlamaError::TooManyRows {
+                rows: rows.len(),
+                max: ws.max_rows,
+            });
+        }
+        let there = self.backend.len(&ws.residual);
+        if layers.start > 0 && there != rows.len() {
+            return Err(LlamaError::ResidualRows {
+                rows: rows.len(),
+                there,
+            });
+        }
+        Ok(())
+    }
+}

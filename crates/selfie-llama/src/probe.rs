@@ -1,0 +1,198 @@
+//! Reading and writing the residual stream during a forward pass.
+
+use std::collections::HashMap;
+
+use selfie_kernels::{Backend, BatchRow, Injection, Slot};
+
+use crate::{LlamaError, Result};
+
+/// A place in the model where a probe may look. Layers count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// `hidden_states[l]`: the residual stream at the input of layer `l`; 0 is the embeddings. For `l = n_layers`
+    /// it is the stream after the final norm, of which a probe gets a copy: what it writes there is lost.
+    HiddenStates(usize),
+    /// `residual[l]`: the residual stream that the output of layer `l`'s MLP is added to.
+    Residual(usize),
+    /// `pre_mlp[l]`: the input of layer `l`'s MLP, after its norm, in f32. A copy, as above.
+    PreMlp(usize),
+}
+
+/// What a probe sees of a site.
+pub struct Visit<'a, B: Backend> {
+    /// The backend, whose row ops read and write `rows`.
+    pub backend: &'a B,
+    /// Where the pass is.
+    pub site: Site,
+    /// The rows of the batch.
+    pub batch: &'a [BatchRow],
+    /// Their values at the site, `[batch.len(), d_model]`.
+    pub rows: &'a mut B::Rows,
+}
+
+/// Something that reads or writes the residual stream while [`Llama::forward`](crate::Llama::forward) runs.
+///
+/// A site that no probe wants costs nothing. With the backend's row ops nothing leaves the device.
+pub trait Probe<B: Backend> {
+    /// Whether [`visit`](Probe::visit) is to be called at `site`.
+    fn wants(&self, site: Site) -> bool;
+    /// Reads or writes the rows of a site; called in the order of the pass, once a batch.
+    fn visit(&mut self, visit: Visit<'_, B>) -> Result<()>;
+}
+
+/// No probe.
+impl<B: Backend> Probe<B> for () {
+    fn wants(&self, _: Site) -> bool {
+        false
+    }
+
+    fn visit(&mut self, _: Visit<'_, B>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Two probes, one after the other at each site.
+impl<B: Backend, P: Probe<B>, Q: Probe<B>> Probe<B> for (P, Q) {
+    fn wants(&self, site: Site) -> bool {
+        self.0.wants(site) || self.1.wants(site)
+    }
+
+    fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
+        if self.0.wants(visit.site) {
+            self.0.visit(Visit {
+                backend: visit.backend,
+                site: visit.site,
+                batch: visit.batch,
+                rows: visit.rows,
+            })?;
+        }
+        if self.1.wants(visit.site) {
+            self.1.visit(visit)?;
+        }
+        Ok(())
+    }
+}
+
+/// One row to capture: a site, and the slot and position of the row.
+pub type Want = (Site, Slot, u32);
+
+/// A probe that keeps the rows that are asked for, on the device.
+///
+/// It can be used for several batches: each row is kept when its slot and position come by.
+pub struct Capture<B: Backend> {
+    wants: HashMap<Site, Vec<(Slot, u32)>>,
+    found: HashMap<Want, usize>,
+    rows: B::Rows,
+}
+
+impl<B: Backend> Capture<B> {
+    /// Makes room for the rows in `wants`, of `width` values each. A row that is named twice is kept once.
+    pub fn new(backend: &B, wants: &[Want], width: usize) -> Result<Self> {
+        let mut sites: HashMap<Site, Vec<(Slot, u32)>> = HashMap::new();
+        let mut capacity = 0;
+        for &(site, slot, position) in wants {
+            let rows = sites.entry(site).or_default();
+            rows.push((slot, position));
+            capacity += 1;
+        }
+        Ok(Self {
+            wants: sites,
+            found: HashMap::new(),
+            rows: backend.rows(capacity, width)?,
+        })
+    }
+
+    /// The captured rows, `[rows so far, width]`.
+    pub fn rows(&self) -> &B::Rows {
+        &self.rows
+    }
+
+    /// Where in [`rows`](Capture::rows) a row is; an error when no batch has had it yet.
+    pub fn index(&self, want: Want) -> Result<usize> {
+        self.found
+            .get(&want)
+            .copied()
+            .ok_or(LlamaError::NotCaptured {
+                site: want.0,
+                position: want.2,
+            })
+    }
+}
+
+impl<B: Backend> Probe<B> for Capture<B> {
+    fn wants(&self, site: Site) -> bool {
+        self.wants.contains_key(&site)
+    }
+
+    fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
+        let Some(wanted) = self.wants.get(&visit.site) else {
+            return Ok(());
+        };
+        let places: HashMap<(Slot, u32), usize> = visit
+            .batch
+            .iter()
+            .enumerate()
+            .map(|(i, row)| ((row.slot, row.position), i))
+            .collect();
+        let mut index = Vec::new();
+        let mut next = visit.backend.len(&self.rows);
+        for &(slot, position) in wanted {
+            let Some(&row) = places.get(&(slot, position)) else {
+                continue;
+            };
+            if self.found.contains_key(&(visit.site, slot, position)) {
+                continue;
+            }
+            self.found.insert((visit.site, slot, position), next);
+            index.push(row);
+            next += 1;
+        }
+        visit.backend.gather(visit.rows, &index, &mut self.rows)?;
+        Ok(())
+    }
+}
+
+/// A probe that writes vectors into rows at the input of one layer.
+pub struct Inject<'a, B: Backend> {
+    layer: usize,
+    vectors: &'a B::Rows,
+    writes: &'a [Injection],
+    written: usize,
+}
+
+impl<'a, B: Backend> Inject<'a, B> {
+    /// Each write names a row of the batch and a row of `vectors`.
+    pub fn new(layer: usize, vectors: &'a B::Rows, writes: &'a [Injection]) -> Self {
+        Self {
+            layer,
+            vectors,
+            writes,
+            written: 0,
+        }
+    }
+
+    /// An error unless every row that was named has been written.
+    pub fn finish(self) -> Result<()> {
+        if self.written == self.writes.len() {
+            return Ok(());
+        }
+        Err(LlamaError::InjectionMissed {
+            layer: self.layer,
+            named: self.writes.len(),
+            written: self.written,
+        })
+    }
+}
+
+impl<B: Backend> Probe<B> for Inject<'_, B> {
+    fn wants(&self, site: Site) -> bool {
+        site == Site::HiddenStates(self.layer)
+    }
+
+    fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
+        self.written += visit
+            .backend
+            .inject(self.vectors, self.writes, visit.rows)?;
+        Ok(())
+    }
+}
