@@ -1,1 +1,42 @@
-//! x
+//! Lets a LLaMA explain its own hidden embeddings (SelfIE, arXiv 2403.10949).
+//!
+//! An embedding of the residual stream is written over the placeholders of an *interpretation prompt* at an early layer,
+//! and the model goes on in words. [`interpret`] does that for any number of (prompt, layer, token) cells:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::path::Path::new("../selfie-llama/tests/golden/llama2-mha");
+//! use selfie_interp::{Cell, Options, Row, interpret};
+//! use selfie_kernels::{Cpu, CpuOptions};
+//! use selfie_llama::{Llama, Tokenizer};
+//! use std::ops::ControlFlow;
+//!
+//! let model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
+//! let tokenizer = Tokenizer::open(dir)?;
+//! let cells = [1, 2, 3].map(|layer| Cell { prompt: 0, layer, token: 3 });
+//! let options = Options { max_new_tokens: 8, ..Options::new(&model)? };
+//! let prompts = ["a type of drink"];
+//! interpret(&model, &tokenizer, &prompts, &cells, &options, &mut |row: Row| {
+//!     println!("layer {:?}: {}", row.layer, row.interpretation);
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An interpretation is what the model *says*, not what it knows: an early layer may only repeat the token, and a late one
+//! speaks of the next. [`Row::relevancy_score`] tells how much each word owes to the embedding.
+#![forbid(unsafe_code)]
+
+mod engine;
+mod error;
+mod prompt;
+mod row;
+mod sweep;
+mod vectors;
+
+pub use error::{InterpError, Result};
+pub use prompt::{InterpretationPrompt, LocatedPrompt, PromptPart};
+pub use row::Row;
+pub use sweep::{Cell, InjectAt, Options, Sink, interpret, interpret_vectors};
+pub use vectors::Vector;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
 /// The element type of a weight matrix, as a checkpoint stores it or as it was converted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -19,6 +21,19 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::Bf16 | DType::F16 => 2,
+        }
+    }
+
+    /// Little-endian values of this type as f32, exactly; bytes past the last whole value are left out.
+    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+        let pairs = || bytes.as_chunks::<2>().0.iter();
+        match self {
+            DType::F32 => {
+                let words = bytes.as_chunks::<4>().0.iter();
+                words.map(|&word| f32::from_le_bytes(word)).collect()
+            }
+            DType::Bf16 => pairs().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            DType::F16 => pairs().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
         }
     }
 }

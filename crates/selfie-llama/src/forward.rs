@@ -88,6 +88,9 @@ impl<B: Backend> Llama<B> {
     /// A pass that begins at layer 0 embeds the rows' tokens; one that begins later takes the residual stream
     /// that is in the workspace, a row for each of `rows`. Keys and values of a row go to its slot, and
     /// it sees what was stored there before or comes earlier in its slot in the same batch.
+    ///
+    /// The probe visits `hidden_states[l]` for each l in `layers.start..=layers.end`: also the states that the pass
+    /// ends with.
     pub fn forward(
         &self,
         ws: &mut Workspace<B>,
@@ -112,8 +115,10 @@ impl<B: Backend> Llama<B> {
             self.write_site(ws, Site::HiddenStates(l), probe)?;
             self.layer(ws, cache, l, probe)?;
         }
-        let last = Site::HiddenStates(self.config.n_layers);
-        if layers.end == self.config.n_layers && probe.wants(last) {
+        let last = Site::HiddenStates(layers.end);
+        if layers.end < self.config.n_layers {
+            self.write_site(ws, last, probe)?;
+        } else if probe.wants(last) {
             let eps = self.config.rms_norm_eps;
             b.rms_norm_f32(&ws.residual, &self.norm, eps, &mut ws.copy)?;
             self.copy_site(ws, last, probe)?;

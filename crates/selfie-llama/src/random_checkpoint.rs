@@ -341,7 +341,7 @@ impl View for RandomTensor {
 }
 
 /// The standard deviation of [`centred_sum`]: the square root of `8 * (2^32 - 1) / 12`.
-const SUM_STD: f32 = 53509.92;
+const SUM_STD: f32 = 53509.918;
 
 /// The sum of eight uniform 16-bit integers less its mean; the counter takes two steps.
 fn centred_sum(counter: u64) -> i32 {
@@ -403,5 +403,38 @@ fn write_error(path: &Path, source: io::Error) -> LlamaError {
     LlamaError::Write {
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SUM_STD, centred_sum, splitmix64};
+
+    /// The first outputs for seed 0, as the generator's published tests list them.
+    #[test]
+    fn splitmix64_sequence() {
+        let outputs = [1, 2, 3, 4].map(splitmix64);
+        assert_eq!(
+            outputs,
+            [
+                0xe220_a839_7b1d_cdaf,
+                0x6e78_9e6a_a1b9_65f4,
+                0x06c4_5d18_8009_454f,
+                0xf88b_b8a8_724c_81ec
+            ]
+        );
+    }
+
+    /// The words of the first two outputs, added by hand.
+    #[test]
+    fn sum_of_words() {
+        let words = [
+            0xe220, 0xa839, 0x7b1d, 0xcdaf, 0x6e78, 0x9e6a, 0xa1b9, 0x65f4,
+        ];
+        assert_eq!(centred_sum(1), words.iter().sum::<i32>() - 262_140,);
+        assert_eq!(
+            SUM_STD,
+            (8.0f64 * (2f64.powi(32) - 1.0) / 12.0).sqrt() as f32
+        );
     }
 }

@@ -223,29 +223,35 @@ fn unaligned_data() {
     assert_eq!(tensor.unwrap().vector().unwrap(), [1.5, -2.25]);
 }
 
+/// Zero, a normal number, the smallest denormal and the largest number of each type, by their bits.
 #[test]
 fn vectors_are_exact() {
-    let values = [0.0, -1.5, 6.1035156e-5, 65504.0];
-    let halves: Vec<u8> = values
-        .iter()
-        .flat_map(|&value| f16::from_f32(value).to_le_bytes())
-        .collect();
-    let header = r#"{"a":{"dtype":"F16","shape":[4],"data_offsets":[0,8]}}"#;
-    let tensor = open(&[(SINGLE, &weights(header, &halves))]).tensor("a", &[4]);
-    assert_eq!(tensor.unwrap().vector().unwrap(), values);
-
-    let values = [0.0, -1.5, 9.183549615799121e-41, 3.3895313892515355e38];
-    let halves: Vec<u8> = values
-        .iter()
-        .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
-        .collect();
-    let header = header.replace("F16", "BF16");
-    let tensor = open(&[(SINGLE, &weights(&header, &halves))]).tensor("a", &[4]);
-    assert_eq!(tensor.unwrap().vector().unwrap(), values);
-
-    let values = [f32::MIN_POSITIVE / 2.0, f32::MAX, -0.1];
-    let tensor = open(&[(SINGLE, &vector_file(&values))]).tensor("a", &[3]);
-    assert_eq!(tensor.unwrap().vector().unwrap(), values);
+    let halves = |bits: [u16; 4]| bits.map(u16::to_le_bytes).concat();
+    let singles = [0, 0xbfc0_0000, 1, 0x7f7f_ffff_u32];
+    for (dtype, data, expected) in [
+        (
+            "F16",
+            halves([0, 0xbe00, 1, 0x7bff]),
+            [0.0, -1.5, 2f32.powi(-24), 65504.0],
+        ),
+        (
+            "BF16",
+            halves([0, 0xbfc0, 1, 0x7f7f]),
+            [0, 0xbfc0_0000, 0x0001_0000, 0x7f7f_0000].map(f32::from_bits),
+        ),
+        (
+            "F32",
+            singles.map(u32::to_le_bytes).concat(),
+            singles.map(f32::from_bits),
+        ),
+    ] {
+        let header = format!(
+            r#"{{"a":{{"dtype":"{dtype}","shape":[4],"data_offsets":[0,{}]}}}}"#,
+            data.len()
+        );
+        let tensor = open(&[(SINGLE, &weights(&header, &data))]).tensor("a", &[4]);
+        assert_eq!(tensor.unwrap().vector().unwrap(), expected);
+    }
 }
 
 #[test]
@@ -571,7 +577,7 @@ fn header_that_does_not_parse() {
         ),
         (
             tensor(r#""dtype":"F32","shape":[1],"data_offsets":[0,4,8]"#),
-            "trailing characters at line 1 column 51",
+            "trailing characters at line 1 column 53",
         ),
     ] {
         let (error, message) = single_refusal(&header, &[0; 4]);

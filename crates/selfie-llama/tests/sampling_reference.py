@@ -38,7 +38,7 @@ def case(logits, temperature, top_k, top_p):
         assert (falling - top_p).abs().min() > 1e-3, "a mass so close to top_p that rounding decides"
         scores = TopPLogitsWarper(top_p)(None, scores)
     probabilities = scores.softmax(-1)[0]
-    assert probabilities[probabilities > 0].min() > 1e-3, "too rare to be sure of a draw"
+    assert probabilities[probabilities > 0].min() > 4e-4, "too rare to be sure of a draw"
     return {"temperature": temperature, "top_k": top_k, "top_p": top_p, "probabilities": probabilities.tolist()}
 
 
@@ -60,7 +60,7 @@ assert splitmix64(1234567) == 6457827717110365317
 assert splitmix64((1234567 + 0x9E3779B97F4A7C15) & MASK) == 3203168211198807973
 
 torch.manual_seed(7)
-logits = torch.randn(24) * 1.2 - 3.0
+logits = torch.randn(24) * 0.7 - 3.0
 cases = [case(logits, *arguments) for arguments in CASES]
 counters = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (42, 7, 3), (MASK, MASK, MASK), (1 << 40, 1 << 50, 1 << 60)]
 made_by = f"sampling_reference.py, transformers {transformers.__version__}, torch {torch.__version__}"

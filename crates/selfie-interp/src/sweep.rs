@@ -1,0 +1,464 @@
+//! Interpreting many embeddings: cells of prompts, or vectors from elsewhere.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+
+use selfie_kernels::{Backend, InjectMode, KvLayout, Slot};
+use selfie_llama::{
+    Capture, Decoding, KvCache, Llama, Sampling, Site, Tokenizer, branch_rows,
+};
+
+use crate::engine::{Engine, Finished, Job, Listener, Setup};
+use crate::{InterpError, InterpretationPrompt, LocatedPrompt, Result, Row, Vector};
+
+/// Cells whose vectors are on the device at a time.
+const WINDOW: usize = 4096;
+
+/// Tokens of source prompts whose keys and values are in memory at a time (a longer prompt goes alone).
+const SOURCE_TOKENS: usize = 512;
+
+/// An embedding: `hidden_states[layer]` at a token of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cell {
+    /// The index of the prompt.
+    pub prompt: usize,
+    /// The layer, in 0..=n_layers.
+    pub layer: usize,
+    /// The token of the prompt, counted from 0 with bos.
+    pub token: usize,
+}
+
+/// Where and how an embedding is written into the interpretation prompt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InjectAt {
+    /// The layer at whose input it is written, in 0..n_layers.
+    pub layer: usize,
+    /// How it is combined with the row that is there.
+    pub mode: InjectMode,
+    /// The factor of `mode`.
+    pub strength: f32,
+}
+
+/// How to interpret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// The prompt that the embeddings are written into.
+    pub prompt: InterpretationPrompt,
+    /// Each cell is interpreted once for each of these.
+    pub injections: Vec<InjectAt>,
+    /// Most tokens of an interpretation.
+    pub max_new_tokens: usize,
+    /// Ids that end an interpretation.
+    pub eos: Vec<u32>,
+    /// `None` is greedy.
+    pub sampling: Option<Sampling>,
+    /// Whether to work out the relevancy of each generated token.
+    pub relevancy: bool,
+    /// Interpretations that are decoded together; `None` chooses by memory.
+    pub batch_size: Option<usize>,
+    /// What rows call the model.
+    pub model_name: String,
+}
+
+impl Options {
+    /// The defaults of SelfIE for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy.
+    pub fn new<B: Backend>(model: &Llama<B>) -> Result<Self> {
+        Ok(Self {
+            prompt: InterpretationPrompt::template("summarize")?,
+            injections: vec![InjectAt {
+                layer: 1,
+                mode: InjectMode::Replace,
+                strength: 1.0,
+            }],
+            max_new_tokens: 30,
+            eos: model.config().eos.clone(),
+            sampling: None,
+            relevancy: true,
+            batch_size: None,
+            model_name: String::new(),
+        })
+    }
+}
+
+/// Who receives the rows of a sweep. A closure from [`Row`] to [`ControlFlow`] is one.
+pub trait Sink {
+    /// A row, in the order of the cells (and for each cell of the injections). `Break` ends the sweep.
+    fn row(&mut self, row: Row) -> ControlFlow<()>;
+
+    /// How many of at most `total` tokens are generated; called after each step. `Break` ends the sweep, after the
+    /// rows that are finished have been delivered.
+    fn progress(&mut self, _done: usize, _total: usize) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+impl<F: FnMut(Row) -> ControlFlow<()>> Sink for F {
+    fn row(&mut self, row: Row) -> ControlFlow<()> {
+        self(row)
+    }
+}
+
+/// Interprets cells of prompts; `sink` gets a row for each cell and injection.
+pub fn interpret<B: Backend>(
+    model: &Llama<B>,
+    tokenizer: &Tokenizer,
+    prompts: &[impl AsRef<str>],
+    cells: &[Cell],
+    options: &Options,
+    sink: &mut impl Sink,
+) -> Result<()> {
+    let prompt = options.prompt.locate(tokenizer)?;
+    options.check(model)?;
+    let sources = encode(tokenizer, prompts)?;
+    check_cells(model, prompts, &sources, cells)?;
+    if cells.is_empty() {
+        return Ok(());
+    }
+    let longest = sources.iter().map(Vec::len).max().unwrap_or(0);
+    model.check_context(longest)?;
+    let setup = options.setup(&prompt, cells.len(), longest);
+    let mut engine = Engine::new(model, setup)?;
+    let origin = |index: usize| {
+        let cell = cells[index];
+        Ok(Origin {
+            prompt: prompts[cell.prompt].as_ref().to_owned(),
+            layer: Some(cell.layer),
+            token: cell.token,
+            token_decoded: Some(
+                tokenizer.decode_all(&sources[cell.prompt][cell.token..=cell.token])?,
+            ),
+        })
+    };
+    let mut delivery = Delivery::new(tokenizer, options, cells.len(), &origin, sink);
+    for (window, cells) in cells.chunks(WINDOW).enumerate() {
+        let (vectors, places) = capture(model, &mut engine, &sources, cells)?;
+        let jobs = options.jobs(window * WINDOW, &places);
+        if engine.run(&vectors, &jobs, &mut delivery)?.is_break() {
+            break;
+        }
+    }
+    delivery.flush()
+}
+
+/// Interprets vectors of the residual stream's width; `sink` gets a row for each vector and injection.
+pub fn interpret_vectors<B: Backend>(
+    model: &Llama<B>,
+    tokenizer: &Tokenizer,
+    vectors: &[Vector],
+    options: &Options,
+    sink: &mut impl Sink,
+) -> Result<()> {
+    let prompt = options.prompt.locate(tokenizer)?;
+    options.check(model)?;
+    let (backend, width) = (model.backend(), model.config().d_model);
+    for (index, vector) in vectors.iter().enumerate() {
+        vector.check(index, width)?;
+    }
+    if vectors.is_empty() {
+        return Ok(());
+    }
+    let setup = options.setup(&prompt, vectors.len(), 0);
+    let mut engine = Engine::new(model, setup)?;
+    let origin = |index: usize| {
+        Ok(Origin {
+            prompt: vectors[index].name.clone(),
+            layer: None,
+            token: vectors[index].index,
+            token_decoded: None,
+        })
+    };
+    let mut delivery = Delivery::new(tokenizer, options, vectors.len(), &origin, sink);
+    for (window, vectors) in vectors.chunks(WINDOW).enumerate() {
+        let values: Vec<f32> = vectors.iter().flat_map(|v| v.values.iter().copied()).collect();
+        let mut rows = backend.rows(vectors.len(), width)?;
+        backend.write_rows(&values, &mut rows)?;
+        let places: Vec<usize> = (0..vectors.len()).collect();
+        let jobs = options.jobs(window * WINDOW, &places);
+        if engine.run(&rows, &jobs, &mut delivery)?.is_break() {
+            break;
+        }
+    }
+    delivery.flush()
+}
+
+impl Options {
+    fn check<B: Backend>(&self, model: &Llama<B>) -> Result<()> {
+        let n_layers = model.config().n_layers;
+        for inject in &self.injections {
+            if inject.layer >= n_layers {
+                return Err(InterpError::InjectLayer {
+                    layer: inject.layer,
+                    n_layers,
+                });
+            }
+            if !inject.strength.is_finite() {
+                return Err(InterpError::Strength {
+                    strength: inject.strength,
+                });
+            }
+        }
+        for (what, number) in [
+            ("the number of injections", self.injections.len()),
+            ("max_new_tokens", self.max_new_tokens),
+            ("the batch size", self.batch_size.unwrap_or(1)),
+        ] {
+            if number == 0 {
+                return Err(InterpError::Zero { what });
+            }
+        }
+        Ok(())
+    }
+
+    fn setup<'a>(&'a self, prompt: &'a LocatedPrompt, cells: usize, longest: usize) -> Setup<'a> {
+        Setup {
+            prompt,
+            injections: &self.injections,
+            decoding: Decoding {
+                max_new_tokens: self.max_new_tokens,
+                eos: self.eos.clone(),
+                sampling: self.sampling,
+            },
+            relevancy: self.relevancy,
+            batch_size: self.batch_size,
+            cells: cells * self.injections.len(),
+            longest_source: longest,
+        }
+    }
+
+    /// The jobs of some cells, whose vectors are at `places`; the first cell's index is `first`.
+    fn jobs(&self, first: usize, places: &[usize]) -> Vec<Job> {
+        let mut index = first * self.injections.len();
+        let mut jobs = Vec::with_capacity(places.len() * self.injections.len());
+        for &vector in places {
+            for injection in 0..self.injections.len() {
+                jobs.push(Job {
+                    index,
+                    vector,
+                    injection,
+                });
+                index += 1;
+            }
+        }
+        jobs
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, prompts: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
+    let encode = |(index, prompt): (usize, &_)| {
+        let text: &str = AsRef::as_ref(prompt);
+        if text.is_empty() {
+            return Err(InterpError::EmptyPrompt { index });
+        }
+        Ok(tokenizer.encode(text)?)
+    };
+    prompts.iter().enumerate().map(encode).collect()
+}
+
+fn check_cells<B: Backend>(
+    model: &Llama<B>,
+    prompts: &[impl AsRef<str>],
+    sources: &[Vec<u32>],
+    cells: &[Cell],
+) -> Result<()> {
+    let n_layers = model.config().n_layers;
+    for cell in cells {
+        let Some(source) = sources.get(cell.prompt) else {
+            return Err(InterpError::PromptRange {
+                prompt: cell.prompt,
+                prompts: prompts.len(),
+            });
+        };
+        if cell.layer > n_layers {
+            return Err(InterpError::LayerRange {
+                layer: cell.layer,
+                n_layers,
+            });
+        }
+        if cell.token >= source.len() {
+            return Err(InterpError::TokenRange {
+                token: cell.token,
+                prompt: prompts[cell.prompt].as_ref().to_owned(),
+                tokens: source.len(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Runs the source prompts as far as the cells need, and keeps the cells' vectors: `[vectors, d_model]`, and for
+/// each cell the row of its vector.
+fn capture<B: Backend>(
+    model: &Llama<B>,
+    engine: &mut Engine<'_, B>,
+    sources: &[Vec<u32>],
+    cells: &[Cell],
+) -> Result<(B::Rows, Vec<usize>)> {
+    let (backend, config) = (model.backend(), model.config());
+    let layers = cells.iter().map(|cell| cell.layer).max().unwrap_or(0);
+    let mut prompts: Vec<usize> = cells.iter().map(|cell| cell.prompt).collect();
+    prompts.sort_unstable();
+    prompts.dedup();
+
+    let mut vectors = backend.rows(cells.len(), config.d_model)?;
+    let mut places: HashMap<Cell, usize> = HashMap::new();
+    while !prompts.is_empty() {
+        let group = take_group(&mut prompts, sources);
+        let slots: HashMap<usize, u32> = group.iter().copied().zip(0..).collect();
+        let longest = group.iter().map(|&p| sources[p].len()).max().unwrap_or(0);
+        let want = |cell: &Cell| {
+            let slot = Slot::Branch(slots[&cell.prompt]);
+            (Site::HiddenStates(cell.layer), slot, cell.token as u32)
+        };
+        let mut named: Vec<Cell> = cells
+            .iter()
+            .copied()
+            .filter(|cell| slots.contains_key(&cell.prompt))
+            .collect();
+        named.sort_unstable();
+        named.dedup();
+        let wants: Vec<_> = named.iter().map(want).collect();
+        let mut probe = Capture::new(backend, &wants, config.d_model)?;
+
+        let layout = KvLayout {
+            kv_heads: config.attn.kv_heads,
+            head_dim: config.attn.head_dim,
+            shared: 0,
+            own: (0..config.n_layers)
+                .map(|layer| if layer < layers { longest } else { 0 })
+                .collect(),
+            slots: group.len(),
+        };
+        let mut cache = KvCache::new(backend, layout)?;
+        let mut rows = Vec::new();
+        for prompt in &group {
+            rows.extend(branch_rows(slots[prompt], 0, &sources[*prompt]));
+        }
+        for rows in rows.chunks(engine.ws.max_rows()) {
+            model.forward(&mut engine.ws, &mut cache, rows, 0..layers, &mut probe)?;
+        }
+        let index = wants
+            .iter()
+            .map(|&want| probe.index(want))
+            .collect::<Result<Vec<_>, _>>()?;
+        let first = backend.len(&vectors);
+        backend.gather(probe.rows(), &index, &mut vectors)?;
+        places.extend(named.into_iter().zip(first..));
+    }
+    let places = cells.iter().map(|cell| places[cell]).collect();
+    Ok((vectors, places))
+}
+
+/// The next prompts that are passed together.
+fn take_group(prompts: &mut Vec<usize>, sources: &[Vec<u32>]) -> Vec<usize> {
+    let mut tokens = 0;
+    let fit = prompts.iter().take_while(|&&prompt| {
+        tokens += sources[prompt].len();
+        tokens <= SOURCE_TOKENS
+    });
+    let count = fit.count().max(1);
+    prompts.drain(..count).collect()
+}
+
+/// Where the vector of a row comes from.
+struct Origin {
+    prompt: String,
+    layer: Option<usize>,
+    token: usize,
+    token_decoded: Option<String>,
+}
+
+/// Turns finished jobs into rows, and hands them out in order.
+struct Delivery<'a, S> {
+    tokenizer: &'a Tokenizer,
+    options: &'a Options,
+    origin: &'a dyn Fn(usize) -> Result<Origin>,
+    sink: &'a mut S,
+    /// Rows that wait for an earlier one.
+    waiting: BTreeMap<usize, Row>,
+    /// The index of the row that is next.
+    next: usize,
+    generated: usize,
+    total: usize,
+    /// Whether the sink has refused a row.
+    refused: bool,
+}
+
+impl<'a, S: Sink> Delivery<'a, S> {
+    fn new(
+        tokenizer: &'a Tokenizer,
+        options: &'a Options,
+        cells: usize,
+        origin: &'a dyn Fn(usize) -> Result<Origin>,
+        sink: &'a mut S,
+    ) -> Self {
+        Self {
+            tokenizer,
+            options,
+            origin,
+            sink,
+            waiting: BTreeMap::new(),
+            next: 0,
+            generated: 0,
+            total: cells * options.injections.len() * options.max_new_tokens,
+            refused: false,
+        }
+    }
+
+    fn row(&self, finished: Finished) -> Result<Row> {
+        let injections = &self.options.injections;
+        let inject = injections[finished.index % injections.len()];
+        let origin = (self.origin)(finished.index / injections.len())?;
+        Ok(Row {
+            prompt: origin.prompt,
+            interpretation: self.tokenizer.decode(&finished.new_ids)?,
+            layer: origin.layer,
+            token: origin.token,
+            token_decoded: origin.token_decoded,
+            relevancy_score: finished.relevancy,
+            pieces: self.tokenizer.pieces(&finished.new_ids)?,
+            new_ids: finished.new_ids,
+            inject_layer: inject.layer,
+            mode: inject.mode,
+            strength: inject.strength,
+            model: self.options.model_name.clone(),
+        })
+    }
+
+    fn hand_out(&mut self, row: Row) -> ControlFlow<()> {
+        let flow = self.sink.row(row);
+        self.refused |= flow.is_break();
+        flow
+    }
+
+    /// Hands out what is left when a sweep ended early: rows that are finished, in order, with gaps.
+    fn flush(mut self) -> Result<()> {
+        while let Some((_, row)) = self.waiting.pop_first() {
+            if self.refused || self.hand_out(row).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: Sink> Listener for Delivery<'_, S> {
+    fn finished(&mut self, finished: Finished) -> Result<ControlFlow<()>> {
+        // A text that ended early leaves less to generate.
+        self.total -= self.options.max_new_tokens - finished.new_ids.len();
+        let index = finished.index;
+        let row = self.row(finished)?;
+        self.waiting.insert(index, row);
+        while let Some(row) = self.waiting.remove(&self.next) {
+            self.next += 1;
+            if self.hand_out(row).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn generated(&mut self, tokens: usize) -> ControlFlow<()> {
+        self.generated += tokens;
+        self.sink.progress(self.generated, self.total)
+    }
+}
