@@ -89,7 +89,6 @@ impl<'a, B: Backend> Engine<'a, B> {
         let m = setup.prompt.ids.len();
         let own = m - setup.first_placeholder();
         let positions = m + setup.decoding.max_new_tokens;
-        model.check_context(positions)?;
 
         let mut layout = setup.layout(model);
         layout.slots = match setup.batch_size {
@@ -185,7 +184,11 @@ impl<'a, B: Backend> Engine<'a, B> {
         let own = self.setup.prompt.ids.len() - self.setup.first_placeholder();
         let cells_a_pass = (self.ws.max_rows() / own).max(1);
         for (at, inject) in self.setup.injections.iter().enumerate() {
-            let jobs: Vec<Job> = jobs.iter().copied().filter(|job| job.injection == at).collect();
+            let jobs: Vec<Job> = jobs
+                .iter()
+                .copied()
+                .filter(|job| job.injection == at)
+                .collect();
             for jobs in jobs.chunks(cells_a_pass) {
                 let done = self.pass_prompts(vectors, jobs, *inject)?;
                 let stop = listener.generated(jobs.len());
@@ -258,7 +261,11 @@ impl<'a, B: Backend> Engine<'a, B> {
             // The first token is scored from the clean prompt, the last one predicts nothing.
             let first = scoring.without.len() - 1;
             let end = (ids.len() - 1).min(first + room);
-            extra.extend(branch_rows(scoring.sequence.slot, m + first, &ids[first..end]));
+            extra.extend(branch_rows(
+                scoring.sequence.slot,
+                m + first,
+                &ids[first..end],
+            ));
             targets.extend_from_slice(&ids[first + 1..=end]);
             counts.push(end - first);
             room -= end - first;
@@ -381,7 +388,9 @@ impl From<Scoring> for Finished {
         let pairs = with.zip(&scoring.without);
         Self {
             index: scoring.sequence.id as usize,
-            relevancy: pairs.map(|(with, without)| (with.exp() - without.exp()).abs()).collect(),
+            relevancy: pairs
+                .map(|(with, without)| (with.exp() - without.exp()).abs())
+                .collect(),
             new_ids: scoring.sequence.new_ids,
         }
     }

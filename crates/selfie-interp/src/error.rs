@@ -29,7 +29,9 @@ pub enum InterpError {
         source: serde_json::Error,
     },
     /// A part of an interpretation prompt that is neither text nor placeholder.
-    #[error("part {index} of the interpretation prompt is {found}; expected a string, or 0 for a placeholder")]
+    #[error(
+        "part {index} of the interpretation prompt is {found}; expected a string, or 0 for a placeholder"
+    )]
     PromptPart {
         /// Its index in the list.
         index: usize,
@@ -37,10 +39,14 @@ pub enum InterpError {
         found: String,
     },
     /// An interpretation prompt without a place for the embedding.
-    #[error("the interpretation prompt has no placeholder: put a 0 where the embedding is to be written")]
+    #[error(
+        "the interpretation prompt has no placeholder: put a 0 where the embedding is to be written"
+    )]
     NoPlaceholder,
     /// A placeholder that the tokenizer merges into what stands before it.
-    #[error("placeholder {index} of the interpretation prompt adds no token of its own; put text before it")]
+    #[error(
+        "placeholder {index} of the interpretation prompt adds no token of its own; put text before it"
+    )]
     PlaceholderWithoutToken {
         /// The index of the part.
         index: usize,

@@ -14,7 +14,7 @@
 //! let model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
 //! let tokenizer = Tokenizer::open(dir)?;
 //! let cells = [1, 2, 3].map(|layer| Cell { prompt: 0, layer, token: 3 });
-//! let options = Options { max_new_tokens: 8, ..Options::new(&model)? };
+//! let options = Options { max_new_tokens: 8, ..Options::new(model.config())? };
 //! let prompts = ["a type of drink"];
 //! interpret(&model, &tokenizer, &prompts, &cells, &options, &mut |row: Row| {
 //!     println!("layer {:?}: {}", row.layer, row.interpretation);
@@ -38,5 +38,5 @@ mod vectors;
 pub use error::{InterpError, Result};
 pub use prompt::{InterpretationPrompt, LocatedPrompt, PromptPart};
 pub use row::Row;
-pub use sweep::{Cell, InjectAt, Options, Sink, interpret, interpret_vectors};
+pub use sweep::{Cell, InjectAt, Options, Sink, check, interpret, interpret_vectors};
 pub use vectors::Vector;

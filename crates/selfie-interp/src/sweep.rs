@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use selfie_kernels::{Backend, InjectMode, KvLayout, Slot};
 use selfie_llama::{
-    Capture, Decoding, KvCache, Llama, Sampling, Site, Tokenizer, branch_rows,
+    Capture, Decoding, KvCache, Llama, LlamaConfig, Sampling, Site, Tokenizer, branch_rows,
 };
 
 use crate::engine::{Engine, Finished, Job, Listener, Setup};
@@ -62,7 +62,7 @@ pub struct Options {
 
 impl Options {
     /// The defaults of SelfIE for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy.
-    pub fn new<B: Backend>(model: &Llama<B>) -> Result<Self> {
+    pub fn new(config: &LlamaConfig) -> Result<Self> {
         Ok(Self {
             prompt: InterpretationPrompt::template("summarize")?,
             injections: vec![InjectAt {
@@ -71,7 +71,7 @@ impl Options {
                 strength: 1.0,
             }],
             max_new_tokens: 30,
-            eos: model.config().eos.clone(),
+            eos: config.eos.clone(),
             sampling: None,
             relevancy: true,
             batch_size: None,
@@ -107,15 +107,13 @@ pub fn interpret<B: Backend>(
     options: &Options,
     sink: &mut impl Sink,
 ) -> Result<()> {
-    let prompt = options.prompt.locate(tokenizer)?;
-    options.check(model)?;
+    let prompt = options.locate(model.config(), tokenizer)?;
     let sources = encode(tokenizer, prompts)?;
-    check_cells(model, prompts, &sources, cells)?;
+    check_cells(model.config(), prompts, &sources, cells)?;
     if cells.is_empty() {
         return Ok(());
     }
     let longest = sources.iter().map(Vec::len).max().unwrap_or(0);
-    model.check_context(longest)?;
     let setup = options.setup(&prompt, cells.len(), longest);
     let mut engine = Engine::new(model, setup)?;
     let origin = |index: usize| {
@@ -148,8 +146,7 @@ pub fn interpret_vectors<B: Backend>(
     options: &Options,
     sink: &mut impl Sink,
 ) -> Result<()> {
-    let prompt = options.prompt.locate(tokenizer)?;
-    options.check(model)?;
+    let prompt = options.locate(model.config(), tokenizer)?;
     let (backend, width) = (model.backend(), model.config().d_model);
     for (index, vector) in vectors.iter().enumerate() {
         vector.check(index, width)?;
@@ -169,7 +166,10 @@ pub fn interpret_vectors<B: Backend>(
     };
     let mut delivery = Delivery::new(tokenizer, options, vectors.len(), &origin, sink);
     for (window, vectors) in vectors.chunks(WINDOW).enumerate() {
-        let values: Vec<f32> = vectors.iter().flat_map(|v| v.values.iter().copied()).collect();
+        let values: Vec<f32> = vectors
+            .iter()
+            .flat_map(|v| v.values.iter().copied())
+            .collect();
         let mut rows = backend.rows(vectors.len(), width)?;
         backend.write_rows(&values, &mut rows)?;
         let places: Vec<usize> = (0..vectors.len()).collect();
@@ -181,9 +181,29 @@ pub fn interpret_vectors<B: Backend>(
     delivery.flush()
 }
 
+/// Finds every error of an [`interpret`] call that can be found without the weights.
+pub fn check(
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    prompts: &[impl AsRef<str>],
+    cells: &[Cell],
+    options: &Options,
+) -> Result<()> {
+    options.locate(config, tokenizer)?;
+    check_cells(config, prompts, &encode(tokenizer, prompts)?, cells)
+}
+
 impl Options {
-    fn check<B: Backend>(&self, model: &Llama<B>) -> Result<()> {
-        let n_layers = model.config().n_layers;
+    /// The prompt in ids, after a check of all options.
+    fn locate(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<LocatedPrompt> {
+        self.check(config)?;
+        let prompt = self.prompt.locate(tokenizer)?;
+        config.check_context(prompt.ids.len() + self.max_new_tokens)?;
+        Ok(prompt)
+    }
+
+    fn check(&self, config: &LlamaConfig) -> Result<()> {
+        let n_layers = config.n_layers;
         for inject in &self.injections {
             if inject.layer >= n_layers {
                 return Err(InterpError::InjectLayer {
@@ -196,6 +216,9 @@ impl Options {
                     strength: inject.strength,
                 });
             }
+        }
+        if let Some(sampling) = &self.sampling {
+            sampling.check()?;
         }
         for (what, number) in [
             ("the number of injections", self.injections.len()),
@@ -254,13 +277,16 @@ fn encode(tokenizer: &Tokenizer, prompts: &[impl AsRef<str>]) -> Result<Vec<Vec<
     prompts.iter().enumerate().map(encode).collect()
 }
 
-fn check_cells<B: Backend>(
-    model: &Llama<B>,
+fn check_cells(
+    config: &LlamaConfig,
     prompts: &[impl AsRef<str>],
     sources: &[Vec<u32>],
     cells: &[Cell],
 ) -> Result<()> {
-    let n_layers = model.config().n_layers;
+    let n_layers = config.n_layers;
+    for source in sources {
+        config.check_context(source.len())?;
+    }
     for cell in cells {
         let Some(source) = sources.get(cell.prompt) else {
             return Err(InterpError::PromptRange {

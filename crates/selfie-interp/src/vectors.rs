@@ -51,10 +51,12 @@ impl Vector {
                 shape: shape.to_vec(),
                 width: d_model,
             };
-            let view = file.tensor(&name).map_err(|source| InterpError::VectorFile {
-                path: path.to_owned(),
-                source,
-            })?;
+            let view = file
+                .tensor(&name)
+                .map_err(|source| InterpError::VectorFile {
+                    path: path.to_owned(),
+                    source,
+                })?;
             let values = values(&view)
                 .filter(|_| view.shape().last() == Some(&d_model))
                 .ok_or_else(|| refuse(view.dtype(), view.shape()))?;

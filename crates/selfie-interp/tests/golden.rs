@@ -25,12 +25,16 @@ fn interpretations_agree_with_python() {
                 prompt,
                 injections: vec![InjectAt {
                     layer: case["k"].as_u64().unwrap() as usize,
-                    mode: if addition { InjectMode::Add } else { InjectMode::Replace },
+                    mode: if addition {
+                        InjectMode::Add
+                    } else {
+                        InjectMode::Replace
+                    },
                     strength: case["strength"].as_f64().unwrap_or(1.0) as f32,
                 }],
                 max_new_tokens: case["max_new_tokens"].as_u64().unwrap() as usize,
                 eos: vec![],
-                ..Options::new(&model).unwrap()
+                ..Options::new(model.config()).unwrap()
             };
             let cells: Vec<Cell> = case["tokens_to_interpret"]
                 .as_array()
@@ -49,16 +53,31 @@ fn interpretations_agree_with_python() {
             for (row, want) in rows.iter().zip(want) {
                 let at = format!("{name}: {want}");
                 assert_eq!(row.prompt, source, "{at}");
-                assert_eq!(row.layer, want["layer"].as_u64().map(|l| l as usize), "{at}");
+                assert_eq!(
+                    row.layer,
+                    want["layer"].as_u64().map(|l| l as usize),
+                    "{at}"
+                );
                 assert_eq!(row.token as u64, want["token"].as_u64().unwrap(), "{at}");
-                assert_eq!(row.token_decoded.as_deref(), want["token_decoded"].as_str(), "{at}");
+                assert_eq!(
+                    row.token_decoded.as_deref(),
+                    want["token_decoded"].as_str(),
+                    "{at}"
+                );
                 assert_eq!(row.new_ids, ids(&want["new_ids"]), "{at}");
-                assert_eq!(row.interpretation, want["interpretation"].as_str().unwrap(), "{at}");
+                assert_eq!(
+                    row.interpretation,
+                    want["interpretation"].as_str().unwrap(),
+                    "{at}"
+                );
                 assert_eq!(row.pieces.len(), row.new_ids.len(), "{at}");
                 let relevancy = floats(&want["relevancy_score"]);
                 assert_eq!(row.relevancy_score.len(), relevancy.len(), "{at}");
                 for (got, want) in row.relevancy_score.iter().zip(&relevancy) {
-                    assert!((got - want).abs() <= 1e-4, "{at}: relevancy {got}, expected {want}");
+                    assert!(
+                        (got - want).abs() <= 1e-4,
+                        "{at}: relevancy {got}, expected {want}"
+                    );
                 }
             }
         }

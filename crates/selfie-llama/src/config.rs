@@ -121,6 +121,17 @@ impl LlamaConfig {
         })
     }
 
+    /// An error when a sequence of `positions` tokens is longer than the model was made for.
+    pub fn check_context(&self, positions: usize) -> Result<()> {
+        if positions <= self.max_positions {
+            return Ok(());
+        }
+        Err(LlamaError::ContextLength {
+            positions,
+            max: self.max_positions,
+        })
+    }
+
     /// The number of parameters; a head tied to the embedding table counts once.
     pub fn n_parameters(&self) -> u64 {
         let bias = |has: bool, width: usize| if has { width } else { 0 };

@@ -193,7 +193,7 @@ pub fn generate<B: Backend>(
         return Err(LlamaError::EmptyPrompt);
     }
     let positions = prompt.len() + decoding.max_new_tokens;
-    model.check_context(positions)?;
+    model.config().check_context(positions)?;
     let config = model.config();
     let layout = KvLayout {
         kv_heads: config.attn.kv_heads,

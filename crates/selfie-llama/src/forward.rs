@@ -34,7 +34,7 @@ impl<B: Backend> Workspace<B> {
     /// Buffers for passes of up to `max_rows` rows at positions below `max_positions`.
     pub fn new(model: &Llama<B>, max_rows: usize, max_positions: usize) -> Result<Self> {
         let (config, backend) = (&model.config, &model.backend);
-        model.check_context(max_positions)?;
+        config.check_context(max_positions)?;
         let max_rows = max_rows.max(1);
         let attn = &config.attn;
         let table = config.rope.table(attn.head_dim, max_positions);
@@ -73,15 +73,6 @@ impl<B: Backend> Workspace<B> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// An error when a sequence of `positions` tokens is longer than the model was made for.
-    pub fn check_context(&self, positions: usize) -> Result<()> {
-        let max = self.config.max_positions;
-        if positions <= max {
-            return Ok(());
-        }
-        Err(LlamaError::ContextLength { positions, max })
-    }
-
     /// Runs `rows` through `layers` and leaves the residual stream at the input of layer `layers.end` in the
     /// workspace.
     ///

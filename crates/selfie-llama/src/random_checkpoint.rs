@@ -20,10 +20,10 @@ use crate::{LlamaConfig, LlamaError, Result};
 /// A weight matrix `[out, in]` is normal with standard deviation `in^-0.5`, the embedding table with 1,
 /// biases with 0.5, so that activations keep their size and a forgotten bias shows.
 ///
-/// Value `i` of a tensor depends only on the seed, the tensor's name and `i`. It is the sum of eight
-/// uniform 16-bit integers, which are the words of two SplitMix64 outputs (Steele, Lea and Flood, "Fast
-/// splittable pseudorandom number generators", 2014), centred and scaled: close to a normal up to 4.8
-/// standard deviations, where it ends, and the same on every machine.
+/// Value `i` of a tensor depends only on the seed, the tensor's name and `i`: the sum of eight uniform
+/// 16-bit integers, the words of two SplitMix64 outputs (Steele, Lea and Flood, "Fast splittable
+/// pseudorandom number generators", 2014), centred and scaled in f32, then rounded to `dtype`. That is the
+/// same on every machine, and close to a normal whose tails end at 4.9 standard deviations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomCheckpoint {
     /// Width of the residual stream.

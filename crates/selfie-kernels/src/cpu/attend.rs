@@ -27,7 +27,12 @@ pub(super) fn attend(
     check_shape(OP, "width of qkv", shape.qkv_dim(), qkv.width())?;
     check_shape(OP, "rows of qkv", batch.rows.len(), qkv.len())?;
     check_shape(OP, "heads of the cache", kv.layout.kv_heads, shape.kv_heads)?;
-    check_shape(OP, "head_dim of the cache", kv.layout.head_dim, shape.head_dim)?;
+    check_shape(
+        OP,
+        "head_dim of the cache",
+        kv.layout.head_dim,
+        shape.head_dim,
+    )?;
     let grouped = shape.heads / shape.kv_heads.max(1) * shape.kv_heads;
     check_shape(OP, "query heads", grouped, shape.heads)?;
     for row in &batch.rows {
@@ -74,7 +79,9 @@ impl Rows<'_> {
             .for_each(|(i, (out, row))| {
                 let q = &self.qkv.row(i)[..self.shape.q_dim()];
                 let out = &mut out[..self.shape.q_dim()];
-                let groups = q.chunks_exact(group * dim).zip(out.chunks_exact_mut(group * dim));
+                let groups = q
+                    .chunks_exact(group * dim)
+                    .zip(out.chunks_exact_mut(group * dim));
                 let room = row.position as usize + 1 + 2 * LANES;
                 self.scratch.with(room, |scores| {
                     for (head, (q, out)) in groups.enumerate() {
@@ -114,7 +121,13 @@ impl<T: Operand> Loop for Head<'_, T> {
             for first in (0..segment.len).step_by(2 * LANES) {
                 // The last chunk runs into the padding; what it leaves there is overwritten or never read.
                 if first + LANES < segment.capacity {
-                    score::<S, { 2 * LANES }>(s, self.q, segment, first, &mut self.scores[n + first..]);
+                    score::<S, { 2 * LANES }>(
+                        s,
+                        self.q,
+                        segment,
+                        first,
+                        &mut self.scores[n + first..],
+                    );
                 } else {
                     score::<S, LANES>(s, self.q, segment, first, &mut self.scores[n + first..]);
                 }
@@ -131,10 +144,26 @@ impl<T: Operand> Loop for Head<'_, T> {
         while column < self.out.len() {
             let out = &mut self.out[column..];
             if self.value_width - column >= 2 * LANES {
-                mix::<S, T, { 2 * LANES }>(s, self.segments, scores, self.value_width, column, norm, out);
+                mix::<S, T, { 2 * LANES }>(
+                    s,
+                    self.segments,
+                    scores,
+                    self.value_width,
+                    column,
+                    norm,
+                    out,
+                );
                 column += 2 * LANES;
             } else {
-                mix::<S, T, LANES>(s, self.segments, scores, self.value_width, column, norm, out);
+                mix::<S, T, LANES>(
+                    s,
+                    self.segments,
+                    scores,
+                    self.value_width,
+                    column,
+                    norm,
+                    out,
+                );
                 column += LANES;
             }
         }

@@ -38,10 +38,13 @@ impl CpuKv {
     pub(super) fn bytes(layout: &KvLayout) -> u64 {
         let head = (layout.head_dim + value_width(layout)) as u64;
         let position = layout.kv_heads as u64 * head * size_of::<f32>() as u64;
-        let positions = |own: usize| {
-            padded(layout.shared) as u64 + layout.slots as u64 * padded(own) as u64
-        };
-        layout.own.iter().map(|&own| positions(own) * position).sum()
+        let positions =
+            |own: usize| padded(layout.shared) as u64 + layout.slots as u64 * padded(own) as u64;
+        layout
+            .own
+            .iter()
+            .map(|&own| positions(own) * position)
+            .sum()
     }
 
     pub(super) fn new(layout: &KvLayout) -> Self {
@@ -65,7 +68,12 @@ impl CpuKv {
 
     pub(super) fn share(&mut self, slot: usize, shared: &[usize]) -> Result<()> {
         check_index("kv_share", "slot", slot, self.layout.slots)?;
-        check_shape("kv_share", "number of layers", self.layout.own.len(), shared.len())?;
+        check_shape(
+            "kv_share",
+            "number of layers",
+            self.layout.own.len(),
+            shared.len(),
+        )?;
         for &n in shared {
             check_index("kv_share", "position", n, self.layout.shared + 1)?;
         }

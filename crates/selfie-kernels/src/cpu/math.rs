@@ -15,7 +15,15 @@ pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
     let r = s.mul_add(n, -LN2_LOW, s.mul_add(n, -LN2_HIGH, clamped));
     // Taylor to the 7th power: |r| <= ln 2 / 2 leaves 5e-9.
     let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for c in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         p = s.mul_add(p, r, c);
     }
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));

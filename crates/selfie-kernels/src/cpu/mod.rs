@@ -190,13 +190,7 @@ impl Backend for Cpu {
         self.pool.install(|| embed::embed(table, batch, out))
     }
 
-    fn rms_norm(
-        &self,
-        x: &CpuRows,
-        weight: &CpuVector,
-        eps: f32,
-        out: &mut CpuActs,
-    ) -> Result<()> {
+    fn rms_norm(&self, x: &CpuRows, weight: &CpuVector, eps: f32, out: &mut CpuActs) -> Result<()> {
         self.pool
             .install(|| norm::rms_norm(self.isa, x, &weight.0, eps, out))
     }
@@ -234,7 +228,12 @@ impl Backend for Cpu {
         bias: Option<&CpuVector>,
         residual: &mut CpuRows,
     ) -> Result<()> {
-        crate::error::check_shape("linear_add", "width of the residual", w.rows(), residual.width())?;
+        crate::error::check_shape(
+            "linear_add",
+            "width of the residual",
+            w.rows(),
+            residual.width(),
+        )?;
         let bias = bias.map(|b| &b.0[..]);
         let target = Target::Add(residual.values_mut());
         self.pool
@@ -269,8 +268,7 @@ impl Backend for Cpu {
     }
 
     fn swiglu(&self, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
-        self.pool
-            .install(|| swiglu::swiglu(self.isa, gate_up, out))
+        self.pool.install(|| swiglu::swiglu(self.isa, gate_up, out))
     }
 
     fn gather(&self, src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Result<()> {
@@ -287,12 +285,7 @@ impl Backend for Cpu {
         probe_ops::scatter(src, index, dst, at)
     }
 
-    fn inject(
-        &self,
-        vectors: &CpuRows,
-        writes: &[Injection],
-        rows: &mut CpuRows,
-    ) -> Result<usize> {
+    fn inject(&self, vectors: &CpuRows, writes: &[Injection], rows: &mut CpuRows) -> Result<usize> {
         probe_ops::inject(vectors, writes, rows)
     }
 

@@ -175,7 +175,11 @@ fn pack_from<S: Element>(
     if bytes.len() != rows.len() * columns * size_of::<S>() {
         return Err(KernelError::Read(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            format!("{} rows of a weight came as {} bytes", rows.len(), bytes.len()),
+            format!(
+                "{} rows of a weight came as {} bytes",
+                rows.len(),
+                bytes.len()
+            ),
         )));
     }
     match target.dtype {

@@ -59,8 +59,9 @@ impl FromStr for CpuPath {
 /// The instruction set of `forced`, or of the best path there is.
 pub(super) fn choose(forced: Option<CpuPath>) -> Result<Isa> {
     match forced {
-        Some(path) => Isa::new(path)
-            .ok_or_else(|| refuse(path.name(), "this CPU lacks its instructions")),
+        Some(path) => {
+            Isa::new(path).ok_or_else(|| refuse(path.name(), "this CPU lacks its instructions"))
+        }
         None => Ok(CpuPath::ALL
             .into_iter()
             .find_map(Isa::new)

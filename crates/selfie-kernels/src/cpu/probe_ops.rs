@@ -33,12 +33,13 @@ pub(super) fn scatter(
     Ok(())
 }
 
-pub(super) fn inject(
-    vectors: &CpuRows,
-    writes: &[Injection],
-    rows: &mut CpuRows,
-) -> Result<usize> {
-    check_shape("inject", "width of the vectors", rows.width(), vectors.width())?;
+pub(super) fn inject(vectors: &CpuRows, writes: &[Injection], rows: &mut CpuRows) -> Result<usize> {
+    check_shape(
+        "inject",
+        "width of the vectors",
+        rows.width(),
+        vectors.width(),
+    )?;
     for write in writes {
         check_index("inject", "row", write.row, rows.len())?;
         check_index("inject", "vector", write.vector, vectors.len())?;

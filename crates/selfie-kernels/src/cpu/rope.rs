@@ -21,10 +21,20 @@ pub(super) fn rope_append(
     check_shape(OP, "rows of qkv", batch.rows.len(), qkv.len())?;
     check_shape(OP, "width of the rope table", shape.head_dim, rope.width())?;
     check_shape(OP, "heads of the cache", kv.layout.kv_heads, shape.kv_heads)?;
-    check_shape(OP, "head_dim of the cache", kv.layout.head_dim, shape.head_dim)?;
+    check_shape(
+        OP,
+        "head_dim of the cache",
+        kv.layout.head_dim,
+        shape.head_dim,
+    )?;
     for row in &batch.rows {
         kv.check(OP, layer, row)?;
-        check_index(OP, "position in the rope table", row.position as usize, rope.len())?;
+        check_index(
+            OP,
+            "position in the rope table",
+            row.position as usize,
+            rope.len(),
+        )?;
     }
     let rotated = shape.q_dim() + shape.kv_dim();
     qkv.values_mut()

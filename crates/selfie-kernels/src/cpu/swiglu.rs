@@ -10,7 +10,12 @@ use crate::Result;
 use crate::error::check_shape;
 
 pub(super) fn swiglu(isa: Isa, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
-    check_shape("swiglu", "width of gate_up", gate_up.width() / 2 * 2, gate_up.width())?;
+    check_shape(
+        "swiglu",
+        "width of gate_up",
+        gate_up.width() / 2 * 2,
+        gate_up.width(),
+    )?;
     out.set_len("swiglu", gate_up.len(), gate_up.width() / 2)?;
     let stride = out.stride;
     match &mut out.values {

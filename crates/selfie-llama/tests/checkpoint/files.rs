@@ -1,0 +1,225 @@
+//! Which files of a folder are read.
+
+use std::fs;
+
+use selfie_llama::{Checkpoint, LlamaError};
+
+use crate::{INDEX, SINGLE, folder, message, open, refusal, vector_file};
+
+#[test]
+fn any_single_name() {
+    let files: [(&str, &[u8]); 3] = [
+        ("other.safetensors", &vector_file(&[1.0])),
+        ("pytorch_model.bin", b""),
+        ("config.json", b"{}"),
+    ];
+    let checkpoint = open(&files);
+    let info = checkpoint.find("a").unwrap();
+    assert_eq!((info.dtype, info.shape, info.bytes), ("F32", &[1][..], 4));
+    assert!(info.file.ends_with("other.safetensors"));
+    assert_eq!(checkpoint.find("b"), None);
+}
+
+/// As transformers does.
+#[test]
+fn single_file_goes_before_index() {
+    let checkpoint = open(&[
+        (INDEX, br#"{"weight_map":{"a":"part.safetensors"}}"#),
+        ("part.safetensors", &vector_file(&[1.0])),
+        (SINGLE, &vector_file(&[2.0])),
+    ]);
+    let tensor = checkpoint.tensor("a", &[1]).unwrap();
+    assert_eq!(tensor.vector().unwrap(), [2.0]);
+}
+
+#[test]
+fn index_chooses_the_tensors() {
+    let checkpoint = open(&[
+        (INDEX, br#"{"weight_map":{"a":"sub/one.safetensors"}}"#),
+        ("sub/one.safetensors", &vector_file(&[1.0])),
+        ("two.safetensors", &vector_file(&[2.0])),
+    ]);
+    assert_eq!(checkpoint.tensors().count(), 1);
+    let tensor = checkpoint.tensor("a", &[1]).unwrap();
+    assert_eq!(tensor.vector().unwrap(), [1.0]);
+}
+
+#[test]
+fn no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(&dir.path().join("nowhere")).unwrap_err();
+    assert!(matches!(error, LlamaError::NoFolder { .. }));
+    assert_eq!(
+        message(&error, dir.path()),
+        "there is no folder DIR/nowhere; give one that holds config.json, *.safetensors and \
+         tokenizer.json"
+    );
+}
+
+#[test]
+fn not_a_folder() {
+    let dir = folder(&[(SINGLE, &vector_file(&[1.0]))]);
+    let error = Checkpoint::open(&dir.path().join(SINGLE)).unwrap_err();
+    assert!(matches!(error, LlamaError::NotAFolder { .. }));
+    assert_eq!(
+        message(&error, dir.path()),
+        "DIR/model.safetensors is not a folder; give the folder that holds the model's files"
+    );
+}
+
+#[test]
+fn no_weights() {
+    let (error, message) = refusal(&[("config.json", b"{}"), ("tokenizer.model", b"")]);
+    assert!(matches!(error, LlamaError::NoWeights { .. }));
+    assert_eq!(
+        message,
+        "DIR holds no weights: neither model.safetensors.index.json nor a *.safetensors file; \
+         download them into it"
+    );
+}
+
+#[test]
+fn other_formats() {
+    let cases = [
+        (
+            "pytorch_model-00001-of-00002.bin",
+            "load the folder in Python with transformers and write it again: \
+             AutoModelForCausalLM.from_pretrained(dir).save_pretrained(new_dir, \
+             safe_serialization=True)",
+        ),
+        (
+            "consolidated.00.pth",
+            "Meta's original files are not supported: download the Hugging Face version of the \
+             model, with config.json and *.safetensors",
+        ),
+        (
+            "model.Q4_K_M.gguf",
+            "GGUF is not supported: download the safetensors files of the model",
+        ),
+    ];
+    for (name, advice) in cases {
+        let (error, message) = refusal(&[("config.json", b"{}"), (name, b"x")]);
+        assert!(matches!(error, LlamaError::WeightFormat { .. }));
+        let expected = format!("DIR/{name} is not a safetensors file; {advice}");
+        assert_eq!(message, expected);
+        // Of two formats, the one that can be converted.
+        let (_, message) = refusal(&[(name, b"x"), ("zzz.bin", b"x")]);
+        assert!(message.contains("save_pretrained"), "{message}");
+    }
+}
+
+#[test]
+fn several_files_without_index() {
+    let file = vector_file(&[1.0]);
+    let (error, message) = refusal(&[("a.safetensors", &file), ("b.safetensors", &file)]);
+    assert!(matches!(
+        error,
+        LlamaError::ManyWeightFiles { count: 2, .. }
+    ));
+    assert_eq!(
+        message,
+        "DIR holds 2 *.safetensors files but no model.safetensors.index.json that says which tensor \
+         is where; download it too"
+    );
+}
+
+#[test]
+fn broken_index() {
+    for (json, reason) in [
+        (
+            r#"{"weight_map":{"a":"#,
+            "EOF while parsing a value at line 1 column 19",
+        ),
+        (
+            r#"{"metadata":{}}"#,
+            "missing field `weight_map` at line 1 column 15",
+        ),
+        (
+            r#"{"weight_map":{"a":7}}"#,
+            "invalid type: integer `7`, expected a string at line 1 column 20",
+        ),
+    ] {
+        let (error, message) = refusal(&[(INDEX, json.as_bytes())]);
+        assert!(matches!(error, LlamaError::Index { .. }));
+        let expected = format!(
+            "DIR/model.safetensors.index.json is not an index of shards: {reason}; download it again"
+        );
+        assert_eq!(message, expected);
+    }
+}
+
+#[test]
+fn missing_shard() {
+    let json = br#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
+    let (error, message) = refusal(&[(INDEX, json), ("one.safetensors", &vector_file(&[1.0]))]);
+    assert!(matches!(error, LlamaError::MissingShard { .. }));
+    assert_eq!(
+        message,
+        "DIR/model.safetensors.index.json names the shard two.safetensors, which is not in its \
+         folder; download that file too"
+    );
+}
+
+#[test]
+fn index_that_leads_elsewhere() {
+    let dir = folder(&[
+        ("outside.safetensors", &vector_file(&[1.0])),
+        ("model/inside.safetensors", &vector_file(&[1.0])),
+    ]);
+    let model = dir.path().join("model");
+    let absolute = dir.path().join("outside.safetensors");
+    for shard in [
+        "../outside.safetensors",
+        "sub/../../outside.safetensors",
+        "./inside.safetensors",
+        "",
+        absolute.to_str().unwrap(),
+    ] {
+        let index = serde_json::json!({ "weight_map": { "a": shard } });
+        fs::write(model.join(INDEX), index.to_string()).unwrap();
+        let error = Checkpoint::open(&model).unwrap_err();
+        assert!(
+            matches!(&error, LlamaError::ShardPath { shard: found, .. } if found == shard),
+            "{shard}: {error}"
+        );
+        let expected = format!(
+            "{}/model.safetensors.index.json names the shard \"{shard}\", which does not lie inside \
+             its folder; download the index again",
+            model.display()
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn index_promises_too_much() {
+    let json = br#"{"weight_map":{"a":"one.safetensors","b":"one.safetensors"}}"#;
+    let (error, message) = refusal(&[(INDEX, json), ("one.safetensors", &vector_file(&[1.0]))]);
+    assert!(matches!(error, LlamaError::NotInShard { .. }));
+    assert_eq!(
+        message,
+        "DIR/model.safetensors.index.json says that one.safetensors holds the tensor b, but it does \
+         not; download both files again"
+    );
+}
+
+/// A shard of an index is checked like a single file.
+#[test]
+fn broken_shard() {
+    let mut cut = vector_file(&[1.0]);
+    cut.pop();
+    let json = br#"{"weight_map":{"a":"one.safetensors"}}"#;
+    let (error, message) = refusal(&[(INDEX, json), ("one.safetensors", &cut)]);
+    assert!(matches!(error, LlamaError::Truncated { .. }));
+    assert!(message.contains("DIR/one.safetensors"), "{message}");
+}
+
+#[test]
+fn weights_that_are_a_folder() {
+    let (error, message) = refusal(&[("model.safetensors/x", b"")]);
+    assert!(matches!(error, LlamaError::Read { .. }));
+    assert!(
+        message.starts_with("cannot read DIR/model.safetensors: "),
+        "{message}"
+    );
+}
