@@ -1,1 +1,72 @@
-fn main() {}
+//! The `selfie` program.
+#![forbid(unsafe_code)]
+
+mod args;
+mod cells;
+mod error;
+mod generate;
+mod info;
+mod interpret;
+mod open;
+mod output;
+mod trace;
+
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    // A panic is a bug: one line, and no backtrace on the user's terminal.
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(|| match cli.command {
+        Command::Info(args) => info::info(&args),
+        Command::Tokens(args) => info::tokens(&args),
+        Command::Generate(args) => generate::generate(&args),
+        Command::Trace(args) => trace::trace(&args),
+        Command::Interpret(args) => interpret::interpret(&args),
+        Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
+    });
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+        Err(panic) => {
+            let what = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            eprintln!("error: internal error, please report it: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help in full; an error in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let _ = error.print();
+        return ExitCode::from(error.exit_code() as u8);
+    }
+    let text = error.to_string();
+    let message = text.split("\n\n").next().unwrap_or(&text);
+    let line: Vec<&str> = message.split_whitespace().collect();
+    eprintln!("{} (see --help)", line.join(" "));
+    ExitCode::from(2)
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use selfie_kernels::{AttnShape, DType};
 
+use crate::checkpoint::check_folder;
 use crate::json::{Fields, parse_object};
 use crate::{LlamaError, Result, Rope, RopeScaling};
 
@@ -70,6 +71,7 @@ pub struct LlamaConfig {
 impl LlamaConfig {
     /// Reads `dir/config.json`.
     pub fn open(dir: &Path) -> Result<Self> {
+        check_folder(dir)?;
         let path = dir.join("config.json");
         match fs::read_to_string(&path) {
             Ok(json) => Self::parse(&json, &path),

@@ -254,21 +254,25 @@ fn naive(sampling: &Sampling, logits: &[f32], chance: f64) -> usize {
 fn large_vocabularies_agree_with_a_full_sort() {
     let mut compared = 0;
     for seed in 0..400 {
-        let random = Sampling { seed, ..ALL };
-        // 16 bits of the draw, by a vocabulary of equal tokens; what the others decide is skipped.
-        let bits = |sequence, step| random.pick(&[0.0; 65536], sequence, step).token;
-        let vocabulary = 1 + bits(1, 0) as usize % 700;
+        let mut state = seed;
+        let mut below = |bound: u64| {
+            // Knuth's MMIX generator.
+            state = state.wrapping_mul(6_364_136_223_846_793_005);
+            state = state.wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let vocabulary = 1 + below(700);
         // In steps of 1/8, so that many are equal.
-        let logits: Vec<f32> = (0..vocabulary)
-            .map(|token| (bits(2, token as u64) % 64) as f32 / 8.0)
-            .collect();
+        let logits: Vec<f32> = (0..vocabulary).map(|_| below(64) as f32 / 8.0).collect();
         let sampling = Sampling {
             temperature: [0.25, 1.0, 3.0][seed as usize % 3],
             top_k: [0, 1, 7, 200][seed as usize / 3 % 4],
             top_p: [1.0, 0.99, 0.61, 0.1][seed as usize / 12 % 4],
             seed,
         };
-        let low = f64::from(bits(0, 0)) / 65536.0;
+        // 16 bits of the draw, by a vocabulary of equal tokens; what the others decide is skipped.
+        let bits = Sampling { seed, ..ALL }.pick(&[0.0; 65536], 0, 0).token;
+        let low = f64::from(bits) / 65536.0;
         let expected = naive(&sampling, &logits, low);
         if naive(&sampling, &logits, low + 1.0 / 65536.0 - 1e-9) == expected {
             let found = sampling.pick(&logits, 0, 0).token;

@@ -1,0 +1,215 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Read, in words, what a LLaMA holds at each layer and token.
+#[derive(Debug, Parser)]
+#[command(name = "selfie", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shape, dtype, parameters, memory, and the device that will be used
+    Info(InfoArgs),
+    /// Index, id and piece of a prompt's tokens: what --tokens counts
+    Tokens(TokensArgs),
+    /// Continue a prompt
+    Generate(GenerateArgs),
+    /// Write hidden_states, pre_mlp, residual, logits and input_ids of a prompt to a safetensors file
+    Trace(TraceArgs),
+    /// Interpret the embeddings of prompts at (layer, token) cells
+    Interpret(InterpretArgs),
+    /// Interpret vectors of a safetensors file
+    InterpretVectors(InterpretVectorsArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ModelArgs {
+    /// A Hugging Face folder: config.json, *.safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// auto, cpu, or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// What to compute in; auto is as the file has it
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) dtype: DTypeArg,
+    /// CPU threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// No progress and no notes on stderr
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DTypeArg {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SamplingArgs {
+    /// 0 is greedy
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f32>,
+    /// Draw from the N most likely tokens; 0 is all
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw from the most likely tokens that have this probability together
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Settles every draw
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TokensArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) max_new_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// One object: prompt, text, new_ids, logprobs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// A .safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// What `interpret` and `interpret-vectors` have in common.
+#[derive(Args, Debug)]
+pub(crate) struct SweepArgs {
+    /// JSON list of strings, with a 0 for each placeholder
+    #[arg(long, value_name = "JSON", conflicts_with = "template")]
+    pub(crate) interpretation_prompt: Option<String>,
+    /// An interpretation prompt by name: summarize, materials [default: summarize]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// The layer at whose input the embedding is written; several: 1,2,3
+    #[arg(
+        long,
+        value_name = "K",
+        default_value = "1",
+        allow_hyphen_values = true
+    )]
+    pub(crate) inject_layer: String,
+    /// replace: s*v + (1-s)*h; add: h + s*v
+    #[arg(long, value_enum, default_value = "replace")]
+    pub(crate) mode: ModeArg,
+    /// The factor s of --mode; several: 0.5,1
+    #[arg(
+        long,
+        value_name = "S",
+        default_value = "1.0",
+        allow_hyphen_values = true
+    )]
+    pub(crate) strength: String,
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) max_new_tokens: usize,
+    /// Interpretations that are decoded together: a number, or auto
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub(crate) batch_size: String,
+    /// Leave out the relevancy of each generated token
+    #[arg(long)]
+    pub(crate) no_relevancy: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// A .jsonl or .csv file [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// What to write [default: by the name of --out; on stdout, table for a terminal and jsonl otherwise]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    Replace,
+    Add,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArg {
+    Jsonl,
+    Csv,
+    Table,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InterpretArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// A prompt whose embeddings are interpreted; can be given several times
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) prompt: Vec<String>,
+    /// Layer:token pairs: 3:5,4:5
+    #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
+    pub(crate) cells: Option<String>,
+    /// Layers: A..B, A..=B, 1,2 or all
+    #[arg(
+        long,
+        value_name = "LAYERS",
+        requires = "tokens",
+        allow_hyphen_values = true
+    )]
+    pub(crate) layers: Option<String>,
+    /// Tokens: A..B, A..=B, 1,2 or all
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        requires = "layers",
+        allow_hyphen_values = true
+    )]
+    pub(crate) tokens: Option<String>,
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InterpretVectorsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tensors [..., d_model] of f32, f16 or bf16
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) vectors: PathBuf,
+    /// Only this tensor of the file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tensor: Option<String>,
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+}

@@ -1,0 +1,55 @@
+//! Errors as the user sees them: one line, and an exit code.
+
+use std::io;
+use std::path::PathBuf;
+
+use selfie_interp::InterpError;
+use selfie_kernels::KernelError;
+use selfie_llama::LlamaError;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
+    #[error("interrupted: {rows} of {cells} rows are written")]
+    Interrupted { rows: usize, cells: usize },
+    #[error(transparent)]
+    Interp(#[from] InterpError),
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
+
+impl CliError {
+    /// 2 for what the command line can set right, 1 for a run that failed.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Usage(_) | CliError::Kernel(KernelError::Path { .. }) => 2,
+            CliError::Interp(error) => match error {
+                InterpError::Llama(LlamaError::SamplingValue { .. }) => 2,
+                InterpError::Llama(_) | InterpError::Kernel(_) => 1,
+                InterpError::ReadVectors { .. } | InterpError::VectorFile { .. } => 1,
+                _ => 2,
+            },
+            CliError::Llama(LlamaError::SamplingValue { .. }) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether the reader of stdout has gone, as `head` does: that is no failure.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, CliError::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// A [`CliError::Usage`].
+pub(crate) fn usage<T>(message: impl Into<String>) -> Result<T> {
+    Err(CliError::Usage(message.into()))
+}

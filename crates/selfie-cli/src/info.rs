@@ -1,0 +1,100 @@
+//! `selfie info` and `selfie tokens`.
+
+use std::io::{self, Write};
+
+use selfie_kernels::{Backend, KvLayout};
+use selfie_llama::{Checkpoint, KvCache};
+
+use crate::args::{InfoArgs, TokensArgs};
+use crate::error::{CliError, Result};
+use crate::open::Opened;
+
+pub(crate) fn info(args: &InfoArgs) -> Result<()> {
+    let opened = Opened::new(&args.model)?;
+    let checkpoint = Checkpoint::open(&opened.dir)?;
+    let (dtype, stored) = opened.dtypes(&checkpoint)?;
+    let cpu = opened.cpu()?;
+    let config = &opened.config;
+    let attn = &config.attn;
+    let tokens = KvLayout {
+        kv_heads: attn.kv_heads,
+        head_dim: attn.head_dim,
+        shared: 0,
+        own: vec![1024; config.n_layers],
+        slots: 1,
+    };
+    let cache = KvCache::bytes(&cpu, &tokens);
+    let memory = cpu.memory()?;
+    let parameters = config.n_parameters();
+    let mut heads = format!(
+        "{} of {}, {} kv heads",
+        attn.heads, attn.head_dim, attn.kv_heads
+    );
+    if config.qkv_bias || config.o_bias || config.mlp_bias {
+        heads.push_str(", biases");
+    }
+    let lines = [
+        ("model", opened.name()),
+        ("type", config.model_type.name().to_owned()),
+        ("layers", config.n_layers.to_string()),
+        ("d_model", config.d_model.to_string()),
+        ("ffn", config.ffn.to_string()),
+        ("heads", heads),
+        ("vocabulary", config.vocab_size.to_string()),
+        ("context", format!("{} positions", config.max_positions)),
+        ("rope", format!("{:?}", config.rope)),
+        (
+            "parameters",
+            format!("{parameters} ({:.2} B)", parameters as f64 / 1e9),
+        ),
+        (
+            "stored as",
+            format!("{stored}, {}", megabytes(checkpoint.total_bytes())),
+        ),
+        (
+            "computed in",
+            format!("{dtype}, {}", megabytes(parameters * dtype.size() as u64)),
+        ),
+        (
+            "kv cache",
+            format!("{} for 1024 positions", megabytes(cache)),
+        ),
+        (
+            "memory",
+            format!(
+                "{} available of {}",
+                megabytes(memory.available),
+                megabytes(memory.total)
+            ),
+        ),
+        ("device", cpu.describe()),
+    ];
+    let mut out = io::stdout().lock();
+    for (name, value) in lines {
+        writeln!(out, "{name:12} {value}").map_err(CliError::Stdout)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
+    let opened = Opened::new(&args.model)?;
+    let mut out = io::stdout().lock();
+    for (index, id) in opened.encode(&args.prompt)?.into_iter().enumerate() {
+        let piece = opened.tokenizer.piece(id).unwrap_or_default();
+        let piece: String = piece.chars().flat_map(visible).collect();
+        writeln!(out, "{index}\t{id}\t{piece}").map_err(CliError::Stdout)?;
+    }
+    Ok(())
+}
+
+/// Control characters as escapes, so that a line stays a line.
+fn visible(c: char) -> Vec<char> {
+    match c.is_control() {
+        true => c.escape_default().collect(),
+        false => vec![c],
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}

@@ -1,0 +1,199 @@
+//! `selfie interpret` and `selfie interpret-vectors`.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::ProgressBar;
+use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row, Sink, Vector};
+use selfie_kernels::InjectMode;
+
+use crate::args::{InterpretArgs, InterpretVectorsArgs, ModeArg, SweepArgs};
+use crate::cells::{list, numbers, pairs};
+use crate::error::{CliError, Result, usage};
+use crate::open::{Opened, bar, style};
+use crate::output::RowWriter;
+
+pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
+    let opened = Opened::new(&args.model)?;
+    let cells = cells(args, &opened)?;
+    let options = options(&args.sweep, &opened)?;
+    selfie_interp::check(
+        &opened.config,
+        &opened.tokenizer,
+        &args.prompt,
+        &cells,
+        &options,
+    )?;
+    let writer = RowWriter::open(args.sweep.out.as_deref(), args.sweep.format)?;
+    let model = opened.load()?;
+    let rows = cells.len() * options.injections.len();
+    let mut output = Output::new(writer, rows, opened.quiet);
+    let (tokenizer, prompts) = (&opened.tokenizer, &args.prompt);
+    selfie_interp::interpret(&model, tokenizer, prompts, &cells, &options, &mut output)?;
+    output.finish()
+}
+
+pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
+    let opened = Opened::new(&args.model)?;
+    let width = opened.config.d_model;
+    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), width)?;
+    let options = options(&args.sweep, &opened)?;
+    let prompts: [&str; 0] = [];
+    selfie_interp::check(&opened.config, &opened.tokenizer, &prompts, &[], &options)?;
+    let writer = RowWriter::open(args.sweep.out.as_deref(), args.sweep.format)?;
+    let model = opened.load()?;
+    let rows = vectors.len() * options.injections.len();
+    let mut output = Output::new(writer, rows, opened.quiet);
+    selfie_interp::interpret_vectors(&model, &opened.tokenizer, &vectors, &options, &mut output)?;
+    output.finish()
+}
+
+/// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
+fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for (prompt, text) in args.prompt.iter().enumerate() {
+        let tokens = opened.encode(text)?.len();
+        match (&args.cells, &args.layers, &args.tokens) {
+            (Some(list), _, _) => {
+                cells.extend(pairs(list)?.into_iter().map(|(layer, token)| Cell {
+                    prompt,
+                    layer,
+                    token,
+                }))
+            }
+            (None, Some(layers), Some(list)) => {
+                // hidden_states has one more entry than there are layers.
+                let layers = numbers("layers", layers, opened.config.n_layers + 1)?;
+                let tokens = numbers("tokens", list, tokens)?;
+                for layer in layers {
+                    cells.extend(tokens.iter().map(|&token| Cell {
+                        prompt,
+                        layer,
+                        token,
+                    }));
+                }
+            }
+            _ => return usage("give --cells L:T,.. or both --layers and --tokens"),
+        }
+    }
+    Ok(cells)
+}
+
+fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
+    let prompt: InterpretationPrompt = match (&args.interpretation_prompt, &args.template) {
+        (Some(json), _) => json.parse()?,
+        (None, Some(name)) => InterpretationPrompt::template(name)?,
+        (None, None) => InterpretationPrompt::template("summarize")?,
+    };
+    let mode = match args.mode {
+        ModeArg::Replace => InjectMode::Replace,
+        ModeArg::Add => InjectMode::Add,
+    };
+    let strengths: Vec<f32> = list("strength", &args.strength)?;
+    let mut injections = Vec::new();
+    for layer in list("inject-layer", &args.inject_layer)? {
+        injections.extend(strengths.iter().map(|&strength| InjectAt {
+            layer,
+            mode,
+            strength,
+        }));
+    }
+    let batch_size = match args.batch_size.as_str() {
+        "auto" => None,
+        number => match number.parse() {
+            Ok(number) => Some(number),
+            Err(_) => return usage(format!("--batch-size {number}: expected a number, or auto")),
+        },
+    };
+    Ok(Options {
+        prompt,
+        injections,
+        max_new_tokens: args.max_new_tokens,
+        eos: opened.eos(),
+        // What generation_config.json says of sampling is meant for chat, not for interpretations.
+        sampling: args.sampling.resolve(None)?,
+        relevancy: !args.no_relevancy,
+        batch_size,
+        model_name: opened.name(),
+    })
+}
+
+/// Writes rows as they come, shows progress, and stops at Ctrl-C.
+struct Output {
+    writer: RowWriter,
+    bar: ProgressBar,
+    rows: usize,
+    written: usize,
+    stop: Arc<AtomicBool>,
+    error: Option<CliError>,
+}
+
+impl Output {
+    fn new(writer: RowWriter, rows: usize, quiet: bool) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let pressed = Arc::clone(&stop);
+        // Without a handler Ctrl-C ends the program as ever; the rows that were written stay.
+        let _ = ctrlc::set_handler(move || {
+            if pressed.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+        });
+        let bar = bar(rows as u64, quiet).with_style(style(
+            "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} gone, {eta} left",
+        ));
+        Self {
+            writer,
+            bar,
+            rows,
+            written: 0,
+            stop,
+            error: None,
+        }
+    }
+
+    fn flow(&self) -> ControlFlow<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.bar.finish_and_clear();
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        self.writer.finish()?;
+        if self.written < self.rows {
+            return Err(CliError::Interrupted {
+                rows: self.written,
+                cells: self.rows,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Output {
+    fn row(&mut self, row: Row) -> ControlFlow<()> {
+        let writer = &mut self.writer;
+        if let Err(error) = self.bar.suspend(|| writer.write(&row)) {
+            self.error = Some(error);
+            return ControlFlow::Break(());
+        }
+        self.written += 1;
+        // The rows that are finished are still written after Ctrl-C; `progress` ends the sweep.
+        ControlFlow::Continue(())
+    }
+
+    fn progress(&mut self, done: usize, total: usize) -> ControlFlow<()> {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        let seconds = self.bar.elapsed().as_secs_f64();
+        let rate = done as f64 / total.max(1) as f64 * self.rows as f64 / seconds.max(1e-9);
+        self.bar
+            .set_message(format!("{}/{} ({rate:.1}/s)", self.written, self.rows));
+        self.flow()
+    }
+}

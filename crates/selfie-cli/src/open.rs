@@ -1,0 +1,179 @@
+//! Opening a model as the options ask for.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_llama::{
+    Checkpoint, GenerationConfig, Llama, LlamaConfig, Sampling, Tokenizer, stored_dtype,
+};
+
+use crate::args::{DTypeArg, ModelArgs, SamplingArgs};
+use crate::error::{CliError, Result, usage};
+
+/// Everything of a model but its weights.
+pub(crate) struct Opened {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: LlamaConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) generation: Option<GenerationConfig>,
+    pub(crate) quiet: bool,
+    dtype: DTypeArg,
+    cpu: CpuOptions,
+}
+
+impl Opened {
+    /// Reads the small files of the folder.
+    pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
+        let cpu = cpu_options(args)?;
+        let dir = model_dir(args)?;
+        let config = LlamaConfig::open(dir)?;
+        Ok(Self {
+            tokenizer: Tokenizer::open(dir)?,
+            generation: GenerationConfig::open(dir)?,
+            dir: dir.to_owned(),
+            config,
+            quiet: args.quiet,
+            dtype: args.dtype,
+            cpu,
+        })
+    }
+
+    /// Loads the weights.
+    pub(crate) fn load(&self) -> Result<Llama<Cpu>> {
+        let checkpoint = Checkpoint::open(&self.dir)?;
+        let stored = stored_dtype(&self.config, &checkpoint)?;
+        let dtype = self.dtype.or(stored);
+        // Every type fits f32 exactly; anything else is another model than the file's.
+        if dtype != stored && dtype != DType::F32 {
+            eprintln!("note: the {stored} weights are rounded to {dtype} (--dtype {dtype})");
+        }
+        let bar = bar(checkpoint.total_bytes(), self.quiet)
+            .with_style(style("loading {bar:30} {bytes}/{total_bytes} {eta}"));
+        let config = self.config.clone();
+        let model = Llama::load(
+            Cpu::new(self.cpu)?,
+            config,
+            &checkpoint,
+            Some(dtype),
+            |bytes| bar.set_position(bytes),
+        )?;
+        bar.finish_and_clear();
+        Ok(model)
+    }
+
+    /// The dtype to compute in, and the one that the weights are stored in.
+    pub(crate) fn dtypes(&self, checkpoint: &Checkpoint) -> Result<(DType, DType)> {
+        let stored = stored_dtype(&self.config, checkpoint)?;
+        Ok((self.dtype.or(stored), stored))
+    }
+
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        Ok(Cpu::new(self.cpu)?)
+    }
+
+    /// What the user typed for the model.
+    pub(crate) fn name(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    /// The ids that end a text: of generation_config.json, else of config.json, else the tokenizer's.
+    pub(crate) fn eos(&self) -> Vec<u32> {
+        let generation = self.generation.as_ref().and_then(|g| g.eos.clone());
+        let eos = generation.unwrap_or_else(|| self.config.eos.clone());
+        if eos.is_empty() {
+            return self.tokenizer.eos().into_iter().collect();
+        }
+        eos
+    }
+
+    /// The ids of a prompt; an error when it has no text.
+    pub(crate) fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        if prompt.is_empty() {
+            return usage("--prompt is empty: give it some text");
+        }
+        Ok(self.tokenizer.encode(prompt)?)
+    }
+}
+
+impl DTypeArg {
+    fn or(self, stored: DType) -> DType {
+        match self {
+            DTypeArg::Auto => stored,
+            DTypeArg::F32 => DType::F32,
+            DTypeArg::Bf16 => DType::Bf16,
+            DTypeArg::F16 => DType::F16,
+        }
+    }
+}
+
+impl SamplingArgs {
+    /// `None` is greedy. Flags come before `defaults`, those of generation_config.json.
+    pub(crate) fn resolve(&self, defaults: Option<&GenerationConfig>) -> Result<Option<Sampling>> {
+        let defaults = defaults.filter(|defaults| defaults.do_sample);
+        let asked = self.top_k.is_some() || self.top_p.is_some();
+        let temperature = match (self.temperature, defaults) {
+            (Some(temperature), _) => temperature,
+            (None, Some(defaults)) => defaults.temperature.unwrap_or(1.0),
+            (None, None) if asked => 1.0,
+            (None, None) => 0.0,
+        };
+        if temperature == 0.0 {
+            return Ok(None);
+        }
+        let sampling = Sampling {
+            temperature,
+            top_k: self.top_k.or(defaults.and_then(|d| d.top_k)).unwrap_or(0),
+            top_p: self.top_p.or(defaults.and_then(|d| d.top_p)).unwrap_or(1.0),
+            seed: self.seed,
+        };
+        sampling.check()?;
+        Ok(Some(sampling))
+    }
+}
+
+/// A progress bar on stderr, that is nowhere when stderr is no terminal.
+pub(crate) fn bar(total: u64, quiet: bool) -> ProgressBar {
+    let target = if quiet {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    ProgressBar::with_draw_target(Some(total), target)
+}
+
+pub(crate) fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn model_dir(args: &ModelArgs) -> Result<&Path> {
+    match &args.model {
+        Some(dir) => Ok(dir),
+        None => usage(
+            "give --model DIR: a Hugging Face folder with config.json, *.safetensors and tokenizer.json",
+        ),
+    }
+}
+
+fn cpu_options(args: &ModelArgs) -> Result<CpuOptions> {
+    match args.device.as_str() {
+        "auto" | "cpu" => {}
+        device if device.starts_with("cuda:") => {
+            return usage(format!(
+                "--device {device}: this build has no CUDA backend; use cpu"
+            ));
+        }
+        device => return usage(format!("--device {device}: expected auto, cpu or cuda:N")),
+    }
+    if args.threads == Some(0) {
+        return usage("--threads 0: expected at least 1");
+    }
+    let path = match std::env::var("SELFIE_CPU_PATH") {
+        Ok(name) => Some(name.parse().map_err(CliError::Kernel)?),
+        Err(_) => None,
+    };
+    Ok(CpuOptions {
+        threads: args.threads,
+        path,
+    })
+}

@@ -1,0 +1,28 @@
+//! CSV: a header, lists as JSON.
+
+use std::io::{self, Write};
+
+use csv::WriterBuilder;
+use selfie_interp::Row;
+use serde_json::Value;
+
+/// Writes a row, after the header when it is the `first`.
+pub(super) fn write(out: &mut dyn Write, row: &Row, first: bool) -> io::Result<()> {
+    let Value::Object(fields) = serde_json::to_value(row)? else {
+        return Err(io::Error::other("a row is not an object"));
+    };
+    let mut writer = WriterBuilder::new().from_writer(out);
+    if first {
+        writer.write_record(fields.keys())?;
+    }
+    writer.write_record(fields.values().map(cell))?;
+    writer.flush()
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,64 @@
+//! A table for people: a line a row, relevancy as shading.
+
+use std::io::{self, Write};
+
+use selfie_interp::Row;
+
+/// Shades of the 256-colour palette from dark to bright, and black or white text on them.
+const SHADES: [(u8, u8); 6] = [(0, 7), (236, 15), (22, 15), (28, 15), (34, 0), (46, 0)];
+
+/// What has been written so far, to say a prompt once.
+pub(super) struct Table {
+    colours: bool,
+    prompt: Option<String>,
+}
+
+impl Table {
+    pub(super) fn new(colours: bool) -> Self {
+        Self {
+            colours,
+            prompt: None,
+        }
+    }
+
+    pub(super) fn write(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        if self.prompt.as_ref() != Some(&row.prompt) {
+            if self.prompt.is_some() {
+                writeln!(out)?;
+            }
+            writeln!(out, "{}", clean(&row.prompt))?;
+            writeln!(out, "layer token                      interpretation")?;
+            self.prompt = Some(row.prompt.clone());
+        }
+        let layer = row.layer.map_or("-".to_owned(), |layer| layer.to_string());
+        let token = clean(row.token_decoded.as_deref().unwrap_or(""));
+        let token: String = token.chars().take(20).collect();
+        write!(out, "{layer:>5} {:>5} {token:20} ", row.token)?;
+        if !self.colours || row.relevancy_score.is_empty() {
+            return writeln!(out, "{}", clean(row.interpretation.trim()));
+        }
+        for (piece, relevancy) in row.pieces.iter().zip(&row.relevancy_score) {
+            let shade = (relevancy * SHADES.len() as f32) as usize;
+            let (back, front) = SHADES[shade.min(SHADES.len() - 1)];
+            write!(
+                out,
+                "\x1b[48;5;{back}m\x1b[38;5;{front}m{}\x1b[0m",
+                clean(piece)
+            )?;
+        }
+        writeln!(out)
+    }
+}
+
+/// Text that stays on its line and cannot steer the terminal.
+fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => clean.push('⏎'),
+            c if c.is_control() => clean.push('·'),
+            c => clean.push(c),
+        }
+    }
+    clean
+}
