@@ -4,13 +4,12 @@ use std::io::{self, Write};
 
 use csv::WriterBuilder;
 use selfie_interp::Row;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Writes a row, after the header when it is the `first`.
 pub(super) fn write(out: &mut dyn Write, row: &Row, first: bool) -> io::Result<()> {
-    let Value::Object(fields) = serde_json::to_value(row)? else {
-        return Err(io::Error::other("a row is not an object"));
-    };
+    // By way of text, so that numbers have the digits that the JSON lines have.
+    let fields: Map<String, Value> = serde_json::from_str(&serde_json::to_string(row)?)?;
     let mut writer = WriterBuilder::new().from_writer(out);
     if first {
         writer.write_record(fields.keys())?;

@@ -1,0 +1,210 @@
+//! Formats, files, vectors, sampling: the rows are the same however they are asked for.
+
+mod common;
+
+use common::{copy, dir, selfie, succeed};
+use serde_json::Value;
+
+const PROMPT: [&str; 4] = ["--prompt", "a type of drink", "--max-new-tokens", "6"];
+const CELLS: [&str; 4] = ["--layers", "1..=2", "--tokens", "2,3"];
+
+fn rows(jsonl: &str) -> Vec<Value> {
+    let lines = jsonl.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn interpret(extra: &[&str]) -> String {
+    let args = [&PROMPT[..], &CELLS, extra].concat();
+    succeed("interpret", &dir("llama2-mha"), &args)
+}
+
+#[test]
+fn ranges_are_the_cells_that_they_name() {
+    let by_ranges = interpret(&[]);
+    let cells = ["--cells", "1:2,1:3,2:2,2:3"];
+    let by_cells = succeed(
+        "interpret",
+        &dir("llama2-mha"),
+        &[&PROMPT[..], &cells].concat(),
+    );
+    assert_eq!(by_ranges, by_cells);
+    let all = ["--layers", "all", "--tokens", "all", "--no-relevancy"];
+    let all = rows(&succeed(
+        "interpret",
+        &dir("llama2-mha"),
+        &[&PROMPT[..], &all].concat(),
+    ));
+    // 4 layers and the final norm, 6 tokens.
+    assert_eq!(all.len(), 5 * 6);
+    assert_eq!(all[29]["layer"], 4);
+    assert!(
+        all.iter()
+            .all(|row| row["relevancy_score"] == Value::Array(vec![]))
+    );
+}
+
+#[test]
+fn batch_size_and_threads_change_nothing() {
+    let want = interpret(&[]);
+    assert_eq!(interpret(&["--batch-size", "1", "--threads", "1"]), want);
+    assert_eq!(interpret(&["--batch-size", "3", "--threads", "3"]), want);
+}
+
+#[test]
+fn files_hold_what_stdout_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let jsonl = folder.path().join("rows.jsonl");
+    assert_eq!(interpret(&["--out", jsonl.to_str().unwrap()]), "");
+    let want = interpret(&[]);
+    assert_eq!(std::fs::read_to_string(&jsonl).unwrap(), want);
+
+    let path = folder.path().join("rows.csv");
+    interpret(&["--out", path.to_str().unwrap()]);
+    let mut reader = csv::Reader::from_path(&path).unwrap();
+    let header: Vec<String> = reader
+        .headers()
+        .unwrap()
+        .iter()
+        .map(str::to_owned)
+        .collect();
+    let rows = rows(&want);
+    let fields: Vec<String> = rows[0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(header, fields);
+    for (record, row) in reader.records().zip(&rows) {
+        let record = record.unwrap();
+        for (field, cell) in fields.iter().zip(record.iter()) {
+            match &row[field] {
+                Value::String(text) => assert_eq!(cell, text),
+                other => assert_eq!(&serde_json::from_str::<Value>(cell).unwrap(), other),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_has_a_line_a_row() {
+    let table = interpret(&["--format", "table"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 2 + 4, "{table}");
+    assert_eq!(lines[0], "a type of drink");
+    assert!(lines[2].contains("type"), "{table}");
+    assert!(!table.contains('\x1b'), "colours without a terminal");
+}
+
+#[test]
+fn vectors_of_a_trace_are_the_cells_of_its_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.safetensors");
+    let trace = trace.to_str().unwrap();
+    let model = dir("llama3-gqa");
+    succeed(
+        "trace",
+        &model,
+        &["--prompt", "a type of drink", "--out", trace],
+    );
+    let cells = rows(&succeed(
+        "interpret",
+        &model,
+        &[&PROMPT[..], &["--layers", "all", "--tokens", "all"]].concat(),
+    ));
+    let vectors = [
+        "--vectors",
+        trace,
+        "--tensor",
+        "hidden_states",
+        "--max-new-tokens",
+        "6",
+    ];
+    let vectors = rows(&succeed("interpret-vectors", &model, &vectors));
+    assert_eq!(vectors.len(), cells.len());
+    for (index, (vector, cell)) in vectors.iter().zip(&cells).enumerate() {
+        assert_eq!(vector["new_ids"], cell["new_ids"]);
+        assert_eq!(vector["relevancy_score"], cell["relevancy_score"]);
+        assert_eq!(vector["prompt"], "hidden_states");
+        assert_eq!(vector["token"], index);
+        assert_eq!(vector["layer"], Value::Null);
+    }
+}
+
+#[test]
+fn injections_are_all_layers_by_all_strengths() {
+    let rows = rows(&interpret(&[
+        "--inject-layer",
+        "0,2",
+        "--strength",
+        "0.5,1",
+    ]));
+    assert_eq!(rows.len(), 4 * 4);
+    let of = |row: &Value| {
+        (
+            row["inject_layer"].as_u64().unwrap(),
+            row["strength"].as_f64().unwrap(),
+        )
+    };
+    let first: Vec<_> = rows[..4].iter().map(of).collect();
+    assert_eq!(first, [(0, 0.5), (0, 1.0), (2, 0.5), (2, 1.0)]);
+}
+
+#[test]
+fn sampling_follows_the_seed_and_still_injects() {
+    let sample = |seed| rows(&interpret(&["--temperature", "1.5", "--seed", seed]));
+    let ids = |rows: &[Value]| {
+        rows.iter()
+            .map(|r| r["new_ids"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&sample("1")), ids(&sample("1")));
+    assert_ne!(ids(&sample("1")), ids(&sample("2")));
+    for row in sample("1") {
+        // Without an injection every difference would be exactly 0.
+        let relevancy = row["relevancy_score"].as_array().unwrap();
+        assert!(relevancy.iter().any(|r| r.as_f64().unwrap() > 1e-3));
+    }
+}
+
+#[test]
+fn generation_config_sets_eos_and_sampling_of_generate() {
+    let model = copy("llama2-mha");
+    let generate = |args: &[&str]| -> Value {
+        let args = [&PROMPT[..], &["--json"], args].concat();
+        serde_json::from_str(&succeed("generate", model.path(), &args)).unwrap()
+    };
+    let greedy = generate(&[]);
+    let third = greedy["new_ids"][2].as_u64().unwrap();
+    let write =
+        |json: String| std::fs::write(model.path().join("generation_config.json"), json).unwrap();
+    write(format!(r#"{{"eos_token_id": [{third}]}}"#));
+    assert_eq!(generate(&[])["new_ids"].as_array().unwrap().len(), 3);
+    write(r#"{"do_sample": true, "temperature": 3.0}"#.to_owned());
+    assert_ne!(generate(&[])["new_ids"], greedy["new_ids"]);
+    assert_eq!(
+        generate(&["--temperature", "0"])["new_ids"],
+        greedy["new_ids"]
+    );
+}
+
+#[test]
+fn rounding_weights_is_said() {
+    let args = [&PROMPT[..], &CELLS, &["--dtype", "bf16"]].concat();
+    let outcome = selfie("interpret", &dir("llama2-mha"), &args);
+    assert_eq!(outcome.code, 0);
+    assert_eq!(
+        outcome.stderr,
+        "note: the f32 weights are rounded to bf16 (--dtype bf16)\n"
+    );
+}
+
+#[test]
+fn info_names_shape_and_device() {
+    let info = succeed("info", &dir("llama3-gqa"), &[]);
+    for text in [
+        "layers       5",
+        "8 of 16, 2 kv heads",
+        "stored as    bf16",
+        "CPU",
+    ] {
+        assert!(info.contains(text), "{info}");
+    }
+}
