@@ -1,0 +1,352 @@
+//! The tokenizer against the golden data and against transformers, its streams, and its errors.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{GOLDEN, dir, golden, ids};
+use selfie_llama::{LlamaError, Tokenizer};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A copy of a golden tokenizer with other contents of its two files.
+fn copy(name: &str, edit: impl FnOnce(&mut Value, &mut Value)) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    let files = ["tokenizer.json", "tokenizer_config.json"];
+    let [mut tokenizer, mut config] = files.map(|file| read(&dir(name).join(file)));
+    edit(&mut tokenizer, &mut config);
+    for (file, value) in files.iter().zip([tokenizer, config]) {
+        fs::write(copy.path().join(file), value.to_string()).unwrap();
+    }
+    copy
+}
+
+/// LLaMA 2's `<0x00>` to `<0xFF>` as plain tokens; the golden file has them as special ones.
+fn plain_bytes(tokenizer: &mut Value) {
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.retain(|token| !token["content"].as_str().unwrap().starts_with("<0x"));
+    assert_eq!(added.len(), 3);
+}
+
+/// The golden tokenizer whose bytes are tokens `<0x00>`, and the one of byte-level BPE.
+fn byte_fallback() -> Tokenizer {
+    let copy = copy("llama2-mha", |tokenizer, _| plain_bytes(tokenizer));
+    Tokenizer::open(copy.path()).unwrap()
+}
+
+fn byte_level() -> Tokenizer {
+    Tokenizer::open(&dir("llama3-gqa")).unwrap()
+}
+
+/// What a stream gives for each id, then what it gives at the end.
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+    let mut stream = tokenizer.stream();
+    let mut texts: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    texts.push(stream.finish().unwrap());
+    texts
+}
+
+#[test]
+fn golden_texts_and_ids_agree() {
+    for name in GOLDEN {
+        let tokenizer = Tokenizer::open(&dir(name)).unwrap();
+        let golden = golden(name);
+        let list = |field: &str| golden[field].as_array().unwrap().clone();
+        for case in list("forward") {
+            let prompt = case["prompt"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(prompt).unwrap(), ids(&case["input_ids"]));
+        }
+        for case in list("generate") {
+            let text = tokenizer.decode(&ids(&case["new_ids"])).unwrap();
+            assert_eq!(text, case["text"].as_str().unwrap());
+        }
+        let mut rows = 0;
+        for case in list("interpret") {
+            let text = case["interpretation_text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["input_ids"]));
+            let prompt = tokenizer.encode(case["prompt"].as_str().unwrap()).unwrap();
+            for row in case["rows"].as_array().unwrap() {
+                let text = tokenizer.decode(&ids(&row["new_ids"])).unwrap();
+                assert_eq!(text, row["interpretation"].as_str().unwrap());
+                let token = prompt[row["token"].as_u64().unwrap() as usize];
+                let text = tokenizer.decode_all(&[token]).unwrap();
+                assert_eq!(text, row["token_decoded"].as_str().unwrap());
+                rows += 1;
+            }
+        }
+        assert!(rows > 0);
+    }
+}
+
+#[test]
+fn texts_ids_streams_and_pieces_agree_with_transformers() {
+    let reference: Value = serde_json::from_str(include_str!("tokenizer_reference.json")).unwrap();
+    let cases = reference["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        let name = format!(
+            "{} {} {}",
+            case["folder"], case["byte_tokens"], case["config"]
+        );
+        let copy = copy(case["folder"].as_str().unwrap(), |tokenizer, config| {
+            if case["byte_tokens"] == json!(false) {
+                plain_bytes(tokenizer);
+            }
+            for (field, value) in case["config"].as_object().unwrap() {
+                config[field] = value.clone();
+            }
+        });
+        let tokenizer = Tokenizer::open(copy.path()).unwrap();
+        for text in case["texts"].as_array().unwrap() {
+            let plain = tokenizer.encode_plain(text["text"].as_str().unwrap());
+            assert_eq!(plain.unwrap(), ids(&text["encode_plain"]), "{name}");
+            let all = tokenizer.encode(text["text"].as_str().unwrap());
+            assert_eq!(all.unwrap(), ids(&text["encode"]), "{name}");
+        }
+        let decoded = case["decoded"].as_array().unwrap();
+        assert_eq!(decoded.len(), 58);
+        for decoded in decoded {
+            let ids = ids(&decoded["ids"]);
+            let (text, all) = (&decoded["decode"], &decoded["decode_all"]);
+            assert_eq!(&json!(tokenizer.decode(&ids).unwrap()), text, "{name}");
+            assert_eq!(&json!(tokenizer.decode_all(&ids).unwrap()), all, "{name}");
+            assert_eq!(&json!(streamed(&tokenizer, &ids).concat()), text, "{name}");
+            let pieces = tokenizer.pieces(&ids).unwrap();
+            assert_eq!(pieces.len(), ids.len());
+            assert_eq!(&json!(pieces.concat()), all, "{name}");
+        }
+    }
+}
+
+/// The ids of the bytes of 京 and of 🙂 between `a` and `b`, by the vocabulary of `tokenizer.json`.
+const FALLBACK: [u32; 9] = [292, 231, 189, 175, 243, 162, 156, 133, 293];
+const LEVEL: [u32; 9] = [64, 160, 118, 105, 172, 253, 247, 224, 65];
+
+#[test]
+fn streams_never_give_a_part_of_a_character() {
+    // Bytes are given when their character is whole.
+    let found = streamed(&byte_level(), &LEVEL);
+    assert_eq!(found, ["a", "", "", "京", "", "", "", "🙂", "b", ""]);
+    // Byte tokens are given when something else follows: a wrong one would turn all of them into U+FFFD.
+    let tokenizer = byte_fallback();
+    let found = streamed(&tokenizer, &FALLBACK);
+    assert_eq!(found, ["a", "", "", "", "", "", "", "", "京🙂b", ""]);
+    let found = streamed(&tokenizer, &FALLBACK[..4]);
+    assert_eq!(found, ["a", "", "", "", "京"]);
+    let found = streamed(&tokenizer, &[231, 189, 175, 258]);
+    assert_eq!(found, ["", "", "", "", "\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}"]);
+    // A special token between two bytes is no text, and does not part them.
+    let found = streamed(&tokenizer, &[231, 2, 189, 1, 175, FALLBACK[8]]);
+    assert_eq!(found, ["", "", "", "", "", "京b", ""]);
+}
+
+#[test]
+fn streams_end_with_what_is_not_whole() {
+    assert_eq!(
+        streamed(&byte_level(), &LEVEL[..3]),
+        ["a", "", "", "\u{FFFD}"]
+    );
+    let found = streamed(&byte_fallback(), &FALLBACK[..3]);
+    assert_eq!(found, ["a", "", "", "\u{FFFD}\u{FFFD}"]);
+    // A run of bytes that are no UTF-8 is given as it comes, one late.
+    let found = streamed(&byte_level(), &[LEVEL[2]; 4]);
+    assert_eq!(found, ["", "\u{FFFD}", "\u{FFFD}", "\u{FFFD}", "\u{FFFD}"]);
+    assert_eq!(streamed(&byte_level(), &[]), [""]);
+}
+
+#[test]
+fn pieces_give_a_character_to_the_token_that_completes_it() {
+    let pieces = byte_level().pieces(&LEVEL).unwrap();
+    assert_eq!(pieces, ["a", "", "", "京", "", "", "", "🙂", "b"]);
+    let tokenizer = byte_fallback();
+    let pieces = tokenizer.pieces(&FALLBACK).unwrap();
+    assert_eq!(pieces, ["a", "", "", "京", "", "", "", "🙂", "b"]);
+    // The text of special tokens is there; the first token's space is not, as in the decoded text.
+    let pieces = tokenizer.pieces(&[329, 329, 2]).unwrap();
+    assert_eq!(pieces, ["the", " the", "</s>"]);
+    assert_eq!(tokenizer.pieces(&[]).unwrap(), [""; 0]);
+}
+
+#[test]
+fn streams_are_whole_where_spaces_are_cleaned_up() {
+    let copy = copy("llama3-gqa", |_, config| {
+        config["clean_up_tokenization_spaces"] = json!(true);
+    });
+    let tokenizer = Tokenizer::open(copy.path()).unwrap();
+    // All that the replacements look at, and an x: ␣␣␣'ntsmver.,!?x
+    let tokens = [
+        220, 220, 220, 6, 6, 77, 83, 82, 76, 85, 68, 81, 13, 11, 0, 30, 87,
+    ];
+    let mut state = 1_u64;
+    for _ in 0..4000 {
+        let random: Vec<u32> = (0..14)
+            .map(|_| {
+                // Knuth's MMIX generator.
+                state = state.wrapping_mul(6_364_136_223_846_793_005);
+                state = state.wrapping_add(1_442_695_040_888_963_407);
+                tokens[(state >> 33) as usize % tokens.len()]
+            })
+            .collect();
+        let text = tokenizer.decode(&random).unwrap();
+        assert_eq!(streamed(&tokenizer, &random).concat(), text);
+    }
+    // Only what can still change waits: x␣'s␣.x
+    let found = streamed(&tokenizer, &[87, 220, 6, 82, 220, 13, 87]);
+    assert_eq!(found, ["x", "", "", "'s", "", ".", "x", ""]);
+}
+
+#[test]
+fn vocabulary_and_special_tokens() {
+    let tokenizer = byte_fallback();
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), Some(2)));
+    assert_eq!(tokenizer.vocab_size(), 560);
+    assert_eq!(tokenizer.piece(329).as_deref(), Some("▁the"));
+    assert_eq!(tokenizer.piece(2).as_deref(), Some("</s>"));
+    assert_eq!(tokenizer.piece(560), None);
+    let tokenizer = byte_level();
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(568), Some(572)));
+    assert_eq!(tokenizer.vocab_size(), 573);
+    assert_eq!(tokenizer.piece(544).as_deref(), Some("ĠæĿ±äº¬"));
+    assert_eq!(tokenizer.piece(570).as_deref(), Some("<|start_header_id|>"));
+}
+
+#[test]
+fn tokenizer_config_may_be_written_in_other_ways() {
+    let open = |config: Value| {
+        let copy = copy("llama2-mha", |_, old| *old = config);
+        let tokenizer = Tokenizer::open(copy.path()).unwrap();
+        (tokenizer.bos(), tokenizer.eos())
+    };
+    let object = json!({"__type": "AddedToken", "content": "</s>", "lstrip": false});
+    assert_eq!(open(json!({"eos_token": object})), (None, Some(2)));
+    assert_eq!(
+        open(json!({"bos_token": null, "eos_token": "<s>"})),
+        (None, Some(1))
+    );
+    assert_eq!(open(json!({})), (None, None));
+    let copy = copy("llama2-mha", |_, _| {});
+    fs::remove_file(copy.path().join("tokenizer_config.json")).unwrap();
+    let tokenizer = Tokenizer::open(copy.path()).unwrap();
+    assert_eq!(tokenizer.eos(), None);
+    assert_eq!(tokenizer.encode("The").unwrap()[0], 1);
+}
+
+#[test]
+fn an_eos_that_is_only_in_the_vocabulary_is_special() {
+    let copy = copy("llama2-mha", |tokenizer, _| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        added.retain(|token| token["content"] != "</s>");
+    });
+    let tokenizer = Tokenizer::open(copy.path()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 560);
+    assert_eq!(tokenizer.decode(&[329, 2]).unwrap(), "the");
+    assert_eq!(tokenizer.decode_all(&[329, 2]).unwrap(), "the</s>");
+    assert_eq!(tokenizer.encode("</s>").unwrap(), [1, 2]);
+}
+
+#[test]
+fn truncation_and_padding_are_left_out() {
+    let copy = copy("llama2-mha", |tokenizer, _| {
+        tokenizer["truncation"] = json!({
+            "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0
+        });
+        tokenizer["padding"] = json!({
+            "strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"
+        });
+    });
+    let tokenizer = Tokenizer::open(copy.path()).unwrap();
+    for case in golden("llama2-mha")["forward"].as_array().unwrap() {
+        let prompt = case["prompt"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(prompt).unwrap(), ids(&case["input_ids"]));
+    }
+}
+
+/// The error of a folder and its message, with the folder's name taken out.
+fn refused(dir: &TempDir) -> (LlamaError, String) {
+    let error = Tokenizer::open(dir.path()).err().unwrap();
+    let message = error.to_string();
+    let name = dir.path().display().to_string();
+    assert!(message.contains(&name), "{message}");
+    (error, message.replace(&name, "DIR"))
+}
+
+#[test]
+fn folders_without_a_tokenizer_are_told_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    let (error, message) = refused(&dir);
+    assert!(matches!(error, LlamaError::NoTokenizer { .. }));
+    assert_eq!(
+        message,
+        "DIR holds no tokenizer.json; download it into the folder"
+    );
+
+    fs::write(dir.path().join("tokenizer.model"), "").unwrap();
+    let (error, message) = refused(&dir);
+    assert!(matches!(error, LlamaError::NoTokenizer { .. }));
+    assert!(message.contains("convert its tokenizer.model"), "{message}");
+    assert!(message.contains("transformers.AutoTokenizer"), "{message}");
+
+    fs::create_dir(dir.path().join("tokenizer.json")).unwrap();
+    let (error, message) = refused(&dir);
+    assert!(matches!(error, LlamaError::Read { .. }));
+    assert!(
+        message.starts_with("cannot read DIR/tokenizer.json: "),
+        "{message}"
+    );
+}
+
+#[test]
+fn broken_tokenizers_are_named_with_the_reason() {
+    let dir = TempDir::new().unwrap();
+    for (content, reason) in [
+        (
+            &b"{\"version\": "[..],
+            "EOF while parsing a value at line 1 column 12",
+        ),
+        (b"\xFF\xFE{", "expected value at line 1 column 1"),
+        (b"{\"version\": \"1.0\"}", "Model missing."),
+    ] {
+        fs::write(dir.path().join("tokenizer.json"), content).unwrap();
+        let (error, message) = refused(&dir);
+        assert!(matches!(error, LlamaError::Tokenizer { .. }));
+        let begin = format!("the tokenizer DIR/tokenizer.json fails: {reason}");
+        assert!(message.starts_with(&begin), "{message}");
+    }
+}
+
+#[test]
+fn broken_configurations_name_the_field() {
+    let dir = copy("llama2-mha", |_, _| {});
+    for (config, reason) in [
+        (
+            "{",
+            " is not valid JSON: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            r#"{"eos_token": 2}"#,
+            ": field \"eos_token\" is 2; expected a token's text",
+        ),
+        (
+            r#"{"bos_token": {"lstrip": false}}"#,
+            ": field \"bos_token\" is {\"lstrip\":false}; expected a token's text",
+        ),
+        (
+            r#"{"eos_token": "<|eot|>"}"#,
+            ": field \"eos_token\" is \"<|eot|>\"; expected a token that tokenizer.json has, or null",
+        ),
+        (
+            r#"{"clean_up_tokenization_spaces": "yes"}"#,
+            ": field \"clean_up_tokenization_spaces\" is \"yes\"; expected true or false",
+        ),
+    ] {
+        fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        let (_, message) = refused(&dir);
+        assert_eq!(message, format!("DIR/tokenizer_config.json{reason}"));
+    }
+}
