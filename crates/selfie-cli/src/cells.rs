@@ -1,5 +1,7 @@
 //! The syntax of cells, ranges and lists.
 
+use std::ops::Range;
+
 use crate::error::{Result, usage};
 
 /// `A..B`, `A..=B`, `all`, or a list of numbers and ranges; `all` is `0..len`. `what` names the option.
@@ -11,7 +13,10 @@ pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> 
             continue;
         }
         let range = match part.split_once("..") {
-            None => part.parse().ok().map(|n: usize| n..=n),
+            None => part
+                .parse()
+                .ok()
+                .and_then(|n: usize| Some(n..n.checked_add(1)?)),
             Some((from, to)) => range(from, to),
         };
         let Some(range) = range else {
@@ -22,11 +27,10 @@ pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> 
         if range.is_empty() {
             return usage(format!("--{what} {text}: \"{part}\" holds no number"));
         }
-        // Bounds the list's length; the number is what the message is about.
-        if *range.end() >= len {
+        if range.end > len {
             return usage(format!(
                 "--{what} {text}: {} is out of range 0..{len}",
-                range.end()
+                range.end - 1
             ));
         }
         numbers.extend(range);
@@ -34,15 +38,11 @@ pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> 
     Ok(numbers)
 }
 
-fn range(from: &str, to: &str) -> Option<std::ops::RangeInclusive<usize>> {
+fn range(from: &str, to: &str) -> Option<Range<usize>> {
     let from: usize = from.parse().ok()?;
     match to.strip_prefix('=') {
-        Some(to) => Some(from..=to.parse().ok()?),
-        None => {
-            let to: usize = to.parse().ok()?;
-            // 3..3 and 3..2 are empty, and so is every range that ends before it begins.
-            Some(if to == 0 { 1..=0 } else { from..=to - 1 })
-        }
+        Some(to) => Some(from..to.parse::<usize>().ok()?.checked_add(1)?),
+        None => Some(from..to.parse().ok()?),
     }
 }
 

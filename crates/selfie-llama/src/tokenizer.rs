@@ -139,7 +139,7 @@ impl Tokenizer {
         let fields = Fields::new(path, &object);
         self.bos = self.special(&fields, "bos_token")?;
         self.eos = self.special(&fields, "eos_token")?;
-        // False by default since transformers 4.45, and always for LlamaTokenizerFast.
+        // False is the default of transformers 4.57.
         self.clean_up = fields
             .flag("clean_up_tokenization_spaces")?
             .unwrap_or(false);
