@@ -1,0 +1,163 @@
+//! Single ops on the matrices of a shape.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use selfie_benches::{Weights, acts, rows};
+use selfie_kernels::{Backend, BatchRow, Cpu, CpuOptions, KvLayout, Slot};
+use selfie_llama::RandomCheckpoint;
+use serde::Serialize;
+
+use super::sweep::cpu_path;
+use crate::Result;
+
+/// Positions that each row of `attend` sees.
+const CONTEXT: usize = 64;
+
+/// The median time of an op, and what it did in it.
+#[derive(Serialize)]
+pub(super) struct Op {
+    name: String,
+    rows: usize,
+    microseconds: f64,
+    /// For matrix products.
+    gflop_per_s: Option<f64>,
+    /// Bytes of weights, or of rows read and written.
+    gb_per_s: f64,
+}
+
+pub(super) fn measure(
+    shape: &RandomCheckpoint,
+    threads: Option<usize>,
+    repeat: usize,
+) -> Result<Vec<Op>> {
+    let cpu = Cpu::new(CpuOptions {
+        threads,
+        path: cpu_path()?,
+    })?;
+    let (d, ffn, attn, dtype) = (shape.d_model, shape.ffn, shape.attn, shape.dtype);
+    let mut ops = Vec::new();
+    let mut add =
+        |name: &str, rows: usize, flop: f64, bytes: f64, run: &mut dyn FnMut() -> Result<()>| {
+            let seconds = median_seconds(repeat, run)?;
+            ops.push(Op {
+                name: name.to_owned(),
+                rows,
+                microseconds: seconds * 1e6,
+                gflop_per_s: (flop > 0.0).then_some(flop / seconds / 1e9),
+                gb_per_s: bytes / seconds / 1e9,
+            });
+            Ok::<_, Box<dyn std::error::Error>>(())
+        };
+
+    let plain = vec![1u64; (256 << 20) / 8];
+    add("parallel read", 0, 0.0, 256.0 * 1048576.0, &mut || {
+        black_box(plain.par_iter().sum::<u64>());
+        Ok(())
+    })?;
+    drop(plain);
+
+    let weights = Weights::new(2 * ffn, d, dtype).pack(&cpu)?;
+    for n in [1, 8, 64, 512] {
+        let a = acts(&cpu, n, d, dtype)?;
+        let mut out = cpu.rows(n, 2 * ffn)?;
+        let flop = 2.0 * (n * d * 2 * ffn) as f64;
+        let name = format!("linear {dtype} {d} x {}", 2 * ffn);
+        add(&name, n, flop, weights.bytes() as f64, &mut || {
+            Ok(cpu.linear(&a, &weights, None, &mut out)?)
+        })?;
+    }
+    drop(weights);
+    let head = Weights::new(shape.vocab_size, d, dtype).pack(&cpu)?;
+    for n in [1, 64] {
+        let a = acts(&cpu, n, d, dtype)?;
+        let flop = 2.0 * (n * d * shape.vocab_size) as f64;
+        add("head_best", n, flop, head.bytes() as f64, &mut || {
+            black_box(cpu.head_best(&a, &head)?);
+            Ok(())
+        })?;
+    }
+    drop(head);
+
+    let n = 64;
+    let x = rows(&cpu, n, d)?;
+    let weight = cpu.vector(&vec![1.0; d])?;
+    let mut normed = cpu.acts(n, d, dtype)?;
+    let bytes = |width: usize| (n * width * 4) as f64;
+    add("rms_norm", n, 0.0, bytes(d), &mut || {
+        Ok(cpu.rms_norm(&x, &weight, 1e-5, &mut normed)?)
+    })?;
+    let gate_up = rows(&cpu, n, 2 * ffn)?;
+    let mut hidden = cpu.acts(n, ffn, dtype)?;
+    add("swiglu", n, 0.0, bytes(2 * ffn), &mut || {
+        Ok(cpu.swiglu(&gate_up, &mut hidden)?)
+    })?;
+
+    let layout = KvLayout {
+        kv_heads: attn.kv_heads,
+        head_dim: attn.head_dim,
+        shared: CONTEXT,
+        own: vec![16],
+        slots: n,
+    };
+    let mut kv = cpu.kv(&layout)?;
+    let mut batch = cpu.batch(n)?;
+    let mut qkv = rows(&cpu, n, attn.qkv_dim())?;
+    let rope = rows(&cpu, CONTEXT + 1, attn.head_dim)?;
+    let decode: Vec<BatchRow> = (0..n as u32)
+        .map(|slot| BatchRow {
+            token: 0,
+            slot: Slot::Branch(slot),
+            position: CONTEXT as u32,
+        })
+        .collect();
+    for slot in 0..n {
+        cpu.kv_share(&mut kv, slot, &[CONTEXT])?;
+    }
+    cpu.load_batch(&decode, &mut batch)?;
+    add("rope_append", n, 0.0, bytes(attn.qkv_dim()), &mut || {
+        Ok(cpu.rope_append(&attn, &rope, &batch, 0, &mut qkv, &mut kv)?)
+    })?;
+    let mut attended = cpu.acts(n, attn.q_dim(), dtype)?;
+    add(
+        &format!("attend, {CONTEXT} shared positions"),
+        n,
+        0.0,
+        bytes(2 * attn.kv_dim() * (CONTEXT + 1)),
+        &mut || Ok(cpu.attend(&attn, &qkv, &batch, 0, &kv, &mut attended)?),
+    )?;
+    Ok(ops)
+}
+
+pub(super) fn print(ops: &[Op]) {
+    println!(
+        "\n{:34} {:>5} {:>12} {:>10} {:>8}",
+        "op", "rows", "us", "GFLOP/s", "GB/s"
+    );
+    for op in ops {
+        let gflop = op
+            .gflop_per_s
+            .map_or("-".to_owned(), |rate| format!("{rate:.1}"));
+        println!(
+            "{:34} {:>5} {:>12.1} {gflop:>10} {:>8.1}",
+            op.name, op.rows, op.microseconds, op.gb_per_s
+        );
+    }
+}
+
+/// The median of `repeat` samples, each of as many runs as make it long enough to be timed.
+fn median_seconds(repeat: usize, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    run()?;
+    let runs = (0.02 / start.elapsed().as_secs_f64().max(1e-9)).clamp(1.0, 1e4) as usize;
+    let mut samples = Vec::with_capacity(repeat);
+    for _ in 0..repeat {
+        let start = Instant::now();
+        for _ in 0..runs {
+            run()?;
+        }
+        samples.push(start.elapsed().as_secs_f64() / runs as f64);
+    }
+    Ok(super::median(&samples))
+}

@@ -1,0 +1,137 @@
+//! The sweep that is measured.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use selfie_interp::{Cell, Options, Row, interpret};
+use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
+
+/// Tokens of the prompt that are interpreted, at each layer.
+pub(crate) const TOKENS: [usize; 4] = [4, 5, 6, 7];
+
+#[derive(clap::Args)]
+pub(crate) struct SweepArgs {
+    #[arg(long)]
+    pub(crate) checkpoint: PathBuf,
+    #[arg(long)]
+    pub(crate) cells: usize,
+    #[arg(long)]
+    pub(crate) new_tokens: usize,
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    #[arg(long)]
+    pub(crate) dtype: String,
+}
+
+/// What one run measured.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct SweepRun {
+    pub(crate) dtype: String,
+    pub(crate) load_s: f64,
+    pub(crate) sweep_s: f64,
+    pub(crate) peak_rss_bytes: Option<u64>,
+}
+
+impl SweepArgs {
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--checkpoint={}", self.checkpoint.display()),
+            format!("--cells={}", self.cells),
+            format!("--new-tokens={}", self.new_tokens),
+            format!("--dtype={}", self.dtype),
+        ];
+        arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
+        arguments
+    }
+}
+
+/// Loads the checkpoint, runs the sweep, and prints a [`SweepRun`] as JSON.
+pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
+    let start = Instant::now();
+    let dtype = match args.dtype.as_str() {
+        "f32" => Some(DType::F32),
+        "bf16" => Some(DType::Bf16),
+        "f16" => Some(DType::F16),
+        _ => None,
+    };
+    let dir = &args.checkpoint;
+    let cpu = Cpu::new(CpuOptions {
+        threads: args.threads,
+        path: cpu_path()?,
+    })?;
+    let model = Llama::load(
+        cpu,
+        LlamaConfig::open(dir)?,
+        &Checkpoint::open(dir)?,
+        dtype,
+        |_| {},
+    )?;
+    let tokenizer = Tokenizer::open(dir)?;
+    let load_s = start.elapsed().as_secs_f64();
+
+    let layers = model.config().n_layers;
+    let cells: Vec<Cell> = (0..args.cells)
+        .map(|i| Cell {
+            prompt: 0,
+            layer: i / TOKENS.len() % layers,
+            token: TOKENS[i % TOKENS.len()],
+        })
+        .collect();
+    let options = Options {
+        max_new_tokens: args.new_tokens,
+        // Every cell writes all its tokens, so that runs can be compared.
+        eos: Vec::new(),
+        ..Options::new(model.config())?
+    };
+    let start = Instant::now();
+    let mut rows = 0;
+    interpret(
+        &model,
+        &tokenizer,
+        &[PROMPT],
+        &cells,
+        &options,
+        &mut |_: Row| {
+            rows += 1;
+            ControlFlow::Continue(())
+        },
+    )?;
+    let sweep_s = start.elapsed().as_secs_f64();
+    if rows != args.cells {
+        return Err(format!("{rows} rows came for {} cells", args.cells).into());
+    }
+    let run = SweepRun {
+        dtype: model.dtype().to_string(),
+        load_s,
+        sweep_s,
+        peak_rss_bytes: peak_rss_bytes(),
+    };
+    println!("{}", serde_json::to_string(&run)?);
+    Ok(())
+}
+
+/// The path that `SELFIE_CPU_PATH` forces.
+pub(crate) fn cpu_path() -> Result<Option<selfie_kernels::CpuPath>> {
+    match std::env::var("SELFIE_CPU_PATH") {
+        Ok(name) => Ok(Some(name.parse()?)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The most memory that this process had at a time; `None` where the system does not tell.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
