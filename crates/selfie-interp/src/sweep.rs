@@ -451,6 +451,9 @@ impl<'a, S: Sink> Delivery<'a, S> {
     }
 
     fn hand_out(&mut self, row: Row) -> ControlFlow<()> {
+        if self.refused {
+            return ControlFlow::Break(());
+        }
         let flow = self.sink.row(row);
         self.refused |= flow.is_break();
         flow
@@ -459,7 +462,7 @@ impl<'a, S: Sink> Delivery<'a, S> {
     /// Hands out what is left when a sweep ended early: rows that are finished, in order, with gaps.
     fn flush(mut self) -> Result<()> {
         while let Some((_, row)) = self.waiting.pop_first() {
-            if self.refused || self.hand_out(row).is_break() {
+            if self.hand_out(row).is_break() {
                 break;
             }
         }

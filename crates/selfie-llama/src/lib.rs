@@ -14,6 +14,7 @@ mod probe;
 mod random_checkpoint;
 mod rope;
 mod sampling;
+mod splitmix;
 mod tokenizer;
 mod trace;
 

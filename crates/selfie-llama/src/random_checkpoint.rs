@@ -13,6 +13,7 @@ use selfie_kernels::{AttnShape, DType};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, exists, read_error};
+use crate::splitmix::{GAMMA, mix};
 use crate::{LlamaConfig, LlamaError, Result};
 
 /// The shape of a LLaMA whose weights are drawn at random, and how its files are written.
@@ -354,10 +355,7 @@ fn centred_sum(counter: u64) -> i32 {
 
 /// What SplitMix64 puts out after `counter` steps from a state of 0.
 fn splitmix64(counter: u64) -> u64 {
-    let z = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    mix(counter.wrapping_mul(GAMMA))
 }
 
 /// Where a tensor's counter starts, spread over all of u64.

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use selfie_kernels::Best;
 
+use crate::splitmix::{GAMMA, mix};
 use crate::{LlamaError, Result};
 
 /// How tokens are drawn; no `Sampling` means greedy decoding.
@@ -178,11 +179,7 @@ fn uniform(seed: u64, sequence: u64, step: u64) -> f64 {
     (key >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The first output of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014) from a state.
+/// The first output of SplitMix64 from a state.
 fn splitmix64(state: u64) -> u64 {
-    let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    mix(state.wrapping_add(GAMMA))
 }

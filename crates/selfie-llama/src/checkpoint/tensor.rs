@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use half::{bf16, f16};
 use selfie_kernels::{DType, MatrixSource};
 
 use super::header::{Entry, Shard};
@@ -72,7 +71,7 @@ impl Tensor {
     pub fn vector(&self) -> Result<Vec<f32>> {
         let mut values = Vec::new();
         self.with_rows(0..self.shape.0, &mut |bytes| {
-            values = to_f32(bytes, self.dtype);
+            values = self.dtype.to_f32(bytes);
         })
         .map_err(|source| read_error(self.file(), source))?;
         match values.iter().position(|value| !value.is_finite()) {
@@ -112,17 +111,5 @@ impl MatrixSource for Tensor {
         let row_bytes = columns * self.dtype.size();
         let offset = self.offset + (rows.start * row_bytes) as u64;
         map::with_bytes(&self.shard.file, offset, rows.len() * row_bytes, read)
-    }
-}
-
-fn to_f32(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    let pairs = || bytes.as_chunks::<2>().0.iter();
-    match dtype {
-        DType::F32 => {
-            let words = bytes.as_chunks::<4>().0.iter();
-            words.map(|&word| f32::from_le_bytes(word)).collect()
-        }
-        DType::Bf16 => pairs().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-        DType::F16 => pairs().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
     }
 }

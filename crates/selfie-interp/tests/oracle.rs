@@ -1,0 +1,377 @@
+//! The sweep against a naive one: the whole interpretation prompt for every cell and token, nothing shared, nothing
+//! kept; then two passes over the text, with the injection and without. Ids and relevancy agree to the bit.
+
+mod common;
+
+use common::{GOLDEN, collect, load, load_dir};
+use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row};
+use selfie_kernels::{Backend, Cpu, DType, InjectMode, Injection, KvLayout, Slot};
+use selfie_llama::{
+    Capture, Inject, KvCache, Llama, Probe, RandomCheckpoint, Sampling, Site, Tokenizer, Workspace,
+    branch_rows,
+};
+
+const PROMPTS: [&str; 3] = [
+    "[INST] What's highest mountain in the world? [/INST]",
+    "a type of drink",
+    "The",
+];
+
+/// A pass over a whole text in a cache of its own.
+fn pass(model: &Llama<Cpu>, ids: &[u32], probe: &mut dyn Probe<Cpu>) -> Workspace<Cpu> {
+    let config = model.config();
+    let layout = KvLayout {
+        kv_heads: config.attn.kv_heads,
+        head_dim: config.attn.head_dim,
+        shared: 0,
+        own: vec![ids.len(); config.n_layers],
+        slots: 1,
+    };
+    let mut cache = KvCache::new(model.backend(), layout).unwrap();
+    let mut ws = Workspace::new(model, ids.len(), ids.len()).unwrap();
+    let slot = cache
+        .take(model.backend(), &vec![0; config.n_layers])
+        .unwrap();
+    let rows: Vec<_> = branch_rows(slot, 0, ids).collect();
+    model
+        .forward(&mut ws, &mut cache, &rows, 0..config.n_layers, probe)
+        .unwrap();
+    ws
+}
+
+/// `(new_ids, relevancy)` of the cell with this index in the sweep.
+fn naive(
+    model: &Llama<Cpu>,
+    tokenizer: &Tokenizer,
+    cell: Cell,
+    inject: InjectAt,
+    options: &Options,
+    index: u64,
+) -> (Vec<u32>, Vec<f32>) {
+    let source = tokenizer.encode(PROMPTS[cell.prompt]).unwrap();
+    let want = (
+        Site::HiddenStates(cell.layer),
+        Slot::Branch(0),
+        cell.token as u32,
+    );
+    let mut vector = Capture::new(model.backend(), &[want], model.config().d_model).unwrap();
+    pass(model, &source, &mut vector);
+
+    let prompt = options.prompt.locate(tokenizer).unwrap();
+    let writes: Vec<Injection> = prompt
+        .placeholders
+        .iter()
+        .map(|&row| Injection {
+            row,
+            vector: 0,
+            mode: inject.mode,
+            strength: inject.strength,
+        })
+        .collect();
+    let with_injection = |ids: &[u32]| {
+        let mut probe = Inject::new(inject.layer, vector.rows(), &writes);
+        let ws = pass(model, ids, &mut probe);
+        probe.finish().unwrap();
+        ws
+    };
+    let mut ids = prompt.ids.clone();
+    let m = ids.len();
+    while ids.len() < m + options.max_new_tokens {
+        let mut ws = with_injection(&ids);
+        let last = ids.len() - 1;
+        let next = match options.sampling {
+            None => model.best(&mut ws, &[last]).unwrap()[0].token,
+            Some(sampling) => {
+                let mut picked = 0;
+                model
+                    .logits(&mut ws, &[last], |_, logits| {
+                        picked = sampling.pick(logits, index, (ids.len() - m) as u64).token;
+                        Ok(())
+                    })
+                    .unwrap();
+                picked
+            }
+        };
+        ids.push(next);
+        if options.eos.contains(&next) {
+            break;
+        }
+    }
+    let new_ids = ids.split_off(m);
+    if !options.relevancy {
+        return (new_ids, vec![]);
+    }
+    let text = [&prompt.ids[..], &new_ids[..new_ids.len() - 1]].concat();
+    let rows: Vec<usize> = (m - 1..text.len()).collect();
+    let with = model
+        .score(&mut with_injection(&text), &rows, &new_ids)
+        .unwrap();
+    let without = model
+        .score(&mut pass(model, &text, &mut ()), &rows, &new_ids)
+        .unwrap();
+    let pairs = with.iter().zip(&without);
+    let relevancy = pairs.map(|(with, without)| (with.exp() - without.exp()).abs());
+    (new_ids, relevancy.collect())
+}
+
+#[track_caller]
+fn compare(
+    model: &Llama<Cpu>,
+    tokenizer: &Tokenizer,
+    cells: &[Cell],
+    options: &Options,
+) -> Vec<Row> {
+    let rows = collect(model, tokenizer, &PROMPTS, cells, options);
+    assert_eq!(rows.len(), cells.len() * options.injections.len());
+    for (index, row) in rows.iter().enumerate() {
+        let cell = cells[index / options.injections.len()];
+        let inject = options.injections[index % options.injections.len()];
+        assert_eq!((row.layer, row.token), (Some(cell.layer), cell.token));
+        assert_eq!(row.prompt, PROMPTS[cell.prompt]);
+        assert_eq!(
+            (row.inject_layer, row.mode, row.strength),
+            (inject.layer, inject.mode, inject.strength)
+        );
+        let (ids, relevancy) = naive(model, tokenizer, cell, inject, options, index as u64);
+        assert_eq!(row.new_ids, ids, "{cell:?} {inject:?}");
+        assert_eq!(row.relevancy_score.len(), relevancy.len());
+        for (got, want) in row.relevancy_score.iter().zip(relevancy) {
+            // A sampled token's probability is summed on the host, in f64; all others by the same op as here.
+            let equal = match options.sampling {
+                None => got.to_bits() == want.to_bits(),
+                Some(_) => (got - want).abs() <= 1e-6,
+            };
+            assert!(
+                equal,
+                "{cell:?} {inject:?}: relevancy {got:e}, expected {want:e}"
+            );
+        }
+    }
+    rows
+}
+
+fn at(layer: usize) -> InjectAt {
+    InjectAt {
+        layer,
+        mode: InjectMode::Replace,
+        strength: 1.0,
+    }
+}
+
+/// Cells of all prompts: first and last layer and some between, first and last token and some between.
+fn cells(model: &Llama<Cpu>) -> Vec<Cell> {
+    let n = model.config().n_layers;
+    let cell = |prompt, layer, token| Cell {
+        prompt,
+        layer,
+        token,
+    };
+    vec![
+        cell(0, 0, 0),
+        cell(0, n, 4),
+        cell(1, 2, 1),
+        cell(0, 1, 7),
+        cell(2, n, 0),
+        cell(1, n - 1, 3),
+        cell(0, 1, 7),
+    ]
+}
+
+fn options(model: &Llama<Cpu>) -> Options {
+    Options {
+        max_new_tokens: 6,
+        eos: vec![],
+        ..Options::new(model.config()).unwrap()
+    }
+}
+
+#[test]
+fn inject_layers_modes_and_strengths() {
+    for name in GOLDEN {
+        for dtype in [Some(DType::F32), None] {
+            let (model, tokenizer) = load(name, dtype, 2);
+            let n = model.config().n_layers;
+            // All in one sweep, so that cells of one batch differ in them.
+            let mut injections: Vec<InjectAt> = [0, 1, n / 2, n - 1].map(at).to_vec();
+            injections.push(InjectAt {
+                layer: 2,
+                mode: InjectMode::Add,
+                strength: 2.5,
+            });
+            injections.push(InjectAt {
+                strength: 0.6,
+                ..at(1)
+            });
+            let options = Options {
+                injections,
+                batch_size: Some(5),
+                ..options(&model)
+            };
+            compare(&model, &tokenizer, &cells(&model), &options);
+        }
+    }
+}
+
+#[test]
+fn batch_sizes() {
+    let (model, tokenizer) = load("llama3-gqa", None, 2);
+    for batch_size in [Some(1), Some(2), Some(3), Some(100), None] {
+        let options = Options {
+            batch_size,
+            ..options(&model)
+        };
+        compare(&model, &tokenizer, &cells(&model), &options);
+    }
+}
+
+#[test]
+fn placeholders_anywhere() {
+    for name in GOLDEN {
+        let (model, tokenizer) = load(name, None, 2);
+        for prompt in [
+            r#"[0," means"]"#,
+            r#"["Say ",0," and ",0,0," once more:"]"#,
+            r#"["It is ",0]"#,
+        ] {
+            let prompt: InterpretationPrompt = prompt.parse().unwrap();
+            for layer in [0, 2] {
+                let options = Options {
+                    prompt: prompt.clone(),
+                    injections: vec![at(layer)],
+                    ..options(&model)
+                };
+                compare(&model, &tokenizer, &cells(&model), &options);
+            }
+        }
+    }
+}
+
+#[test]
+fn texts_that_end_early() {
+    for name in GOLDEN {
+        let (model, tokenizer) = load(name, None, 2);
+        let long = collect(
+            &model,
+            &tokenizer,
+            &PROMPTS,
+            &cells(&model),
+            &options(&model),
+        );
+        let eos = vec![long[0].new_ids[0], long[3].new_ids[2], long[5].new_ids[4]];
+        for batch_size in [1, 2, 100] {
+            let options = Options {
+                eos: eos.clone(),
+                batch_size: Some(batch_size),
+                ..options(&model)
+            };
+            let rows = compare(&model, &tokenizer, &cells(&model), &options);
+            assert_eq!(rows[0].new_ids.len(), 1);
+            assert!(rows.iter().any(|row| row.new_ids.len() > 1));
+        }
+    }
+}
+
+#[test]
+fn one_token_no_relevancy_and_samples() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let base = options(&model);
+    let one = Options {
+        max_new_tokens: 1,
+        ..base.clone()
+    };
+    compare(&model, &tokenizer, &cells(&model), &one);
+    let plain = Options {
+        relevancy: false,
+        ..base.clone()
+    };
+    let rows = compare(&model, &tokenizer, &cells(&model), &plain);
+    assert!(rows.iter().all(|row| row.relevancy_score.is_empty()));
+    for batch_size in [2, 100] {
+        let sampled = Options {
+            sampling: Some(Sampling {
+                temperature: 1.5,
+                ..Sampling::default()
+            }),
+            batch_size: Some(batch_size),
+            ..base.clone()
+        };
+        compare(&model, &tokenizer, &cells(&model), &sampled);
+    }
+}
+
+#[test]
+fn biases_and_odd_heads() {
+    let folder = tempfile::tempdir().unwrap();
+    for dtype in [DType::F16, DType::Bf16] {
+        let checkpoint = RandomCheckpoint {
+            attention_bias: true,
+            mlp_bias: true,
+            dtype,
+            ..RandomCheckpoint::tiny()
+        };
+        checkpoint
+            .write(folder.path(), &common::dir("llama2-mha"))
+            .unwrap();
+        let (model, tokenizer) = load_dir(folder.path(), None, 2);
+        let options = Options {
+            injections: vec![at(0), at(2)],
+            ..options(&model)
+        };
+        compare(&model, &tokenizer, &cells(&model), &options);
+    }
+}
+
+/// More tokens to score than rows fit into a pass, so that a text is scored in parts: the naive way would take minutes,
+/// so the text is scored by two whole passes only.
+#[test]
+fn long_texts_are_scored_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = RandomCheckpoint {
+        n_layers: 2,
+        max_positions: 1024,
+        ..RandomCheckpoint::tiny()
+    };
+    checkpoint
+        .write(folder.path(), &common::dir("llama2-mha"))
+        .unwrap();
+    let (model, tokenizer) = load_dir(folder.path(), None, 2);
+    let options = Options {
+        max_new_tokens: 700,
+        ..options(&model)
+    };
+    let cells = &cells(&model)[..2];
+    for row in collect(&model, &tokenizer, &PROMPTS, cells, &options) {
+        let prompt = options.prompt.locate(&tokenizer).unwrap();
+        assert_eq!(row.new_ids.len(), 700);
+        let text = [&prompt.ids[..], &row.new_ids[..699]].concat();
+        let rows: Vec<usize> = (prompt.ids.len() - 1..text.len()).collect();
+        let want = (
+            Site::HiddenStates(row.layer.unwrap()),
+            Slot::Branch(0),
+            row.token as u32,
+        );
+        let mut vector = Capture::new(model.backend(), &[want], model.config().d_model).unwrap();
+        pass(&model, &tokenizer.encode(PROMPTS[0]).unwrap(), &mut vector);
+        assert_eq!(model.backend().len(vector.rows()), 1);
+        let writes: Vec<Injection> = prompt
+            .placeholders
+            .iter()
+            .map(|&row| Injection {
+                row,
+                vector: 0,
+                mode: InjectMode::Replace,
+                strength: 1.0,
+            })
+            .collect();
+        let mut probe = Inject::new(1, vector.rows(), &writes);
+        let with = model
+            .score(&mut pass(&model, &text, &mut probe), &rows, &row.new_ids)
+            .unwrap();
+        let without = model
+            .score(&mut pass(&model, &text, &mut ()), &rows, &row.new_ids)
+            .unwrap();
+        for ((with, without), got) in with.iter().zip(without).zip(&row.relevancy_score) {
+            assert_eq!(got.to_bits(), (with.exp() - without.exp()).abs().to_bits());
+        }
+    }
+}
