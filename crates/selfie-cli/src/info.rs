@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use selfie_kernels::{Backend, KvLayout};
-use selfie_llama::{Checkpoint, KvCache};
+use selfie_kernels::Backend;
+use selfie_llama::{Checkpoint, KvCache, Rope, RopeScaling};
 
 use crate::args::{InfoArgs, TokensArgs};
 use crate::error::{CliError, Result};
@@ -16,13 +16,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let cpu = opened.cpu()?;
     let config = &opened.config;
     let attn = &config.attn;
-    let tokens = KvLayout {
-        kv_heads: attn.kv_heads,
-        head_dim: attn.head_dim,
-        shared: 0,
-        own: vec![1024; config.n_layers],
-        slots: 1,
-    };
+    let tokens = config.kv_layout(0, vec![1024; config.n_layers], 1);
     let cache = KvCache::bytes(&cpu, &tokens);
     let memory = cpu.memory()?;
     let parameters = config.n_parameters();
@@ -42,7 +36,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ("heads", heads),
         ("vocabulary", config.vocab_size.to_string()),
         ("context", format!("{} positions", config.max_positions)),
-        ("rope", format!("{:?}", config.rope)),
+        ("rope", rope(&config.rope)),
         (
             "parameters",
             format!("{parameters} ({:.2} B)", parameters as f64 / 1e9),
@@ -93,6 +87,16 @@ fn visible(c: char) -> Vec<char> {
         true => c.escape_default().collect(),
         false => vec![c],
     }
+}
+
+fn rope(rope: &Rope) -> String {
+    let scaling = match rope.scaling {
+        RopeScaling::None => "no scaling".to_owned(),
+        RopeScaling::Linear { factor } => format!("linear scaling by {factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!("llama3 scaling by {factor}"),
+        RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
+    };
+    format!("theta {}, {scaling}", rope.theta)
 }
 
 fn megabytes(bytes: u64) -> String {

@@ -359,13 +359,7 @@ impl Setup<'_> {
             Some(lowest) if layer < lowest => new,
             _ => m - self.first_placeholder() + new,
         };
-        KvLayout {
-            kv_heads: config.attn.kv_heads,
-            head_dim: config.attn.head_dim,
-            shared: m,
-            own: (0..config.n_layers).map(own).collect(),
-            slots: 0,
-        }
+        config.kv_layout(m, (0..config.n_layers).map(own).collect(), 0)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use selfie_kernels::{Backend, InjectMode, KvLayout, Slot};
+use selfie_kernels::{Backend, InjectMode, Slot};
 use selfie_llama::{
     Capture, Decoding, KvCache, Llama, LlamaConfig, Sampling, Site, Tokenizer, branch_rows,
 };
@@ -345,15 +345,13 @@ fn capture<B: Backend>(
         let wants: Vec<_> = named.iter().map(want).collect();
         let mut probe = Capture::new(backend, &wants, config.d_model)?;
 
-        let layout = KvLayout {
-            kv_heads: config.attn.kv_heads,
-            head_dim: config.attn.head_dim,
-            shared: 0,
-            own: (0..config.n_layers)
+        let layout = config.kv_layout(
+            0,
+            (0..config.n_layers)
                 .map(|layer| if layer < layers { longest } else { 0 })
                 .collect(),
-            slots: group.len(),
-        };
+            group.len(),
+        );
         let mut cache = KvCache::new(backend, layout)?;
         let mut rows = Vec::new();
         for prompt in &group {

@@ -5,7 +5,7 @@ mod common;
 
 use common::{GOLDEN, collect, load, load_dir};
 use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row};
-use selfie_kernels::{Backend, Cpu, DType, InjectMode, Injection, KvLayout, Slot};
+use selfie_kernels::{Backend, Cpu, DType, InjectMode, Injection, Slot};
 use selfie_llama::{
     Capture, Inject, KvCache, Llama, Probe, RandomCheckpoint, Sampling, Site, Tokenizer, Workspace,
     branch_rows,
@@ -20,13 +20,7 @@ const PROMPTS: [&str; 3] = [
 /// A pass over a whole text in a cache of its own.
 fn pass(model: &Llama<Cpu>, ids: &[u32], probe: &mut dyn Probe<Cpu>) -> Workspace<Cpu> {
     let config = model.config();
-    let layout = KvLayout {
-        kv_heads: config.attn.kv_heads,
-        head_dim: config.attn.head_dim,
-        shared: 0,
-        own: vec![ids.len(); config.n_layers],
-        slots: 1,
-    };
+    let layout = config.kv_layout(0, vec![ids.len(); config.n_layers], 1);
     let mut cache = KvCache::new(model.backend(), layout).unwrap();
     let mut ws = Workspace::new(model, ids.len(), ids.len()).unwrap();
     let slot = cache

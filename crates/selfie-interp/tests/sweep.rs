@@ -157,6 +157,39 @@ fn vectors_of_a_file_are_the_cells_that_they_come_from() {
     }
 }
 
+#[test]
+fn many_prompts_are_passed_in_groups() {
+    let (model, tokenizer) = model();
+    let long = "human and alien are equal ".repeat(30);
+    let texts: Vec<String> = (0..9).map(|i| format!("{i} {long}")).collect();
+    let tokens: usize = texts
+        .iter()
+        .map(|text| tokenizer.encode(text).unwrap().len())
+        .sum();
+    assert!(tokens > 1024, "{tokens} tokens fit one group");
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // Backwards, so that groups and cells are not in the same order.
+    let cells: Vec<Cell> = (0..texts.len())
+        .rev()
+        .map(|prompt| Cell {
+            prompt,
+            ..cell(2, 1)
+        })
+        .collect();
+    let rows = collect(&model, &tokenizer, &texts, &cells, &options(&model));
+    for (row, cell) in rows.iter().zip(&cells) {
+        let alone = [Cell { prompt: 0, ..*cell }];
+        let alone = collect(
+            &model,
+            &tokenizer,
+            &[texts[cell.prompt]],
+            &alone,
+            &options(&model),
+        );
+        assert_eq!(*row, alone[0]);
+    }
+}
+
 fn refused(prompts: &[&str], cell: Cell, change: impl Fn(&mut Options)) -> String {
     let (model, tokenizer) = model();
     let mut options = options(&model);

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use selfie_kernels::{AttnShape, DType};
+use selfie_kernels::{AttnShape, DType, KvLayout};
 
 use crate::checkpoint::check_folder;
 use crate::json::{Fields, parse_object};
@@ -132,6 +132,17 @@ impl LlamaConfig {
             positions,
             max: self.max_positions,
         })
+    }
+
+    /// A cache for this model: `shared` positions of the shared segment, `own[l]` positions of each slot at layer l.
+    pub fn kv_layout(&self, shared: usize, own: Vec<usize>, slots: usize) -> KvLayout {
+        KvLayout {
+            kv_heads: self.attn.kv_heads,
+            head_dim: self.attn.head_dim,
+            shared,
+            own,
+            slots,
+        }
     }
 
     /// The number of parameters; a head tied to the embedding table counts once.

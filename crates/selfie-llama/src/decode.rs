@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use selfie_kernels::{Backend, BatchRow, Best, KvLayout};
+use selfie_kernels::{Backend, BatchRow, Best};
 
 use crate::cache::branch_rows;
 use crate::{KvCache, Llama, LlamaError, Result, Sampling, Workspace};
@@ -195,13 +195,7 @@ pub fn generate<B: Backend>(
     let positions = prompt.len() + decoding.max_new_tokens;
     model.config().check_context(positions)?;
     let config = model.config();
-    let layout = KvLayout {
-        kv_heads: config.attn.kv_heads,
-        head_dim: config.attn.head_dim,
-        shared: 0,
-        own: vec![positions; config.n_layers],
-        slots: 1,
-    };
+    let layout = config.kv_layout(0, vec![positions; config.n_layers], 1);
     let mut cache = KvCache::new(model.backend(), layout)?;
     let mut ws = Workspace::new(model, prompt.len().min(PROMPT_ROWS), positions)?;
     let slot = cache.take(model.backend(), &vec![0; config.n_layers])?;

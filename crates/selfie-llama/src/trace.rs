@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use selfie_kernels::{Backend, KvLayout};
+use selfie_kernels::Backend;
 
 use crate::cache::branch_rows;
 use crate::{KvCache, Llama, LlamaError, Probe, Result, Site, Visit, Workspace};
@@ -38,13 +38,7 @@ impl Trace {
         }
         let (config, backend) = (model.config(), model.backend());
         let (n_layers, d_model, tokens) = (config.n_layers, config.d_model, input_ids.len());
-        let layout = KvLayout {
-            kv_heads: config.attn.kv_heads,
-            head_dim: config.attn.head_dim,
-            shared: 0,
-            own: vec![tokens; n_layers],
-            slots: 1,
-        };
+        let layout = config.kv_layout(0, vec![tokens; n_layers], 1);
         let mut cache = KvCache::new(backend, layout)?;
         let mut ws = Workspace::new(model, tokens.min(PROMPT_ROWS), tokens)?;
         let slot = cache.take(backend, &vec![0; n_layers])?;

@@ -11,13 +11,7 @@ use selfie_llama::{
 
 fn layout(model: &Llama<Cpu>, positions: usize, slots: usize) -> KvLayout {
     let config = model.config();
-    KvLayout {
-        kv_heads: config.attn.kv_heads,
-        head_dim: config.attn.head_dim,
-        shared: 0,
-        own: vec![positions; config.n_layers],
-        slots,
-    }
+    config.kv_layout(0, vec![positions; config.n_layers], slots)
 }
 
 /// Runs a prompt with a probe, and returns the residual stream that it ends with.
