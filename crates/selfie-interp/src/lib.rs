@@ -28,10 +28,12 @@
 //! speaks of the next. [`Row::relevancy_score`] tells how much each word owes to the embedding.
 #![forbid(unsafe_code)]
 
+mod delivery;
 mod engine;
 mod error;
 mod prompt;
 mod row;
+mod source;
 mod sweep;
 mod vectors;
 

@@ -1,21 +1,17 @@
 //! Interpreting many embeddings: cells of prompts, or vectors from elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use selfie_kernels::{Backend, InjectMode, Slot};
-use selfie_llama::{
-    Capture, Decoding, KvCache, Llama, LlamaConfig, Sampling, Site, Tokenizer, branch_rows,
-};
+use selfie_kernels::{Backend, InjectMode};
+use selfie_llama::{Decoding, Llama, LlamaConfig, Sampling, Tokenizer};
 
-use crate::engine::{Engine, Finished, Job, Listener, Setup};
+use crate::delivery::{Delivery, Origin};
+use crate::engine::{Engine, Job, Setup};
+use crate::source::capture;
 use crate::{InterpError, InterpretationPrompt, LocatedPrompt, Result, Row, Vector};
 
 /// Cells whose vectors are on the device at a time.
 const WINDOW: usize = 4096;
-
-/// Tokens of source prompts whose keys and values are in memory at a time (a longer prompt goes alone).
-const SOURCE_TOKENS: usize = 512;
 
 /// An embedding: `hidden_states[layer]` at a token of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -309,183 +305,4 @@ fn check_cells(
         }
     }
     Ok(())
-}
-
-/// Runs the source prompts as far as the cells need, and keeps the cells' vectors: `[vectors, d_model]`, and for
-/// each cell the row of its vector.
-fn capture<B: Backend>(
-    model: &Llama<B>,
-    engine: &mut Engine<'_, B>,
-    sources: &[Vec<u32>],
-    cells: &[Cell],
-) -> Result<(B::Rows, Vec<usize>)> {
-    let (backend, config) = (model.backend(), model.config());
-    let layers = cells.iter().map(|cell| cell.layer).max().unwrap_or(0);
-    let mut prompts: Vec<usize> = cells.iter().map(|cell| cell.prompt).collect();
-    prompts.sort_unstable();
-    prompts.dedup();
-
-    let mut vectors = backend.rows(cells.len(), config.d_model)?;
-    let mut places: HashMap<Cell, usize> = HashMap::new();
-    while !prompts.is_empty() {
-        let group = take_group(&mut prompts, sources);
-        let slots: HashMap<usize, u32> = group.iter().copied().zip(0..).collect();
-        let longest = group.iter().map(|&p| sources[p].len()).max().unwrap_or(0);
-        let want = |cell: &Cell| {
-            let slot = Slot::Branch(slots[&cell.prompt]);
-            (Site::HiddenStates(cell.layer), slot, cell.token as u32)
-        };
-        let mut named: Vec<Cell> = cells
-            .iter()
-            .copied()
-            .filter(|cell| slots.contains_key(&cell.prompt))
-            .collect();
-        named.sort_unstable();
-        named.dedup();
-        let wants: Vec<_> = named.iter().map(want).collect();
-        let mut probe = Capture::new(backend, &wants, config.d_model)?;
-
-        let layout = config.kv_layout(
-            0,
-            (0..config.n_layers)
-                .map(|layer| if layer < layers { longest } else { 0 })
-                .collect(),
-            group.len(),
-        );
-        let mut cache = KvCache::new(backend, layout)?;
-        let mut rows = Vec::new();
-        for prompt in &group {
-            rows.extend(branch_rows(slots[prompt], 0, &sources[*prompt]));
-        }
-        for rows in rows.chunks(engine.ws.max_rows()) {
-            model.forward(&mut engine.ws, &mut cache, rows, 0..layers, &mut probe)?;
-        }
-        let index = wants
-            .iter()
-            .map(|&want| probe.index(want))
-            .collect::<Result<Vec<_>, _>>()?;
-        let first = backend.len(&vectors);
-        backend.gather(probe.rows(), &index, &mut vectors)?;
-        places.extend(named.into_iter().zip(first..));
-    }
-    let places = cells.iter().map(|cell| places[cell]).collect();
-    Ok((vectors, places))
-}
-
-/// The next prompts that are passed together.
-fn take_group(prompts: &mut Vec<usize>, sources: &[Vec<u32>]) -> Vec<usize> {
-    let mut tokens = 0;
-    let fit = prompts.iter().take_while(|&&prompt| {
-        tokens += sources[prompt].len();
-        tokens <= SOURCE_TOKENS
-    });
-    let count = fit.count().max(1);
-    prompts.drain(..count).collect()
-}
-
-/// Where the vector of a row comes from.
-struct Origin {
-    prompt: String,
-    layer: Option<usize>,
-    token: usize,
-    token_decoded: Option<String>,
-}
-
-/// Turns finished jobs into rows, and hands them out in order.
-struct Delivery<'a, S> {
-    tokenizer: &'a Tokenizer,
-    options: &'a Options,
-    origin: &'a dyn Fn(usize) -> Result<Origin>,
-    sink: &'a mut S,
-    /// Rows that wait for an earlier one.
-    waiting: BTreeMap<usize, Row>,
-    /// The index of the row that is next.
-    next: usize,
-    generated: usize,
-    total: usize,
-    /// Whether the sink has refused a row.
-    refused: bool,
-}
-
-impl<'a, S: Sink> Delivery<'a, S> {
-    fn new(
-        tokenizer: &'a Tokenizer,
-        options: &'a Options,
-        cells: usize,
-        origin: &'a dyn Fn(usize) -> Result<Origin>,
-        sink: &'a mut S,
-    ) -> Self {
-        Self {
-            tokenizer,
-            options,
-            origin,
-            sink,
-            waiting: BTreeMap::new(),
-            next: 0,
-            generated: 0,
-            total: cells * options.injections.len() * options.max_new_tokens,
-            refused: false,
-        }
-    }
-
-    fn row(&self, finished: Finished) -> Result<Row> {
-        let injections = &self.options.injections;
-        let inject = injections[finished.index % injections.len()];
-        let origin = (self.origin)(finished.index / injections.len())?;
-        Ok(Row {
-            prompt: origin.prompt,
-            interpretation: self.tokenizer.decode(&finished.new_ids)?,
-            layer: origin.layer,
-            token: origin.token,
-            token_decoded: origin.token_decoded,
-            relevancy_score: finished.relevancy,
-            pieces: self.tokenizer.pieces(&finished.new_ids)?,
-            new_ids: finished.new_ids,
-            inject_layer: inject.layer,
-            mode: inject.mode,
-            strength: inject.strength,
-            model: self.options.model_name.clone(),
-        })
-    }
-
-    fn hand_out(&mut self, row: Row) -> ControlFlow<()> {
-        if self.refused {
-            return ControlFlow::Break(());
-        }
-        let flow = self.sink.row(row);
-        self.refused |= flow.is_break();
-        flow
-    }
-
-    /// Hands out what is left when a sweep ended early: rows that are finished, in order, with gaps.
-    fn flush(mut self) -> Result<()> {
-        while let Some((_, row)) = self.waiting.pop_first() {
-            if self.hand_out(row).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<S: Sink> Listener for Delivery<'_, S> {
-    fn finished(&mut self, finished: Finished) -> Result<ControlFlow<()>> {
-        // A text that ended early leaves less to generate.
-        self.total -= self.options.max_new_tokens - finished.new_ids.len();
-        let index = finished.index;
-        let row = self.row(finished)?;
-        self.waiting.insert(index, row);
-        while let Some(row) = self.waiting.remove(&self.next) {
-            self.next += 1;
-            if self.hand_out(row).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn generated(&mut self, tokens: usize) -> ControlFlow<()> {
-        self.generated += tokens;
-        self.sink.progress(self.generated, self.total)
-    }
 }
