@@ -149,7 +149,7 @@ pub(crate) struct SweepArgs {
     pub(crate) no_relevancy: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// A .jsonl or .csv file [default: stdout]
+    /// A .jsonl, .csv, .parquet or .html file [default: stdout]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// What to write [default: by the name of --out; on stdout, table for a terminal and jsonl otherwise]
@@ -167,6 +167,8 @@ pub(crate) enum ModeArg {
 pub(crate) enum FormatArg {
     Jsonl,
     Csv,
+    Parquet,
+    Html,
     Table,
 }
 

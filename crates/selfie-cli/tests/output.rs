@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::fs::File;
+
 use common::{copy, dir, selfie, succeed};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
 const PROMPT: [&str; 4] = ["--prompt", "a type of drink", "--max-new-tokens", "6"];
@@ -206,5 +209,72 @@ fn info_names_shape_and_device() {
         "CPU",
     ] {
         assert!(info.contains(text), "{info}");
+    }
+}
+
+#[test]
+fn parquet_holds_what_stdout_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    interpret(&["--out", path.to_str().unwrap()]);
+    let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+    let got: Vec<Value> = reader
+        .get_row_iter(None)
+        .unwrap()
+        .map(|row| row.unwrap().to_json_value())
+        .collect();
+    let want = rows(&interpret(&[]));
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(&want) {
+        let (got, want) = (got.as_object().unwrap(), want.as_object().unwrap());
+        assert!(got.keys().eq(want.keys()));
+        for (field, want) in want {
+            // f32 in JSON is the shortest text; as f64 it has more digits.
+            let same = match (&got[field], want) {
+                (Value::Number(got), Value::Number(want)) => close(got, want),
+                (Value::Array(got), Value::Array(want)) if field == "relevancy_score" => {
+                    let pairs = got.iter().zip(want);
+                    got.len() == want.len()
+                        && pairs
+                            .into_iter()
+                            .all(|(a, b)| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-7)
+                }
+                (got, want) => got == want,
+            };
+            assert!(same, "{field}: {} and {want}", got[field]);
+        }
+    }
+}
+
+fn close(a: &serde_json::Number, b: &serde_json::Number) -> bool {
+    (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-7
+}
+
+#[test]
+fn a_page_shades_and_escapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.html");
+    let args = [
+        "--prompt",
+        "<b> & \"c\"",
+        "--cells",
+        "1:1,2:1",
+        "--max-new-tokens",
+        "4",
+    ];
+    let out = ["--out", path.to_str().unwrap()];
+    succeed("interpret", &dir("llama2-mha"), &[&args[..], &out].concat());
+    let rows = rows(&succeed("interpret", &dir("llama2-mha"), &args));
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        page.contains("<h2>&lt;b&gt; &amp; &quot;c&quot;</h2>"),
+        "{page}"
+    );
+    assert!(page.trim_end().ends_with("</html>"));
+    for row in rows {
+        for relevancy in row["relevancy_score"].as_array().unwrap() {
+            let title = format!("title=\"{:.4}\"", relevancy.as_f64().unwrap() as f32);
+            assert!(page.contains(&title), "{title}");
+        }
     }
 }

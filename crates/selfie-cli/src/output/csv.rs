@@ -2,20 +2,37 @@
 
 use std::io::{self, Write};
 
-use csv::WriterBuilder;
+use csv::Writer;
 use selfie_interp::Row;
 use serde_json::{Map, Value};
 
-/// Writes a row, after the header when it is the `first`.
-pub(super) fn write(out: &mut dyn Write, row: &Row, first: bool) -> io::Result<()> {
-    // By way of text, so that numbers have the digits that the JSON lines have.
-    let fields: Map<String, Value> = serde_json::from_str(&serde_json::to_string(row)?)?;
-    let mut writer = WriterBuilder::new().from_writer(out);
-    if first {
-        writer.write_record(fields.keys())?;
+use super::RowFormat;
+
+pub(super) struct Csv<W: Write> {
+    writer: Writer<W>,
+    header_written: bool,
+}
+
+impl<W: Write> Csv<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self {
+            writer: Writer::from_writer(out),
+            header_written: false,
+        }
     }
-    writer.write_record(fields.values().map(cell))?;
-    writer.flush()
+}
+
+impl<W: Write> RowFormat for Csv<W> {
+    fn write(&mut self, row: &Row) -> io::Result<()> {
+        // By way of text, so that numbers have the digits that the JSON lines have.
+        let fields: Map<String, Value> = serde_json::from_str(&serde_json::to_string(row)?)?;
+        if !self.header_written {
+            self.writer.write_record(fields.keys())?;
+            self.header_written = true;
+        }
+        self.writer.write_record(fields.values().map(cell))?;
+        self.writer.flush()
+    }
 }
 
 fn cell(value: &Value) -> String {

@@ -1,6 +1,9 @@
-//! Where rows go: JSON lines, CSV, or a table.
+//! Where rows go: JSON lines, CSV, Parquet, a web page, or a table.
 
 mod csv;
+mod html;
+mod jsonl;
+mod parquet;
 mod table;
 
 use std::fs::{File, OpenOptions};
@@ -11,20 +14,22 @@ use selfie_interp::Row;
 
 use crate::args::FormatArg;
 use crate::error::{CliError, Result, usage};
-use table::Table;
 
-/// Writes rows to a file or to stdout, each one at once.
-pub(crate) struct RowWriter {
-    out: Box<dyn Write>,
-    /// `None` is stdout.
-    path: Option<PathBuf>,
-    format: Format,
+/// A format, with the file or stream that it writes to.
+trait RowFormat {
+    /// Writes a row; when it returns the row is with the operating system, where the format allows that.
+    fn write(&mut self, row: &Row) -> io::Result<()>;
+    /// Writes what comes after the last row.
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
-enum Format {
-    Jsonl,
-    Csv { header_written: bool },
-    Table(Table),
+/// Writes rows to a file or to stdout.
+pub(crate) struct RowWriter {
+    format: Box<dyn RowFormat>,
+    /// `None` is stdout.
+    path: Option<PathBuf>,
 }
 
 impl RowWriter {
@@ -37,62 +42,50 @@ impl RowWriter {
             (None, None) if terminal => FormatArg::Table,
             (None, None) => FormatArg::Jsonl,
         };
-        let format = match format {
-            FormatArg::Jsonl => Format::Jsonl,
-            FormatArg::Csv => Format::Csv {
-                header_written: false,
-            },
-            FormatArg::Table => {
-                let colours = terminal && std::env::var_os("NO_COLOR").is_none();
-                Format::Table(Table::new(colours))
-            }
-        };
-        let out: Box<dyn Write> = match path {
-            None => Box::new(io::stdout().lock()),
+        let out: Box<dyn Write + Send> = match path {
+            // Not locked: a lock is bound to this thread. Formats write whole rows at a time.
+            None => Box::new(BufWriter::new(io::stdout())),
             Some(path) => {
-                let file = File::create(path).map_err(|source| CliError::Write {
-                    path: path.to_owned(),
-                    source,
-                })?;
+                let file = File::create(path).map_err(|source| failed(Some(path), source))?;
                 Box::new(BufWriter::new(file))
             }
         };
+        let format: Box<dyn RowFormat> = match format {
+            FormatArg::Jsonl => Box::new(jsonl::Jsonl(out)),
+            FormatArg::Csv => Box::new(csv::Csv::new(out)),
+            FormatArg::Html => Box::new(html::Html::new(out)),
+            FormatArg::Parquet => {
+                Box::new(parquet::Parquet::new(out).map_err(|source| failed(path, source))?)
+            }
+            FormatArg::Table => {
+                let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+                Box::new(table::Table::new(out, colours))
+            }
+        };
         Ok(Self {
-            out,
-            path: path.map(Path::to_owned),
             format,
+            path: path.map(Path::to_owned),
         })
     }
 
     pub(crate) fn write(&mut self, row: &Row) -> Result<()> {
-        let out = &mut self.out;
-        let written = match &mut self.format {
-            Format::Jsonl => serde_json::to_string(row)
-                .map_err(io::Error::from)
-                .and_then(|json| writeln!(out, "{json}")),
-            Format::Csv { header_written } => {
-                let first = !std::mem::replace(header_written, true);
-                csv::write(out, row, first)
-            }
-            Format::Table(table) => table.write(out, row),
-        };
-        written
-            .and_then(|()| self.out.flush())
-            .map_err(|source| self.failed(source))
+        let written = self.format.write(row);
+        written.map_err(|source| failed(self.path.as_deref(), source))
     }
 
     pub(crate) fn finish(mut self) -> Result<()> {
-        self.out.flush().map_err(|source| self.failed(source))
+        let finished = self.format.finish();
+        finished.map_err(|source| failed(self.path.as_deref(), source))
     }
+}
 
-    fn failed(&self, source: io::Error) -> CliError {
-        match &self.path {
-            None => CliError::Stdout(source),
-            Some(path) => CliError::Write {
-                path: path.clone(),
-                source,
-            },
-        }
+fn failed(path: Option<&Path>, source: io::Error) -> CliError {
+    match path {
+        None => CliError::Stdout(source),
+        Some(path) => CliError::Write {
+            path: path.to_owned(),
+            source,
+        },
     }
 }
 
@@ -100,12 +93,7 @@ impl RowWriter {
 pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let existed = path.exists();
     let opened = OpenOptions::new().append(true).create(true).open(path);
-    if let Err(source) = opened {
-        return Err(CliError::Write {
-            path: path.to_owned(),
-            source,
-        });
-    }
+    opened.map_err(|source| failed(Some(path), source))?;
     if !existed {
         // Only this call can have made it.
         let _ = std::fs::remove_file(path);
@@ -117,9 +105,11 @@ fn by_extension(path: &Path) -> Result<FormatArg> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("jsonl" | "json") => Ok(FormatArg::Jsonl),
         Some("csv") => Ok(FormatArg::Csv),
+        Some("parquet") => Ok(FormatArg::Parquet),
+        Some("html" | "htm") => Ok(FormatArg::Html),
         Some("txt") => Ok(FormatArg::Table),
         _ => usage(format!(
-            "--out {}: the name has to end in .jsonl, .csv or .txt, or give --format",
+            "--out {}: the name has to end in .jsonl, .csv, .parquet, .html or .txt, or give --format",
             path.display()
         )),
     }

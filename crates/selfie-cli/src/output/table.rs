@@ -4,24 +4,31 @@ use std::io::{self, Write};
 
 use selfie_interp::Row;
 
+use super::RowFormat;
+
 /// Shades of the 256-colour palette from dark to bright, and black or white text on them.
 const SHADES: [(u8, u8); 6] = [(0, 7), (236, 15), (22, 15), (28, 15), (34, 0), (46, 0)];
 
-/// What has been written so far, to say a prompt once.
-pub(super) struct Table {
+/// Says a prompt once, above its rows.
+pub(super) struct Table<W> {
+    out: W,
     colours: bool,
     prompt: Option<String>,
 }
 
-impl Table {
-    pub(super) fn new(colours: bool) -> Self {
+impl<W> Table<W> {
+    pub(super) fn new(out: W, colours: bool) -> Self {
         Self {
+            out,
             colours,
             prompt: None,
         }
     }
+}
 
-    pub(super) fn write(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+impl<W: Write> RowFormat for Table<W> {
+    fn write(&mut self, row: &Row) -> io::Result<()> {
+        let out = &mut self.out;
         if self.prompt.as_ref() != Some(&row.prompt) {
             if self.prompt.is_some() {
                 writeln!(out)?;
@@ -35,7 +42,8 @@ impl Table {
         let token: String = token.chars().take(20).collect();
         write!(out, "{layer:>5} {:>5} {token:20} ", row.token)?;
         if !self.colours || row.relevancy_score.is_empty() {
-            return writeln!(out, "{}", clean(row.interpretation.trim()));
+            writeln!(out, "{}", clean(row.interpretation.trim()))?;
+            return out.flush();
         }
         for (piece, relevancy) in row.pieces.iter().zip(&row.relevancy_score) {
             let shade = (relevancy * SHADES.len() as f32) as usize;
@@ -46,7 +54,8 @@ impl Table {
                 clean(piece)
             )?;
         }
-        writeln!(out)
+        writeln!(out)?;
+        out.flush()
     }
 }
 

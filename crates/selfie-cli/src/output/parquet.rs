@@ -1,0 +1,166 @@
+//! Parquet: columns named as the fields of a row, lists as lists.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use selfie_interp::Row;
+use selfie_kernels::InjectMode;
+
+use super::RowFormat;
+
+/// Rows that are written together; a file is complete only after the last of them.
+const GROUP: usize = 1024;
+
+const SCHEMA: &str = "
+message row {
+  required binary prompt (STRING);
+  required binary interpretation (STRING);
+  optional int64 layer;
+  required int64 token;
+  optional binary token_decoded (STRING);
+  required group relevancy_score (LIST) { repeated group list { required float element; } }
+  required group new_ids (LIST) { repeated group list { required int64 element; } }
+  required group pieces (LIST) { repeated group list { required binary element (STRING); } }
+  required int64 inject_layer;
+  required binary mode (STRING);
+  required float strength;
+  required binary model (STRING);
+}";
+
+pub(super) struct Parquet<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    rows: Vec<Row>,
+}
+
+impl<W: Write + Send> Parquet<W> {
+    pub(super) fn new(out: W) -> io::Result<Self> {
+        let schema = parse_message_type(SCHEMA).map_err(other)?;
+        let snappy = WriterProperties::builder().set_compression(Compression::SNAPPY);
+        let properties = Arc::new(snappy.build());
+        let writer = SerializedFileWriter::new(out, Arc::new(schema), properties);
+        Ok(Self {
+            writer: writer.map_err(other)?,
+            rows: Vec::new(),
+        })
+    }
+
+    fn write_group(&mut self) -> io::Result<()> {
+        let rows = std::mem::take(&mut self.rows);
+        let group = self.writer.next_row_group().map_err(other)?;
+        write_columns(&rows, group).map_err(other)
+    }
+}
+
+impl<W: Write + Send> RowFormat for Parquet<W> {
+    fn write(&mut self, row: &Row) -> io::Result<()> {
+        self.rows.push(row.clone());
+        if self.rows.len() == GROUP {
+            self.write_group()?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        if !self.rows.is_empty() {
+            self.write_group()?;
+        }
+        self.writer.finish().map_err(other)?;
+        self.writer.inner_mut().flush()
+    }
+}
+
+fn write_columns<W: Write + Send>(
+    rows: &[Row],
+    group: SerializedRowGroupWriter<'_, W>,
+) -> Result<(), ParquetError> {
+    let mut columns = Columns { rows, group };
+    columns.plain::<ByteArrayType>(|row| text(&row.prompt))?;
+    columns.plain::<ByteArrayType>(|row| text(&row.interpretation))?;
+    columns.optional::<Int64Type>(|row| row.layer.map(|layer| layer as i64))?;
+    columns.plain::<Int64Type>(|row| row.token as i64)?;
+    columns.optional::<ByteArrayType>(|row| row.token_decoded.as_deref().map(text))?;
+    columns.list::<FloatType>(|row| row.relevancy_score.clone())?;
+    columns.list::<Int64Type>(|row| row.new_ids.iter().map(|&id| i64::from(id)).collect())?;
+    columns.list::<ByteArrayType>(|row| row.pieces.iter().map(|piece| text(piece)).collect())?;
+    columns.plain::<Int64Type>(|row| row.inject_layer as i64)?;
+    columns.plain::<ByteArrayType>(|row| {
+        text(match row.mode {
+            InjectMode::Replace => "replace",
+            InjectMode::Add => "add",
+        })
+    })?;
+    columns.plain::<FloatType>(|row| row.strength)?;
+    columns.plain::<ByteArrayType>(|row| text(&row.model))?;
+    columns.group.close()?;
+    Ok(())
+}
+
+/// Writes the columns of some rows, in the order of the schema.
+struct Columns<'a, 'g, W: Write> {
+    rows: &'a [Row],
+    group: SerializedRowGroupWriter<'g, W>,
+}
+
+impl<W: Write + Send> Columns<'_, '_, W> {
+    fn plain<T: DataType>(&mut self, value: impl Fn(&Row) -> T::T) -> Result<(), ParquetError> {
+        let values: Vec<T::T> = self.rows.iter().map(value).collect();
+        self.next::<T>(&values, None, None)
+    }
+
+    fn optional<T: DataType>(
+        &mut self,
+        value: impl Fn(&Row) -> Option<T::T>,
+    ) -> Result<(), ParquetError> {
+        let values: Vec<Option<T::T>> = self.rows.iter().map(value).collect();
+        let defined: Vec<i16> = values.iter().map(|v| i16::from(v.is_some())).collect();
+        let values: Vec<T::T> = values.into_iter().flatten().collect();
+        self.next::<T>(&values, Some(&defined), None)
+    }
+
+    /// An element continues its list (repetition 1) or begins one (0); an empty list is a level without a value.
+    fn list<T: DataType>(&mut self, list: impl Fn(&Row) -> Vec<T::T>) -> Result<(), ParquetError> {
+        let (mut values, mut defined, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
+        for row in self.rows {
+            let list = list(row);
+            if list.is_empty() {
+                defined.push(0);
+                repeated.push(0);
+            }
+            for (i, value) in list.into_iter().enumerate() {
+                values.push(value);
+                defined.push(1);
+                repeated.push(i16::from(i > 0));
+            }
+        }
+        self.next::<T>(&values, Some(&defined), Some(&repeated))
+    }
+
+    fn next<T: DataType>(
+        &mut self,
+        values: &[T::T],
+        defined: Option<&[i16]>,
+        repeated: Option<&[i16]>,
+    ) -> Result<(), ParquetError> {
+        let Some(mut column) = self.group.next_column()? else {
+            return Err(ParquetError::General(
+                "the schema has too few columns".to_owned(),
+            ));
+        };
+        column.typed::<T>().write_batch(values, defined, repeated)?;
+        column.close()
+    }
+}
+
+fn text(text: &str) -> ByteArray {
+    ByteArray::from(text)
+}
+
+fn other(error: ParquetError) -> io::Error {
+    io::Error::other(error)
+}
