@@ -17,7 +17,7 @@ td.text span { white-space: pre-wrap; border-radius: 2px }
 </style></head><body>
 <h1>Interpretations</h1>
 <p>The darker a piece of text, the more the embedding changed its probability (hover for the number).
-Pale text would have been said without the embedding.</p>
+Pale text is about as likely without the embedding.</p>
 "#;
 
 pub(super) struct Html<W> {
