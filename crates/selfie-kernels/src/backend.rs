@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::{AttnShape, BatchRow, Best, DType, Injection, KvLayout, MatrixSource, Memory, Result};
+use crate::{
+    Adam, AttnShape, BatchRow, Best, DType, Injection, KvLayout, MatrixSource, Memory, Result,
+};
 
 /// One device and its kernels.
 ///
@@ -35,8 +37,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Packs the sources, stacked along `out`, into one matrix of `dtype`, reading each value once.
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<Self::Matrix>;
+    /// Unpacks `rows` of a matrix to f32, exactly: `[rows.len(), in]`.
+    fn read_matrix(&self, matrix: &Self::Matrix, rows: Range<usize>) -> Result<Vec<f32>>;
     /// Copies a vector to the device.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
+    /// Copies a vector to the host.
+    fn read_vector(&self, vector: &Self::Vector) -> Result<Vec<f32>>;
     /// Zeroed f32 rows, `[0..capacity, width]`.
     fn rows(&self, capacity: usize, width: usize) -> Result<Self::Rows>;
     /// Operand rows for a GEMM with weights of `weights`, `[0..capacity, width]`.
@@ -148,4 +154,37 @@ pub trait Backend: Send + Sync + 'static {
     fn head_best(&self, a: &Self::Acts, head: &Self::Matrix) -> Result<Vec<Best>>;
     /// The log-probability of `tokens[i]` at row `i`.
     fn head_score(&self, a: &Self::Acts, head: &Self::Matrix, tokens: &[u32]) -> Result<Vec<f32>>;
+
+    // One layer's MLP in training. Weights, moments and gradients are f32 rows; a bias is `[out, 1]`.
+
+    /// `out = x · wᵀ (+ bias)`: `[n, in] x [out, in] -> [n, out]`.
+    fn linear_f32(
+        &self,
+        x: &Self::Rows,
+        w: &Self::Rows,
+        bias: Option<&Self::Rows>,
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+    /// The gradient of [`linear_f32`](Backend::linear_f32)'s input from that of its output:
+    /// `out = d · w`, `[n, out] x [out, in] -> [n, in]`.
+    fn linear_f32_back(&self, d: &Self::Rows, w: &Self::Rows, out: &mut Self::Rows) -> Result<()>;
+    /// [`swiglu`](Backend::swiglu), kept in f32.
+    fn swiglu_f32(&self, gate_up: &Self::Rows, out: &mut Self::Rows) -> Result<()>;
+    /// The gradient of `gate_up` (`[n, 2 ffn]`) from that of `silu(gate) * up` (`[n, ffn]`).
+    fn mlp_backward(
+        &self,
+        gate_up: &Self::Rows,
+        d_hidden: &Self::Rows,
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+    /// One step of Adam (arXiv 1412.6980, algorithm 1) on `w` (`[out, in]`) with its first and second moments.
+    /// The gradient is `dᵀ · x` (`[n, out]`, `[n, in]`): a sum of `n` outer products that is never written out.
+    fn adam(
+        &self,
+        w: &mut Self::Rows,
+        moments: [&mut Self::Rows; 2],
+        d: &Self::Rows,
+        x: &Self::Rows,
+        adam: &Adam,
+    ) -> Result<()>;
 }

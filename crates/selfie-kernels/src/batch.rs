@@ -90,6 +90,34 @@ pub struct Injection {
     pub strength: f32,
 }
 
+/// The factors of a step of Adam (arXiv 1412.6980), with the names of the paper and PyTorch's defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// The step size, alpha.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// The number of this step, counted from 1.
+    pub step: u32,
+}
+
+impl Adam {
+    /// The first step, with betas 0.9 and 0.999 and eps 1e-8.
+    pub fn new(lr: f64) -> Self {
+        Self {
+            lr,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            step: 1,
+        }
+    }
+}
+
 /// The most likely token of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {

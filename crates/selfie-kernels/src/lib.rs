@@ -13,7 +13,7 @@ pub mod reference;
 
 pub use backend::Backend;
 pub use batch::{
-    AttnShape, BatchRow, Best, InjectMode, Injection, KvLayout, MatrixSource, Memory, Slot,
+    Adam, AttnShape, BatchRow, Best, InjectMode, Injection, KvLayout, MatrixSource, Memory, Slot,
 };
 pub use cpu::{Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuVector};
 pub use dtype::DType;

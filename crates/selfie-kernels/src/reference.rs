@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::{AttnShape, Best, DType, InjectMode, Injection, MatrixSource};
+use crate::{Adam, AttnShape, Best, DType, InjectMode, Injection, MatrixSource};
 
 /// What a weight of `dtype` holds when `x` is stored in it: `x` rounded to nearest, ties to even.
 pub fn round(dtype: DType, x: f32) -> f32 {
@@ -209,6 +209,51 @@ pub fn inject(vectors: &[f32], writes: &[Injection], rows: &mut [f32], width: us
             } as f32;
         }
     }
+}
+
+/// The gradient of a product's input from that of its output, `d · w`: `[n, out] x [out, in] -> [n, in]`.
+pub fn linear_back(d: &[f32], w: &Matrix) -> Vec<f32> {
+    let row = |d: &[f32]| {
+        let mut sums = vec![0f64; w.columns()];
+        for (o, &d) in d.iter().enumerate() {
+            for (sum, &w) in sums.iter_mut().zip(w.row(o)) {
+                *sum += f64::from(d) * f64::from(w);
+            }
+        }
+        sums.into_iter().map(|sum| sum as f32).collect::<Vec<_>>()
+    };
+    d.chunks_exact(w.rows()).flat_map(row).collect()
+}
+
+/// The gradient of `gate_up` (`[n, 2 ffn]`) from that of [`swiglu`]'s output (`[n, ffn]`).
+pub fn mlp_backward(gate_up: &[f32], d_hidden: &[f32], ffn: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(gate_up.len());
+    for (row, d) in gate_up
+        .chunks_exact(2 * ffn)
+        .zip(d_hidden.chunks_exact(ffn))
+    {
+        let (gate, up) = row.split_at(ffn);
+        let sigmoid = |x: f32| 1.0 / (1.0 + (-f64::from(x)).exp());
+        for i in 0..ffn {
+            let (x, s) = (f64::from(gate[i]), sigmoid(gate[i]));
+            let slope = s * (1.0 + x * (1.0 - s));
+            out.push((f64::from(d[i]) * f64::from(up[i]) * slope) as f32);
+        }
+        for i in 0..ffn {
+            out.push((f64::from(d[i]) * f64::from(gate[i]) * sigmoid(gate[i])) as f32);
+        }
+    }
+    out
+}
+
+/// What a step of Adam (arXiv 1412.6980, algorithm 1) makes of one weight and its two moments.
+pub fn adam([w, m, v]: [f64; 3], gradient: f64, adam: &Adam) -> [f64; 3] {
+    let m = adam.beta1 * m + (1.0 - adam.beta1) * gradient;
+    let v = adam.beta2 * v + (1.0 - adam.beta2) * gradient * gradient;
+    let t = adam.step as i32;
+    let m_hat = m / (1.0 - adam.beta1.powi(t));
+    let v_hat = v / (1.0 - adam.beta2.powi(t));
+    [w - adam.lr * m_hat / (v_hat.sqrt() + adam.eps), m, v]
 }
 
 /// The log-probability of each logit: `x - log(sum(e^x))`.

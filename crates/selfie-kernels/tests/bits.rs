@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use cases::{DTYPES, acts_of, must, rows_of, values};
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{
-    AttnShape, Backend, BatchRow, Cpu, CpuActs, CpuOptions, CpuPath, DType, KvLayout, Slot,
+    Adam, AttnShape, Backend, BatchRow, Cpu, CpuActs, CpuOptions, CpuPath, DType, KvLayout, Slot,
 };
 
 /// Rows that batches are drawn from.
@@ -107,6 +107,64 @@ fn swiglu() {
             must("swiglu", cpu.swiglu(&gate_up, &mut out));
             acts_bits(&out, rows.len())
         });
+    }
+}
+
+#[test]
+fn training() {
+    // More columns and rows than one strip and one task have.
+    let (k, out) = (333, 600);
+    let x = values(1, ALL * out, (-1.0, 1.0));
+    let w = values(2, out * k, (-1.0, 1.0));
+    same_in_any_batch("linear_f32", |cpu, rows| {
+        let x = rows_of(cpu, &chosen(&x[..ALL * k], k, rows), k);
+        let mut y = must("rows", cpu.rows(rows.len(), out));
+        let done = cpu.linear_f32(&x, &rows_of(cpu, &w, k), None, &mut y);
+        must("linear_f32", done);
+        y.values().chunks_exact(out).map(bits).collect()
+    });
+    same_in_any_batch("linear_f32_back", |cpu, rows| {
+        let d = rows_of(cpu, &chosen(&x, out, rows), out);
+        let mut y = must("rows", cpu.rows(rows.len(), k));
+        let done = cpu.linear_f32_back(&d, &rows_of(cpu, &w, k), &mut y);
+        must("linear_f32_back", done);
+        y.values().chunks_exact(k).map(bits).collect()
+    });
+    let ffn = out / 2;
+    same_in_any_batch("mlp_backward", |cpu, rows| {
+        let gate_up = rows_of(cpu, &chosen(&x, out, rows), out);
+        let d = rows_of(cpu, &chosen(&x[..ALL * ffn], ffn, rows), ffn);
+        let mut y = must("rows", cpu.rows(rows.len(), out));
+        must("mlp_backward", cpu.mlp_backward(&gate_up, &d, &mut y));
+        y.values().chunks_exact(out).map(bits).collect()
+    });
+}
+
+/// The rows of a step are summed in their order, so a step has the same bits on any number of threads.
+#[test]
+fn adam() {
+    let (n, k, out) = (21, 333, 100);
+    let [x, d] = [k, out].map(|width| values(width as u64, n * width, (-1.0, 1.0)));
+    let start = values(3, out * k, (-1.0, 1.0));
+    for path in CpuPath::available() {
+        let after = |threads| {
+            let cpu = cpu(path, threads);
+            let [mut w, mut m, mut v] = [&start, &vec![0.0; out * k], &vec![0.0; out * k]]
+                .map(|values| rows_of(&cpu, values, k));
+            for step in 1..=3 {
+                let (x, d) = (rows_of(&cpu, &x, k), rows_of(&cpu, &d, out));
+                let rate = Adam {
+                    step,
+                    ..Adam::new(1e-3)
+                };
+                must("adam", cpu.adam(&mut w, [&mut m, &mut v], &d, &x, &rate));
+            }
+            [w, m, v].map(|rows| bits(rows.values()))
+        };
+        let one = after(1);
+        for threads in 2..=4 {
+            assert!(after(threads) == one, "adam on {path}, {threads} threads");
+        }
     }
 }
 

@@ -125,3 +125,28 @@ fn head_best() {
 fn head_score() {
     on_all_paths(cases::matrix::check_head_score);
 }
+
+#[test]
+fn read_matrix() {
+    on_all_paths(cases::train::check_read_matrix);
+}
+
+#[test]
+fn linear_f32() {
+    on_all_paths(cases::train::check_linear_f32);
+}
+
+#[test]
+fn linear_f32_back() {
+    on_all_paths(cases::train::check_linear_f32_back);
+}
+
+#[test]
+fn mlp_backward() {
+    on_all_paths(cases::train::check_mlp_backward);
+}
+
+#[test]
+fn adam() {
+    on_all_paths(cases::train::check_adam);
+}

@@ -8,8 +8,8 @@ use std::ops::Range;
 use cases::{DTYPES, acts_of, must, rows_of};
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
-    AttnShape, Backend, BatchRow, Cpu, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows,
-    DType, InjectMode, Injection, KernelError, KvLayout, MatrixSource, Result, Slot,
+    Adam, AttnShape, Backend, BatchRow, Cpu, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath,
+    CpuRows, DType, InjectMode, Injection, KernelError, KvLayout, MatrixSource, Result, Slot,
 };
 
 fn cpu() -> Cpu {
@@ -530,4 +530,42 @@ fn a_path_that_does_not_exist() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn training() {
+    let cpu = cpu();
+    let rows = |n, width| zeros(&cpu, n, width);
+    let mut out = rows(4, 6);
+    let refused = cpu.linear_f32(&rows(2, 3), &rows(6, 4), None, &mut out);
+    assert_eq!(shape(refused), ("linear_f32", 3, 4));
+    let refused = cpu.linear_f32(&rows(2, 4), &rows(5, 4), None, &mut out);
+    assert_eq!(shape(refused), ("linear_f32", 5, 6));
+    let refused = cpu.linear_f32(&rows(2, 4), &rows(6, 4), Some(&rows(5, 1)), &mut out);
+    assert_eq!(shape(refused), ("linear_f32", 6, 5));
+    let refused = cpu.linear_f32(&rows(5, 4), &rows(6, 4), None, &mut out);
+    assert_eq!(range(refused), ("linear_f32", 4, 4));
+    let refused = cpu.linear_f32_back(&rows(2, 3), &rows(4, 6), &mut out);
+    assert_eq!(shape(refused), ("linear_f32_back", 3, 4));
+    let refused = cpu.linear_f32_back(&rows(2, 4), &rows(4, 5), &mut out);
+    assert_eq!(shape(refused), ("linear_f32_back", 5, 6));
+    let refused = cpu.swiglu_f32(&rows(2, 10), &mut out);
+    assert_eq!(shape(refused), ("swiglu_f32", 12, 10));
+    let refused = cpu.mlp_backward(&rows(2, 8), &rows(2, 3), &mut out);
+    assert_eq!(shape(refused), ("mlp_backward", 6, 8));
+    let refused = cpu.mlp_backward(&rows(2, 6), &rows(1, 3), &mut out);
+    assert_eq!(shape(refused), ("mlp_backward", 2, 1));
+    let mut step = |moments: [(usize, usize); 2], d: (usize, usize), x: (usize, usize)| {
+        let [mut m, mut v] = moments.map(|(n, width)| rows(n, width));
+        let (d, x) = (rows(d.0, d.1), rows(x.0, x.1));
+        shape(cpu.adam(&mut out, [&mut m, &mut v], &d, &x, &Adam::new(1e-3)))
+    };
+    let fits = [(4, 6), (4, 6)];
+    assert_eq!(step(fits, (2, 4), (3, 6)), ("adam", 2, 3));
+    assert_eq!(step(fits, (2, 5), (2, 6)), ("adam", 4, 5));
+    assert_eq!(step(fits, (2, 4), (2, 5)), ("adam", 6, 5));
+    assert_eq!(step([(3, 6), (4, 6)], (2, 4), (2, 6)), ("adam", 4, 3));
+    assert_eq!(step([(4, 6), (4, 5)], (2, 4), (2, 6)), ("adam", 6, 5));
+    let matrix = ones(&cpu, 3, 2);
+    assert_eq!(range(cpu.read_matrix(&matrix, 1..4)), ("read_matrix", 4, 4));
 }

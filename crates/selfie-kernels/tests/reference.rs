@@ -1,7 +1,7 @@
 //! The reference against numbers worked out by hand, so that the other tests stand on something.
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{AttnShape, Best, DType, InjectMode, Injection};
+use selfie_kernels::{Adam, AttnShape, Best, DType, InjectMode, Injection};
 
 #[track_caller]
 fn near(got: &[f32], want: &[f64]) {
@@ -152,4 +152,79 @@ fn head() {
         &reference::score(&[1.0, 1.0], &head, &[0, 2]),
         &[logprob - 1.0, logprob],
     );
+}
+
+/// The gradients of a whole MLP against central differences of its loss, `sum(down(silu(gate) * up) * target)`.
+#[test]
+fn gradients() {
+    let (d, ffn) = (3, 5);
+    let value = |i: usize| ((i * 37 + 11) % 19) as f32 / 8.0 - 1.1;
+    let weights = |from: usize, n: usize| (from..from + n).map(value).collect::<Vec<_>>();
+    let gate_up = weights(0, 2 * ffn * d);
+    let down = weights(50, d * ffn);
+    let (x, target) = (weights(90, 2 * d), weights(7, 2 * d));
+    let matrix = |columns, values: &[f32]| Matrix::new(DType::F32, columns, values);
+
+    let inner = reference::linear(&x, &matrix(d, &gate_up), None, None);
+    let hidden = reference::swiglu(&inner, ffn);
+    let d_hidden = reference::linear_back(&target, &matrix(ffn, &down));
+    let d_inner = reference::mlp_backward(&inner, &d_hidden, ffn);
+    let outer = |d: &[f32], x: &[f32], [n, out, width]: [usize; 3], at: usize| -> f64 {
+        let (o, k) = (at / width, at % width);
+        let term = |r| f64::from(d[r * out + o]) * f64::from(x[r * width + k]);
+        (0..n).map(term).sum()
+    };
+    // The loss in f64, so that differences have digits to spare.
+    let loss = |gate_up: &[f64], down: &[f64]| -> f64 {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let mut loss = 0.0;
+        for (x, target) in x.chunks_exact(d).zip(target.chunks_exact(d)) {
+            let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+            let inner: Vec<f64> = gate_up.chunks_exact(d).map(|w| dot(w, &x)).collect();
+            let gated = |i: usize| inner[i] / (1.0 + (-inner[i]).exp()) * inner[ffn + i];
+            let hidden: Vec<f64> = (0..ffn).map(gated).collect();
+            for (w, &t) in down.chunks_exact(ffn).zip(target) {
+                loss += dot(w, &hidden) * f64::from(t);
+            }
+        }
+        loss
+    };
+    let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let (wide_gate_up, wide_down) = (wide(&gate_up), wide(&down));
+    let h = 1e-4;
+    let mut worst = 0f64;
+    for at in 0..gate_up.len() {
+        let nudged = |by: f64| {
+            let mut gate_up = wide_gate_up.clone();
+            gate_up[at] += by;
+            loss(&gate_up, &wide_down)
+        };
+        let slope = (nudged(h) - nudged(-h)) / (2.0 * h);
+        worst = worst.max((slope - outer(&d_inner, &x, [2, 2 * ffn, d], at)).abs());
+    }
+    for at in 0..down.len() {
+        let nudged = |by: f64| {
+            let mut down = wide_down.clone();
+            down[at] += by;
+            loss(&wide_gate_up, &down)
+        };
+        let slope = (nudged(h) - nudged(-h)) / (2.0 * h);
+        worst = worst.max((slope - outer(&target, &hidden, [2, d, ffn], at)).abs());
+    }
+    assert!(worst < 2e-6, "a gradient is off by {worst:e}");
+}
+
+#[test]
+fn adam() {
+    // The first step is lr * sign(gradient), whatever its size.
+    let [w, m, v] = reference::adam([1.0, 0.0, 0.0], -1e-3, &Adam::new(0.1));
+    near(&[w as f32, m as f32], &[1.1 - 1e-6, -1e-4]);
+    assert!((v - 1e-9).abs() < 1e-18, "{v}");
+    // The second one, by hand: m = 0.19, v = 0.001999; corrected both are 1.
+    let second = Adam {
+        step: 2,
+        ..Adam::new(0.1)
+    };
+    let state = reference::adam([0.0, 0.1, 0.001], 1.0, &second);
+    near(&state.map(|x| x as f32), &[-0.1, 0.19, 0.001999]);
 }

@@ -1,11 +1,14 @@
 //! The CPU backend.
 
+mod adam;
 mod attend;
 mod embed;
 mod gemm;
 mod head;
 mod kv;
+mod linear_f32;
 mod math;
+mod mlp_backward;
 mod norm;
 mod pack;
 mod path;
@@ -18,6 +21,7 @@ mod swiglu;
 
 use std::ops::Range;
 
+use rayon::prelude::*;
 use sysinfo::System;
 
 pub use kv::CpuKv;
@@ -27,8 +31,8 @@ pub use rows::{CpuActs, CpuBatch, CpuRows, CpuVector};
 
 use crate::error::check_index;
 use crate::{
-    AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError, KvLayout, MatrixSource,
-    Memory, Result,
+    Adam, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError, KvLayout,
+    MatrixSource, Memory, Result,
 };
 use gemm::Target;
 use scratch::Scratch;
@@ -128,8 +132,26 @@ impl Backend for Cpu {
         self.pool.install(|| CpuMatrix::pack(sources, dtype))
     }
 
+    fn read_matrix(&self, matrix: &CpuMatrix, rows: Range<usize>) -> Result<Vec<f32>> {
+        check_index("read_matrix", "row", rows.end, matrix.rows() + 1)?;
+        check_index("read_matrix", "row", rows.start, rows.end + 1)?;
+        let width = matrix.columns();
+        let mut values = vec![0.0; rows.len() * width];
+        self.pool.install(|| {
+            values
+                .par_chunks_mut(width.max(1))
+                .zip(rows)
+                .for_each(|(values, row)| matrix.read_row(row, values));
+        });
+        Ok(values)
+    }
+
     fn vector(&self, values: &[f32]) -> Result<CpuVector> {
         Ok(CpuVector(values.to_vec()))
+    }
+
+    fn read_vector(&self, vector: &CpuVector) -> Result<Vec<f32>> {
+        Ok(vector.0.clone())
     }
 
     fn rows(&self, capacity: usize, width: usize) -> Result<CpuRows> {
@@ -297,5 +319,43 @@ impl Backend for Cpu {
     fn head_score(&self, a: &CpuActs, head: &CpuMatrix, tokens: &[u32]) -> Result<Vec<f32>> {
         self.pool
             .install(|| head::score(self.isa, &self.scratch, a, head, tokens))
+    }
+
+    fn linear_f32(
+        &self,
+        x: &CpuRows,
+        w: &CpuRows,
+        bias: Option<&CpuRows>,
+        out: &mut CpuRows,
+    ) -> Result<()> {
+        self.pool
+            .install(|| linear_f32::linear_f32(self.isa, x, w, bias, out))
+    }
+
+    fn linear_f32_back(&self, d: &CpuRows, w: &CpuRows, out: &mut CpuRows) -> Result<()> {
+        self.pool
+            .install(|| linear_f32::linear_f32_back(self.isa, d, w, out))
+    }
+
+    fn swiglu_f32(&self, gate_up: &CpuRows, out: &mut CpuRows) -> Result<()> {
+        self.pool
+            .install(|| mlp_backward::swiglu_f32(self.isa, gate_up, out))
+    }
+
+    fn mlp_backward(&self, gate_up: &CpuRows, d_hidden: &CpuRows, out: &mut CpuRows) -> Result<()> {
+        self.pool
+            .install(|| mlp_backward::mlp_backward(self.isa, gate_up, d_hidden, out))
+    }
+
+    fn adam(
+        &self,
+        w: &mut CpuRows,
+        moments: [&mut CpuRows; 2],
+        d: &CpuRows,
+        x: &CpuRows,
+        adam: &Adam,
+    ) -> Result<()> {
+        self.pool
+            .install(|| adam::adam(self.isa, w, moments, d, x, adam))
     }
 }

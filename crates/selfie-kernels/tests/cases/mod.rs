@@ -18,6 +18,7 @@ pub mod attention;
 pub mod matrix;
 pub mod rows;
 pub mod tables;
+pub mod train;
 
 use std::fmt::{Arguments, Debug};
 

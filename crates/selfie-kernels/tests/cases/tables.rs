@@ -280,3 +280,36 @@ pub const MOVE: &[Move] = &[
 
 /// The strengths of both modes of injection.
 pub const STRENGTHS: [f32; 6] = [1.0, 0.0, 0.5, -1.0, 2.5, 1e3];
+
+/// A step of Adam on `[out, width]` with a gradient of `n` outer products.
+pub struct Step {
+    pub n: usize,
+    pub width: usize,
+    pub out: usize,
+    pub number: u32,
+    pub d: Spread,
+}
+
+const fn step(n: usize, width: usize, out: usize, number: u32, d: Spread) -> Step {
+    Step {
+        n,
+        width,
+        out,
+        number,
+        d,
+    }
+}
+
+pub const ADAM: &[Step] = &[
+    step(1, 1, 1, 1, ONE),
+    step(1, 64, 172, 1, ONE),
+    step(1, 300, 33, 7, ONE),
+    step(3, 255, 16, 2, ONE),
+    step(16, 256, 17, 1000, ONE),
+    step(70, 513, 15, 3, ONE),
+    step(2, 1, 40, 1, ONE),
+    step(5, 40, 40, 1, (-1e-6, 1e-6)),
+    step(5, 40, 40, 20, (-1e3, 1e3)),
+    // No gradient: the moments decay.
+    step(4, 33, 9, 5, (0.0, 0.0)),
+];

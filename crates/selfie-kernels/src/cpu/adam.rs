@@ -1,0 +1,125 @@
+//! Adam (arXiv 1412.6980, algorithm 1), with the gradient made on the way.
+
+use rayon::prelude::*;
+
+use super::CpuRows;
+use super::linear_f32::{GROUP, Outer, STRIP, Scale};
+use super::simd::{Isa, Loop, Simd};
+use crate::error::check_shape;
+use crate::{Adam, Result};
+
+/// One step of `w`, whose gradient is `dᵀ · x`. Each weight and moment is read and written once; the gradient is in memory
+/// a strip at a time.
+pub(super) fn adam(
+    isa: Isa,
+    w: &mut CpuRows,
+    moments: [&mut CpuRows; 2],
+    d: &CpuRows,
+    x: &CpuRows,
+    adam: &Adam,
+) -> Result<()> {
+    const OP: &str = "adam";
+    let [m, v] = moments;
+    let width = w.width();
+    check_shape(OP, "rows of x", d.len(), x.len())?;
+    check_shape(OP, "width of d", w.len(), d.width())?;
+    check_shape(OP, "width of x", width, x.width())?;
+    for moment in [&*m, &*v] {
+        check_shape(OP, "rows of a moment", w.len(), moment.len())?;
+        check_shape(OP, "width of a moment", width, moment.width())?;
+    }
+    let rate = Rate::new(adam);
+    w.values_mut()
+        .par_chunks_mut(GROUP * width)
+        .zip(m.values_mut().par_chunks_mut(GROUP * width))
+        .zip(v.values_mut().par_chunks_mut(GROUP * width))
+        .enumerate()
+        .for_each(|(group, ((w, m), v))| {
+            let mut gradient = [0f32; GROUP * STRIP];
+            let rows = w.len() / width;
+            for first in (0..width).step_by(STRIP) {
+                let columns = first..width.min(first + STRIP);
+                gradient.fill(0.0);
+                for row in 0..d.len() {
+                    isa.run(Outer {
+                        scale: Scale {
+                            values: &d.row(row)[group * GROUP..][..rows],
+                            step: 1,
+                        },
+                        row: &x.row(row)[columns.clone()],
+                        sums: &mut gradient,
+                    });
+                }
+                for (row, gradient) in gradient.chunks_exact(STRIP).take(rows).enumerate() {
+                    let at = row * width + columns.start..row * width + columns.end;
+                    isa.run(Update {
+                        rate,
+                        gradient,
+                        w: &mut w[at.clone()],
+                        m: &mut m[at.clone()],
+                        v: &mut v[at],
+                    });
+                }
+            }
+        });
+    Ok(())
+}
+
+/// The factors of one step.
+#[derive(Clone, Copy)]
+struct Rate {
+    /// `1 - beta1`
+    new1: f32,
+    beta2: f32,
+    /// `1 - beta2`; in f32 the difference would lose its last digits.
+    new2: f32,
+    /// `lr / (1 - beta1^t)`
+    lr: f32,
+    /// `1 / sqrt(1 - beta2^t)`
+    root: f32,
+    eps: f32,
+}
+
+impl Rate {
+    fn new(adam: &Adam) -> Self {
+        let Adam {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            step,
+        } = *adam;
+        let t = i32::try_from(step).unwrap_or(i32::MAX);
+        Self {
+            new1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            new2: (1.0 - beta2) as f32,
+            lr: (lr / (1.0 - beta1.powi(t))) as f32,
+            root: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
+            eps: eps as f32,
+        }
+    }
+}
+
+struct Update<'a> {
+    rate: Rate,
+    gradient: &'a [f32],
+    w: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+impl Loop for Update<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let r = self.rate;
+        let state = self.w.iter_mut().zip(self.m).zip(self.v);
+        for (((w, m), v), &g) in state.zip(self.gradient) {
+            *m = s.mul_add(g - *m, r.new1, *m);
+            *v = s.mul_add(r.new2 * g, g, r.beta2 * *v);
+            *w -= r.lr * *m / s.mul_add(v.sqrt(), r.root, r.eps);
+        }
+    }
+}
