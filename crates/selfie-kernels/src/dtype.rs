@@ -36,6 +36,19 @@ impl DType {
             DType::F16 => pairs().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
         }
     }
+
+    /// f32 values in this type, little-endian: rounded to nearest, ties to even.
+    pub fn to_bytes(self, values: &[f32]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(values.len() * self.size());
+        for &x in values {
+            match self {
+                DType::F32 => bytes.extend(x.to_le_bytes()),
+                DType::Bf16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
+                DType::F16 => bytes.extend(f16::from_f32(x).to_le_bytes()),
+            }
+        }
+        bytes
+    }
 }
 
 impl fmt::Display for DType {

@@ -1,14 +1,9 @@
 //! Decoding: sequences that share each pass, joining and leaving as their slots do.
 
-use std::ops::ControlFlow;
-
 use selfie_kernels::{Backend, BatchRow, Best};
 
 use crate::cache::branch_rows;
-use crate::{KvCache, Llama, LlamaError, Result, Sampling, Workspace};
-
-/// Rows of a prompt that go through the model at a time.
-const PROMPT_ROWS: usize = 512;
+use crate::{KvCache, Llama, Result, Sampling, Workspace};
 
 /// How tokens are chosen, and when a sequence ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +47,7 @@ impl Sequence {
 /// The sequences that are being decoded together.
 pub struct Decoder {
     decoding: Decoding,
-    active: Vec<Sequence>,
+    pub(crate) active: Vec<Sequence>,
     batch: Vec<BatchRow>,
     rows: Vec<usize>,
 }
@@ -170,71 +165,5 @@ impl Sequence {
     fn push(&mut self, best: Best) {
         self.new_ids.push(best.token);
         self.logprobs.push(best.logprob);
-    }
-}
-
-/// What [`generate`] wrote.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Generated {
-    /// The new tokens, the one that ended the text included.
-    pub new_ids: Vec<u32>,
-    /// The log-probability of each, by the logits as they are.
-    pub logprobs: Vec<f32>,
-}
-
-/// Continues a prompt of token ids. `each` is called with every new id and may stop the text there.
-pub fn generate<B: Backend>(
-    model: &Llama<B>,
-    prompt: &[u32],
-    decoding: Decoding,
-    mut each: impl FnMut(u32) -> ControlFlow<()>,
-) -> Result<Generated> {
-    if prompt.is_empty() {
-        return Err(LlamaError::EmptyPrompt);
-    }
-    let positions = prompt.len() + decoding.max_new_tokens;
-    model.config().check_context(positions)?;
-    let config = model.config();
-    let layout = config.kv_layout(0, vec![positions; config.n_layers], 1);
-    let mut cache = KvCache::new(model.backend(), layout)?;
-    let mut ws = Workspace::new(model, prompt.len().min(PROMPT_ROWS), positions)?;
-    let slot = cache.take(model.backend(), &vec![0; config.n_layers])?;
-
-    let mut last_row = 0;
-    for (chunk, tokens) in prompt.chunks(ws.max_rows()).enumerate() {
-        let rows: Vec<_> = branch_rows(slot, chunk * ws.max_rows(), tokens).collect();
-        model.forward(&mut ws, &mut cache, &rows, 0..config.n_layers, &mut ())?;
-        last_row = tokens.len() - 1;
-    }
-    let mut decoder = Decoder::new(decoding)?;
-    let sequence = Sequence::new(0, slot, prompt.len());
-    let mut done = decoder.join(model, &mut ws, vec![sequence], &[last_row])?;
-    loop {
-        let sequence = match done.pop() {
-            Some(sequence) => {
-                if let Some(&id) = sequence.new_ids.last() {
-                    let _ = each(id);
-                }
-                return Ok(sequence.into());
-            }
-            None => &decoder.active[0],
-        };
-        if sequence
-            .new_ids
-            .last()
-            .is_some_and(|&id| each(id).is_break())
-        {
-            return Ok(sequence.clone().into());
-        }
-        done = decoder.step(model, &mut ws, &mut cache, &[])?;
-    }
-}
-
-impl From<Sequence> for Generated {
-    fn from(sequence: Sequence) -> Self {
-        Self {
-            new_ids: sequence.new_ids,
-            logprobs: sequence.logprobs,
-        }
     }
 }

@@ -391,6 +391,25 @@ pub enum LlamaError {
         /// The position in the sequence.
         position: u32,
     },
+    /// An MLP that is to replace a layer's is not made of the tensors that the layer has.
+    #[error(
+        "the layer's MLP has {expected} here, not {}",
+        found.as_deref().unwrap_or("the end of the list")
+    )]
+    MlpTensor {
+        /// The tensor that was given, with its type and shape.
+        found: Option<String>,
+        /// The tensor that belongs there.
+        expected: String,
+    },
+    /// A weight that was edited cannot be stored.
+    #[error("edited weight {tensor}: {source}; try a smaller learning rate")]
+    EditedWeight {
+        /// The tensor.
+        tensor: String,
+        /// The value and where it is.
+        source: KernelError,
+    },
     /// An injection reached fewer rows than it named.
     #[error("the injection at layer {layer} names {named} rows and reached {written}")]
     InjectionMissed {

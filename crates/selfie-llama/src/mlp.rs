@@ -1,0 +1,260 @@
+//! One layer's MLP on the host: to read it, to replace it, to hand it on.
+
+use std::io;
+use std::ops::Range;
+
+use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
+
+use crate::model::Linear;
+use crate::{Llama, LlamaError, Result};
+
+/// A tensor on the host, as the model computes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostTensor {
+    /// Its name in a checkpoint: `model.layers.3.mlp.gate_proj.weight`.
+    pub name: String,
+    /// A matrix has the model's dtype, a bias is f32.
+    pub dtype: DType,
+    /// `[out, in]` of a matrix, `[out]` of a bias.
+    pub shape: Vec<usize>,
+    /// Its values, little-endian, row after row.
+    pub bytes: Vec<u8>,
+}
+
+impl HostTensor {
+    /// Stores f32 values, rounded to `dtype`.
+    pub fn new(name: String, dtype: DType, shape: Vec<usize>, values: &[f32]) -> Self {
+        Self {
+            name,
+            dtype,
+            shape,
+            bytes: dtype.to_bytes(values),
+        }
+    }
+
+    /// The values as f32, exactly.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.dtype.to_f32(&self.bytes)
+    }
+}
+
+impl MatrixSource for HostTensor {
+    fn shape(&self) -> (usize, usize) {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        (
+            self.shape[..self.shape.len().max(1) - 1].iter().product(),
+            columns,
+        )
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let row = MatrixSource::shape(self).1 * self.dtype.size();
+        let bytes = self.bytes.get(rows.start * row..rows.end * row);
+        let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
+        read(bytes);
+        Ok(())
+    }
+}
+
+/// The MLP of one layer: gate, up and down, each a matrix and, where the model has them, a bias behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MlpWeights {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// The tensors, in that order.
+    pub tensors: Vec<HostTensor>,
+}
+
+impl MlpWeights {
+    /// The three matrices, and the biases if there are any, as f32: `[2 ffn, d_model]` (gate first), `[d_model, ffn]`,
+    /// `[2 ffn]`, `[d_model]`.
+    pub fn to_f32(&self) -> MlpValues {
+        let mut values = MlpValues::default();
+        for tensor in &self.tensors {
+            let is_bias = tensor.shape.len() == 1;
+            let into = match (tensor.name.contains("down_proj"), is_bias) {
+                (false, false) => &mut values.gate_up,
+                (true, false) => &mut values.down,
+                (false, true) => &mut values.gate_up_bias,
+                (true, true) => &mut values.down_bias,
+            };
+            into.extend(tensor.to_f32());
+        }
+        values
+    }
+
+    /// The same tensors with other values, rounded to their types.
+    pub fn with_values(&self, values: &MlpValues) -> Self {
+        let mut rest = [
+            &values.gate_up[..],
+            &values.down,
+            &values.gate_up_bias,
+            &values.down_bias,
+        ];
+        let tensors = self.tensors.iter().map(|tensor| {
+            let is_bias = tensor.shape.len() == 1;
+            let down = tensor.name.contains("down_proj");
+            let from = &mut rest[usize::from(down) + 2 * usize::from(is_bias)];
+            let (own, others) = from.split_at(tensor.shape.iter().product());
+            *from = others;
+            let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+            HostTensor::new(name, tensor.dtype, shape, own)
+        });
+        Self {
+            layer: self.layer,
+            tensors: tensors.collect(),
+        }
+    }
+}
+
+/// The values of an [`MlpWeights`] in f32, gate and up stacked; biases are empty where the model has none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MlpValues {
+    /// `[2 ffn, d_model]`, gate first.
+    pub gate_up: Vec<f32>,
+    /// `[d_model, ffn]`
+    pub down: Vec<f32>,
+    /// `[2 ffn]`
+    pub gate_up_bias: Vec<f32>,
+    /// `[d_model]`
+    pub down_bias: Vec<f32>,
+}
+
+impl<B: Backend> Llama<B> {
+    /// The MLP of a layer as it is computed with: what [`set_mlp`](Llama::set_mlp) brings back to the bit.
+    pub fn mlp(&self, layer: usize) -> Result<MlpWeights> {
+        self.check_layer(layer)?;
+        let (backend, ffn, d) = (&self.backend, self.config.ffn, self.config.d_model);
+        let parts = &self.layers[layer];
+        let mut tensors = Vec::new();
+        for (name, linear, rows, columns) in [
+            ("gate_proj", &parts.gate_up, 0..ffn, d),
+            ("up_proj", &parts.gate_up, ffn..2 * ffn, d),
+            ("down_proj", &parts.down, 0..d, ffn),
+        ] {
+            let name = format!("model.layers.{layer}.mlp.{name}");
+            let values = backend.read_matrix(&linear.weight, rows.clone())?;
+            let shape = vec![rows.len(), columns];
+            tensors.push(HostTensor::new(
+                format!("{name}.weight"),
+                self.dtype,
+                shape,
+                &values,
+            ));
+            if let Some(bias) = &linear.bias {
+                let values = &backend.read_vector(bias)?[rows.clone()];
+                let shape = vec![rows.len()];
+                tensors.push(HostTensor::new(
+                    format!("{name}.bias"),
+                    DType::F32,
+                    shape,
+                    values,
+                ));
+            }
+        }
+        Ok(MlpWeights { layer, tensors })
+    }
+
+    /// Replaces the MLP of a layer by one with the same tensors.
+    pub fn set_mlp(&mut self, mlp: &MlpWeights) -> Result<()> {
+        self.check_layer(mlp.layer)?;
+        let (ffn, d) = (self.config.ffn, self.config.d_model);
+        let has_bias = self.layers[mlp.layer].down.bias.is_some();
+        let mut weights = Vec::new();
+        let mut biases = Vec::new();
+        let mut tensors = mlp.tensors.iter();
+        for (name, out, columns) in [
+            ("gate_proj", ffn, d),
+            ("up_proj", ffn, d),
+            ("down_proj", d, ffn),
+        ] {
+            let name = format!("model.layers.{}.mlp.{name}", mlp.layer);
+            let weight = format!("{name}.weight");
+            weights.push(expect(tensors.next(), weight, self.dtype, &[out, columns])?);
+            if has_bias {
+                let bias = expect(tensors.next(), format!("{name}.bias"), DType::F32, &[out])?;
+                biases.push(bias.to_f32());
+            }
+        }
+        if let Some(more) = tensors.next() {
+            return Err(LlamaError::MlpTensor {
+                found: Some(more.name.clone()),
+                expected: "no more tensors".to_owned(),
+            });
+        }
+        let b = &self.backend;
+        let [gate, up, down] = weights[..] else {
+            return Ok(());
+        };
+        let gate_up = Linear {
+            weight: pack(b, &[gate, up], self.dtype)?,
+            bias: match &biases[..] {
+                [gate, up, _] => Some(b.vector(&[&gate[..], up].concat())?),
+                _ => None,
+            },
+        };
+        let down = Linear {
+            weight: pack(b, &[down], self.dtype)?,
+            bias: match &biases[..] {
+                [_, _, down] => Some(b.vector(down)?),
+                _ => None,
+            },
+        };
+        let layer = &mut self.layers[mlp.layer];
+        (layer.gate_up, layer.down) = (gate_up, down);
+        Ok(())
+    }
+
+    fn check_layer(&self, layer: usize) -> Result<()> {
+        let n_layers = self.config.n_layers;
+        if layer < n_layers {
+            return Ok(());
+        }
+        Err(LlamaError::LayerRange {
+            start: layer,
+            end: layer.saturating_add(1),
+            n_layers,
+        })
+    }
+}
+
+fn expect<'a>(
+    found: Option<&'a HostTensor>,
+    name: String,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<&'a HostTensor> {
+    let bytes = shape.iter().product::<usize>() * dtype.size();
+    match found {
+        Some(tensor)
+            if tensor.name == name
+                && tensor.dtype == dtype
+                && tensor.shape == shape
+                && tensor.bytes.len() == bytes =>
+        {
+            Ok(tensor)
+        }
+        _ => Err(LlamaError::MlpTensor {
+            found: found.map(|t| format!("{} ({}, {:?})", t.name, t.dtype, t.shape)),
+            expected: format!("{name} ({dtype}, {shape:?})"),
+        }),
+    }
+}
+
+fn pack<B: Backend>(backend: &B, sources: &[&HostTensor], dtype: DType) -> Result<B::Matrix> {
+    let parts: Vec<&dyn MatrixSource> = sources.iter().map(|&s| s as &dyn MatrixSource).collect();
+    backend.matrix(&parts, dtype).map_err(|source| {
+        let KernelError::NotFinite { row, .. } = source else {
+            return source.into();
+        };
+        let first = MatrixSource::shape(sources[0]).0;
+        LlamaError::EditedWeight {
+            tensor: sources[usize::from(row >= first)].name.clone(),
+            source,
+        }
+    })
+}
