@@ -37,31 +37,87 @@ pub struct Launch {
 /// A file of `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum File {
+    /// `add_bias.ptx`
+    AddBias,
+    /// `adam.ptx`
+    Adam,
+    /// `embed.ptx`
+    Embed,
+    /// `gather_rows.ptx`
+    GatherRows,
+    /// `head.ptx`
+    Head,
+    /// `inject.ptx`
+    Inject,
+    /// `mlp_backward.ptx`
+    MlpBackward,
     /// `rms_norm.ptx`
     RmsNorm,
+    /// `rope_append.ptx`
+    RopeAppend,
+    /// `swiglu.ptx`
+    Swiglu,
 }
 
 impl File {
     /// All files.
-    pub const ALL: &'static [File] = &[File::RmsNorm];
+    pub const ALL: &'static [File] = &[
+        File::AddBias,
+        File::Adam,
+        File::Embed,
+        File::GatherRows,
+        File::Head,
+        File::Inject,
+        File::MlpBackward,
+        File::RmsNorm,
+        File::RopeAppend,
+        File::Swiglu,
+    ];
 
     /// The name, without `.ptx`.
     pub const fn name(self) -> &'static str {
         match self {
+            File::AddBias => "add_bias",
+            File::Adam => "adam",
+            File::Embed => "embed",
+            File::GatherRows => "gather_rows",
+            File::Head => "head",
+            File::Inject => "inject",
+            File::MlpBackward => "mlp_backward",
             File::RmsNorm => "rms_norm",
+            File::RopeAppend => "rope_append",
+            File::Swiglu => "swiglu",
         }
     }
 
     const fn text(self) -> &'static str {
         match self {
+            File::AddBias => include_str!("../../kernels/add_bias.ptx"),
+            File::Adam => include_str!("../../kernels/adam.ptx"),
+            File::Embed => include_str!("../../kernels/embed.ptx"),
+            File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
+            File::Head => include_str!("../../kernels/head.ptx"),
+            File::Inject => include_str!("../../kernels/inject.ptx"),
+            File::MlpBackward => include_str!("../../kernels/mlp_backward.ptx"),
             File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
+            File::RopeAppend => include_str!("../../kernels/rope_append.ptx"),
+            File::Swiglu => include_str!("../../kernels/swiglu.ptx"),
         }
     }
 
     /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
     pub const fn has_twin(self) -> bool {
         match self {
-            File::RmsNorm => false,
+            File::AddBias
+            | File::Adam
+            | File::Embed
+            | File::GatherRows
+            | File::Head
+            | File::Inject
+            | File::MlpBackward
+            | File::RmsNorm
+            | File::RopeAppend
+            | File::Swiglu => false,
         }
     }
 }
