@@ -9,7 +9,8 @@
 //! $end
 //! ```
 //!
-//! A loop runs over a range, or over a list such as `16, 8, 4, 2, 1`. `$name` and `${expression}` stand for a value: a text such as the operand's type, or an integer of
+//! A loop runs over a range, or over a list such as `16, 8, 4, 2, 1`. `$let name = expression` names a value up to the
+//! end of the loop that it is in. `$name` and `${expression}` stand for a value: a text such as the operand's type, or an integer of
 //! `+ - * / %`, parentheses and names. Everything else is PTX as it stands.
 
 use std::fmt::Write;
@@ -52,19 +53,27 @@ fn block<'a>(
     names: &mut Vec<(&'a str, Value)>,
     out: &mut String,
 ) -> Result<usize, TemplateError> {
+    let outside = names.len();
     while at < lines.len() {
         let line = lines[at].trim();
         if line == "$end" {
-            return Ok(at);
+            break;
         }
         if let Some(header) = line.strip_prefix("$for ") {
             at = repeat(lines, at, header, names, out)?;
+        } else if let Some(definition) = line.strip_prefix("$let ") {
+            let Some((name, value)) = definition.split_once(" = ") else {
+                return fail(at, "expected `$let name = expression`");
+            };
+            let value = Expression::value(value, at, names)?;
+            names.push((name, Value::Int(value)));
         } else {
             values(lines[at], at, names, out)?;
             out.push('\n');
         }
         at += 1;
     }
+    names.truncate(outside);
     Ok(at)
 }
 
@@ -240,6 +249,12 @@ mod tests {
     }
 
     #[test]
+    fn a_definition_ends_with_its_loop() {
+        let source = "$let D = D/16\n$for i in 0..2\n$let D = D + i\na$D\n$end\nb$D";
+        assert_eq!(expand(source, NAMES), Ok("a3\na4\nb3\n".into()));
+    }
+
+    #[test]
     fn arithmetic_binds_as_usual() {
         let source = "${1 + 2 * 3} ${(1 + 2) * 3} ${7 - 2 - 1} ${D / 32 * 32} ${D % 32}";
         assert_eq!(expand(source, NAMES), Ok("7 9 4 32 16\n".into()));
@@ -257,6 +272,7 @@ mod tests {
             ("a\n$end", 2, "$end without $for"),
             ("$for i in 0..2\na", 1, "$for without $end"),
             ("$for i of 0..2\n$end", 1, "expected `$for name in first..last` or `$for name in 4, 2, 1`"),
+            ("$let x 1", 1, "expected `$let name = expression`"),
             ("\n\n${1 +", 3, "${ without }"),
             ("$X", 1, "`X` is no number and no name"),
             ("${T + 1}", 1, "`T` is no number and no name"),
