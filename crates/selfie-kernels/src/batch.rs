@@ -66,6 +66,8 @@ pub struct KvLayout {
     pub own: Vec<usize>,
     /// Number of slots.
     pub slots: usize,
+    /// The type of the weights. A GPU keeps keys and values in it, the CPU keeps them in f32.
+    pub weights: DType,
 }
 
 /// What a vector does to the row that it is written to.

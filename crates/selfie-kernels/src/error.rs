@@ -80,6 +80,16 @@ pub enum KernelError {
     /// The operating system does not say how much memory there is.
     #[error("cannot read the size of the machine's memory: {0}")]
     Memory(sysinfo::Error),
+    /// The device's driver refused something, or work that it was given before went wrong.
+    #[error("{device}: {doing}: {reason}")]
+    Device {
+        /// The device's name.
+        device: String,
+        /// What was asked for.
+        doing: String,
+        /// What the driver says.
+        reason: String,
+    },
     /// A request that no implementation can serve.
     #[error("{op}: {reason}")]
     Unsupported {

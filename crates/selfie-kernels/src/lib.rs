@@ -9,6 +9,7 @@ mod batch;
 mod cpu;
 mod dtype;
 mod error;
+pub mod gpu;
 pub mod reference;
 
 pub use backend::Backend;

@@ -248,6 +248,7 @@ fn cache(cpu: &Cpu) -> CpuKv {
         shared: 8,
         own: vec![4, 4],
         slots: 2,
+        weights: DType::F32,
     };
     let mut kv = must("kv", cpu.kv(&layout));
     must("kv_share", cpu.kv_share(&mut kv, 0, &[5, 5]));
@@ -470,6 +471,7 @@ fn layout(shared: usize, own: usize, slots: usize) -> KvLayout {
         shared,
         own: vec![own; 32],
         slots,
+        weights: DType::F32,
     }
 }
 
@@ -505,6 +507,7 @@ fn kv_bytes_are_what_is_stored() {
         shared: 17,
         own: vec![5, 16],
         slots: 3,
+        weights: DType::F32,
     };
     assert_eq!(cpu().kv_bytes(&layout), 2 * 80 * 2 * 52 * 4);
     let empty = KvLayout {

@@ -70,6 +70,7 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
             shared: 0,
             own: vec![positions],
             slots: case.positions.len(),
+            weights: DType::F32,
         };
         let rows: Vec<BatchRow> = case
             .positions
@@ -190,6 +191,7 @@ impl<'a, B: Backend> Run<'a, B> {
             shared: case.shared,
             own: vec![own(0), own(1)],
             slots: case.branches.len(),
+            weights,
         };
         let mut kv = must("kv", backend.kv(&layout));
         for (slot, branch) in case.branches.iter().enumerate() {
