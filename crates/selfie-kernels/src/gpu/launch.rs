@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::plan;
+use super::template::{Value, expand};
 use crate::DType;
 
 /// An argument of a kernel, in the order of its `.param`s.
@@ -37,23 +39,35 @@ pub struct Launch {
 /// A file of `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum File {
+    /// `attention_f32.ptx`
+    AttentionF32,
+    /// `attention_prompt.ptx`
+    AttentionPrompt,
+    /// `attention_decode.ptx`
+    AttentionDecode,
     /// `rms_norm.ptx`
     RmsNorm,
 }
 
 impl File {
     /// All files.
-    pub const ALL: &'static [File] = &[File::RmsNorm];
+    pub const ALL: &'static [File] = &[File::AttentionF32, File::RmsNorm];
 
     /// The name, without `.ptx`.
     pub const fn name(self) -> &'static str {
         match self {
+            File::AttentionF32 => "attention_f32",
+            File::AttentionPrompt => "attention_prompt",
+            File::AttentionDecode => "attention_decode",
             File::RmsNorm => "rms_norm",
         }
     }
 
     const fn text(self) -> &'static str {
         match self {
+            File::AttentionF32 => include_str!("../../kernels/attention_f32.ptx"),
+            File::AttentionPrompt => include_str!("../../kernels/attention_prompt.ptx"),
+            File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
             File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
         }
     }
@@ -61,7 +75,17 @@ impl File {
     /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
     pub const fn has_twin(self) -> bool {
         match self {
-            File::RmsNorm => false,
+            File::AttentionPrompt | File::AttentionDecode => true,
+            File::AttentionF32 | File::RmsNorm => false,
+        }
+    }
+
+    /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
+    const fn head_dims(self) -> &'static [u32] {
+        match self {
+            File::AttentionF32 => &[2, 20, 64, 128, 256],
+            File::AttentionPrompt | File::AttentionDecode => &[16, 32, 48, 64, 80, 96, 128, 256],
+            File::RmsNorm => &[],
         }
     }
 }
@@ -71,47 +95,94 @@ impl File {
 pub struct Module {
     file: File,
     f16: bool,
+    head_dim: Option<u32>,
 }
 
 impl Module {
     /// The file as it stands.
     pub const fn new(file: File) -> Self {
-        Self { file, f16: false }
+        Self {
+            file,
+            f16: false,
+            head_dim: None,
+        }
     }
 
     /// The file for operands of `dtype`, f32 being the same as bf16.
     pub fn of(file: File, dtype: DType) -> Self {
         Self {
-            file,
             f16: dtype == DType::F16 && file.has_twin(),
+            ..Self::new(file)
         }
     }
 
-    /// All modules, the f16 twins included.
-    pub fn all() -> impl Iterator<Item = Module> {
-        File::ALL.iter().flat_map(|&file| {
-            let twin = file.has_twin().then_some(Module { file, f16: true });
-            [Some(Module::new(file)), twin].into_iter().flatten()
-        })
+    /// A file that is written out for a head dimension.
+    pub fn of_heads(file: File, dtype: DType, head_dim: u32) -> Self {
+        Self {
+            head_dim: Some(head_dim),
+            ..Self::of(file, dtype)
+        }
     }
 
-    /// What to call it: the file's name, with `_f16` behind that of a twin.
+    /// All modules, with the f16 twins and, of a file that is written out for a head dimension, some of those.
+    pub fn all() -> Vec<Module> {
+        let mut all = Vec::new();
+        for &file in File::ALL {
+            let twin = file.has_twin().then_some(DType::F16);
+            for dtype in [Some(DType::Bf16), twin].into_iter().flatten() {
+                let heads = file.head_dims().iter();
+                all.extend(heads.map(|&head_dim| Self::of_heads(file, dtype, head_dim)));
+                if file.head_dims().is_empty() {
+                    all.push(Self::of(file, dtype));
+                }
+            }
+        }
+        all
+    }
+
+    /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.
     pub fn name(self) -> String {
         let twin = if self.f16 { "_f16" } else { "" };
-        format!("{}{twin}", self.file.name())
+        let heads = self.head_dim.map_or(String::new(), |d| format!("_{d}"));
+        format!("{}{twin}{heads}", self.file.name())
     }
 
     /// The PTX.
     ///
     /// Tensor-core kernels differ between bf16 and f16 in nothing but the name of the type in their
     /// instructions. They are written for bf16, and the twin is the same text with `f16` for `bf16`, in the
-    /// names of the entries too.
+    /// names of the entries too. What depends on the head dimension is [written out](super::template).
     pub fn source(self) -> Cow<'static, str> {
-        let text = self.file.text();
+        let mut text = Cow::Borrowed(self.file.text());
+        if let Some(head_dim) = self.head_dim {
+            let names = [
+                ("D", head_dim),
+                ("STRIDE", plan::stride(head_dim)),
+                ("M", plan::warp_tiles(head_dim)),
+            ];
+            let names = names.map(|(name, value)| (name, Value::Int(value.into())));
+            let expanded = expand(&text, &names).unwrap_or_else(|e| {
+                panic!("{}.ptx is not a template that we wrote: {e}", self.name())
+            });
+            text = expanded.into();
+        }
         if self.f16 {
-            text.replace("bf16", "f16").into()
-        } else {
-            text.into()
+            text = text.replace("bf16", "f16").into();
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_is_written_out() {
+        for module in Module::all() {
+            let source = module.source();
+            assert!(!source.contains('$'), "{}", module.name());
+            assert!(!module.f16 || !source.contains("bf16"), "{}", module.name());
         }
     }
 }

@@ -86,7 +86,10 @@ fn repeat<'a>(
     out: &mut String,
 ) -> Result<usize, TemplateError> {
     let Some((name, items)) = header.split_once(" in ") else {
-        return fail(at, "expected `$for name in first..last` or `$for name in 4, 2, 1`");
+        return fail(
+            at,
+            "expected `$for name in first..last` or `$for name in 4, 2, 1`",
+        );
     };
     let value = |text| Expression::value(text, at, names);
     let items: Vec<i64> = match items.split_once("..") {
@@ -271,7 +274,11 @@ mod tests {
         for (source, line, reason) in [
             ("a\n$end", 2, "$end without $for"),
             ("$for i in 0..2\na", 1, "$for without $end"),
-            ("$for i of 0..2\n$end", 1, "expected `$for name in first..last` or `$for name in 4, 2, 1`"),
+            (
+                "$for i of 0..2\n$end",
+                1,
+                "expected `$for name in first..last` or `$for name in 4, 2, 1`",
+            ),
             ("$let x 1", 1, "expected `$let name = expression`"),
             ("\n\n${1 +", 3, "${ without }"),
             ("$X", 1, "`X` is no number and no name"),

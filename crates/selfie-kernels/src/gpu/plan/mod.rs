@@ -3,11 +3,17 @@
 //! Pure functions of the host. Sizes have been checked before; an address has behind it what the kernel's header
 //! says. No launch is made for 0 rows.
 
+mod attention;
+mod attention_work;
 mod kv;
 mod rms_norm;
 
+pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
+pub use attention_work::AttentionWork;
 pub use kv::KvLayer;
 pub use rms_norm::{MAX_WIDTH, RmsNorm};
+
+pub(in crate::gpu) use attention::{stride, warp_tiles};
 
 use crate::DType;
 
