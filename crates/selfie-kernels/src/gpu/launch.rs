@@ -1,7 +1,7 @@
 //! A launch of a kernel, as data, and the text of the kernels.
 
-use std::borrow::Cow;
-
+use super::plan;
+use super::template::{Value, expand};
 use crate::DType;
 
 /// An argument of a kernel, in the order of its `.param`s.
@@ -41,6 +41,12 @@ pub enum File {
     AddBias,
     /// `adam.ptx`
     Adam,
+    /// `attention_decode.ptx`
+    AttentionDecode,
+    /// `attention_f32.ptx`
+    AttentionF32,
+    /// `attention_prompt.ptx`
+    AttentionPrompt,
     /// `embed.ptx`
     Embed,
     /// `gather_rows.ptx`
@@ -64,6 +70,7 @@ impl File {
     pub const ALL: &'static [File] = &[
         File::AddBias,
         File::Adam,
+        File::AttentionF32,
         File::Embed,
         File::GatherRows,
         File::Head,
@@ -79,6 +86,9 @@ impl File {
         match self {
             File::AddBias => "add_bias",
             File::Adam => "adam",
+            File::AttentionDecode => "attention_decode",
+            File::AttentionF32 => "attention_f32",
+            File::AttentionPrompt => "attention_prompt",
             File::Embed => "embed",
             File::GatherRows => "gather_rows",
             File::Head => "head",
@@ -94,6 +104,9 @@ impl File {
         match self {
             File::AddBias => include_str!("../../kernels/add_bias.ptx"),
             File::Adam => include_str!("../../kernels/adam.ptx"),
+            File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
+            File::AttentionF32 => include_str!("../../kernels/attention_f32.ptx"),
+            File::AttentionPrompt => include_str!("../../kernels/attention_prompt.ptx"),
             File::Embed => include_str!("../../kernels/embed.ptx"),
             File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
             File::Head => include_str!("../../kernels/head.ptx"),
@@ -107,17 +120,15 @@ impl File {
 
     /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
     pub const fn has_twin(self) -> bool {
+        matches!(self, File::AttentionPrompt | File::AttentionDecode)
+    }
+
+    /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
+    const fn head_dims(self) -> &'static [u32] {
         match self {
-            File::AddBias
-            | File::Adam
-            | File::Embed
-            | File::GatherRows
-            | File::Head
-            | File::Inject
-            | File::MlpBackward
-            | File::RmsNorm
-            | File::RopeAppend
-            | File::Swiglu => false,
+            File::AttentionF32 => &[2, 20, 64, 128, 256],
+            File::AttentionPrompt | File::AttentionDecode => &[16, 32, 48, 64, 80, 96, 128, 256],
+            _ => &[],
         }
     }
 }
@@ -127,47 +138,92 @@ impl File {
 pub struct Module {
     file: File,
     f16: bool,
+    head_dim: Option<u32>,
 }
 
 impl Module {
     /// The file as it stands.
     pub const fn new(file: File) -> Self {
-        Self { file, f16: false }
+        Self {
+            file,
+            f16: false,
+            head_dim: None,
+        }
     }
 
     /// The file for operands of `dtype`, f32 being the same as bf16.
     pub fn of(file: File, dtype: DType) -> Self {
         Self {
-            file,
             f16: dtype == DType::F16 && file.has_twin(),
+            ..Self::new(file)
         }
     }
 
-    /// All modules, the f16 twins included.
-    pub fn all() -> impl Iterator<Item = Module> {
-        File::ALL.iter().flat_map(|&file| {
-            let twin = file.has_twin().then_some(Module { file, f16: true });
-            [Some(Module::new(file)), twin].into_iter().flatten()
-        })
+    /// A file that is written out for a head dimension.
+    pub fn of_heads(file: File, dtype: DType, head_dim: u32) -> Self {
+        Self {
+            head_dim: Some(head_dim),
+            ..Self::of(file, dtype)
+        }
     }
 
-    /// What to call it: the file's name, with `_f16` behind that of a twin.
+    /// All modules, with the f16 twins and, of a file that is written out for a head dimension, some of those.
+    pub fn all() -> Vec<Module> {
+        let mut all = Vec::new();
+        for &file in File::ALL {
+            let twin = file.has_twin().then_some(DType::F16);
+            for dtype in [Some(DType::Bf16), twin].into_iter().flatten() {
+                let heads = file.head_dims().iter();
+                all.extend(heads.map(|&head_dim| Self::of_heads(file, dtype, head_dim)));
+                if file.head_dims().is_empty() {
+                    all.push(Self::of(file, dtype));
+                }
+            }
+        }
+        all
+    }
+
+    /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.
     pub fn name(self) -> String {
         let twin = if self.f16 { "_f16" } else { "" };
-        format!("{}{twin}", self.file.name())
+        let heads = self.head_dim.map_or(String::new(), |d| format!("_{d}"));
+        format!("{}{twin}{heads}", self.file.name())
     }
 
     /// The PTX.
     ///
     /// Tensor-core kernels differ between bf16 and f16 in nothing but the name of the type in their
     /// instructions. They are written for bf16, and the twin is the same text with `f16` for `bf16`, in the
-    /// names of the entries too.
-    pub fn source(self) -> Cow<'static, str> {
-        let text = self.file.text();
+    /// names of the entries too. Loops over registers are [written out](super::template).
+    pub fn source(self) -> String {
+        let names = match self.head_dim {
+            None => Vec::new(),
+            Some(head_dim) => vec![
+                ("D", Value::Int(head_dim.into())),
+                ("STRIDE", Value::Int(plan::stride(head_dim).into())),
+                ("M", Value::Int(plan::warp_tiles(head_dim).into())),
+            ],
+        };
+        let text = expand(self.file.text(), &names)
+            .unwrap_or_else(|e| panic!("{}.ptx is not a template that we wrote: {e}", self.name()));
         if self.f16 {
-            text.replace("bf16", "f16").into()
+            text.replace("bf16", "f16")
         } else {
-            text.into()
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_is_written_out() {
+        for module in Module::all() {
+            let source = module.source();
+            assert!(!source.contains('$'), "{}", module.name());
+            assert!(!module.f16 || !source.contains("bf16"), "{}", module.name());
         }
     }
 }

@@ -7,6 +7,7 @@
 mod driver;
 mod launch;
 pub mod plan;
+pub mod template;
 
 pub use driver::{Driver, Gemm, WeightOrder};
 pub use launch::{Arg, File, Launch, Module};

@@ -4,6 +4,8 @@
 //! says. A launch is for at least one row of at least one column.
 
 mod adam;
+mod attention;
+mod attention_work;
 mod elementwise;
 mod head;
 mod kv;
@@ -12,12 +14,16 @@ mod rope_append;
 mod rows;
 
 pub use adam::Adam;
+pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
+pub use attention_work::AttentionWork;
 pub use elementwise::{AddBias, MlpBackward, Swiglu};
 pub use head::{Head, PART_BYTES};
 pub use kv::KvLayer;
 pub use rms_norm::{MAX_WIDTH, RmsNorm};
-pub use rope_append::{MAX_HEAD_DIM, RopeAppend};
+pub use rope_append::RopeAppend;
 pub use rows::{Embed, GatherRows, Inject, injection_list};
+
+pub(in crate::gpu) use attention::{stride, warp_tiles};
 
 use crate::DType;
 

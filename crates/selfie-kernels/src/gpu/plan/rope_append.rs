@@ -3,9 +3,6 @@
 use super::{KvLayer, code};
 use crate::gpu::{Arg, File, Launch, Module};
 
-/// The widest head: half of it, unaligned, is one row of a block.
-pub const MAX_HEAD_DIM: u32 = 512;
-
 /// Threads of a block, about.
 const THREADS: u32 = 256;
 
