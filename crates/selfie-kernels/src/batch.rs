@@ -120,6 +120,42 @@ impl Adam {
     }
 }
 
+/// The factors of one step of [`Adam`], as kernels take them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamRate {
+    /// `1 - beta1`
+    pub(crate) new1: f32,
+    pub(crate) beta2: f32,
+    /// `1 - beta2`; in f32 the difference would lose its last digits.
+    pub(crate) new2: f32,
+    /// `lr / (1 - beta1^t)`
+    pub(crate) lr: f32,
+    /// `1 / sqrt(1 - beta2^t)`
+    pub(crate) root: f32,
+    pub(crate) eps: f32,
+}
+
+impl AdamRate {
+    pub(crate) fn new(adam: &Adam) -> Self {
+        let Adam {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            step,
+        } = *adam;
+        let t = i32::try_from(step).unwrap_or(i32::MAX);
+        Self {
+            new1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            new2: (1.0 - beta2) as f32,
+            lr: (lr / (1.0 - beta1.powi(t))) as f32,
+            root: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
+            eps: eps as f32,
+        }
+    }
+}
+
 /// The most likely token of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use selfie_benches::{Weights, acts, rows};
-use selfie_kernels::{Backend, BatchRow, Cpu, DType, CpuOptions, KvLayout, Slot};
+use selfie_kernels::{Backend, BatchRow, Cpu, CpuOptions, DType, KvLayout, Slot};
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 

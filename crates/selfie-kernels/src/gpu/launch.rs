@@ -1,7 +1,5 @@
 //! A launch of a kernel, as data, and the text of the kernels.
 
-use std::borrow::Cow;
-
 use super::plan;
 use super::template::{Value, expand};
 use crate::DType;
@@ -39,45 +37,90 @@ pub struct Launch {
 /// A file of `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum File {
+    /// `add_bias.ptx`
+    AddBias,
+    /// `adam.ptx`
+    Adam,
+    /// `attention_decode.ptx`
+    AttentionDecode,
     /// `attention_f32.ptx`
     AttentionF32,
     /// `attention_prompt.ptx`
     AttentionPrompt,
-    /// `attention_decode.ptx`
-    AttentionDecode,
+    /// `embed.ptx`
+    Embed,
+    /// `gather_rows.ptx`
+    GatherRows,
+    /// `head.ptx`
+    Head,
+    /// `inject.ptx`
+    Inject,
+    /// `mlp_backward.ptx`
+    MlpBackward,
     /// `rms_norm.ptx`
     RmsNorm,
+    /// `rope_append.ptx`
+    RopeAppend,
+    /// `swiglu.ptx`
+    Swiglu,
 }
 
 impl File {
     /// All files.
-    pub const ALL: &'static [File] = &[File::AttentionF32, File::RmsNorm];
+    pub const ALL: &'static [File] = &[
+        File::AddBias,
+        File::Adam,
+        File::AttentionF32,
+        File::Embed,
+        File::GatherRows,
+        File::Head,
+        File::Inject,
+        File::MlpBackward,
+        File::RmsNorm,
+        File::RopeAppend,
+        File::Swiglu,
+    ];
 
     /// The name, without `.ptx`.
     pub const fn name(self) -> &'static str {
         match self {
+            File::AddBias => "add_bias",
+            File::Adam => "adam",
+            File::AttentionDecode => "attention_decode",
             File::AttentionF32 => "attention_f32",
             File::AttentionPrompt => "attention_prompt",
-            File::AttentionDecode => "attention_decode",
+            File::Embed => "embed",
+            File::GatherRows => "gather_rows",
+            File::Head => "head",
+            File::Inject => "inject",
+            File::MlpBackward => "mlp_backward",
             File::RmsNorm => "rms_norm",
+            File::RopeAppend => "rope_append",
+            File::Swiglu => "swiglu",
         }
     }
 
     const fn text(self) -> &'static str {
         match self {
+            File::AddBias => include_str!("../../kernels/add_bias.ptx"),
+            File::Adam => include_str!("../../kernels/adam.ptx"),
+            File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
             File::AttentionF32 => include_str!("../../kernels/attention_f32.ptx"),
             File::AttentionPrompt => include_str!("../../kernels/attention_prompt.ptx"),
-            File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
+            File::Embed => include_str!("../../kernels/embed.ptx"),
+            File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
+            File::Head => include_str!("../../kernels/head.ptx"),
+            File::Inject => include_str!("../../kernels/inject.ptx"),
+            File::MlpBackward => include_str!("../../kernels/mlp_backward.ptx"),
             File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
+            File::RopeAppend => include_str!("../../kernels/rope_append.ptx"),
+            File::Swiglu => include_str!("../../kernels/swiglu.ptx"),
         }
     }
 
     /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
     pub const fn has_twin(self) -> bool {
-        match self {
-            File::AttentionPrompt | File::AttentionDecode => true,
-            File::AttentionF32 | File::RmsNorm => false,
-        }
+        matches!(self, File::AttentionPrompt | File::AttentionDecode)
     }
 
     /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
@@ -85,7 +128,7 @@ impl File {
         match self {
             File::AttentionF32 => &[2, 20, 64, 128, 256],
             File::AttentionPrompt | File::AttentionDecode => &[16, 32, 48, 64, 80, 96, 128, 256],
-            File::RmsNorm => &[],
+            _ => &[],
         }
     }
 }
@@ -151,25 +194,23 @@ impl Module {
     ///
     /// Tensor-core kernels differ between bf16 and f16 in nothing but the name of the type in their
     /// instructions. They are written for bf16, and the twin is the same text with `f16` for `bf16`, in the
-    /// names of the entries too. What depends on the head dimension is [written out](super::template).
-    pub fn source(self) -> Cow<'static, str> {
-        let mut text = Cow::Borrowed(self.file.text());
-        if let Some(head_dim) = self.head_dim {
-            let names = [
-                ("D", head_dim),
-                ("STRIDE", plan::stride(head_dim)),
-                ("M", plan::warp_tiles(head_dim)),
-            ];
-            let names = names.map(|(name, value)| (name, Value::Int(value.into())));
-            let expanded = expand(&text, &names).unwrap_or_else(|e| {
-                panic!("{}.ptx is not a template that we wrote: {e}", self.name())
-            });
-            text = expanded.into();
-        }
+    /// names of the entries too. Loops over registers are [written out](super::template).
+    pub fn source(self) -> String {
+        let names = match self.head_dim {
+            None => Vec::new(),
+            Some(head_dim) => vec![
+                ("D", Value::Int(head_dim.into())),
+                ("STRIDE", Value::Int(plan::stride(head_dim).into())),
+                ("M", Value::Int(plan::warp_tiles(head_dim).into())),
+            ],
+        };
+        let text = expand(self.file.text(), &names)
+            .unwrap_or_else(|e| panic!("{}.ptx is not a template that we wrote: {e}", self.name()));
         if self.f16 {
-            text = text.replace("bf16", "f16").into();
+            text.replace("bf16", "f16")
+        } else {
+            text
         }
-        text
     }
 }
 
