@@ -70,7 +70,9 @@ impl File {
     pub const ALL: &'static [File] = &[
         File::AddBias,
         File::Adam,
+        File::AttentionDecode,
         File::AttentionF32,
+        File::AttentionPrompt,
         File::Embed,
         File::GatherRows,
         File::Head,

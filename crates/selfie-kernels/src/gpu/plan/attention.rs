@@ -194,7 +194,7 @@ impl Attention<'_> {
             Arg::Ptr(kv.keys),
             Arg::Ptr(kv.values),
             Arg::U64(kv.own_offset),
-            Arg::U32(self.heads),
+            Arg::U32(self.group()),
             Arg::U32(kv.kv_heads),
             Arg::U32(kv.shared),
             Arg::U32(kv.own),
