@@ -78,6 +78,10 @@ impl<D: Driver> Backend for Gpu<D> {
         self.driver.memory()
     }
 
+    fn step_rows(&self, rows: usize) -> usize {
+        self.driver.step_rows(rows)
+    }
+
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<GpuMatrix<D>> {
         load::matrix(&self.driver, sources, dtype)
     }

@@ -15,6 +15,12 @@ pub trait Driver: Send + Sync + 'static {
     /// The device's memory, now.
     fn memory(&self) -> Result<Memory>;
 
+    /// The rows that a decode step of `rows` sequences should have; see
+    /// [`Backend::step_rows`](crate::Backend::step_rows).
+    fn step_rows(&self, rows: usize) -> usize {
+        rows
+    }
+
     /// `bytes` of memory, aligned to 256 bytes, its contents undefined; an address even for 0 bytes. `what` is what
     /// an error calls it.
     fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64>;
@@ -30,6 +36,23 @@ pub trait Driver: Send + Sync + 'static {
     /// # Safety
     /// `to..to + bytes.len()` lies in one allocation.
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Copies `bytes` bytes that `fill` writes; a driver may hand it memory that the device fetches from. `fill` does not
+    /// use the driver.
+    ///
+    /// # Safety
+    /// `to..to + bytes` lies in one allocation.
+    unsafe fn write_with(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = vec![0; bytes];
+        fill(&mut buffer)?;
+        // SAFETY: the caller's range.
+        unsafe { self.write(to, &buffer) }
+    }
 
     /// Copies from the device and waits for it.
     ///
@@ -84,7 +107,7 @@ pub struct Gemm {
 }
 
 /// How a weight lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightOrder {
     /// `[n, k]`: a row for each output, as checkpoints have it.
     Outputs,
