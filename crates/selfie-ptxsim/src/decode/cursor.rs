@@ -41,11 +41,14 @@ impl<'d, 'a> Cursor<'d, 'a> {
         &self.instruction.name
     }
 
-    /// Whether the last modifier is a floating-point type.
-    pub(super) fn has_float_type(&self) -> bool {
-        let last = self.instruction.modifiers.last();
-        last.and_then(|(name, _)| Type::named(name))
-            .is_some_and(Type::is_float)
+    /// Whether one of the modifiers is one of these types.
+    pub(super) fn mentions(&self, types: &[Type]) -> bool {
+        let named = self
+            .instruction
+            .modifiers
+            .iter()
+            .filter_map(|(name, _)| Type::named(name));
+        named.into_iter().any(|ty| types.contains(&ty))
     }
 
     pub(super) fn unknown_instruction<T>(&self) -> Result<T> {

@@ -232,7 +232,7 @@ fn operation(cursor: &mut Cursor<'_, '_>) -> Result<Op> {
         "cvta" => mov::cvta(cursor),
         "cvt" => convert::cvt(cursor),
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "min" | "max" | "abs" | "neg"
-            if cursor.has_float_type() =>
+            if cursor.mentions(&float::TYPES) =>
         {
             float::arithmetic(cursor)
         }

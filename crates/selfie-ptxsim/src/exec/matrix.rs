@@ -1,13 +1,12 @@
 //! `ldmatrix` and `mma.sync`.
 
 use super::block::Block;
-use super::half::widen;
+use super::half::widen_f16;
 use super::memory::{Access, addresses};
 use super::regs::LANES;
 use super::warp::Warp;
-use crate::check::Thread;
 use crate::error::{Result, SimError};
-use crate::ir::{HalfFormat, Mma, MmaType, Row, Target};
+use crate::ir::{Mma, MmaType, Row, Target};
 
 /// Both need all 32 lanes together.
 fn whole_warp(block: &Block<'_>, warp: &Warp, pc: usize, mask: u32) -> Result<()> {
@@ -49,18 +48,8 @@ pub(super) fn ldmatrix(
                     bytes: 16,
                 },
             )?;
-            for word in 0..4 {
-                // Who gets the word is who reads it.
-                let readers = match transpose {
-                    false => [4 * row + word; 2],
-                    true => [4 * (2 * word) + row / 2, 4 * (2 * word + 1) + row / 2],
-                };
-                for lane in readers {
-                    let thread = Thread(32 * warp.index + lane as u32);
-                    let read = block.shadow.read(thread, offset + 4 * word, 4);
-                    read.map_err(|clash| block.clash(warp, pc, lane, clash))?;
-                }
-            }
+            let read = block.shadow.read_by_warp(warp.index as usize, offset, 16);
+            read.map_err(|clash| block.clash(warp, pc, lane, clash))?;
             for (column, value) in values.iter_mut().enumerate() {
                 let start = offset + 2 * column;
                 *value = u16::from_le_bytes([block.shared[start], block.shared[start + 1]]);
@@ -137,8 +126,8 @@ fn operands(warp: &Warp, mma: &Mma) -> ([[f32; 16]; 16], [[f32; 8]; 16]) {
     };
     let value = |bits: u32, i: usize| match mma.ty {
         MmaType::Tf32 => f32::from_bits(bits & 0xffff_e000),
-        MmaType::F16 => widen((bits >> (16 * i)) as u16, HalfFormat::F16),
-        MmaType::Bf16 => widen((bits >> (16 * i)) as u16, HalfFormat::Bf16),
+        MmaType::F16 => widen_f16((bits >> (16 * i)) as u16),
+        MmaType::Bf16 => f32::from_bits((bits >> (16 * i)) << 16),
     };
     let k_steps = mma.k as usize / step;
     for lane in 0..LANES {

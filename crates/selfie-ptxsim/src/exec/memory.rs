@@ -76,7 +76,7 @@ impl<'a> Block<'a> {
             address,
             bytes,
         } = access;
-        if address % u64::from(bytes) != 0 {
+        if !address.is_multiple_of(u64::from(bytes)) {
             return Err(self.misaligned(warp, access, Space::Global));
         }
         match self.env.memory.find(address, bytes.into(), &mut warp.hint) {
@@ -99,7 +99,7 @@ impl<'a> Block<'a> {
             address,
             bytes,
         } = access;
-        if address % u64::from(bytes) != 0 {
+        if !address.is_multiple_of(u64::from(bytes)) {
             return Err(self.misaligned(warp, access, Space::Shared));
         }
         let offset = address.wrapping_sub(SHARED_BASE);
@@ -201,16 +201,46 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// 1, 2, 4 or 8 bytes of shared memory.
     fn shared_bytes(&self, offset: usize, bytes: u32) -> u64 {
         let source = &self.shared[offset..offset + bytes as usize];
-        let mut value = [0; 8];
-        value[..source.len()].copy_from_slice(source);
-        u64::from_le_bytes(value)
+        match *source {
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+            [a, b] => u16::from_le_bytes([a, b]).into(),
+            [a] => a.into(),
+            _ => source
+                .iter()
+                .rev()
+                .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+        }
+    }
+
+    fn set_shared_bytes(&mut self, offset: usize, bytes: u32, value: u64) {
+        let target = &mut self.shared[offset..offset + bytes as usize];
+        match target.as_chunks_mut::<4>() {
+            ([word], []) => *word = (value as u32).to_le_bytes(),
+            _ => target.copy_from_slice(&value.to_le_bytes()[..bytes as usize]),
+        }
     }
 }
 
+/// The addresses of the lanes in a mask, in order.
+fn pick(addresses: &[u64; LANES], mask: u32) -> ([u64; LANES], usize) {
+    if mask == u32::MAX {
+        return (*addresses, LANES);
+    }
+    let mut picked = [0; LANES];
+    let mut n = 0;
+    for lane in lanes(mask) {
+        picked[n] = addresses[lane];
+        n += 1;
+    }
+    (picked, n)
+}
+
 fn traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> Traffic {
-    let (sectors, ideal_sectors) = sectors(lanes(mask).map(|lane| addresses[lane]), bytes);
+    let (mut picked, n) = pick(addresses, mask);
+    let (sectors, ideal_sectors) = sectors(&mut picked[..n], bytes);
     Traffic {
         requests: 1,
         sectors,
@@ -232,8 +262,9 @@ fn shared_traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> SharedTraf
         ..Default::default()
     };
     for start in (0..LANES).step_by(group) {
-        let together = lanes(mask).filter(|lane| (start..start + group).contains(lane));
-        let (passes, conflicts) = passes(together.map(|lane| addresses[lane]), bytes);
+        let together = (u32::MAX >> (32 - group)) << start;
+        let (picked, n) = pick(addresses, mask & together);
+        let (passes, conflicts) = passes(&picked[..n], bytes);
         sum.passes += passes;
         sum.conflicts += conflicts;
     }
@@ -366,7 +397,7 @@ fn load_param(
 ) -> Result<()> {
     let bytes = to.bytes * to.regs.len() as u32;
     let lane = mask.trailing_zeros() as usize;
-    if offset % u64::from(bytes) != 0 {
+    if !offset.is_multiple_of(u64::from(bytes)) {
         let access = Access {
             pc,
             lane,
@@ -440,10 +471,7 @@ pub(super) fn st(
             .write(block.thread(warp, lane), offset, bytes as usize);
         write.map_err(|clash| block.clash(warp, pc, lane, clash))?;
         for (i, values) in values.iter().enumerate().take(count) {
-            let start = offset + i * from.bytes as usize;
-            let value = values[lane].to_le_bytes();
-            block.shared[start..start + from.bytes as usize]
-                .copy_from_slice(&value[..from.bytes as usize]);
+            block.set_shared_bytes(offset + i * from.bytes as usize, from.bytes, values[lane]);
         }
     }
     block.count_shared_store(pc, &at, shared, bytes);
@@ -502,8 +530,8 @@ pub(super) fn atom(
             .update(block.thread(warp, lane), offset, bytes as usize);
         update.map_err(|clash| block.clash(warp, pc, lane, clash))?;
         out[lane] = block.shared_bytes(offset, bytes);
-        let new = combine(f, ty, out[lane], b[lane], c[lane]).to_le_bytes();
-        block.shared[offset..offset + bytes as usize].copy_from_slice(&new[..bytes as usize]);
+        let new = combine(f, ty, out[lane], b[lane], c[lane]);
+        block.set_shared_bytes(offset, bytes, new);
     }
     if d.is_some() {
         block.count_shared_load(pc, &at, shared, bytes);
