@@ -1,0 +1,98 @@
+//! f16 and bf16 arithmetic, scalar and in pairs.
+//!
+//! A result is computed in f64, rounded to odd, and rounded once to the format.
+
+use half::{bf16, f16};
+
+use super::float::extremum;
+use super::regs::{Regs, map3};
+use super::round::{BF16, F16, add_odd, round_f64};
+use crate::ir::{HalfFormat, HalfMode, HalfOp, Round, Row};
+
+pub(super) fn half(
+    regs: &mut Regs,
+    mask: u32,
+    f: HalfOp,
+    mode: HalfMode,
+    d: Row,
+    rows: (Row, Row, Row),
+) {
+    let scalar = |a: u32, b: u32, c: u32| u32::from(apply(f, mode, a as u16, b as u16, c as u16));
+    if mode.packed {
+        map3(regs, mask, d, rows, |a: u32, b: u32, c: u32| {
+            scalar(a, b, c) | scalar(a >> 16, b >> 16, c >> 16) << 16
+        });
+    } else {
+        map3(regs, mask, d, rows, scalar);
+    }
+}
+
+/// The value of a half.
+pub(super) fn widen(bits: u16, format: HalfFormat) -> f32 {
+    match format {
+        HalfFormat::F16 => f16::from_bits(bits).to_f32(),
+        HalfFormat::Bf16 => bf16::from_bits(bits).to_f32(),
+    }
+}
+
+/// Rounds to the format.
+pub(super) fn narrow(x: f64, format: HalfFormat, round: Round) -> u16 {
+    match format {
+        HalfFormat::F16 => round_f64(x, F16, round) as u16,
+        HalfFormat::Bf16 => round_f64(x, BF16, round) as u16,
+    }
+}
+
+/// An f32 rounded to nearest: the conversion that kernels do most.
+pub(super) fn narrow_nearest(x: f32, format: HalfFormat) -> u16 {
+    if x.is_nan() {
+        return 0x7fff;
+    }
+    match format {
+        HalfFormat::F16 => f16::from_f32(x).to_bits(),
+        HalfFormat::Bf16 => {
+            let bits = x.to_bits();
+            ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+        }
+    }
+}
+
+fn apply(f: HalfOp, mode: HalfMode, a: u16, b: u16, c: u16) -> u16 {
+    let flush = |bits: u16| {
+        let exponent = if mode.format == HalfFormat::F16 {
+            0x7c00
+        } else {
+            0x7f80
+        };
+        if mode.ftz && bits & exponent == 0 {
+            bits & 0x8000
+        } else {
+            bits
+        }
+    };
+    let [a, b, c] = [a, b, c].map(flush);
+    match f {
+        HalfOp::Neg => return a ^ 0x8000,
+        HalfOp::Abs => return a & 0x7fff,
+        _ => {}
+    }
+    let [x, y, z] = [a, b, c].map(|bits| f64::from(widen(bits, mode.format)));
+    let exact = match f {
+        HalfOp::Ex2 => x.exp2(),
+        HalfOp::Tanh => x.tanh(),
+        HalfOp::Add => add_odd(x, y),
+        HalfOp::Sub => add_odd(x, -y),
+        HalfOp::Mul => x * y,
+        HalfOp::Min { nan } => extremum(x as f32, y as f32, nan, true).into(),
+        HalfOp::Max { nan } => extremum(x as f32, y as f32, nan, false).into(),
+        HalfOp::Fma { .. } => add_odd(x * y, z),
+        HalfOp::Neg | HalfOp::Abs => unreachable!("returned above"),
+    };
+    let exact = match f {
+        HalfOp::Fma { relu: true } if exact <= 0.0 => 0.0,
+        _ if mode.sat && exact.is_nan() => 0.0,
+        _ if mode.sat => exact.clamp(0.0, 1.0) + 0.0,
+        _ => exact,
+    };
+    flush(narrow(exact, mode.format, Round::Nearest))
+}
