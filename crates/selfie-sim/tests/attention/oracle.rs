@@ -9,14 +9,14 @@
 
 use selfie_kernels::{DType, reference};
 
-use super::bounds::{U, sum_bound};
+use super::ops::{U, sum_bound};
 
 /// Keys of a tile.
 const TILE: usize = 64;
 
 /// How a kernel goes along the keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Walk {
+pub(super) enum Walk {
     /// In plain f32.
     F32,
     /// All in one go, the operands of this type.
@@ -26,12 +26,12 @@ pub enum Walk {
 }
 
 /// A segment: keys and values of the positions that the row sees, `[head_dim]` each.
-pub type Segment<'a> = Vec<(&'a [f32], &'a [f32])>;
+pub(super) type Segment<'a> = Vec<(&'a [f32], &'a [f32])>;
 
 /// One output value.
-pub struct Want {
-    pub value: f64,
-    pub bound: f64,
+pub(super) struct Want {
+    pub(super) value: f64,
+    pub(super) bound: f64,
 }
 
 /// Sums over the keys seen so far, in units of 2^top.
@@ -44,12 +44,15 @@ struct Sums {
 }
 
 /// One row and head: `q` is `[head_dim]`.
-pub fn attend(walk: Walk, q: &[f32], segments: &[Segment<'_>; 2]) -> Vec<Want> {
+pub(super) fn attend(walk: Walk, q: &[f32], segments: &[Segment<'_>; 2]) -> Vec<Want> {
     let dtype = match walk {
         Walk::F32 => DType::F32,
         Walk::Prompt(dtype) | Walk::Decode { dtype, .. } => dtype,
     };
-    let q: Vec<f64> = q.iter().map(|&x| reference::round(dtype, x).into()).collect();
+    let q: Vec<f64> = q
+        .iter()
+        .map(|&x| reference::round(dtype, x).into())
+        .collect();
     let row = Row {
         dtype,
         score_error: score_error(&q, segments),
@@ -58,7 +61,9 @@ pub fn attend(walk: Walk, q: &[f32], segments: &[Segment<'_>; 2]) -> Vec<Want> {
     let sums = match walk {
         Walk::F32 | Walk::Prompt(_) => {
             let mut sums = row.nothing();
-            segments.iter().for_each(|segment| row.walk(segment, &mut sums));
+            segments
+                .iter()
+                .for_each(|segment| row.walk(segment, &mut sums));
             sums
         }
         Walk::Decode { keys, .. } => {

@@ -22,23 +22,23 @@ struct Content {
 }
 
 /// A case in an element type.
-pub struct Problem<'a> {
-    pub case: &'a Case,
-    pub dtype: DType,
+pub(super) struct Problem<'a> {
+    pub(super) case: &'a Case,
+    pub(super) dtype: DType,
     shared: Content,
     own: Vec<Content>,
 }
 
 /// What the device wrote, and what it did for that.
-pub struct Run {
+pub(super) struct Run {
     /// Of each row, `[heads * head_dim]`.
-    pub out: Vec<Vec<f32>>,
+    pub(super) out: Vec<Vec<f32>>,
     /// Of each launch, its entry.
-    pub reports: Vec<(&'static str, Report)>,
+    pub(super) reports: Vec<(&'static str, Report)>,
 }
 
 impl<'a> Problem<'a> {
-    pub fn new(case: &'a Case, dtype: DType) -> Self {
+    pub(super) fn new(case: &'a Case, dtype: DType) -> Self {
         let (_, kv_heads, head_dim) = case.heads;
         let content = |seed: u64, positions: u32| {
             let n = (kv_heads * positions * head_dim) as usize;
@@ -57,12 +57,14 @@ impl<'a> Problem<'a> {
             case,
             dtype,
             shared: content(0, case.shared),
-            own: branches.map(|(branch, seed)| content(seed, branch.own)).collect(),
+            own: branches
+                .map(|(branch, seed)| content(seed, branch.own))
+                .collect(),
         }
     }
 
     /// The batch of the case; slots take turns, so that the rows of a run are not neighbours.
-    pub fn rows(&self) -> Vec<BatchRow> {
+    pub(super) fn rows(&self) -> Vec<BatchRow> {
         let case = self.case;
         let mut slots = vec![(Slot::Shared, case.shared, case.shared_rows)];
         for (slot, branch) in (0..).zip(case.branches) {
@@ -98,7 +100,7 @@ impl<'a> Problem<'a> {
     }
 
     /// What attention of these rows of the cache gives on the device.
-    pub fn run(&self, rows: &[BatchRow], splits: Splits) -> Run {
+    pub(super) fn run(&self, rows: &[BatchRow], splits: Splits) -> Run {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let n = rows.len() as u32;
         let mut device = Device(Gpu::new());
@@ -132,10 +134,15 @@ impl<'a> Problem<'a> {
         };
         attention.scratch = device.alloc(attention.scratch_bytes());
         let launches = attention.launches();
-        let reports = launches.iter().map(|launch| (launch.entry, device.launch(launch)));
+        let reports = launches
+            .iter()
+            .map(|launch| (launch.entry, device.launch(launch)));
         let reports = reports.collect();
         let mut out = vec![0; out_bytes as usize];
-        device.0.read(attention.out, &mut out).expect("every row is written");
+        device
+            .0
+            .read(attention.out, &mut out)
+            .expect("every row is written");
         let out = self.dtype.to_f32(&out);
         let out = out.chunks_exact((heads * head_dim) as usize);
         Run {
@@ -201,7 +208,7 @@ impl<'a> Problem<'a> {
     }
 
     /// What row `i` of `rows` should be, `[heads * head_dim]`.
-    pub fn want(&self, rows: &[BatchRow], i: usize) -> Vec<Want> {
+    pub(super) fn want(&self, rows: &[BatchRow], i: usize) -> Vec<Want> {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let row = &rows[i];
         let position = row.position as usize;
@@ -240,7 +247,10 @@ impl Content {
     fn store(&self, problem: &Problem<'_>, head: u32, kv: &KvLayer, at: u64, device: &mut Device) {
         let n = self.positions * problem.case.heads.2 as usize;
         let range = head as usize * n..(head as usize + 1) * n;
-        device.write(kv.keys + at, &problem.dtype.to_bytes(&self.keys[range.clone()]));
+        device.write(
+            kv.keys + at,
+            &problem.dtype.to_bytes(&self.keys[range.clone()]),
+        );
         device.write(kv.values + at, &problem.dtype.to_bytes(&self.values[range]));
     }
 }
@@ -266,7 +276,8 @@ impl Device {
 
     fn launch(&mut self, launch: &Launch) -> Report {
         let name = launch.module.name();
-        let module = Module::parse(&launch.module.source()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let module =
+            Module::parse(&launch.module.source()).unwrap_or_else(|e| panic!("{name}: {e}"));
         let config = Config {
             grid: launch.grid,
             block: launch.block,

@@ -1,0 +1,1 @@
+//! The GPU backend on a simulated GPU, for tests.
