@@ -17,8 +17,8 @@ use problem::Problem;
 fn unit(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => (-24f64).exp2(),
-        DType::Bf16 => (-9f64).exp2(),
-        DType::F16 => (-12f64).exp2(),
+        DType::Bf16 => (-8f64).exp2(),
+        DType::F16 => (-11f64).exp2(),
     }
 }
 
