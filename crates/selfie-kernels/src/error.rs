@@ -90,6 +90,14 @@ pub enum KernelError {
         /// What the driver says.
         reason: String,
     },
+    /// A GPU wrote fewer rows than injections named.
+    #[error("inject: {written} of {asked} rows were written")]
+    MissedInjection {
+        /// Rows that were to be written since the last check.
+        asked: u32,
+        /// Rows that were.
+        written: u32,
+    },
     /// A request that no implementation can serve.
     #[error("{op}: {reason}")]
     Unsupported {

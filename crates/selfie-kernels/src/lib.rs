@@ -6,8 +6,10 @@
 
 mod backend;
 mod batch;
+mod checks;
 mod cpu;
 mod dtype;
+mod element;
 mod error;
 pub mod gpu;
 pub mod reference;

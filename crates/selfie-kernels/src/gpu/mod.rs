@@ -4,10 +4,22 @@
 //! `kernels/*.ptx` and multiplies matrices. [`plan`] says how each kernel is launched, in functions that
 //! touch no device.
 
+mod backend;
+mod buffers;
 mod driver;
+mod forward;
+mod head;
+mod kv;
 mod launch;
+mod load;
 pub mod plan;
+mod probe_ops;
+mod scratch;
 pub mod template;
+mod train;
 
+pub use backend::Gpu;
+pub use buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 pub use driver::{Driver, Gemm, WeightOrder};
+pub use kv::GpuKv;
 pub use launch::{Arg, File, Launch, Module};
