@@ -1,20 +1,9 @@
 //! The tables of cases of every op, on the simulated GPU.
 
-#[path = "../../selfie-kernels/tests/cases/mod.rs"]
-mod cases;
+mod common;
 
-use cases::{Operands, must};
-use selfie_kernels::DType;
+use common::cases::{self, must};
 use selfie_sim::Sim;
-
-impl Operands for Sim {
-    /// bf16 and f16 round queries, keys, values and weights of the softmax: tests/attention knows how.
-    const ATTENTION: &'static [DType] = &[DType::F32];
-
-    fn operand(weights: DType) -> DType {
-        weights
-    }
-}
 
 /// Runs `check` on a device of its own.
 fn on_sim(check: fn(&Sim)) {

@@ -15,6 +15,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod attention;
+pub mod errors;
 pub mod matrix;
 pub mod rows;
 pub mod tables;
