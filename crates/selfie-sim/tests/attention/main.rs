@@ -6,6 +6,7 @@ mod cases;
 mod ops;
 mod oracle;
 mod problem;
+mod traffic;
 
 use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::{BatchRow, DType, Slot, reference};

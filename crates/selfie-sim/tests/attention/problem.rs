@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits};
 use selfie_kernels::gpu::{Arg, Launch};
 use selfie_kernels::{BatchRow, DType, Slot};
-use selfie_ptxsim::{Arg as SimArg, Config, Gpu, Module, Report};
+use selfie_ptxsim::{Arg as SimArg, Config, Gpu, Report};
 
 use super::cases::Case;
 use super::ops::values;
@@ -33,8 +33,7 @@ pub(super) struct Problem<'a> {
 pub(super) struct Run {
     /// Of each row, `[heads * head_dim]`.
     pub(super) out: Vec<Vec<f32>>,
-    /// Of each launch, its entry.
-    pub(super) reports: Vec<(&'static str, Report)>,
+    pub(super) ran: Vec<(Launch, Report)>,
 }
 
 impl<'a> Problem<'a> {
@@ -133,11 +132,12 @@ impl<'a> Problem<'a> {
             splits,
         };
         attention.scratch = device.alloc(attention.scratch_bytes());
-        let launches = attention.launches();
-        let reports = launches
-            .iter()
-            .map(|launch| (launch.entry, device.launch(launch)));
-        let reports = reports.collect();
+        let launches = attention.launches().into_iter();
+        let ran = launches.map(|launch| {
+            let report = device.launch(&launch);
+            (launch, report)
+        });
+        let ran = ran.collect();
         let mut out = vec![0; out_bytes as usize];
         device
             .0
@@ -147,7 +147,7 @@ impl<'a> Problem<'a> {
         let out = out.chunks_exact((heads * head_dim) as usize);
         Run {
             out: out.map(<[f32]>::to_vec).collect(),
-            reports,
+            ran,
         }
     }
 
@@ -276,8 +276,7 @@ impl Device {
 
     fn launch(&mut self, launch: &Launch) -> Report {
         let name = launch.module.name();
-        let module =
-            Module::parse(&launch.module.source()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let module = selfie_sim::module(launch.module).unwrap_or_else(|e| panic!("{e}"));
         let config = Config {
             grid: launch.grid,
             block: launch.block,
