@@ -11,9 +11,6 @@ use super::cases::Case;
 use super::ops::values;
 use super::oracle::{Segment, Walk, Want, attend};
 
-/// Keys of a fixed split.
-const SPLIT: usize = 256;
-
 /// Keys and values of one segment, as the cache holds them: `[kv_heads][positions][head_dim]`.
 struct Content {
     keys: Vec<f32>,
@@ -190,8 +187,8 @@ impl<'a> Problem<'a> {
         kv
     }
 
-    /// How the kernel that takes row `i` goes along the keys.
-    fn walk(&self, rows: &[BatchRow], i: usize) -> Walk {
+    /// How the kernel that takes row `i` goes along the keys, in splits of `keys`.
+    fn walk(&self, rows: &[BatchRow], i: usize, keys: usize) -> Walk {
         let row = &rows[i];
         let there: HashSet<u32> = rows
             .iter()
@@ -202,13 +199,13 @@ impl<'a> Problem<'a> {
         let alone = !follows && !there.contains(&(row.position + 1));
         match (self.dtype, row.slot) {
             (DType::F32, _) => Walk::F32,
-            (dtype, Slot::Branch(_)) if alone => Walk::Decode { dtype, keys: SPLIT },
+            (dtype, Slot::Branch(_)) if alone => Walk::Decode { dtype, keys },
             (dtype, _) => Walk::Prompt(dtype),
         }
     }
 
-    /// What row `i` of `rows` should be, `[heads * head_dim]`.
-    pub(super) fn want(&self, rows: &[BatchRow], i: usize) -> Vec<Want> {
+    /// What row `i` of `rows` should be with splits of `keys`, `[heads * head_dim]`.
+    pub(super) fn want(&self, rows: &[BatchRow], i: usize, keys: usize) -> Vec<Want> {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let row = &rows[i];
         let position = row.position as usize;
@@ -227,7 +224,7 @@ impl<'a> Problem<'a> {
                     ]
                 }
             };
-            wants.extend(attend(self.walk(rows, i), q, &segments));
+            wants.extend(attend(self.walk(rows, i, keys), q, &segments));
         }
         wants
     }
