@@ -6,6 +6,7 @@ mod cases;
 mod ops;
 mod oracle;
 mod problem;
+mod traffic;
 
 use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::{BatchRow, DType, Slot, reference};
@@ -22,8 +23,12 @@ fn unit(dtype: DType) -> f64 {
     }
 }
 
-/// Runs cases in an element type, all rows of each at once, and fails if a value is out of its bound.
-fn check(cases: &[&Case], dtype: DType) {
+/// Keys of a fixed split.
+const FIXED: usize = 256;
+
+/// Runs cases in an element type, all rows of each at once, and fails if a value is out of its bound. `keys` is what
+/// `splits` comes to.
+fn check(cases: &[&Case], dtype: DType, splits: Splits, keys: usize) {
     let mut failures = Vec::new();
     let mut values = 0;
     // The largest error in units of what it may be, and itself.
@@ -31,9 +36,9 @@ fn check(cases: &[&Case], dtype: DType) {
     for case in cases {
         let problem = Problem::new(case, dtype);
         let rows = problem.rows();
-        let run = problem.run(&rows, Splits::Fixed);
+        let run = problem.run(&rows, splits);
         for (i, got) in run.out.iter().enumerate() {
-            for (column, (&got, want)) in got.iter().zip(problem.want(&rows, i)).enumerate() {
+            for (column, (&got, want)) in got.iter().zip(problem.want(&rows, i, keys)).enumerate() {
                 // The output is the nearest value of its type to something within the bound.
                 let round = |x: f64| f64::from(reference::round(dtype, x as f32));
                 let (low, high) = (
@@ -72,20 +77,30 @@ fn check(cases: &[&Case], dtype: DType) {
 
 #[test]
 fn bf16() {
-    check(&CASES.iter().collect::<Vec<_>>(), DType::Bf16);
+    let cases: Vec<_> = CASES.iter().collect();
+    check(&cases, DType::Bf16, Splits::Fixed, FIXED);
 }
 
 #[test]
 fn f16() {
-    check(&CASES.iter().collect::<Vec<_>>(), DType::F16);
+    let cases: Vec<_> = CASES.iter().collect();
+    check(&cases, DType::F16, Splits::Fixed, FIXED);
 }
 
 #[test]
 fn f32() {
-    check(
-        &CASES.iter().chain(F32_CASES).collect::<Vec<_>>(),
-        DType::F32,
-    );
+    let cases: Vec<_> = CASES.iter().chain(F32_CASES).collect();
+    check(&cases, DType::F32, Splits::Fixed, FIXED);
+}
+
+#[test]
+fn splits_that_fill_a_device() {
+    // With so many multiprocessors the splits are as short as they get: a tile.
+    let splits = Splits::Fill {
+        multiprocessors: 1 << 20,
+    };
+    let cases: Vec<_> = CASES.iter().filter(|case| case.heads.2 == 64).collect();
+    check(&cases, DType::Bf16, splits, 64);
 }
 
 /// The bits of each row, alone with those of its own slot.

@@ -5,14 +5,11 @@ use std::collections::HashSet;
 use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits};
 use selfie_kernels::gpu::{Arg, Launch};
 use selfie_kernels::{BatchRow, DType, Slot};
-use selfie_ptxsim::{Arg as SimArg, Config, Gpu, Module, Report};
+use selfie_ptxsim::{Arg as SimArg, Config, Gpu, Report};
 
 use super::cases::Case;
 use super::ops::values;
 use super::oracle::{Segment, Walk, Want, attend};
-
-/// Keys of a fixed split.
-const SPLIT: usize = 256;
 
 /// Keys and values of one segment, as the cache holds them: `[kv_heads][positions][head_dim]`.
 struct Content {
@@ -33,8 +30,7 @@ pub(super) struct Problem<'a> {
 pub(super) struct Run {
     /// Of each row, `[heads * head_dim]`.
     pub(super) out: Vec<Vec<f32>>,
-    /// Of each launch, its entry.
-    pub(super) reports: Vec<(&'static str, Report)>,
+    pub(super) ran: Vec<(Launch, Report)>,
 }
 
 impl<'a> Problem<'a> {
@@ -133,11 +129,12 @@ impl<'a> Problem<'a> {
             splits,
         };
         attention.scratch = device.alloc(attention.scratch_bytes());
-        let launches = attention.launches();
-        let reports = launches
-            .iter()
-            .map(|launch| (launch.entry, device.launch(launch)));
-        let reports = reports.collect();
+        let launches = attention.launches().into_iter();
+        let ran = launches.map(|launch| {
+            let report = device.launch(&launch);
+            (launch, report)
+        });
+        let ran = ran.collect();
         let mut out = vec![0; out_bytes as usize];
         device
             .0
@@ -147,7 +144,7 @@ impl<'a> Problem<'a> {
         let out = out.chunks_exact((heads * head_dim) as usize);
         Run {
             out: out.map(<[f32]>::to_vec).collect(),
-            reports,
+            ran,
         }
     }
 
@@ -190,8 +187,8 @@ impl<'a> Problem<'a> {
         kv
     }
 
-    /// How the kernel that takes row `i` goes along the keys.
-    fn walk(&self, rows: &[BatchRow], i: usize) -> Walk {
+    /// How the kernel that takes row `i` goes along the keys, in splits of `keys`.
+    fn walk(&self, rows: &[BatchRow], i: usize, keys: usize) -> Walk {
         let row = &rows[i];
         let there: HashSet<u32> = rows
             .iter()
@@ -202,13 +199,13 @@ impl<'a> Problem<'a> {
         let alone = !follows && !there.contains(&(row.position + 1));
         match (self.dtype, row.slot) {
             (DType::F32, _) => Walk::F32,
-            (dtype, Slot::Branch(_)) if alone => Walk::Decode { dtype, keys: SPLIT },
+            (dtype, Slot::Branch(_)) if alone => Walk::Decode { dtype, keys },
             (dtype, _) => Walk::Prompt(dtype),
         }
     }
 
-    /// What row `i` of `rows` should be, `[heads * head_dim]`.
-    pub(super) fn want(&self, rows: &[BatchRow], i: usize) -> Vec<Want> {
+    /// What row `i` of `rows` should be with splits of `keys`, `[heads * head_dim]`.
+    pub(super) fn want(&self, rows: &[BatchRow], i: usize, keys: usize) -> Vec<Want> {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let row = &rows[i];
         let position = row.position as usize;
@@ -227,7 +224,7 @@ impl<'a> Problem<'a> {
                     ]
                 }
             };
-            wants.extend(attend(self.walk(rows, i), q, &segments));
+            wants.extend(attend(self.walk(rows, i, keys), q, &segments));
         }
         wants
     }
@@ -276,8 +273,7 @@ impl Device {
 
     fn launch(&mut self, launch: &Launch) -> Report {
         let name = launch.module.name();
-        let module =
-            Module::parse(&launch.module.source()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let module = selfie_sim::module(launch.module).unwrap_or_else(|e| panic!("{e}"));
         let config = Config {
             grid: launch.grid,
             block: launch.block,
