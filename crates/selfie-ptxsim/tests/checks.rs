@@ -295,7 +295,11 @@ fn race_between_warps() {
     run(SHARED, &exchange("bar.sync 0;"), 64, &values).unwrap();
     // A barrier of the warp does not order two warps.
     assert!(matches!(
-        failure(SHARED, &exchange(&format!("bar.warp.sync 0xffffffff; {long}")), 64),
+        failure(
+            SHARED,
+            &exchange(&format!("bar.warp.sync 0xffffffff; {long}")),
+            64
+        ),
         SimError::SharedRace { .. }
     ));
 }
