@@ -257,6 +257,17 @@ pub(crate) fn sectors(addresses: &mut [u64], bytes: u32) -> (u64, u64) {
 /// Passes and conflicts of accesses that go together: each bank gives one 4-byte word a pass, to all who want it.
 /// Together they have at most 32 words.
 pub(crate) fn passes(addresses: &[u64], bytes: u32) -> (u64, u64) {
+    let mut used = 0u32;
+    let is_free = |&address: &u64| {
+        let bits = (1u32 << bytes.div_ceil(4)) - 1 << (address / 4 % 32);
+        let free = used & bits == 0;
+        used |= bits;
+        free
+    };
+    if addresses.iter().all(is_free) {
+        return (u64::from(!addresses.is_empty()), 0);
+    }
+    // Some share a bank: it serves a word once, to however many want it.
     let mut words = [0u64; 32];
     let mut n = 0;
     for &address in addresses {
@@ -266,16 +277,6 @@ pub(crate) fn passes(addresses: &[u64], bytes: u32) -> (u64, u64) {
         }
     }
     let words = &mut words[..n];
-    let mut banks = [u64::MAX; 32];
-    let is_free = |&word: &u64| {
-        let bank = &mut banks[(word % 32) as usize];
-        let free = *bank == u64::MAX || *bank == word;
-        *bank = word;
-        free
-    };
-    if words.iter().all(is_free) {
-        return (u64::from(n > 0), 0);
-    }
     words.sort_unstable();
     let mut counts = [0; 32];
     for group in words.chunk_by(|a, b| a == b) {

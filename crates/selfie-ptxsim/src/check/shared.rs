@@ -73,7 +73,8 @@ pub(crate) enum Clash {
 
 /// Granules are as large as the kernel's smallest access, and accesses are aligned: each covers whole granules.
 pub(crate) struct SharedShadow {
-    granule: usize,
+    /// The logarithm of a granule's bytes.
+    granule: u32,
     cells: Vec<Cell>,
     warps: usize,
     /// `clocks[w * warps + v]`: what warp w knows of warp v.
@@ -87,10 +88,9 @@ pub(crate) struct SharedShadow {
 
 impl SharedShadow {
     pub(crate) fn new(bytes: usize, granule: u32) -> Self {
-        let granule = granule as usize;
         Self {
-            granule,
-            cells: vec![UNTOUCHED; bytes.div_ceil(granule)],
+            granule: granule.trailing_zeros(),
+            cells: vec![UNTOUCHED; bytes.div_ceil(granule as usize)],
             warps: 0,
             clocks: Vec::new(),
             now: 0,
@@ -180,7 +180,7 @@ impl SharedShadow {
     }
 
     fn cells_of(&self, offset: usize, bytes: usize) -> std::ops::Range<usize> {
-        offset / self.granule..(offset + bytes).div_ceil(self.granule)
+        offset >> self.granule..(offset + bytes) >> self.granule
     }
 
     /// Checks a read of `bytes` at `offset`, and notes it.
@@ -242,7 +242,7 @@ impl SharedShadow {
                 && cell.write_time >= self.clocks[warp * self.warps + warp]
             {
                 return Err(Clash::Race {
-                    offset: i * self.granule,
+                    offset: i << self.granule,
                     other: cell.writer.into(),
                     did: "wrote",
                 });
@@ -267,12 +267,12 @@ impl SharedShadow {
     ) -> Result<(), Clash> {
         if cell.write_time < self.start {
             return Err(Clash::Unwritten {
-                offset: i * self.granule,
+                offset: i << self.granule,
             });
         }
         if cell.kind == Kind::Copying {
             return Err(Clash::Copying {
-                offset: i * self.granule,
+                offset: i << self.granule,
                 issuer: cell.writer.into(),
             });
         }
@@ -283,7 +283,7 @@ impl SharedShadow {
             return Ok(());
         }
         Err(Clash::Race {
-            offset: i * self.granule,
+            offset: i << self.granule,
             other: cell.writer.into(),
             did: "wrote",
         })
@@ -321,7 +321,7 @@ impl SharedShadow {
                     cell.reader.into()
                 };
                 return Err(Clash::Race {
-                    offset: i * self.granule,
+                    offset: i << self.granule,
                     other,
                     did: "read",
                 });

@@ -41,7 +41,7 @@ fn split(space: AccessSpace, addresses: &mut [u64; LANES], mask: u32) -> (u32, u
     }
 }
 
-/// Where an access is, for what goes wrong there.
+/// Where an access is, for what goes wrong there. Its size is a power of two.
 #[derive(Clone, Copy)]
 pub(super) struct Access {
     pub(super) pc: usize,
@@ -78,7 +78,7 @@ impl<'a> Block<'a> {
             address,
             bytes,
         } = access;
-        if !address.is_multiple_of(u64::from(bytes)) {
+        if address & u64::from(bytes - 1) != 0 {
             return Err(self.misaligned(warp, access, Space::Global));
         }
         match self.env.memory.find(address, bytes.into(), &mut warp.hint) {
@@ -101,7 +101,7 @@ impl<'a> Block<'a> {
             address,
             bytes,
         } = access;
-        if !address.is_multiple_of(u64::from(bytes)) {
+        if address & u64::from(bytes - 1) != 0 {
             return Err(self.misaligned(warp, access, Space::Shared));
         }
         let offset = address.wrapping_sub(SHARED_BASE);
@@ -151,7 +151,7 @@ impl<'a> Block<'a> {
         allocation: &Allocation,
         offset: usize,
     ) -> Result<()> {
-        if self.env.blocks() == 1 || self.fenced {
+        if !self.env.many_blocks || self.fenced {
             return Ok(());
         }
         let races = allocation.races();
@@ -170,7 +170,7 @@ impl<'a> Block<'a> {
         allocation: &Allocation,
         offset: usize,
     ) -> Result<()> {
-        if self.env.blocks() == 1 {
+        if !self.env.many_blocks {
             return Ok(());
         }
         let races = allocation.races();
@@ -248,6 +248,23 @@ fn pick(addresses: &[u64; LANES], mask: u32) -> ([u64; LANES], usize) {
 }
 
 fn traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> Traffic {
+    let first = addresses[0];
+    let mut next = first;
+    let in_a_row = addresses.iter().all(|&address| {
+        let fits = address == next;
+        next = next.wrapping_add(bytes.into());
+        fits
+    });
+    if in_a_row && mask == u32::MAX {
+        let size = u64::from(bytes) * LANES as u64;
+        let sectors = (first % 32 + size).div_ceil(32);
+        return Traffic {
+            requests: 1,
+            sectors,
+            ideal_sectors: bytes.into(),
+            bytes: size,
+        };
+    }
     let (mut picked, n) = pick(addresses, mask);
     let (sectors, ideal_sectors) = sectors(&mut picked[..n], bytes);
     Traffic {
