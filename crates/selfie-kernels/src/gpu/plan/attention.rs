@@ -257,3 +257,150 @@ pub(in crate::gpu) fn warp_tiles(head_dim: u32) -> u32 {
 pub(in crate::gpu) fn stride(head_dim: u32) -> u32 {
     (2 * head_dim).next_power_of_two().max(128)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BatchRow, Slot};
+
+    /// Shared memory that a block can have on every device since sm_80.
+    const SHARED_BYTES: u32 = 99 << 10;
+
+    fn attention(
+        rows: &AttentionWork,
+        (heads, kv_heads, head_dim): (u32, u32, u32),
+    ) -> Attention<'_> {
+        Attention {
+            qkv: 0x1000,
+            out: 0x2000,
+            slot: 0x3000,
+            position: 0x4000,
+            words: 0x5000,
+            scratch: 0x10_0000,
+            rows,
+            n: 1,
+            heads,
+            kv: KvLayer {
+                keys: 0x6000,
+                values: 0x7000,
+                own_offset: 256,
+                seen: 0x8000,
+                kv_heads,
+                head_dim,
+                shared: 26,
+                own: 5000,
+                slots: 64,
+                dtype: DType::Bf16,
+            },
+            splits: Splits::Fixed,
+        }
+    }
+
+    /// `slots` runs of `rows` rows that end at `end`.
+    fn work(slots: u32, rows: u32, end: u32) -> AttentionWork {
+        let rows: Vec<_> = (0..slots)
+            .flat_map(|slot| (end - rows..end).map(move |position| (slot, position)))
+            .map(|(slot, position)| BatchRow {
+                token: 0,
+                slot: Slot::Branch(slot),
+                position,
+            })
+            .collect();
+        AttentionWork::new(&rows)
+    }
+
+    fn shapes(launches: &[Launch]) -> Vec<(&'static str, [u32; 2], u32)> {
+        let shape = |l: &Launch| (l.entry, [l.grid[0], l.grid[1]], l.block[0]);
+        launches.iter().map(shape).collect()
+    }
+
+    #[test]
+    fn a_prompt_takes_as_many_warps_as_its_longest_run_fills() {
+        for (rows, heads, tiles, warps, entry) in [
+            (32, (4, 4, 128), 1, 1, "attention_prompt_1"),
+            (33, (4, 4, 128), 1, 2, "attention_prompt_2"),
+            (65, (4, 4, 128), 1, 4, "attention_prompt_4"),
+            (129, (4, 4, 128), 2, 4, "attention_prompt_4"),
+            (32, (32, 8, 128), 1, 4, "attention_prompt_4"),
+            (512, (32, 8, 128), 16, 4, "attention_prompt_4"),
+            (17, (8, 8, 256), 1, 2, "attention_prompt_2"),
+        ] {
+            let work = work(3, rows, 600);
+            let launches = attention(&work, heads).launches();
+            let want = [(entry, [3 * tiles, heads.1], 32 * warps)];
+            assert_eq!(shapes(&launches), want, "{rows} rows, {heads:?}");
+        }
+    }
+
+    #[test]
+    fn singles_are_decoded_in_parts_and_merged() {
+        // 64 rows of 4 heads are 16 tiles of one shared part; their own 600 keys are 3 parts.
+        let work = work(64, 1, 600);
+        let attention = attention(&work, (32, 8, 128));
+        let want = [
+            ("attention_decode", [16 + 64 * 3, 8], 128),
+            ("attention_merge", [64 * 32 / 4, 1], 128),
+        ];
+        assert_eq!(shapes(&attention.launches()), want);
+        assert_eq!(attention.scratch_bytes(), 4 * 64 * 32 * 4 * (128 + 1));
+    }
+
+    #[test]
+    fn a_mixture_takes_both_ways() {
+        let rows = [(0, 7), (1, 3), (1, 4)].map(|(slot, position)| BatchRow {
+            token: 0,
+            slot: Slot::Branch(slot),
+            position,
+        });
+        let work = AttentionWork::new(&rows);
+        let launches = attention(&work, (2, 1, 64)).launches();
+        let entries: Vec<_> = launches.iter().map(|l| l.entry).collect();
+        assert_eq!(
+            entries,
+            ["attention_prompt_1", "attention_decode", "attention_merge"]
+        );
+    }
+
+    #[test]
+    fn fixed_splits_depend_on_no_row_but_their_own() {
+        for slots in [1, 2, 64] {
+            assert_eq!(
+                attention(&work(slots, 1, 4096), (32, 8, 128)).split_keys(),
+                256
+            );
+        }
+    }
+
+    #[test]
+    fn splits_fill_a_device() {
+        for (slots, end, keys) in [
+            (1, 4096, 64),
+            (8, 4096, 512),
+            (2, 4096, 128),
+            (64, 512, 512),
+        ] {
+            let work = work(slots, 1, end);
+            let splits = Splits::Fill {
+                multiprocessors: 132,
+            };
+            let attention = Attention {
+                splits,
+                ..attention(&work, (32, 8, 128))
+            };
+            assert_eq!(attention.split_keys(), keys, "{slots} slots of {end}");
+        }
+    }
+
+    #[test]
+    fn shared_memory_fits_every_device() {
+        for head_dim in (HEAD_DIM_STEP..=MAX_HEAD_DIM).step_by(HEAD_DIM_STEP as usize) {
+            for rows in [1, 2, 40, 1000] {
+                let work = work(2, rows, 1000);
+                for launch in attention(&work, (8, 8, head_dim)).launches() {
+                    let bytes = launch.shared_bytes;
+                    assert!(bytes <= SHARED_BYTES, "{}: {bytes}", launch.entry);
+                }
+            }
+        }
+    }
+}

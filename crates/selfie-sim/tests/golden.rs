@@ -1,0 +1,36 @@
+//! Whole models through our PTX: the golden checkpoints on the simulated GPU.
+
+#[path = "../../selfie-interp/tests/common/mod.rs"]
+mod interp;
+#[path = "../../selfie-llama/tests/common/mod.rs"]
+mod llama;
+
+use llama::GOLDEN;
+use selfie_kernels::DType;
+use selfie_sim::Sim;
+
+fn sim() -> Sim {
+    selfie_sim::sim().unwrap()
+}
+
+#[test]
+fn states_and_logits_agree_with_pytorch() {
+    for name in GOLDEN {
+        llama::agree::states(&llama::load_on(sim(), name, Some(DType::F32)), name);
+    }
+}
+
+#[test]
+fn greedy_text_agrees_with_pytorch() {
+    for name in GOLDEN {
+        llama::agree::greedy(&llama::load_on(sim(), name, Some(DType::F32)), name);
+    }
+}
+
+#[test]
+fn interpretations_agree_with_python() {
+    for name in GOLDEN {
+        let (model, tokenizer) = interp::load_on(sim(), &interp::dir(name), Some(DType::F32));
+        interp::agree::interpretations(&model, &tokenizer, name);
+    }
+}
