@@ -15,12 +15,6 @@ pub trait Driver: Send + Sync + 'static {
     /// The device's memory, now.
     fn memory(&self) -> Result<Memory>;
 
-    /// The rows that a decode step of `rows` sequences should have; see
-    /// [`Backend::step_rows`](crate::Backend::step_rows).
-    fn step_rows(&self, rows: usize) -> usize {
-        rows
-    }
-
     /// `bytes` of memory, aligned to 256 bytes, its contents undefined; an address even for 0 bytes. `what` is what
     /// an error calls it.
     fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64>;

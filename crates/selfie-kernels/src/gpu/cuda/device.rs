@@ -102,8 +102,7 @@ impl Device {
             return Err(KernelError::NoCublasLt);
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let shared =
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let driver = driver_version()?;
         // SAFETY: the device is one of the driver's.
         let context = unsafe { result::primary_ctx::retain(device) };
@@ -156,14 +155,12 @@ impl Device {
         // SAFETY: the caller writes before it reads.
         match unsafe { result::malloc_sync(size) } {
             Ok(address) => Ok(address),
-            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                Err(KernelError::OutOfMemory {
-                    what,
-                    bytes,
-                    available: self.memory()?.available,
-                    device: self.name.clone(),
-                })
-            }
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(KernelError::OutOfMemory {
+                what,
+                bytes,
+                available: self.memory()?.available,
+                device: self.name.clone(),
+            }),
             Err(e) => Err(self.failed(format!("allocating {bytes} bytes for {what}"), e)),
         }
     }
@@ -182,7 +179,10 @@ impl Drop for Device {
 
 /// An error of the driver: its name, and what the driver says of it.
 pub(super) fn failed(device: &str, doing: impl Into<String>, error: DriverError) -> KernelError {
-    let said = error.error_string().ok().and_then(|text| text.to_str().ok());
+    let said = error
+        .error_string()
+        .ok()
+        .and_then(|text| text.to_str().ok());
     let reason = match said {
         Some(said) => format!("{:?} ({said})", error.0),
         None => format!("{:?}", error.0),
@@ -203,7 +203,10 @@ mod tests {
         assert!(check_version(12_000).is_ok());
         assert!(check_version(13_020).is_ok());
         let message = check_version(11_080).unwrap_err().to_string();
-        assert!(message.contains("11.8") && message.contains("12.0"), "{message}");
+        assert!(
+            message.contains("11.8") && message.contains("12.0"),
+            "{message}"
+        );
 
         for new in [(8, 0), (8, 9), (9, 0), (12, 0)] {
             assert!(check_architecture("a GPU", new).is_ok());

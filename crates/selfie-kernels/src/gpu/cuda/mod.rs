@@ -116,10 +116,6 @@ impl Driver for CudaDriver {
         self.device.memory()
     }
 
-    fn step_rows(&self, rows: usize) -> usize {
-        graphs::step_rows(rows)
-    }
-
     fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64> {
         self.device.alloc(what, bytes)
     }

@@ -69,8 +69,7 @@ impl Modules {
                     ),
                 });
             }
-            let attribute =
-                CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function's module stays loaded until the drop.
             let set = unsafe {
                 result::function::set_function_attribute(
@@ -169,7 +168,11 @@ fn not_assembled(device: &str, module: Module, error: DriverError, log: &[u8]) -
 /// The text up to the first NUL, with its lines joined.
 fn one_line(log: &[u8]) -> String {
     let text = CStr::from_bytes_until_nul(log).map_or("".into(), CStr::to_string_lossy);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
     lines.join("; ")
 }
 

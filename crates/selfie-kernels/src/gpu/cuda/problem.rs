@@ -102,7 +102,9 @@ impl Problem {
 
 /// The alignment of each row of a buffer.
 fn alignment(row_bytes: usize) -> u32 {
-    let bits = row_bytes.trailing_zeros().min(MOST_ALIGNED.trailing_zeros());
+    let bits = row_bytes
+        .trailing_zeros()
+        .min(MOST_ALIGNED.trailing_zeros());
     1 << bits
 }
 
@@ -177,6 +179,9 @@ mod tests {
         let many = problem(500, 64, 32, WeightOrder::Outputs);
         assert_ne!(one, many);
         assert_eq!(one.of_any_batch(), many.of_any_batch());
-        assert_eq!(one.of_any_batch().operand().alignment, many.operand().alignment);
+        assert_eq!(
+            one.of_any_batch().operand().alignment,
+            many.operand().alignment
+        );
     }
 }

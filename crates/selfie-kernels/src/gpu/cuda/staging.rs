@@ -150,7 +150,8 @@ mod tests {
                 pieces.retain(|&(half, _, _)| half != place.half);
             }
             for &(half, from, to) in &pieces {
-                let apart = half != place.half || place.offset >= to || place.offset + bytes <= from;
+                let apart =
+                    half != place.half || place.offset >= to || place.offset + bytes <= from;
                 assert!(apart, "{bytes} bytes at {place:?} overlap {from}..{to}");
             }
             pieces.push((place.half, place.offset, place.offset + bytes));
