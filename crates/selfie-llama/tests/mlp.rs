@@ -146,9 +146,10 @@ fn rows_on_the_device_become_the_mlp_that_their_values_make() {
         thirds(&mut values.down);
         thirds(&mut values.gate_up_bias);
         thirds(&mut values.down_bias);
+        let cpu = common::cpu(1);
         let upload = |values: &[f32], width: usize| {
-            let mut rows = model.backend().rows(values.len() / width, width).unwrap();
-            model.backend().write_rows(values, &mut rows).unwrap();
+            let mut rows = cpu.rows(values.len() / width, width).unwrap();
+            cpu.write_rows(values, &mut rows).unwrap();
             rows
         };
         let (d, ffn) = (model.config().d_model, model.config().ffn);
