@@ -237,7 +237,7 @@ impl<B: Backend> Run<B> {
             let rows = capture_rows(model, &texts, &wants)?;
             let rows = Keep::new(backend, rows, reference.batch, training.seed);
             keep = Some((rows, reference.beta));
-            meter = Some(DriftMeter::new(model, &texts, sources.layer)?);
+            meter = Some(DriftMeter::new(model, &texts, layer)?);
         }
         let batch = keep.as_ref().map_or(0, |(keep, _)| keep.batch());
         let adam = Adam {

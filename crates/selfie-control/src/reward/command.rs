@@ -48,6 +48,7 @@ impl CommandReward {
                 what: "the reward command".to_owned(),
             });
         }
+        check_found(command).map_err(failed)?;
         let mut child = shell(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -215,6 +216,36 @@ impl Drop for CommandReward {
             let _ = self.child.wait();
         }
     }
+}
+
+/// An error now, and not at the first answer, when the shell does not find the command. What is not a plain name (a
+/// variable, something in quotes) is left to the shell.
+#[cfg(unix)]
+fn check_found(command: &str) -> std::io::Result<()> {
+    let name = command.split_whitespace().next().unwrap_or("");
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if !name.chars().all(is_plain) {
+        return Ok(());
+    }
+    let mut find = Command::new("sh");
+    find.args(["-c", "command -v \"$0\"", name]);
+    match find
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?
+        .success()
+    {
+        true => Ok(()),
+        false => Err(std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            format!("there is no program \"{name}\""),
+        )),
+    }
+}
+
+#[cfg(windows)]
+fn check_found(_: &str) -> std::io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]
