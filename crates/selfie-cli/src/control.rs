@@ -14,7 +14,7 @@ use selfie_control::{
     Reward, Step, Supervised, Target, TargetCell, Training, When, WordReward, lines,
 };
 use selfie_interp::{InjectAt, InterpretationPrompt, Options, Vector};
-use selfie_kernels::{Cpu, InjectMode};
+use selfie_kernels::{Backend, Cpu, InjectMode};
 use selfie_llama::{Decoding, Llama};
 
 use crate::args::ModeArg;
@@ -22,6 +22,7 @@ use crate::cells::{list, numbers, pairs};
 use crate::control_args::{
     ControlCommand, InterpretationArgs, ReinforceArgs, SupervisedArgs, TrainingArgs, WhenArg,
 };
+use crate::device::on;
 use crate::error::{CliError, Result, usage};
 use crate::open::{Opened, bar, style};
 use crate::output::check_writable;
@@ -69,8 +70,10 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
         .map(|(prompt, token)| label(&opened, prompt, *token));
     let labels = labels.collect::<Result<_>>()?;
     let mut report = Report::open(&args.training, labels, args.steps, &opened)?;
-    let mut model = opened.load()?;
-    let outcome = control.run(&mut model, &opened.tokenizer, &mut report)?;
+    let tokenizer = &opened.tokenizer;
+    let outcome = on!(opened.load()?, mut model => {
+        control.run(&mut model, tokenizer, &mut report)?
+    });
     report.finish(outcome, &args.training)
 }
 
@@ -94,8 +97,9 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     // A reward that cannot work is found before the weights are loaded.
     let reward = RewardSource::open(args, &opened)?;
     let mut report = Report::open(&args.training, labels, args.steps, &opened)?;
-    let mut model = opened.load()?;
-    let outcome = reward.run(&control, &mut model, &opened, &mut report)?;
+    let outcome = on!(opened.load()?, mut model => {
+        reward.run(&control, &mut model, &opened, &mut report)?
+    });
     report.finish(outcome, &args.training)
 }
 
@@ -247,15 +251,15 @@ impl RewardSource {
         Ok(Self::Judge(judge, other))
     }
 
-    fn run(
+    fn run<B: Backend>(
         self,
         control: &Reinforce,
-        model: &mut Llama<Cpu>,
+        model: &mut Llama<B>,
         opened: &Opened,
         report: &mut Report,
     ) -> Result<Outcome> {
         let tokenizer = &opened.tokenizer;
-        let mut run = |reward: &mut dyn Reward<Cpu>| control.run(model, tokenizer, reward, report);
+        let mut run = |reward: &mut dyn Reward<B>| control.run(model, tokenizer, reward, report);
         match self {
             Self::Words(mut words) => Ok(run(&mut words)?),
             Self::Command(mut command) => {
@@ -268,8 +272,8 @@ impl RewardSource {
             }
             Self::Judge(mut judge, None) => Ok(run(&mut judge)?),
             Self::Judge(judge, Some(other)) => {
-                let (name, model) = (other.name(), other.load()?);
-                Ok(run(&mut judge.by(model, other.tokenizer, name))?)
+                let (name, judging) = (other.name(), other.load()?);
+                on!(judging, model => Ok(run(&mut judge.by(model, other.tokenizer, name))?))
             }
         }
     }

@@ -45,7 +45,16 @@ impl CliError {
     /// 2 for what the command line can set right, 1 for a run that failed.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Usage(_) | CliError::Kernel(KernelError::Path { .. }) => 2,
+            CliError::Usage(_) => 2,
+            // --device, or SELFIE_CPU_PATH.
+            CliError::Kernel(
+                KernelError::Path { .. }
+                | KernelError::NoCudaDriver
+                | KernelError::NoCudaDevice { .. }
+                | KernelError::OldCudaDriver { .. }
+                | KernelError::OldGpu { .. }
+                | KernelError::NoCublasLt,
+            ) => 2,
             CliError::Control(error) => of_control(error),
             CliError::Interp(error) => of_interp(error),
             CliError::Llama(LlamaError::SamplingValue { .. }) => 2,

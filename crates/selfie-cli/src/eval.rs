@@ -4,12 +4,14 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use selfie_control::{DriftMeter, Score, Suite, behaviours, choices, facts, lines};
-use selfie_llama::Decoding;
+use selfie_kernels::Backend;
+use selfie_llama::{Decoding, Llama};
 
 use crate::control::words;
 use crate::control_args::{
     BehavioursArgs, ChoicesArgs, DriftArgs, EvalCommand, FactsArgs, SuiteArgs,
 };
+use crate::device::on;
 use crate::error::{CliError, Result, usage};
 use crate::open::{Opened, bar, style};
 use crate::output::check_writable;
@@ -56,7 +58,24 @@ fn run(opened: &Opened, suite: &Suite, args: &SuiteArgs) -> Result<()> {
         eos: opened.eos(),
         sampling: args.sampling.resolve(None)?,
     };
-    let mut model = opened.load_unedited()?;
+    let texts = on!(opened.load_unedited()?, model => texts(model, opened, suite, &decoding)?);
+    let scores: Vec<Vec<Score>> = texts.iter().map(|texts| suite.scores(texts)).collect();
+    if let Some(out) = &args.out {
+        write_csv(out, suite, &texts).map_err(|error| write_failed(out, error))?;
+    }
+    io::stdout()
+        .lock()
+        .write_all(table(&scores).as_bytes())
+        .map_err(CliError::Stdout)
+}
+
+/// The continuations before the edits, and with them if there are any.
+fn texts<B: Backend>(
+    mut model: Llama<B>,
+    opened: &Opened,
+    suite: &Suite,
+    decoding: &Decoding,
+) -> Result<Vec<Vec<String>>> {
     let passes = 1 + usize::from(!opened.edits.is_empty());
     let total = suite.cases.len() * passes;
     let bar = bar(total as u64, opened.quiet).with_style(style(
@@ -68,17 +87,10 @@ fn run(opened: &Opened, suite: &Suite, args: &SuiteArgs) -> Result<()> {
             opened.apply_edits(&mut model)?;
         }
         let done = |count: usize| bar.set_position((pass * suite.cases.len() + count) as u64);
-        texts.push(suite.run(&model, &opened.tokenizer, &decoding, done)?);
+        texts.push(suite.run(&model, &opened.tokenizer, decoding, done)?);
     }
     bar.finish_and_clear();
-    let scores: Vec<Vec<Score>> = texts.iter().map(|texts| suite.scores(texts)).collect();
-    if let Some(out) = &args.out {
-        write_csv(out, suite, &texts).map_err(|error| write_failed(out, error))?;
-    }
-    io::stdout()
-        .lock()
-        .write_all(table(&scores).as_bytes())
-        .map_err(CliError::Stdout)
+    Ok(texts)
 }
 
 /// A line a measure: its share before, and after.
@@ -154,10 +166,11 @@ fn of_drift(args: &DriftArgs) -> Result<()> {
         check_writable(out)?;
     }
     let lowest = opened.edits.iter().map(|(_, edit)| edit.mlp.layer).min();
-    let mut model = opened.load_unedited()?;
-    let mut meter = DriftMeter::new(&model, &ids, lowest.unwrap_or(0))?;
-    opened.apply_edits(&mut model)?;
-    let drift = meter.measure(&model)?;
+    let drift = on!(opened.load_unedited()?, mut model => {
+        let mut meter = DriftMeter::new(&model, &ids, lowest.unwrap_or(0))?;
+        opened.apply_edits(&mut model)?;
+        meter.measure(&model)?
+    });
     if let Some(out) = &args.out {
         let write = || -> csv::Result<()> {
             let mut writer = csv::Writer::from_path(out)?;

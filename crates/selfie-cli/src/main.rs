@@ -5,6 +5,7 @@ mod args;
 mod cells;
 mod control;
 mod control_args;
+mod device;
 mod edit;
 mod error;
 mod eval;
@@ -13,6 +14,7 @@ mod info;
 mod interpret;
 mod open;
 mod output;
+mod random;
 mod trace;
 
 use std::panic;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),
+        Command::RandomCheckpoint(args) => random::random_checkpoint(&args),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

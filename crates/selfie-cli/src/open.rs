@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use selfie_control::{Edit, EditStack};
-use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_kernels::{Backend, DType};
 use selfie_llama::{
     Checkpoint, GenerationConfig, Llama, LlamaConfig, Sampling, Tokenizer, stored_dtype,
 };
 
 use crate::args::{DTypeArg, ModelArgs, SamplingArgs};
-use crate::error::{CliError, Result, usage};
+use crate::device::{Device, DeviceOptions, Model, On, on};
+use crate::error::{Result, usage};
 
 /// Everything of a model but its weights.
 pub(crate) struct Opened {
@@ -22,13 +23,13 @@ pub(crate) struct Opened {
     /// The edits of `--edit`, in order, with the names of their files.
     pub(crate) edits: Vec<(String, Edit)>,
     dtype: DTypeArg,
-    cpu: CpuOptions,
+    device: DeviceOptions,
 }
 
 impl Opened {
     /// Reads the small files of the folder.
     pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
-        let cpu = cpu_options(args)?;
+        let device = DeviceOptions::new(args)?;
         let dir = model_dir(args)?;
         let config = LlamaConfig::open(dir)?;
         Ok(Self {
@@ -39,7 +40,7 @@ impl Opened {
             config,
             quiet: args.quiet,
             dtype: args.dtype,
-            cpu,
+            device,
         })
     }
 
@@ -57,13 +58,13 @@ impl Opened {
     }
 
     /// Loads the weights and applies the edits.
-    pub(crate) fn load(&self) -> Result<Llama<Cpu>> {
+    pub(crate) fn load(&self) -> Result<Model> {
         let mut model = self.load_unedited()?;
-        self.apply_edits(&mut model)?;
+        on!(&mut model, model => self.apply_edits(model)?);
         Ok(model)
     }
 
-    pub(crate) fn apply_edits(&self, model: &mut Llama<Cpu>) -> Result<()> {
+    pub(crate) fn apply_edits<B: Backend>(&self, model: &mut Llama<B>) -> Result<()> {
         let mut stack = EditStack::new();
         for (name, edit) in &self.edits {
             stack.apply(model, name, edit)?;
@@ -72,7 +73,7 @@ impl Opened {
     }
 
     /// Loads the weights.
-    pub(crate) fn load_unedited(&self) -> Result<Llama<Cpu>> {
+    pub(crate) fn load_unedited(&self) -> Result<Model> {
         let checkpoint = Checkpoint::open(&self.dir)?;
         let stored = stored_dtype(&self.config, &checkpoint)?;
         let dtype = self.dtype.or(stored);
@@ -80,16 +81,24 @@ impl Opened {
         if dtype != stored && dtype != DType::F32 {
             eprintln!("note: the {stored} weights are rounded to {dtype} (--dtype {dtype})");
         }
+        Ok(match self.device(dtype)? {
+            On::Cpu(cpu) => On::Cpu(self.load_on(cpu, &checkpoint, dtype)?),
+            On::Cuda(cuda) => On::Cuda(self.load_on(cuda, &checkpoint, dtype)?),
+        })
+    }
+
+    fn load_on<B: Backend>(
+        &self,
+        backend: B,
+        checkpoint: &Checkpoint,
+        dtype: DType,
+    ) -> Result<Llama<B>> {
         let bar = bar(checkpoint.total_bytes(), self.quiet)
             .with_style(style("loading {bar:30} {bytes}/{total_bytes} {eta}"));
         let config = self.config.clone();
-        let model = Llama::load(
-            Cpu::new(self.cpu)?,
-            config,
-            &checkpoint,
-            Some(dtype),
-            |bytes| bar.set_position(bytes),
-        )?;
+        let model = Llama::load(backend, config, checkpoint, Some(dtype), |bytes| {
+            bar.set_position(bytes);
+        })?;
         bar.finish_and_clear();
         Ok(model)
     }
@@ -100,8 +109,10 @@ impl Opened {
         Ok((self.dtype.or(stored), stored))
     }
 
-    pub(crate) fn cpu(&self) -> Result<Cpu> {
-        Ok(Cpu::new(self.cpu)?)
+    /// The device that the model is computed on in `dtype`.
+    pub(crate) fn device(&self, dtype: DType) -> Result<Device> {
+        let bytes = self.config.n_parameters() * dtype.size() as u64;
+        self.device.open(bytes)
     }
 
     /// What the user typed for the model.
@@ -205,27 +216,4 @@ pub(crate) fn model_dir(args: &ModelArgs) -> Result<&Path> {
             "give --model DIR: a Hugging Face folder with config.json, *.safetensors and tokenizer.json",
         ),
     }
-}
-
-fn cpu_options(args: &ModelArgs) -> Result<CpuOptions> {
-    match args.device.as_str() {
-        "auto" | "cpu" => {}
-        device if device.starts_with("cuda:") => {
-            return usage(format!(
-                "--device {device}: this build has no CUDA backend; use cpu"
-            ));
-        }
-        device => return usage(format!("--device {device}: expected auto, cpu or cuda:N")),
-    }
-    if args.threads == Some(0) {
-        return usage("--threads 0: expected at least 1");
-    }
-    let path = match std::env::var("SELFIE_CPU_PATH") {
-        Ok(name) => Some(name.parse().map_err(CliError::Kernel)?),
-        Err(_) => None,
-    };
-    Ok(CpuOptions {
-        threads: args.threads,
-        path,
-    })
 }

@@ -1,6 +1,6 @@
 //! Rewards by a model that is asked about each interpretation.
 
-use selfie_kernels::Backend;
+use selfie_kernels::{Backend, Cpu};
 use selfie_llama::{Decoding, Llama, Tokenizer};
 use serde_json::{Value, json};
 
@@ -22,8 +22,8 @@ pub struct Judge<B: Backend> {
     decoding: Decoding,
 }
 
-impl<B: Backend> Judge<B> {
-    /// The controlled model is its own judge. `template` holds `{interpretation}`; `good` and `bad` are the words that are
+impl Judge<Cpu> {
+    /// The controlled model is its own judge, on whichever device it is. `template` holds `{interpretation}`; `good` and `bad` are the words that are
     /// worth 1 and -1.
     pub fn new(
         template: String,
@@ -50,33 +50,47 @@ impl<B: Backend> Judge<B> {
             decoding,
         })
     }
+}
 
-    /// Another model judges.
-    pub fn by(self, model: Llama<B>, tokenizer: Tokenizer, name: String) -> Self {
-        Self {
+impl<B: Backend> Judge<B> {
+    /// Another model judges, on whichever device it is.
+    pub fn by<J: Backend>(self, model: Llama<J>, tokenizer: Tokenizer, name: String) -> Judge<J> {
+        Judge {
             other: Some((model, tokenizer, name)),
-            ..self
+            template: self.template,
+            good: self.good,
+            bad: self.bad,
+            decoding: self.decoding,
         }
+    }
+
+    /// What a model answers about each interpretation.
+    fn ask<M: Backend>(
+        &self,
+        model: &Llama<M>,
+        tokenizer: &Tokenizer,
+        interpretations: &[Interpreted<'_>],
+    ) -> Result<Vec<String>> {
+        let prompt = |item: &Interpreted<'_>| {
+            let text = self.template.replace(PLACE, item.interpretation);
+            Ok(tokenizer.encode(&text)?)
+        };
+        let prompts: Vec<Vec<u32>> = interpretations.iter().map(prompt).collect::<Result<_>>()?;
+        continue_all(model, tokenizer, &prompts, &self.decoding, |_| {})
     }
 }
 
-impl<B: Backend> Reward<B> for Judge<B> {
+impl<B: Backend, J: Backend> Reward<B> for Judge<J> {
     fn rewards(
         &mut self,
         model: &Llama<B>,
         tokenizer: &Tokenizer,
         interpretations: &[Interpreted<'_>],
     ) -> Result<Verdicts> {
-        let (model, tokenizer) = match &self.other {
-            Some((model, tokenizer, _)) => (model, tokenizer),
-            None => (model, tokenizer),
+        let answers = match &self.other {
+            Some((judge, tokenizer, _)) => self.ask(judge, tokenizer, interpretations)?,
+            None => self.ask(model, tokenizer, interpretations)?,
         };
-        let prompt = |item: &Interpreted<'_>| {
-            let text = self.template.replace(PLACE, item.interpretation);
-            Ok(tokenizer.encode(&text)?)
-        };
-        let prompts: Vec<Vec<u32>> = interpretations.iter().map(prompt).collect::<Result<_>>()?;
-        let answers = continue_all(model, tokenizer, &prompts, &self.decoding, |_| {})?;
         let mut verdicts = Verdicts::default();
         for (index, answer) in answers.iter().enumerate() {
             let reward = decide(answer, &self.good, &self.bad);
