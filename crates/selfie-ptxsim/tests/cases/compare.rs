@@ -7,6 +7,9 @@ use super::{Case, case, pairs, triples};
 const M32: u64 = 0xffff_ffff;
 const INTS: [u64; 5] = [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 
+/// A comparison, or a logical operation, and its name.
+type Named<T> = (&'static str, fn(T, T) -> bool);
+
 /// Makes `%d` 1 where `%p` holds.
 fn as_number(setp: &str) -> String {
     format!("{setp} selp.u32 %d, 1, 0, %p;")
@@ -25,7 +28,7 @@ fn integers() -> Vec<Case> {
         &[0, 1, i64::MAX as u64, i64::MIN as u64, u64::MAX],
         u64::MAX,
     );
-    let signed: [(&str, fn(i64, i64) -> bool); 6] = [
+    let signed: [Named<i64>; 6] = [
         ("eq", |a, b| a == b),
         ("ne", |a, b| a != b),
         ("lt", |a, b| a < b),
@@ -33,7 +36,7 @@ fn integers() -> Vec<Case> {
         ("gt", |a, b| a > b),
         ("ge", |a, b| a >= b),
     ];
-    let unsigned: [(&str, fn(u64, u64) -> bool); 8] = [
+    let unsigned: [Named<u64>; 8] = [
         ("lt", |a, b| a < b),
         ("le", |a, b| a <= b),
         ("gt", |a, b| a > b),
@@ -133,7 +136,7 @@ fn floats() -> Vec<Case> {
 fn combined() -> Vec<Case> {
     let rows = triples(&INTS, M32);
     let mut cases = Vec::new();
-    let logic: [(&str, fn(bool, bool) -> bool); 3] = [
+    let logic: [Named<bool>; 3] = [
         ("and", |a, b| a && b),
         ("or", |a, b| a || b),
         ("xor", |a, b| a != b),

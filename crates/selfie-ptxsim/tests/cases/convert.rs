@@ -18,7 +18,9 @@ const INTS: [u64; 8] = [
     0xffff_ff80,
     0xffff_ffff,
 ];
-const INTEGRAL: [(&str, fn(f64) -> f64); 4] = [
+/// A rounding to an integer, and its name.
+type Integral = (&'static str, fn(f64) -> f64);
+const INTEGRAL: [Integral; 4] = [
     ("rni", f64::round_ties_even),
     ("rzi", f64::trunc),
     ("rmi", f64::floor),

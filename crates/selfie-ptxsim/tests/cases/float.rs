@@ -398,6 +398,9 @@ fn within(x: f64, relative: f64, ftz: bool) -> Expected {
     }
 }
 
+/// An instruction, what it computes, and its relative error.
+type Function = (&'static str, fn(f64) -> f64, f64);
+
 /// Errors as the ISA documents them; an ulp is at most 2^-23 of the value.
 fn approximate() -> Vec<Case> {
     let all = singles(&EDGES, M32);
@@ -405,7 +408,7 @@ fn approximate() -> Vec<Case> {
     let both: Vec<[u64; 1]> = all.iter().chain(&moderate).copied().collect();
     let ulp = 2f64.powi(-23);
     let mut cases = Vec::new();
-    let functions: [(&str, fn(f64) -> f64, f64); 4] = [
+    let functions: [Function; 4] = [
         ("ex2.approx", f64::exp2, 2.0 * ulp),
         ("rcp.approx", f64::recip, ulp),
         ("rsqrt.approx", |x| 1.0 / x.sqrt(), 2f64.powf(-22.4)),
