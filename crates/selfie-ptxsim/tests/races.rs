@@ -326,6 +326,36 @@ fn race_between_blocks() {
     launched("ld.global.u32 %r3, [%rd0]; ret;").unwrap();
 }
 
+/// Two blocks may write the two halves of a word.
+#[test]
+fn blocks_share_a_word_but_no_byte() {
+    let (mut gpu, p) = device(1, &[0]);
+    let half = |at: &str| {
+        let body = format!(
+            "mov.u32 %r1, %ctaid.x; {at} mul.wide.u32 %rd1, %r1, 2; add.u64 %rd1, %rd0, %rd1;
+            mov.b16 %h0, 7; st.global.b16 [%rd1], %h0; ret;"
+        );
+        module("", &body)
+    };
+    launch(&mut gpu, &half(""), 2, 1, p).unwrap();
+    assert_eq!(common::words(&gpu, p, 1), [0x0007_0007]);
+    let error = launch(&mut gpu, &half("mov.u32 %r1, 0;"), 2, 1, p).unwrap_err();
+    assert!(matches!(error, SimError::GlobalRace { .. }), "{error}");
+}
+
+/// Threads leave a loop one after the other and meet behind it, also where the kernel ends in a loop that they leave
+/// by exiting.
+#[test]
+fn lanes_meet_behind_a_loop() {
+    let text = "mov.u32 %r1, 0;
+        first: setp.ge.u32 %p0, %r1, %r0; @%p0 bra met; add.u32 %r1, %r1, 1; bra first;
+        met: shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1; mul.wide.u32 %rd1, %r0, 4; add.u64 %rd1, %rd0, %rd1;
+        last: setp.eq.u32 %p0, %r1, 0; st.global.u32 [%rd1], %r2; @%p0 bra end; sub.u32 %r1, %r1, 1; bra last;
+        end: ret;";
+    let want: Vec<u32> = (0..32).map(|lane| lane ^ 1).collect();
+    assert_eq!(run("", text, 32, &[0; 32]).unwrap(), want);
+}
+
 /// The last block to finish adds what all have written: the counter and the fence order them.
 #[test]
 fn blocks_may_meet_at_a_counter() {

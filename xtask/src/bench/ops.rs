@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use selfie_benches::{Weights, acts, rows};
-use selfie_kernels::{Backend, BatchRow, Cpu, CpuOptions, KvLayout, Slot};
+use selfie_kernels::{Backend, BatchRow, Cpu, CpuOptions, DType, KvLayout, Slot};
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
@@ -100,6 +100,7 @@ pub(super) fn measure(
         shared: CONTEXT,
         own: vec![16],
         slots: n,
+        weights: DType::F32,
     };
     let mut kv = cpu.kv(&layout)?;
     let mut batch = cpu.batch(n)?;

@@ -85,6 +85,10 @@ impl<'d, 'a> Cursor<'d, 'a> {
         self.decoder.in_order = true;
     }
 
+    pub(super) fn global_access(&mut self, bytes: u32) {
+        self.decoder.global_granule = self.decoder.global_granule.min(bytes);
+    }
+
     pub(super) fn shared_access(&mut self, bytes: u32) {
         self.decoder.shared_granule = self.decoder.shared_granule.min(bytes);
     }

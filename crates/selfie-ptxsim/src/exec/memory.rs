@@ -1,5 +1,7 @@
 //! Loads, stores and atomics.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::regs::{LANES, Regs, lanes};
 use super::warp::Warp;
@@ -152,8 +154,8 @@ impl<'a> Block<'a> {
             return Ok(());
         }
         let races = allocation.races();
-        for word in offset / 4..(offset + access.bytes as usize).div_ceil(4) {
-            if let Some(other) = races.read(word, self.env.memory.launch, self.index) {
+        for granule in self.granules(offset, access) {
+            if let Some(other) = races.read(granule, self.env.memory.launch, self.index) {
                 return Err(self.global_race(warp, access, other));
             }
         }
@@ -171,13 +173,20 @@ impl<'a> Block<'a> {
             return Ok(());
         }
         let races = allocation.races();
-        for word in offset / 4..(offset + access.bytes as usize).div_ceil(4) {
-            if let Some(other) = races.write(word, self.env.memory.launch, self.index, !self.fenced)
+        for granule in self.granules(offset, access) {
+            if let Some(other) =
+                races.write(granule, self.env.memory.launch, self.index, !self.fenced)
             {
                 return Err(self.global_race(warp, access, other));
             }
         }
         Ok(())
+    }
+
+    /// What an access uses of a table of [`BlockRaces`](crate::check::BlockRaces).
+    fn granules(&self, offset: usize, access: Access) -> Range<usize> {
+        let granule = self.env.kernel.global_granule as usize;
+        offset / granule..(offset + access.bytes as usize).div_ceil(granule)
     }
 
     fn global_race(&self, warp: &Warp, access: Access, other: OtherBlock) -> SimError {
