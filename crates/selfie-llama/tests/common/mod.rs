@@ -12,10 +12,13 @@ use serde_json::Value;
 
 pub const GOLDEN: [&str; 2] = ["llama2-mha", "llama3-gqa"];
 
+/// The folder of a golden checkpoint; `SELFIE_GOLDEN` says where they are when the sources are elsewhere.
 pub fn dir(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../selfie-llama/tests/golden")
-        .join(name)
+    let golden = match std::env::var_os("SELFIE_GOLDEN") {
+        Some(golden) => PathBuf::from(golden),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../selfie-llama/tests/golden"),
+    };
+    golden.join(name)
 }
 
 pub fn cpu(threads: usize) -> Cpu {

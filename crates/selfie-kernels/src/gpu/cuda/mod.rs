@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result;
 
 use super::plan::Splits;
-use super::{Driver, Gemm, Gpu, Launch};
+use super::{Arg, Driver, Gemm, Gpu, Launch};
 use crate::{KernelError, Memory, Result};
 use device::Device;
 use stream::Stream;
@@ -85,6 +85,33 @@ impl CudaDriver {
             device,
             stream: Some(Mutex::new(stream)),
         })
+    }
+
+    /// Copies within the device: what bandwidths of kernels are measured against.
+    ///
+    /// # Safety
+    /// Both ranges of `bytes` lie in one allocation each, and do not overlap.
+    pub unsafe fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<()> {
+        // SAFETY: the caller's ranges.
+        unsafe { self.stream()?.copy(from, to, bytes) }
+    }
+
+    /// Assembles PTX that is not one of our files, runs a kernel of it once, and waits for it.
+    ///
+    /// # Safety
+    /// The kernel takes these arguments, and what it does with them stays in its allocations.
+    pub unsafe fn run_ptx(
+        &self,
+        source: &str,
+        entry: &str,
+        [blocks, threads]: [u32; 2],
+        args: &[Arg],
+    ) -> Result<()> {
+        // SAFETY: the caller vouches for the kernel.
+        unsafe {
+            self.stream()?
+                .run_ptx(source, entry, [blocks, threads], args)
+        }
     }
 
     /// The stream, with the device's context current on this thread.

@@ -1,6 +1,7 @@
 //! The kernels on the device: assembled by the driver when the first launch asks for one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 
@@ -22,7 +23,7 @@ pub(super) struct Modules {
     device: String,
     /// Most shared memory of a block.
     most_shared_bytes: u32,
-    loaded: HashMap<Module, sys::CUmodule>,
+    loaded: HashMap<Module, LoadedModule>,
     numbers: HashMap<(Module, &'static str), usize>,
     functions: Vec<Function>,
 }
@@ -89,20 +90,14 @@ impl Modules {
     }
 
     fn find(&mut self, module: Module, entry: &'static str) -> Result<usize> {
-        let handle = match self.loaded.get(&module) {
-            Some(&handle) => handle,
-            None => {
-                let handle = load(&self.device, module)?;
-                self.loaded.insert(module, handle);
-                handle
+        let loaded = match self.loaded.entry(module) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                let name = format!("{}.ptx", module.name());
+                place.insert(LoadedModule::new(&self.device, &name, &module.source())?)
             }
         };
-        let name = CString::new(entry).expect("names of entries have no NUL");
-        // SAFETY: the module is loaded.
-        let handle = unsafe { result::module::get_function(handle, name) }.map_err(|e| {
-            let doing = format!("looking for {entry} in {}.ptx", module.name());
-            failed(&self.device, doing, e)
-        })?;
+        let handle = loaded.function(&self.device, entry)?;
         let number = self.functions.len();
         self.functions.push(Function {
             handle,
@@ -114,47 +109,58 @@ impl Modules {
     }
 }
 
-impl Drop for Modules {
-    fn drop(&mut self) {
-        for &module in self.loaded.values() {
-            // SAFETY: it was loaded once, and the stream has been waited for.
-            let _ = unsafe { result::module::unload(module) };
+/// A module on the device.
+pub(super) struct LoadedModule(sys::CUmodule);
+
+impl LoadedModule {
+    /// Assembles PTX; an error carries the assembler's log.
+    pub(super) fn new(device: &str, name: &str, source: &str) -> Result<Self> {
+        let source = CString::new(source).expect("PTX has no NUL");
+        let mut log = vec![0u8; LOG_BYTES];
+        let mut options = [
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        let mut values: [*mut c_void; 2] = [
+            log.as_mut_ptr().cast(),
+            // The size itself stands in the place of a pointer.
+            ptr::without_provenance_mut(LOG_BYTES),
+        ];
+        let mut handle = ptr::null_mut();
+        // SAFETY: the source ends with a NUL, there are as many options as values, and the log has the bytes that are given.
+        let loaded = unsafe {
+            sys::cuModuleLoadDataEx(
+                &mut handle,
+                source.as_ptr().cast(),
+                options.len() as u32,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        match loaded.result() {
+            Ok(()) => Ok(Self(handle)),
+            Err(error) => Err(not_assembled(device, name, error, &log)),
         }
     }
-}
 
-/// Assembles a module; an error carries the assembler's log.
-fn load(device: &str, module: Module) -> Result<sys::CUmodule> {
-    let source = CString::new(module.source()).expect("PTX has no NUL");
-    let mut log = vec![0u8; LOG_BYTES];
-    let mut options = [
-        CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
-        CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-    ];
-    let mut values: [*mut c_void; 2] = [
-        log.as_mut_ptr().cast(),
-        // The size itself stands in the place of a pointer.
-        ptr::without_provenance_mut(LOG_BYTES),
-    ];
-    let mut handle = ptr::null_mut();
-    // SAFETY: the source ends with a NUL, there are as many options as values, and the log has the bytes that are given.
-    let loaded = unsafe {
-        sys::cuModuleLoadDataEx(
-            &mut handle,
-            source.as_ptr().cast(),
-            options.len() as u32,
-            options.as_mut_ptr(),
-            values.as_mut_ptr(),
-        )
-    };
-    match loaded.result() {
-        Ok(()) => Ok(handle),
-        Err(error) => Err(not_assembled(device, module, error, &log)),
+    /// An entry, which is there as long as the module.
+    pub(super) fn function(&self, device: &str, entry: &str) -> Result<sys::CUfunction> {
+        let name = CString::new(entry).expect("names of entries have no NUL");
+        // SAFETY: the module is loaded.
+        let found = unsafe { result::module::get_function(self.0, name) };
+        found.map_err(|e| failed(device, format!("looking for the kernel {entry}"), e))
     }
 }
 
-fn not_assembled(device: &str, module: Module, error: DriverError, log: &[u8]) -> KernelError {
-    let mut failed = failed(device, format!("assembling {}.ptx", module.name()), error);
+impl Drop for LoadedModule {
+    fn drop(&mut self) {
+        // SAFETY: it was loaded once, and the stream has been waited for.
+        let _ = unsafe { result::module::unload(self.0) };
+    }
+}
+
+fn not_assembled(device: &str, name: &str, error: DriverError, log: &[u8]) -> KernelError {
+    let mut failed = failed(device, format!("assembling {name}"), error);
     if let KernelError::Device { reason, .. } = &mut failed {
         let log = one_line(log);
         if !log.is_empty() {

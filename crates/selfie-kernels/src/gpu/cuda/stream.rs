@@ -8,7 +8,7 @@ use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use super::CudaOptions;
 use super::device::{Device, failed};
 use super::graphs::{Graphs, Kernel, Next, Work};
-use super::modules::Modules;
+use super::modules::{LoadedModule, Modules};
 use super::products::Products;
 use super::staging::{HALF, Pinned, Staging};
 use crate::gpu::{Arg, Gemm, Launch};
@@ -139,22 +139,39 @@ impl Stream {
 
     fn send_kernel(&self, kernel: &Kernel) -> Result<()> {
         let function = self.modules.function(kernel.function);
+        let Kernel {
+            grid,
+            block,
+            shared_bytes,
+            ref args,
+            ..
+        } = *kernel;
+        let launched = self.launch_function(function.handle, grid, block, shared_bytes, args);
+        launched.map_err(|e| self.failed(format!("launching {}", function.entry), e))
+    }
+
+    fn launch_function(
+        &self,
+        function: sys::CUfunction,
+        [x, y, z]: [u32; 3],
+        [block_x, block_y, block_z]: [u32; 3],
+        shared_bytes: u32,
+        args: &[u64],
+    ) -> Result<(), DriverError> {
         // A 32-bit argument is read from the lower half of its bits.
-        let args = kernel.args.iter();
+        let args = args.iter();
         let mut args: Vec<*mut c_void> = args.map(|arg| (&raw const *arg) as *mut _).collect();
-        let ([x, y, z], [bx, by, bz]) = (kernel.grid, kernel.block);
         // SAFETY: the driver's caller vouches for the arguments, which are copied before the call returns.
-        let launched = unsafe {
+        unsafe {
             result::launch_kernel(
-                function.handle,
+                function,
                 (x, y, z),
-                (bx, by, bz),
-                kernel.shared_bytes,
+                (block_x, block_y, block_z),
+                shared_bytes,
                 self.stream.0,
                 &mut args,
             )
-        };
-        launched.map_err(|e| self.failed(format!("launching {}", function.entry), e))
+        }
     }
 
     /// # Safety
@@ -231,6 +248,33 @@ impl Stream {
         // SAFETY: the range is the caller's.
         let sent = unsafe { result::memset_d8_async(at, 0, bytes as usize, self.stream.0) };
         sent.map_err(|e| self.failed("setting memory to zero", e))
+    }
+
+    /// # Safety
+    /// Both ranges of `bytes` lie in one allocation each, and do not overlap.
+    pub(super) unsafe fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<()> {
+        self.send()?;
+        // SAFETY: the ranges are the caller's.
+        let sent = unsafe { result::memcpy_dtod_async(to, from, bytes as usize, self.stream.0) };
+        sent.map_err(|e| self.failed("copying within it", e))
+    }
+
+    /// # Safety
+    /// The kernel takes these arguments, and what it does with them stays in its allocations.
+    pub(super) unsafe fn run_ptx(
+        &mut self,
+        source: &str,
+        entry: &str,
+        [blocks, threads]: [u32; 2],
+        args: &[Arg],
+    ) -> Result<()> {
+        self.send()?;
+        let module = LoadedModule::new(&self.device, entry, source)?;
+        let handle = module.function(&self.device, entry)?;
+        let args: Vec<u64> = args.iter().map(|&arg| bits(arg)).collect();
+        let launched = self.launch_function(handle, [blocks, 1, 1], [threads, 1, 1], 0, &args);
+        launched.map_err(|e| self.failed(format!("launching {entry}"), e))?;
+        self.wait()
     }
 
     pub(super) fn synchronize(&mut self) -> Result<()> {

@@ -1,0 +1,60 @@
+//! Decode steps of a whole model: bound by reading the weights.
+
+use std::path::Path;
+use std::time::Instant;
+
+use selfie_kernels::gpu::Cuda;
+use selfie_llama::{Decoding, Llama, generate_all};
+
+use crate::Result;
+use crate::floors::Floors;
+use crate::report::Report;
+
+/// Tokens of each prompt.
+const PROMPT: usize = 19;
+/// Steps that are timed: the difference between texts of these lengths.
+const STEPS: [usize; 2] = [20, 148];
+const RUNS: usize = 5;
+
+pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Report) -> Result<()> {
+    let model = Llama::open(cuda, dir)?;
+    let config = model.config();
+    // A step reads every matrix but the embedding table, of which it reads a few rows.
+    let table = (config.vocab_size * config.d_model) as u64;
+    let read = config.n_parameters() - if config.tie_word_embeddings { 0 } else { table };
+    let bytes = (read * model.dtype().size() as u64) as f64;
+    for batch in [1, 8] {
+        let mut samples = Vec::new();
+        for _ in 0..RUNS {
+            let [short, long] = [
+                time(&model, batch, STEPS[0])?,
+                time(&model, batch, STEPS[1])?,
+            ];
+            samples.push((long - short) / (STEPS[1] - STEPS[0]) as f64);
+        }
+        samples.sort_by(f64::total_cmp);
+        let step = samples[RUNS / 2];
+        let name = format!("decode step, batch {batch}");
+        report.add(&name, step * 1e3, "ms");
+        let share = 100.0 * bytes / step / floors.copy;
+        report.add(&format!("{name}, weights over time, of copy"), share, "%");
+    }
+    Ok(())
+}
+
+/// Seconds for texts of `new_tokens` after `batch` prompts.
+fn time(model: &Llama<Cuda>, batch: usize, new_tokens: usize) -> Result<f64> {
+    let vocab = model.config().vocab_size;
+    let prompt = |i: usize| (0..PROMPT).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
+    let prompts: Vec<Vec<u32>> = (0..batch).map(|i| prompt(i).collect()).collect();
+    let decoding = Decoding {
+        max_new_tokens: new_tokens,
+        eos: Vec::new(),
+        sampling: None,
+    };
+    let start = Instant::now();
+    let texts = generate_all(model, &prompts, &decoding, |_| {})?;
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(texts.iter().all(|text| text.new_ids.len() == new_tokens));
+    Ok(seconds)
+}

@@ -1,0 +1,191 @@
+//! Single ops, against the bandwidth of a copy; attention's times stand beside those of torch.
+
+use selfie_kernels::gpu::Cuda;
+use selfie_kernels::{
+    AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, Result, Slot, reference,
+};
+
+use crate::floors::Floors;
+use crate::report::Report;
+use crate::timing::seconds;
+
+/// Rows and columns.
+const SIDE: usize = 4096;
+/// Sets of buffers that take turns: together they do not fit the caches.
+const SETS: usize = 4;
+
+/// Heads of Llama 3.1 8B.
+const GROUPED: AttnShape = AttnShape {
+    heads: 32,
+    kv_heads: 8,
+    head_dim: 128,
+};
+
+pub(crate) fn measure(cuda: &Cuda, floors: &Floors, report: &mut Report) -> Result<()> {
+    let mut share = |name: &str, bytes: usize, seconds: f64| {
+        let rate = bytes as f64 / seconds;
+        report.add(
+            &format!("{name} 4096 x 4096, of copy"),
+            100.0 * rate / floors.copy,
+            "%",
+        );
+    };
+    let (f32s, bf16s) = (4 * SIDE * SIDE, 2 * SIDE * SIDE);
+
+    let x = sets(cuda, SIDE)?;
+    let weight = cuda.vector(&vec![1.0; SIDE])?;
+    let mut acts = Vec::new();
+    for _ in 0..SETS {
+        acts.push(cuda.acts(SIDE, SIDE, DType::Bf16)?);
+    }
+    let s = seconds(cuda, |i| {
+        cuda.rms_norm(&x[i % SETS], &weight, 1e-5, &mut acts[i % SETS])
+    })?;
+    share("rms_norm", f32s + bf16s, s);
+
+    let writes: Vec<Injection> = (0..SIDE)
+        .map(|row| Injection {
+            row,
+            vector: SIDE - 1 - row,
+            mode: InjectMode::Replace,
+            strength: 0.5,
+        })
+        .collect();
+    let mut targets = sets(cuda, SIDE)?;
+    let s = seconds(cuda, |i| {
+        let written = cuda.inject(&x[i % SETS], &writes, &mut targets[i % SETS])?;
+        assert_eq!(written, SIDE);
+        Ok(())
+    })?;
+    share("inject", 3 * f32s, s);
+    drop((x, targets));
+
+    let gate_up = sets(cuda, 2 * SIDE)?;
+    let s = seconds(cuda, |i| {
+        cuda.swiglu(&gate_up[i % SETS], &mut acts[i % SETS])
+    })?;
+    share("swiglu", 2 * f32s + bf16s, s);
+    drop((gate_up, acts));
+
+    let shape = AttnShape {
+        heads: 32,
+        kv_heads: 32,
+        head_dim: 128,
+    };
+    let mut qkv = sets(cuda, shape.qkv_dim())?;
+    let mut cache = Cache::new(cuda, shape, 1, SIDE)?;
+    cache.load(cuda, &cache.rows(0..SIDE))?;
+    let s = seconds(cuda, |i| cache.append(cuda, &mut qkv[i % SETS]))?;
+    // Queries and keys are turned where they are or on their way; keys and values go to the cache in bf16.
+    share("rope_append", 2 * f32s + 2 * (f32s + bf16s), s);
+    drop((qkv, cache));
+
+    for (branches, tokens) in [(64, 32), (64, 512), (8, 4096)] {
+        let (prompt, decode) = attention(cuda, branches, tokens)?;
+        report.add(
+            &format!("attention_prompt {branches} x {tokens}"),
+            prompt * 1e6,
+            "us",
+        );
+        report.add(
+            &format!("attention_decode {branches} x {tokens}"),
+            decode * 1e6,
+            "us",
+        );
+    }
+    Ok(())
+}
+
+/// Rows of waves, `[SIDE, width]`.
+fn sets(cuda: &Cuda, width: usize) -> Result<Vec<<Cuda as Backend>::Rows>> {
+    let values: Vec<f32> = (0..SIDE * width).map(|i| (i as f32 * 0.7).sin()).collect();
+    let set = |_| {
+        let mut rows = cuda.rows(SIDE, width)?;
+        cuda.write_rows(&values, &mut rows)?;
+        Ok(rows)
+    };
+    (0..SETS).map(set).collect()
+}
+
+/// The time of a causal prompt of each branch, and of one more token of each.
+fn attention(cuda: &Cuda, branches: usize, tokens: usize) -> Result<(f64, f64)> {
+    let mut cache = Cache::new(cuda, GROUPED, branches, tokens)?;
+    let width = GROUPED.qkv_dim();
+    let rows = cache.rows(0..tokens);
+    let values: Vec<f32> = (0..rows.len() * width)
+        .map(|i| (i as f32 * 0.7).sin())
+        .collect();
+    let mut qkv = cuda.rows(rows.len(), width)?;
+    let mut out = cuda.acts(rows.len(), GROUPED.q_dim(), DType::Bf16)?;
+    cuda.write_rows(&values, &mut qkv)?;
+    cache.load(cuda, &rows)?;
+    cache.append(cuda, &mut qkv)?;
+    let prompt = seconds(cuda, |_| cache.attend(cuda, &qkv, &mut out))?;
+
+    let last = cache.rows(tokens - 1..tokens);
+    cuda.write_rows(&values[..last.len() * width], &mut qkv)?;
+    cache.load(cuda, &last)?;
+    let decode = seconds(cuda, |_| cache.attend(cuda, &qkv, &mut out))?;
+    Ok((prompt, decode))
+}
+
+/// One layer's cache without a shared segment, and a batch.
+struct Cache {
+    shape: AttnShape,
+    branches: usize,
+    kv: <Cuda as Backend>::Kv,
+    rope: <Cuda as Backend>::Rows,
+    batch: <Cuda as Backend>::Batch,
+}
+
+impl Cache {
+    fn new(cuda: &Cuda, shape: AttnShape, branches: usize, tokens: usize) -> Result<Self> {
+        let layout = KvLayout {
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            shared: 0,
+            own: vec![tokens],
+            slots: branches,
+            weights: DType::Bf16,
+        };
+        let mut rope = cuda.rows(tokens, shape.head_dim)?;
+        let table = reference::rope_table(tokens, shape.head_dim, 10_000.0);
+        cuda.write_rows(&table, &mut rope)?;
+        Ok(Self {
+            shape,
+            branches,
+            kv: cuda.kv(&layout)?,
+            rope,
+            batch: cuda.batch(branches * tokens)?,
+        })
+    }
+
+    /// The rows of all branches at these positions.
+    fn rows(&self, positions: std::ops::Range<usize>) -> Vec<BatchRow> {
+        let of_branch = |slot: usize| {
+            positions.clone().map(move |position| BatchRow {
+                token: 0,
+                slot: Slot::Branch(slot as u32),
+                position: position as u32,
+            })
+        };
+        (0..self.branches).flat_map(of_branch).collect()
+    }
+
+    fn load(&mut self, cuda: &Cuda, rows: &[BatchRow]) -> Result<()> {
+        cuda.load_batch(rows, &mut self.batch)
+    }
+
+    fn append(&mut self, cuda: &Cuda, qkv: &mut <Cuda as Backend>::Rows) -> Result<()> {
+        cuda.rope_append(&self.shape, &self.rope, &self.batch, 0, qkv, &mut self.kv)
+    }
+
+    fn attend(
+        &self,
+        cuda: &Cuda,
+        qkv: &<Cuda as Backend>::Rows,
+        out: &mut <Cuda as Backend>::Acts,
+    ) -> Result<()> {
+        cuda.attend(&self.shape, qkv, &self.batch, 0, &self.kv, out)
+    }
+}

@@ -1,0 +1,99 @@
+//! The main job: every layer and token of a prompt, interpreted, with relevancies.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use selfie_interp::{Cell, LocatedPrompt, Options, Row, interpret};
+use selfie_kernels::gpu::Cuda;
+use selfie_llama::{Llama, Tokenizer};
+
+use crate::Result;
+use crate::floors::Floors;
+use crate::report::Report;
+
+/// The prompt is repeated until it has as many tokens as are asked for.
+const WORDS: &str = "[INST] What's highest mountain in the world? [/INST] ";
+/// Tokens of the prompt that are interpreted, at each layer.
+const TOKENS: usize = 19;
+const NEW_TOKENS: usize = 30;
+const RUNS: usize = 3;
+
+pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Report) -> Result<()> {
+    let start = Instant::now();
+    let model = Llama::open(cuda, dir)?;
+    report.add("load of the weights", start.elapsed().as_secs_f64(), "s");
+    let tokenizer = Tokenizer::open(dir)?;
+    let mut prompt = WORDS.to_owned();
+    while tokenizer.encode(&prompt)?.len() < TOKENS {
+        prompt += WORDS;
+    }
+    let config = model.config();
+    let cells: Vec<Cell> = (0..config.n_layers * TOKENS)
+        .map(|i| Cell {
+            prompt: 0,
+            layer: i / TOKENS,
+            token: i % TOKENS,
+        })
+        .collect();
+    let options = Options {
+        max_new_tokens: NEW_TOKENS,
+        // Every cell writes all its tokens, so that runs can be compared.
+        eos: Vec::new(),
+        ..Options::new(config)?
+    };
+    let mut samples = Vec::new();
+    // The first run assembles the kernels and chooses algorithms.
+    for run in 0..=RUNS {
+        let start = Instant::now();
+        let mut rows = 0;
+        interpret(
+            &model,
+            &tokenizer,
+            &[&prompt],
+            &cells,
+            &options,
+            &mut |_: Row| {
+                rows += 1;
+                ControlFlow::Continue(())
+            },
+        )?;
+        let seconds = start.elapsed().as_secs_f64();
+        assert_eq!(rows, cells.len());
+        match run {
+            0 => report.add("sweep, first run of the process", seconds, "s"),
+            _ => samples.push(seconds),
+        }
+    }
+    samples.sort_by(f64::total_cmp);
+    let seconds = samples[RUNS / 2];
+    let name = format!(
+        "sweep, {} cells x {NEW_TOKENS} tokens, relevancy on",
+        cells.len()
+    );
+    report.add(&name, seconds, "s");
+
+    let located = options.prompt.locate(&tokenizer)?;
+    let operations = operations(&model, &located, cells.len());
+    let share = 100.0 * operations / seconds / floors.matrix;
+    report.add(
+        "sweep, operations over time, of the bf16 matrix rate",
+        share,
+        "%",
+    );
+    Ok(())
+}
+
+/// Operations of the products of the rows that a sweep of this plan passes: those of each cell's own prompt, of its new
+/// tokens but the last, and of scoring them.
+fn operations(model: &Llama<Cuda>, prompt: &LocatedPrompt, cells: usize) -> f64 {
+    let config = model.config();
+    let first = prompt.placeholders.iter().copied().min().unwrap_or(0);
+    let own = prompt.ids.len() - first;
+    let rows = cells * (own + 2 * (NEW_TOKENS - 1));
+    let heads = cells * 2 * NEW_TOKENS;
+    let table = config.vocab_size * config.d_model;
+    let tables = if config.tie_word_embeddings { 1 } else { 2 };
+    let layers = config.n_parameters() as usize - tables * table;
+    2.0 * (rows as f64 * layers as f64 + heads as f64 * table as f64)
+}

@@ -1,0 +1,133 @@
+//! Attention in bf16 and f16 on the GPU against the simulator, which is tested against an oracle that rounds as the
+//! kernels do. The two differ in how they round `ex2` and the products of the tensor cores, and so in the last
+//! bits of f32 sums; the output is rounded to 16 bits.
+
+use selfie_kernels::gpu::Cuda;
+use selfie_kernels::{AttnShape, Backend, BatchRow, DType, KvLayout, Slot, reference};
+
+use crate::cases::{must, read_acts, rows_of, values};
+use crate::{Check, Opening};
+
+/// Heads, and for each branch: shared positions that it sees, its own, and how many rows come last.
+struct Case {
+    heads: (usize, usize, usize),
+    shared: usize,
+    branches: &'static [(usize, usize, usize)],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        heads: (4, 4, 64),
+        shared: 19,
+        branches: &[(19, 1, 1), (4, 16, 1), (19, 30, 1), (0, 33, 5)],
+    },
+    Case {
+        heads: (8, 2, 128),
+        shared: 40,
+        branches: &[(40, 70, 1), (33, 65, 64), (0, 300, 1)],
+    },
+    Case {
+        heads: (4, 1, 80),
+        shared: 0,
+        branches: &[(0, 129, 129), (0, 700, 1)],
+    },
+];
+
+pub(crate) fn checks() -> Vec<Check> {
+    vec![
+        (
+            "attention in bf16 agrees with the simulator",
+            Box::new(|o| agree(o, DType::Bf16)),
+        ),
+        (
+            "attention in f16 agrees with the simulator",
+            Box::new(|o| agree(o, DType::F16)),
+        ),
+    ]
+}
+
+fn agree(opening: Opening, dtype: DType) {
+    let cuda: Cuda = opening.deterministic();
+    let sim = must("the simulator", selfie_sim::sim());
+    // Two units in the last place of values up to 1.
+    let bound = match dtype {
+        DType::Bf16 => 2.0 * 2f32.powi(-8),
+        _ => 2.0 * 2f32.powi(-11),
+    };
+    for (i, case) in CASES.iter().enumerate() {
+        let (got, want) = (run(&cuda, case, dtype), run(&sim, case, dtype));
+        assert_eq!(got.len(), want.len());
+        for (at, (a, b)) in got.iter().zip(&want).enumerate() {
+            let off = (a - b).abs();
+            assert!(off <= bound, "case {i}, value {at}: {a}, and {b} simulated");
+        }
+    }
+}
+
+/// The output of the last rows of each branch, all in one batch.
+fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
+    let (heads, kv_heads, head_dim) = case.heads;
+    let shape = AttnShape {
+        heads,
+        kv_heads,
+        head_dim,
+    };
+    let own = case.branches.iter().map(|b| b.1).max().unwrap_or(0);
+    let layout = KvLayout {
+        kv_heads,
+        head_dim,
+        shared: case.shared,
+        own: vec![own],
+        slots: case.branches.len(),
+        weights: dtype,
+    };
+    let positions = case.shared + own;
+    let table = reference::rope_table(positions, head_dim, 10_000.0);
+    let rope = rows_of(backend, &table, head_dim);
+    let mut kv = must("kv", backend.kv(&layout));
+    let row = |slot, position: usize| BatchRow {
+        token: 0,
+        slot,
+        position: position as u32,
+    };
+    let mut rows: Vec<BatchRow> = (0..case.shared).map(|p| row(Slot::Shared, p)).collect();
+    let mut asked = Vec::new();
+    for (slot, &(seen, own, last)) in (0..).zip(case.branches) {
+        must(
+            "kv_share",
+            backend.kv_share(&mut kv, slot as usize, &[seen]),
+        );
+        let branch = (seen..seen + own).map(|p| row(Slot::Branch(slot), p));
+        asked.extend(branch.clone().skip(own - last));
+        rows.extend(branch);
+    }
+    // Everything is appended; then only the last rows attend.
+    let width = shape.qkv_dim();
+    let append = |rows: &[BatchRow], kv: &mut B::Kv| {
+        let mut batch = must("batch", backend.batch(rows.len()));
+        must("load_batch", backend.load_batch(rows, &mut batch));
+        // What a row holds depends on its slot and position alone.
+        let of_row = |row: &BatchRow| {
+            let slot = match row.slot {
+                Slot::Shared => 0,
+                Slot::Branch(slot) => u64::from(slot) + 1,
+            };
+            values(10_000 * slot + u64::from(row.position), width, (-1.0, 1.0))
+        };
+        let all: Vec<f32> = rows.iter().flat_map(of_row).collect();
+        let mut qkv = rows_of(backend, &all, width);
+        must(
+            "rope_append",
+            backend.rope_append(&shape, &rope, &batch, 0, &mut qkv, kv),
+        );
+        (batch, qkv)
+    };
+    append(&rows, &mut kv);
+    let (batch, qkv) = append(&asked, &mut kv);
+    let mut out = must("acts", backend.acts(asked.len(), shape.q_dim(), dtype));
+    must(
+        "attend",
+        backend.attend(&shape, &qkv, &batch, 0, &kv, &mut out),
+    );
+    read_acts(backend, &out, asked.len(), shape.q_dim(), dtype)
+}
