@@ -30,7 +30,7 @@ fn run(cuda: &Cuda, case: &Case) -> Result<(), String> {
     let driver = cuda.driver();
     let threads = THREADS.min(case.rows.len() as u32);
     let mut output = vec![0; 8 * case.rows.len()];
-    let run = || {
+    let mut run = || {
         let input = driver.alloc("operands", case.input().len() as u64)?;
         let result = driver.alloc("results", output.len() as u64)?;
         let args = [
