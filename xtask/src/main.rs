@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask bench`, `cargo xtask ptx`.
+//! Development tasks: `cargo xtask bench`, `cargo xtask ptx`, `cargo xtask gpu-bundle`.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod gpu_bundle;
 mod ptx;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ enum Task {
     Bench(bench::Args),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
+    /// Pack what checks and measures the CUDA backend on a machine with a GPU
+    GpuBundle(gpu_bundle::Args),
     /// One sweep, in a process of its own so that its peak memory is its own
     #[command(hide = true)]
     Sweep(bench::SweepArgs),
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Ptx(args) => ptx::run(&args),
+        Task::GpuBundle(args) => gpu_bundle::run(&args),
         Task::Sweep(args) => bench::sweep_in_this_process(&args),
     };
     match done {

@@ -48,7 +48,7 @@ impl Host {
 }
 
 /// The commit of the working tree, with `-dirty` when it has changes.
-pub(super) fn commit() -> String {
+pub(crate) fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::Result;
 use baseline::Baseline;
+pub(crate) use host::commit;
 use sweep::SweepRun;
 pub(crate) use sweep::{SweepArgs, sweep_in_this_process};
 

@@ -1,0 +1,131 @@
+//! `cargo xtask gpu-bundle`: a folder that checks and measures the CUDA backend on a machine with nothing but a GPU's driver.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+use crate::bench::commit;
+
+/// Most bytes of a bundle.
+const MOST: u64 = 64 << 20;
+
+/// The newest glibc that the programs may need.
+const GLIBC: (u32, u32) = (2, 36);
+
+const PROGRAMS: [&str; 3] = ["selfie", "gpu-check", "gpu-bench"];
+
+/// Builds the programs in release mode and packs them with the golden checkpoints, a script, and the PyTorch baseline.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The folder to write; it must not be there
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.out.exists() {
+        let out = args.out.display();
+        return Err(format!("{out} is there already; remove it, or name another folder").into());
+    }
+    let packages = ["-p", "selfie-cli", "-p", "selfie-gpu-check"];
+    done(Command::new(env!("CARGO")).args(["build", "--release", "--locked"]).args(packages))?;
+    let bin = args.out.join("bin");
+    fs::create_dir_all(&bin)?;
+    for program in PROGRAMS {
+        let to = bin.join(program);
+        fs::copy(Path::new("target/release").join(program), &to)?;
+        // Line numbers of panics stay; what a debugger would need goes.
+        done(Command::new("strip").arg("--strip-all").arg(&to))?;
+        check_glibc(&to)?;
+    }
+    copy_all(
+        Path::new("crates/selfie-llama/tests/golden"),
+        &args.out.join("golden"),
+    )?;
+    copy_all(Path::new("benches/baseline"), &args.out.join("baseline"))?;
+    fs::copy("crates/selfie-gpu-check/run.sh", args.out.join("run.sh"))?;
+    fs::write(args.out.join("COMMIT"), commit() + "\n")?;
+
+    let bytes = size(&args.out)?;
+    let megabytes = bytes as f64 / f64::from(1 << 20);
+    if bytes > MOST {
+        return Err(format!("the bundle has {megabytes:.1} MiB, and may have 64").into());
+    }
+    println!("{}: {megabytes:.1} MiB; run there: run.sh check, run.sh bench", args.out.display());
+    Ok(())
+}
+
+fn done(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().map_err(|e| format!("cannot run {program}: {e}"))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{program} failed: {status}").into()),
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_all(&entry.path(), &to)?,
+            false => drop(fs::copy(entry.path(), to)?),
+        }
+    }
+    Ok(())
+}
+
+fn size(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        bytes += if meta.is_dir() { size(&entry.path())? } else { meta.len() };
+    }
+    Ok(bytes)
+}
+
+/// An error if a program needs a newer glibc than bundles may.
+fn check_glibc(program: &Path) -> Result<()> {
+    let name = program.display();
+    let bytes = fs::read(program)?;
+    match newest_glibc(&bytes) {
+        Some(newest) if newest > GLIBC => {
+            let (newest, most) = (newest.1, GLIBC.1);
+            Err(format!("{name} needs glibc 2.{newest}, and a bundle runs with 2.{most}: build it on an older system").into())
+        }
+        Some(_) => Ok(()),
+        None => Err(format!("{name} names no version of glibc").into()),
+    }
+}
+
+/// The newest of the versions `GLIBC_2.x` that a program's symbols name.
+fn newest_glibc(bytes: &[u8]) -> Option<(u32, u32)> {
+    const PREFIX: &[u8] = b"GLIBC_";
+    let at = (0..bytes.len().saturating_sub(PREFIX.len())).filter(|&i| bytes[i..].starts_with(PREFIX));
+    let version = |i: usize| {
+        let digits = bytes[i + PREFIX.len()..].iter();
+        let text: String = digits
+            .map(|&b| char::from(b))
+            .take_while(|c| c.is_ascii_digit() || *c == '.')
+            .collect();
+        let mut parts = text.split('.').map(|part| part.parse().ok());
+        Some((parts.next()??, parts.next()??))
+    };
+    at.filter_map(version).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_glibc_counts_by_number() {
+        let symbols = b"\0GLIBC_2.9\0__libc\0GLIBC_2.34\0GLIBC_2.2.5\0GLIBC_PRIVATE\0";
+        assert_eq!(newest_glibc(symbols), Some((2, 34)));
+        assert_eq!(newest_glibc(b"static"), None);
+    }
+}
