@@ -42,6 +42,14 @@ pub struct Heuristic {
 
 const ALGO: [u64; 8] = [0x5e1f1e; 8];
 
+const FOUND: Heuristic = Heuristic {
+    algo: ALGO,
+    workspace: 0,
+    state: SUCCESS,
+    waves: 1.0,
+    reserved: [0; 4],
+};
+
 /// # Safety
 /// What NVIDIA's reference asks of the caller; so for all functions here.
 #[unsafe(no_mangle)]
@@ -239,17 +247,36 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     if requested < 1 {
         return INVALID_VALUE;
     }
-    let found = Heuristic {
-        algo: ALGO,
-        workspace: 0,
-        state: SUCCESS,
-        waves: 1.0,
-        reserved: [0; 4],
-    };
     // SAFETY: the API's contract: there is room for as many results as were requested.
     unsafe {
-        results.write(found);
+        results.write(FOUND);
         returned.write(1);
+    }
+    SUCCESS
+}
+
+/// # Safety
+/// See [`cublasLtCreate`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulAlgoCheck(
+    _handle: usize,
+    desc: *const Desc,
+    a: *const Matrix,
+    b: *const Matrix,
+    c: *const Matrix,
+    d: *const Matrix,
+    algo: *const [u64; 8],
+    result: *mut Heuristic,
+) -> c_int {
+    // SAFETY: the API's contract: all are descriptors of ours, and `result` may be written.
+    unsafe {
+        if let Err(error) = check(&*desc, &*a, &*b, &*c, &*d) {
+            return error;
+        }
+        if *algo != ALGO {
+            return INVALID_VALUE;
+        }
+        result.write(FOUND);
     }
     SUCCESS
 }
