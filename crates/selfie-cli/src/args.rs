@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
+
 /// Read, in words, what a LLaMA holds at each layer and token.
 #[derive(Debug, Parser)]
 #[command(name = "selfie", version, max_term_width = 100)]
@@ -26,6 +28,17 @@ pub(crate) enum Command {
     Interpret(InterpretArgs),
     /// Interpret vectors of a safetensors file
     InterpretVectors(InterpretVectorsArgs),
+    /// Change what embeddings say, as an edit of one layer's MLP
+    #[command(subcommand)]
+    Control(ControlCommand),
+    /// Show edits, or export a checkpoint with edits in it
+    #[command(subcommand)]
+    Edit(EditCommand),
+    /// Measure what a model says, before and after edits
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Write a checkpoint of random weights with the shape of a known model, to measure with
+    RandomCheckpoint(RandomCheckpointArgs),
 }
 
 #[derive(Args, Debug)]
@@ -33,15 +46,21 @@ pub(crate) struct ModelArgs {
     /// A Hugging Face folder: config.json, *.safetensors, tokenizer.json
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
-    /// auto, cpu, or cuda:N
+    /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
     /// What to compute in; auto is as the file has it
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) dtype: DTypeArg,
+    /// The same bits for a row in any batch on a GPU, at some cost in speed; the CPU always does so
+    #[arg(long)]
+    pub(crate) deterministic: bool,
     /// CPU threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// An edit to apply; several are applied in order
+    #[arg(long, value_name = "EDIT")]
+    pub(crate) edit: Vec<PathBuf>,
     /// No progress and no notes on stderr
     #[arg(long)]
     pub(crate) quiet: bool,
@@ -214,4 +233,20 @@ pub(crate) struct InterpretVectorsArgs {
     pub(crate) tensor: Option<String>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RandomCheckpointArgs {
+    /// tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shape: String,
+    /// A folder whose tokenizer.json the checkpoint gets
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: PathBuf,
+    /// Settles every weight
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }

@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use selfie_llama::{Decoding, LlamaError, generate as decode};
+use selfie_kernels::Backend;
+use selfie_llama::{Decoding, Llama, LlamaError, generate as decode};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
+use crate::device::on;
 use crate::error::{CliError, Result, usage};
 use crate::open::Opened;
 
@@ -33,10 +35,19 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     opened
         .config
         .check_context(prompt.len() + args.max_new_tokens)?;
-    let model = opened.load()?;
+    on!(opened.load()?, model => write_text(args, &opened, &model, &prompt, decoding))
+}
+
+fn write_text<B: Backend>(
+    args: &GenerateArgs,
+    opened: &Opened,
+    model: &Llama<B>,
+    prompt: &[u32],
+    decoding: Decoding,
+) -> Result<()> {
     let mut out = io::stdout().lock();
     if args.json {
-        let got = decode(&model, &prompt, decoding, |_| ControlFlow::Continue(()))?;
+        let got = decode(model, prompt, decoding, |_| ControlFlow::Continue(()))?;
         let answer = Answer {
             prompt: &args.prompt,
             text: opened.tokenizer.decode(&got.new_ids)?,
@@ -48,7 +59,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     }
     let mut text = opened.tokenizer.stream();
     let mut failed = None;
-    decode(&model, &prompt, decoding, |id| {
+    decode(model, prompt, decoding, |id| {
         let written = text.push(id).map_err(CliError::from).and_then(|piece| {
             out.write_all(piece.as_bytes())
                 .and_then(|()| out.flush())

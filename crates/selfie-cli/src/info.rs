@@ -6,6 +6,7 @@ use selfie_kernels::Backend;
 use selfie_llama::{Checkpoint, KvCache, Rope, RopeScaling};
 
 use crate::args::{InfoArgs, TokensArgs};
+use crate::device::on;
 use crate::error::{CliError, Result};
 use crate::open::Opened;
 
@@ -13,12 +14,12 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let opened = Opened::new(&args.model)?;
     let checkpoint = Checkpoint::open(&opened.dir)?;
     let (dtype, stored) = opened.dtypes(&checkpoint)?;
-    let cpu = opened.cpu()?;
     let config = &opened.config;
     let attn = &config.attn;
     let tokens = config.kv_layout(0, vec![1024; config.n_layers], 1);
-    let cache = KvCache::bytes(&cpu, &tokens);
-    let memory = cpu.memory()?;
+    let (cache, memory, device) = on!(opened.device(dtype)?, device => {
+        (KvCache::bytes(&device, &tokens), device.memory()?, device.describe())
+    });
     let parameters = config.n_parameters();
     let mut heads = format!(
         "{} of {}, {} kv heads",
@@ -61,10 +62,20 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
                 megabytes(memory.total)
             ),
         ),
-        ("device", cpu.describe()),
+        ("device", device),
     ];
+    let edits = opened.edits.iter().map(|(name, edit)| {
+        let layer = edit.mlp.layer;
+        (
+            "edit",
+            format!(
+                "{name}: {} control of layer {layer}'s MLP",
+                edit.meta.method
+            ),
+        )
+    });
     let mut out = io::stdout().lock();
-    for (name, value) in lines {
+    for (name, value) in lines.into_iter().chain(edits) {
         writeln!(out, "{name:12} {value}").map_err(CliError::Stdout)?;
     }
     Ok(())

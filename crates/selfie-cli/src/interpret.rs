@@ -10,6 +10,7 @@ use selfie_kernels::InjectMode;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, ModeArg, SweepArgs};
 use crate::cells::{list, numbers, pairs};
+use crate::device::on;
 use crate::error::{CliError, Result, usage};
 use crate::open::{Opened, bar, style};
 use crate::output::RowWriter;
@@ -30,7 +31,9 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let rows = cells.len() * options.injections.len();
     let mut output = Output::new(writer, rows, opened.quiet);
     let (tokenizer, prompts) = (&opened.tokenizer, &args.prompt);
-    selfie_interp::interpret(&model, tokenizer, prompts, &cells, &options, &mut output)?;
+    on!(model, model => {
+        selfie_interp::interpret(&model, tokenizer, prompts, &cells, &options, &mut output)
+    })?;
     output.finish()
 }
 
@@ -45,7 +48,10 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let model = opened.load()?;
     let rows = vectors.len() * options.injections.len();
     let mut output = Output::new(writer, rows, opened.quiet);
-    selfie_interp::interpret_vectors(&model, &opened.tokenizer, &vectors, &options, &mut output)?;
+    let tokenizer = &opened.tokenizer;
+    on!(model, model => {
+        selfie_interp::interpret_vectors(&model, tokenizer, &vectors, &options, &mut output)
+    })?;
     output.finish()
 }
 
@@ -55,13 +61,13 @@ fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
     for (prompt, text) in args.prompt.iter().enumerate() {
         let tokens = opened.encode(text)?.len();
         match (&args.cells, &args.layers, &args.tokens) {
-            (Some(list), _, _) => {
-                cells.extend(pairs(list)?.into_iter().map(|(layer, token)| Cell {
+            (Some(list), _, _) => cells.extend(pairs("cells", list)?.into_iter().map(
+                |(layer, token)| Cell {
                     prompt,
                     layer,
                     token,
-                }))
-            }
+                },
+            )),
             (None, Some(layers), Some(list)) => {
                 // hidden_states has one more entry than there are layers.
                 let layers = numbers("layers", layers, opened.config.n_layers + 1)?;

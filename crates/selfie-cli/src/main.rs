@@ -3,12 +3,18 @@
 
 mod args;
 mod cells;
+mod control;
+mod control_args;
+mod device;
+mod edit;
 mod error;
+mod eval;
 mod generate;
 mod info;
 mod interpret;
 mod open;
 mod output;
+mod random;
 mod trace;
 
 use std::panic;
@@ -33,6 +39,10 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::trace(&args),
         Command::Interpret(args) => interpret::interpret(&args),
         Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
+        Command::Control(command) => control::control(&command),
+        Command::Edit(command) => edit::edit(&command),
+        Command::Eval(command) => eval::eval(&command),
+        Command::RandomCheckpoint(args) => random::random_checkpoint(&args),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_control::{Edit, EditStack};
+use selfie_kernels::{Backend, DType};
 use selfie_llama::{
     Checkpoint, GenerationConfig, Llama, LlamaConfig, Sampling, Tokenizer, stored_dtype,
 };
 
 use crate::args::{DTypeArg, ModelArgs, SamplingArgs};
-use crate::error::{CliError, Result, usage};
+use crate::device::{Device, DeviceOptions, Model, On, on};
+use crate::error::{Result, usage};
 
 /// Everything of a model but its weights.
 pub(crate) struct Opened {
@@ -18,29 +20,60 @@ pub(crate) struct Opened {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) generation: Option<GenerationConfig>,
     pub(crate) quiet: bool,
+    /// The edits of `--edit`, in order, with the names of their files.
+    pub(crate) edits: Vec<(String, Edit)>,
     dtype: DTypeArg,
-    cpu: CpuOptions,
+    device: DeviceOptions,
 }
 
 impl Opened {
     /// Reads the small files of the folder.
     pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
-        let cpu = cpu_options(args)?;
+        let device = DeviceOptions::new(args)?;
         let dir = model_dir(args)?;
         let config = LlamaConfig::open(dir)?;
         Ok(Self {
+            edits: open_edits(&args.edit, dir, &config, args.dtype)?,
             tokenizer: Tokenizer::open(dir)?,
             generation: GenerationConfig::open(dir)?,
             dir: dir.to_owned(),
             config,
             quiet: args.quiet,
             dtype: args.dtype,
-            cpu,
+            device,
         })
     }
 
+    /// The small files of another folder, to be run as this one is; without edits.
+    pub(crate) fn another(&self, dir: &Path) -> Result<Self> {
+        let config = LlamaConfig::open(dir)?;
+        Ok(Self {
+            edits: Vec::new(),
+            tokenizer: Tokenizer::open(dir)?,
+            generation: GenerationConfig::open(dir)?,
+            dir: dir.to_owned(),
+            config,
+            ..*self
+        })
+    }
+
+    /// Loads the weights and applies the edits.
+    pub(crate) fn load(&self) -> Result<Model> {
+        let mut model = self.load_unedited()?;
+        on!(&mut model, model => self.apply_edits(model)?);
+        Ok(model)
+    }
+
+    pub(crate) fn apply_edits<B: Backend>(&self, model: &mut Llama<B>) -> Result<()> {
+        let mut stack = EditStack::new();
+        for (name, edit) in &self.edits {
+            stack.apply(model, name, edit)?;
+        }
+        Ok(())
+    }
+
     /// Loads the weights.
-    pub(crate) fn load(&self) -> Result<Llama<Cpu>> {
+    pub(crate) fn load_unedited(&self) -> Result<Model> {
         let checkpoint = Checkpoint::open(&self.dir)?;
         let stored = stored_dtype(&self.config, &checkpoint)?;
         let dtype = self.dtype.or(stored);
@@ -48,16 +81,24 @@ impl Opened {
         if dtype != stored && dtype != DType::F32 {
             eprintln!("note: the {stored} weights are rounded to {dtype} (--dtype {dtype})");
         }
+        Ok(match self.device(dtype)? {
+            On::Cpu(cpu) => On::Cpu(self.load_on(cpu, &checkpoint, dtype)?),
+            On::Cuda(cuda) => On::Cuda(self.load_on(cuda, &checkpoint, dtype)?),
+        })
+    }
+
+    fn load_on<B: Backend>(
+        &self,
+        backend: B,
+        checkpoint: &Checkpoint,
+        dtype: DType,
+    ) -> Result<Llama<B>> {
         let bar = bar(checkpoint.total_bytes(), self.quiet)
             .with_style(style("loading {bar:30} {bytes}/{total_bytes} {eta}"));
         let config = self.config.clone();
-        let model = Llama::load(
-            Cpu::new(self.cpu)?,
-            config,
-            &checkpoint,
-            Some(dtype),
-            |bytes| bar.set_position(bytes),
-        )?;
+        let model = Llama::load(backend, config, checkpoint, Some(dtype), |bytes| {
+            bar.set_position(bytes);
+        })?;
         bar.finish_and_clear();
         Ok(model)
     }
@@ -68,8 +109,10 @@ impl Opened {
         Ok((self.dtype.or(stored), stored))
     }
 
-    pub(crate) fn cpu(&self) -> Result<Cpu> {
-        Ok(Cpu::new(self.cpu)?)
+    /// The device that the model is computed on in `dtype`.
+    pub(crate) fn device(&self, dtype: DType) -> Result<Device> {
+        let bytes = self.config.n_parameters() * dtype.size() as u64;
+        self.device.open(bytes)
     }
 
     /// What the user typed for the model.
@@ -132,6 +175,26 @@ impl SamplingArgs {
     }
 }
 
+/// Reads edits; an error when one of them cannot belong to the model.
+fn open_edits(
+    paths: &[PathBuf],
+    dir: &Path,
+    config: &LlamaConfig,
+    dtype: DTypeArg,
+) -> Result<Vec<(String, Edit)>> {
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let dtype = dtype.or(stored_dtype(config, &Checkpoint::open(dir)?)?);
+    let mut edits = Vec::new();
+    for path in paths {
+        let (name, edit) = (path.display().to_string(), Edit::open(path)?);
+        edit.check(&name, config, dtype)?;
+        edits.push((name, edit));
+    }
+    Ok(edits)
+}
+
 /// A progress bar on stderr, that is nowhere when stderr is no terminal.
 pub(crate) fn bar(total: u64, quiet: bool) -> ProgressBar {
     let target = if quiet {
@@ -146,34 +209,11 @@ pub(crate) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn model_dir(args: &ModelArgs) -> Result<&Path> {
+pub(crate) fn model_dir(args: &ModelArgs) -> Result<&Path> {
     match &args.model {
         Some(dir) => Ok(dir),
         None => usage(
             "give --model DIR: a Hugging Face folder with config.json, *.safetensors and tokenizer.json",
         ),
     }
-}
-
-fn cpu_options(args: &ModelArgs) -> Result<CpuOptions> {
-    match args.device.as_str() {
-        "auto" | "cpu" => {}
-        device if device.starts_with("cuda:") => {
-            return usage(format!(
-                "--device {device}: this build has no CUDA backend; use cpu"
-            ));
-        }
-        device => return usage(format!("--device {device}: expected auto, cpu or cuda:N")),
-    }
-    if args.threads == Some(0) {
-        return usage("--threads 0: expected at least 1");
-    }
-    let path = match std::env::var("SELFIE_CPU_PATH") {
-        Ok(name) => Some(name.parse().map_err(CliError::Kernel)?),
-        Err(_) => None,
-    };
-    Ok(CpuOptions {
-        threads: args.threads,
-        path,
-    })
 }

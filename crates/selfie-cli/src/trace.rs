@@ -3,6 +3,7 @@
 use selfie_llama::Trace;
 
 use crate::args::TraceArgs;
+use crate::device::on;
 use crate::error::Result;
 use crate::open::Opened;
 use crate::output::check_writable;
@@ -12,6 +13,6 @@ pub(crate) fn trace(args: &TraceArgs) -> Result<()> {
     let prompt = opened.encode(&args.prompt)?;
     opened.config.check_context(prompt.len())?;
     check_writable(&args.out)?;
-    Trace::new(&opened.load()?, &prompt)?.save(&args.out)?;
+    on!(opened.load()?, model => Trace::new(&model, &prompt))?.save(&args.out)?;
     Ok(())
 }

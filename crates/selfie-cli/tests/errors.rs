@@ -186,11 +186,61 @@ fn options() {
         assert_says(&interpret(2, &model, &args), parts);
     };
     says(&["--device", "tpu"], &["tpu"]);
-    says(&["--device", "cuda:0"], &["cuda:0", "no CUDA"]);
+    says(&["--device", "cuda:x"], &["cuda:x", "cuda:N"]);
     says(&["--dtype", "int8"], &["int8"]);
     says(&["--threads", "0"], &["--threads 0"]);
     says(&["--out", "rows.xlsx"], &["rows.xlsx", ".jsonl"]);
     says(&["--no-such-option"], &["--no-such-option"]);
+}
+
+/// Without a GPU: what is missing. With one: that there are not a hundred.
+#[test]
+fn devices() {
+    let model = dir("llama2-mha");
+    for command in ["generate", "trace", "info"] {
+        let args: &[&str] = match command {
+            "generate" => &["--prompt", "a"],
+            "trace" => &["--prompt", "a", "--out", "/dev/null"],
+            _ => &[],
+        };
+        let args = [args, &["--device", "cuda:99"]].concat();
+        let message = fail(2, command, &model, &args);
+        assert_says(&message, &["CUDA driver"]);
+        match message.contains("libcuda.so.1") {
+            true => assert_says(&message, &["no CUDA driver", "install", "use the CPU"]),
+            false => assert_says(&message, &["cuda:99", "sees"]),
+        }
+    }
+    let message = interpret(2, &model, &["--cells", "1:2", "--device", "cuda:99"]);
+    assert_says(&message, &["CUDA driver"]);
+}
+
+#[test]
+fn random_checkpoints() {
+    let out = tempfile::tempdir().unwrap();
+    let random = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_selfie"))
+            .arg("random-checkpoint")
+            .args(args)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (tokenizer, out) = (dir("llama2-mha"), out.path().join("model"));
+    let (tokenizer, out) = (tokenizer.to_str().unwrap(), out.to_str().unwrap());
+    let folders = ["--tokenizer", tokenizer, "--out", out];
+    let message = random(&[&["--shape", "gpt-5"][..], &folders].concat());
+    assert_says(&message, &["gpt-5", "llama-2-7b"]);
+    let taken = [
+        "--shape",
+        "llama-2-7b",
+        "--tokenizer",
+        tokenizer,
+        "--out",
+        tokenizer,
+    ];
+    assert_says(&random(&taken), &["there is a checkpoint already"]);
 }
 
 #[test]

@@ -16,11 +16,9 @@ use selfie_llama::{
 
 use crate::{InjectAt, LocatedPrompt, Result};
 
-/// Rows of a pass: from here on a pass is bound by arithmetic, not by reading the weights.
-const PASS_ROWS: usize = 512;
-
-/// Slots when the caller names no batch size. More make a decode step no faster a row, and take memory.
-const AUTO_SLOTS: usize = 64;
+/// Slots when the caller names no batch size: this part of the rows of a full pass. More make a decode step hardly
+/// faster a row, and take memory.
+const AUTO_SLOTS: usize = 8;
 
 /// What a sweep needs to know before its first cell.
 pub(crate) struct Setup<'a> {
@@ -96,11 +94,13 @@ impl<'a, B: Backend> Engine<'a, B> {
             None => {
                 // Half of what is free: the buffers of the passes, the vectors and the rows need room too.
                 let budget = backend.memory()?.available / 2;
-                KvCache::slots_that_fit(backend, &layout, budget).clamp(1, AUTO_SLOTS)
+                KvCache::slots_that_fit(backend, &layout, budget)
+                    .clamp(1, backend.pass_rows() / AUTO_SLOTS)
             }
         };
         layout.slots = layout.slots.min(setup.cells);
-        let pass_rows = PASS_ROWS
+        let pass_rows = backend
+            .pass_rows()
             .min((layout.slots * own).max(setup.longest_source))
             .max(layout.slots)
             .max(own);

@@ -33,6 +33,16 @@ pub trait Backend: Send + Sync + 'static {
     /// The device's memory, now.
     fn memory(&self) -> Result<Memory>;
 
+    /// Rows of a pass that make full use of the device: wider ones make a row no cheaper.
+    fn pass_rows(&self) -> usize {
+        512
+    }
+    /// How many rows a decode step of `rows` sequences should have, at least `rows`. A device that replays the steps
+    /// that it has seen wants few different ones; the rows above `rows` are of sequences that nobody reads.
+    fn step_rows(&self, rows: usize) -> usize {
+        rows
+    }
+
     // Storage.
 
     /// Packs the sources, stacked along `out`, into one matrix of `dtype`, reading each value once.

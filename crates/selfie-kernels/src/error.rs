@@ -80,6 +80,50 @@ pub enum KernelError {
     /// The operating system does not say how much memory there is.
     #[error("cannot read the size of the machine's memory: {0}")]
     Memory(sysinfo::Error),
+    /// A GPU was asked for on a machine without its driver.
+    #[error(
+        "there is no CUDA driver on this machine (libcuda.so.1 was not found): \
+         install NVIDIA's driver, for CUDA 12.0 or later, or use the CPU"
+    )]
+    NoCudaDriver,
+    /// A GPU was asked for that the driver does not see.
+    #[error("there is no device cuda:{ordinal}: the CUDA driver sees {devices} devices")]
+    NoCudaDevice {
+        /// The number that was asked for, from 0.
+        ordinal: usize,
+        /// How many devices there are.
+        devices: usize,
+    },
+    /// The CUDA driver is too old to assemble the kernels.
+    #[error(
+        "the driver is for CUDA {major}.{minor}, and the kernels need one for CUDA 12.0 or later: \
+         update NVIDIA's driver, or use the CPU"
+    )]
+    OldCudaDriver {
+        /// The major version of CUDA that it is for.
+        major: i32,
+        /// The minor version.
+        minor: i32,
+    },
+    /// The GPU is older than the instructions of the kernels.
+    #[error(
+        "{device} has compute capability {major}.{minor}, and the kernels need 8.0 (Ampere) or later: \
+         use another GPU, or the CPU"
+    )]
+    OldGpu {
+        /// The device's name.
+        device: String,
+        /// The major compute capability.
+        major: i32,
+        /// The minor one.
+        minor: i32,
+    },
+    /// The library of matrix products is missing.
+    #[error(
+        "cuBLASLt was not found (libcublasLt.so.13 or .12): install the CUDA toolkit or the Python package \
+         nvidia-cublas, and put the folder of that file into LD_LIBRARY_PATH; or use the CPU"
+    )]
+    NoCublasLt,
     /// The device's driver refused something, or work that it was given before went wrong.
     #[error("{device}: {doing}: {reason}")]
     Device {

@@ -9,6 +9,8 @@ pub struct KvCache<B: Backend> {
     pub(crate) kv: B::Kv,
     layout: KvLayout,
     free: Vec<u32>,
+    /// Whether a slot sees nothing of the shared segment at any layer.
+    alone: Vec<bool>,
 }
 
 impl<B: Backend> KvCache<B> {
@@ -45,6 +47,7 @@ impl<B: Backend> KvCache<B> {
         Ok(Self {
             kv: backend.kv(&layout)?,
             free: (0..layout.slots as u32).rev().collect(),
+            alone: vec![true; layout.slots],
             layout,
         })
     }
@@ -75,6 +78,7 @@ impl<B: Backend> KvCache<B> {
     /// shared segment, for each layer.
     pub fn share(&mut self, backend: &B, slot: u32, shared: &[usize]) -> Result<()> {
         backend.kv_share(&mut self.kv, slot as usize, shared)?;
+        self.alone[slot as usize] = shared.iter().all(|&n| n == 0);
         Ok(())
     }
 
@@ -82,6 +86,21 @@ impl<B: Backend> KvCache<B> {
     pub fn release(&mut self, slot: u32) {
         debug_assert!(!self.free.contains(&slot), "slot {slot} was released twice");
         self.free.push(slot);
+    }
+    /// Up to `n` rows that nobody reads, each in a free slot of its own, to fill a pass up with.
+    pub(crate) fn idle_rows(&mut self, backend: &B, n: usize) -> Result<Vec<BatchRow>> {
+        // Those that are taken last.
+        let slots = self.free[..n.min(self.free.len())].to_vec();
+        let nothing = vec![0; self.layout.own.len()];
+        for &slot in &slots {
+            if !self.alone[slot as usize] {
+                self.share(backend, slot, &nothing)?;
+            }
+        }
+        Ok(slots
+            .iter()
+            .flat_map(|&slot| branch_rows(slot, 0, &[0]))
+            .collect())
     }
 }
 

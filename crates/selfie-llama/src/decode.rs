@@ -108,9 +108,20 @@ impl Decoder {
                 .extend(branch_rows(sequence.slot, position, token));
         }
         self.batch.extend_from_slice(extra);
+        let mut chosen = self.active.len();
+        if extra.is_empty() {
+            let backend = model.backend();
+            let wanted = backend.step_rows(chosen).min(ws.max_rows());
+            if wanted > chosen {
+                let idle = cache.idle_rows(backend, wanted - chosen)?;
+                self.batch.extend(idle);
+                // The head sees the same rows, so that it is the same step to its end.
+                chosen = self.batch.len();
+            }
+        }
         model.forward(ws, cache, &self.batch, 0..model.config().n_layers, &mut ())?;
         self.rows.clear();
-        self.rows.extend(0..self.active.len());
+        self.rows.extend(0..chosen);
         self.decoding
             .choose(model, ws, &self.rows, &mut self.active)?;
         Ok(self.take_done())
@@ -133,7 +144,7 @@ impl Decoding {
         ended || sequence.new_ids.len() >= self.max_new_tokens
     }
 
-    /// Appends to `sequences[i]` the token that `rows[i]` of the last pass leads to.
+    /// Appends to `sequences[i]` the token that `rows[i]` of the last pass leads to; further rows lead to nothing.
     fn choose<B: Backend>(
         &self,
         model: &Llama<B>,
@@ -150,7 +161,7 @@ impl Decoding {
                     sequence.push(best);
                 }
             }
-            Some(sampling) => model.logits(ws, rows, |i, logits| {
+            Some(sampling) => model.logits(ws, &rows[..sequences.len()], |i, logits| {
                 let sequence = &mut sequences[i];
                 let step = sequence.new_ids.len() as u64;
                 sequence.push(sampling.pick(logits, sequence.id, step));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use selfie_kernels::KernelError;
+use selfie_kernels::{DType, KernelError};
 
 /// Everything that can go wrong between a folder and its logits.
 #[derive(Debug, thiserror::Error)]
@@ -320,6 +320,23 @@ pub enum LlamaError {
         index: usize,
         /// What it is.
         value: f32,
+    },
+    /// The model does not fit the memory that is free.
+    #[error(
+        "the model's weights need {} MB in {dtype}, and {} MB are free on {device}; \
+         use another device or a smaller model",
+        bytes / 1_000_000,
+        available / 1_000_000
+    )]
+    WeightMemory {
+        /// What the matrices would take.
+        bytes: u64,
+        /// What there is.
+        available: u64,
+        /// What they would be computed in.
+        dtype: DType,
+        /// The device.
+        device: String,
     },
     /// The KV cache does not fit the memory that is free.
     #[error(

@@ -57,6 +57,16 @@ impl<B: Backend> Llama<B> {
     ) -> Result<Self> {
         let plan = Plan::new(&config, checkpoint)?;
         let dtype = dtype.unwrap_or_else(|| plan.dtype());
+        // Before the first byte is copied, not half-way.
+        let (bytes, available) = (plan.bytes(dtype), backend.memory()?.available);
+        if bytes > available {
+            return Err(LlamaError::WeightMemory {
+                bytes,
+                available,
+                dtype,
+                device: backend.describe(),
+            });
+        }
         let mut loader = Loader {
             backend: &backend,
             dtype,
@@ -146,6 +156,21 @@ struct LinearPlan {
 }
 
 impl Plan {
+    /// Bytes of all matrices in `dtype`.
+    fn bytes(&self, dtype: DType) -> u64 {
+        let layers = self.layers.iter();
+        let stacks = layers.flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
+        let matrices = stacks.flat_map(|stack| &stack.weights);
+        let values = matrices
+            .chain([&self.embed])
+            .chain(&self.head)
+            .map(|tensor| {
+                let (rows, columns) = tensor.shape();
+                (rows * columns) as u64
+            });
+        values.sum::<u64>() * dtype.size() as u64
+    }
+
     fn new(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<Self> {
         let (d, ffn) = (config.d_model, config.ffn);
         let (q, kv) = (config.attn.q_dim(), config.attn.kv_dim());

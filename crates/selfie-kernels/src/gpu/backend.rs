@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::buffers::{Buffer, GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 use super::kv::GpuKv;
-use super::plan::Splits;
+use super::plan::{Splits, step_rows};
 use super::scratch::Scratch;
 use super::{Driver, load};
 use crate::error::{check_index, check_shape};
@@ -76,6 +76,15 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn memory(&self) -> Result<Memory> {
         self.driver.memory()
+    }
+
+    fn pass_rows(&self) -> usize {
+        // Hundreds of multiprocessors share the tiles of a product.
+        8192
+    }
+
+    fn step_rows(&self, rows: usize) -> usize {
+        step_rows(rows)
     }
 
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<GpuMatrix<D>> {

@@ -47,6 +47,18 @@ impl<D: Driver> Buffer<D> {
         unsafe { self.driver.write(self.address + offset, bytes) }
     }
 
+    /// Writes `bytes` bytes at `offset` that `fill` makes.
+    pub(super) fn write_with(
+        &self,
+        offset: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        assert!(offset + bytes as u64 <= self.bytes);
+        // SAFETY: the range lies in the allocation.
+        unsafe { self.driver.write_with(self.address + offset, bytes, fill) }
+    }
+
     /// Reads at `offset`, where something has been written before.
     pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         assert!(offset + bytes.len() as u64 <= self.bytes);
@@ -187,7 +199,7 @@ impl<D: Driver> GpuActs<D> {
 
 /// The rows of a batch: on the host for checks, on the device for kernels.
 pub struct GpuBatch<D: Driver> {
-    /// u32: tokens, slots, positions, `[n]` each, then the words of `work`.
+    /// u32: tokens, slots, positions, `[n]` each, then, aligned to 16 bytes, the words of `work`.
     pub(super) buffer: Buffer<D>,
     pub(super) rows: Vec<BatchRow>,
     pub(super) work: AttentionWork,
@@ -196,7 +208,7 @@ pub struct GpuBatch<D: Driver> {
 
 impl<D: Driver> GpuBatch<D> {
     pub(super) fn new(driver: &Arc<D>, capacity: usize) -> Result<Self> {
-        let words = 3 * capacity + AttentionWork::max_words(capacity);
+        let words = lists(capacity) + AttentionWork::max_words(capacity);
         Ok(Self {
             buffer: Buffer::new(driver, "a batch", 4 * words as u64)?,
             rows: Vec::with_capacity(capacity),
@@ -220,6 +232,7 @@ impl<D: Driver> GpuBatch<D> {
         });
         let positions = rows.iter().map(|row| row.position);
         let mut words: Vec<u32> = tokens.chain(slots).chain(positions).collect();
+        words.resize(lists(rows.len()), 0);
         words.extend(self.work.words());
         self.buffer.write(0, bytemuck::cast_slice(&words))
     }
@@ -237,6 +250,11 @@ impl<D: Driver> GpuBatch<D> {
     }
 
     pub(super) fn words(&self) -> u64 {
-        self.tokens() + 12 * self.rows.len() as u64
+        self.tokens() + 4 * lists(self.rows.len()) as u64
     }
+}
+
+/// Words of the three lists of `n` rows.
+fn lists(n: usize) -> usize {
+    (3 * n).next_multiple_of(4)
 }

@@ -31,6 +31,23 @@ pub trait Driver: Send + Sync + 'static {
     /// `to..to + bytes.len()` lies in one allocation.
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
+    /// Copies `bytes` bytes that `fill` writes; a driver may hand it memory that the device fetches from. `fill` does not
+    /// use the driver.
+    ///
+    /// # Safety
+    /// `to..to + bytes` lies in one allocation.
+    unsafe fn write_with(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = vec![0; bytes];
+        fill(&mut buffer)?;
+        // SAFETY: the caller's range.
+        unsafe { self.write(to, &buffer) }
+    }
+
     /// Copies from the device and waits for it.
     ///
     /// # Safety
@@ -84,7 +101,7 @@ pub struct Gemm {
 }
 
 /// How a weight lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightOrder {
     /// `[n, k]`: a row for each output, as checkpoints have it.
     Outputs,

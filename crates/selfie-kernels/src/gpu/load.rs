@@ -13,7 +13,7 @@ use crate::element::{Element, not_finite};
 use crate::error::check_shape;
 use crate::{DType, KernelError, MatrixSource, Result};
 
-/// Bytes of a source that are read at a time, about.
+/// Bytes that are converted and copied at a time, about.
 const PIECE: usize = 8 << 20;
 
 /// Reads the sources, stacked along `out`, into one matrix.
@@ -31,28 +31,21 @@ pub(super) fn matrix<D: Driver>(
     let bytes = rows as u64 * row_bytes as u64;
     let buffer = Buffer::new(driver, "a weight matrix", bytes)?;
     let mut first = 0;
-    let mut piece = Vec::new();
     for source in sources {
         let (n, _) = source.shape();
-        let step = (PIECE / (columns * source.dtype().size()).max(1)).max(1);
+        let widest = dtype.size().max(source.dtype().size());
+        let step = (PIECE / (columns * widest).max(1)).max(1);
         for start in (0..n).step_by(step) {
             let part = start..n.min(start + step);
             let at = first + part.start..first + part.end;
             let offset = at.start as u64 * row_bytes as u64;
-            piece.resize(part.len() * row_bytes, 0);
-            let mut read = Ok(());
-            source.with_rows(part, &mut |bytes| {
-                read = convert(
-                    bytes,
-                    source.dtype(),
-                    columns,
-                    at.clone(),
-                    dtype,
-                    &mut piece,
-                );
+            buffer.write_with(offset, part.len() * row_bytes, &mut |out| {
+                let mut read = Ok(());
+                source.with_rows(part.clone(), &mut |bytes| {
+                    read = convert(bytes, source.dtype(), columns, at.clone(), dtype, out);
+                })?;
+                read
             })?;
-            read?;
-            buffer.write(offset, &piece)?;
         }
         first += n;
     }

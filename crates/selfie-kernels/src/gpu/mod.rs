@@ -1,11 +1,13 @@
 //! Everything of a GPU backend but its driver: buffers, checks, launch plans.
 //!
 //! [`Gpu`] is a [`Backend`](crate::Backend) over any [`Driver`]; a driver allocates memory, copies, runs the kernels of
-//! `kernels/*.ptx` and multiplies matrices. [`plan`] says how each kernel is launched, in functions that
+//! `kernels/*.ptx` and multiplies matrices. [`Cuda`] is the one for NVIDIA GPUs (feature `cuda`, on by default). [`plan`] says how each kernel is launched, in functions that
 //! touch no device.
 
 mod backend;
 mod buffers;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod driver;
 mod forward;
 mod head;
@@ -20,6 +22,8 @@ mod train;
 
 pub use backend::Gpu;
 pub use buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaDriver, CudaOptions};
 pub use driver::{Driver, Gemm, WeightOrder};
 pub use kv::GpuKv;
 pub use launch::{Arg, File, Launch, Module};

@@ -56,21 +56,21 @@ impl<D: Driver> Gpu<D> {
         if src.width == 0 {
             return Ok(());
         }
-        let scratch = self.scratch();
+        let mut scratch = self.scratch();
         for pairs in waves(pairs, scratch.list_len(8), |&(_, to)| to) {
             let words = pairs
                 .iter()
                 .flat_map(|&(from, to)| [from as u32, to as u32]);
             let list: Vec<u32> = words.collect();
-            scratch.list.write(0, bytemuck::cast_slice(&list))?;
+            let list = scratch.list.put(bytemuck::cast_slice(&list))?;
             let plan = GatherRows {
                 src: src.address(),
                 dst: dst.address(),
-                list: scratch.list.address(),
+                list,
                 n: small(op, pairs.len())?,
                 width: small(op, src.width)?,
             };
-            // SAFETY: the list was uploaded before, and its rows are in their buffers; no row is written twice.
+            // SAFETY: the list is on the device, and its rows are in their buffers; no row is written twice.
             unsafe { self.driver.launch(&plan.launch())? };
         }
         Ok(())
@@ -93,11 +93,11 @@ impl<D: Driver> Gpu<D> {
         }
         let mut scratch = self.scratch();
         for writes in waves(writes, scratch.list_len(16) - 1, |write| write.row) {
-            scratch.list.write(0, &injection_list(writes))?;
+            let list = scratch.list.put(&injection_list(writes))?;
             let plan = Inject {
                 rows: rows.address(),
                 vectors: vectors.address(),
-                list: scratch.list.address(),
+                list,
                 written: scratch.injections.counter(),
                 n_rows: small(OP, rows.len)?,
                 n_vectors: small(OP, vectors.len)?,
@@ -105,7 +105,7 @@ impl<D: Driver> Gpu<D> {
                 blocks: small(OP, writes.len())?,
             };
             scratch.injections.ask(writes.len());
-            // SAFETY: the list was uploaded before; rows and vectors have their lengths and one width.
+            // SAFETY: the list is on the device; rows and vectors have their lengths and one width.
             unsafe { self.driver.launch(&plan.launch())? };
         }
         Ok(writes.len())

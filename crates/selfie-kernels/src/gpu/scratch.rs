@@ -11,8 +11,7 @@ const LIST_BYTES: u64 = 256 << 10;
 
 /// What ops use one after the other, in the order of the stream.
 pub(super) struct Scratch<D: Driver> {
-    /// Index lists: written and read again by each op that takes one.
-    pub(super) list: Buffer<D>,
+    pub(super) list: List<D>,
     pub(super) injections: Injections<D>,
     /// What attention leaves of a split context.
     pub(super) attention: Growing<D>,
@@ -33,7 +32,10 @@ impl<D: Driver> Scratch<D> {
             buffer: None,
         };
         Ok(Self {
-            list: Buffer::new(driver, "an index list", LIST_BYTES)?,
+            list: List {
+                buffer: Buffer::new(driver, "an index list", LIST_BYTES)?,
+                there: Vec::new(),
+            },
             injections: Injections {
                 written: Buffer::zeroed(driver, "a counter", 4)?,
                 asked: 0,
@@ -50,6 +52,26 @@ impl<D: Driver> Scratch<D> {
     /// Entries of `bytes` each that a list can have.
     pub(super) fn list_len(&self, bytes: u64) -> usize {
         (LIST_BYTES / bytes) as usize
+    }
+}
+
+/// The index list of the op that came last: of rows, or of writes.
+pub(super) struct List<D: Driver> {
+    buffer: Buffer<D>,
+    /// What is on the device.
+    there: Vec<u8>,
+}
+
+impl<D: Driver> List<D> {
+    /// Puts a list on the device, if it is not the one that is there, and returns its address. The rows of the head are
+    /// the same in each step, and a step without a copy in its middle is one series of launches.
+    pub(super) fn put(&mut self, list: &[u8]) -> Result<u64> {
+        if self.there != list {
+            self.there.clear();
+            self.buffer.write(0, list)?;
+            self.there.extend_from_slice(list);
+        }
+        Ok(self.buffer.address())
     }
 }
 

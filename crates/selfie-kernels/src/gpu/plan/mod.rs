@@ -12,6 +12,7 @@ mod kv;
 mod rms_norm;
 mod rope_append;
 mod rows;
+mod step;
 
 pub use adam::Adam;
 pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
@@ -22,6 +23,7 @@ pub use kv::KvLayer;
 pub use rms_norm::{MAX_WIDTH, RmsNorm};
 pub use rope_append::RopeAppend;
 pub use rows::{Embed, GatherRows, Inject, injection_list};
+pub use step::step_rows;
 
 pub(in crate::gpu) use attention::{stride, warp_tiles};
 

@@ -1,0 +1,34 @@
+//! `selfie random-checkpoint`.
+
+use std::io::{self, Write};
+
+use selfie_llama::RandomCheckpoint;
+
+use crate::args::RandomCheckpointArgs;
+use crate::error::{CliError, Result, usage};
+
+pub(crate) fn random_checkpoint(args: &RandomCheckpointArgs) -> Result<()> {
+    let Some(shape) = RandomCheckpoint::shape(&args.shape) else {
+        return usage(format!(
+            "--shape {}: expected one of {}",
+            args.shape,
+            RandomCheckpoint::SHAPES.join(", ")
+        ));
+    };
+    // config.json comes last: with it, the folder is a checkpoint that somebody may need.
+    if args.out.join("config.json").exists() {
+        return usage(format!(
+            "--out {}: there is a checkpoint already; name another folder",
+            args.out.display()
+        ));
+    }
+    let seed = args.seed;
+    RandomCheckpoint { seed, ..shape }.write(&args.out, &args.tokenizer)?;
+    writeln!(
+        io::stdout(),
+        "{}: random weights of the shape of {}",
+        args.out.display(),
+        args.shape
+    )
+    .map_err(CliError::Stdout)
+}

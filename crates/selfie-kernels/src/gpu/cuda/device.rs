@@ -1,0 +1,220 @@
+//! Finding a device and holding its context.
+
+use std::ffi::c_int;
+
+use cudarc::cublaslt;
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
+
+use crate::{KernelError, Memory, Result};
+
+/// CUDA 12.0, the first to take PTX 8.0; as the driver counts versions.
+const OLDEST_DRIVER: i32 = 12_000;
+
+/// The architecture that the kernels are written for.
+const OLDEST_ARCHITECTURE: (i32, i32) = (8, 0);
+
+/// An open device.
+pub(super) struct Device {
+    /// Such as `NVIDIA H200 (cuda:0)`.
+    pub(super) name: String,
+    pub(super) compute: (i32, i32),
+    pub(super) multiprocessors: u32,
+    /// Most shared memory of a block.
+    pub(super) shared_bytes: u32,
+    driver: i32,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+}
+
+// SAFETY: a device's number and its primary context can be used from any thread; the driver locks.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+/// The number of devices that the driver sees.
+pub(super) fn count() -> Result<usize> {
+    // SAFETY: loading a library of this name runs its initialisers, which are NVIDIA's.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(KernelError::NoCudaDriver);
+    }
+    let name = "the CUDA driver";
+    check_version(driver_version()?)?;
+    match result::init() {
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(0),
+        done => done.map_err(|e| failed(name, "starting it", e))?,
+    }
+    let count = result::device::get_count().map_err(|e| failed(name, "counting devices", e))?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// The version of CUDA that the driver is for, 1000 times the major one.
+fn driver_version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: the driver writes an integer there.
+    let got = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+    got.map_err(|e| failed("the CUDA driver", "asking for its version", e))?;
+    Ok(version)
+}
+
+fn check_version(version: i32) -> Result<()> {
+    if version >= OLDEST_DRIVER {
+        return Ok(());
+    }
+    Err(KernelError::OldCudaDriver {
+        major: version / 1000,
+        minor: version % 1000 / 10,
+    })
+}
+
+fn check_architecture(device: &str, (major, minor): (i32, i32)) -> Result<()> {
+    if (major, minor) >= OLDEST_ARCHITECTURE {
+        return Ok(());
+    }
+    Err(KernelError::OldGpu {
+        device: device.to_owned(),
+        major,
+        minor,
+    })
+}
+
+impl Device {
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        let devices = count()?;
+        if ordinal >= devices {
+            return Err(KernelError::NoCudaDevice { ordinal, devices });
+        }
+        let cuda = format!("cuda:{ordinal}");
+        let asking = |e| failed(&cuda, "asking what it is", e);
+        let device = result::device::get(ordinal as c_int).map_err(asking)?;
+        let name = result::device::get_name(device).map_err(asking)?;
+        let name = format!("{name} ({cuda})");
+        // SAFETY: the device is one of the driver's.
+        let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
+        let attribute = |of| attribute(of).map_err(asking);
+        let compute = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        check_architecture(&name, compute)?;
+        // SAFETY: as for the driver.
+        if !unsafe { cublaslt::sys::is_culib_present() } {
+            return Err(KernelError::NoCublasLt);
+        }
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let driver = driver_version()?;
+        // SAFETY: the device is one of the driver's.
+        let context = unsafe { result::primary_ctx::retain(device) };
+        let context = context.map_err(|e| failed(&name, "making a context", e))?;
+        let open = Self {
+            compute,
+            multiprocessors: multiprocessors.unsigned_abs(),
+            shared_bytes: shared.unsigned_abs(),
+            driver,
+            device,
+            context,
+            name,
+        };
+        open.make_current()?;
+        Ok(open)
+    }
+
+    /// Makes the context the one that this thread's calls are for.
+    pub(super) fn make_current(&self) -> Result<()> {
+        // SAFETY: the context is held until the drop.
+        let done = unsafe { result::ctx::set_current(self.context) };
+        done.map_err(|e| self.failed("taking its context", e))
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let (major, minor) = self.compute;
+        format!(
+            "{}, compute capability {major}.{minor}, {} multiprocessors, driver for CUDA {}.{}",
+            self.name,
+            self.multiprocessors,
+            self.driver / 1000,
+            self.driver % 1000 / 10
+        )
+    }
+
+    pub(super) fn memory(&self) -> Result<Memory> {
+        self.make_current()?;
+        let (free, total) =
+            result::mem_get_info().map_err(|e| self.failed("asking for its memory", e))?;
+        Ok(Memory {
+            total: total as u64,
+            available: free as u64,
+        })
+    }
+
+    pub(super) fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64> {
+        self.make_current()?;
+        // The driver has no allocations of 0 bytes.
+        let size = usize::try_from(bytes.max(1)).unwrap_or(usize::MAX);
+        // SAFETY: the caller writes before it reads.
+        match unsafe { result::malloc_sync(size) } {
+            Ok(address) => Ok(address),
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(KernelError::OutOfMemory {
+                what,
+                bytes,
+                available: self.memory()?.available,
+                device: self.name.clone(),
+            }),
+            Err(e) => Err(self.failed(format!("allocating {bytes} bytes for {what}"), e)),
+        }
+    }
+
+    pub(super) fn failed(&self, doing: impl Into<String>, error: DriverError) -> KernelError {
+        failed(&self.name, doing, error)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: the context was retained once, and its stream is gone.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// An error of the driver: its name, and what the driver says of it.
+pub(super) fn failed(device: &str, doing: impl Into<String>, error: DriverError) -> KernelError {
+    let said = error
+        .error_string()
+        .ok()
+        .and_then(|text| text.to_str().ok());
+    let reason = match said {
+        Some(said) => format!("{:?} ({said})", error.0),
+        None => format!("{:?}", error.0),
+    };
+    KernelError::Device {
+        device: device.to_owned(),
+        doing: doing.into(),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_drivers_and_devices_are_refused_with_their_numbers() {
+        assert!(check_version(12_000).is_ok());
+        assert!(check_version(13_020).is_ok());
+        let message = check_version(11_080).unwrap_err().to_string();
+        assert!(
+            message.contains("11.8") && message.contains("12.0"),
+            "{message}"
+        );
+
+        for new in [(8, 0), (8, 9), (9, 0), (12, 0)] {
+            assert!(check_architecture("a GPU", new).is_ok());
+        }
+        let error = check_architecture("Tesla T4 (cuda:1)", (7, 5)).unwrap_err();
+        let message = error.to_string();
+        for part in ["Tesla T4 (cuda:1)", "7.5", "8.0"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

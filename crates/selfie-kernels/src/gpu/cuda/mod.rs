@@ -1,0 +1,169 @@
+//! NVIDIA GPUs, through the CUDA driver and cuBLASLt.
+//!
+//! Both libraries are loaded when a device is opened, so that a program which contains this module starts without them.
+//! One stream takes all work. Launches and products are not sent to it one by one: they are collected until
+//! something has to come before or after them (a copy, a read), and a series that comes again, as that of a
+//! decode step does, is sent as one CUDA graph.
+
+mod device;
+mod graphs;
+mod modules;
+mod problem;
+mod products;
+mod staging;
+mod stream;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::result;
+
+use super::plan::Splits;
+use super::{Driver, Gemm, Gpu, Launch};
+use crate::{KernelError, Memory, Result};
+use device::Device;
+use stream::Stream;
+
+/// The backend on an NVIDIA GPU.
+pub type Cuda = Gpu<CudaDriver>;
+
+/// How to set up a [`Cuda`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// A row gives the same bits in any batch. Products then take one algorithm for any number of rows and no
+    /// split sums, and attention cuts contexts at fixed places: slower, above all for few rows.
+    pub deterministic: bool,
+    /// Whether a series of launches that comes again is replayed as a graph; without, each is launched by itself.
+    pub graphs: bool,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self {
+            deterministic: false,
+            graphs: true,
+        }
+    }
+}
+
+impl Cuda {
+    /// Opens a device.
+    ///
+    /// Fails with an error that says what is missing if there is no driver or no such device, if the driver is older than
+    /// CUDA 12.0, the device older than compute capability 8.0, or cuBLASLt not found.
+    pub fn open(ordinal: usize, options: CudaOptions) -> Result<Self> {
+        let driver = CudaDriver::open(ordinal, options)?;
+        let splits = match options.deterministic {
+            true => Splits::Fixed,
+            false => Splits::Fill {
+                multiprocessors: driver.device.multiprocessors,
+            },
+        };
+        Gpu::new(driver, splits)
+    }
+
+    /// The number of devices: 0 without a driver.
+    pub fn devices() -> Result<usize> {
+        match device::count() {
+            Err(KernelError::NoCudaDriver) => Ok(0),
+            count => count,
+        }
+    }
+}
+
+/// The driver of one NVIDIA GPU.
+pub struct CudaDriver {
+    device: Device,
+    /// Taken apart before the device's context is given back.
+    stream: Option<Mutex<Stream>>,
+}
+
+impl CudaDriver {
+    fn open(ordinal: usize, options: CudaOptions) -> Result<Self> {
+        let device = Device::open(ordinal)?;
+        let stream = Stream::new(&device, options)?;
+        Ok(Self {
+            device,
+            stream: Some(Mutex::new(stream)),
+        })
+    }
+
+    /// The stream, with the device's context current on this thread.
+    fn stream(&self) -> Result<MutexGuard<'_, Stream>> {
+        self.device.make_current()?;
+        let stream = self.stream.as_ref().expect("it is there until the drop");
+        // A panic may have left launches behind; they are complete ones.
+        Ok(stream.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for CudaDriver {
+    fn drop(&mut self) {
+        // Without a context nothing of the stream is left to be given back.
+        if self.device.make_current().is_ok() {
+            self.stream = None;
+        } else {
+            std::mem::forget(self.stream.take());
+        }
+    }
+}
+
+impl Driver for CudaDriver {
+    fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        self.device.memory()
+    }
+
+    fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64> {
+        self.device.alloc(what, bytes)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        // What was asked for before is not sent yet, or still running: a free waits for the device.
+        // An error of that work comes out of the next call, too.
+        if let Ok(mut stream) = self.stream() {
+            let _ = stream.send();
+            // SAFETY: the address came from `alloc`, and nothing uses it after what has just been sent.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller's range.
+        unsafe { self.stream()?.write(to, bytes) }
+    }
+
+    unsafe fn write_with(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        // SAFETY: the caller's range.
+        unsafe { self.stream()?.write_with(to, bytes, fill) }
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's range.
+        unsafe { self.stream()?.read(from, bytes) }
+    }
+
+    unsafe fn zero(&self, at: u64, bytes: u64) -> Result<()> {
+        // SAFETY: the caller's range.
+        unsafe { self.stream()?.zero(at, bytes) }
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        self.stream()?.launch(launch)
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        self.stream()?.gemm(gemm)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.stream()?.synchronize()
+    }
+}

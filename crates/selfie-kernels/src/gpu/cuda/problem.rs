@@ -1,0 +1,187 @@
+//! A matrix product as cuBLASLt has it: column-major.
+//!
+//! Row-major `[r, c]` is column-major `[c, r]`, so `out = a · w` is asked for as `outᵀ = wᵀ · aᵀ`, without a copy: the
+//! weight comes first, and the rows of the batch are the columns of the result.
+
+use crate::DType;
+use crate::gpu::{Gemm, WeightOrder};
+
+/// The largest alignment that cuBLASLt makes use of, and that of every allocation.
+const MOST_ALIGNED: usize = 256;
+
+/// The number of rows that an algorithm is chosen for, where it has to be one algorithm for all.
+const TYPICAL_ROWS: usize = 128;
+
+/// Which matrices are multiplied; where they are is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Problem {
+    m: usize,
+    n: usize,
+    k: usize,
+    order: WeightOrder,
+    pub(super) dtype: DType,
+}
+
+/// A column-major matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Elements from one column to the next.
+    pub(super) stride: usize,
+    /// Alignment of its address, in bytes, wherever in a buffer it begins.
+    pub(super) alignment: u32,
+}
+
+impl Problem {
+    pub(super) fn new(gemm: &Gemm) -> Self {
+        let Gemm {
+            m,
+            n,
+            k,
+            order,
+            dtype,
+            ..
+        } = *gemm;
+        Self {
+            m,
+            n,
+            k,
+            order,
+            dtype,
+        }
+    }
+
+    /// The same weight with a number of rows that does not depend on the batch.
+    pub(super) fn of_any_batch(self) -> Self {
+        Self {
+            m: TYPICAL_ROWS,
+            ..self
+        }
+    }
+
+    /// Whether the weight is multiplied transposed.
+    pub(super) fn transposed(&self) -> bool {
+        self.order == WeightOrder::Outputs
+    }
+
+    /// The weight.
+    pub(super) fn weight(&self) -> Layout {
+        let (rows, columns) = match self.order {
+            WeightOrder::Outputs => (self.k, self.n),
+            WeightOrder::Terms => (self.n, self.k),
+        };
+        Layout {
+            rows,
+            columns,
+            stride: rows,
+            alignment: MOST_ALIGNED as u32,
+        }
+    }
+
+    /// The rows of the batch.
+    pub(super) fn operand(&self) -> Layout {
+        Layout {
+            rows: self.k,
+            columns: self.m,
+            stride: self.k,
+            alignment: alignment(self.k * self.dtype.size()),
+        }
+    }
+
+    /// The result, in f32.
+    pub(super) fn out(&self) -> Layout {
+        Layout {
+            rows: self.n,
+            columns: self.m,
+            stride: self.n,
+            alignment: alignment(self.n * 4),
+        }
+    }
+}
+
+/// The alignment of each row of a buffer.
+fn alignment(row_bytes: usize) -> u32 {
+    let bits = row_bytes
+        .trailing_zeros()
+        .min(MOST_ALIGNED.trailing_zeros());
+    1 << bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(m: usize, n: usize, k: usize, order: WeightOrder) -> Problem {
+        Problem {
+            m,
+            n,
+            k,
+            order,
+            dtype: DType::F32,
+        }
+    }
+
+    /// What cuBLASLt does: `out = op(first) · second`, column-major.
+    fn column_major(p: &Problem, first: &[f32], second: &[f32]) -> Vec<f32> {
+        let (weight, operand, out) = (p.weight(), p.operand(), p.out());
+        let at = |layout: &Layout, row, column| {
+            assert!(row < layout.rows && column < layout.columns);
+            column * layout.stride + row
+        };
+        let mut result = vec![0.0; out.stride * out.columns];
+        for row in 0..out.rows {
+            for column in 0..out.columns {
+                for term in 0..operand.rows {
+                    let w = match p.transposed() {
+                        true => at(&weight, term, row),
+                        false => at(&weight, row, term),
+                    };
+                    let product = first[w] * second[at(&operand, term, column)];
+                    result[at(&out, row, column)] += product;
+                }
+            }
+        }
+        result
+    }
+
+    #[test]
+    fn a_row_major_product_is_seen_transposed() {
+        let (m, n, k) = (2, 3, 4);
+        // Small integers: sums are exact in any order.
+        let a: Vec<f32> = (0..m * k).map(|i| i as f32 - 3.0).collect();
+        let w: Vec<f32> = (0..n * k).map(|i| (i * i % 7) as f32).collect();
+        for order in [WeightOrder::Outputs, WeightOrder::Terms] {
+            let weight = |output: usize, term: usize| match order {
+                WeightOrder::Outputs => w[output * k + term],
+                WeightOrder::Terms => w[term * n + output],
+            };
+            let want: Vec<f32> = (0..m * n)
+                .map(|i| (0..k).map(|t| a[i / n * k + t] * weight(i % n, t)).sum())
+                .collect();
+            let got = column_major(&problem(m, n, k, order), &w, &a);
+            assert_eq!(got, want, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn alignments_hold_for_every_row() {
+        let p = problem(5, 10, 172, WeightOrder::Outputs);
+        // 688 and 40 bytes a row.
+        assert_eq!((p.operand().alignment, p.out().alignment), (16, 8));
+        let p = problem(5, 4096, 4096, WeightOrder::Outputs);
+        assert_eq!((p.operand().alignment, p.out().alignment), (256, 256));
+    }
+
+    #[test]
+    fn one_algorithm_for_any_batch() {
+        let one = problem(1, 64, 32, WeightOrder::Outputs);
+        let many = problem(500, 64, 32, WeightOrder::Outputs);
+        assert_ne!(one, many);
+        assert_eq!(one.of_any_batch(), many.of_any_batch());
+        assert_eq!(
+            one.of_any_batch().operand().alignment,
+            many.operand().alignment
+        );
+    }
+}

@@ -1,0 +1,304 @@
+//! The one stream: what is asked for is collected, and sent in order.
+
+use std::ffi::c_void;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+use super::CudaOptions;
+use super::device::{Device, failed};
+use super::graphs::{Graphs, Kernel, Next, Work};
+use super::modules::Modules;
+use super::products::Products;
+use super::staging::{HALF, Pinned, Staging};
+use crate::gpu::{Arg, Gemm, Launch};
+use crate::{KernelError, Result};
+
+/// Reads of up to so many bytes go through pinned memory: the chosen tokens of a step do.
+const SMALL_READ: usize = 64 << 10;
+
+/// A stream with everything that its work uses. Fields are dropped in their order, after the stream was waited for.
+pub(super) struct Stream {
+    device: String,
+    /// Launches and products that have not been sent.
+    pending: Vec<Work>,
+    graphs: Option<Graphs<Graph>>,
+    products: Products,
+    modules: Modules,
+    staging: Staging,
+    small: Pinned,
+    stream: OwnStream,
+}
+
+// SAFETY: handles may be used from any thread on which the context is current, and the driver locks the stream.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    pub(super) fn new(device: &Device, options: CudaOptions) -> Result<Self> {
+        let own = |e| device.failed("making a stream and its buffers", e);
+        Ok(Self {
+            device: device.name.clone(),
+            pending: Vec::new(),
+            graphs: options.graphs.then(Graphs::new),
+            products: Products::new(device, options.deterministic)?,
+            modules: Modules::new(&device.name, device.shared_bytes),
+            staging: Staging::new().map_err(own)?,
+            small: Pinned::new(SMALL_READ).map_err(own)?,
+            stream: OwnStream::new().map_err(own)?,
+        })
+    }
+
+    /// Collects a launch.
+    pub(super) fn launch(&mut self, launch: &Launch) -> Result<()> {
+        let Launch {
+            module,
+            entry,
+            grid,
+            block,
+            shared_bytes,
+            ref args,
+        } = *launch;
+        self.pending.push(Work::Kernel(Kernel {
+            function: self.modules.number(module, entry, shared_bytes)?,
+            grid,
+            block,
+            shared_bytes,
+            args: args.iter().map(|&arg| bits(arg)).collect(),
+        }));
+        Ok(())
+    }
+
+    /// Collects a product.
+    pub(super) fn gemm(&mut self, gemm: &Gemm) -> Result<()> {
+        self.products.prepare(gemm)?;
+        self.pending.push(Work::Product(*gemm));
+        Ok(())
+    }
+
+    /// Sends what has been collected: as a graph, if the same has been collected before.
+    pub(super) fn send(&mut self) -> Result<()> {
+        let work = std::mem::take(&mut self.pending);
+        let next = match &mut self.graphs {
+            Some(graphs) => graphs.next(&work),
+            None => Next::Send,
+        };
+        match next {
+            Next::Send => {
+                self.send_all(&work)?;
+                // Its memory serves the next series.
+                self.pending = work;
+                self.pending.clear();
+                Ok(())
+            }
+            Next::Replay(graph) => {
+                let sent = graph.launch(self.stream.0);
+                sent.map_err(|e| self.failed("launching a graph", e))?;
+                self.pending = work;
+                self.pending.clear();
+                Ok(())
+            }
+            Next::Capture => {
+                let graph = self.capture(&work)?;
+                let sent = graph.launch(self.stream.0);
+                sent.map_err(|e| self.failed("launching a graph", e))?;
+                if let Some(graphs) = &mut self.graphs {
+                    graphs.insert(work, graph);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A graph of the work, which is not run.
+    fn capture(&self, work: &[Work]) -> Result<Graph> {
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is not being captured.
+        let begun = unsafe { result::stream::begin_capture(self.stream.0, mode) };
+        begun.map_err(|e| self.failed("beginning a graph", e))?;
+        let sent = self.send_all(work);
+        // SAFETY: the capture was begun above, on this thread.
+        let graph = unsafe { result::stream::end_capture(self.stream.0) };
+        // What went wrong first is what ended the capture.
+        sent?;
+        let graph = graph.map_err(|e| self.failed("ending a graph", e))?;
+        // SAFETY: the graph is complete.
+        let made = unsafe { result::graph::instantiate(graph, CUgraphInstantiate_flags(0)) };
+        // SAFETY: the executable graph does not need it.
+        let _ = unsafe { result::graph::destroy(graph) };
+        let made = made.map_err(|e| self.failed("making a graph", e))?;
+        Ok(Graph(made))
+    }
+
+    fn send_all(&self, work: &[Work]) -> Result<()> {
+        work.iter().try_for_each(|work| match work {
+            Work::Kernel(kernel) => self.send_kernel(kernel),
+            // SAFETY: the driver's caller vouches for the addresses.
+            Work::Product(gemm) => unsafe { self.products.send(gemm, self.stream.0) },
+        })
+    }
+
+    fn send_kernel(&self, kernel: &Kernel) -> Result<()> {
+        let function = self.modules.function(kernel.function);
+        // A 32-bit argument is read from the lower half of its bits.
+        let args = kernel.args.iter();
+        let mut args: Vec<*mut c_void> = args.map(|arg| (&raw const *arg) as *mut _).collect();
+        let ([x, y, z], [bx, by, bz]) = (kernel.grid, kernel.block);
+        // SAFETY: the driver's caller vouches for the arguments, which are copied before the call returns.
+        let launched = unsafe {
+            result::launch_kernel(
+                function.handle,
+                (x, y, z),
+                (bx, by, bz),
+                kernel.shared_bytes,
+                self.stream.0,
+                &mut args,
+            )
+        };
+        launched.map_err(|e| self.failed(format!("launching {}", function.entry), e))
+    }
+
+    /// # Safety
+    /// `to..to + bytes.len()` lies in one allocation.
+    pub(super) unsafe fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
+        for (i, part) in bytes.chunks(HALF).enumerate() {
+            let to = to + (i * HALF) as u64;
+            // SAFETY: the part's place in the caller's range.
+            unsafe {
+                self.write_with(to, part.len(), &mut |piece| {
+                    piece.copy_from_slice(part);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// `to..to + bytes` lies in one allocation.
+    pub(super) unsafe fn write_with(
+        &mut self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        if bytes > HALF {
+            let mut all = vec![0; bytes];
+            fill(&mut all)?;
+            // SAFETY: the caller's range.
+            return unsafe { self.write(to, &all) };
+        }
+        if bytes == 0 {
+            return fill(&mut []);
+        }
+        self.send()?;
+        let staged = self.staging.piece(bytes, self.stream.0);
+        let piece = staged.map_err(|e| failed(&self.device, "staging a copy", e))?;
+        fill(piece)?;
+        // SAFETY: the range is the caller's; the piece is not written again before its half has been waited for.
+        let sent = unsafe { result::memcpy_htod_async(to, piece, self.stream.0) };
+        sent.map_err(|e| self.failed("copying to it", e))
+    }
+
+    /// # Safety
+    /// `from..from + bytes.len()` lies in one allocation.
+    pub(super) unsafe fn read(&mut self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.send()?;
+        if bytes.len() > SMALL_READ {
+            // SAFETY: the range is the caller's, and it is waited for before `bytes` is given back.
+            let sent = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.0) };
+            sent.map_err(|e| self.failed("copying from it", e))?;
+            return self.wait();
+        }
+        let small = &mut self.small.bytes()[..bytes.len()];
+        // SAFETY: the range is the caller's, and it is waited for before anything else is read.
+        let sent = unsafe { result::memcpy_dtoh_async(small, from, self.stream.0) };
+        sent.map_err(|e| self.failed("copying from it", e))?;
+        self.wait()?;
+        bytes.copy_from_slice(&self.small.bytes()[..bytes.len()]);
+        Ok(())
+    }
+
+    /// # Safety
+    /// `at..at + bytes` lies in one allocation.
+    pub(super) unsafe fn zero(&mut self, at: u64, bytes: u64) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.send()?;
+        // SAFETY: the range is the caller's.
+        let sent = unsafe { result::memset_d8_async(at, 0, bytes as usize, self.stream.0) };
+        sent.map_err(|e| self.failed("setting memory to zero", e))
+    }
+
+    pub(super) fn synchronize(&mut self) -> Result<()> {
+        self.send()?;
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<()> {
+        let done = self.stream.wait();
+        done.map_err(|e| self.failed("waiting for its work", e))
+    }
+
+    fn failed(&self, doing: impl Into<String>, error: DriverError) -> KernelError {
+        failed(&self.device, doing, error)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // What is pending nobody will read.
+        let _ = self.stream.wait();
+    }
+}
+
+/// An argument's bits.
+fn bits(arg: Arg) -> u64 {
+    match arg {
+        Arg::Ptr(x) | Arg::U64(x) => x,
+        Arg::U32(x) => x.into(),
+        Arg::F32(x) => x.to_bits().into(),
+    }
+}
+
+/// A graph that can be launched.
+struct Graph(sys::CUgraphExec);
+
+impl Graph {
+    fn launch(&self, stream: sys::CUstream) -> Result<(), DriverError> {
+        // SAFETY: both are alive; buffers of the graph's work are those of the work that was asked for just now.
+        unsafe { result::graph::launch(self.0, stream) }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: it is this value's own; the driver keeps what is still running.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
+}
+
+/// A stream that does not wait for the default one.
+struct OwnStream(sys::CUstream);
+
+impl OwnStream {
+    fn new() -> Result<Self, DriverError> {
+        let kind = result::stream::StreamKind::NonBlocking;
+        Ok(Self(result::stream::create(kind)?))
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        // SAFETY: the stream is this value's own.
+        unsafe { result::stream::synchronize(self.0) }
+    }
+}
+
+impl Drop for OwnStream {
+    fn drop(&mut self) {
+        // SAFETY: the stream is this value's own.
+        let _ = unsafe { result::stream::destroy(self.0) };
+    }
+}
