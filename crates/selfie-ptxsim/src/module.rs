@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::decode::{Data, decode};
 use crate::error::{Result, SimError};
+use crate::exec::Arg;
 use crate::ir::Kernel;
 use crate::parse::parse;
 
@@ -50,6 +51,16 @@ impl Module {
     /// The module has no such entry.
     pub fn static_shared(&self, entry: &str) -> Result<u64> {
         Ok(self.kernel(entry)?.static_shared)
+    }
+
+    /// The parameters of an entry, each as an argument of 0: how many there are, and of which type.
+    ///
+    /// # Errors
+    ///
+    /// The module has no such entry.
+    pub fn params(&self, entry: &str) -> Result<Vec<Arg>> {
+        let params = self.kernel(entry)?.params.iter();
+        Ok(params.map(Arg::zero).collect())
     }
 
     pub(crate) fn id(&self) -> u64 {

@@ -46,6 +46,15 @@ impl Arg {
         }
     }
 
+    /// An argument for `param`, 0.
+    pub(crate) fn zero(param: &Param) -> Self {
+        match param.ty {
+            crate::ir::Type::F32 => Self::F32(0.0),
+            _ if param.bytes == 8 => Self::U64(0),
+            _ => Self::U32(0),
+        }
+    }
+
     fn fits(self, param: &Param) -> bool {
         use crate::ir::Type::{B32, B64, F32, S32, S64, U32, U64};
         let types: &[_] = match self {
