@@ -14,6 +14,11 @@ use selfie_kernels::{DType, Slot, reference};
 use cases::{CASES, Case, F32_CASES, SPLIT_CASES};
 use problem::Problem;
 
+/// With so many multiprocessors splits are as short as they get: 64 keys.
+const SHORTEST_SPLITS: Splits = Splits::Fill {
+    multiprocessors: 1 << 20,
+};
+
 /// The largest relative error of one rounding.
 fn unit(dtype: DType) -> f64 {
     match dtype {
@@ -92,13 +97,9 @@ fn f32() {
 
 #[test]
 fn splits_that_fill_a_device() {
-    // With so many multiprocessors the splits are as short as they get: a tile.
-    let splits = Splits::Fill {
-        multiprocessors: 1 << 20,
-    };
     let cases: Vec<_> = SPLIT_CASES.iter().collect();
-    check(&cases, DType::Bf16, splits, Some(64));
-    check(&cases, DType::F16, splits, Some(64));
+    check(&cases, DType::Bf16, SHORTEST_SPLITS, Some(64));
+    check(&cases, DType::F16, SHORTEST_SPLITS, Some(64));
 }
 
 #[test]
