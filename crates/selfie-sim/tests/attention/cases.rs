@@ -154,3 +154,34 @@ pub(super) const F32_CASES: &[Case] = &[
     case((2, 2, 20), [15, 0], &[branch(15, 40, 3), branch(7, 2, 1)]),
     case((2, 1, 33), [4, 2], &[branch(3, 35, 1)]),
 ];
+
+/// Single rows whose context is cut, where splits are of 64 keys: up to more of them than a warp has lanes.
+pub(super) const SPLIT_CASES: &[Case] = &[
+    case(
+        (4, 1, 64),
+        [300, 0],
+        &[
+            branch(300, 600, 1),
+            branch(256, 256, 1),
+            branch(0, 257, 1),
+            branch(1, 1, 1),
+            branch(300, 20, 5),
+        ],
+    ),
+    case(
+        (2, 2, 128),
+        [65, 0],
+        &[branch(65, 64, 1), branch(64, 65, 1)],
+    ),
+    case((2, 1, 256), [0, 0], &[branch(0, 129, 1)]),
+    case(
+        (20, 1, 48),
+        [64, 0],
+        &[branch(64, 130, 1), branch(63, 3, 1)],
+    ),
+    case(
+        (1, 1, 16),
+        [100, 0],
+        &[branch(100, 2100, 1), branch(3, 70, 1)],
+    ),
+];

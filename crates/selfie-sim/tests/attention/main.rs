@@ -9,9 +9,9 @@ mod problem;
 mod traffic;
 
 use selfie_kernels::gpu::plan::Splits;
-use selfie_kernels::{BatchRow, DType, Slot, reference};
+use selfie_kernels::{DType, Slot, reference};
 
-use cases::{CASES, Case, F32_CASES};
+use cases::{CASES, Case, F32_CASES, SPLIT_CASES};
 use problem::Problem;
 
 /// The largest relative error of one rounding.
@@ -23,12 +23,9 @@ fn unit(dtype: DType) -> f64 {
     }
 }
 
-/// Keys of a fixed split.
-const FIXED: usize = 256;
-
-/// Runs cases in an element type, all rows of each at once, and fails if a value is out of its bound. `keys` is what
-/// `splits` comes to.
-fn check(cases: &[&Case], dtype: DType, splits: Splits, keys: usize) {
+/// Runs cases in an element type, all rows of each at once, and fails if a value is out of its bound. `keys` are
+/// those of a split, if `splits` comes to that.
+fn check(cases: &[&Case], dtype: DType, splits: Splits, keys: Option<usize>) {
     let mut failures = Vec::new();
     let mut values = 0;
     // The largest error in units of what it may be, and itself.
@@ -78,19 +75,19 @@ fn check(cases: &[&Case], dtype: DType, splits: Splits, keys: usize) {
 #[test]
 fn bf16() {
     let cases: Vec<_> = CASES.iter().collect();
-    check(&cases, DType::Bf16, Splits::Fixed, FIXED);
+    check(&cases, DType::Bf16, Splits::Fixed, None);
 }
 
 #[test]
 fn f16() {
     let cases: Vec<_> = CASES.iter().collect();
-    check(&cases, DType::F16, Splits::Fixed, FIXED);
+    check(&cases, DType::F16, Splits::Fixed, None);
 }
 
 #[test]
 fn f32() {
     let cases: Vec<_> = CASES.iter().chain(F32_CASES).collect();
-    check(&cases, DType::F32, Splits::Fixed, FIXED);
+    check(&cases, DType::F32, Splits::Fixed, None);
 }
 
 #[test]
@@ -99,44 +96,27 @@ fn splits_that_fill_a_device() {
     let splits = Splits::Fill {
         multiprocessors: 1 << 20,
     };
-    let cases: Vec<_> = CASES.iter().filter(|case| case.heads.2 == 64).collect();
-    check(&cases, DType::Bf16, splits, 64);
-}
-
-/// The bits of each row, alone with those of its own slot.
-fn slot_by_slot(problem: &Problem<'_>, rows: &[BatchRow]) -> Vec<Vec<u32>> {
-    let mut out = vec![Vec::new(); rows.len()];
-    let mut slots: Vec<Slot> = Vec::new();
-    for row in rows {
-        if !slots.contains(&row.slot) {
-            slots.push(row.slot);
-        }
-    }
-    for slot in slots {
-        let at: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].slot == slot).collect();
-        let alone: Vec<BatchRow> = at.iter().map(|&i| rows[i]).collect();
-        let run = problem.run(&alone, Splits::Fixed);
-        for (&i, row) in at.iter().zip(&run.out) {
-            out[i] = bits(row);
-        }
-    }
-    out
-}
-
-fn bits(row: &[f32]) -> Vec<u32> {
-    row.iter().map(|x| x.to_bits()).collect()
+    let cases: Vec<_> = SPLIT_CASES.iter().collect();
+    check(&cases, DType::Bf16, splits, Some(64));
+    check(&cases, DType::F16, splits, Some(64));
 }
 
 #[test]
-fn the_bits_of_a_row_do_not_depend_on_other_slots() {
+fn the_bits_of_a_row_do_not_depend_on_the_batch() {
+    // All rows at once, in the runs that they make, and each row alone.
     for dtype in [DType::Bf16, DType::F32] {
-        for case in CASES.iter().filter(|case| case.branches.len() > 1) {
+        for case in CASES {
             let problem = Problem::new(case, dtype);
             let rows = problem.rows();
             let together = problem.run(&rows, Splits::Fixed);
-            let alone = slot_by_slot(&problem, &rows);
-            for (i, row) in rows.iter().enumerate() {
-                assert_eq!(bits(&together.out[i]), alone[i], "{:?} {row:?}", case.heads);
+            for (row, together) in rows.iter().zip(&together.out) {
+                let alone = problem.run(&[*row], Splits::Fixed);
+                assert_eq!(
+                    bits(together),
+                    bits(&alone.out[0]),
+                    "{:?} {row:?}",
+                    case.heads
+                );
             }
         }
     }
@@ -145,18 +125,13 @@ fn the_bits_of_a_row_do_not_depend_on_other_slots() {
 #[test]
 fn the_bits_of_a_run_do_not_depend_on_its_pieces() {
     // Pieces of other lengths begin their tiles elsewhere, and take other numbers of warps.
-    for case in CASES.iter().filter(|case| case.heads == (8, 2, 128)) {
-        let problem = Problem::new(case, DType::Bf16);
+    for case in CASES.iter().filter(|case| case.heads.1 == 2) {
+        let problem = Problem::new(case, DType::F16);
         let mut rows = problem.rows();
         rows.retain(|row| row.slot == Slot::Branch(0));
         let whole = problem.run(&rows, Splits::Fixed);
-        for pieces in [
-            [0..34, 34..34],
-            [0..2, 2..34],
-            [0..9, 9..34],
-            [0..17, 17..34],
-        ] {
-            for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
+        for cut in [1, 2, 9, 17].into_iter().filter(|&cut| cut < rows.len()) {
+            for piece in [0..cut, cut..rows.len()] {
                 let run = problem.run(&rows[piece.clone()], Splits::Fixed);
                 for (i, row) in piece.clone().zip(&run.out) {
                     assert_eq!(bits(&whole.out[i]), bits(row), "row {i} of piece {piece:?}");
@@ -164,4 +139,8 @@ fn the_bits_of_a_run_do_not_depend_on_its_pieces() {
             }
         }
     }
+}
+
+fn bits(row: &[f32]) -> Vec<u32> {
+    row.iter().map(|x| x.to_bits()).collect()
 }

@@ -20,9 +20,9 @@ pub(super) enum Walk {
     /// In plain f32.
     F32,
     /// All in one go, the operands of this type.
-    Prompt(DType),
+    Whole(DType),
     /// In parts of `keys`, which are merged.
-    Decode { dtype: DType, keys: usize },
+    Parts { dtype: DType, keys: usize },
 }
 
 /// A segment: keys and values of the positions that the row sees, `[head_dim]` each.
@@ -47,7 +47,7 @@ struct Sums {
 pub(super) fn attend(walk: Walk, q: &[f32], segments: &[Segment<'_>; 2]) -> Vec<Want> {
     let dtype = match walk {
         Walk::F32 => DType::F32,
-        Walk::Prompt(dtype) | Walk::Decode { dtype, .. } => dtype,
+        Walk::Whole(dtype) | Walk::Parts { dtype, .. } => dtype,
     };
     let q: Vec<f64> = q
         .iter()
@@ -59,14 +59,14 @@ pub(super) fn attend(walk: Walk, q: &[f32], segments: &[Segment<'_>; 2]) -> Vec<
         q,
     };
     let sums = match walk {
-        Walk::F32 | Walk::Prompt(_) => {
+        Walk::F32 | Walk::Whole(_) => {
             let mut sums = row.nothing();
             segments
                 .iter()
                 .for_each(|segment| row.walk(segment, &mut sums));
             sums
         }
-        Walk::Decode { keys, .. } => {
+        Walk::Parts { keys, .. } => {
             let mut merged = row.nothing();
             for part in segments.iter().flat_map(|segment| segment.chunks(keys)) {
                 let mut sums = row.nothing();

@@ -1,7 +1,5 @@
 //! A case on the simulated device: a cache, queries, the launches of the plan, and what they should give.
 
-use std::collections::HashSet;
-
 use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits};
 use selfie_kernels::gpu::{Arg, Launch};
 use selfie_kernels::{BatchRow, DType, Slot};
@@ -187,25 +185,21 @@ impl<'a> Problem<'a> {
         kv
     }
 
-    /// How the kernel that takes row `i` goes along the keys, in splits of `keys`.
-    fn walk(&self, rows: &[BatchRow], i: usize, keys: usize) -> Walk {
+    /// How the kernel that takes row `i` goes along the keys; `keys` are those of a split of singles, if they are split.
+    fn walk(&self, rows: &[BatchRow], i: usize, keys: Option<usize>) -> Walk {
         let row = &rows[i];
-        let there: HashSet<u32> = rows
-            .iter()
-            .filter(|other| other.slot == row.slot)
-            .map(|other| other.position)
-            .collect();
-        let follows = there.contains(&(row.position.wrapping_sub(1)));
-        let alone = !follows && !there.contains(&(row.position + 1));
-        match (self.dtype, row.slot) {
+        let neighbour =
+            |other: &BatchRow| other.slot == row.slot && other.position.abs_diff(row.position) == 1;
+        let single = row.slot != Slot::Shared && !rows.iter().any(neighbour);
+        match (self.dtype, keys) {
             (DType::F32, _) => Walk::F32,
-            (dtype, Slot::Branch(_)) if alone => Walk::Decode { dtype, keys },
-            (dtype, _) => Walk::Prompt(dtype),
+            (dtype, Some(keys)) if single => Walk::Parts { dtype, keys },
+            (dtype, _) => Walk::Whole(dtype),
         }
     }
 
-    /// What row `i` of `rows` should be with splits of `keys`, `[heads * head_dim]`.
-    pub(super) fn want(&self, rows: &[BatchRow], i: usize, keys: usize) -> Vec<Want> {
+    /// What row `i` of `rows` should be, `[heads * head_dim]`; for `keys` see [`walk`](Self::walk).
+    pub(super) fn want(&self, rows: &[BatchRow], i: usize, keys: Option<usize>) -> Vec<Want> {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let row = &rows[i];
         let position = row.position as usize;

@@ -22,13 +22,16 @@ const DECODE_ROWS: u32 = 16;
 const DECODE_WARPS: u32 = 4;
 /// Warps of a block of the merge, each with a row and head of its own.
 const MERGE_WARPS: u32 = 4;
-/// Keys of a split, where they do not depend on the batch.
-const SPLIT_KEYS: u32 = 256;
+/// Keys of the longest split.
+const SPLIT_KEYS: u32 = 512;
+/// More keys than a cache has: no splits.
+const ALL_KEYS: u32 = 1 << 30;
 
 /// How the context of singles is cut into splits, whose sums are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Splits {
-    /// Every 256 keys, so that the bits of a row do not depend on the batch.
+    /// Not at all: keys are walked along in one order, that of the prompt kernel. The bits of a row depend on its
+    /// position alone, and not on the rows beside it, not even on those of its own slot.
     Fixed,
     /// So that there are two blocks for each of the device's multiprocessors, if the context is long enough.
     Fill {
@@ -76,18 +79,28 @@ impl Attention<'_> {
             launches.push(self.prompt());
         }
         if self.rows.singles() > 0 {
-            launches.extend([self.decode(), self.merge()]);
+            let [shared, own] = self.parts();
+            if self.is_chain() {
+                // Own keys go on from the shared ones.
+                if shared > 0 {
+                    launches.push(self.decode([shared, 0]));
+                }
+                launches.push(self.decode([0, own]));
+            } else {
+                launches.extend([self.decode([shared, own]), self.merge()]);
+            }
         }
         launches
     }
 
-    /// Bytes of `scratch`: of each single and head, for each split, the weighted values and the logarithm of
-    /// the sum of the weights.
+    /// Bytes of `scratch`: of each single and head, and each split, the weighted values and the logarithm of the
+    /// sum of the weights; without splits, of the shared segment, the values and five numbers.
     pub fn scratch_bytes(&self) -> u64 {
         if self.kv.dtype == DType::F32 {
             return 0;
         }
-        self.lse_at() + 4 * self.partials()
+        let logarithms = if self.is_chain() { 5 } else { 1 };
+        self.lse_at() + 4 * logarithms * self.partials()
     }
 
     fn f32(&self) -> Launch {
@@ -129,9 +142,8 @@ impl Attention<'_> {
         }
     }
 
-    fn decode(&self) -> Launch {
+    fn decode(&self, [shared, own]: [u32; 2]) -> Launch {
         let singles = self.rows.singles();
-        let (keys, [shared, own]) = (self.split_keys(), self.parts());
         let tiles = (singles * self.group()).div_ceil(DECODE_ROWS);
         let group_tiles = self.group().div_ceil(DECODE_ROWS);
         let mut args = self.common();
@@ -140,10 +152,11 @@ impl Attention<'_> {
             Arg::Ptr(self.scratch),
             Arg::Ptr(self.scratch + self.lse_at()),
             Arg::U32(singles),
-            Arg::U32(keys),
+            Arg::U32(self.split_keys()),
             Arg::U32(shared),
             Arg::U32(own),
             Arg::U32(group_tiles),
+            Arg::U32(self.is_chain().into()),
         ]);
         Launch {
             module: self.module(File::AttentionDecode),
@@ -213,14 +226,23 @@ impl Attention<'_> {
 
     fn split_keys(&self) -> u32 {
         let Splits::Fill { multiprocessors } = self.splits else {
-            return SPLIT_KEYS;
+            return ALL_KEYS;
         };
         let blocks = self.rows.singles() * self.group().div_ceil(DECODE_ROWS) * self.kv.kv_heads;
-        let mut keys = 2 * SPLIT_KEYS;
-        while keys > TILE_KEYS && self.own_len().div_ceil(keys) * blocks < 2 * multiprocessors {
+        let fill = |keys: u32| self.own_len().div_ceil(keys) * blocks >= 2 * multiprocessors;
+        if fill(ALL_KEYS) {
+            return ALL_KEYS;
+        }
+        let mut keys = SPLIT_KEYS;
+        while keys > TILE_KEYS && !fill(keys) {
             keys /= 2;
         }
         keys
+    }
+
+    /// Whether own keys go on from the sums of the shared ones, so that there is nothing to merge.
+    fn is_chain(&self) -> bool {
+        self.parts().iter().all(|&parts| parts <= 1)
     }
 
     /// The most positions of its own that a single can see.
@@ -237,7 +259,12 @@ impl Attention<'_> {
 
     /// Sums in `scratch`.
     fn partials(&self) -> u64 {
-        let parts: u32 = self.parts().iter().sum();
+        let [shared, own] = self.parts();
+        let parts = if self.is_chain() {
+            shared
+        } else {
+            shared + own
+        };
         u64::from(parts) * u64::from(self.rows.singles()) * u64::from(self.heads)
     }
 
@@ -332,17 +359,38 @@ mod tests {
         }
     }
 
+    const FILL: Splits = Splits::Fill {
+        multiprocessors: 132,
+    };
+
     #[test]
-    fn singles_are_decoded_in_parts_and_merged() {
-        // 64 rows of 4 heads are 16 tiles of one shared part; their own 600 keys are 3 parts.
+    fn singles_go_from_the_shared_keys_on_to_their_own() {
+        // 64 rows of 4 heads are 16 tiles.
         let work = work(64, 1, 600);
-        let attention = attention(&work, (32, 8, 128));
+        let mut attention = attention(&work, (32, 8, 128));
+        let own = ("attention_decode", [64, 8], 128);
+        let want = [("attention_decode", [16, 8], 128), own];
+        assert_eq!(shapes(&attention.launches()), want);
+        assert_eq!(attention.scratch_bytes(), 64 * 32 * 4 * (128 + 5));
+        attention.kv.shared = 0;
+        assert_eq!(shapes(&attention.launches()), [own]);
+        assert_eq!(attention.scratch_bytes(), 0);
+    }
+
+    #[test]
+    fn splits_are_merged() {
+        // 4 rows of 8 heads of keys make 32 blocks; at 64 keys the 600 own ones are 10 parts, the shared ones are 1.
+        let work = work(4, 1, 600);
+        let attention = Attention {
+            splits: FILL,
+            ..attention(&work, (32, 8, 128))
+        };
         let want = [
-            ("attention_decode", [16 + 64 * 3, 8], 128),
-            ("attention_merge", [64 * 32 / 4, 1], 128),
+            ("attention_decode", [1 + 4 * 10, 8], 128),
+            ("attention_merge", [4 * 32 / 4, 1], 128),
         ];
         assert_eq!(shapes(&attention.launches()), want);
-        assert_eq!(attention.scratch_bytes(), 4 * 64 * 32 * 4 * (128 + 1));
+        assert_eq!(attention.scratch_bytes(), 11 * 4 * 32 * 4 * (128 + 1));
     }
 
     #[test]
@@ -357,34 +405,23 @@ mod tests {
         let entries: Vec<_> = launches.iter().map(|l| l.entry).collect();
         assert_eq!(
             entries,
-            ["attention_prompt_1", "attention_decode", "attention_merge"]
+            ["attention_prompt_1", "attention_decode", "attention_decode"]
         );
-    }
-
-    #[test]
-    fn fixed_splits_depend_on_no_row_but_their_own() {
-        for slots in [1, 2, 64] {
-            assert_eq!(
-                attention(&work(slots, 1, 4096), (32, 8, 128)).split_keys(),
-                256
-            );
-        }
     }
 
     #[test]
     fn splits_fill_a_device() {
         for (slots, end, keys) in [
             (1, 4096, 64),
-            (8, 4096, 512),
             (2, 4096, 128),
-            (64, 512, 512),
+            (8, 4096, 512),
+            (32, 4096, 512),
+            (33, 4096, ALL_KEYS),
+            (64, 512, ALL_KEYS),
         ] {
             let work = work(slots, 1, end);
-            let splits = Splits::Fill {
-                multiprocessors: 132,
-            };
             let attention = Attention {
-                splits,
+                splits: FILL,
                 ..attention(&work, (32, 8, 128))
             };
             assert_eq!(attention.split_keys(), keys, "{slots} slots of {end}");
