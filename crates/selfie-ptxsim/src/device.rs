@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::check::BlockRaces;
+use crate::check::{BlockRaces, SMALLEST};
 use crate::error::{Result, SimError};
 use crate::exec::{self, Arg, Config};
 use crate::module::Module;
@@ -62,7 +62,8 @@ impl Allocation {
     }
 
     pub(crate) fn races(&self) -> &BlockRaces {
-        self.races.get_or_init(|| BlockRaces::new(self.words.len()))
+        self.races
+            .get_or_init(|| BlockRaces::new(4 / SMALLEST as usize * self.words.len()))
     }
 
     /// The `bytes` (1, 2, 4 or 8, aligned) at `offset`.

@@ -720,6 +720,8 @@ pub(crate) struct Kernel {
     pub(crate) static_shared: u64,
     pub(crate) dynamic_shared_align: u64,
     pub(crate) has_dynamic_shared: bool,
+    /// The smallest access to global memory that races between blocks are looked for at.
+    pub(crate) global_granule: u32,
     /// The smallest access to shared memory: races are looked for at this granularity.
     pub(crate) shared_granule: u32,
     /// Blocks talk to each other through atomics or fences, so they run one after the other.

@@ -237,50 +237,46 @@ impl fmt::Display for Report {
     }
 }
 
-/// The sectors that a request touches, and the sectors that its distinct bytes would fill.
-pub(crate) fn sectors(addresses: impl Iterator<Item = u64> + Clone, bytes: u32) -> (u64, u64) {
-    let distinct = |key: &dyn Fn(u64) -> u64| {
-        let mut keys = [0; 32];
-        let mut n = 0;
-        let mut sorted = true;
-        for address in addresses.clone() {
-            keys[n] = key(address);
-            sorted &= n == 0 || keys[n - 1] <= keys[n];
-            n += 1;
-        }
-        let keys = &mut keys[..n];
-        if !sorted {
-            keys.sort_unstable();
-        }
-        keys.chunk_by(|a, b| a == b).count() as u64
-    };
-    // Accesses are aligned and at most 16 bytes, so each lies in one sector.
-    (
-        distinct(&|address| address / 32),
-        (distinct(&|address| address) * u64::from(bytes)).div_ceil(32),
-    )
+/// The sectors that a request of aligned accesses of up to 16 bytes touches, and the sectors that its distinct bytes
+/// would fill.
+pub(crate) fn sectors(addresses: &mut [u64], bytes: u32) -> (u64, u64) {
+    if !addresses.is_sorted() {
+        addresses.sort_unstable();
+    }
+    let (mut sectors, mut distinct) = (0, 0);
+    let mut last = None;
+    for &address in addresses.iter() {
+        distinct += u64::from(last != Some(address));
+        // Each access lies in one sector.
+        sectors += u64::from(last.is_none_or(|last| last / 32 != address / 32));
+        last = Some(address);
+    }
+    (sectors, (distinct * u64::from(bytes)).div_ceil(32))
 }
 
 /// Passes and conflicts of accesses that go together: each bank gives one 4-byte word a pass, to all who want it.
-pub(crate) fn passes(offsets: impl Iterator<Item = u64>, bytes: u32) -> (u64, u64) {
+/// Together they have at most 32 words.
+pub(crate) fn passes(addresses: &[u64], bytes: u32) -> (u64, u64) {
+    let mut used = 0u32;
+    let is_free = |&address: &u64| {
+        let bits = (1u32 << bytes.div_ceil(4)) - 1 << (address / 4 % 32);
+        let free = used & bits == 0;
+        used |= bits;
+        free
+    };
+    if addresses.iter().all(is_free) {
+        return (u64::from(!addresses.is_empty()), 0);
+    }
+    // Some share a bank: it serves a word once, to however many want it.
     let mut words = [0u64; 32];
     let mut n = 0;
-    for offset in offsets {
-        for word in offset / 4..(offset + u64::from(bytes)).div_ceil(4) {
+    for &address in addresses {
+        for word in address / 4..(address + u64::from(bytes)).div_ceil(4) {
             words[n] = word;
             n += 1;
         }
     }
     let words = &mut words[..n];
-    let mut banks = [u64::MAX; 32];
-    if words.iter().all(|&word| {
-        let bank = &mut banks[(word % 32) as usize];
-        let free = *bank == u64::MAX || *bank == word;
-        *bank = word;
-        free
-    }) {
-        return (u64::from(n > 0), 0);
-    }
     words.sort_unstable();
     let mut counts = [0; 32];
     for group in words.chunk_by(|a, b| a == b) {

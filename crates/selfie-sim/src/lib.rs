@@ -6,6 +6,7 @@
 
 mod gemm;
 mod modules;
+pub mod survey;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

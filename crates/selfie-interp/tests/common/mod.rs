@@ -1,11 +1,13 @@
 //! The golden checkpoints of selfie-llama; see `golden/README.md` there.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod agree;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use selfie_interp::{Cell, Options, Row, interpret};
-use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_kernels::{Backend, Cpu, CpuOptions, DType};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
 use serde_json::Value;
 
@@ -28,20 +30,25 @@ pub fn load(name: &str, dtype: Option<DType>, threads: usize) -> (Llama<Cpu>, To
 }
 
 pub fn load_dir(dir: &Path, dtype: Option<DType>, threads: usize) -> (Llama<Cpu>, Tokenizer) {
-    let config = LlamaConfig::open(dir).unwrap();
-    let checkpoint = Checkpoint::open(dir).unwrap();
     let cpu = Cpu::new(CpuOptions {
         threads: Some(threads),
         path: None,
     })
     .unwrap();
-    let model = Llama::load(cpu, config, &checkpoint, dtype, |_| {}).unwrap();
+    load_on(cpu, dir, dtype)
+}
+
+/// The same on any device.
+pub fn load_on<B: Backend>(backend: B, dir: &Path, dtype: Option<DType>) -> (Llama<B>, Tokenizer) {
+    let config = LlamaConfig::open(dir).unwrap();
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let model = Llama::load(backend, config, &checkpoint, dtype, |_| {}).unwrap();
     (model, Tokenizer::open(dir).unwrap())
 }
 
 /// All rows of a sweep.
-pub fn collect(
-    model: &Llama<Cpu>,
+pub fn collect<B: Backend>(
+    model: &Llama<B>,
     tokenizer: &Tokenizer,
     prompts: &[&str],
     cells: &[Cell],

@@ -187,7 +187,7 @@ impl<D: Driver> GpuActs<D> {
 
 /// The rows of a batch: on the host for checks, on the device for kernels.
 pub struct GpuBatch<D: Driver> {
-    /// u32: tokens, slots, positions, `[n]` each, then the words of `work`.
+    /// u32: tokens, slots, positions, `[n]` each, then, aligned to 16 bytes, the words of `work`.
     pub(super) buffer: Buffer<D>,
     pub(super) rows: Vec<BatchRow>,
     pub(super) work: AttentionWork,
@@ -196,7 +196,7 @@ pub struct GpuBatch<D: Driver> {
 
 impl<D: Driver> GpuBatch<D> {
     pub(super) fn new(driver: &Arc<D>, capacity: usize) -> Result<Self> {
-        let words = 3 * capacity + AttentionWork::max_words(capacity);
+        let words = lists(capacity) + AttentionWork::max_words(capacity);
         Ok(Self {
             buffer: Buffer::new(driver, "a batch", 4 * words as u64)?,
             rows: Vec::with_capacity(capacity),
@@ -220,6 +220,7 @@ impl<D: Driver> GpuBatch<D> {
         });
         let positions = rows.iter().map(|row| row.position);
         let mut words: Vec<u32> = tokens.chain(slots).chain(positions).collect();
+        words.resize(lists(rows.len()), 0);
         words.extend(self.work.words());
         self.buffer.write(0, bytemuck::cast_slice(&words))
     }
@@ -237,6 +238,11 @@ impl<D: Driver> GpuBatch<D> {
     }
 
     pub(super) fn words(&self) -> u64 {
-        self.tokens() + 12 * self.rows.len() as u64
+        self.tokens() + 4 * lists(self.rows.len()) as u64
     }
+}
+
+/// Words of the three lists of `n` rows.
+fn lists(n: usize) -> usize {
+    (3 * n).next_multiple_of(4)
 }

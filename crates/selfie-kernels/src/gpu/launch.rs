@@ -185,6 +185,11 @@ impl Module {
         all
     }
 
+    /// The file.
+    pub const fn file(self) -> File {
+        self.file
+    }
+
     /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.
     pub fn name(self) -> String {
         let twin = if self.f16 { "_f16" } else { "" };

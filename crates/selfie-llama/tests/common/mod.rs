@@ -1,10 +1,12 @@
 //! Golden checkpoints and what PyTorch did on them; see `golden/README.md`.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod agree;
+
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
-use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_kernels::{Backend, Cpu, CpuOptions, DType};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig};
 use serde_json::Value;
 
@@ -12,7 +14,7 @@ pub const GOLDEN: [&str; 2] = ["llama2-mha", "llama3-gqa"];
 
 pub fn dir(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
+        .join("../selfie-llama/tests/golden")
         .join(name)
 }
 
@@ -26,10 +28,15 @@ pub fn cpu(threads: usize) -> Cpu {
 
 /// A golden checkpoint, computed in `dtype` (`None` = as stored).
 pub fn load(name: &str, dtype: Option<DType>, threads: usize) -> Llama<Cpu> {
+    load_on(cpu(threads), name, dtype)
+}
+
+/// The same on any device.
+pub fn load_on<B: Backend>(backend: B, name: &str, dtype: Option<DType>) -> Llama<B> {
     let dir = dir(name);
     let config = LlamaConfig::open(&dir).unwrap();
     let checkpoint = Checkpoint::open(&dir).unwrap();
-    Llama::load(cpu(threads), config, &checkpoint, dtype, |_| {}).unwrap()
+    Llama::load(backend, config, &checkpoint, dtype, |_| {}).unwrap()
 }
 
 pub fn golden(name: &str) -> Value {

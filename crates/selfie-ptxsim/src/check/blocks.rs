@@ -1,13 +1,16 @@
 //! Races between the blocks of a launch, on global memory.
 //!
-//! Nothing orders the blocks of a launch, so a word that one block writes and another reads or writes is a race.
-//! For each word the last writer and the readers are kept, with the launch in the upper half, so that nothing has
-//! to be cleared between launches.
+//! Nothing orders the blocks of a launch, so what one block writes and another reads or writes is a race. For
+//! each granule, the kernel's smallest access, the last writer and the readers are kept, with the launch in the
+//! upper half, so that nothing has to be cleared between launches.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::device::zeros;
+
+/// The smallest granule: two blocks that use the two bytes of one are taken for a race.
+pub(crate) const SMALLEST: u32 = 2;
 
 /// Stands for several blocks as readers.
 const MANY: u32 = u32::MAX;
@@ -18,7 +21,7 @@ pub(crate) struct BlockRaces {
     readers: Box<[AtomicU64]>,
 }
 
-/// Another block that uses the word.
+/// Another block that uses the granule.
 pub(crate) struct OtherBlock {
     pub(crate) block: u32,
     pub(crate) did: &'static str,
@@ -35,19 +38,19 @@ fn other(entry: u64, launch: u32, block: u32) -> Option<u32> {
 }
 
 impl BlockRaces {
-    pub(crate) fn new(words: usize) -> Self {
+    pub(crate) fn new(granules: usize) -> Self {
         Self {
-            writers: zeros(words),
-            readers: zeros(words),
+            writers: zeros(granules),
+            readers: zeros(granules),
         }
     }
 
-    pub(crate) fn read(&self, word: usize, launch: u32, block: u32) -> Option<OtherBlock> {
+    pub(crate) fn read(&self, granule: usize, launch: u32, block: u32) -> Option<OtherBlock> {
         let mine = tag(launch, block);
-        let before = self.readers[word].load(SeqCst);
+        let before = self.readers[granule].load(SeqCst);
         if before != mine && before != tag(launch, MANY) {
             // SeqCst: of a reader and a writer at the same time, one sees the other.
-            let _ = self.readers[word].fetch_update(SeqCst, SeqCst, |entry| {
+            let _ = self.readers[granule].fetch_update(SeqCst, SeqCst, |entry| {
                 Some(if other(entry, launch, block).is_some() {
                     tag(launch, MANY)
                 } else {
@@ -55,7 +58,7 @@ impl BlockRaces {
                 })
             });
         }
-        let writer = other(self.writers[word].load(SeqCst), launch, block)?;
+        let writer = other(self.writers[granule].load(SeqCst), launch, block)?;
         Some(OtherBlock {
             block: writer,
             did: "writes",
@@ -65,14 +68,14 @@ impl BlockRaces {
     /// `readers`: whether a reader is a race too.
     pub(crate) fn write(
         &self,
-        word: usize,
+        granule: usize,
         launch: u32,
         block: u32,
         readers: bool,
     ) -> Option<OtherBlock> {
         let mine = tag(launch, block);
-        if self.writers[word].load(SeqCst) != mine {
-            let before = self.writers[word].swap(mine, SeqCst);
+        if self.writers[granule].load(SeqCst) != mine {
+            let before = self.writers[granule].swap(mine, SeqCst);
             if let Some(block) = other(before, launch, block) {
                 return Some(OtherBlock {
                     block,
@@ -83,7 +86,7 @@ impl BlockRaces {
         if !readers {
             return None;
         }
-        let reader = other(self.readers[word].load(SeqCst), launch, block)?;
+        let reader = other(self.readers[granule].load(SeqCst), launch, block)?;
         let block = if reader == MANY { 0 } else { reader };
         Some(OtherBlock {
             block,

@@ -3,5 +3,5 @@
 mod blocks;
 mod shared;
 
-pub(crate) use blocks::{BlockRaces, OtherBlock};
+pub(crate) use blocks::{BlockRaces, OtherBlock, SMALLEST};
 pub(crate) use shared::{Clash, SharedShadow, Thread};

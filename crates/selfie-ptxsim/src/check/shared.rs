@@ -71,9 +71,10 @@ pub(crate) enum Clash {
     },
 }
 
+/// Granules are as large as the kernel's smallest access, and accesses are aligned: each covers whole granules.
 pub(crate) struct SharedShadow {
-    granule: usize,
-    written: Vec<bool>,
+    /// The logarithm of a granule's bytes.
+    granule: u32,
     cells: Vec<Cell>,
     warps: usize,
     /// `clocks[w * warps + v]`: what warp w knows of warp v.
@@ -87,11 +88,9 @@ pub(crate) struct SharedShadow {
 
 impl SharedShadow {
     pub(crate) fn new(bytes: usize, granule: u32) -> Self {
-        let granule = granule as usize;
         Self {
-            granule,
-            written: vec![false; bytes],
-            cells: vec![UNTOUCHED; bytes.div_ceil(granule)],
+            granule: granule.trailing_zeros(),
+            cells: vec![UNTOUCHED; bytes.div_ceil(granule as usize)],
             warps: 0,
             clocks: Vec::new(),
             now: 0,
@@ -102,7 +101,6 @@ impl SharedShadow {
 
     /// Forgets everything, for the next block.
     pub(crate) fn start_block(&mut self, warps: usize) {
-        self.written.fill(false);
         if self.now > u32::MAX / 2 {
             self.cells.fill(UNTOUCHED);
             self.now = 0;
@@ -182,7 +180,7 @@ impl SharedShadow {
     }
 
     fn cells_of(&self, offset: usize, bytes: usize) -> std::ops::Range<usize> {
-        offset / self.granule..(offset + bytes).div_ceil(self.granule)
+        offset >> self.granule..(offset + bytes) >> self.granule
     }
 
     /// Checks a read of `bytes` at `offset`, and notes it.
@@ -192,42 +190,74 @@ impl SharedShadow {
         offset: usize,
         bytes: usize,
     ) -> Result<(), Clash> {
-        if let Some(i) = self.written[offset..offset + bytes]
-            .iter()
-            .position(|&written| !written)
-        {
-            return Err(Clash::Unwritten { offset: offset + i });
-        }
         let stamp = self.stamp(thread);
         let warp_bit = 1 << thread.warp();
         for i in self.cells_of(offset, bytes) {
             let cell = self.cells[i];
             self.check_writer(thread, &cell, i, false)?;
-            let same = cell.read_time == stamp
+            let known = cell.read_time == stamp
                 && (cell.reader == thread.id()
                     || cell.reader == MANY && cell.read_warps & warp_bit != 0);
-            if same {
-                continue;
+            if !known {
+                self.note_read(thread, i, stamp, warp_bit);
             }
-            let replaces = match cell.reader {
-                NOBODY => true,
-                MANY => self.readers_are_ordered(thread, &cell),
-                reader => reader == thread.id() || self.is_ordered(thread, reader, cell.read_time),
-            };
-            let cell = &mut self.cells[i];
-            if replaces {
-                cell.reader = thread.id();
-                cell.read_warps = warp_bit;
-            } else {
-                cell.reader = MANY;
-                cell.read_warps |= warp_bit;
-            }
-            cell.read_time = stamp;
         }
         Ok(())
     }
 
-    /// Whether the last write lies before `thread`'s access.
+    fn note_read(&mut self, thread: Thread, i: usize, stamp: u32, warp_bit: u32) {
+        let cell = self.cells[i];
+        let replaces = match cell.reader {
+            NOBODY => true,
+            MANY => self.readers_are_ordered(thread, &cell),
+            reader => reader == thread.id() || self.is_ordered(thread, reader, cell.read_time),
+        };
+        let cell = &mut self.cells[i];
+        if replaces {
+            cell.reader = thread.id();
+            cell.read_warps = warp_bit;
+        } else {
+            cell.reader = MANY;
+            cell.read_warps |= warp_bit;
+        }
+        cell.read_time = stamp;
+    }
+
+    /// Checks a read by all lanes of a warp together (`ldmatrix`), and notes it.
+    pub(crate) fn read_by_warp(
+        &mut self,
+        warp: usize,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<(), Clash> {
+        let first = Thread(32 * warp as u32);
+        let stamp = self.stamp(first);
+        let warp_bit = 1 << warp;
+        for i in self.cells_of(offset, bytes) {
+            let cell = self.cells[i];
+            // A lane of the warp wrote it: the others need bar.warp.sync.
+            let own = cell.writer / 32 == warp as u16 && cell.write_time >= self.start;
+            if own
+                && cell.kind != Kind::Copying
+                && cell.write_time >= self.clocks[warp * self.warps + warp]
+            {
+                return Err(Clash::Race {
+                    offset: i << self.granule,
+                    other: cell.writer.into(),
+                    did: "wrote",
+                });
+            }
+            self.check_writer(first, &cell, i, false)?;
+            if cell.read_time != stamp || cell.read_warps & warp_bit == 0 || cell.reader != MANY {
+                self.note_read(first, i, stamp, warp_bit);
+                self.cells[i].reader = MANY;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to read, and the last write lies before `thread`'s access.
+    #[inline]
     fn check_writer(
         &self,
         thread: Thread,
@@ -235,28 +265,28 @@ impl SharedShadow {
         i: usize,
         atomic: bool,
     ) -> Result<(), Clash> {
-        if cell.writer == NOBODY || cell.write_time < self.start {
-            return Ok(());
+        if cell.write_time < self.start {
+            return Err(Clash::Unwritten {
+                offset: i << self.granule,
+            });
         }
-        let offset = i * self.granule;
         if cell.kind == Kind::Copying {
             return Err(Clash::Copying {
-                offset,
+                offset: i << self.granule,
                 issuer: cell.writer.into(),
             });
         }
         let fine = cell.writer == thread.id()
-            || atomic && cell.kind == Kind::Atomic
-            || self.is_ordered(thread, cell.writer, cell.write_time);
+            || self.is_ordered(thread, cell.writer, cell.write_time)
+            || atomic && cell.kind == Kind::Atomic;
         if fine {
-            Ok(())
-        } else {
-            Err(Clash::Race {
-                offset,
-                other: cell.writer.into(),
-                did: "wrote",
-            })
+            return Ok(());
         }
+        Err(Clash::Race {
+            offset: i << self.granule,
+            other: cell.writer.into(),
+            did: "wrote",
+        })
     }
 
     fn modify(
@@ -269,13 +299,20 @@ impl SharedShadow {
         let stamp = self.stamp(thread);
         for i in self.cells_of(offset, bytes) {
             let cell = self.cells[i];
-            self.check_writer(thread, &cell, i, kind == Kind::Atomic)?;
-            let fine = match cell.reader {
-                _ if cell.read_time < self.start => true,
-                NOBODY => true,
-                MANY => self.readers_are_ordered(thread, &cell),
-                reader => reader == thread.id() || self.is_ordered(thread, reader, cell.read_time),
-            };
+            match self.check_writer(thread, &cell, i, kind == Kind::Atomic) {
+                Ok(()) => {}
+                // Only an update needs something to be there.
+                Err(Clash::Unwritten { .. }) if kind != Kind::Atomic => {}
+                Err(clash) => return Err(clash),
+            }
+            let fine = cell.read_time < self.start
+                || match cell.reader {
+                    NOBODY => true,
+                    MANY => self.readers_are_ordered(thread, &cell),
+                    reader => {
+                        reader == thread.id() || self.is_ordered(thread, reader, cell.read_time)
+                    }
+                };
             if !fine {
                 let first = cell.read_warps.trailing_zeros() * 32;
                 let other = if cell.reader == MANY {
@@ -284,7 +321,7 @@ impl SharedShadow {
                     cell.reader.into()
                 };
                 return Err(Clash::Race {
-                    offset: i * self.granule,
+                    offset: i << self.granule,
                     other,
                     did: "read",
                 });
@@ -298,7 +335,6 @@ impl SharedShadow {
                 read_time: 0,
             };
         }
-        self.written[offset..offset + bytes].fill(true);
         Ok(())
     }
 
@@ -319,12 +355,6 @@ impl SharedShadow {
         offset: usize,
         bytes: usize,
     ) -> Result<(), Clash> {
-        if let Some(i) = self.written[offset..offset + bytes]
-            .iter()
-            .position(|&written| !written)
-        {
-            return Err(Clash::Unwritten { offset: offset + i });
-        }
         self.modify(thread, offset, bytes, Kind::Atomic)
     }
 

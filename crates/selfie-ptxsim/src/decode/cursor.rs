@@ -41,11 +41,14 @@ impl<'d, 'a> Cursor<'d, 'a> {
         &self.instruction.name
     }
 
-    /// Whether the last modifier is a floating-point type.
-    pub(super) fn has_float_type(&self) -> bool {
-        let last = self.instruction.modifiers.last();
-        last.and_then(|(name, _)| Type::named(name))
-            .is_some_and(Type::is_float)
+    /// Whether one of the modifiers is one of these types.
+    pub(super) fn mentions(&self, types: &[Type]) -> bool {
+        let named = self
+            .instruction
+            .modifiers
+            .iter()
+            .filter_map(|(name, _)| Type::named(name));
+        named.into_iter().any(|ty| types.contains(&ty))
     }
 
     pub(super) fn unknown_instruction<T>(&self) -> Result<T> {
@@ -80,6 +83,10 @@ impl<'d, 'a> Cursor<'d, 'a> {
     /// The kernel's blocks have to run one after the other.
     pub(super) fn in_order(&mut self) {
         self.decoder.in_order = true;
+    }
+
+    pub(super) fn global_access(&mut self, bytes: u32) {
+        self.decoder.global_granule = self.decoder.global_granule.min(bytes);
     }
 
     pub(super) fn shared_access(&mut self, bytes: u32) {

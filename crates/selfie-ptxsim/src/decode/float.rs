@@ -12,13 +12,18 @@ const ROUNDS: [(&str, Round); 4] = [
 ];
 const HALVES: [Type; 4] = [Type::F16, Type::F16x2, Type::Bf16, Type::Bf16x2];
 
+/// The types whose arithmetic is here.
+pub(super) const TYPES: [Type; 6] = [
+    Type::F32,
+    Type::F64,
+    Type::F16,
+    Type::F16x2,
+    Type::Bf16,
+    Type::Bf16x2,
+];
+
 pub(super) fn arithmetic(c: &mut Cursor<'_, '_>) -> Result<Op> {
-    let last = c
-        .instruction()
-        .modifiers
-        .last()
-        .and_then(|(name, _)| Type::named(name));
-    if last.is_some_and(|ty| HALVES.contains(&ty)) {
+    if c.mentions(&HALVES) {
         return half(c);
     }
     match c.name() {

@@ -9,6 +9,8 @@ struct Block {
     start: usize,
     end: usize,
     next: Vec<usize>,
+    /// Whether it ends in an exit that some lanes may take.
+    exits: bool,
 }
 
 /// For each instruction, where the paths of a divergent branch there meet again (`insts.len()`: they do not).
@@ -74,21 +76,30 @@ fn blocks(insts: &[Inst]) -> Vec<Block> {
             {
                 next.push(block_of(target as usize));
             }
-            Block { start, end, next }
+            let exits = matches!(last.op, Op::Exit) && last.guard.is_some();
+            Block {
+                start,
+                end,
+                next,
+                exits,
+            }
         })
         .collect()
 }
 
 /// The immediate post-dominator of each block; `blocks.len()` is the kernel's end. None for blocks from which
 /// no path leads to the end.
+///
+/// A guarded exit is a way to the end only where there is no other: in a loop that all lanes leave by it.
 fn post_dominators(blocks: &[Block]) -> Vec<Option<usize>> {
     let end = blocks.len();
+    let ends = reach_the_end(blocks);
     let successors = |b: usize| {
-        if blocks[b].next.is_empty() {
-            vec![end]
-        } else {
-            blocks[b].next.clone()
+        let mut next = blocks[b].next.clone();
+        if next.is_empty() || (blocks[b].exits && !ends[b]) {
+            next.push(end);
         }
+        next
     };
     let mut before = vec![Vec::new(); end + 1];
     for b in 0..end {
@@ -135,6 +146,22 @@ fn post_dominators(blocks: &[Block]) -> Vec<Option<usize>> {
     }
     post.truncate(end);
     post
+}
+
+/// Whether a path that takes no guarded exit leads from each block to the end.
+fn reach_the_end(blocks: &[Block]) -> Vec<bool> {
+    let mut ends: Vec<bool> = blocks.iter().map(|block| block.next.is_empty()).collect();
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for (b, block) in blocks.iter().enumerate() {
+            if !ends[b] && block.next.iter().any(|&s| ends[s]) {
+                ends[b] = true;
+                changed = true;
+            }
+        }
+    }
+    ends
 }
 
 fn common(mut a: usize, mut b: usize, post: &[Option<usize>], number: &[usize]) -> usize {

@@ -40,10 +40,13 @@ fn vector(c: &mut Cursor<'_, '_>) -> usize {
     c.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1)
 }
 
-/// Races are looked for at the grain of the smallest access that may touch shared memory.
-fn note_shared(c: &mut Cursor<'_, '_>, space: AccessSpace, bytes: u64) {
+/// Races are looked for at the grain of the smallest access that may touch shared or global memory.
+fn note_access(c: &mut Cursor<'_, '_>, space: AccessSpace, bytes: u64) {
     if matches!(space, AccessSpace::Generic | AccessSpace::In(Space::Shared)) {
         c.shared_access(bytes as u32);
+    }
+    if matches!(space, AccessSpace::Generic | AccessSpace::In(Space::Global)) {
+        c.global_access(bytes as u32);
     }
 }
 
@@ -103,7 +106,7 @@ pub(super) fn ld(c: &mut Cursor<'_, '_>) -> Result<Op> {
             _ => c.destination_of(operand, at, ty, true).map(Some),
         })
         .collect::<Result<_>>()?;
-    note_shared(c, space, ty.bytes());
+    note_access(c, space, ty.bytes());
     Ok(Op::Ld {
         to: Elements {
             regs,
@@ -138,7 +141,7 @@ pub(super) fn st(c: &mut Cursor<'_, '_>) -> Result<Op> {
         .into_iter()
         .map(|(operand, at)| c.source_of(operand, at, ty, true).map(Some))
         .collect::<Result<_>>()?;
-    note_shared(c, space, ty.bytes());
+    note_access(c, space, ty.bytes());
     Ok(Op::St {
         from: Elements {
             regs,
@@ -227,7 +230,7 @@ pub(super) fn atom(c: &mut Cursor<'_, '_>) -> Result<Op> {
             c.in_order();
         }
     }
-    note_shared(c, space, ty.bytes());
+    note_access(c, space, ty.bytes());
     Ok(Op::Atom {
         f,
         ty,

@@ -10,6 +10,7 @@ mod memory;
 mod mov;
 mod names;
 
+use crate::check::SMALLEST;
 use crate::error::{Position, Result, SimError, Space};
 use crate::ir::{Guard, Inst, Kernel, Op, Param, Reg, Source, Type, register_key};
 use crate::parse::{Entry, Parsed, Statement, Value, Variable};
@@ -81,6 +82,7 @@ struct Decoder<'a> {
     insts: Vec<Inst>,
     writes: Vec<Vec<Reg>>,
     sources: Vec<Source>,
+    global_granule: u32,
     shared_granule: u32,
     in_order: bool,
 }
@@ -92,6 +94,7 @@ fn kernel(parsed: &Parsed, entry: &Entry, offsets: &[u64]) -> Result<Kernel> {
         insts: Vec::new(),
         writes: Vec::new(),
         sources: Vec::new(),
+        global_granule: 4,
         shared_granule: 4,
         in_order: false,
     };
@@ -130,6 +133,7 @@ fn kernel(parsed: &Parsed, entry: &Entry, offsets: &[u64]) -> Result<Kernel> {
             .into_iter()
             .map(|(reg, name)| (register_key(reg), name))
             .collect(),
+        global_granule: decoder.global_granule.max(SMALLEST),
         shared_granule: decoder.shared_granule,
         in_order: decoder.in_order,
     })
@@ -232,7 +236,7 @@ fn operation(cursor: &mut Cursor<'_, '_>) -> Result<Op> {
         "cvta" => mov::cvta(cursor),
         "cvt" => convert::cvt(cursor),
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "min" | "max" | "abs" | "neg"
-            if cursor.has_float_type() =>
+            if cursor.mentions(&float::TYPES) =>
         {
             float::arithmetic(cursor)
         }

@@ -121,11 +121,11 @@ pub(super) fn members(
     row: Row,
 ) -> Result<[u32; LANES]> {
     let masks = warp.regs.b32[row as usize];
+    if lanes(active).all(|lane| masks[lane] == active) {
+        return Ok(masks);
+    }
     for lane in lanes(active) {
         let mask = masks[lane];
-        if mask == active {
-            continue;
-        }
         let why = if mask >> lane & 1 == 0 {
             "it leaves out the thread itself"
         } else if mask & !active != 0 {

@@ -1,7 +1,7 @@
 //! `cvt`.
 
 use super::float::flush;
-use super::half::{narrow, narrow_nearest, widen};
+use super::half::{narrow, nearest_bf16, nearest_f16, widen};
 use super::regs::{LANES, Regs, map1, map2};
 use super::round::{F16, F32, F64, TF32, round_f64, round_parts};
 use crate::ir::{Convert, HalfFormat, Reg, Round, Row, Type};
@@ -19,16 +19,12 @@ pub(super) fn cvt(regs: &mut Regs, mask: u32, how: Convert, d: Reg, a: Reg) {
         (Type::Bf16, Type::F32, Reg::B32(d), Reg::B32(a))
             if plain && how.round == Round::Nearest =>
         {
-            return map1(regs, mask, d, a, |x: f32| {
-                u32::from(narrow_nearest(x, HalfFormat::Bf16))
-            });
+            return map1(regs, mask, d, a, |x: f32| u32::from(nearest_bf16(x)));
         }
         (Type::F16, Type::F32, Reg::B32(d), Reg::B32(a))
             if plain && how.round == Round::Nearest =>
         {
-            return map1(regs, mask, d, a, |x: f32| {
-                u32::from(narrow_nearest(x, HalfFormat::F16))
-            });
+            return map1(regs, mask, d, a, |x: f32| u32::from(nearest_f16(x)));
         }
         (Type::U64, Type::U32, Reg::B64(d), Reg::B32(a)) => {
             return map1(regs, mask, d, a, |x: u32| u64::from(x));
@@ -61,6 +57,17 @@ pub(super) fn cvt(regs: &mut Regs, mask: u32, how: Convert, d: Reg, a: Reg) {
 
 /// Two f32 into a pair of halves.
 pub(super) fn cvt_pair(regs: &mut Regs, mask: u32, how: Convert, d: Row, rows: (Row, Row)) {
+    let pair = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
+    if how.round == Round::Nearest && !how.relu {
+        return match how.to {
+            Type::F16x2 => map2(regs, mask, d, rows, |a: f32, b: f32| {
+                pair(nearest_f16(a), nearest_f16(b))
+            }),
+            _ => map2(regs, mask, d, rows, |a: f32, b: f32| {
+                pair(nearest_bf16(a), nearest_bf16(b))
+            }),
+        };
+    }
     let format = if how.to == Type::F16x2 {
         HalfFormat::F16
     } else {
@@ -68,13 +75,10 @@ pub(super) fn cvt_pair(regs: &mut Regs, mask: u32, how: Convert, d: Row, rows: (
     };
     map2(regs, mask, d, rows, |high: f32, low: f32| {
         let [high, low] = [high, low].map(|x| {
-            let bits = match how.round {
-                Round::Nearest => narrow_nearest(x, format),
-                round => narrow(x.into(), format, round),
-            };
-            u32::from(if how.relu { relu(bits) } else { bits })
+            let bits = narrow(x.into(), format, how.round);
+            if how.relu { relu(bits) } else { bits }
         });
-        high << 16 | low
+        pair(high, low)
     });
 }
 

@@ -113,7 +113,7 @@ fn read_source(
         address,
         bytes,
     } = access;
-    if address % u64::from(bytes) != 0 {
+    if !address.is_multiple_of(u64::from(bytes)) {
         let place = block.place(warp, pc, lane);
         return Err(SimError::Misaligned {
             place,

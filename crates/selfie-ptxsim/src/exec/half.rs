@@ -2,8 +2,6 @@
 //!
 //! A result is computed in f64, rounded to odd, and rounded once to the format.
 
-use half::{bf16, f16};
-
 use super::float::extremum;
 use super::regs::{Regs, map3};
 use super::round::{BF16, F16, add_odd, round_f64};
@@ -30,9 +28,22 @@ pub(super) fn half(
 /// The value of a half.
 pub(super) fn widen(bits: u16, format: HalfFormat) -> f32 {
     match format {
-        HalfFormat::F16 => f16::from_bits(bits).to_f32(),
-        HalfFormat::Bf16 => bf16::from_bits(bits).to_f32(),
+        HalfFormat::F16 => widen_f16(bits),
+        HalfFormat::Bf16 => f32::from_bits(u32::from(bits) << 16),
     }
+}
+
+/// The value of an f16.
+pub(super) fn widen_f16(bits: u16) -> f32 {
+    let sign = u32::from(bits & 0x8000) << 16;
+    let (exponent, fraction) = (u32::from(bits >> 10 & 31), u32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        // A subnormal counts in units of 2^-24.
+        0 => (fraction as f32 * f32::from_bits(0x3380_0000)).to_bits(),
+        31 => 0x7f80_0000 | fraction << 13,
+        _ => (exponent + 112) << 23 | fraction << 13,
+    };
+    f32::from_bits(sign | magnitude)
 }
 
 /// Rounds to the format.
@@ -43,18 +54,27 @@ pub(super) fn narrow(x: f64, format: HalfFormat, round: Round) -> u16 {
     }
 }
 
-/// An f32 rounded to nearest: the conversion that kernels do most.
-pub(super) fn narrow_nearest(x: f32, format: HalfFormat) -> u16 {
-    if x.is_nan() {
-        return 0x7fff;
-    }
-    match format {
-        HalfFormat::F16 => f16::from_f32(x).to_bits(),
-        HalfFormat::Bf16 => {
-            let bits = x.to_bits();
-            ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-        }
-    }
+/// An f32 rounded to the nearest bf16: the conversion that kernels do most.
+pub(super) fn nearest_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // A carry out of the fraction lands in the exponent; the sum overflows for NaN only.
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    if x.is_nan() { 0x7fff } else { rounded }
+}
+
+/// An f32 rounded to the nearest f16.
+pub(super) fn nearest_f16(x: f32) -> u16 {
+    let sign = (x.to_bits() >> 16 & 0x8000) as u16;
+    let size = x.to_bits() & 0x7fff_ffff;
+    let magnitude = match size {
+        0x7f80_0001.. => return 0x7fff,
+        // From 65520 on it rounds to infinity.
+        0x477f_f000.. => 0x7c00,
+        0x3880_0000.. => ((size - 0x3800_0000 + 0xfff + (size >> 13 & 1)) >> 13) as u16,
+        // Adding 1/2 leaves units of 2^-24, those of f16 subnormals, at the end of the fraction.
+        _ => ((f32::from_bits(size) + 0.5).to_bits() - 0x3f00_0000) as u16,
+    };
+    sign | magnitude
 }
 
 fn apply(f: HalfOp, mode: HalfMode, a: u16, b: u16, c: u16) -> u16 {

@@ -69,6 +69,8 @@ pub(super) struct Env<'a> {
     pub(super) dynamic_start: u64,
     pub(super) shared_bytes: u64,
     pub(super) limit: u64,
+    /// More than one, so that blocks may race.
+    pub(super) many_blocks: bool,
 }
 
 impl Env<'_> {
@@ -116,6 +118,7 @@ pub(crate) fn launch(
         dynamic_start,
         shared_bytes,
         limit,
+        many_blocks: config.grid.iter().any(|&n| n > 1),
     };
     let tallies = if kernel.in_order {
         run_in_order(&env)?

@@ -1,13 +1,12 @@
 //! `ldmatrix` and `mma.sync`.
 
 use super::block::Block;
-use super::half::widen;
+use super::half::widen_f16;
 use super::memory::{Access, addresses};
 use super::regs::LANES;
 use super::warp::Warp;
-use crate::check::Thread;
 use crate::error::{Result, SimError};
-use crate::ir::{HalfFormat, Mma, MmaType, Row, Target};
+use crate::ir::{Mma, MmaType, Row, Target};
 
 /// Both need all 32 lanes together.
 fn whole_warp(block: &Block<'_>, warp: &Warp, pc: usize, mask: u32) -> Result<()> {
@@ -49,18 +48,8 @@ pub(super) fn ldmatrix(
                     bytes: 16,
                 },
             )?;
-            for word in 0..4 {
-                // Who gets the word is who reads it.
-                let readers = match transpose {
-                    false => [4 * row + word; 2],
-                    true => [4 * (2 * word) + row / 2, 4 * (2 * word + 1) + row / 2],
-                };
-                for lane in readers {
-                    let thread = Thread(32 * warp.index + lane as u32);
-                    let read = block.shadow.read(thread, offset + 4 * word, 4);
-                    read.map_err(|clash| block.clash(warp, pc, lane, clash))?;
-                }
-            }
+            let read = block.shadow.read_by_warp(warp.index as usize, offset, 16);
+            read.map_err(|clash| block.clash(warp, pc, lane, clash))?;
             for (column, value) in values.iter_mut().enumerate() {
                 let start = offset + 2 * column;
                 *value = u16::from_le_bytes([block.shared[start], block.shared[start + 1]]);
@@ -97,20 +86,17 @@ pub(super) fn mma(
 ) -> Result<()> {
     whole_warp(block, warp, pc, mask)?;
     let (a, b) = operands(warp, mma);
-    let rows = |row: Row| &warp.regs.b32[row as usize];
+    let row = |row: Row| &warp.regs.b32[row as usize];
     let mut sums = [[0f32; 8]; 16];
-    for lane in 0..LANES {
-        let (group, column) = (lane / 4, 2 * (lane % 4));
-        for (i, &row) in mma.c.iter().enumerate() {
-            sums[group + 8 * (i / 2)][column + i % 2] = f32::from_bits(rows(row)[lane]);
+    for (i, &c) in mma.c.iter().enumerate() {
+        for (lane, &bits) in row(c).iter().enumerate() {
+            sums[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2] = f32::from_bits(bits);
         }
     }
-    for (sums, a) in sums.iter_mut().zip(&a) {
-        for (a, b) in a.iter().zip(&b).take(mma.k as usize) {
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum += a * b;
-            }
-        }
+    match mma.k {
+        16 => multiply::<16>(&mut sums, &a, &b),
+        8 => multiply::<8>(&mut sums, &a, &b),
+        _ => multiply::<4>(&mut sums, &a, &b),
     }
     for (i, &d) in mma.d.iter().enumerate() {
         let out = std::array::from_fn(|lane| {
@@ -126,33 +112,55 @@ pub(super) fn mma(
     Ok(())
 }
 
+fn multiply<const K: usize>(sums: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16]) {
+    for (sums, a) in sums.iter_mut().zip(a) {
+        let mut row = *sums;
+        for k in 0..K {
+            for (sum, b) in row.iter_mut().zip(&b[k]) {
+                *sum += a[k] * b;
+            }
+        }
+        *sums = row;
+    }
+}
+
 /// A by rows and B by rows, from the fragments (PTX ISA, "Matrix fragments for mma.m16n8k16").
+///
+/// Lane l holds row l/4 of A and column l/4 of B. A's registers alternate between rows l/4 and l/4 + 8; each pair of them,
+/// and each register of B, is a step along k: of 4, one tf32 a lane, or of 8, two halves a lane.
 fn operands(warp: &Warp, mma: &Mma) -> ([[f32; 16]; 16], [[f32; 8]; 16]) {
     let mut a = [[0f32; 16]; 16];
     let mut b = [[0f32; 8]; 16];
-    // A register holds one tf32 or two halves; a fragment's registers are 8 rows or half of k apart.
-    let (per_register, step) = match mma.ty {
-        MmaType::Tf32 => (1, 4),
-        MmaType::F16 | MmaType::Bf16 => (2, 8),
-    };
-    let value = |bits: u32, i: usize| match mma.ty {
-        MmaType::Tf32 => f32::from_bits(bits & 0xffff_e000),
-        MmaType::F16 => widen((bits >> (16 * i)) as u16, HalfFormat::F16),
-        MmaType::Bf16 => widen((bits >> (16 * i)) as u16, HalfFormat::Bf16),
-    };
-    let k_steps = mma.k as usize / step;
-    for lane in 0..LANES {
-        let (group, member) = (lane / 4, lane % 4);
-        for k_step in 0..k_steps {
-            for i in 0..per_register {
-                let k = k_step * step + member * per_register + i;
-                for upper in 0..2 {
-                    let bits = warp.regs.b32[mma.a[2 * k_step + upper] as usize][lane];
-                    a[group + 8 * upper][k] = value(bits, i);
+    let step = if mma.ty == MmaType::Tf32 { 4 } else { 8 };
+    for k_step in 0..mma.k as usize / step {
+        for upper in 0..2 {
+            let values = unpack(warp, mma.a[2 * k_step + upper], mma.ty);
+            for (lane, values) in values.iter().enumerate() {
+                for (i, &value) in values.iter().take(step / 4).enumerate() {
+                    a[lane / 4 + 8 * upper][k_step * step + lane % 4 * (step / 4) + i] = value;
                 }
-                b[k][group] = value(warp.regs.b32[mma.b[k_step] as usize][lane], i);
+            }
+        }
+        for (lane, values) in unpack(warp, mma.b[k_step], mma.ty).iter().enumerate() {
+            for (i, &value) in values.iter().take(step / 4).enumerate() {
+                b[k_step * step + lane % 4 * (step / 4) + i][lane / 4] = value;
             }
         }
     }
     (a, b)
+}
+
+/// The values of a register: two halves, or a tf32, whose last 13 bits do not count.
+fn unpack(warp: &Warp, row: Row, ty: MmaType) -> [[f32; 2]; LANES] {
+    let row = &warp.regs.b32[row as usize];
+    match ty {
+        MmaType::Tf32 => row.map(|bits| [f32::from_bits(bits & 0xffff_e000), 0.0]),
+        MmaType::Bf16 => row.map(|bits| {
+            [
+                f32::from_bits(bits << 16),
+                f32::from_bits(bits & 0xffff_0000),
+            ]
+        }),
+        MmaType::F16 => row.map(|bits| [widen_f16(bits as u16), widen_f16((bits >> 16) as u16)]),
+    }
 }

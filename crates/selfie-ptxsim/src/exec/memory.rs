@@ -1,5 +1,7 @@
 //! Loads, stores and atomics.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::regs::{LANES, Regs, lanes};
 use super::warp::Warp;
@@ -39,7 +41,7 @@ fn split(space: AccessSpace, addresses: &mut [u64; LANES], mask: u32) -> (u32, u
     }
 }
 
-/// Where an access is, for what goes wrong there.
+/// Where an access is, for what goes wrong there. Its size is a power of two.
 #[derive(Clone, Copy)]
 pub(super) struct Access {
     pub(super) pc: usize,
@@ -76,7 +78,7 @@ impl<'a> Block<'a> {
             address,
             bytes,
         } = access;
-        if address % u64::from(bytes) != 0 {
+        if address & u64::from(bytes - 1) != 0 {
             return Err(self.misaligned(warp, access, Space::Global));
         }
         match self.env.memory.find(address, bytes.into(), &mut warp.hint) {
@@ -99,7 +101,7 @@ impl<'a> Block<'a> {
             address,
             bytes,
         } = access;
-        if address % u64::from(bytes) != 0 {
+        if address & u64::from(bytes - 1) != 0 {
             return Err(self.misaligned(warp, access, Space::Shared));
         }
         let offset = address.wrapping_sub(SHARED_BASE);
@@ -149,12 +151,12 @@ impl<'a> Block<'a> {
         allocation: &Allocation,
         offset: usize,
     ) -> Result<()> {
-        if self.env.blocks() == 1 || self.fenced {
+        if !self.env.many_blocks || self.fenced {
             return Ok(());
         }
         let races = allocation.races();
-        for word in offset / 4..(offset + access.bytes as usize).div_ceil(4) {
-            if let Some(other) = races.read(word, self.env.memory.launch, self.index) {
+        for granule in self.granules(offset, access) {
+            if let Some(other) = races.read(granule, self.env.memory.launch, self.index) {
                 return Err(self.global_race(warp, access, other));
             }
         }
@@ -168,17 +170,24 @@ impl<'a> Block<'a> {
         allocation: &Allocation,
         offset: usize,
     ) -> Result<()> {
-        if self.env.blocks() == 1 {
+        if !self.env.many_blocks {
             return Ok(());
         }
         let races = allocation.races();
-        for word in offset / 4..(offset + access.bytes as usize).div_ceil(4) {
-            if let Some(other) = races.write(word, self.env.memory.launch, self.index, !self.fenced)
+        for granule in self.granules(offset, access) {
+            if let Some(other) =
+                races.write(granule, self.env.memory.launch, self.index, !self.fenced)
             {
                 return Err(self.global_race(warp, access, other));
             }
         }
         Ok(())
+    }
+
+    /// What an access uses of a table of [`BlockRaces`](crate::check::BlockRaces).
+    fn granules(&self, offset: usize, access: Access) -> Range<usize> {
+        let granule = self.env.kernel.global_granule as usize;
+        offset / granule..(offset + access.bytes as usize).div_ceil(granule)
     }
 
     fn global_race(&self, warp: &Warp, access: Access, other: OtherBlock) -> SimError {
@@ -201,16 +210,63 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// 1, 2, 4 or 8 bytes of shared memory.
     fn shared_bytes(&self, offset: usize, bytes: u32) -> u64 {
         let source = &self.shared[offset..offset + bytes as usize];
-        let mut value = [0; 8];
-        value[..source.len()].copy_from_slice(source);
-        u64::from_le_bytes(value)
+        match *source {
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+            [a, b] => u16::from_le_bytes([a, b]).into(),
+            [a] => a.into(),
+            _ => source
+                .iter()
+                .rev()
+                .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+        }
+    }
+
+    fn set_shared_bytes(&mut self, offset: usize, bytes: u32, value: u64) {
+        let target = &mut self.shared[offset..offset + bytes as usize];
+        match target.as_chunks_mut::<4>() {
+            ([word], []) => *word = (value as u32).to_le_bytes(),
+            _ => target.copy_from_slice(&value.to_le_bytes()[..bytes as usize]),
+        }
     }
 }
 
+/// The addresses of the lanes in a mask, in order.
+fn pick(addresses: &[u64; LANES], mask: u32) -> ([u64; LANES], usize) {
+    if mask == u32::MAX {
+        return (*addresses, LANES);
+    }
+    let mut picked = [0; LANES];
+    let mut n = 0;
+    for lane in lanes(mask) {
+        picked[n] = addresses[lane];
+        n += 1;
+    }
+    (picked, n)
+}
+
 fn traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> Traffic {
-    let (sectors, ideal_sectors) = sectors(lanes(mask).map(|lane| addresses[lane]), bytes);
+    let first = addresses[0];
+    let mut next = first;
+    let in_a_row = addresses.iter().all(|&address| {
+        let fits = address == next;
+        next = next.wrapping_add(bytes.into());
+        fits
+    });
+    if in_a_row && mask == u32::MAX {
+        let size = u64::from(bytes) * LANES as u64;
+        let sectors = (first % 32 + size).div_ceil(32);
+        return Traffic {
+            requests: 1,
+            sectors,
+            ideal_sectors: bytes.into(),
+            bytes: size,
+        };
+    }
+    let (mut picked, n) = pick(addresses, mask);
+    let (sectors, ideal_sectors) = sectors(&mut picked[..n], bytes);
     Traffic {
         requests: 1,
         sectors,
@@ -232,8 +288,9 @@ fn shared_traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> SharedTraf
         ..Default::default()
     };
     for start in (0..LANES).step_by(group) {
-        let together = lanes(mask).filter(|lane| (start..start + group).contains(lane));
-        let (passes, conflicts) = passes(together.map(|lane| addresses[lane]), bytes);
+        let together = (u32::MAX >> (32 - group)) << start;
+        let (picked, n) = pick(addresses, mask & together);
+        let (passes, conflicts) = passes(&picked[..n], bytes);
         sum.passes += passes;
         sum.conflicts += conflicts;
     }
@@ -366,7 +423,7 @@ fn load_param(
 ) -> Result<()> {
     let bytes = to.bytes * to.regs.len() as u32;
     let lane = mask.trailing_zeros() as usize;
-    if offset % u64::from(bytes) != 0 {
+    if !offset.is_multiple_of(u64::from(bytes)) {
         let access = Access {
             pc,
             lane,
@@ -440,10 +497,7 @@ pub(super) fn st(
             .write(block.thread(warp, lane), offset, bytes as usize);
         write.map_err(|clash| block.clash(warp, pc, lane, clash))?;
         for (i, values) in values.iter().enumerate().take(count) {
-            let start = offset + i * from.bytes as usize;
-            let value = values[lane].to_le_bytes();
-            block.shared[start..start + from.bytes as usize]
-                .copy_from_slice(&value[..from.bytes as usize]);
+            block.set_shared_bytes(offset + i * from.bytes as usize, from.bytes, values[lane]);
         }
     }
     block.count_shared_store(pc, &at, shared, bytes);
@@ -502,8 +556,8 @@ pub(super) fn atom(
             .update(block.thread(warp, lane), offset, bytes as usize);
         update.map_err(|clash| block.clash(warp, pc, lane, clash))?;
         out[lane] = block.shared_bytes(offset, bytes);
-        let new = combine(f, ty, out[lane], b[lane], c[lane]).to_le_bytes();
-        block.shared[offset..offset + bytes as usize].copy_from_slice(&new[..bytes as usize]);
+        let new = combine(f, ty, out[lane], b[lane], c[lane]);
+        block.set_shared_bytes(offset, bytes, new);
     }
     if d.is_some() {
         block.count_shared_load(pc, &at, shared, bytes);

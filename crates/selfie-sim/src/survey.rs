@@ -1,0 +1,264 @@
+//! Each kernel once, on a slice of a model of 7 billion parameters, for tables and for tests of what kernels ask of
+//! memory.
+
+use std::collections::BTreeMap;
+
+use selfie_kernels::reference::Matrix;
+use selfie_kernels::{
+    Adam, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, Result, Slot,
+};
+
+use crate::{Ran, Sim};
+
+const D_MODEL: usize = 4096;
+const FFN: usize = 11_008;
+const VOCAB: usize = 32_000;
+const ATTN: AttnShape = AttnShape {
+    heads: 32,
+    kv_heads: 8,
+    head_dim: 128,
+};
+/// Rows of a batch.
+const N: usize = 4;
+
+/// A kernel, and what it did.
+#[derive(Clone, Debug)]
+pub struct Surveyed {
+    /// The name of the entry.
+    pub entry: &'static str,
+    /// The shape that it ran on.
+    pub case: &'static str,
+    /// The launch, and what it did.
+    pub ran: Ran,
+    /// Bytes that have to be moved from and to memory: each input and output once.
+    pub floor: u64,
+}
+
+/// Runs each kernel.
+pub fn survey() -> Result<Vec<Surveyed>> {
+    let survey = Survey { sim: crate::sim()? };
+    let mut all = Vec::new();
+    all.extend(survey.rows()?);
+    all.extend(survey.mlp()?);
+    all.extend(survey.head()?);
+    all.extend(survey.attention(DType::Bf16)?);
+    all.extend(survey.attention(DType::F32)?);
+    Ok(all)
+}
+
+/// Values of no meaning that are no zeros.
+fn values(n: usize) -> Vec<f32> {
+    (0..n).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect()
+}
+
+struct Survey {
+    sim: Sim,
+}
+
+impl Survey {
+    fn filled(&self, n: usize, width: usize) -> Result<<Sim as Backend>::Rows> {
+        let mut rows = self.sim.rows(n, width)?;
+        self.sim.write_rows(&values(n * width), &mut rows)?;
+        Ok(rows)
+    }
+
+    /// What has run since the last time, which must be `floors`: entry and bytes.
+    fn took<const E: usize>(
+        &self,
+        case: &'static str,
+        floors: [(&'static str, usize); E],
+    ) -> [Surveyed; E] {
+        let mut ran: BTreeMap<_, _> = self.sim.driver().take_ran();
+        let took = floors.map(|(entry, floor)| Surveyed {
+            entry,
+            case,
+            ran: ran
+                .remove(entry)
+                .unwrap_or_else(|| panic!("{entry} did not run")),
+            floor: floor as u64,
+        });
+        assert!(ran.is_empty(), "{case}: nobody asked for {:?}", ran.keys());
+        took
+    }
+
+    /// The ops on rows of the residual stream.
+    fn rows(&self) -> Result<Vec<Surveyed>> {
+        let sim = &self.sim;
+        let mut all = Vec::new();
+        let x = self.filled(N, D_MODEL)?;
+        let weight = sim.vector(&values(D_MODEL))?;
+        let mut normed = sim.acts(N, D_MODEL, DType::Bf16)?;
+        sim.rms_norm(&x, &weight, 1e-5, &mut normed)?;
+        let floor = N * D_MODEL * 6 + D_MODEL * 4;
+        all.extend(self.took("4 x 4096, bf16", [("rms_norm", floor)]));
+
+        let table = Matrix::new(DType::Bf16, D_MODEL, &values(N * D_MODEL));
+        let table = sim.matrix(&[&table], DType::Bf16)?;
+        let rows: Vec<BatchRow> = (0..N).map(|i| row(Slot::Shared, i)).collect();
+        let mut batch = sim.batch(N)?;
+        sim.load_batch(&rows, &mut batch)?;
+        let mut out = sim.rows(N, D_MODEL)?;
+        sim.embed(&table, &batch, &mut out)?;
+        let floor = N * (D_MODEL * 6 + 4);
+        all.extend(self.took("4 x 4096, bf16", [("embed", floor)]));
+
+        // A product of one column, for the bias behind it.
+        let column = Matrix::new(DType::Bf16, 1, &values(D_MODEL));
+        let column = sim.matrix(&[&column], DType::Bf16)?;
+        let mut one = sim.acts(N, 1, DType::Bf16)?;
+        sim.swiglu(&self.filled(N, 2)?, &mut one)?;
+        sim.driver().take_ran();
+        sim.linear(&one, &column, Some(&weight), &mut out)?;
+        let floor = N * D_MODEL * 8 + D_MODEL * 4;
+        all.extend(self.took("4 x 4096", [("add_bias", floor)]));
+
+        let mut dst = sim.rows(N, D_MODEL)?;
+        let index: Vec<usize> = (0..N).rev().collect();
+        sim.gather(&x, &index, &mut dst)?;
+        let floor = N * (D_MODEL * 8 + 8);
+        all.extend(self.took("4 x 4096", [("gather_rows", floor)]));
+
+        let writes: Vec<Injection> = (0..N)
+            .map(|i| Injection {
+                row: i,
+                vector: N - 1 - i,
+                mode: InjectMode::Replace,
+                strength: 0.5,
+            })
+            .collect();
+        sim.inject(&x, &writes, &mut dst)?;
+        let floor = N * (D_MODEL * 12 + 16);
+        all.extend(self.took("4 x 4096", [("inject", floor)]));
+        Ok(all)
+    }
+
+    /// The gated unit, its gradient, and a step of training.
+    fn mlp(&self) -> Result<Vec<Surveyed>> {
+        let sim = &self.sim;
+        let mut all = Vec::new();
+        let gate_up = self.filled(N, 2 * FFN)?;
+        let mut hidden = sim.acts(N, FFN, DType::Bf16)?;
+        sim.swiglu(&gate_up, &mut hidden)?;
+        all.extend(self.took("4 x 11008, bf16", [("swiglu", N * FFN * 10)]));
+
+        let d = self.filled(N, FFN)?;
+        let mut out = sim.rows(N, 2 * FFN)?;
+        sim.mlp_backward(&gate_up, &d, &mut out)?;
+        all.extend(self.took("4 x 11008", [("mlp_backward", N * FFN * 20)]));
+
+        // 64 rows of a weight, and the gradient of 20 rows.
+        let (n, out) = (20, 64);
+        let mut w = self.filled(out, D_MODEL)?;
+        let [mut m, mut v] = [sim.rows(out, D_MODEL)?, sim.rows(out, D_MODEL)?];
+        for moment in [&mut m, &mut v] {
+            sim.write_rows(&vec![0.0; out * D_MODEL], moment)?;
+        }
+        let (d, x) = (self.filled(n, out)?, self.filled(n, D_MODEL)?);
+        sim.adam(&mut w, [&mut m, &mut v], &d, &x, &Adam::new(1e-3))?;
+        let floor = out * D_MODEL * 24 + n * (out + D_MODEL) * 4;
+        all.extend(self.took("64 x 4096, gradient of 20 rows", [("adam", floor)]));
+        Ok(all)
+    }
+
+    /// The head, over a GEMM of one column.
+    fn head(&self) -> Result<Vec<Surveyed>> {
+        let sim = &self.sim;
+        let mut a = sim.acts(N, 1, DType::Bf16)?;
+        sim.swiglu(&self.filled(N, 2)?, &mut a)?;
+        let head = Matrix::new(DType::Bf16, 1, &values(VOCAB));
+        let head = sim.matrix(&[&head], DType::Bf16)?;
+        sim.driver().take_ran();
+        sim.head_best(&a, &head)?;
+        let parts = 16 * N * VOCAB.div_ceil(4096);
+        let floors = [
+            ("head_reduce", N * VOCAB * 4 + parts),
+            ("head_merge", parts + N * 8),
+        ];
+        Ok(self.took("4 x 32000", floors).into())
+    }
+
+    /// A shared prompt of 64 positions, then a decode step of eight slots that see it and 32 of their own.
+    fn attention(&self, weights: DType) -> Result<Vec<Surveyed>> {
+        const SHARED: usize = 64;
+        const SLOTS: usize = 8;
+        const OWN: usize = 32;
+        let sim = &self.sim;
+        let mut all = Vec::new();
+        let layout = KvLayout {
+            kv_heads: ATTN.kv_heads,
+            head_dim: ATTN.head_dim,
+            shared: SHARED,
+            own: vec![OWN],
+            slots: SLOTS,
+            weights,
+        };
+        let mut kv = sim.kv(&layout)?;
+        let rope = self.filled(SHARED + OWN, ATTN.head_dim)?;
+        let prompt: Vec<BatchRow> = (0..SHARED).map(|p| row(Slot::Shared, p)).collect();
+        let branch = |slot: usize, p: usize| row(Slot::Branch(slot as u32), SHARED + p);
+        let history: Vec<BatchRow> = (0..SLOTS)
+            .flat_map(|slot| (0..OWN - 1).map(move |p| branch(slot, p)))
+            .collect();
+        let decode: Vec<BatchRow> = (0..SLOTS).map(|slot| branch(slot, OWN - 1)).collect();
+        for slot in 0..SLOTS {
+            sim.kv_share(&mut kv, slot, &[SHARED])?;
+        }
+        let size = weights.size();
+        let (q, kv_dim) = (ATTN.q_dim(), ATTN.kv_dim());
+        for rows in [prompt, history, decode] {
+            let n = rows.len();
+            let mut batch = sim.batch(n)?;
+            sim.load_batch(&rows, &mut batch)?;
+            let mut qkv = self.filled(n, ATTN.qkv_dim())?;
+            sim.driver().take_ran();
+            sim.rope_append(&ATTN, &rope, &batch, 0, &mut qkv, &mut kv)?;
+            if n == SLOTS * (OWN - 1) {
+                continue;
+            }
+            if n == SLOTS && weights == DType::Bf16 {
+                let floor = n * (q * 8 + 2 * kv_dim * (4 + size) + ATTN.head_dim * 4 + 12);
+                let case = "8 rows, 32 heads and 8 kv heads of 128, bf16";
+                all.extend(self.took(case, [("rope_append", floor)]));
+            }
+            sim.driver().take_ran();
+            let mut out = sim.acts(n, q, weights)?;
+            sim.attend(&ATTN, &qkv, &batch, 0, &kv, &mut out)?;
+            let output = n * q * (4 + size);
+            if n == SHARED {
+                let floor = output + SHARED * 2 * kv_dim * size;
+                let case = "a prompt of 64, 32 heads and 8 kv heads of 128";
+                match weights {
+                    DType::F32 => drop(sim.driver().take_ran()),
+                    _ => all.extend(self.took(case, [("attention_prompt_4", floor)])),
+                }
+                continue;
+            }
+            let context = (SHARED + SLOTS * OWN) * 2 * kv_dim * size;
+            let case = "8 slots, 64 shared and 32 own, 32 heads and 8 kv heads of 128";
+            // Two splits: the shared segment and the own one, each with a logarithm a head.
+            let parts = 2 * n * (q + ATTN.heads) * 4;
+            let queries = n * q * 4;
+            match weights {
+                DType::F32 => {
+                    all.extend(self.took(case, [("attention_f32", output + context)]));
+                }
+                _ => all.extend(self.took(
+                    case,
+                    [
+                        ("attention_decode", queries + context + parts),
+                        ("attention_merge", parts + n * q * size),
+                    ],
+                )),
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn row(slot: Slot, position: usize) -> BatchRow {
+    BatchRow {
+        token: position as u32,
+        slot,
+        position: position as u32,
+    }
+}

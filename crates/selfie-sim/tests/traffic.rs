@@ -1,0 +1,73 @@
+//! What each kernel asks of memory, on a slice of a real model: coalesced, no bank conflicts, nothing twice.
+
+use selfie_kernels::gpu::File;
+use selfie_sim::survey::{Surveyed, survey};
+
+fn surveyed() -> Vec<Surveyed> {
+    survey().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Kernels whose memory is tested in tests/attention, or that read a row of logarithms or a list word by word.
+fn is_attention(kernel: &Surveyed) -> bool {
+    kernel.entry.starts_with("attention")
+}
+
+#[test]
+fn accesses_are_coalesced_and_without_bank_conflicts() {
+    let mut wrong = Vec::new();
+    for kernel in surveyed().iter().filter(|kernel| !is_attention(kernel)) {
+        let total = kernel.ran.report.total;
+        for (what, traffic) in [("loads", total.global_load), ("stores", total.global_store)] {
+            if traffic.sectors != traffic.ideal_sectors {
+                wrong.push(format!("{}: {what}: {traffic:?}", kernel.entry));
+            }
+        }
+        for traffic in [total.shared_load, total.shared_store] {
+            if traffic.conflicts != 0 {
+                wrong.push(format!("{}: {traffic:?}", kernel.entry));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Sectors beyond the floor come from caches: the weight of a norm or the bias again for each row, the table of the
+/// rotation again for each warp, the rows of a gradient again for each tile. What is left is a list's entry a warp.
+#[test]
+fn no_more_is_moved_than_has_to_be() {
+    for kernel in surveyed().iter().filter(|kernel| !is_attention(kernel)) {
+        let total = kernel.ran.report.total;
+        let moved = 32 * (total.global_load.sectors + total.global_store.sectors);
+        let cached = match kernel.entry {
+            "rms_norm" | "add_bias" => 3 * 4096 * 4,
+            "rope_append" => 7 * 8 * 128 * 4,
+            "adam" => 63 * 20 * 64 * 4,
+            // Eight bytes of a sector a row.
+            "head_merge" => 4 * 24,
+            _ => 0,
+        };
+        let at_most = kernel.floor + cached + kernel.floor / 50;
+        assert!(
+            (kernel.floor..=at_most).contains(&moved),
+            "{}: {moved} bytes; floor {}, with caches {at_most}",
+            kernel.entry,
+            kernel.floor
+        );
+    }
+}
+
+#[test]
+fn every_file_is_surveyed() {
+    let surveyed = surveyed();
+    for file in File::ALL {
+        let files: Vec<&str> = surveyed
+            .iter()
+            .map(|kernel| kernel.ran.launch.module.file().name())
+            .collect();
+        assert!(
+            files.contains(&file.name()),
+            "{} is not in {files:?}",
+            file.name()
+        );
+    }
+}
