@@ -190,6 +190,11 @@ impl Module {
         self.file
     }
 
+    /// Whether this is the f16 twin of a file that is written for bf16.
+    pub const fn is_twin(self) -> bool {
+        self.f16
+    }
+
     /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.
     pub fn name(self) -> String {
         let twin = if self.f16 { "_f16" } else { "" };
