@@ -15,4 +15,4 @@ pub use device::Gpu;
 pub use error::{Place, Position, Result, SimError, Space};
 pub use exec::{Arg, Config};
 pub use module::Module;
-pub use report::{Count, Counters, Report};
+pub use report::{Count, Counters, Report, SharedTraffic, Traffic};

@@ -218,5 +218,6 @@ pub(super) fn first_frame(mask: u32) -> Frame {
         pc: 0,
         meets: u32::MAX,
         mask,
+        parked: false,
     }
 }

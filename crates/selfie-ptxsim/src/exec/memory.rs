@@ -10,7 +10,6 @@ use crate::decode::{SHARED_BASE, SHARED_WINDOW};
 use crate::device::Allocation;
 use crate::error::{Result, SimError, Space};
 use crate::ir::{AccessSpace, Elements, Reduce, Reg, Target, Type};
-use crate::report::{SharedTraffic, Traffic, passes, sectors};
 
 /// Generic addresses at and above it are shared.
 const SHARED_WINDOW_END: u64 = SHARED_WINDOW + (1 << 24);
@@ -229,114 +228,6 @@ impl<'a> Block<'a> {
         match target.as_chunks_mut::<4>() {
             ([word], []) => *word = (value as u32).to_le_bytes(),
             _ => target.copy_from_slice(&value.to_le_bytes()[..bytes as usize]),
-        }
-    }
-}
-
-/// The addresses of the lanes in a mask, in order.
-fn pick(addresses: &[u64; LANES], mask: u32) -> ([u64; LANES], usize) {
-    if mask == u32::MAX {
-        return (*addresses, LANES);
-    }
-    let mut picked = [0; LANES];
-    let mut n = 0;
-    for lane in lanes(mask) {
-        picked[n] = addresses[lane];
-        n += 1;
-    }
-    (picked, n)
-}
-
-fn traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> Traffic {
-    let first = addresses[0];
-    let mut next = first;
-    let in_a_row = addresses.iter().all(|&address| {
-        let fits = address == next;
-        next = next.wrapping_add(bytes.into());
-        fits
-    });
-    if in_a_row && mask == u32::MAX {
-        let size = u64::from(bytes) * LANES as u64;
-        let sectors = (first % 32 + size).div_ceil(32);
-        return Traffic {
-            requests: 1,
-            sectors,
-            ideal_sectors: bytes.into(),
-            bytes: size,
-        };
-    }
-    let (mut picked, n) = pick(addresses, mask);
-    let (sectors, ideal_sectors) = sectors(&mut picked[..n], bytes);
-    Traffic {
-        requests: 1,
-        sectors,
-        ideal_sectors,
-        bytes: u64::from(mask.count_ones() * bytes),
-    }
-}
-
-/// 8-byte accesses go by half warps, 16-byte accesses by quarter warps.
-fn shared_traffic(addresses: &[u64; LANES], mask: u32, bytes: u32) -> SharedTraffic {
-    let group = match bytes {
-        16 => 8,
-        8 => 16,
-        _ => 32,
-    };
-    let mut sum = SharedTraffic {
-        requests: 1,
-        bytes: u64::from(mask.count_ones() * bytes),
-        ..Default::default()
-    };
-    for start in (0..LANES).step_by(group) {
-        let together = (u32::MAX >> (32 - group)) << start;
-        let (picked, n) = pick(addresses, mask & together);
-        let (passes, conflicts) = passes(&picked[..n], bytes);
-        sum.passes += passes;
-        sum.conflicts += conflicts;
-    }
-    sum
-}
-
-impl Block<'_> {
-    pub(super) fn count_global_load(
-        &mut self,
-        pc: usize,
-        addresses: &[u64; LANES],
-        mask: u32,
-        bytes: u32,
-    ) {
-        if mask != 0 {
-            self.tallies[pc].global_load += traffic(addresses, mask, bytes);
-        }
-    }
-
-    fn count_global_store(&mut self, pc: usize, addresses: &[u64; LANES], mask: u32, bytes: u32) {
-        if mask != 0 {
-            self.tallies[pc].global_store += traffic(addresses, mask, bytes);
-        }
-    }
-
-    pub(super) fn count_shared_load(
-        &mut self,
-        pc: usize,
-        addresses: &[u64; LANES],
-        mask: u32,
-        bytes: u32,
-    ) {
-        if mask != 0 {
-            self.tallies[pc].shared_load += shared_traffic(addresses, mask, bytes);
-        }
-    }
-
-    pub(super) fn count_shared_store(
-        &mut self,
-        pc: usize,
-        addresses: &[u64; LANES],
-        mask: u32,
-        bytes: u32,
-    ) {
-        if mask != 0 {
-            self.tallies[pc].shared_store += shared_traffic(addresses, mask, bytes);
         }
     }
 }

@@ -12,6 +12,7 @@ mod matrix;
 mod memory;
 mod regs;
 mod round;
+mod traffic;
 mod warp;
 
 pub(crate) use launch::launch;

@@ -22,6 +22,8 @@ pub(super) struct Frame {
     /// Where this path ends.
     pub(super) meets: u32,
     pub(super) mask: u32,
+    /// It waits at a barrier for paths that may yet exit.
+    pub(super) parked: bool,
 }
 
 /// A warp that waits at a barrier.
@@ -108,12 +110,38 @@ impl Warp {
             pc: next,
             meets,
             mask: others,
+            parked: false,
         });
         self.stack.push(Frame {
             pc: target,
             meets,
             mask: taken,
+            parked: false,
         });
+    }
+}
+
+impl Warp {
+    /// A path that comes to a barrier before the others lets those go on first that do not meet it again: they may exit,
+    /// and the barrier waits for no thread that has. Whether there is one.
+    fn park(&mut self, pc: usize, end: u32) -> bool {
+        let last = self.stack.len() - 1;
+        if self.stack[last].meets != end {
+            return false;
+        }
+        self.stack[last].pc = pc as u32;
+        self.stack[last].parked = true;
+        let siblings = self.stack[..last]
+            .iter()
+            .rev()
+            .take_while(|frame| frame.meets == end && frame.pc < end);
+        match siblings.enumerate().find(|(_, frame)| !frame.parked) {
+            Some((i, _)) => {
+                self.stack.swap(last - 1 - i, last);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -202,11 +230,20 @@ impl Block<'_> {
         let lane = mask.trailing_zeros() as usize;
         if mask != warp.live {
             let place = self.place(warp, pc, lane);
+            if warp.park(pc, self.env.kernel.insts.len() as u32) {
+                let tally = &mut self.tallies[pc].instructions;
+                tally.warps -= 1;
+                tally.threads -= u64::from(mask.count_ones());
+                return Ok(());
+            }
             return Err(SimError::DivergentBarrier {
                 place,
                 active: mask,
                 live: warp.live,
             });
+        }
+        if let Some(frame) = warp.stack.last_mut() {
+            frame.parked = false;
         }
         let undefined = |message: String| SimError::Undefined {
             place: self.place(warp, pc, lane),

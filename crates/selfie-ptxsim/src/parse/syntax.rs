@@ -10,6 +10,7 @@ use crate::ir::Type;
 /// Registers of one declaration, and elements of one array: more is a slip of the pen.
 const MOST_REGISTERS: u32 = 4096;
 const MOST_BYTES: u64 = 1 << 28;
+const MOST_PARAM_BYTES: u64 = 4096;
 
 /// Parses a whole module.
 pub(crate) fn parse(source: &str) -> Result<Parsed> {
@@ -249,9 +250,15 @@ impl Parser {
         let (name, at) = self.word("the parameter's name")?;
         let bytes = match self.array()? {
             None => ty.bytes(),
-            Some(Some(count)) => count * ty.bytes(),
+            Some(Some(count)) => count.saturating_mul(ty.bytes()),
             Some(None) => return Err(syntax(at, "a parameter has a size")),
         };
+        if bytes > MOST_PARAM_BYTES {
+            return Err(syntax(
+                at,
+                format!("a parameter has at most {MOST_PARAM_BYTES} bytes"),
+            ));
+        }
         align = align.max(ty.bytes());
         Ok(Variable {
             space: Space::Param,
@@ -284,7 +291,7 @@ impl Parser {
         }
     }
 
-    /// `[count]`: none, an open one, or the number of elements.
+    /// `[count]` or `[rows][columns]`: none, an open one, or the number of elements.
     fn array(&mut self) -> Result<Option<Option<u64>>> {
         if !self.eat('[') {
             return Ok(None);
@@ -292,9 +299,14 @@ impl Parser {
         if self.eat(']') {
             return Ok(Some(None));
         }
-        let count = self.unsigned("a number of elements")?;
-        self.need(']')?;
-        Ok(Some(Some(count.into())))
+        let mut count = 1u64;
+        loop {
+            count = count.saturating_mul(self.unsigned("a number of elements")?.into());
+            self.need(']')?;
+            if !self.eat('[') {
+                return Ok(Some(Some(count)));
+            }
+        }
     }
 
     fn variable(&mut self, space: Space, is_extern: bool) -> Result<Variable> {
@@ -307,7 +319,7 @@ impl Parser {
         let bytes = match self.array()? {
             None if is_extern => return Err(syntax(at, "an extern array has the form name[]")),
             None => Some(ty.bytes()),
-            Some(Some(count)) => Some(count * ty.bytes()),
+            Some(Some(count)) => Some(count.saturating_mul(ty.bytes())),
             Some(None) if is_extern => None,
             Some(None) => {
                 return Err(syntax(
