@@ -1,4 +1,4 @@
-//! `attention_f32.ptx`, `attention_prompt.ptx` and `attention_decode.ptx`
+//! `attention_f32.ptx`, `attention_prompt.ptx`, `attention_decode.ptx` and `attention_merge.ptx`
 
 use std::f64::consts::LOG2_E;
 
@@ -182,7 +182,7 @@ impl Attention<'_> {
     fn merge(&self) -> Launch {
         let items = self.rows.singles() * self.heads;
         Launch {
-            module: self.module(File::AttentionDecode),
+            module: self.module(File::AttentionMerge),
             entry: "attention_merge",
             grid: [items.div_ceil(MERGE_WARPS), 1, 1],
             block: [WARP * MERGE_WARPS, 1, 1],
