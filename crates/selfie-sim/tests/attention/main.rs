@@ -8,10 +8,10 @@ mod oracle;
 mod problem;
 mod traffic;
 
-use selfie_kernels::gpu::plan::Splits;
+use selfie_kernels::gpu::plan::{HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
 use selfie_kernels::{DType, Slot, reference};
 
-use cases::{CASES, Case, F32_CASES, SPLIT_CASES};
+use cases::{CASES, Case, F32_CASES, SPLIT_CASES, small};
 use problem::Problem;
 
 /// With so many multiprocessors splits are as short as they get: 64 keys.
@@ -93,6 +93,16 @@ fn f16() {
 fn f32() {
     let cases: Vec<_> = CASES.iter().chain(F32_CASES).collect();
     check(&cases, DType::F32, Splits::Fixed, None);
+}
+
+#[test]
+fn every_head_dim() {
+    let step = HEAD_DIM_STEP as usize;
+    let dims = (HEAD_DIM_STEP..=MAX_HEAD_DIM).step_by(step);
+    let cases: Vec<_> = dims.map(|head_dim| small((2, 1, head_dim))).collect();
+    let cases: Vec<_> = cases.iter().collect();
+    check(&cases, DType::Bf16, Splits::Fixed, None);
+    check(&cases, DType::Bf16, SHORTEST_SPLITS, Some(64));
 }
 
 #[test]
