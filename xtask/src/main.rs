@@ -1,9 +1,10 @@
-//! Development tasks: `cargo xtask bench`, `cargo xtask ptx`, `cargo xtask gpu-bundle`.
+//! Development tasks: `cargo xtask bench`, `ptx`, `sim`, `gpu-bundle`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod gpu_bundle;
 mod ptx;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ enum Task {
     Bench(bench::Args),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
+    /// Test the GPU backend in the simulator
+    Sim(sim::Args),
     /// Pack what checks and measures the CUDA backend on a machine with a GPU
     GpuBundle(gpu_bundle::Args),
     /// One sweep, in a process of its own so that its peak memory is its own
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Ptx(args) => ptx::run(&args),
+        Task::Sim(args) => sim::run(&args),
         Task::GpuBundle(args) => gpu_bundle::run(&args),
         Task::Sweep(args) => bench::sweep_in_this_process(&args),
     };

@@ -146,9 +146,22 @@ impl Allocation {
         }
     }
 
-    /// The first byte of the range that nothing has written.
-    fn unwritten(&self, offset: usize, bytes: usize) -> Option<usize> {
-        (offset..offset + bytes).find(|&at| !self.is_written(at, 1))
+    /// Fills `bytes`, or names a place that nothing has written.
+    fn read_bytes(&self, offset: usize, bytes: &mut [u8]) -> std::result::Result<(), usize> {
+        let mut at = offset;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let is_word = at.is_multiple_of(4) && rest.len() >= 4 && self.is_written(at, 4);
+            let n = if is_word { 4 } else { 1 };
+            if !self.is_written(at, n as u32) {
+                return Err(at);
+            }
+            let (now, later) = rest.split_at_mut(n);
+            now.copy_from_slice(&self.load(at, n as u32).to_le_bytes()[..n]);
+            at += n;
+            rest = later;
+        }
+        Ok(())
     }
 }
 
@@ -241,15 +254,11 @@ impl Gpu {
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         let allocation = self.find(address, bytes.len() as u64)?;
         let start = (address - allocation.base) as usize;
-        if let Some(at) = allocation.unwritten(start, bytes.len()) {
-            return Err(SimError::UninitialisedCopy {
+        allocation
+            .read_bytes(start, bytes)
+            .map_err(|at| SimError::UninitialisedCopy {
                 address: allocation.base + at as u64,
-            });
-        }
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = allocation.load(start + i, 1) as u8;
-        }
-        Ok(())
+            })
     }
 
     /// Copies `bytes` from one place of the device to another; bytes that nothing has written stay so.

@@ -240,15 +240,15 @@ pub enum SimError {
     },
     /// Two blocks of one launch use the same global address, and one writes.
     #[error(
-        "{place}: race on global address {address:#x}: block {other} (linear) of this launch {did} it too"
+        "{place}: race on global address {address:#x}: {} of this launch {did} it too", block_name(*other)
     )]
     GlobalRace {
         /// The access that was found.
         place: Box<Place>,
         /// The global address.
         address: u64,
-        /// The linear index of the other block; one of them, if there are several.
-        other: u32,
+        /// The linear index of the other block; none if several read it.
+        other: Option<u32>,
         /// `reads` or `writes`.
         did: &'static str,
     },
@@ -322,4 +322,11 @@ pub enum SimError {
         /// The limit in warp instructions a block.
         limit: u64,
     },
+}
+
+fn block_name(block: Option<u32>) -> String {
+    match block {
+        Some(block) => format!("block {block} (linear)"),
+        None => "another block".into(),
+    }
 }

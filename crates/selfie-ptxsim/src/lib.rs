@@ -1,4 +1,4 @@
-//! Executes PTX kernels on the CPU, and says what is wrong with them.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod check;

@@ -23,7 +23,8 @@ pub(crate) struct BlockRaces {
 
 /// Another block that uses the granule.
 pub(crate) struct OtherBlock {
-    pub(crate) block: u32,
+    /// None if several do.
+    pub(crate) block: Option<u32>,
     pub(crate) did: &'static str,
 }
 
@@ -60,7 +61,7 @@ impl BlockRaces {
         }
         let writer = other(self.writers[granule].load(SeqCst), launch, block)?;
         Some(OtherBlock {
-            block: writer,
+            block: Some(writer),
             did: "writes",
         })
     }
@@ -78,7 +79,7 @@ impl BlockRaces {
             let before = self.writers[granule].swap(mine, SeqCst);
             if let Some(block) = other(before, launch, block) {
                 return Some(OtherBlock {
-                    block,
+                    block: Some(block),
                     did: "writes",
                 });
             }
@@ -87,7 +88,7 @@ impl BlockRaces {
             return None;
         }
         let reader = other(self.readers[granule].load(SeqCst), launch, block)?;
-        let block = if reader == MANY { 0 } else { reader };
+        let block = (reader != MANY).then_some(reader);
         Some(OtherBlock {
             block,
             did: "reads",

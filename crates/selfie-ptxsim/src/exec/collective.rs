@@ -1,7 +1,7 @@
 //! Comparisons and selections, and what the lanes of a warp do together.
 
 use super::block::Block;
-use super::float::{flush, holds};
+use super::float::flush;
 use super::half::widen;
 use super::integer::by_type;
 use super::regs::{LANES, Lane, Regs, lanes};
@@ -21,36 +21,49 @@ pub(super) fn logic(f: Logic, a: u32, b: u32) -> u32 {
 
 /// The lanes in which the comparison holds.
 pub(super) fn compare(regs: &Regs, f: Compare, ty: Type, ftz: bool, a: Row, b: Row) -> u32 {
-    let float = |read: &dyn Fn(Row, usize) -> f64| {
-        (0..LANES).fold(0, |mask, lane| {
-            mask | u32::from(holds(f, read(a, lane), read(b, lane))) << lane
-        })
+    let half = |format: HalfFormat| {
+        move |bits: u16| {
+            let subnormal = ftz && bits & 0x7c00 == 0;
+            f64::from(widen(if subnormal { bits & 0x8000 } else { bits }, format))
+        }
     };
     match ty {
-        Type::F32 => {
-            let value = |x: u32| {
-                if ftz {
-                    flush(f32::from_bits(x))
-                } else {
-                    f32::from_bits(x)
-                }
-            };
-            float(&|row, lane| value(regs.b32[row as usize][lane]).into())
-        }
-        Type::F64 => float(&|row, lane| f64::from_bits(regs.b64[row as usize][lane])),
-        Type::F16 | Type::Bf16 => {
-            let format = if ty == Type::F16 {
-                HalfFormat::F16
-            } else {
-                HalfFormat::Bf16
-            };
-            float(&|row, lane| {
-                let bits = regs.b32[row as usize][lane] as u16;
-                let subnormal = ftz && bits & 0x7c00 == 0;
-                widen(if subnormal { bits & 0x8000 } else { bits }, format).into()
-            })
-        }
+        Type::F32 if ftz => compare_float(regs, f, a, b, |x: f32| flush(x).into()),
+        Type::F32 => compare_float(regs, f, a, b, |x: f32| x.into()),
+        Type::F64 => compare_float(regs, f, a, b, |x: f64| x),
+        Type::F16 => compare_float(regs, f, a, b, half(HalfFormat::F16)),
+        Type::Bf16 => compare_float(regs, f, a, b, half(HalfFormat::Bf16)),
         _ => by_type!(ty, compare_int(regs, f, a, b)),
+    }
+}
+
+fn compare_float<T: Lane>(
+    regs: &Regs,
+    f: Compare,
+    a: Row,
+    b: Row,
+    value: impl Fn(T) -> f64,
+) -> u32 {
+    use super::regs::compare;
+    let nan = |a: f64, b: f64| a.is_nan() || b.is_nan();
+    let pairs =
+        |holds: fn(f64, f64) -> bool| compare(regs, a, b, |a: T, b: T| holds(value(a), value(b)));
+    let unordered = compare(regs, a, b, |a: T, b: T| nan(value(a), value(b)));
+    match f {
+        Compare::Eq => pairs(|a, b| a == b),
+        Compare::Ne => pairs(|a, b| a != b) & !unordered,
+        Compare::Lt => pairs(|a, b| a < b),
+        Compare::Le => pairs(|a, b| a <= b),
+        Compare::Gt => pairs(|a, b| a > b),
+        Compare::Ge => pairs(|a, b| a >= b),
+        Compare::Equ => pairs(|a, b| a == b) | unordered,
+        Compare::Neu => pairs(|a, b| a != b) | unordered,
+        Compare::Ltu => pairs(|a, b| a < b) | unordered,
+        Compare::Leu => pairs(|a, b| a <= b) | unordered,
+        Compare::Gtu => pairs(|a, b| a > b) | unordered,
+        Compare::Geu => pairs(|a, b| a >= b) | unordered,
+        Compare::Num => !unordered,
+        Compare::Nan => unordered,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::regs::{Regs, map1, map2, map3};
 use super::round::{F32, add_odd, div_odd, round_f64, sqrt_odd};
-use crate::ir::{Compare, Float1, Float2, FloatMode, Round, Row};
+use crate::ir::{Float1, Float2, FloatMode, Round, Row};
 
 const NAN: f32 = f32::from_bits(0x7fff_ffff);
 
@@ -224,25 +224,4 @@ pub(super) fn fma(
             && (product.is_sign_negative() || c.is_sign_negative());
         output(if zero { -0.0 } else { to_f32(sum, mode.round) }, mode)
     });
-}
-
-/// Whether a comparison of floats holds.
-pub(super) fn holds(f: Compare, a: f64, b: f64) -> bool {
-    let unordered = a.is_nan() || b.is_nan();
-    match f {
-        Compare::Eq => a == b,
-        Compare::Ne => !unordered && a != b,
-        Compare::Lt => a < b,
-        Compare::Le => a <= b,
-        Compare::Gt => a > b,
-        Compare::Ge => a >= b,
-        Compare::Equ => unordered || a == b,
-        Compare::Neu => unordered || a != b,
-        Compare::Ltu => unordered || a < b,
-        Compare::Leu => unordered || a <= b,
-        Compare::Gtu => unordered || a > b,
-        Compare::Geu => unordered || a >= b,
-        Compare::Num => !unordered,
-        Compare::Nan => unordered,
-    }
 }

@@ -10,6 +10,8 @@ use crate::ir::Type;
 /// Registers of one declaration, and elements of one array: more is a slip of the pen.
 const MOST_REGISTERS: u32 = 4096;
 const MOST_BYTES: u64 = 1 << 28;
+/// What device memory and the start of shared memory are aligned to.
+const MOST_ALIGN: u32 = 256;
 const MOST_PARAM_BYTES: u64 = 4096;
 
 /// Parses a whole module.
@@ -278,8 +280,11 @@ impl Parser {
         }
         let at = self.at();
         match self.unsigned("an alignment")? {
-            align if align.is_power_of_two() && align <= 4096 => Ok(align.into()),
-            align => Err(syntax(at, format!("{align} is not an alignment"))),
+            align if align.is_power_of_two() && align <= MOST_ALIGN => Ok(align.into()),
+            align => Err(syntax(
+                at,
+                format!("{align} is not a power of two up to {MOST_ALIGN}"),
+            )),
         }
     }
 
