@@ -29,7 +29,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(format!("{out} is there already; remove it, or name another folder").into());
     }
     let packages = ["-p", "selfie-cli", "-p", "selfie-gpu-check"];
-    done(Command::new(env!("CARGO")).args(["build", "--release", "--locked"]).args(packages))?;
+    done(
+        Command::new(env!("CARGO"))
+            .args(["build", "--release", "--locked"])
+            .args(packages),
+    )?;
     let bin = args.out.join("bin");
     fs::create_dir_all(&bin)?;
     for program in PROGRAMS {
@@ -52,13 +56,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if bytes > MOST {
         return Err(format!("the bundle has {megabytes:.1} MiB, and may have 64").into());
     }
-    println!("{}: {megabytes:.1} MiB; run there: run.sh check, run.sh bench", args.out.display());
+    println!(
+        "{}: {megabytes:.1} MiB; run there: run.sh check, run.sh bench",
+        args.out.display()
+    );
     Ok(())
 }
 
 fn done(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().map_err(|e| format!("cannot run {program}: {e}"))?;
+    let status = command
+        .status()
+        .map_err(|e| format!("cannot run {program}: {e}"))?;
     match status.success() {
         true => Ok(()),
         false => Err(format!("{program} failed: {status}").into()),
@@ -83,7 +92,11 @@ fn size(dir: &Path) -> Result<u64> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = entry.metadata()?;
-        bytes += if meta.is_dir() { size(&entry.path())? } else { meta.len() };
+        bytes += if meta.is_dir() {
+            size(&entry.path())?
+        } else {
+            meta.len()
+        };
     }
     Ok(bytes)
 }
@@ -105,7 +118,8 @@ fn check_glibc(program: &Path) -> Result<()> {
 /// The newest of the versions `GLIBC_2.x` that a program's symbols name.
 fn newest_glibc(bytes: &[u8]) -> Option<(u32, u32)> {
     const PREFIX: &[u8] = b"GLIBC_";
-    let at = (0..bytes.len().saturating_sub(PREFIX.len())).filter(|&i| bytes[i..].starts_with(PREFIX));
+    let at =
+        (0..bytes.len().saturating_sub(PREFIX.len())).filter(|&i| bytes[i..].starts_with(PREFIX));
     let version = |i: usize| {
         let digits = bytes[i + PREFIX.len()..].iter();
         let text: String = digits
