@@ -191,7 +191,7 @@ enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
     /// A judge, and the checkpoint that it is loaded from; `None` is the controlled model.
-    Judge(Judge<Cpu>, Option<Box<Opened>>),
+    Judge(Box<Judge<Cpu>>, Option<Box<Opened>>),
 }
 
 impl RewardSource {
@@ -244,7 +244,7 @@ impl RewardSource {
             words(&args.judge_bad),
             decoding,
         )?;
-        Ok(Self::Judge(judge, other))
+        Ok(Self::Judge(Box::new(judge), other))
     }
 
     fn run(
@@ -255,9 +255,11 @@ impl RewardSource {
         report: &mut Report,
     ) -> Result<Outcome> {
         let tokenizer = &opened.tokenizer;
-        let mut run = |reward: &mut dyn Reward<Cpu>| control.run(model, tokenizer, reward, report);
+        let mut run = |reward: &mut dyn Reward<Cpu>| -> Result<Outcome> {
+            Ok(control.run(model, tokenizer, reward, report)?)
+        };
         match self {
-            Self::Words(mut words) => Ok(run(&mut words)?),
+            Self::Words(mut words) => run(&mut words),
             Self::Command(mut command) => {
                 let mut outcome = run(&mut command)?;
                 // An answer too many at the end is a wrong count like any other.
@@ -266,10 +268,10 @@ impl RewardSource {
                 }
                 Ok(outcome)
             }
-            Self::Judge(mut judge, None) => Ok(run(&mut judge)?),
+            Self::Judge(mut judge, None) => run(&mut *judge),
             Self::Judge(judge, Some(other)) => {
                 let (name, model) = (other.name(), other.load()?);
-                Ok(run(&mut judge.by(model, other.tokenizer, name))?)
+                run(&mut judge.by(model, other.tokenizer, name))
             }
         }
     }
