@@ -195,7 +195,7 @@ enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
     /// A judge, and the checkpoint that it is loaded from; `None` is the controlled model.
-    Judge(Judge<Cpu>, Option<Box<Opened>>),
+    Judge(Box<Judge<Cpu>>, Option<Box<Opened>>),
 }
 
 impl RewardSource {
@@ -248,7 +248,7 @@ impl RewardSource {
             words(&args.judge_bad),
             decoding,
         )?;
-        Ok(Self::Judge(judge, other))
+        Ok(Self::Judge(Box::new(judge), other))
     }
 
     fn run<B: Backend>(
@@ -259,9 +259,11 @@ impl RewardSource {
         report: &mut Report,
     ) -> Result<Outcome> {
         let tokenizer = &opened.tokenizer;
-        let mut run = |reward: &mut dyn Reward<B>| control.run(model, tokenizer, reward, report);
+        let mut run = |reward: &mut dyn Reward<B>| -> Result<Outcome> {
+            Ok(control.run(model, tokenizer, reward, report)?)
+        };
         match self {
-            Self::Words(mut words) => Ok(run(&mut words)?),
+            Self::Words(mut words) => run(&mut words),
             Self::Command(mut command) => {
                 let mut outcome = run(&mut command)?;
                 // An answer too many at the end is a wrong count like any other.
@@ -270,10 +272,10 @@ impl RewardSource {
                 }
                 Ok(outcome)
             }
-            Self::Judge(mut judge, None) => Ok(run(&mut judge)?),
+            Self::Judge(mut judge, None) => run(&mut *judge),
             Self::Judge(judge, Some(other)) => {
                 let (name, judging) = (other.name(), other.load()?);
-                on!(judging, model => Ok(run(&mut judge.by(model, other.tokenizer, name))?))
+                on!(judging, model => run(&mut judge.by(model, other.tokenizer, name)))
             }
         }
     }

@@ -30,7 +30,7 @@ pub(crate) enum CliError {
         kept: String,
     },
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Control(Box<ControlError>),
     #[error(transparent)]
     Interp(#[from] InterpError),
     #[error(transparent)]
@@ -97,6 +97,12 @@ fn of_control(error: &ControlError) -> u8 {
         | ControlError::Data { .. }
         | ControlError::Template { .. } => 2,
         _ => 1,
+    }
+}
+
+impl From<ControlError> for CliError {
+    fn from(error: ControlError) -> Self {
+        CliError::Control(Box::new(error))
     }
 }
 

@@ -310,13 +310,25 @@ pub enum ControlError {
     },
     /// An interpretation failed.
     #[error(transparent)]
-    Interp(#[from] InterpError),
+    Interp(Box<InterpError>),
     /// The model failed.
     #[error(transparent)]
-    Llama(#[from] LlamaError),
+    Llama(Box<LlamaError>),
     /// A device failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+impl From<InterpError> for ControlError {
+    fn from(error: InterpError) -> Self {
+        Self::Interp(Box::new(error))
+    }
+}
+
+impl From<LlamaError> for ControlError {
+    fn from(error: LlamaError) -> Self {
+        Self::Llama(Box::new(error))
+    }
 }
 
 /// A result of this crate.

@@ -168,7 +168,7 @@ fn gate(training: &Training) -> Option<f64> {
 fn past_gate(training: &Training, drift: Option<f64>) -> Option<(f64, f64)> {
     let (drift, bound) = (drift?, gate(training)?);
     // A drift that is no number has passed every bound.
-    (!(drift <= bound)).then_some((drift, bound))
+    (drift > bound || drift.is_nan()).then_some((drift, bound))
 }
 
 /// How things stand after the last update.

@@ -309,7 +309,7 @@ fn probes_and_interpretations_are_those_of_the_model_at_that_step() {
     };
     let before = said(&model);
     let first = control.run(&mut model, &tokenizer, &mut keep_on).unwrap();
-    assert_eq!(first.steps[0].probes, [before.clone()]);
+    assert_eq!(first.steps[0].probes, [&*before]);
     assert!(
         first
             .steps
