@@ -8,6 +8,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export SELFIE_GOLDEN="$here/golden"
+# Where containers have the driver.
+export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/nvidia/lib64:/usr/local/nvidia/lib"
 commit=$(cat "$here/COMMIT")
 
 fail() {
@@ -15,9 +17,20 @@ fail() {
     exit 1
 }
 
+# Whether a folder that libraries are loaded from has a file of this name (a pattern).
+loadable() {
+    local folder folders
+    ldconfig -p 2>/dev/null | awk '{print $1}' | grep -qx "${1//./\\.}" && return
+    IFS=: read -ra folders <<<"$LD_LIBRARY_PATH"
+    for folder in "${folders[@]}"; do
+        compgen -G "$folder/$1" >/dev/null && return
+    done
+    return 1
+}
+
 # The folder of libcublasLt: the CUDA toolkit's, or that of this machine's Python packages.
 find_cublas() {
-    if ldconfig -p 2>/dev/null | grep -q 'libcublasLt\.so\.1[23]'; then
+    if loadable 'libcublasLt.so.1[23]'; then
         return
     fi
     local folders=("${CUDA_HOME:-/usr/local/cuda}/lib64" /usr/local/cuda-1[23]*/lib64 /usr/lib/x86_64-linux-gnu)
@@ -31,18 +44,12 @@ find_cublas() {
     local folder
     for folder in "${folders[@]}"; do
         if compgen -G "$folder/libcublasLt.so.1[23]" >/dev/null; then
-            export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+            export LD_LIBRARY_PATH="$folder:$LD_LIBRARY_PATH"
             echo "cuBLASLt: $folder"
             return
         fi
     done
     fail "libcublasLt.so.13 or .12 was not found: install the CUDA toolkit or the Python package nvidia-cublas"
-}
-
-have_gpu() {
-    ldconfig -p 2>/dev/null | grep -q 'libcuda\.so' ||
-        compgen -G '/usr/local/nvidia/lib*/libcuda.so*' >/dev/null ||
-        compgen -G "${LD_LIBRARY_PATH%%:*}/libcuda.so*" >/dev/null
 }
 
 sanitize() {
@@ -92,6 +99,6 @@ case "${1:-}" in
     check | bench) ;;
     *) fail "usage: run.sh check | run.sh bench [FILE]" ;;
 esac
-have_gpu || fail "there is no CUDA driver (libcuda.so.1) on this machine: nothing was run"
+loadable 'libcuda.so.1' || fail "there is no CUDA driver (libcuda.so.1) on this machine: nothing was run"
 find_cublas
 "$@"
