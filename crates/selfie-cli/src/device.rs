@@ -56,7 +56,7 @@ impl DeviceOptions {
             asked: asked(&args.device)?,
             cuda: CudaOptions {
                 deterministic: args.deterministic,
-                ..CudaOptions::default()
+                graphs: graphs()?,
             },
             cpu: CpuOptions {
                 threads: args.threads,
@@ -101,6 +101,15 @@ impl DeviceOptions {
 
     fn cpu(&self) -> Result<Device> {
         Ok(On::Cpu(Cpu::new(self.cpu)?))
+    }
+}
+
+/// Whether steps are replayed as CUDA graphs: `SELFIE_CUDA_GRAPHS`, for those who look for a fault.
+fn graphs() -> Result<bool> {
+    match std::env::var("SELFIE_CUDA_GRAPHS").as_deref() {
+        Err(_) | Ok("on") => Ok(true),
+        Ok("off") => Ok(false),
+        Ok(other) => usage(format!("SELFIE_CUDA_GRAPHS={other}: expected on or off")),
     }
 }
 
