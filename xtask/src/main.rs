@@ -1,8 +1,9 @@
-//! Development tasks: `cargo xtask bench`, `cargo xtask ptx`.
+//! Development tasks: `cargo xtask bench`, `ptx`, `sim`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ptx;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ enum Task {
     Bench(bench::Args),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
+    /// Test the GPU backend in the simulator
+    Sim(sim::Args),
     /// One sweep, in a process of its own so that its peak memory is its own
     #[command(hide = true)]
     Sweep(bench::SweepArgs),
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Ptx(args) => ptx::run(&args),
+        Task::Sim(args) => sim::run(&args),
         Task::Sweep(args) => bench::sweep_in_this_process(&args),
     };
     match done {

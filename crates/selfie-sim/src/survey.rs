@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
     Adam, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, Result, Slot,
 };
 
-use crate::{Ran, Sim};
+use crate::{Ran, Sim, SimDriver};
 
 const D_MODEL: usize = 4096;
 const FFN: usize = 11_008;
@@ -36,12 +37,20 @@ pub struct Surveyed {
 
 /// Runs each kernel.
 pub fn survey() -> Result<Vec<Surveyed>> {
-    let survey = Survey { sim: crate::sim()? };
+    let on = |splits| -> Result<Survey> {
+        let sim = Sim::new(SimDriver::new(), splits)?;
+        Ok(Survey { sim, splits })
+    };
+    let survey = on(Splits::Fixed)?;
+    let fill = Splits::Fill {
+        multiprocessors: 1 << 20,
+    };
     let mut all = Vec::new();
     all.extend(survey.rows()?);
     all.extend(survey.mlp()?);
     all.extend(survey.head()?);
     all.extend(survey.attention(DType::Bf16)?);
+    all.extend(on(fill)?.attention(DType::Bf16)?);
     all.extend(survey.attention(DType::F32)?);
     Ok(all)
 }
@@ -53,6 +62,7 @@ fn values(n: usize) -> Vec<f32> {
 
 struct Survey {
     sim: Sim,
+    splits: Splits,
 }
 
 impl Survey {
@@ -177,81 +187,78 @@ impl Survey {
         Ok(self.took("4 x 32000", floors).into())
     }
 
-    /// A shared prompt of 64 positions, then a decode step of eight slots that see it and 32 of their own.
+    /// A prompt of 64 shared positions, then a decode step of eight slots that see it and 80 of their own.
     fn attention(&self, weights: DType) -> Result<Vec<Surveyed>> {
         const SHARED: usize = 64;
         const SLOTS: usize = 8;
-        const OWN: usize = 32;
-        let sim = &self.sim;
+        const OWN: usize = 80;
+        let (sim, size) = (&self.sim, weights.size());
+        let (q, kv_dim) = (ATTN.q_dim(), ATTN.kv_dim());
         let mut all = Vec::new();
-        let layout = KvLayout {
+        let mut kv = sim.kv(&KvLayout {
             kv_heads: ATTN.kv_heads,
             head_dim: ATTN.head_dim,
             shared: SHARED,
             own: vec![OWN],
             slots: SLOTS,
             weights,
-        };
-        let mut kv = sim.kv(&layout)?;
-        let rope = self.filled(SHARED + OWN, ATTN.head_dim)?;
-        let prompt: Vec<BatchRow> = (0..SHARED).map(|p| row(Slot::Shared, p)).collect();
-        let branch = |slot: usize, p: usize| row(Slot::Branch(slot as u32), SHARED + p);
-        let history: Vec<BatchRow> = (0..SLOTS)
-            .flat_map(|slot| (0..OWN - 1).map(move |p| branch(slot, p)))
-            .collect();
-        let decode: Vec<BatchRow> = (0..SLOTS).map(|slot| branch(slot, OWN - 1)).collect();
+        })?;
         for slot in 0..SLOTS {
             sim.kv_share(&mut kv, slot, &[SHARED])?;
         }
-        let size = weights.size();
-        let (q, kv_dim) = (ATTN.q_dim(), ATTN.kv_dim());
-        for rows in [prompt, history, decode] {
-            let n = rows.len();
-            let mut batch = sim.batch(n)?;
-            sim.load_batch(&rows, &mut batch)?;
-            let mut qkv = self.filled(n, ATTN.qkv_dim())?;
+        let rope = self.filled(SHARED + OWN, ATTN.head_dim)?;
+        let mut append = |rows: &[BatchRow]| -> Result<_> {
+            let mut batch = sim.batch(rows.len())?;
+            sim.load_batch(rows, &mut batch)?;
+            let mut qkv = self.filled(rows.len(), ATTN.qkv_dim())?;
             sim.driver().take_ran();
             sim.rope_append(&ATTN, &rope, &batch, 0, &mut qkv, &mut kv)?;
-            if n == SLOTS * (OWN - 1) {
-                continue;
-            }
-            if n == SLOTS && weights == DType::Bf16 {
-                let floor = n * (q * 8 + 2 * kv_dim * (4 + size) + ATTN.head_dim * 4 + 12);
-                let case = "8 rows, 32 heads and 8 kv heads of 128, bf16";
-                all.extend(self.took(case, [("rope_append", floor)]));
-            }
-            sim.driver().take_ran();
-            let mut out = sim.acts(n, q, weights)?;
-            sim.attend(&ATTN, &qkv, &batch, 0, &kv, &mut out)?;
-            let output = n * q * (4 + size);
-            if n == SHARED {
-                let floor = output + SHARED * 2 * kv_dim * size;
-                let case = "a prompt of 64, 32 heads and 8 kv heads of 128";
-                match weights {
-                    DType::F32 => drop(sim.driver().take_ran()),
-                    _ => all.extend(self.took(case, [("attention_prompt_4", floor)])),
-                }
-                continue;
-            }
-            let context = (SHARED + SLOTS * OWN) * 2 * kv_dim * size;
-            let case = "8 slots, 64 shared and 32 own, 32 heads and 8 kv heads of 128";
-            // Two splits: the shared segment and the own one, each with a logarithm a head.
-            let parts = 2 * n * (q + ATTN.heads) * 4;
-            let queries = n * q * 4;
-            match weights {
-                DType::F32 => {
-                    all.extend(self.took(case, [("attention_f32", output + context)]));
-                }
-                _ => all.extend(self.took(
-                    case,
-                    [
-                        ("attention_decode", queries + context + parts),
-                        ("attention_merge", parts + n * q * size),
-                    ],
-                )),
-            }
+            Ok((batch, qkv))
+        };
+        let prompt: Vec<BatchRow> = (0..SHARED).map(|p| row(Slot::Shared, p)).collect();
+        let branch = |slot: usize, p: usize| row(Slot::Branch(slot as u32), SHARED + p);
+        let history = (0..SLOTS).flat_map(|slot| (0..OWN - 1).map(move |p| branch(slot, p)));
+        let decode: Vec<BatchRow> = (0..SLOTS).map(|slot| branch(slot, OWN - 1)).collect();
+        let prompt = append(&prompt)?;
+        append(&history.collect::<Vec<_>>())?;
+        let decode = append(&decode)?;
+        if weights == DType::Bf16 {
+            let floor = SLOTS * (q * 8 + 2 * kv_dim * (4 + size) + ATTN.head_dim * 4 + 12);
+            let case = "8 rows, 32 heads and 8 kv heads of 128, bf16";
+            all.extend(self.took(case, [("rope_append", floor)]));
         }
-        Ok(all)
+        sim.driver().take_ran();
+
+        if weights == DType::Bf16 {
+            let (batch, qkv) = &prompt;
+            let mut out = sim.acts(SHARED, q, weights)?;
+            sim.attend(&ATTN, qkv, batch, 0, &kv, &mut out)?;
+            let floor = SHARED * (q * (4 + size) + 2 * kv_dim * size);
+            let case = "a prompt of 64, 32 heads and 8 kv heads of 128";
+            all.extend(self.took(case, [("attention_prompt_4", floor)]));
+        }
+        let (batch, qkv) = &decode;
+        let mut out = sim.acts(SLOTS, q, weights)?;
+        sim.attend(&ATTN, qkv, batch, 0, &kv, &mut out)?;
+        let case = "8 slots, 64 shared and 80 own, 32 heads and 8 kv heads of 128";
+        let (queries, output) = (SLOTS * q * 4, SLOTS * q * size);
+        let context = (SHARED + SLOTS * OWN) * 2 * kv_dim * size;
+        if self.splits == Splits::Fixed {
+            let entry = match weights {
+                DType::F32 => "attention_f32",
+                DType::Bf16 | DType::F16 => "attention_decode",
+            };
+            all.extend(self.took(case, [(entry, queries + context + output)]));
+            return Ok(all);
+        }
+        // Splits of 64 keys: one of the shared segment and two of a branch, each with a logarithm a head.
+        let parts = 3 * SLOTS * (q + ATTN.heads) * 4;
+        let floors = [
+            ("attention_decode", queries + context + parts),
+            ("attention_merge", parts + output),
+        ];
+        let [_, merge] = self.took(case, floors);
+        Ok(vec![merge])
     }
 }
 

@@ -1,13 +1,14 @@
 //! What each kernel asks of memory, on a slice of a real model: coalesced, no bank conflicts, nothing twice.
 
+use std::sync::LazyLock;
+
 use selfie_kernels::gpu::File;
 use selfie_sim::survey::{Surveyed, survey};
 
-fn surveyed() -> Vec<Surveyed> {
-    survey().unwrap_or_else(|e| panic!("{e}"))
-}
+static SURVEYED: LazyLock<Vec<Surveyed>> =
+    LazyLock::new(|| survey().unwrap_or_else(|e| panic!("{e}")));
 
-/// Kernels whose memory is tested in tests/attention, or that read a row of logarithms or a list word by word.
+/// Kernels whose memory is tested in tests/attention.
 fn is_attention(kernel: &Surveyed) -> bool {
     kernel.entry.starts_with("attention")
 }
@@ -15,7 +16,7 @@ fn is_attention(kernel: &Surveyed) -> bool {
 #[test]
 fn accesses_are_coalesced_and_without_bank_conflicts() {
     let mut wrong = Vec::new();
-    for kernel in surveyed().iter().filter(|kernel| !is_attention(kernel)) {
+    for kernel in SURVEYED.iter().filter(|kernel| !is_attention(kernel)) {
         let total = kernel.ran.report.total;
         for (what, traffic) in [("loads", total.global_load), ("stores", total.global_store)] {
             if traffic.sectors != traffic.ideal_sectors {
@@ -35,7 +36,7 @@ fn accesses_are_coalesced_and_without_bank_conflicts() {
 /// rotation again for each warp, the rows of a gradient again for each tile. What is left is a list's entry a warp.
 #[test]
 fn no_more_is_moved_than_has_to_be() {
-    for kernel in surveyed().iter().filter(|kernel| !is_attention(kernel)) {
+    for kernel in SURVEYED.iter().filter(|kernel| !is_attention(kernel)) {
         let total = kernel.ran.report.total;
         let moved = 32 * (total.global_load.sectors + total.global_store.sectors);
         let cached = match kernel.entry {
@@ -58,9 +59,8 @@ fn no_more_is_moved_than_has_to_be() {
 
 #[test]
 fn every_file_is_surveyed() {
-    let surveyed = surveyed();
     for file in File::ALL {
-        let files: Vec<&str> = surveyed
+        let files: Vec<&str> = SURVEYED
             .iter()
             .map(|kernel| kernel.ran.launch.module.file().name())
             .collect();

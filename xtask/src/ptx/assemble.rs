@@ -108,28 +108,49 @@ fn parse(said: &str) -> Result<Vec<Entry>> {
     }
 }
 
-/// How many instructions of `mnemonic` the machine code of an entry has, by `nvdisasm`.
-pub(super) fn count(nvdisasm: &Path, kernel: &Assembled, mnemonic: &str) -> Result<usize> {
+/// How many instructions of `mnemonic` each of `entries` has in a module's machine code, by `nvdisasm`.
+pub(super) fn count(
+    nvdisasm: &Path,
+    cubin: &Path,
+    entries: &[&str],
+    mnemonic: &str,
+) -> Result<Vec<usize>> {
     let done = Command::new(nvdisasm)
-        .args(["-c", "-fun"])
-        .arg(&kernel.entry)
-        .arg(&kernel.cubin)
+        .arg("-c")
+        .arg(cubin)
         .output()
         .map_err(|e| format!("cannot run {}: {e}", nvdisasm.display()))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("nvdisasm refuses {}:\n{said}", kernel.cubin.display()).into());
+        return Err(format!("nvdisasm refuses {}:\n{said}", cubin.display()).into());
     }
     let code = String::from_utf8_lossy(&done.stdout);
-    let section = format!(".text.{}:", kernel.entry);
-    let body = code.split_once(&section).map_or(&*code, |(_, body)| body);
-    let body = body.split(".text.").next().unwrap_or_default();
-    Ok(body.lines().filter(|line| line.contains(mnemonic)).count())
+    entries
+        .iter()
+        .map(|entry| match section(&code, entry) {
+            Some(code) => Ok(code.lines().filter(|line| line.contains(mnemonic)).count()),
+            None => Err(format!("{} has no code of {entry}", cubin.display()).into()),
+        })
+        .collect()
+}
+
+/// The instructions of an entry.
+fn section<'a>(code: &'a str, entry: &str) -> Option<&'a str> {
+    let (_, code) = code.split_once(&format!("\n.text.{entry}:"))?;
+    code.split("\n\t.section").next()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Entry, parse};
+    use super::{Entry, parse, section};
+
+    #[test]
+    fn each_entry_has_its_code() {
+        let code = "\t.section\t.text.a\n.text.a:\n HMMA\n\t.section\t.text.b\n.text.b:\n FADD\n";
+        assert_eq!(section(code, "a"), Some("\n HMMA"));
+        assert_eq!(section(code, "b"), Some("\n FADD\n"));
+        assert_eq!(section(code, "c"), None);
+    }
 
     #[test]
     fn registers_and_shared_memory() {

@@ -2,54 +2,127 @@
 
 mod assemble;
 mod occupancy;
+mod tables;
 mod tools;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use selfie_kernels::gpu::Module;
 
 use crate::Result;
-use assemble::{ARCHITECTURES, Assembled, assemble};
+use assemble::{ARCHITECTURES, Assembled, assemble, count};
 
-/// Assembles all kernels for sm_80, sm_90, sm_100 and sm_120; a warning, a spill or local memory is an error.
+/// Where the tables are quoted.
+const README: &str = "kernels/README.md";
+
+/// All kernels are assembled for sm_80, sm_90, sm_100 and sm_120; a warning, a spill, local memory, or attention without
+/// tensor cores is an error. Then each runs once in the simulator, and two tables are printed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the modules whose names begin with this
+    /// Fail unless kernels/README.md quotes these tables
+    #[arg(long, conflicts_with = "write")]
+    check: bool,
+    /// Put the tables into kernels/README.md
     #[arg(long)]
-    only: Option<String>,
+    write: bool,
     /// Where the expanded PTX and the machine code go
     #[arg(long, default_value = "target/ptx")]
     out: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let ptxas = tools::ptxas()?;
+    let (ptxas, nvdisasm) = (tools::ptxas()?, tools::nvdisasm()?);
     fs::create_dir_all(&args.out)?;
-    let only = args.only.as_deref().unwrap_or_default();
-    let modules = Module::all()
+    let kernels = assemble_all(&ptxas, &args.out)?;
+    check_tensor_cores(&nvdisasm, &kernels)?;
+    let version = tools::version(&ptxas)?;
+    println!(
+        "{} kernels of {} modules for {ARCHITECTURES:?}: no spills, no local memory; attention uses HMMA\n",
+        kernels.len() / ARCHITECTURES.len(),
+        Module::all().len(),
+    );
+    let surveyed = selfie_sim::survey::survey()?;
+    let assembled = format!(
+        "By {version}:\n\n{}",
+        tables::assembled(&kernels, &surveyed)
+    );
+    let quoted = [
+        ("assembled", assembled),
+        ("simulated", tables::simulated(&surveyed)),
+    ];
+    for (_, table) in &quoted {
+        println!("{table}");
+    }
+    if args.check || args.write {
+        quote(&quoted, args.write)?;
+    }
+    Ok(())
+}
+
+fn assemble_all(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
+    let jobs: Vec<(Module, u32)> = Module::all()
         .into_iter()
-        .filter(|m| m.name().starts_with(only));
-    let jobs: Vec<(Module, u32)> = modules
         .flat_map(|module| ARCHITECTURES.map(|architecture| (module, architecture)))
         .collect();
-    let assembled = jobs
-        .into_par_iter()
-        .map(|(module, architecture)| {
-            assemble(&ptxas, module, architecture, &args.out).map_err(|e| e.to_string())
-        })
-        .collect::<std::result::Result<Vec<_>, String>>()?
-        .concat();
-    for kernel in &assembled {
-        println!(
-            "{} {} sm_{} {} {}",
-            kernel.module.name(),
-            kernel.entry,
-            kernel.architecture,
-            kernel.registers,
-            kernel.shared
-        );
+    let assembled = jobs.into_par_iter().map(|(module, architecture)| {
+        assemble(ptxas, module, architecture, out).map_err(|e| e.to_string())
+    });
+    let assembled = assembled.collect::<std::result::Result<Vec<_>, String>>()?;
+    Ok(assembled.concat())
+}
+
+/// Attention has to end up on the tensor cores, on the oldest and on the newest architecture. (The f16 twins have the
+/// same instructions as bf16.)
+fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
+    let mut modules: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+    let ends = [ARCHITECTURES[0], ARCHITECTURES[ARCHITECTURES.len() - 1]];
+    for kernel in kernels {
+        let on_tensor_cores = ["attention_prompt", "attention_decode"]
+            .iter()
+            .any(|name| kernel.entry.starts_with(name));
+        if on_tensor_cores && ends.contains(&kernel.architecture) && !kernel.module.is_twin() {
+            let entries = modules.entry(&kernel.cubin).or_default();
+            entries.push(&kernel.entry);
+        }
+    }
+    if modules.is_empty() {
+        return Err("there is no attention to look for tensor cores in".into());
+    }
+    let checked = modules.into_par_iter().map(|(cubin, entries)| {
+        let counts = count(nvdisasm, cubin, &entries, "HMMA").map_err(|e| e.to_string())?;
+        match counts.iter().position(|&n| n == 0) {
+            Some(i) => Err(format!("{} has no HMMA in {}", entries[i], cubin.display())),
+            None => Ok(()),
+        }
+    });
+    checked.collect::<std::result::Result<(), String>>()?;
+    Ok(())
+}
+
+/// Compares each table with what stands between its marks in the README, or puts it there.
+fn quote(tables: &[(&str, String)], write: bool) -> Result<()> {
+    let mut readme = fs::read_to_string(README)?;
+    for (name, table) in tables {
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+        let marks = readme.find(&begin).zip(readme.find(&end));
+        let Some((from, to)) = marks.map(|(from, to)| (from + begin.len(), to)) else {
+            return Err(format!("{README} has no place for the table `{name}`").into());
+        };
+        if readme[from..to] != **table {
+            if !write {
+                return Err(format!(
+                    "{README} quotes another table `{name}`: run `cargo xtask ptx --write`"
+                )
+                .into());
+            }
+            readme.replace_range(from..to, table);
+        }
+    }
+    if write {
+        fs::write(README, readme)?;
     }
     Ok(())
 }

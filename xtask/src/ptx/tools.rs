@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::Result;
 
@@ -43,4 +44,20 @@ fn fetched() -> Vec<PathBuf> {
     let wheels = Path::new(FETCHED).join("nvidia");
     let versions = wheels.read_dir().into_iter().flatten().flatten();
     versions.map(|version| version.path().join("bin")).collect()
+}
+
+/// What `ptxas` calls itself: `ptxas 13.5.37`.
+pub(super) fn version(ptxas: &Path) -> Result<String> {
+    let said = Command::new(ptxas)
+        .arg("--version")
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", ptxas.display()))?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let version = said
+        .split_once(", V")
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    match version {
+        Some(version) => Ok(format!("ptxas {version}")),
+        None => Err(format!("{} does not say its version: {said}", ptxas.display()).into()),
+    }
 }

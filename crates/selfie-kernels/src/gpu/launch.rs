@@ -45,6 +45,8 @@ pub enum File {
     AttentionDecode,
     /// `attention_f32.ptx`
     AttentionF32,
+    /// `attention_merge.ptx`
+    AttentionMerge,
     /// `attention_prompt.ptx`
     AttentionPrompt,
     /// `embed.ptx`
@@ -72,6 +74,7 @@ impl File {
         File::Adam,
         File::AttentionDecode,
         File::AttentionF32,
+        File::AttentionMerge,
         File::AttentionPrompt,
         File::Embed,
         File::GatherRows,
@@ -90,6 +93,7 @@ impl File {
             File::Adam => "adam",
             File::AttentionDecode => "attention_decode",
             File::AttentionF32 => "attention_f32",
+            File::AttentionMerge => "attention_merge",
             File::AttentionPrompt => "attention_prompt",
             File::Embed => "embed",
             File::GatherRows => "gather_rows",
@@ -108,6 +112,7 @@ impl File {
             File::Adam => include_str!("../../kernels/adam.ptx"),
             File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
             File::AttentionF32 => include_str!("../../kernels/attention_f32.ptx"),
+            File::AttentionMerge => include_str!("../../kernels/attention_merge.ptx"),
             File::AttentionPrompt => include_str!("../../kernels/attention_prompt.ptx"),
             File::Embed => include_str!("../../kernels/embed.ptx"),
             File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
@@ -122,14 +127,19 @@ impl File {
 
     /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
     pub const fn has_twin(self) -> bool {
-        matches!(self, File::AttentionPrompt | File::AttentionDecode)
+        matches!(
+            self,
+            File::AttentionDecode | File::AttentionMerge | File::AttentionPrompt
+        )
     }
 
     /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
     const fn head_dims(self) -> &'static [u32] {
         match self {
             File::AttentionF32 => &[2, 20, 64, 128, 256],
-            File::AttentionPrompt | File::AttentionDecode => &[16, 32, 48, 64, 80, 96, 128, 256],
+            File::AttentionDecode | File::AttentionMerge | File::AttentionPrompt => {
+                &[16, 32, 48, 64, 80, 96, 128, 256]
+            }
             _ => &[],
         }
     }
@@ -188,6 +198,11 @@ impl Module {
     /// The file.
     pub const fn file(self) -> File {
         self.file
+    }
+
+    /// Whether this is the f16 twin of a file that is written for bf16.
+    pub const fn is_twin(self) -> bool {
+        self.f16
     }
 
     /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.

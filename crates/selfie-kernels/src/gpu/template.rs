@@ -1,4 +1,4 @@
-//! The two things that our kernels add to PTX, expanded before it goes to the driver or the simulator.
+//! The three things that our kernels add to PTX, expanded before it goes to the driver or the simulator.
 //!
 //! Registers cannot be indexed, so a loop over registers is written out, and how often depends on the head
 //! dimension. A kernel says it once:

@@ -185,3 +185,9 @@ pub(super) const SPLIT_CASES: &[Case] = &[
         &[branch(100, 2100, 1), branch(3, 70, 1)],
     ),
 ];
+
+/// A single row and a run, for any heads.
+pub(super) const fn small(heads: (u32, u32, u32)) -> Case {
+    const BRANCHES: &[Branch] = &[branch(17, 70, 1), branch(9, 20, 6)];
+    case(heads, [17, 0], BRANCHES)
+}

@@ -8,11 +8,16 @@ mod oracle;
 mod problem;
 mod traffic;
 
-use selfie_kernels::gpu::plan::Splits;
+use selfie_kernels::gpu::plan::{HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
 use selfie_kernels::{DType, Slot, reference};
 
-use cases::{CASES, Case, F32_CASES, SPLIT_CASES};
+use cases::{CASES, Case, F32_CASES, SPLIT_CASES, small};
 use problem::Problem;
+
+/// With so many multiprocessors splits are as short as they get: 64 keys.
+const SHORTEST_SPLITS: Splits = Splits::Fill {
+    multiprocessors: 1 << 20,
+};
 
 /// The largest relative error of one rounding.
 fn unit(dtype: DType) -> f64 {
@@ -91,14 +96,20 @@ fn f32() {
 }
 
 #[test]
+fn every_head_dim() {
+    let step = HEAD_DIM_STEP as usize;
+    let dims = (HEAD_DIM_STEP..=MAX_HEAD_DIM).step_by(step);
+    let cases: Vec<_> = dims.map(|head_dim| small((2, 1, head_dim))).collect();
+    let cases: Vec<_> = cases.iter().collect();
+    check(&cases, DType::Bf16, Splits::Fixed, None);
+    check(&cases, DType::Bf16, SHORTEST_SPLITS, Some(64));
+}
+
+#[test]
 fn splits_that_fill_a_device() {
-    // With so many multiprocessors the splits are as short as they get: a tile.
-    let splits = Splits::Fill {
-        multiprocessors: 1 << 20,
-    };
     let cases: Vec<_> = SPLIT_CASES.iter().collect();
-    check(&cases, DType::Bf16, splits, Some(64));
-    check(&cases, DType::F16, splits, Some(64));
+    check(&cases, DType::Bf16, SHORTEST_SPLITS, Some(64));
+    check(&cases, DType::F16, SHORTEST_SPLITS, Some(64));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use selfie_kernels::gpu::Launch;
 use selfie_kernels::gpu::plan::Splits;
 use selfie_ptxsim::{Counters, Report};
 
-use super::cases::{CASES, Case};
+use super::SHORTEST_SPLITS;
+use super::cases::{CASES, Case, SPLIT_CASES};
 use super::problem::Problem;
 
 /// The counters of the lines that hold one of the `instructions`.
@@ -17,6 +18,17 @@ fn counters(launch: &Launch, report: &Report, instructions: &[&str]) -> Counters
         instructions.iter().any(|i| text.contains(i))
     });
     lines.map(|(_, &counters)| counters).sum()
+}
+
+/// What each launch of all cases did.
+fn launches(dtype: DType) -> Vec<(Launch, Report)> {
+    let whole = CASES.iter().map(|case| (case, Splits::Fixed));
+    let split = SPLIT_CASES.iter().map(|case| (case, SHORTEST_SPLITS));
+    let run = |(case, splits)| {
+        let problem = Problem::new(case, dtype);
+        problem.run(&problem.rows(), splits).ran
+    };
+    whole.chain(split).flat_map(run).collect()
 }
 
 #[test]
@@ -32,19 +44,16 @@ fn queries_keys_values_and_outputs_are_coalesced() {
     ];
     let mut requests = 0;
     for dtype in [DType::Bf16, DType::F32] {
-        for case in CASES {
-            let problem = Problem::new(case, dtype);
-            for (launch, report) in problem.run(&problem.rows(), Splits::Fixed).ran {
-                let Counters {
-                    global_load: loads,
-                    global_store: stores,
-                    ..
-                } = counters(&launch, &report, &BULK);
-                let name = format!("{:?} {dtype}, {}", case.heads, launch.entry);
-                requests += loads.requests.min(stores.requests);
-                assert_eq!(loads.sectors, loads.ideal_sectors, "{name}");
-                assert_eq!(stores.sectors, stores.ideal_sectors, "{name}");
-            }
+        for (launch, report) in launches(dtype) {
+            let Counters {
+                global_load: loads,
+                global_store: stores,
+                ..
+            } = counters(&launch, &report, &BULK);
+            let name = format!("{}, {}", launch.module.name(), launch.entry);
+            assert_eq!(loads.sectors, loads.ideal_sectors, "{name}");
+            assert_eq!(stores.sectors, stores.ideal_sectors, "{name}");
+            requests += loads.requests.min(stores.requests);
         }
     }
     assert!(requests > 1000);
@@ -53,18 +62,15 @@ fn queries_keys_values_and_outputs_are_coalesced() {
 #[test]
 fn shared_memory_has_no_bank_conflicts() {
     let mut requests = 0;
-    for case in CASES {
-        let problem = Problem::new(case, DType::Bf16);
-        for (launch, report) in problem.run(&problem.rows(), Splits::Fixed).ran {
-            let Counters {
-                shared_load: loads,
-                shared_store: stores,
-                ..
-            } = report.total;
-            let name = format!("{:?}, {}", case.heads, launch.entry);
-            assert_eq!((loads.conflicts, stores.conflicts), (0, 0), "{name}");
-            requests += loads.requests.min(stores.requests);
-        }
+    for (launch, report) in launches(DType::Bf16) {
+        let Counters {
+            shared_load: loads,
+            shared_store: stores,
+            ..
+        } = report.total;
+        let name = format!("{}, {}", launch.module.name(), launch.entry);
+        assert_eq!((loads.conflicts, stores.conflicts), (0, 0), "{name}");
+        requests += loads.requests.min(stores.requests);
     }
     assert!(requests > 1000);
 }

@@ -1,4 +1,4 @@
-//! `attention_f32.ptx`, `attention_prompt.ptx` and `attention_decode.ptx`
+//! `attention_f32.ptx`, `attention_prompt.ptx`, `attention_decode.ptx` and `attention_merge.ptx`
 
 use std::f64::consts::LOG2_E;
 
@@ -24,6 +24,8 @@ const DECODE_WARPS: u32 = 4;
 const MERGE_WARPS: u32 = 4;
 /// Keys of the longest split.
 const SPLIT_KEYS: u32 = 512;
+/// Blocks for a multiprocessor that [`Splits::Fill`] goes for; five fit one of sm_90 at a head dimension of 128.
+const FILL_BLOCKS: u32 = 3;
 /// More keys than a cache has: no splits.
 const ALL_KEYS: u32 = 1 << 30;
 
@@ -33,7 +35,7 @@ pub enum Splits {
     /// Not at all: keys are walked along in one order, that of the prompt kernel. The bits of a row depend on its
     /// position alone, and not on the rows beside it, not even on those of its own slot.
     Fixed,
-    /// So that there are two blocks for each of the device's multiprocessors, if the context is long enough.
+    /// So that there are three blocks for each of the device's multiprocessors, if the context is long enough.
     Fill {
         /// The device's multiprocessors.
         multiprocessors: u32,
@@ -70,6 +72,9 @@ pub struct Attention<'a> {
 
 impl Attention<'_> {
     /// The launches, in their order; together they write each row of `out` once.
+    ///
+    /// Those of single rows depend on nothing but their number with [`Splits::Fixed`], so that a captured graph does
+    /// for all positions.
     pub fn launches(&self) -> Vec<Launch> {
         if self.kv.dtype == DType::F32 {
             return vec![self.f32()];
@@ -177,7 +182,7 @@ impl Attention<'_> {
     fn merge(&self) -> Launch {
         let items = self.rows.singles() * self.heads;
         Launch {
-            module: self.module(File::AttentionDecode),
+            module: self.module(File::AttentionMerge),
             entry: "attention_merge",
             grid: [items.div_ceil(MERGE_WARPS), 1, 1],
             block: [WARP * MERGE_WARPS, 1, 1],
@@ -229,7 +234,8 @@ impl Attention<'_> {
             return ALL_KEYS;
         };
         let blocks = self.rows.singles() * self.group().div_ceil(DECODE_ROWS) * self.kv.kv_heads;
-        let fill = |keys: u32| self.own_len().div_ceil(keys) * blocks >= 2 * multiprocessors;
+        let fill =
+            |keys: u32| self.own_len().div_ceil(keys) * blocks >= FILL_BLOCKS * multiprocessors;
         if fill(ALL_KEYS) {
             return ALL_KEYS;
         }
@@ -378,6 +384,13 @@ mod tests {
     }
 
     #[test]
+    fn launches_of_singles_do_not_depend_on_their_positions() {
+        let (early, late) = (work(3, 1, 1), work(3, 1, 5000));
+        let launches = |rows| attention(rows, (8, 8, 128)).launches();
+        assert_eq!(launches(&early), launches(&late));
+    }
+
+    #[test]
     fn splits_are_merged() {
         // 4 rows of 8 heads of keys make 32 blocks; at 64 keys the 600 own ones are 10 parts, the shared ones are 1.
         let work = work(4, 1, 600);
@@ -416,7 +429,8 @@ mod tests {
             (2, 4096, 128),
             (8, 4096, 512),
             (32, 4096, 512),
-            (33, 4096, ALL_KEYS),
+            (49, 4096, 512),
+            (50, 4096, ALL_KEYS),
             (64, 512, ALL_KEYS),
         ] {
             let work = work(slots, 1, end);
