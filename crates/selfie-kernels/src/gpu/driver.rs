@@ -43,7 +43,8 @@ pub trait Driver: Send + Sync + 'static {
     /// `at..at + bytes` lies in one allocation.
     unsafe fn zero(&self, at: u64, bytes: u64) -> Result<()>;
 
-    /// Runs a kernel.
+    /// Runs a kernel. Its module is loaded when it is first asked for; dynamic shared memory may be up to 99 KiB, which a
+    /// GPU has to be told of beyond 48.
     ///
     /// # Safety
     /// The arguments are what the kernel's header asks for: as many, of these types, and each address with as many

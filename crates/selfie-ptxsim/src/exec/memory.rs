@@ -185,8 +185,9 @@ impl<'a> Block<'a> {
 
     /// What an access uses of a table of [`BlockRaces`](crate::check::BlockRaces).
     fn granules(&self, offset: usize, access: Access) -> Range<usize> {
-        let granule = self.env.kernel.global_granule as usize;
-        offset / granule..(offset + access.bytes as usize).div_ceil(granule)
+        let shift = self.env.kernel.global_granule.trailing_zeros();
+        let granule = (1 << shift) - 1;
+        offset >> shift..(offset + access.bytes as usize + granule) >> shift
     }
 
     fn global_race(&self, warp: &Warp, access: Access, other: OtherBlock) -> SimError {
