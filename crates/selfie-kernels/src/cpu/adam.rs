@@ -3,11 +3,16 @@
 use rayon::prelude::*;
 
 use super::CpuRows;
-use super::linear_f32::{GROUP, Outer, STRIP, Scale};
+use super::linear_f32::{Outer, Scale};
 use super::simd::{Isa, Loop, Simd};
 use crate::batch::AdamRate;
 use crate::error::check_shape;
 use crate::{Adam, Result};
+
+/// Columns whose gradient is made at a time: a page of each array, which is what the hardware prefetches.
+const STRIP: usize = 1024;
+/// Rows of a task: their gradient's strip stays in the first-level cache.
+const GROUP: usize = 4;
 
 /// One step of `w`, whose gradient is `dᵀ · x`. Each weight and moment is read and written once; the gradient is in memory
 /// a strip at a time.
@@ -49,6 +54,7 @@ pub(super) fn adam(
                         },
                         row: &x.row(row)[columns.clone()],
                         sums: &mut gradient,
+                        width: STRIP,
                     });
                 }
                 for (row, gradient) in gradient.chunks_exact(STRIP).take(rows).enumerate() {

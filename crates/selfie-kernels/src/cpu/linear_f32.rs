@@ -147,6 +147,7 @@ pub(super) fn linear_f32_back(isa: Isa, d: &CpuRows, w: &CpuRows, out: &mut CpuR
                         },
                         row: &w.row(o)[first..first + columns],
                         sums,
+                        width: STRIP,
                     });
                 }
             }
@@ -163,17 +164,18 @@ pub(super) fn linear_f32_back(isa: Isa, d: &CpuRows, w: &CpuRows, out: &mut CpuR
     Ok(())
 }
 
-/// Columns that an outer product is summed for at a time: with [`GROUP`] rows they stay in the first-level cache.
-pub(super) const STRIP: usize = 256;
+/// Columns that [`linear_f32_back`] sums at a time: with [`GROUP`] rows they stay in the first-level cache.
+const STRIP: usize = 512;
 /// Rows of a strip.
-pub(super) const GROUP: usize = 16;
+const GROUP: usize = 16;
 
-/// `sums[i] += scale[i] * row`: one term of a sum of outer products, `sums` `[rows, STRIP]`.
+/// `sums[i] += scale[i] * row`: one term of a sum of outer products, `sums` `[rows, width]`.
 pub(super) struct Outer<'a> {
     pub(super) scale: Scale<'a>,
-    /// At most [`STRIP`] values.
+    /// At most `width` values.
     pub(super) row: &'a [f32],
     pub(super) sums: &'a mut [f32],
+    pub(super) width: usize,
 }
 
 /// Factors that lie `step` apart.
@@ -188,7 +190,7 @@ impl Loop for Outer<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let scale = self.scale.values.iter().step_by(self.scale.step);
-        for (sums, &scale) in self.sums.chunks_exact_mut(STRIP).zip(scale) {
+        for (sums, &scale) in self.sums.chunks_exact_mut(self.width).zip(scale) {
             for (sum, &x) in sums.iter_mut().zip(self.row) {
                 *sum = s.mul_add(scale, x, *sum);
             }

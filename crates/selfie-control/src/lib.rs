@@ -1,0 +1,71 @@
+//! Controls what a LLaMA's hidden embeddings say (SelfIE, arXiv 2403.10949, section 3.4), and measures what that changed.
+//!
+//! hidden_states[L] is the sum of what the MLP of layer L-1 puts out and what that is added to. [`Supervised`] trains this MLP
+//! until an embedding is another one, [`Reinforce`] until a [`Reward`] likes what the embeddings say. What comes of it is an
+//! [`Edit`]: the new tensors of one MLP, as a small file that says what it was made on.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::path::Path::new("../selfie-llama/tests/golden/llama2-mha");
+//! use selfie_control::{EditStack, Step, Supervised, Target, TargetCell, Training};
+//! use selfie_kernels::{Cpu, CpuOptions};
+//! use selfie_llama::{Llama, Tokenizer};
+//! use std::ops::ControlFlow;
+//!
+//! let mut model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
+//! let tokenizer = Tokenizer::open(dir)?;
+//! let before = model.mlp(1)?;
+//! let control = Supervised {
+//!     sources: vec![("What's highest mountain in the world?".to_owned(), 5)],
+//!     layer: 2,
+//!     target: Target::Cells(vec![TargetCell {
+//!         prompt: "a type of drink".to_owned(),
+//!         layer: 3,
+//!         token: 3,
+//!     }]),
+//!     training: Training::new(10, 3e-4),
+//!     interpretation: None,
+//! };
+//! let outcome = control.run(&mut model, &tokenizer, &mut |step: &Step| {
+//!     println!("step {}: loss {}", step.step, step.loss);
+//!     ControlFlow::Continue(())
+//! })?;
+//!
+//! // The model has the edit on it. Elsewhere it is applied from its file, and reverted to the exact bytes.
+//! model.set_mlp(&before)?;
+//! let mut edits = EditStack::new();
+//! edits.apply(&mut model, "my edit", &outcome.edit)?;
+//! edits.revert(&mut model, 0)?;
+//! assert_eq!(model.mlp(1)?, before);
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod atomic;
+mod drift;
+mod edit;
+mod error;
+mod eval;
+mod export;
+mod keep;
+mod options;
+mod reinforce;
+mod reward;
+mod run;
+mod states;
+mod step;
+mod supervised;
+mod training;
+
+pub use drift::{Drift, DriftMeter};
+pub use edit::{BaseShape, Edit, EditMeta, EditStack};
+pub use error::{ControlError, Result};
+pub use eval::{Case, Look, Measure, Score, Suite, behaviours, choices, facts, lines};
+pub use export::{Exported, check_free, export};
+pub use options::{Probes, Reference, Training};
+pub use reinforce::Reinforce;
+pub use reward::{CommandReward, Interpreted, Judge, Reward, Verdicts, When, WordReward, mentions};
+pub use step::{End, Observer, Outcome, Step};
+pub use supervised::{Supervised, Target, TargetCell};
+pub use training::TrainedMlp;
