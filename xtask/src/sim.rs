@@ -8,7 +8,7 @@ use crate::Result;
 /// Runs the tests of the GPU backend and of its kernels in the simulator, in the release profile.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also the sizes of real models, which take minutes
+    /// Also ops at the sizes of real models
     #[arg(long)]
     all: bool,
 }

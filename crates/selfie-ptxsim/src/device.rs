@@ -12,8 +12,10 @@ use crate::report::Report;
 
 /// Where device memory starts.
 const BASE: u64 = 0x7f00_0000_0000;
-/// Allocations start at multiples of it, and at least as many bytes lie between two of them.
+/// Allocations start at multiples of it.
 const ALIGN: u64 = 256;
+/// Addresses between two allocations: an index that is off by rows does not land in another one.
+const GAP: u64 = 1 << 24;
 /// Warp instructions that a block may run by default.
 const INSTRUCTION_LIMIT: u64 = 1 << 28;
 
@@ -215,7 +217,7 @@ impl Gpu {
             });
         }
         let base = self.next;
-        self.next += bytes.next_multiple_of(ALIGN) + ALIGN;
+        self.next += bytes.next_multiple_of(ALIGN) + GAP;
         self.used += bytes;
         self.allocations.insert(base, Allocation::new(base, bytes));
         Ok(base)

@@ -2,20 +2,8 @@
 
 mod common;
 
-use common::{FIRST, device, failure, launch, module, run};
-use selfie_ptxsim::{Arg, Config, Gpu, Module, Place, SimError, Space};
-
-const SHARED: &str = ".shared .align 16 .b8 s[1024];";
-/// `%r1` is the shared address of the thread's own word.
-const OWN: &str = "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 4, %r1;";
-
-fn body(text: &str) -> String {
-    format!("{OWN} {text} ret;")
-}
-
-fn at(place: &Place) -> (u32, u32) {
-    (place.line, place.thread[0])
-}
+use common::{FIRST, SHARED, at, body, device, failure, launch, module, run};
+use selfie_ptxsim::{Arg, Config, Gpu, Module, SimError, Space};
 
 #[test]
 fn global_out_of_bounds() {

@@ -1,4 +1,4 @@
-//! Ops at the sizes of real models, against the CPU: minutes in the simulator, so `cargo xtask sim --all` runs them.
+//! Ops at the sizes of real models, against the CPU. `cargo xtask sim --all` runs them.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 
 /// The norm and the gated unit of rows as wide as those of models up to 405 billion parameters.
 #[test]
-#[ignore = "minutes: cargo xtask sim --all"]
+#[ignore = "real sizes: cargo xtask sim --all"]
 fn wide_rows() {
     fn run<B: Backend>(b: &B, width: usize) -> Result<[Vec<f32>; 2]> {
         let x = rows_of(b, &values(1, 16 * width, (-2.0, 2.0)), width);
@@ -47,7 +47,7 @@ fn wide_rows() {
 
 /// Vocabularies of LLaMA 2 and 3, and one that cannot be read 16 bytes at a time.
 #[test]
-#[ignore = "minutes: cargo xtask sim --all"]
+#[ignore = "real sizes: cargo xtask sim --all"]
 fn whole_vocabularies() {
     const K: usize = 8;
     fn run<B: Backend>(b: &B, head: &Matrix, n: usize) -> Result<(Vec<u32>, Vec<f32>)> {
@@ -71,7 +71,7 @@ fn whole_vocabularies() {
 
 /// A step of training on slices of a real MLP, with more rows than a tile has.
 #[test]
-#[ignore = "minutes: cargo xtask sim --all"]
+#[ignore = "real sizes: cargo xtask sim --all"]
 fn a_wide_step_of_adam() {
     fn run<B: Backend>(b: &B, (n, out, width): (usize, usize, usize)) -> Result<Vec<f32>> {
         let mut w = rows_of(b, &values(1, out * width, (-1.0, 1.0)), width);

@@ -1,7 +1,7 @@
 //! A launch of a kernel, as data, and the text of the kernels.
 
 use super::plan;
-use super::template::{Value, expand};
+use super::template::expand;
 use crate::DType;
 
 /// An argument of a kernel, in the order of its `.param`s.
@@ -221,9 +221,9 @@ impl Module {
         let names = match self.head_dim {
             None => Vec::new(),
             Some(head_dim) => vec![
-                ("D", Value::Int(head_dim.into())),
-                ("STRIDE", Value::Int(plan::stride(head_dim).into())),
-                ("M", Value::Int(plan::warp_tiles(head_dim).into())),
+                ("D", head_dim.into()),
+                ("STRIDE", plan::stride(head_dim).into()),
+                ("M", plan::warp_tiles(head_dim).into()),
             ],
         };
         let text = expand(self.file.text(), &names)

@@ -10,19 +10,10 @@
 //! ```
 //!
 //! A loop runs over a range, or over a list such as `16, 8, 4, 2, 1`. `$let name = expression` names a value up to the
-//! end of the loop that it is in. `$name` and `${expression}` stand for a value: a text such as the operand's type, or an integer of
+//! end of the loop that it is in. `$name` and `${expression}` stand for an integer; expressions have
 //! `+ - * / %`, parentheses and names. Everything else is PTX as it stands.
 
 use std::fmt::Write;
-
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Value {
-    /// An integer, of use in expressions and as the end of a loop.
-    Int(i64),
-    /// A piece of PTX.
-    Text(&'static str),
-}
 
 /// A template that does not follow the rules above.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +26,7 @@ pub struct TemplateError {
 }
 
 /// Writes out the loops and values of `source`.
-pub fn expand(source: &str, names: &[(&str, Value)]) -> Result<String, TemplateError> {
+pub fn expand(source: &str, names: &[(&str, i64)]) -> Result<String, TemplateError> {
     let lines: Vec<&str> = source.lines().collect();
     let mut names = names.to_vec();
     let mut out = String::with_capacity(2 * source.len());
@@ -50,7 +41,7 @@ pub fn expand(source: &str, names: &[(&str, Value)]) -> Result<String, TemplateE
 fn block<'a>(
     lines: &[&'a str],
     mut at: usize,
-    names: &mut Vec<(&'a str, Value)>,
+    names: &mut Vec<(&'a str, i64)>,
     out: &mut String,
 ) -> Result<usize, TemplateError> {
     let outside = names.len();
@@ -66,7 +57,7 @@ fn block<'a>(
                 return fail(at, "expected `$let name = expression`");
             };
             let value = Expression::value(value, at, names)?;
-            names.push((name, Value::Int(value)));
+            names.push((name, value));
         } else {
             values(lines[at], at, names, out)?;
             out.push('\n');
@@ -82,7 +73,7 @@ fn repeat<'a>(
     lines: &[&'a str],
     at: usize,
     header: &'a str,
-    names: &mut Vec<(&'a str, Value)>,
+    names: &mut Vec<(&'a str, i64)>,
     out: &mut String,
 ) -> Result<usize, TemplateError> {
     let Some((name, items)) = header.split_once(" in ") else {
@@ -101,7 +92,7 @@ fn repeat<'a>(
     let mut end = at;
     let rounds = if items.is_empty() { &[0] } else { &items[..] };
     for &item in rounds {
-        names.push((name, Value::Int(item)));
+        names.push((name, item));
         end = block(lines, at + 1, names, out)?;
         names.pop();
     }
@@ -118,7 +109,7 @@ fn repeat<'a>(
 fn values(
     line: &str,
     at: usize,
-    names: &[(&str, Value)],
+    names: &[(&str, i64)],
     out: &mut String,
 ) -> Result<(), TemplateError> {
     let mut rest = line;
@@ -135,13 +126,8 @@ fn values(
                 .unwrap_or(after.len());
             after.split_at(length)
         };
-        match lookup(name, names) {
-            Some(Value::Text(text)) => out.push_str(text),
-            _ => {
-                let value = Expression::value(name, at, names)?;
-                write!(out, "{value}").expect("writing to a String does not fail");
-            }
-        }
+        let value = Expression::value(name, at, names)?;
+        write!(out, "{value}").expect("writing to a String does not fail");
         rest = next;
     }
     out.push_str(rest);
@@ -149,7 +135,7 @@ fn values(
 }
 
 /// The innermost meaning of a name.
-fn lookup(name: &str, names: &[(&str, Value)]) -> Option<Value> {
+fn lookup(name: &str, names: &[(&str, i64)]) -> Option<i64> {
     let mut innermost = names.iter().rev();
     innermost.find(|(n, _)| *n == name).map(|&(_, value)| value)
 }
@@ -158,11 +144,11 @@ fn lookup(name: &str, names: &[(&str, Value)]) -> Option<Value> {
 struct Expression<'a> {
     rest: &'a str,
     line: usize,
-    names: &'a [(&'a str, Value)],
+    names: &'a [(&'a str, i64)],
 }
 
 impl Expression<'_> {
-    fn value(text: &str, line: usize, names: &[(&str, Value)]) -> Result<i64, TemplateError> {
+    fn value(text: &str, line: usize, names: &[(&str, i64)]) -> Result<i64, TemplateError> {
         let mut expression = Expression {
             rest: text,
             line,
@@ -225,7 +211,7 @@ impl Expression<'_> {
         let (word, rest) = self.rest.split_at(length.unwrap_or(self.rest.len()));
         self.rest = rest;
         match (word.parse(), lookup(word, self.names)) {
-            (Ok(number), _) | (_, Some(Value::Int(number))) => Ok(number),
+            (Ok(number), _) | (_, Some(number)) => Ok(number),
             _ => fail(self.line, format!("`{word}` is no number and no name")),
         }
     }
@@ -242,12 +228,12 @@ fn fail<T>(line: usize, reason: impl Into<String>) -> Result<T, TemplateError> {
 mod tests {
     use super::*;
 
-    const NAMES: &[(&str, Value)] = &[("D", Value::Int(48)), ("T", Value::Text("bf16"))];
+    const NAMES: &[(&str, i64)] = &[("D", 48)];
 
     #[test]
     fn loops_and_values_are_written_out() {
-        let source = "a.$T.${T}x2 %r$D;\n$for i in 0..D/16\n  $for j in i..2\nb${i * 2 + j%2};\n  $end\n$end\n$for k in 4, 2\nc$k\n$end";
-        let want = "a.bf16.bf16x2 %r48;\nb0;\nb1;\nb3;\nc4\nc2\n";
+        let source = "a.x${D/4}x2 %r$D;\n$for i in 0..D/16\n  $for j in i..2\nb${i * 2 + j%2};\n  $end\n$end\n$for k in 4, 2\nc$k\n$end";
+        let want = "a.x12x2 %r48;\nb0;\nb1;\nb3;\nc4\nc2\n";
         assert_eq!(expand(source, NAMES), Ok(want.into()));
     }
 
@@ -282,7 +268,7 @@ mod tests {
             ("$let x 1", 1, "expected `$let name = expression`"),
             ("\n\n${1 +", 3, "${ without }"),
             ("$X", 1, "`X` is no number and no name"),
-            ("${T + 1}", 1, "`T` is no number and no name"),
+            ("${D + T}", 1, "`T` is no number and no name"),
             ("${1 / (D - 48)}", 1, "division by 0"),
             ("${(1}", 1, "( without )"),
             ("${1 1}", 1, "`1 1` is not an expression"),

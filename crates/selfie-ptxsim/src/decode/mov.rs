@@ -5,7 +5,7 @@ use crate::error::{Result, Space};
 use crate::ir::{Op, Type};
 use crate::parse::Operand;
 
-const ANY: [Type; 13] = [
+const ANY: [Type; 12] = [
     Type::Pred,
     Type::B16,
     Type::B32,
@@ -18,11 +18,10 @@ const ANY: [Type; 13] = [
     Type::S64,
     Type::F32,
     Type::F64,
-    Type::F16x2,
 ];
 
 pub(super) fn mov(c: &mut Cursor<'_, '_>) -> Result<Op> {
-    let ty = c.ty(&ANY[..12])?;
+    let ty = c.ty(&ANY)?;
     c.operands(2..=2)?;
     if ty == Type::Pred {
         let d = c.destination_row(0, ty)?;
@@ -75,7 +74,7 @@ fn part(c: &Cursor<'_, '_>, ty: Type, i: usize) -> Result<(Type, u32)> {
 }
 
 pub(super) fn selp(c: &mut Cursor<'_, '_>) -> Result<Op> {
-    let ty = c.ty(&ANY[1..12])?;
+    let ty = c.ty(&ANY[1..])?;
     c.operands(4..=4)?;
     let (a, b) = (c.source(1, ty)?, c.source(2, ty)?);
     let p = c.predicate_source(3)?;
@@ -89,7 +88,7 @@ pub(super) fn selp(c: &mut Cursor<'_, '_>) -> Result<Op> {
 
 pub(super) fn slct(c: &mut Cursor<'_, '_>) -> Result<Op> {
     let ftz = c.flag("ftz");
-    let ty = c.ty(&ANY[1..12])?;
+    let ty = c.ty(&ANY[1..])?;
     let by = c.ty(if ftz {
         &[Type::F32]
     } else {

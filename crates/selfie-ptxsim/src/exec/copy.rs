@@ -7,6 +7,7 @@ use super::block::Block;
 use super::memory::{Access, addresses};
 use super::regs::lanes;
 use super::warp::Warp;
+use crate::check::SharedShadow;
 use crate::error::{Result, SimError, Space};
 use crate::ir::Op;
 
@@ -54,19 +55,13 @@ pub(super) fn start(
         if ignored >> lane & 1 == 1 {
             wanted = 0;
         }
-        let offset = block.shared_offset(
-            warp,
-            Access {
-                pc,
-                lane,
-                address: targets[lane],
-                bytes,
-            },
-        )?;
-        let copy = block
-            .shadow
-            .start_copy(block.thread(warp, lane), offset, bytes as usize);
-        copy.map_err(|clash| block.clash(warp, pc, lane, clash))?;
+        let access = Access {
+            pc,
+            lane,
+            address: targets[lane],
+            bytes,
+        };
+        let offset = block.shared(warp, access, SharedShadow::start_copy)?;
         block.shared[offset..offset + bytes as usize].fill(0);
         if wanted > 0 {
             reading |= 1 << lane;

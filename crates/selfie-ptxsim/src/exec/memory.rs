@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::block::Block;
 use super::regs::{LANES, Regs, lanes};
 use super::warp::Warp;
-use crate::check::{Clash, OtherBlock};
+use crate::check::{Clash, OtherBlock, SharedShadow, Thread};
 use crate::decode::{SHARED_BASE, SHARED_WINDOW};
 use crate::device::Allocation;
 use crate::error::{Result, SimError, Space};
@@ -48,6 +48,9 @@ pub(super) struct Access {
     pub(super) address: u64,
     pub(super) bytes: u32,
 }
+
+/// How an access to shared memory is checked and noted: a method of [`SharedShadow`].
+type Note = fn(&mut SharedShadow, Thread, usize, usize) -> std::result::Result<(), Clash>;
 
 impl<'a> Block<'a> {
     fn misaligned(&self, warp: &Warp, access: Access, space: Space) -> SimError {
@@ -140,6 +143,19 @@ impl<'a> Block<'a> {
                 address: address(offset),
                 issuer,
             },
+        }
+    }
+
+    /// The offset of a shared access, which is noted by `note`.
+    pub(super) fn shared(&mut self, warp: &Warp, access: Access, note: Note) -> Result<usize> {
+        let Access {
+            pc, lane, bytes, ..
+        } = access;
+        let offset = self.shared_offset(warp, access)?;
+        let thread = Thread(32 * warp.index + lane as u32);
+        match note(&mut self.shadow, thread, offset, bytes as usize) {
+            Ok(()) => Ok(offset),
+            Err(clash) => Err(self.clash(warp, pc, lane, clash)),
         }
     }
 
@@ -268,19 +284,13 @@ pub(super) fn ld(
         }
         block.count_global_load(pc, &at, global, bytes);
         for lane in lanes(shared) {
-            let offset = block.shared_offset(
-                warp,
-                Access {
-                    pc,
-                    lane,
-                    address: at[lane],
-                    bytes,
-                },
-            )?;
-            let read = block
-                .shadow
-                .read(block.thread(warp, lane), offset, bytes as usize);
-            read.map_err(|clash| block.clash(warp, pc, lane, clash))?;
+            let access = Access {
+                pc,
+                lane,
+                address: at[lane],
+                bytes,
+            };
+            let offset = block.shared(warp, access, SharedShadow::read)?;
             for (i, values) in values.iter_mut().enumerate().take(count) {
                 values[lane] = block.shared_bytes(offset + i * to.bytes as usize, to.bytes);
             }
@@ -375,19 +385,13 @@ pub(super) fn st(
     }
     block.count_global_store(pc, &at, global, bytes);
     for lane in lanes(shared) {
-        let offset = block.shared_offset(
-            warp,
-            Access {
-                pc,
-                lane,
-                address: at[lane],
-                bytes,
-            },
-        )?;
-        let write = block
-            .shadow
-            .write(block.thread(warp, lane), offset, bytes as usize);
-        write.map_err(|clash| block.clash(warp, pc, lane, clash))?;
+        let access = Access {
+            pc,
+            lane,
+            address: at[lane],
+            bytes,
+        };
+        let offset = block.shared(warp, access, SharedShadow::write)?;
         for (i, values) in values.iter().enumerate().take(count) {
             block.set_shared_bytes(offset + i * from.bytes as usize, from.bytes, values[lane]);
         }
@@ -434,19 +438,13 @@ pub(super) fn atom(
     }
     block.count_global_store(pc, &at, global, bytes);
     for lane in lanes(shared) {
-        let offset = block.shared_offset(
-            warp,
-            Access {
-                pc,
-                lane,
-                address: at[lane],
-                bytes,
-            },
-        )?;
-        let update = block
-            .shadow
-            .update(block.thread(warp, lane), offset, bytes as usize);
-        update.map_err(|clash| block.clash(warp, pc, lane, clash))?;
+        let access = Access {
+            pc,
+            lane,
+            address: at[lane],
+            bytes,
+        };
+        let offset = block.shared(warp, access, SharedShadow::update)?;
         out[lane] = block.shared_bytes(offset, bytes);
         let new = combine(f, ty, out[lane], b[lane], c[lane]);
         block.set_shared_bytes(offset, bytes, new);

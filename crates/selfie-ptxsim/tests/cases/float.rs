@@ -144,6 +144,12 @@ fn rounded() -> Vec<Case> {
             &near_triples(),
             |[a, b, c]| sum(f(a) * f(b), f(c)),
         ));
+        // A term so small that not even f64 holds the sum: only its sign counts.
+        let rows = far();
+        let body = format!("add.{name}.f32 %d, %a, %b;");
+        cases.push(two(body, &rows, |a, b| Bits(beside(a, f(b), mode))));
+        let body = format!("fma.{name}.f32 %d, %a, 0f3f800000, %b;");
+        cases.push(two(body, &rows, |a, b| Bits(beside(a, f(b), mode))));
         // Overflow and underflow: f64 holds these products exactly.
         let extreme = pairs(&EDGES[..16], 0x807f_ffff);
         cases.push(two(
@@ -153,6 +159,28 @@ fn rounded() -> Vec<Case> {
         ));
     }
     cases
+}
+
+/// Large terms, and tiny ones of either sign.
+fn far() -> Vec<[u64; 2]> {
+    let tiny = [2f32.powi(-100), -2f32.powi(-100), 1e-45, -1e-45].map(|x| u64::from(x.to_bits()));
+    near(40)
+        .into_iter()
+        .flat_map(|a| tiny.map(|b| [a, b]))
+        .collect()
+}
+
+/// `a` with something tiny added.
+fn beside(a: u64, tiny: f64, mode: Mode) -> u64 {
+    let x = f32::from_bits(a as u32);
+    let result = match mode {
+        Mode::Down if tiny < 0.0 => x.next_down(),
+        Mode::Up if tiny > 0.0 => x.next_up(),
+        Mode::Zero if x > 0.0 && tiny < 0.0 => x.next_down(),
+        Mode::Zero if x < 0.0 && tiny > 0.0 => x.next_up(),
+        _ => x,
+    };
+    result.to_bits().into()
 }
 
 fn saturated(x: f64) -> Expected {

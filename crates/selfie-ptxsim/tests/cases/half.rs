@@ -59,6 +59,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
     .concat_all();
     cases.extend(pairs_of_halves());
+    cases.push(beside_a_tie());
     cases.extend(approximate());
     cases
 }
@@ -211,6 +212,21 @@ fn f16_only() -> Vec<Case> {
             sat(a * b)
         }),
     ]
+}
+
+/// (1 + 1/16)^2 lies half-way between two bf16, 1.125 and the next. An addend of 2^-100, which f64 cannot add to it, decides.
+fn beside_a_tie() -> Case {
+    let factor = u64::from(bf16::from_f32(1.0625).to_bits());
+    let addends =
+        [0.0, 2f32.powi(-100), -2f32.powi(-100)].map(|x| u64::from(bf16::from_f32(x).to_bits()));
+    let mut rows: Vec<_> = addends.map(|c| [factor, factor, c]).into();
+    rows.extend(addends.map(|c| [factor ^ 0x8000, factor, c ^ 0x8000]));
+    let fma = "fma.rn.bf16 %d, %a, %b, %c;";
+    case(fma, &["b16", "b16", "b16"], "b16", &rows, |[a, _, c]| {
+        // The addend goes away from zero if it has the product's sign.
+        let away = c & 0x7fff != 0 && (a ^ c) & 0x8000 == 0;
+        Bits(a & 0x8000 | if away { 0x3f91 } else { 0x3f90 })
+    })
 }
 
 /// Each half is computed by itself.

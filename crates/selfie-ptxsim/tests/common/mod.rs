@@ -1,7 +1,7 @@
 //! What the test binaries share: kernels from a few lines, and one allocation to work on.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use selfie_ptxsim::{Arg, Config, Gpu, Module, Report, Result, SimError};
+use selfie_ptxsim::{Arg, Config, Gpu, Module, Place, Report, Result, SimError};
 
 /// A module with one kernel `k(p)`: `%rd0` is the parameter, `%r0` the thread's index, and registers are declared.
 /// The body starts in line 14.
@@ -76,4 +76,19 @@ pub(crate) fn run(shared: &str, body: &str, threads: u32, values: &[u32]) -> Res
 pub(crate) fn failure(shared: &str, body: &str, threads: u32) -> SimError {
     let values: Vec<u32> = (0..64).collect();
     run(shared, body, threads, &values).expect_err("this kernel is wrong")
+}
+
+/// Shared memory of 1024 bytes at `s`.
+pub(crate) const SHARED: &str = ".shared .align 16 .b8 s[1024];";
+/// `%r1` is the shared address of the thread's own word.
+pub(crate) const OWN: &str = "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 4, %r1;";
+
+/// A body that has the address of the thread's own word in `%r1`.
+pub(crate) fn body(text: &str) -> String {
+    format!("{OWN} {text} ret;")
+}
+
+/// The line and the thread.
+pub(crate) fn at(place: &Place) -> (u32, u32) {
+    (place.line, place.thread[0])
 }

@@ -1,0 +1,39 @@
+//! Control of one layer's MLP on the simulated GPU: supervised steps against PyTorch.
+
+#[path = "../../selfie-control/tests/common/mod.rs"]
+mod control;
+
+use std::ops::ControlFlow;
+
+use control::{GOLDEN, assert_close, dir, doubles, golden, ids, keep_on, supervised_case};
+use selfie_kernels::DType;
+use selfie_llama::{Checkpoint, Decoding, Llama, LlamaConfig, Tokenizer, generate};
+
+#[test]
+fn supervised_control_agrees_with_pytorch() {
+    for name in GOLDEN {
+        let dir = dir(name);
+        let config = LlamaConfig::open(&dir).unwrap();
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let tokenizer = Tokenizer::open(&dir).unwrap();
+        for case in golden(name)["supervised"].as_array().unwrap() {
+            let sim = selfie_sim::sim().unwrap();
+            let dtype = Some(DType::F32);
+            let mut model = Llama::load(sim, config.clone(), &checkpoint, dtype, |_| {}).unwrap();
+            let control = supervised_case(case);
+            let outcome = control.run(&mut model, &tokenizer, &mut keep_on).unwrap();
+            let losses: Vec<f64> = outcome.steps.iter().map(|s| s.loss).collect();
+            assert_close("losses", &losses, &doubles(&case["losses"]), 0.0, 1e-4);
+
+            let want = ids(&case["after_new_ids"]);
+            let decoding = Decoding {
+                max_new_tokens: want.len(),
+                eos: model.config().eos.clone(),
+                sampling: None,
+            };
+            let prompt = tokenizer.encode(&control.sources[0].0).unwrap();
+            let got = generate(&model, &prompt, decoding, |_| ControlFlow::Continue(()));
+            assert_eq!(got.unwrap().new_ids, want, "{name}");
+        }
+    }
+}
