@@ -32,7 +32,7 @@ pub struct EditMeta {
     pub tool: String,
     /// `supervised` or `reinforcement`.
     pub method: String,
-    /// The embeddings that were controlled: hidden_states[layer]. The MLP is that of layer `layer - 1`.
+    /// The embeddings that were controlled: `hidden_states[layer]`. The MLP is that of layer `layer - 1`.
     pub layer: usize,
     /// The shape of the model that it was made on.
     pub base: BaseShape,

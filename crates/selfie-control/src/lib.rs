@@ -1,6 +1,6 @@
 //! Controls what a LLaMA's hidden embeddings say (SelfIE, arXiv 2403.10949, section 3.4), and measures what that changed.
 //!
-//! hidden_states[L] is the sum of what the MLP of layer L-1 puts out and what that is added to. [`Supervised`] trains this MLP
+//! `hidden_states[L]` is the sum of what the MLP of layer L-1 puts out and what that is added to. [`Supervised`] trains this MLP
 //! until an embedding is another one, [`Reinforce`] until a [`Reward`] likes what the embeddings say. What comes of it is an
 //! [`Edit`]: the new tensors of one MLP, as a small file that says what it was made on.
 //!

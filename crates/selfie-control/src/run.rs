@@ -17,7 +17,7 @@ use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training};
 pub(crate) struct Sources<'a> {
     /// A text and a token of it, for each embedding.
     pub(crate) cells: Vec<(&'a str, usize)>,
-    /// The embeddings are hidden_states[layer].
+    /// The embeddings are `hidden_states[layer]`.
     pub(crate) layer: usize,
 }
 

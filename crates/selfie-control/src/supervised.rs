@@ -10,7 +10,7 @@ use crate::run::{Loss, Now, Objective, Sources, train};
 use crate::states::{capture_rows, interpret_embeddings};
 use crate::{ControlError, Observer, Outcome, Result, Training};
 
-/// Makes hidden_states[layer] at some tokens a target embedding, by training the MLP of layer `layer - 1` on the mean
+/// Makes `hidden_states[layer]` at some tokens a target embedding, by training the MLP of layer `layer - 1` on the mean
 /// squared error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Supervised {
@@ -40,7 +40,7 @@ pub enum Target {
     },
 }
 
-/// hidden_states[layer] at a token of a prompt.
+/// `hidden_states[layer]` at a token of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetCell {
     /// The prompt.

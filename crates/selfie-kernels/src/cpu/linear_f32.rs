@@ -9,8 +9,6 @@ use crate::error::check_shape;
 
 /// Weight rows of a task.
 const TASK_ROWS: usize = 32;
-/// Weight rows and activation rows whose products are summed side by side.
-const TILE: usize = 4;
 
 /// `out = x · wᵀ (+ bias)`.
 pub(super) fn linear_f32(
@@ -80,44 +78,42 @@ impl Loop for Dots<'_> {
             n,
             columns,
         } = self;
+        // A row of weights stays in the first-level cache for all rows of x.
         for (columns, w) in columns.chunks_exact_mut(n).zip(w.chunks_exact(k)) {
-            let mut tiles = x.chunks_exact(TILE * k);
-            let mut row = 0;
-            for x in &mut tiles {
-                let dots = dots::<S, TILE>(s, x, w);
-                columns[row..row + TILE].copy_from_slice(&dots);
-                row += TILE;
-            }
-            for x in tiles.remainder().chunks_exact(k) {
-                columns[row] = dots::<S, 1>(s, x, w)[0];
-                row += 1;
+            for (column, x) in columns.iter_mut().zip(x.chunks_exact(k)) {
+                *column = dot(s, x, w);
             }
         }
     }
 }
 
-/// The dot products of `R` rows with one; the order of each sum does not depend on `R`.
+/// The dot product of two rows; the order of the sum depends on nothing but their length.
 #[inline(always)]
-fn dots<S: Simd, const R: usize>(s: S, x: &[f32], w: &[f32]) -> [f32; R] {
-    let k = w.len();
-    let mut lanes = [[0f32; LANES]; R];
-    let whole = k / LANES * LANES;
-    for at in (0..whole).step_by(LANES) {
-        let w = &w[at..at + LANES];
-        for (row, lanes) in lanes.iter_mut().enumerate() {
-            let x = &x[row * k + at..][..LANES];
-            for ((lane, &x), &w) in lanes.iter_mut().zip(x).zip(w) {
-                *lane = s.mul_add(x, w, *lane);
-            }
-        }
+fn dot<S: Simd>(s: S, x: &[f32], w: &[f32]) -> f32 {
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    let (w_blocks, w_rest) = w.as_chunks::<LANES>();
+    let mut lanes = [0f32; LANES];
+    for (x, w) in x_blocks.iter().zip(w_blocks) {
+        lanes = add_products(s, x, w, lanes);
     }
-    for (row, lanes) in lanes.iter_mut().enumerate() {
-        let x = &x[row * k + whole..(row + 1) * k];
-        for ((lane, &x), &w) in lanes.iter_mut().zip(x).zip(&w[whole..]) {
-            *lane = s.mul_add(x, w, *lane);
-        }
+    for ((lane, &x), &w) in lanes.iter_mut().zip(x_rest).zip(w_rest) {
+        *lane = s.mul_add(x, w, *lane);
     }
-    lanes.map(|lanes| lanes.iter().sum())
+    lanes.iter().sum()
+}
+
+/// `sums + x * w`, lane by lane. By value, so that the compiler keeps the sums in registers.
+#[inline(always)]
+fn add_products<S: Simd>(
+    s: S,
+    x: &[f32; LANES],
+    w: &[f32; LANES],
+    mut sums: [f32; LANES],
+) -> [f32; LANES] {
+    for lane in 0..LANES {
+        sums[lane] = s.mul_add(x[lane], w[lane], sums[lane]);
+    }
+    sums
 }
 
 /// `out = d · w`: the gradient of the input from that of the output.
