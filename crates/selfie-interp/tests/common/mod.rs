@@ -1,6 +1,8 @@
 //! The golden checkpoints of selfie-llama; see `golden/README.md` there.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod naive;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
