@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
+
 /// Read, in words, what a LLaMA holds at each layer and token.
 #[derive(Debug, Parser)]
 #[command(name = "selfie", version, max_term_width = 100)]
@@ -26,6 +28,15 @@ pub(crate) enum Command {
     Interpret(InterpretArgs),
     /// Interpret vectors of a safetensors file
     InterpretVectors(InterpretVectorsArgs),
+    /// Change what embeddings say, as an edit of one layer's MLP
+    #[command(subcommand)]
+    Control(ControlCommand),
+    /// Show edits, or export a checkpoint with edits in it
+    #[command(subcommand)]
+    Edit(EditCommand),
+    /// Measure what a model says, before and after edits
+    #[command(subcommand)]
+    Eval(EvalCommand),
 }
 
 #[derive(Args, Debug)]
@@ -42,6 +53,9 @@ pub(crate) struct ModelArgs {
     /// CPU threads [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// An edit to apply; several are applied in order
+    #[arg(long, value_name = "EDIT")]
+    pub(crate) edit: Vec<PathBuf>,
     /// No progress and no notes on stderr
     #[arg(long)]
     pub(crate) quiet: bool,

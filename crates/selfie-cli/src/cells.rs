@@ -46,8 +46,8 @@ fn range(from: &str, to: &str) -> Option<Range<usize>> {
     }
 }
 
-/// `L:T,L:T`.
-pub(crate) fn pairs(text: &str) -> Result<Vec<(usize, usize)>> {
+/// `L:T,L:T`. `what` names the option.
+pub(crate) fn pairs(what: &str, text: &str) -> Result<Vec<(usize, usize)>> {
     let pair = |part: &str| {
         let (layer, token) = part.trim().split_once(':')?;
         Some((layer.parse().ok()?, token.parse().ok()?))
@@ -56,7 +56,7 @@ pub(crate) fn pairs(text: &str) -> Result<Vec<(usize, usize)>> {
         .map(|part| match pair(part) {
             Some(pair) => Ok(pair),
             None => usage(format!(
-                "--cells {text}: \"{part}\" is not LAYER:TOKEN, such as 3:5"
+                "--{what} {text}: \"{part}\" is not LAYER:TOKEN, such as 3:5"
             )),
         })
         .collect()
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn cells_are_pairs() {
-        assert_eq!(pairs("3:5, 4:0").unwrap(), [(3, 5), (4, 0)]);
+        assert_eq!(pairs("cells", "3:5, 4:0").unwrap(), [(3, 5), (4, 0)]);
         for text in ["", "3", "3:", ":5", "3:5,", "3:5:6", "a:b", "-1:2"] {
-            assert!(pairs(text).is_err(), "{text}");
+            assert!(pairs("cells", text).is_err(), "{text}");
         }
     }
 }

@@ -63,8 +63,18 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ),
         ("device", cpu.describe()),
     ];
+    let edits = opened.edits.iter().map(|(name, edit)| {
+        let layer = edit.mlp.layer;
+        (
+            "edit",
+            format!(
+                "{name}: {} control of layer {layer}'s MLP",
+                edit.meta.method
+            ),
+        )
+    });
     let mut out = io::stdout().lock();
-    for (name, value) in lines {
+    for (name, value) in lines.into_iter().chain(edits) {
         writeln!(out, "{name:12} {value}").map_err(CliError::Stdout)?;
     }
     Ok(())

@@ -55,13 +55,13 @@ fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
     for (prompt, text) in args.prompt.iter().enumerate() {
         let tokens = opened.encode(text)?.len();
         match (&args.cells, &args.layers, &args.tokens) {
-            (Some(list), _, _) => {
-                cells.extend(pairs(list)?.into_iter().map(|(layer, token)| Cell {
+            (Some(list), _, _) => cells.extend(pairs("cells", list)?.into_iter().map(
+                |(layer, token)| Cell {
                     prompt,
                     layer,
                     token,
-                }))
-            }
+                },
+            )),
             (None, Some(layers), Some(list)) => {
                 // hidden_states has one more entry than there are layers.
                 let layers = numbers("layers", layers, opened.config.n_layers + 1)?;

@@ -3,7 +3,11 @@
 
 mod args;
 mod cells;
+mod control;
+mod control_args;
+mod edit;
 mod error;
+mod eval;
 mod generate;
 mod info;
 mod interpret;
@@ -33,6 +37,9 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::trace(&args),
         Command::Interpret(args) => interpret::interpret(&args),
         Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
+        Command::Control(command) => control::control(&command),
+        Command::Edit(command) => edit::edit(&command),
+        Command::Eval(command) => eval::eval(&command),
     });
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

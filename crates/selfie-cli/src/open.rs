@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use selfie_control::{Edit, EditStack};
 use selfie_kernels::{Cpu, CpuOptions, DType};
 use selfie_llama::{
     Checkpoint, GenerationConfig, Llama, LlamaConfig, Sampling, Tokenizer, stored_dtype,
@@ -18,6 +19,8 @@ pub(crate) struct Opened {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) generation: Option<GenerationConfig>,
     pub(crate) quiet: bool,
+    /// The edits of `--edit`, in order, with the names of their files.
+    pub(crate) edits: Vec<(String, Edit)>,
     dtype: DTypeArg,
     cpu: CpuOptions,
 }
@@ -29,6 +32,7 @@ impl Opened {
         let dir = model_dir(args)?;
         let config = LlamaConfig::open(dir)?;
         Ok(Self {
+            edits: open_edits(&args.edit, dir, &config, args.dtype)?,
             tokenizer: Tokenizer::open(dir)?,
             generation: GenerationConfig::open(dir)?,
             dir: dir.to_owned(),
@@ -39,8 +43,36 @@ impl Opened {
         })
     }
 
-    /// Loads the weights.
+    /// The small files of another folder, to be run as this one is; without edits.
+    pub(crate) fn another(&self, dir: &Path) -> Result<Self> {
+        let config = LlamaConfig::open(dir)?;
+        Ok(Self {
+            edits: Vec::new(),
+            tokenizer: Tokenizer::open(dir)?,
+            generation: GenerationConfig::open(dir)?,
+            dir: dir.to_owned(),
+            config,
+            ..*self
+        })
+    }
+
+    /// Loads the weights and applies the edits.
     pub(crate) fn load(&self) -> Result<Llama<Cpu>> {
+        let mut model = self.load_unedited()?;
+        self.apply_edits(&mut model)?;
+        Ok(model)
+    }
+
+    pub(crate) fn apply_edits(&self, model: &mut Llama<Cpu>) -> Result<()> {
+        let mut stack = EditStack::new();
+        for (name, edit) in &self.edits {
+            stack.apply(model, name, edit)?;
+        }
+        Ok(())
+    }
+
+    /// Loads the weights.
+    pub(crate) fn load_unedited(&self) -> Result<Llama<Cpu>> {
         let checkpoint = Checkpoint::open(&self.dir)?;
         let stored = stored_dtype(&self.config, &checkpoint)?;
         let dtype = self.dtype.or(stored);
@@ -132,6 +164,26 @@ impl SamplingArgs {
     }
 }
 
+/// Reads edits; an error when one of them cannot belong to the model.
+fn open_edits(
+    paths: &[PathBuf],
+    dir: &Path,
+    config: &LlamaConfig,
+    dtype: DTypeArg,
+) -> Result<Vec<(String, Edit)>> {
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let dtype = dtype.or(stored_dtype(config, &Checkpoint::open(dir)?)?);
+    let mut edits = Vec::new();
+    for path in paths {
+        let (name, edit) = (path.display().to_string(), Edit::open(path)?);
+        edit.check(&name, config, dtype)?;
+        edits.push((name, edit));
+    }
+    Ok(edits)
+}
+
 /// A progress bar on stderr, that is nowhere when stderr is no terminal.
 pub(crate) fn bar(total: u64, quiet: bool) -> ProgressBar {
     let target = if quiet {
@@ -146,7 +198,7 @@ pub(crate) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn model_dir(args: &ModelArgs) -> Result<&Path> {
+pub(crate) fn model_dir(args: &ModelArgs) -> Result<&Path> {
     match &args.model {
         Some(dir) => Ok(dir),
         None => usage(

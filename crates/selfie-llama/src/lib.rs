@@ -29,7 +29,7 @@ pub use error::{LlamaError, Result};
 pub use forward::Workspace;
 pub use generate::{Generated, generate, generate_all};
 pub use generation_config::GenerationConfig;
-pub use mlp::{HostTensor, MlpValues, MlpWeights};
+pub use mlp::{HostTensor, MlpRows, MlpValues, MlpWeights, PackedMlp};
 pub use model::{Llama, stored_dtype};
 pub use probe::{Capture, Inject, Probe, Site, Visit, Want};
 pub use random_checkpoint::RandomCheckpoint;

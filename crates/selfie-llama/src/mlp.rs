@@ -124,7 +124,60 @@ pub struct MlpValues {
     pub down_bias: Vec<f32>,
 }
 
+/// An MLP in training: its weights in f32 on the device, biases `[out, 1]` where the model has them.
+pub struct MlpRows<'a, B: Backend> {
+    /// `[2 ffn, d_model]`, gate first.
+    pub gate_up: &'a B::Rows,
+    /// `[d_model, ffn]`
+    pub down: &'a B::Rows,
+    /// `[2 ffn, 1]`
+    pub gate_up_bias: Option<&'a B::Rows>,
+    /// `[d_model, 1]`
+    pub down_bias: Option<&'a B::Rows>,
+}
+
+/// An MLP as the model computes with it, outside of the model.
+pub struct PackedMlp<B: Backend> {
+    layer: usize,
+    gate_up: Linear<B>,
+    down: Linear<B>,
+}
+
 impl<B: Backend> Llama<B> {
+    /// Packs f32 weights for a layer, rounded to the model's dtype; nothing of the size of the MLP is made beside it.
+    pub fn pack_mlp(&self, layer: usize, rows: &MlpRows<'_, B>) -> Result<PackedMlp<B>> {
+        self.check_layer(layer)?;
+        let (b, ffn, d) = (&self.backend, self.config.ffn, self.config.d_model);
+        let linear = |weight, shape: (usize, usize), bias: Option<&B::Rows>, parts: &[_]| {
+            let source = RowsSource {
+                backend: b,
+                rows: weight,
+                shape,
+            };
+            let weight = b.matrix(&[&source], self.dtype);
+            let weight = weight.map_err(|e| edited(layer, parts, shape.0 / parts.len(), e))?;
+            let bias = match bias {
+                Some(bias) => Some(b.vector(&b.read_rows(bias, 0..b.len(bias))?)?),
+                None => None,
+            };
+            Ok::<_, LlamaError>(Linear { weight, bias })
+        };
+        let up = ["gate_proj", "up_proj"];
+        Ok(PackedMlp {
+            layer,
+            gate_up: linear(rows.gate_up, (2 * ffn, d), rows.gate_up_bias, &up)?,
+            down: linear(rows.down, (d, ffn), rows.down_bias, &["down_proj"])?,
+        })
+    }
+
+    /// Puts a packed MLP into the layer that it was packed for, and returns the one that was there.
+    pub fn swap_mlp(&mut self, mut mlp: PackedMlp<B>) -> PackedMlp<B> {
+        let layer = &mut self.layers[mlp.layer];
+        std::mem::swap(&mut layer.gate_up, &mut mlp.gate_up);
+        std::mem::swap(&mut layer.down, &mut mlp.down);
+        mlp
+    }
+
     /// The MLP of a layer as it is computed with: what [`set_mlp`](Llama::set_mlp) brings back to the bit.
     pub fn mlp(&self, layer: usize) -> Result<MlpWeights> {
         self.check_layer(layer)?;
@@ -191,14 +244,20 @@ impl<B: Backend> Llama<B> {
             return Ok(());
         };
         let gate_up = Linear {
-            weight: pack(b, &[gate, up], self.dtype)?,
+            weight: pack(
+                b,
+                mlp.layer,
+                &[gate, up],
+                &["gate_proj", "up_proj"],
+                self.dtype,
+            )?,
             bias: match &biases[..] {
                 [gate, up, _] => Some(b.vector(&[&gate[..], up].concat())?),
                 _ => None,
             },
         };
         let down = Linear {
-            weight: pack(b, &[down], self.dtype)?,
+            weight: pack(b, mlp.layer, &[down], &["down_proj"], self.dtype)?,
             bias: match &biases[..] {
                 [_, _, down] => Some(b.vector(down)?),
                 _ => None,
@@ -245,16 +304,51 @@ fn expect<'a>(
     }
 }
 
-fn pack<B: Backend>(backend: &B, sources: &[&HostTensor], dtype: DType) -> Result<B::Matrix> {
-    let parts: Vec<&dyn MatrixSource> = sources.iter().map(|&s| s as &dyn MatrixSource).collect();
-    backend.matrix(&parts, dtype).map_err(|source| {
-        let KernelError::NotFinite { row, .. } = source else {
-            return source.into();
-        };
-        let first = MatrixSource::shape(sources[0]).0;
-        LlamaError::EditedWeight {
-            tensor: sources[usize::from(row >= first)].name.clone(),
-            source,
-        }
-    })
+/// Rows on the device that are read in pieces.
+struct RowsSource<'a, B: Backend> {
+    backend: &'a B,
+    rows: &'a B::Rows,
+    shape: (usize, usize),
+}
+
+impl<B: Backend> MatrixSource for RowsSource<'_, B> {
+    fn shape(&self) -> (usize, usize) {
+        self.shape
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let values = self.backend.read_rows(self.rows, rows);
+        let values = values.map_err(io::Error::other)?;
+        read(&DType::F32.to_bytes(&values));
+        Ok(())
+    }
+}
+
+fn pack<B: Backend>(
+    backend: &B,
+    layer: usize,
+    sources: &[&HostTensor],
+    parts: &[&str],
+    dtype: DType,
+) -> Result<B::Matrix> {
+    let first = MatrixSource::shape(sources[0]).0;
+    let sources: Vec<&dyn MatrixSource> = sources.iter().map(|&s| s as &dyn MatrixSource).collect();
+    let packed = backend.matrix(&sources, dtype);
+    packed.map_err(|error| edited(layer, parts, first, error))
+}
+
+/// Names the tensor that cannot be packed; each of `parts` has `rows` rows.
+fn edited(layer: usize, parts: &[&str], rows: usize, source: KernelError) -> LlamaError {
+    let KernelError::NotFinite { row, .. } = source else {
+        return source.into();
+    };
+    let part = parts[(row / rows.max(1)).min(parts.len() - 1)];
+    LlamaError::EditedWeight {
+        tensor: format!("model.layers.{layer}.mlp.{part}.weight"),
+        source,
+    }
 }

@@ -5,8 +5,8 @@ mod common;
 use common::{GOLDEN, golden, ids, load};
 use selfie_kernels::{Backend, Cpu, DType};
 use selfie_llama::{
-    Decoding, Generated, Llama, LlamaError, PromptSite, RandomCheckpoint, Sampling, Site, Trace,
-    Workspace, capture, generate, generate_all,
+    Decoding, Generated, Llama, LlamaError, MlpRows, PromptSite, RandomCheckpoint, Sampling, Site,
+    Trace, Workspace, capture, generate, generate_all,
 };
 use std::ops::ControlFlow;
 
@@ -123,6 +123,72 @@ fn biases_belong_to_the_mlp() {
     assert_ne!(logits(&model, &[1, 2, 3]), before);
     model.set_mlp(&mlp).unwrap();
     assert_eq!(logits(&model, &[1, 2, 3]), before);
+}
+
+#[test]
+fn rows_on_the_device_become_the_mlp_that_their_values_make() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mlp_bias, dtype) in [(false, DType::F32), (true, DType::Bf16), (true, DType::F16)] {
+        let random = RandomCheckpoint {
+            mlp_bias,
+            dtype,
+            ..RandomCheckpoint::tiny()
+        };
+        random
+            .write(dir.path(), &common::dir("llama2-mha"))
+            .unwrap();
+        let mut model = Llama::open(common::cpu(2), dir.path()).unwrap();
+        let mlp = model.mlp(1).unwrap();
+        let mut values = mlp.to_f32();
+        // A third is no number of any of the types: it has to be rounded.
+        let thirds = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x += 1.0 / 3.0);
+        thirds(&mut values.gate_up);
+        thirds(&mut values.down);
+        thirds(&mut values.gate_up_bias);
+        thirds(&mut values.down_bias);
+        let cpu = common::cpu(1);
+        let upload = |values: &[f32], width: usize| {
+            let mut rows = cpu.rows(values.len() / width, width).unwrap();
+            cpu.write_rows(values, &mut rows).unwrap();
+            rows
+        };
+        let (d, ffn) = (model.config().d_model, model.config().ffn);
+        let gate_up = upload(&values.gate_up, d);
+        let down = upload(&values.down, ffn);
+        let biases = mlp_bias.then(|| {
+            (
+                upload(&values.gate_up_bias, 1),
+                upload(&values.down_bias, 1),
+            )
+        });
+        let rows = MlpRows {
+            gate_up: &gate_up,
+            down: &down,
+            gate_up_bias: biases.as_ref().map(|b| &b.0),
+            down_bias: biases.as_ref().map(|b| &b.1),
+        };
+        let before = logits(&model, &[1, 2, 3]);
+        let packed = model.pack_mlp(1, &rows).unwrap();
+        assert_eq!(logits(&model, &[1, 2, 3]), before);
+        let old = model.swap_mlp(packed);
+        assert_eq!(model.mlp(1).unwrap(), mlp.with_values(&values));
+        assert_ne!(logits(&model, &[1, 2, 3]), before);
+        model.swap_mlp(old);
+        assert_eq!(model.mlp(1).unwrap(), mlp);
+        assert_eq!(logits(&model, &[1, 2, 3]), before);
+
+        values.gate_up[ffn * d + 3] = f32::NAN;
+        let gate_up = upload(&values.gate_up, d);
+        let refused = model.pack_mlp(
+            1,
+            &MlpRows {
+                gate_up: &gate_up,
+                ..rows
+            },
+        );
+        let message = refused.err().unwrap().to_string();
+        assert!(message.contains("layers.1.mlp.up_proj.weight"), "{message}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: ops, and a sweep of layers x tokens, on random weights of a real shape.
+//! `cargo xtask bench`: ops, a sweep of layers x tokens, and a step of control, on random weights of a real shape.
 
 mod baseline;
+mod control;
 mod host;
 mod ops;
 mod sweep;
@@ -45,14 +46,15 @@ pub(crate) struct Args {
     /// A folder with tokenizer.json for a checkpoint that is written
     #[arg(long, default_value = "crates/selfie-llama/tests/golden/llama2-mha")]
     tokenizer: PathBuf,
-    /// Only ops, or only sweep
-    #[arg(long, value_parser = ["ops", "sweep"])]
+    /// Only ops, only sweep, or only control: a step of one layer's MLP, which needs no checkpoint
+    #[arg(long, value_parser = ["ops", "sweep", "control"])]
     only: Option<String>,
     /// Write all figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
     /// A command that measures the same sweep in Python and prints a JSON line with `interpretations_per_s` and
-    /// `peak_rss_mib`; it gets the checkpoint's folder and the sweep's options, and runs in turn with ours
+    /// `peak_rss_mib`; it gets the checkpoint's folder and the sweep's options, and runs in turn with ours. With
+    /// `--only control`: the same step, as benches/baseline/mlp_step.py
     #[arg(long, value_name = "COMMAND")]
     baseline: Option<String>,
 }
@@ -98,6 +100,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err("--repeat, --cells and --new-tokens have to be at least 1".into());
     }
     let shape = shape(&args.shape)?;
+    if args.only.as_deref() == Some("control") {
+        return control::run(args, &shape);
+    }
     let default = Path::new("target/bench").join(&args.shape);
     let dir = args.checkpoint.as_ref().unwrap_or(&default);
     // config.json is the last file that is written.

@@ -1,0 +1,340 @@
+//! The command line of `control`, `edit` and `eval`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::args::{ModeArg, ModelArgs, SamplingArgs};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ControlCommand {
+    /// Make the embedding at some cells of a prompt another one
+    Supervised(Box<SupervisedArgs>),
+    /// Interpret a prompt's embeddings, reward what they say, and train on it
+    Reinforce(Box<ReinforceArgs>),
+}
+
+/// What both methods have in common.
+#[derive(Args, Debug)]
+pub(crate) struct TrainingArgs {
+    /// The step size of Adam
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value_t = 3e-4,
+        allow_negative_numbers = true
+    )]
+    pub(crate) lr: f64,
+    /// The decays of Adam's moments
+    #[arg(
+        long,
+        value_name = "B1,B2",
+        default_value = "0.9,0.999",
+        allow_hyphen_values = true
+    )]
+    pub(crate) betas: String,
+    /// Stop when the loss is under this
+    #[arg(long, value_name = "LOSS", allow_negative_numbers = true)]
+    pub(crate) stop_loss: Option<f64>,
+    /// A file with a prompt a line, whose states should stay as they are
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference: Option<PathBuf>,
+    /// The weight of what should stay [default: 10]
+    #[arg(
+        long,
+        value_name = "BETA",
+        allow_negative_numbers = true,
+        requires = "reference"
+    )]
+    pub(crate) beta: Option<f64>,
+    /// Most tokens of the reference prompts in a step
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "reference")]
+    pub(crate) reference_batch: usize,
+    /// Stop, and take the last update back, when the mean KL divergence on the reference prompts passes this
+    #[arg(
+        long,
+        value_name = "NATS",
+        allow_negative_numbers = true,
+        requires = "reference"
+    )]
+    pub(crate) max_drift: Option<f64>,
+    /// Continue this prompt before each update; can be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) probe: Vec<String>,
+    /// Tokens of a probe's continuation
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) probe_tokens: usize,
+    /// The file that the edit is written to
+    #[arg(
+        long,
+        value_name = "EDIT.safetensors",
+        required_unless_present = "dry_run"
+    )]
+    pub(crate) out: Option<PathBuf>,
+    /// A JSON object a step: step, loss, keep_loss, drift, rewards, interpretations, probes, undecided
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) log: Option<PathBuf>,
+    /// Check everything, do one step, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// How embeddings are interpreted.
+#[derive(Args, Debug)]
+pub(crate) struct InterpretationArgs {
+    /// JSON list of strings, with a 0 for each placeholder
+    #[arg(long, value_name = "JSON", conflicts_with = "template")]
+    pub(crate) interpretation_prompt: Option<String>,
+    /// An interpretation prompt by name: summarize, materials [default: summarize]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// The layer at whose input the embedding is written
+    #[arg(long, value_name = "K", default_value_t = 2)]
+    pub(crate) inject_layer: usize,
+    /// replace: s*v + (1-s)*h; add: h + s*v
+    #[arg(long, value_enum, default_value = "replace")]
+    pub(crate) mode: ModeArg,
+    /// The factor s of --mode
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) strength: f32,
+    /// Most tokens of an interpretation
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) max_new_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SupervisedArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The prompt whose embeddings are changed; given several times, the cells of each
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) prompt: Vec<String>,
+    /// The cells that are changed, all of one layer, counted as in hidden_states: 7:3,7:4
+    #[arg(long, value_name = "L:T,..", allow_hyphen_values = true)]
+    pub(crate) source: String,
+    /// The prompt of the target; given several times, the mean over all
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "target",
+        required_unless_present = "target_vector"
+    )]
+    pub(crate) target_prompt: Vec<String>,
+    /// The target: a cell of --target-prompt, or the mean of several
+    #[arg(
+        long,
+        value_name = "L:T,..",
+        requires = "target_prompt",
+        allow_hyphen_values = true
+    )]
+    pub(crate) target: Option<String>,
+    /// The target as a vector of a file, or the mean of several
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["target_prompt", "target"])]
+    pub(crate) target_vector: Option<PathBuf>,
+    /// Only this tensor of --target-vector
+    #[arg(long, value_name = "NAME", requires = "target_vector")]
+    pub(crate) tensor: Option<String>,
+    /// Most updates
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) training: TrainingArgs,
+    /// Interpret the cells before each update
+    #[arg(long)]
+    pub(crate) interpret: bool,
+    #[command(flatten)]
+    pub(crate) interpretation: InterpretationArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReinforceArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The prompt whose embeddings are interpreted and changed
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Their layer, counted as in hidden_states
+    #[arg(long, value_name = "L", allow_negative_numbers = true)]
+    pub(crate) layer: usize,
+    /// Their tokens: A..B, A..=B, 1,2 or all
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
+    pub(crate) tokens: String,
+    /// Reward by words that an interpretation mentions: 1 or -1
+    #[arg(long, value_name = "W,W", conflicts_with_all = ["judge", "reward_command"])]
+    pub(crate) reward_words: Option<String>,
+    /// When --reward-words gives 1: none of them is mentioned, or any
+    #[arg(long, value_enum, default_value = "none", requires = "reward_words")]
+    pub(crate) reward_when: WhenArg,
+    /// Reward by a model's answer; the folder of --model means the controlled model itself, with the edit so far
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "judge_template",
+        conflicts_with = "reward_command"
+    )]
+    pub(crate) judge: Option<PathBuf>,
+    /// A file with the judge's prompt, that has {interpretation} in it
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) judge_template: Option<PathBuf>,
+    /// Words of the judge's answer that are worth 1
+    #[arg(long, value_name = "W,W", default_value = "yes", requires = "judge")]
+    pub(crate) judge_good: String,
+    /// Words of the judge's answer that are worth -1
+    #[arg(long, value_name = "W,W", default_value = "no", requires = "judge")]
+    pub(crate) judge_bad: String,
+    /// Most tokens of the judge's answer
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "judge")]
+    pub(crate) judge_tokens: usize,
+    /// Reward by a program: for each line {"step","layer","token","interpretation"} it answers a line {"reward":-1}
+    #[arg(long, value_name = "CMD")]
+    pub(crate) reward_command: Option<String>,
+    /// Seconds that the program has for the answers of a step
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 60.0,
+        requires = "reward_command",
+        allow_negative_numbers = true
+    )]
+    pub(crate) reward_timeout: f64,
+    /// Most updates
+    #[arg(long, value_name = "N", default_value_t = 11)]
+    pub(crate) steps: usize,
+    #[command(flatten)]
+    pub(crate) training: TrainingArgs,
+    #[command(flatten)]
+    pub(crate) interpretation: InterpretationArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WhenArg {
+    None,
+    Any,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EditCommand {
+    /// What an edit changes, on what, and how it was made
+    Show(EditShowArgs),
+    /// Write a checkpoint with edits in it to a new folder
+    Export(EditExportArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EditShowArgs {
+    /// Edit files
+    #[arg(value_name = "EDIT", required = true)]
+    pub(crate) edits: Vec<PathBuf>,
+    /// A JSON object an edit
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EditExportArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Edit files, in order, as --edit
+    #[arg(value_name = "EDIT")]
+    pub(crate) edits: Vec<PathBuf>,
+    /// The new folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// CSV with prompt, attribute: how often the continuation contains the attribute
+    Facts(FactsArgs),
+    /// CSV with prompt, question, answer: how often the continuation mentions the answer, or other words
+    Choices(ChoicesArgs),
+    /// An instruction a line: how often the continuation mentions given words
+    Behaviours(BehavioursArgs),
+    /// A text a line: how far the edits move the next-token distributions
+    Drift(DriftArgs),
+}
+
+/// What the evaluations that generate have in common.
+#[derive(Args, Debug)]
+pub(crate) struct SuiteArgs {
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) max_new_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// A CSV with a row for each continuation
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FactsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// CSV with the columns prompt, attribute
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) suite: SuiteArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ChoicesArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// CSV with the columns prompt, question, answer
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) data: PathBuf,
+    /// What is continued
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "[INST] {prompt} {question} [/INST]"
+    )]
+    pub(crate) template: String,
+    /// Other words to count
+    #[arg(long, value_name = "W,W")]
+    pub(crate) words: Option<String>,
+    #[command(flatten)]
+    pub(crate) suite: SuiteArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BehavioursArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// A file with an instruction a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// What is continued, with {} for the instruction; can be given several times
+    #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
+    pub(crate) template: Vec<String>,
+    /// The words to look for
+    #[arg(long, value_name = "W,W")]
+    pub(crate) words: String,
+    #[command(flatten)]
+    pub(crate) suite: SuiteArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DriftArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// A file with a text a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// A CSV with the figures
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) out: Option<PathBuf>,
+}

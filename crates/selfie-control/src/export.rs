@@ -1,0 +1,280 @@
+//! A checkpoint with edits in it, as a new Hugging Face folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use selfie_kernels::MatrixSource;
+use selfie_llama::{Checkpoint, HostTensor, LlamaConfig};
+use serde_json::{Map, Value, json};
+
+use crate::edit::file_dtype;
+use crate::{ControlError, Edit, Result, atomic};
+
+/// The index of a checkpoint with several shards.
+const INDEX: &str = "model.safetensors.index.json";
+/// Endings of files that hold weights: those that are not part of the checkpoint would bring the old ones along.
+const WEIGHTS: [&str; 9] = [
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "gguf",
+    "h5",
+    "msgpack",
+    "onnx",
+];
+
+/// What an export did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Shards that were written anew.
+    pub rewritten: Vec<String>,
+    /// Shards that are the same file as before (hard links), or copies where the file systems differ.
+    pub linked: Vec<String>,
+    /// Other files, copied.
+    pub copied: Vec<String>,
+    /// Whether an edit is in another dtype than the tensors that it replaced.
+    pub other_dtype: bool,
+}
+
+/// Writes the checkpoint of `dir` with edits in it, in order, to the new folder `out`. Edits come with the names that messages
+/// call them by.
+///
+/// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete.
+pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Exported> {
+    let config = LlamaConfig::open(dir)?;
+    let checkpoint = Checkpoint::open(dir)?;
+    let new = new_tensors(&config, &checkpoint, edits)?;
+    check_free(out)?;
+    let failed = |source| ControlError::Write {
+        path: out.to_owned(),
+        source,
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".selfie-export-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let folder = builder.tempdir_in(atomic::folder(out)).map_err(failed)?;
+    let mut exported = Exported::default();
+    let mut shards = BTreeSet::new();
+    let mut change = 0;
+    for (_, info) in checkpoint.tensors() {
+        shards.insert(info.file.to_owned());
+    }
+    for shard in &shards {
+        // An index may name a file in a folder of its own.
+        let inside = shard.strip_prefix(dir).unwrap_or(shard);
+        let name = inside.display().to_string();
+        let to = folder.path().join(inside);
+        fs::create_dir_all(atomic::folder(&to)).map_err(failed)?;
+        let own: BTreeMap<&str, &HostTensor> = new
+            .iter()
+            .filter(|(name, _)| checkpoint.find(name).is_some_and(|info| info.file == shard))
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect();
+        if own.is_empty() {
+            link(shard, &to).map_err(failed)?;
+            exported.linked.push(name);
+            continue;
+        }
+        for tensor in own.values() {
+            let old = checkpoint.find(&tensor.name).map_or(0, |info| info.bytes);
+            change += tensor.bytes.len() as i64 - old as i64;
+            exported.other_dtype |= old != tensor.bytes.len() as u64;
+        }
+        rewrite(shard, &own, &to)?;
+        exported.rewritten.push(name);
+    }
+    for file in fs::read_dir(dir).map_err(|source| read_failed(dir, source))? {
+        let path = file.map_err(|source| read_failed(dir, source))?.path();
+        let name = file_name(&path);
+        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+        if !path.is_file() || WEIGHTS.contains(&ending) {
+            continue;
+        }
+        let to = folder.path().join(&name);
+        if name == INDEX && change != 0 {
+            resize_index(&path, &to, change)?;
+        } else {
+            fs::copy(&path, &to).map_err(failed)?;
+        }
+        exported.copied.push(name);
+    }
+    exported.copied.sort();
+    let path = folder.keep();
+    fs::rename(&path, out).map_err(|source| {
+        let _ = fs::remove_dir_all(&path);
+        failed(source)
+    })?;
+    Ok(exported)
+}
+
+/// The tensors that differ, after a check of every edit against what it replaces.
+fn new_tensors(
+    config: &LlamaConfig,
+    checkpoint: &Checkpoint,
+    edits: &[(String, Edit)],
+) -> Result<BTreeMap<String, HostTensor>> {
+    let mut new: BTreeMap<String, HostTensor> = BTreeMap::new();
+    for (name, edit) in edits {
+        edit.check_shape(name, config)?;
+        for tensor in &edit.mlp.tensors {
+            let before = match new.get(&tensor.name) {
+                Some(before) if before.dtype != tensor.dtype => {
+                    return Err(ControlError::EditDType {
+                        edit: name.clone(),
+                        of_edit: tensor.dtype,
+                        of_model: before.dtype,
+                    });
+                }
+                Some(before) => before.clone(),
+                None => stored(checkpoint, tensor)?,
+            };
+            edit.check_base(name, &before)?;
+        }
+        for tensor in &edit.mlp.tensors {
+            new.insert(tensor.name.clone(), tensor.clone());
+        }
+    }
+    Ok(new)
+}
+
+/// The tensor of the checkpoint that `edited` replaces, in the dtype of `edited`: as a model computed in it would have it.
+fn stored(checkpoint: &Checkpoint, edited: &HostTensor) -> Result<HostTensor> {
+    let tensor = checkpoint.tensor(&edited.name, &edited.shape)?;
+    let (rows, _) = MatrixSource::shape(&tensor);
+    let dtype = MatrixSource::dtype(&tensor);
+    let mut bytes = Vec::new();
+    tensor
+        .with_rows(0..rows, &mut |stored| {
+            bytes = match dtype == edited.dtype {
+                true => stored.to_vec(),
+                false => edited.dtype.to_bytes(&dtype.to_f32(stored)),
+            };
+        })
+        .map_err(|source| read_failed(tensor.file(), source))?;
+    Ok(HostTensor {
+        bytes,
+        ..edited.clone()
+    })
+}
+
+/// Writes a shard with some tensors replaced, and everything else (names, order, metadata) as it was.
+fn rewrite(shard: &Path, new: &BTreeMap<&str, &HostTensor>, to: &Path) -> Result<()> {
+    let unread = |source| read_failed(shard, source);
+    let mut file = File::open(shard).map_err(unread)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(unread)?;
+    let header_len = u64::from_le_bytes(length);
+    let mut header = vec![0; header_len as usize];
+    file.read_exact(&mut header).map_err(unread)?;
+    let mut header: Map<String, Value> =
+        serde_json::from_slice(&header).map_err(|e| unread(e.into()))?;
+
+    // Where each tensor's bytes lie in the file: the header has been checked when the checkpoint was opened.
+    let offset = |entry: &Value, at: usize| entry["data_offsets"][at].as_u64().unwrap_or(0);
+    let mut parts: Vec<(String, u64, u64)> = header
+        .iter()
+        .filter(|(name, _)| *name != "__metadata__")
+        .map(|(name, entry)| (name.clone(), offset(entry, 0), offset(entry, 1)))
+        .collect();
+    parts.sort_by_key(|part| (part.1, part.2));
+    let mut at = 0;
+    for (name, begin, end) in &parts {
+        let entry = &mut header[name];
+        let bytes = match new.get(name.as_str()) {
+            Some(tensor) => {
+                entry["dtype"] = json!(file_dtype(tensor.dtype));
+                tensor.bytes.len() as u64
+            }
+            None => end - begin,
+        };
+        entry["data_offsets"] = json!([at, at + bytes]);
+        at += bytes;
+    }
+    let mut header = Value::Object(header).to_string();
+    // The data begins at a multiple of 8.
+    header.extend(std::iter::repeat_n(
+        ' ',
+        header.len().next_multiple_of(8) - header.len(),
+    ));
+
+    let mut write = || -> io::Result<()> {
+        let mut out = BufWriter::new(File::create(to)?);
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        for (name, begin, end) in &parts {
+            match new.get(name.as_str()) {
+                Some(tensor) => out.write_all(&tensor.bytes)?,
+                None => {
+                    file.seek(SeekFrom::Start(8 + header_len + begin))?;
+                    let copied = io::copy(&mut (&mut file).take(end - begin), &mut out)?;
+                    if copied != end - begin {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+            }
+        }
+        out.into_inner()?.sync_all()
+    };
+    write().map_err(|source| ControlError::Write {
+        path: to.to_owned(),
+        source,
+    })
+}
+
+/// The index, with the size of all tensors corrected.
+fn resize_index(from: &Path, to: &Path, change: i64) -> Result<()> {
+    let unread = |source| read_failed(from, source);
+    let text = fs::read_to_string(from).map_err(unread)?;
+    let mut index: Value = serde_json::from_str(&text).map_err(|e| unread(e.into()))?;
+    if let Some(size) = index["metadata"]["total_size"].as_i64() {
+        index["metadata"]["total_size"] = json!(size + change);
+    }
+    let text = serde_json::to_string_pretty(&index).map_err(|e| unread(e.into()))?;
+    fs::write(to, text + "\n").map_err(|source| ControlError::Write {
+        path: to.to_owned(),
+        source,
+    })
+}
+
+/// The same file under another name, or a copy of it.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    // A download cache has symbolic links, relative to where they are.
+    let from = fs::canonicalize(from)?;
+    match fs::hard_link(&from, to) {
+        Ok(()) => Ok(()),
+        Err(_) => fs::copy(&from, to).map(|_| ()),
+    }
+}
+
+/// An error when something is where the folder is to be.
+pub fn check_free(out: &Path) -> Result<()> {
+    let is_free = match fs::read_dir(out) {
+        Ok(mut files) => files.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if is_free {
+        return Ok(());
+    }
+    Err(ControlError::FolderExists {
+        path: out.to_owned(),
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn read_failed(path: &Path, source: io::Error) -> ControlError {
+    ControlError::Read {
+        path: PathBuf::from(path),
+        source,
+    }
+}

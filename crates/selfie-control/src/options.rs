@@ -1,0 +1,256 @@
+//! How to train, and what can be found wrong with it before the weights are loaded.
+
+use selfie_interp::{InterpretationPrompt, Options, PromptPart};
+use selfie_kernels::InjectMode;
+use selfie_llama::{Decoding, LlamaConfig, Tokenizer};
+use serde_json::{Value, json};
+
+use crate::{ControlError, Result};
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Training {
+    /// Most updates.
+    pub steps: usize,
+    /// The step size of Adam.
+    pub lr: f64,
+    /// The decays of Adam's moments.
+    pub betas: [f64; 2],
+    /// Settles the order of minibatches and every draw of a sampled interpretation.
+    pub seed: u64,
+    /// Stops before an update when the loss is under this.
+    pub stop_below: Option<f64>,
+    /// What should stay as it is.
+    pub reference: Option<Reference>,
+    /// Prompts that are continued before each update, to watch what the model now says.
+    pub probes: Option<Probes>,
+}
+
+impl Training {
+    /// `steps` updates at a rate, with the betas of Adam's paper and nothing else.
+    pub fn new(steps: usize, lr: f64) -> Self {
+        Self {
+            steps,
+            lr,
+            betas: [0.9, 0.999],
+            seed: 0,
+            stop_below: None,
+            reference: None,
+            probes: None,
+        }
+    }
+}
+
+/// Prompts whose states should stay as they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reference {
+    /// The prompts; all of their tokens count.
+    pub prompts: Vec<String>,
+    /// The weight of the keep loss: the mean squared distance of the controlled layer's states from what they were.
+    pub beta: f64,
+    /// Most rows (tokens of prompts) of a step; where there are more, each step takes the next ones of a shuffled order.
+    pub batch: usize,
+    /// Stops, and takes the last update back, when the mean KL divergence of the next-token distributions on the prompts
+    /// passes this.
+    pub max_drift: Option<f64>,
+}
+
+/// Prompts that are continued at each step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probes {
+    /// The prompts.
+    pub prompts: Vec<String>,
+    /// How they are continued.
+    pub decoding: Decoding,
+}
+
+impl Training {
+    /// Finds what can be found without the weights.
+    pub(crate) fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let finite = |value: Option<f64>| value.is_none_or(f64::is_finite);
+        let at_least_0 = |value: f64| value >= 0.0 && value.is_finite();
+        let reference = self.reference.as_ref();
+        let beta = reference.map_or(0.0, |r| r.beta);
+        let max_drift = reference.and_then(|r| r.max_drift).unwrap_or(0.0);
+        for (name, value, right, expected) in [
+            ("steps", self.steps as f64, self.steps > 0, "at least 1"),
+            ("lr", self.lr, positive(self.lr), "a finite number above 0"),
+            (
+                "betas[0]",
+                self.betas[0],
+                share(self.betas[0]),
+                "a number from 0 to below 1",
+            ),
+            (
+                "betas[1]",
+                self.betas[1],
+                share(self.betas[1]),
+                "a number from 0 to below 1",
+            ),
+            (
+                "stop_below",
+                self.stop_below.unwrap_or(0.0),
+                finite(self.stop_below),
+                "a finite number",
+            ),
+            (
+                "beta",
+                beta,
+                at_least_0(beta),
+                "a finite number of at least 0",
+            ),
+            (
+                "max_drift",
+                max_drift,
+                at_least_0(max_drift),
+                "a finite number of at least 0",
+            ),
+        ] {
+            if !right {
+                return Err(ControlError::Value {
+                    name,
+                    value,
+                    expected,
+                });
+            }
+        }
+        if let Some(reference) = reference {
+            if reference.prompts.is_empty() {
+                return Err(ControlError::Nothing {
+                    what: "reference prompt",
+                });
+            }
+            if reference.batch == 0 {
+                return Err(ControlError::Value {
+                    name: "reference batch",
+                    value: 0.0,
+                    expected: "at least 1",
+                });
+            }
+            for (index, prompt) in reference.prompts.iter().enumerate() {
+                check_text(config, tokenizer, prompt, 0, || {
+                    format!("reference prompt {index}")
+                })?;
+            }
+        }
+        if let Some(probes) = &self.probes {
+            let new = probes.decoding.max_new_tokens;
+            for (index, prompt) in probes.prompts.iter().enumerate() {
+                check_text(config, tokenizer, prompt, new, || format!("probe {index}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an edit says of it.
+    pub(crate) fn describe(&self) -> Value {
+        json!({
+            "steps": self.steps,
+            "lr": self.lr,
+            "betas": self.betas,
+            "seed": self.seed,
+            "stop_below": self.stop_below,
+            "reference": self.reference.as_ref().map(|reference| json!({
+                "prompts": reference.prompts,
+                "beta": reference.beta,
+                "batch": reference.batch,
+                "max_drift": reference.max_drift,
+            })),
+            "probes": self.probes.as_ref().map(|probes| &probes.prompts),
+        })
+    }
+}
+
+/// A text of at least one token, that fits the context with `new` tokens more; its ids.
+pub(crate) fn check_text(
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    text: &str,
+    new: usize,
+    what: impl Fn() -> String,
+) -> Result<Vec<u32>> {
+    if text.is_empty() {
+        return Err(ControlError::EmptyText { what: what() });
+    }
+    let ids = tokenizer.encode(text)?;
+    config.check_context(ids.len() + new)?;
+    Ok(ids)
+}
+
+/// The ids of a prompt that has to have some tokens.
+pub(crate) fn check_token(
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    token: usize,
+) -> Result<()> {
+    let tokens = check_text(config, tokenizer, prompt, 0, || "a prompt".to_owned())?.len();
+    if token < tokens {
+        return Ok(());
+    }
+    Err(ControlError::Token {
+        token,
+        prompt: prompt.to_owned(),
+        tokens,
+    })
+}
+
+/// A layer whose states are the sum of an MLP's output and what it is added to.
+pub(crate) fn check_layer(config: &LlamaConfig, layer: usize) -> Result<()> {
+    let n_layers = config.n_layers;
+    if (1..n_layers).contains(&layer) {
+        return Ok(());
+    }
+    Err(ControlError::Layer { layer, n_layers })
+}
+
+/// Options that interpret an embedding in one way.
+pub(crate) fn check_interpretation(
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    options: &Options,
+) -> Result<()> {
+    if options.injections.len() != 1 {
+        return Err(ControlError::Injections {
+            found: options.injections.len(),
+        });
+    }
+    let prompts: [&str; 0] = [];
+    Ok(selfie_interp::check(
+        config,
+        tokenizer,
+        &prompts,
+        &[],
+        options,
+    )?)
+}
+
+/// What an edit says of how embeddings were interpreted.
+pub(crate) fn describe_interpretation(options: &Options) -> Value {
+    let injection = options.injections.first();
+    json!({
+        "interpretation_prompt": prompt_json(&options.prompt),
+        "inject_layer": injection.map(|at| at.layer),
+        "mode": injection.map(|at| match at.mode {
+            InjectMode::Replace => "replace",
+            InjectMode::Add => "add",
+        }),
+        "strength": injection.map(|at| at.strength),
+        "max_new_tokens": options.max_new_tokens,
+        "sampling": options.sampling.map(|sampling| json!({
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+        })),
+    })
+}
+
+fn prompt_json(prompt: &InterpretationPrompt) -> Value {
+    let part = |part: &PromptPart| match part {
+        PromptPart::Text(text) => json!(text),
+        PromptPart::Placeholder => json!(0),
+    };
+    Value::Array(prompt.parts.iter().map(part).collect())
+}

@@ -1,0 +1,263 @@
+//! Rewards by another program, over its standard input and output.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use selfie_kernels::Backend;
+use selfie_llama::{Llama, Tokenizer};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Interpreted, Reward, Verdicts};
+use crate::{ControlError, Result};
+
+/// How long a command that has closed its output may take to end, so that its exit status can be told.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A program that is started once. At each step it gets a JSON line for each embedding
+/// (`{"step":0,"layer":7,"token":3,"interpretation":"..."}`) and answers a line for each (`{"reward":-1}`), in order.
+pub struct CommandReward {
+    command: String,
+    timeout: Duration,
+    child: Child,
+    /// Lines for its input; a thread writes them, since a pipe that is full blocks.
+    questions: Option<Sender<String>>,
+    /// Lines of its output.
+    answers: Receiver<String>,
+    /// The step that was answered last, and its number of answers.
+    last: (usize, usize),
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    reward: f64,
+}
+
+impl CommandReward {
+    /// Starts the command line with the shell. `timeout` is for all answers of a step.
+    pub fn start(command: &str, timeout: Duration) -> Result<Self> {
+        let failed = |source| ControlError::CommandStart {
+            command: command.to_owned(),
+            source,
+        };
+        if command.trim().is_empty() {
+            return Err(ControlError::EmptyText {
+                what: "the reward command".to_owned(),
+            });
+        }
+        check_found(command).map_err(failed)?;
+        let mut child = shell(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let (questions, to_write) = channel::<String>();
+        let (read, answers) = channel();
+        if let Some(mut input) = child.stdin.take() {
+            thread::spawn(move || {
+                for lines in to_write {
+                    // A command that has gone is found out by its missing answers.
+                    if input
+                        .write_all(lines.as_bytes())
+                        .and_then(|()| input.flush())
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        }
+        if let Some(output) = child.stdout.take() {
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    if read.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(Self {
+            command: command.to_owned(),
+            timeout,
+            child,
+            questions: Some(questions),
+            answers,
+            last: (0, 0),
+        })
+    }
+
+    /// Ends the command; an error when it has answered more than it was asked.
+    pub fn finish(mut self) -> Result<()> {
+        self.questions = None;
+        match self.answers.recv_timeout(LAST_WORDS) {
+            Err(_) => Ok(()),
+            Ok(line) => Err(self.extra(line)),
+        }
+    }
+
+    /// An error when an answer lies there that nothing asked for.
+    fn check_rest(&self) -> Result<()> {
+        match self.answers.try_recv() {
+            Err(_) => Ok(()),
+            Ok(line) => Err(self.extra(line)),
+        }
+    }
+
+    fn extra(&self, line: String) -> ControlError {
+        let (step, expected) = self.last;
+        ControlError::CommandExtra {
+            command: self.command.clone(),
+            step,
+            expected,
+            line,
+        }
+    }
+
+    /// Its exit status, if it ends in time.
+    fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + timeout;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
+                _ => return None,
+            }
+        }
+    }
+
+    fn ended(&mut self, step: usize, answers: usize, expected: usize) -> ControlError {
+        let how = match self.wait(LAST_WORDS) {
+            Some(status) => match status.code() {
+                Some(code) => format!("ended with exit status {code}"),
+                None => format!("was killed ({status})"),
+            },
+            None => "closed its output".to_owned(),
+        };
+        ControlError::CommandEnded {
+            command: self.command.clone(),
+            how,
+            step,
+            answers,
+            expected,
+        }
+    }
+}
+
+impl<B: Backend> Reward<B> for CommandReward {
+    fn rewards(
+        &mut self,
+        _: &Llama<B>,
+        _: &Tokenizer,
+        interpretations: &[Interpreted<'_>],
+    ) -> Result<Verdicts> {
+        self.check_rest()?;
+        let step = interpretations.first().map_or(0, |item| item.step);
+        let expected = interpretations.len();
+        let mut lines = String::new();
+        for item in interpretations {
+            lines.push_str(&json!(item).to_string());
+            lines.push('\n');
+        }
+        let sent = self.questions.as_ref().map(|q| q.send(lines));
+        if !matches!(sent, Some(Ok(()))) {
+            return Err(self.ended(step, 0, expected));
+        }
+        let end = Instant::now() + self.timeout;
+        let mut rewards = Vec::with_capacity(expected);
+        while rewards.len() < expected {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = match self.answers.recv_timeout(left) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.ended(step, rewards.len(), expected));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(ControlError::CommandTimeout {
+                        command: self.command.clone(),
+                        step,
+                        answers: rewards.len(),
+                        expected,
+                        timeout: self.timeout,
+                    });
+                }
+            };
+            match serde_json::from_str(&line) {
+                Ok(Answer { reward }) if (-1.0..=1.0).contains(&reward) => rewards.push(reward),
+                _ => {
+                    return Err(ControlError::CommandAnswer {
+                        command: self.command.clone(),
+                        step,
+                        line,
+                    });
+                }
+            }
+        }
+        self.last = (step, expected);
+        Ok(Verdicts {
+            rewards,
+            undecided: Vec::new(),
+        })
+    }
+
+    fn describe(&self) -> Value {
+        json!({"command": self.command})
+    }
+}
+
+impl Drop for CommandReward {
+    /// Its input is closed, and it is ended if it does not end by itself.
+    fn drop(&mut self) {
+        self.questions = None;
+        if self.wait(LAST_WORDS).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// An error now, and not at the first answer, when the shell does not find the command. What is not a plain name (a
+/// variable, something in quotes) is left to the shell.
+#[cfg(unix)]
+fn check_found(command: &str) -> std::io::Result<()> {
+    let name = command.split_whitespace().next().unwrap_or("");
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if !name.chars().all(is_plain) {
+        return Ok(());
+    }
+    let mut find = Command::new("sh");
+    find.args(["-c", "command -v \"$0\"", name]);
+    match find
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?
+        .success()
+    {
+        true => Ok(()),
+        false => Err(std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            format!("there is no program \"{name}\""),
+        )),
+    }
+}
+
+#[cfg(windows)]
+fn check_found(_: &str) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]);
+    shell
+}
+
+#[cfg(windows)]
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("cmd");
+    shell.args(["/C", command]);
+    shell
+}

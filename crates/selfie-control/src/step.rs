@@ -1,0 +1,103 @@
+//! What a run tells of itself.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use crate::{ControlError, Edit};
+
+/// A step, as it was before its update. The first seven fields, in this order, are those of the log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Step {
+    /// Counted from 0.
+    pub step: usize,
+    /// The loss without the keep term.
+    pub loss: f64,
+    /// The keep loss, before its factor; `None` without reference prompts.
+    pub keep_loss: Option<f64>,
+    /// The mean KL divergence on the reference prompts, in nats; `None` without them.
+    pub drift: Option<f64>,
+    /// The reward of each embedding; empty in supervised control.
+    pub rewards: Vec<f64>,
+    /// What each embedding says; empty in supervised control where it was not asked for.
+    pub interpretations: Vec<String>,
+    /// How the probes were continued.
+    pub probes: Vec<String>,
+    /// The interpretations that a judge said neither word of: their reward is 0.
+    pub undecided: Vec<usize>,
+    /// The embeddings, `[n, d_model]`.
+    #[serde(skip)]
+    pub embeddings: Vec<f32>,
+}
+
+/// Who is told of each step. `Break` ends the run before the step's update. A closure from [`Step`] is one.
+pub trait Observer {
+    /// A step, before its update.
+    fn step(&mut self, step: &Step) -> ControlFlow<()>;
+}
+
+impl<F: FnMut(&Step) -> ControlFlow<()>> Observer for F {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        self(step)
+    }
+}
+
+/// What came of a run. The model has the edit on it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The edit. With [`Outcome::updates`] 0 it changes nothing.
+    pub edit: Edit,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// Why it ended.
+    pub end: End,
+}
+
+impl Outcome {
+    /// Updates that are in the edit.
+    pub fn updates(&self) -> usize {
+        self.edit.meta.updates
+    }
+}
+
+/// Why a run ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum End {
+    /// All steps are done.
+    Steps,
+    /// The loss is under the bound.
+    LossBelow {
+        /// The loss.
+        loss: f64,
+        /// The bound.
+        bound: f64,
+    },
+    /// The last update brought the drift over its bound, and was taken back.
+    Drift {
+        /// The drift with that update.
+        drift: f64,
+        /// The bound.
+        bound: f64,
+    },
+    /// The observer asked for it.
+    Stopped,
+    /// A step failed; the edit holds the updates before it.
+    Failed(Box<ControlError>),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Steps => write!(f, "all steps are done"),
+            End::LossBelow { loss, bound } => write!(f, "the loss {loss:.6} is under {bound}"),
+            End::Drift { drift, bound } => write!(
+                f,
+                "the drift {drift:.6} passed its bound {bound}; the last update was taken back"
+            ),
+            End::Stopped => write!(f, "stopped"),
+            End::Failed(error) => write!(f, "failed: {error}"),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Supervised control: an embedding becomes another (arXiv 2403.10949, section 3.4).
+
+use selfie_interp::Options;
+use selfie_kernels::Backend;
+use selfie_llama::{Llama, LlamaConfig, PromptSite, Site, Tokenizer};
+use serde_json::{Value, json};
+
+use crate::options::{check_interpretation, check_layer, check_token, describe_interpretation};
+use crate::run::{Loss, Now, Objective, Sources, train};
+use crate::states::{capture_rows, interpret_embeddings};
+use crate::{ControlError, Observer, Outcome, Result, Training};
+
+/// Makes hidden_states[layer] at some tokens a target embedding, by training the MLP of layer `layer - 1` on the mean
+/// squared error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Supervised {
+    /// The embeddings: prompts, and a token of each.
+    pub sources: Vec<(String, usize)>,
+    /// Their layer, counted as in hidden_states: 1..n_layers.
+    pub layer: usize,
+    /// What they are to become.
+    pub target: Target,
+    /// How to train.
+    pub training: Training,
+    /// How to interpret the embeddings before each update; `None` leaves that out.
+    pub interpretation: Option<Options>,
+}
+
+/// An embedding to come to: one, or the mean of several.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// hidden_states of prompts, by the model as it is before the edit.
+    Cells(Vec<TargetCell>),
+    /// Vectors from elsewhere.
+    Vectors {
+        /// Where they come from.
+        name: String,
+        /// `[d_model]` each.
+        vectors: Vec<Vec<f32>>,
+    },
+}
+
+/// hidden_states[layer] at a token of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetCell {
+    /// The prompt.
+    pub prompt: String,
+    /// The layer, in 0..=n_layers.
+    pub layer: usize,
+    /// The token.
+    pub token: usize,
+}
+
+impl Supervised {
+    /// Finds every error that can be found without the weights.
+    pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
+        check_layer(config, self.layer)?;
+        if self.sources.is_empty() {
+            return Err(ControlError::Nothing {
+                what: "source embedding",
+            });
+        }
+        for (prompt, token) in &self.sources {
+            check_token(config, tokenizer, prompt, *token)?;
+        }
+        match &self.target {
+            Target::Cells(cells) if cells.is_empty() => {
+                return Err(ControlError::Nothing {
+                    what: "target embedding",
+                });
+            }
+            Target::Cells(cells) => {
+                for cell in cells {
+                    if cell.layer > config.n_layers {
+                        return Err(ControlError::TargetLayer {
+                            layer: cell.layer,
+                            n_layers: config.n_layers,
+                        });
+                    }
+                    check_token(config, tokenizer, &cell.prompt, cell.token)?;
+                }
+            }
+            Target::Vectors { vectors, .. } => check_vectors(vectors, config.d_model)?,
+        }
+        if let Some(options) = &self.interpretation {
+            check_interpretation(config, tokenizer, options)?;
+        }
+        self.training.check(config, tokenizer)
+    }
+
+    /// Runs it. The model then has the edit on it, as it is in [`Outcome::edit`]; an error before the first update leaves
+    /// the model as it was.
+    pub fn run<B: Backend>(
+        &self,
+        model: &mut Llama<B>,
+        tokenizer: &Tokenizer,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
+        self.check(model.config(), tokenizer)?;
+        let mut objective = ToTarget {
+            target: self.target.embedding(model, tokenizer)?,
+            interpretation: self.interpretation.as_ref(),
+        };
+        let sources = Sources {
+            cells: self.sources.iter().map(|(p, t)| (&p[..], *t)).collect(),
+            layer: self.layer,
+        };
+        let (training, options) = (&self.training, self.describe());
+        train(
+            model,
+            tokenizer,
+            &sources,
+            &mut objective,
+            training,
+            options,
+            observer,
+        )
+    }
+
+    /// What the edit says of how it was made.
+    fn describe(&self) -> Value {
+        let sources = self.sources.iter();
+        let target = match &self.target {
+            Target::Cells(cells) => cells
+                .iter()
+                .map(|c| json!({"prompt": c.prompt, "layer": c.layer, "token": c.token}))
+                .collect(),
+            Target::Vectors { name, vectors } => json!({"file": name, "vectors": vectors.len()}),
+        };
+        json!({
+            "sources": sources.map(|(prompt, token)| json!({"prompt": prompt, "token": token})).collect::<Value>(),
+            "target": target,
+            "training": self.training.describe(),
+            "interpretation": self.interpretation.as_ref().map(describe_interpretation),
+        })
+    }
+}
+
+fn check_vectors(vectors: &[Vec<f32>], width: usize) -> Result<()> {
+    if vectors.is_empty() {
+        return Err(ControlError::Nothing {
+            what: "target vector",
+        });
+    }
+    for (index, vector) in vectors.iter().enumerate() {
+        if vector.len() != width {
+            return Err(ControlError::TargetWidth {
+                index,
+                found: vector.len(),
+                width,
+            });
+        }
+        if let Some(at) = vector.iter().position(|value| !value.is_finite()) {
+            return Err(ControlError::TargetNotFinite {
+                index,
+                at,
+                value: vector[at],
+            });
+        }
+    }
+    Ok(())
+}
+
+impl Target {
+    /// The embedding, `[d_model]`.
+    fn embedding<B: Backend>(&self, model: &Llama<B>, tokenizer: &Tokenizer) -> Result<Vec<f32>> {
+        let width = model.config().d_model;
+        let rows = match self {
+            Target::Vectors { vectors, .. } => vectors.concat(),
+            Target::Cells(cells) => {
+                let mut prompts = Vec::new();
+                let mut wants = Vec::new();
+                for (prompt, cell) in cells.iter().enumerate() {
+                    prompts.push(tokenizer.encode(&cell.prompt)?);
+                    wants.push(PromptSite {
+                        prompt,
+                        site: Site::HiddenStates(cell.layer),
+                        token: cell.token,
+                    });
+                }
+                let rows = capture_rows(model, &prompts, &wants)?;
+                model.backend().read_rows(&rows, 0..wants.len())?
+            }
+        };
+        let n = rows.len() / width;
+        let mean = |at: usize| {
+            let values = rows.iter().skip(at).step_by(width);
+            (values.map(|&x| f64::from(x)).sum::<f64>() / n as f64) as f32
+        };
+        Ok((0..width).map(mean).collect())
+    }
+}
+
+struct ToTarget<'a> {
+    target: Vec<f32>,
+    interpretation: Option<&'a Options>,
+}
+
+impl ToTarget<'_> {
+    /// The mean squared distance of the embeddings from the target, and its gradient.
+    fn distance(&self, embeddings: &[f32]) -> (f64, Vec<f32>) {
+        let scale = 2.0 / embeddings.len() as f64;
+        let mut sum = 0.0;
+        let mut gradient = Vec::with_capacity(embeddings.len());
+        for (&is, &wanted) in embeddings.iter().zip(self.target.iter().cycle()) {
+            let off = f64::from(is) - f64::from(wanted);
+            sum += off * off;
+            gradient.push((scale * off) as f32);
+        }
+        (sum / embeddings.len() as f64, gradient)
+    }
+}
+
+impl<B: Backend> Objective<B> for ToTarget<'_> {
+    fn method(&self) -> &'static str {
+        "supervised"
+    }
+
+    fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss> {
+        let (loss, gradient) = self.distance(embeddings);
+        let interpretations = match self.interpretation {
+            Some(options) => interpret_embeddings(now, embeddings, options)?,
+            None => Vec::new(),
+        };
+        Ok(Loss {
+            loss,
+            gradient,
+            interpretations,
+            ..Loss::default()
+        })
+    }
+
+    fn final_loss(&self, embeddings: &[f32]) -> Option<f64> {
+        Some(self.distance(embeddings).0)
+    }
+}

@@ -1,0 +1,136 @@
+//! The MLP that is edited, in f32, with its gradients and Adam.
+
+use selfie_kernels::{Adam, Backend};
+use selfie_llama::{MlpRows, MlpWeights};
+
+use crate::Result;
+
+/// One layer's MLP in training: f32 weights whatever the model computes in, and Adam's moments.
+///
+/// It takes three times the f32 size of the MLP, and buffers of a few rows; the rest of the model stays as it is.
+pub struct TrainedMlp<B: Backend> {
+    gate_up: Param<B>,
+    down: Param<B>,
+    gate_up_bias: Option<Param<B>>,
+    down_bias: Option<Param<B>>,
+    /// `[n, 2 ffn]`: what the last [`forward`](TrainedMlp::forward) left.
+    inner: B::Rows,
+    /// `[n, ffn]`
+    hidden: B::Rows,
+    /// `[n, d_model]`
+    out: B::Rows,
+    d_out: B::Rows,
+    d_hidden: B::Rows,
+    d_inner: B::Rows,
+    /// `[n, 1]`: what a bias is multiplied with.
+    ones: B::Rows,
+    adam: Adam,
+}
+
+/// Weights and the two moments of Adam, `[out, in]` each; of a bias `[out, 1]`.
+struct Param<B: Backend> {
+    w: B::Rows,
+    m: B::Rows,
+    v: B::Rows,
+}
+
+impl<B: Backend> TrainedMlp<B> {
+    /// Copies an MLP for training with batches of up to `max_rows` rows. The first step is `adam.step`.
+    pub fn new(backend: &B, mlp: &MlpWeights, adam: Adam, max_rows: usize) -> Result<Self> {
+        // Weights first and moments after the host's copy is gone: that keeps the peak at the moments.
+        let values = mlp.to_f32();
+        let d_model = mlp.tensors.first().map_or(0, |gate| gate.shape[1]);
+        let (inner, rows) = (values.gate_up.len() / d_model.max(1), max_rows.max(1));
+        let ffn = inner / 2;
+        let bias = |values: &[f32]| match values {
+            [] => Ok(None),
+            values => upload(backend, values, 1).map(Some),
+        };
+        let gate_up = upload(backend, &values.gate_up, d_model)?;
+        let down = upload(backend, &values.down, ffn)?;
+        let gate_up_bias = bias(&values.gate_up_bias)?;
+        let down_bias = bias(&values.down_bias)?;
+        drop(values);
+        let param = |w: B::Rows, width| Param::new(backend, w, width);
+        let bias = |w: Option<B::Rows>| w.map(|w| param(w, 1)).transpose();
+        Ok(Self {
+            gate_up: param(gate_up, d_model)?,
+            down: param(down, ffn)?,
+            gate_up_bias: bias(gate_up_bias)?,
+            down_bias: bias(down_bias)?,
+            inner: backend.rows(rows, inner)?,
+            hidden: backend.rows(rows, ffn)?,
+            out: backend.rows(rows, d_model)?,
+            d_out: backend.rows(rows, d_model)?,
+            d_hidden: backend.rows(rows, ffn)?,
+            d_inner: backend.rows(rows, inner)?,
+            ones: backend.rows(rows, 1)?,
+            adam,
+        })
+    }
+
+    /// What the MLP makes of its input `x` (`[n, d_model]`), `[n, d_model]`.
+    pub fn forward(&mut self, backend: &B, x: &B::Rows) -> Result<Vec<f32>> {
+        let bias = self.gate_up_bias.as_ref().map(|bias| &bias.w);
+        backend.linear_f32(x, &self.gate_up.w, bias, &mut self.inner)?;
+        backend.swiglu_f32(&self.inner, &mut self.hidden)?;
+        let bias = self.down_bias.as_ref().map(|bias| &bias.w);
+        backend.linear_f32(&self.hidden, &self.down.w, bias, &mut self.out)?;
+        Ok(backend.read_rows(&self.out, 0..backend.len(x))?)
+    }
+
+    /// One step of Adam against the gradient `d_out` (`[n, d_model]`) of what [`forward`](TrainedMlp::forward) last
+    /// made of the same `x`.
+    pub fn step(&mut self, backend: &B, x: &B::Rows, d_out: &[f32]) -> Result<()> {
+        backend.write_rows(d_out, &mut self.d_out)?;
+        backend.linear_f32_back(&self.d_out, &self.down.w, &mut self.d_hidden)?;
+        backend.mlp_backward(&self.inner, &self.d_hidden, &mut self.d_inner)?;
+        backend.write_rows(&vec![1.0; backend.len(x)], &mut self.ones)?;
+        let adam = &self.adam;
+        self.down.step(backend, &self.d_out, &self.hidden, adam)?;
+        self.gate_up.step(backend, &self.d_inner, x, adam)?;
+        if let Some(bias) = &mut self.down_bias {
+            bias.step(backend, &self.d_out, &self.ones, adam)?;
+        }
+        if let Some(bias) = &mut self.gate_up_bias {
+            bias.step(backend, &self.d_inner, &self.ones, adam)?;
+        }
+        self.adam.step += 1;
+        Ok(())
+    }
+
+    /// The weights as they are now.
+    pub fn rows(&self) -> MlpRows<'_, B> {
+        MlpRows {
+            gate_up: &self.gate_up.w,
+            down: &self.down.w,
+            gate_up_bias: self.gate_up_bias.as_ref().map(|bias| &bias.w),
+            down_bias: self.down_bias.as_ref().map(|bias| &bias.w),
+        }
+    }
+}
+
+impl<B: Backend> Param<B> {
+    fn new(backend: &B, w: B::Rows, width: usize) -> Result<Self> {
+        let zero = upload(backend, &vec![0.0; width], width)?;
+        let zeros = || -> Result<B::Rows> {
+            let mut zeros = backend.rows(backend.len(&w), width)?;
+            backend.gather(&zero, &vec![0; backend.len(&w)], &mut zeros)?;
+            Ok(zeros)
+        };
+        let (m, v) = (zeros()?, zeros()?);
+        Ok(Self { w, m, v })
+    }
+
+    fn step(&mut self, backend: &B, d: &B::Rows, x: &B::Rows, adam: &Adam) -> Result<()> {
+        let moments = [&mut self.m, &mut self.v];
+        Ok(backend.adam(&mut self.w, moments, d, x, adam)?)
+    }
+}
+
+/// Values on the device, `[values.len() / width, width]`.
+fn upload<B: Backend>(backend: &B, values: &[f32], width: usize) -> Result<B::Rows> {
+    let mut rows = backend.rows(values.len() / width.max(1), width)?;
+    backend.write_rows(values, &mut rows)?;
+    Ok(rows)
+}
