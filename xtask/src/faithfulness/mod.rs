@@ -20,6 +20,9 @@ pub(crate) struct Args {
     /// CPU threads [default: one a core]
     #[arg(long)]
     threads: Option<usize>,
+    /// Phrasings of each question, of 5, whose embeddings are interpreted
+    #[arg(long, default_value_t = 1)]
+    phrasings: usize,
     /// Write all figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -51,12 +54,15 @@ struct Row {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (model, tokenizer) = selfie_demo::open(host::cpu(args.threads)?)?;
     let world = World::new();
-    let one = questions::one_hop(&world, &tokenizer)?;
-    let two = questions::two_hops(&world, &tokenizer)?;
+    let mut one = questions::one_hop(&world, &tokenizer)?;
+    let mut two = questions::two_hops(&world, &tokenizer)?;
     let answers = [
         answers(&model, &tokenizer, &one)?,
         answers(&model, &tokenizer, &two)?,
     ];
+    // Answers are asked for in every phrasing; embeddings come from the first ones, unless more are asked for.
+    one.truncate(one.len() / world.templates.one_hop.len() * args.phrasings);
+    two.truncate(two.len() / world.templates.two_hop.len() * args.phrasings);
     let naming = |held_out| -> Result<[Naming; 2]> {
         Ok([
             naming::measure(&model, &tokenizer, &one, held_out)?,

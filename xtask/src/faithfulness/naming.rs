@@ -42,7 +42,7 @@ pub(super) struct AtLayer {
 /// What came of the embeddings of some countries' questions.
 #[derive(Serialize)]
 pub(super) struct Naming {
-    /// The layer whose interpretations name most countries.
+    /// The layer from 1 up whose interpretations name most countries, the lowest of them.
     pub(super) best_layer: usize,
     pub(super) layers: Vec<AtLayer>,
 }
@@ -61,7 +61,7 @@ pub(super) fn measure(
     groups: &[Vec<Question>],
     held_out: bool,
 ) -> Result<Naming> {
-    let options = Options {
+    let mut options = Options {
         max_new_tokens: 16,
         controls: Control::ALL.to_vec(),
         ..Options::new(model.config())?
@@ -79,6 +79,8 @@ pub(super) fn measure(
             .flat_map(|layer| (0..group.len()).map(move |prompt| (layer, prompt)))
             .map(|(layer, prompt)| cell(layer, prompt))
             .collect();
+        // Other random vectors for each group.
+        options.control_seed += 1;
         let mut rows = Vec::with_capacity(cells.len());
         interpret(model, tokenizer, &prompts, &cells, &options, &mut |row| {
             rows.push(row);
@@ -92,11 +94,11 @@ pub(super) fn measure(
         let rows = layer.names.of.max(1) as f64;
         layer.evidence = layer.evidence.map(|sum| sum / rows);
     }
-    let best_layer = (0..layers.len())
-        .rev()
-        .max_by_key(|&l| layers[l].names.hits);
+    // Layer 0 is left out: it is the token's row of the table, whatever the prompt.
+    let layers_above = 1..layers.len();
+    let best_layer = layers_above.rev().max_by_key(|&l| layers[l].names.hits);
     Ok(Naming {
-        best_layer: best_layer.unwrap_or(0),
+        best_layer: best_layer.unwrap_or(1),
         layers,
     })
 }
