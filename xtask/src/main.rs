@@ -1,8 +1,10 @@
-//! Development tasks: `cargo xtask bench`, `ptx`, `sim`, `gpu-bundle`.
+//! Development tasks: `cargo xtask bench`, `faithfulness`, `ptx`, `sim`, `gpu-bundle`.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod faithfulness;
 mod gpu_bundle;
+mod host;
 mod ptx;
 mod sim;
 
@@ -27,6 +29,8 @@ enum Task {
     Sim(sim::Args),
     /// Pack what checks and measures the CUDA backend on a machine with a GPU
     GpuBundle(gpu_bundle::Args),
+    /// Measure how far the demo checkpoint's interpretations can be trusted
+    Faithfulness(faithfulness::Args),
     /// One sweep, in a process of its own so that its peak memory is its own
     #[command(hide = true)]
     Sweep(bench::SweepArgs),
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         Task::Ptx(args) => ptx::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::GpuBundle(args) => gpu_bundle::run(&args),
+        Task::Faithfulness(args) => faithfulness::run(&args),
         Task::Sweep(args) => bench::sweep_in_this_process(&args),
     };
     match done {

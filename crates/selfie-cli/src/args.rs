@@ -43,7 +43,7 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder: config.json, *.safetensors, tokenizer.json
+    /// A Hugging Face folder: config.json, *.safetensors, tokenizer.json [default: a demo checkpoint in the program]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU
@@ -85,7 +85,7 @@ pub(crate) struct SamplingArgs {
     /// Draw from the most likely tokens that have this probability together
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
-    /// Settles every draw
+    /// Settles every draw, and the random control
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
 }
@@ -166,6 +166,9 @@ pub(crate) struct SweepArgs {
     /// Leave out the relevancy of each generated token
     #[arg(long)]
     pub(crate) no_relevancy: bool,
+    /// Run each cell again without its embedding and compare: none, random, shuffled
+    #[arg(long, value_name = "LIST")]
+    pub(crate) controls: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// A .jsonl, .csv, .parquet or .html file [default: stdout]
@@ -201,22 +204,22 @@ pub(crate) struct InterpretArgs {
     /// Layer:token pairs: 3:5,4:5
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
-    /// Layers: A..B, A..=B, 1,2 or all
+    /// Layers: A..B, A..=B, 1,2, last or all
     #[arg(
         long,
         value_name = "LAYERS",
-        requires = "tokens",
+        default_value = "all",
         allow_hyphen_values = true
     )]
-    pub(crate) layers: Option<String>,
-    /// Tokens: A..B, A..=B, 1,2 or all
+    pub(crate) layers: String,
+    /// Tokens: A..B, A..=B, 1,2, last or all
     #[arg(
         long,
         value_name = "TOKENS",
-        requires = "layers",
+        default_value = "last",
         allow_hyphen_values = true
     )]
-    pub(crate) tokens: Option<String>,
+    pub(crate) tokens: String,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
 }

@@ -4,12 +4,16 @@ use std::ops::Range;
 
 use crate::error::{Result, usage};
 
-/// `A..B`, `A..=B`, `all`, or a list of numbers and ranges; `all` is `0..len`. `what` names the option.
+/// `A..B`, `A..=B`, `all`, `last`, or a list of numbers and ranges; `all` is `0..len`. `what` names the option.
 pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> {
     let mut numbers = Vec::new();
     for part in text.split(',').map(str::trim) {
         if part == "all" {
             numbers.extend(0..len);
+            continue;
+        }
+        if part == "last" && len > 0 {
+            numbers.push(len - 1);
             continue;
         }
         let range = match part.split_once("..") {
@@ -21,7 +25,7 @@ pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> 
         };
         let Some(range) = range else {
             return usage(format!(
-                "--{what} {text}: \"{part}\" is not a number, A..B, A..=B or all"
+                "--{what} {text}: \"{part}\" is not a number, A..B, A..=B, last or all"
             ));
         };
         if range.is_empty() {
@@ -82,6 +86,7 @@ mod tests {
         assert_eq!(numbers("layers", "1..=4", 9).unwrap(), [1, 2, 3, 4]);
         assert_eq!(numbers("layers", "all", 3).unwrap(), [0, 1, 2]);
         assert_eq!(numbers("layers", "7, 2..4,0", 9).unwrap(), [7, 2, 3, 0]);
+        assert_eq!(numbers("tokens", "0,last", 9).unwrap(), [0, 8]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::control_args::{
 };
 use crate::device::on;
 use crate::error::{CliError, Result, usage};
-use crate::open::{Opened, bar, style};
+use crate::open::{Files, Opened, bar, style};
 use crate::output::check_writable;
 
 pub(crate) fn control(command: &ControlCommand) -> Result<()> {
@@ -187,6 +187,8 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
         relevancy: false,
         batch_size: None,
         model_name: opened.name(),
+        controls: Vec::new(),
+        control_seed: 0,
     })
 }
 
@@ -233,7 +235,11 @@ impl RewardSource {
         // An editor ends the last line; the prompt does not.
         let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
         let same = |dir: &Path| std::fs::canonicalize(dir).ok();
-        let other = match same(dir).is_some() && same(dir) == same(&opened.dir) {
+        let itself = match &opened.files {
+            Files::Folder(own) => same(dir).is_some() && same(dir) == same(own),
+            Files::Demo => false,
+        };
+        let other = match itself {
             true => None,
             false => Some(Box::new(opened.another(dir)?)),
         };

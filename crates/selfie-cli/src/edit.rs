@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use selfie_control::{Edit, check_free, export};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::control_args::{EditCommand, EditExportArgs, EditShowArgs};
 use crate::error::{CliError, Result, usage};
-use crate::open::model_dir;
 
 pub(crate) fn edit(command: &EditCommand) -> Result<()> {
     match command {
@@ -100,8 +100,20 @@ fn text_of(name: &str, edit: &Edit) -> String {
     lines.into_iter().map(line).collect()
 }
 
+/// The demo checkpoint as files, for as long as they are needed.
+fn demo_folder() -> Result<TempDir> {
+    let write = || {
+        let folder = tempfile::tempdir()?;
+        selfie_demo::write(folder.path())?;
+        Ok(folder)
+    };
+    write().map_err(|source| CliError::Write {
+        path: std::env::temp_dir(),
+        source,
+    })
+}
+
 fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
-    let dir = model_dir(&args.model)?;
     let paths = args.model.edit.iter().chain(&args.edits);
     let edits = paths.map(|path| Ok((path.display().to_string(), Edit::open(path)?)));
     let edits: Vec<(String, Edit)> = edits.collect::<Result<_>>()?;
@@ -109,7 +121,13 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
         return usage("give at least one edit: selfie edit export --model DIR EDIT --out DIR");
     }
     check_free(&args.out)?;
-    let exported = export(dir, &edits, &args.out)?;
+    let exported = match &args.model.model {
+        Some(dir) => export(dir, &edits, &args.out)?,
+        None => {
+            let folder = demo_folder()?;
+            export(folder.path(), &edits, &args.out)?
+        }
+    };
     if exported.other_dtype && !args.model.quiet {
         eprintln!(
             "note: the edited tensors are {}, the others as they were; in transformers, load the folder with \

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use selfie_kernels::Backend;
-use selfie_llama::{Checkpoint, KvCache, Rope, RopeScaling};
+use selfie_llama::{KvCache, Rope, RopeScaling};
 
 use crate::args::{InfoArgs, TokensArgs};
 use crate::device::on;
@@ -12,7 +12,7 @@ use crate::open::Opened;
 
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let opened = Opened::new(&args.model)?;
-    let checkpoint = Checkpoint::open(&opened.dir)?;
+    let checkpoint = opened.files.checkpoint()?;
     let (dtype, stored) = opened.dtypes(&checkpoint)?;
     let config = &opened.config;
     let attn = &config.attn;

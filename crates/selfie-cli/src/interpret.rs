@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
-use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row, Sink, Vector};
+use selfie_interp::{
+    Cell, Control, InjectAt, InterpError, InterpretationPrompt, Options, Row, Sink, Vector,
+};
 use selfie_kernels::InjectMode;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, ModeArg, SweepArgs};
@@ -26,7 +28,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
         &cells,
         &options,
     )?;
-    let writer = RowWriter::open(args.sweep.out.as_deref(), args.sweep.format)?;
+    let writer = writer(&args.sweep, &options)?;
     let model = opened.load()?;
     let rows = cells.len() * options.injections.len();
     let mut output = Output::new(writer, rows, opened.quiet);
@@ -44,7 +46,7 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let options = options(&args.sweep, &opened)?;
     let prompts: [&str; 0] = [];
     selfie_interp::check(&opened.config, &opened.tokenizer, &prompts, &[], &options)?;
-    let writer = RowWriter::open(args.sweep.out.as_deref(), args.sweep.format)?;
+    let writer = writer(&args.sweep, &options)?;
     let model = opened.load()?;
     let rows = vectors.len() * options.injections.len();
     let mut output = Output::new(writer, rows, opened.quiet);
@@ -55,32 +57,36 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     output.finish()
 }
 
+fn writer(args: &SweepArgs, options: &Options) -> Result<RowWriter> {
+    RowWriter::open(args.out.as_deref(), args.format, &options.controls)
+}
+
 /// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
 fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for (prompt, text) in args.prompt.iter().enumerate() {
         let tokens = opened.encode(text)?.len();
-        match (&args.cells, &args.layers, &args.tokens) {
-            (Some(list), _, _) => cells.extend(pairs("cells", list)?.into_iter().map(
-                |(layer, token)| Cell {
-                    prompt,
-                    layer,
-                    token,
-                },
-            )),
-            (None, Some(layers), Some(list)) => {
-                // hidden_states has one more entry than there are layers.
-                let layers = numbers("layers", layers, opened.config.n_layers + 1)?;
-                let tokens = numbers("tokens", list, tokens)?;
-                for layer in layers {
-                    cells.extend(tokens.iter().map(|&token| Cell {
+        if let Some(list) = &args.cells {
+            cells.extend(
+                pairs("cells", list)?
+                    .into_iter()
+                    .map(|(layer, token)| Cell {
                         prompt,
                         layer,
                         token,
-                    }));
-                }
-            }
-            _ => return usage("give --cells L:T,.. or both --layers and --tokens"),
+                    }),
+            );
+            continue;
+        }
+        // hidden_states has one more entry than there are layers.
+        let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
+        let tokens = numbers("tokens", &args.tokens, tokens)?;
+        for layer in layers {
+            cells.extend(tokens.iter().map(|&token| Cell {
+                prompt,
+                layer,
+                token,
+            }));
         }
     }
     Ok(cells)
@@ -122,7 +128,17 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
         relevancy: !args.no_relevancy,
         batch_size,
         model_name: opened.name(),
+        controls: match &args.controls {
+            Some(names) => controls(names)?,
+            None => Vec::new(),
+        },
+        control_seed: args.sampling.seed,
     })
+}
+
+fn controls(names: &str) -> Result<Vec<Control>> {
+    let names = names.split(',').map(|name| name.trim().parse());
+    Ok(names.collect::<Result<_, InterpError>>()?)
 }
 
 /// Writes rows as they come, shows progress, and stops at Ctrl-C.

@@ -15,7 +15,7 @@ use crate::error::{Result, usage};
 
 /// Everything of a model but its weights.
 pub(crate) struct Opened {
-    pub(crate) dir: PathBuf,
+    pub(crate) files: Files,
     pub(crate) config: LlamaConfig,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) generation: Option<GenerationConfig>,
@@ -27,17 +27,16 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Reads the small files of the folder.
+    /// Reads the small files of the folder, or of the demo checkpoint.
     pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
         let device = DeviceOptions::new(args)?;
-        let dir = model_dir(args)?;
-        let config = LlamaConfig::open(dir)?;
+        let files = Files::of(args);
         Ok(Self {
-            edits: open_edits(&args.edit, dir, &config, args.dtype)?,
-            tokenizer: Tokenizer::open(dir)?,
-            generation: GenerationConfig::open(dir)?,
-            dir: dir.to_owned(),
-            config,
+            edits: open_edits(&args.edit, &files, args.dtype)?,
+            config: files.config()?,
+            tokenizer: files.tokenizer()?,
+            generation: files.generation()?,
+            files,
             quiet: args.quiet,
             dtype: args.dtype,
             device,
@@ -46,13 +45,13 @@ impl Opened {
 
     /// The small files of another folder, to be run as this one is; without edits.
     pub(crate) fn another(&self, dir: &Path) -> Result<Self> {
-        let config = LlamaConfig::open(dir)?;
+        let files = Files::Folder(dir.to_owned());
         Ok(Self {
             edits: Vec::new(),
-            tokenizer: Tokenizer::open(dir)?,
-            generation: GenerationConfig::open(dir)?,
-            dir: dir.to_owned(),
-            config,
+            config: files.config()?,
+            tokenizer: files.tokenizer()?,
+            generation: files.generation()?,
+            files,
             ..*self
         })
     }
@@ -74,7 +73,7 @@ impl Opened {
 
     /// Loads the weights.
     pub(crate) fn load_unedited(&self) -> Result<Model> {
-        let checkpoint = Checkpoint::open(&self.dir)?;
+        let checkpoint = self.files.checkpoint()?;
         let stored = stored_dtype(&self.config, &checkpoint)?;
         let dtype = self.dtype.or(stored);
         // Every type fits f32 exactly; anything else is another model than the file's.
@@ -115,9 +114,9 @@ impl Opened {
         self.device.open(bytes)
     }
 
-    /// What the user typed for the model.
+    /// What rows call the model.
     pub(crate) fn name(&self) -> String {
-        self.dir.display().to_string()
+        self.files.name()
     }
 
     /// The ids that end a text: of generation_config.json, else of config.json, else the tokenizer's.
@@ -136,6 +135,69 @@ impl Opened {
             return usage("--prompt is empty: give it some text");
         }
         Ok(self.tokenizer.encode(prompt)?)
+    }
+}
+
+/// Where the files of a model are.
+#[derive(Clone)]
+pub(crate) enum Files {
+    Folder(PathBuf),
+    /// The demo checkpoint, in the program itself.
+    Demo,
+}
+
+impl Files {
+    /// Those of `--model`; without it the demo's, and a note that says so.
+    pub(crate) fn of(args: &ModelArgs) -> Self {
+        match &args.model {
+            Some(dir) => Files::Folder(dir.clone()),
+            None => {
+                if !args.quiet {
+                    eprintln!(
+                        "note: this is the demo checkpoint, which knows a small world only; \
+                         --model DIR takes a model of yours"
+                    );
+                }
+                Files::Demo
+            }
+        }
+    }
+
+    pub(crate) fn config(&self) -> Result<LlamaConfig> {
+        Ok(match self {
+            Files::Folder(dir) => LlamaConfig::open(dir)?,
+            Files::Demo => selfie_demo::config()?,
+        })
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(match self {
+            Files::Folder(dir) => Tokenizer::open(dir)?,
+            Files::Demo => selfie_demo::tokenizer()?,
+        })
+    }
+
+    pub(crate) fn generation(&self) -> Result<Option<GenerationConfig>> {
+        Ok(match self {
+            Files::Folder(dir) => GenerationConfig::open(dir)?,
+            Files::Demo => Some(selfie_demo::generation_config()?),
+        })
+    }
+
+    /// The weights, of which only the headers are read.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(match self {
+            Files::Folder(dir) => Checkpoint::open(dir)?,
+            Files::Demo => selfie_demo::checkpoint()?,
+        })
+    }
+
+    /// What the user typed for the model, or the demo's name.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Files::Folder(dir) => dir.display().to_string(),
+            Files::Demo => selfie_demo::NAME.to_owned(),
+        }
     }
 }
 
@@ -176,20 +238,16 @@ impl SamplingArgs {
 }
 
 /// Reads edits; an error when one of them cannot belong to the model.
-fn open_edits(
-    paths: &[PathBuf],
-    dir: &Path,
-    config: &LlamaConfig,
-    dtype: DTypeArg,
-) -> Result<Vec<(String, Edit)>> {
+fn open_edits(paths: &[PathBuf], files: &Files, dtype: DTypeArg) -> Result<Vec<(String, Edit)>> {
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let dtype = dtype.or(stored_dtype(config, &Checkpoint::open(dir)?)?);
+    let config = files.config()?;
+    let dtype = dtype.or(stored_dtype(&config, &files.checkpoint()?)?);
     let mut edits = Vec::new();
     for path in paths {
         let (name, edit) = (path.display().to_string(), Edit::open(path)?);
-        edit.check(&name, config, dtype)?;
+        edit.check(&name, &config, dtype)?;
         edits.push((name, edit));
     }
     Ok(edits)
@@ -207,13 +265,4 @@ pub(crate) fn bar(total: u64, quiet: bool) -> ProgressBar {
 
 pub(crate) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-pub(crate) fn model_dir(args: &ModelArgs) -> Result<&Path> {
-    match &args.model {
-        Some(dir) => Ok(dir),
-        None => usage(
-            "give --model DIR: a Hugging Face folder with config.json, *.safetensors and tokenizer.json",
-        ),
-    }
 }

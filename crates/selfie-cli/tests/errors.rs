@@ -125,12 +125,19 @@ fn cells() {
     says(&["--layers", "0..6", "--tokens", "1"], &["5", "0..5"]);
     says(&["--layers", "1", "--tokens", "2..9"], &["8", "0..6"]);
     says(&["--layers", "1", "--tokens", "x"], &["\"x\""]);
-    says(&["--layers", "1"], &["--tokens"]);
+    says(
+        &["--controls", "none,nothing"],
+        &["nothing", "none, random, shuffled"],
+    );
+    says(&["--controls", "none,none"], &["none", "twice"]);
+    says(
+        &["--cells", "1:1", "--controls", "shuffled"],
+        &["shuffled", "more cells"],
+    );
     says(
         &["--cells", "1:2", "--layers", "1", "--tokens", "2"],
         &["cannot be used with"],
     );
-    says(&[], &["--cells"]);
 }
 
 #[test]

@@ -250,6 +250,49 @@ fn close(a: &serde_json::Number, b: &serde_json::Number) -> bool {
     (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-7
 }
 
+/// `none` and `random`: the fields of each control come after the model, in every format.
+#[test]
+fn every_format_shows_controls() {
+    let folder = tempfile::tempdir().unwrap();
+    let controls = ["--controls", "none, random", "--seed", "3"];
+    let want = rows(&interpret(&controls));
+    let fields: Vec<&str> = want[0].as_object().unwrap().keys().map(|f| &**f).collect();
+    let added = [
+        "none_interpretation",
+        "none_evidence",
+        "random_interpretation",
+        "random_evidence",
+    ];
+    assert_eq!(fields[11], "model");
+    assert_eq!(fields[12..], added);
+
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        interpret(&[&controls[..], &["--out", path.to_str().unwrap()]].concat());
+        path
+    };
+    let parquet = SerializedFileReader::new(File::open(write("rows.parquet")).unwrap()).unwrap();
+    for (row, want) in parquet.get_row_iter(None).unwrap().zip(&want) {
+        let got = row.unwrap().to_json_value();
+        assert!(got.as_object().unwrap().keys().eq(fields.iter()));
+        assert_eq!(got[added[0]], want[added[0]]);
+        let (Value::Number(got), Value::Number(want)) = (&got[added[3]], &want[added[3]]) else {
+            panic!("{got} and {want}");
+        };
+        assert!(close(got, want));
+    }
+    let csv = std::fs::read_to_string(write("rows.csv")).unwrap();
+    assert_eq!(csv.lines().next().unwrap(), fields.join(","));
+    let evidence = |row: &Value| row[added[3]].as_f64().unwrap() as f32;
+    let page = std::fs::read_to_string(write("rows.html")).unwrap();
+    assert!(page.contains("<th>none<th>evidence<th>random<th>evidence"));
+    let table = std::fs::read_to_string(write("rows.txt")).unwrap();
+    for row in &want {
+        assert!(page.contains(&format!("<td class=number>{:+.2}", evidence(row))));
+        assert!(table.contains(&format!("{:+.2} nats random", evidence(row))));
+    }
+}
+
 #[test]
 fn a_page_shades_and_escapes() {
     let folder = tempfile::tempdir().unwrap();

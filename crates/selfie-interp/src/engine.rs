@@ -4,17 +4,21 @@
 //! With m tokens in the interpretation prompt, its first placeholder at s0, and an injection at layer k, a cell
 //! shares positions below s0 at every layer, and all m positions at the layers below k. Its own pass is
 //! (m - s0) rows through the layers from k on.
+//!
+//! A control that has a vector is one more pass and one more text in the same pool. It comes after its cell's text is
+//! known, so that the pass that begins it also scores that text's first token.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 
-use selfie_kernels::{Backend, BatchRow, Injection, KvLayout, Slot};
+use selfie_kernels::{Backend, Injection, KvLayout, Slot};
 use selfie_llama::{
     Capture, Decoder, Decoding, Inject, KvCache, Llama, Sequence, Site, Workspace, branch_rows,
     shared_rows,
 };
 
-use crate::{InjectAt, LocatedPrompt, Result};
+use crate::scoring::{Scorer, Scoring};
+use crate::{Control, InjectAt, LocatedPrompt, Result};
 
 /// Slots when the caller names no batch size: this part of the rows of a full pass. More make a decode step hardly
 /// faster a row, and take memory.
@@ -25,16 +29,19 @@ pub(crate) struct Setup<'a> {
     pub(crate) prompt: &'a LocatedPrompt,
     pub(crate) injections: &'a [InjectAt],
     pub(crate) decoding: Decoding,
-    pub(crate) relevancy: bool,
+    /// Whether each cell's text is scored against the clean prompt.
+    pub(crate) score_clean: bool,
+    /// Whether the clean prompt is continued too.
+    pub(crate) clean_text: bool,
     pub(crate) batch_size: Option<usize>,
-    /// Cells of the whole sweep.
-    pub(crate) cells: usize,
+    /// Texts of the whole sweep, those of controls included.
+    pub(crate) texts: usize,
     /// Length of the longest source prompt.
     pub(crate) longest_source: usize,
 }
 
 /// One embedding to interpret in one way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Job {
     /// Its index in the whole sweep.
     pub(crate) index: usize,
@@ -42,19 +49,34 @@ pub(crate) struct Job {
     pub(crate) vector: usize,
     /// The index of its injection.
     pub(crate) injection: usize,
+    /// Controls to run beside it, and the rows of their vectors.
+    pub(crate) against: Vec<(Control, usize)>,
 }
 
-/// What became of a job.
-pub(crate) struct Finished {
-    pub(crate) index: usize,
+/// What came of the cell's own embedding.
+pub(crate) struct Own {
     pub(crate) new_ids: Vec<u32>,
-    pub(crate) relevancy: Vec<f32>,
+    pub(crate) logprobs: Vec<f32>,
+    /// Log-probabilities of `new_ids` after the clean prompt; empty when they were not asked for.
+    pub(crate) clean: Vec<f32>,
+}
+
+/// What came of a control of a cell.
+pub(crate) struct Against {
+    pub(crate) control: Control,
+    pub(crate) new_ids: Vec<u32>,
+    /// Log-probabilities of the cell's own text under the control.
+    pub(crate) scores: Vec<f32>,
 }
 
 /// Who hears of a sweep's progress; `Break` ends it.
 pub(crate) trait Listener {
-    /// A cell is finished.
-    fn finished(&mut self, finished: Finished) -> Result<ControlFlow<()>>;
+    /// The clean prompt's continuation is known.
+    fn clean_text(&mut self, new_ids: Vec<u32>) -> Result<ControlFlow<()>>;
+    /// A cell's own text is finished.
+    fn own(&mut self, index: usize, own: Own) -> Result<ControlFlow<()>>;
+    /// A control of a cell is finished.
+    fn against(&mut self, index: usize, against: Against) -> Result<ControlFlow<()>>;
     /// So many more tokens have been generated.
     fn generated(&mut self, tokens: usize) -> ControlFlow<()>;
 }
@@ -70,14 +92,46 @@ pub(crate) struct Engine<'a, B: Backend> {
     /// The clean prompt's last row, before the final norm: `[1, d_model]`.
     clean_last: B::Rows,
     decoder: Decoder,
-    scoring: VecDeque<Scoring>,
+    scorer: Scorer<Scored>,
+    pending: VecDeque<Task>,
+    /// What the text in a slot is.
+    flights: HashMap<u32, Flight>,
 }
 
-/// A sequence whose tokens are being scored against the clean prompt.
-struct Scoring {
-    sequence: Sequence,
-    /// Log-probabilities without the injection, as far as they are known.
-    without: Vec<f32>,
+/// A text that waits for a slot.
+struct Task {
+    index: usize,
+    vector: usize,
+    injection: usize,
+    role: Role,
+}
+
+enum Role {
+    /// Of the cell's own vector; its controls come after it.
+    Own { against: Vec<(Control, usize)> },
+    /// Of a control, under which the cell's own text is scored.
+    Against { control: Control, own: Vec<u32> },
+}
+
+/// A text that is being decoded.
+enum Flight {
+    Clean,
+    Own {
+        task: Task,
+    },
+    Against {
+        index: usize,
+        control: Control,
+        /// The cell's own text, and how likely its first token is under the control.
+        own: Vec<u32>,
+        first: f32,
+    },
+}
+
+/// A decoded text that another is being scored beside.
+enum Scored {
+    Own(usize, Sequence),
+    Against(usize, Control, Sequence),
 }
 
 impl<'a, B: Backend> Engine<'a, B> {
@@ -98,7 +152,7 @@ impl<'a, B: Backend> Engine<'a, B> {
                     .clamp(1, backend.pass_rows() / AUTO_SLOTS)
             }
         };
-        layout.slots = layout.slots.min(setup.cells);
+        layout.slots = layout.slots.min(setup.texts);
         let pass_rows = backend
             .pass_rows()
             .min((layout.slots * own).max(setup.longest_source))
@@ -120,7 +174,9 @@ impl<'a, B: Backend> Engine<'a, B> {
             clean: Capture::new(backend, &wants, config.d_model)?,
             clean_last: backend.rows(1, config.d_model)?,
             decoder,
-            scoring: VecDeque::new(),
+            scorer: Scorer::new(),
+            pending: VecDeque::new(),
+            flights: HashMap::new(),
             model,
             setup,
         };
@@ -147,23 +203,27 @@ impl<'a, B: Backend> Engine<'a, B> {
     pub(crate) fn run(
         &mut self,
         vectors: &B::Rows,
-        jobs: &[Job],
+        jobs: Vec<Job>,
         listener: &mut dyn Listener,
     ) -> Result<ControlFlow<()>> {
-        let mut pending = jobs;
+        self.pending.extend(jobs.into_iter().map(Task::from));
+        if std::mem::take(&mut self.setup.clean_text) && self.start_clean_text(listener)?.is_break()
+        {
+            return Ok(ControlFlow::Break(()));
+        }
         loop {
             let free = self.cache.free_slots();
+            let waiting = self.pending.len();
             // Joining in groups keeps their passes wide; a few slots stand empty meanwhile.
-            let group = pending.len().min(self.cache.layout().slots.div_ceil(4));
+            let group = waiting.min(self.cache.layout().slots.div_ceil(4));
             if free >= group && group > 0 {
-                let (joining, rest) = pending.split_at(free.min(pending.len()));
-                pending = rest;
+                let joining = self.pending.drain(..free.min(waiting)).collect();
                 if self.admit(vectors, joining, listener)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            if self.decoder.active() == 0 && self.scoring.is_empty() {
-                if pending.is_empty() {
+            if self.decoder.active() == 0 && self.scorer.is_empty() {
+                if self.pending.is_empty() {
                     return Ok(ControlFlow::Continue(()));
                 }
                 continue;
@@ -174,39 +234,60 @@ impl<'a, B: Backend> Engine<'a, B> {
         }
     }
 
-    /// The prompt passes of jobs that there are free slots for.
+    /// The clean prompt's own continuation joins the pool.
+    fn start_clean_text(&mut self, listener: &mut dyn Listener) -> Result<ControlFlow<()>> {
+        let (model, m) = (self.model, self.setup.prompt.ids.len());
+        let seen = vec![m; model.config().n_layers];
+        let slot = self.cache.take(model.backend(), &seen)?;
+        self.flights.insert(slot, Flight::Clean);
+        let residual = self.ws.residual_mut();
+        model.backend().clear(residual);
+        model.backend().gather(&self.clean_last, &[0], residual)?;
+        // It draws as the first cell does, where tokens are drawn at all.
+        let sequence = Sequence::new(0, slot, m);
+        let done = self
+            .decoder
+            .join(model, &mut self.ws, vec![sequence], &[0])?;
+        let stop = listener.generated(1);
+        self.finish(done, stop, listener)
+    }
+
+    /// The prompt passes of tasks that there are free slots for.
     fn admit(
         &mut self,
         vectors: &B::Rows,
-        jobs: &[Job],
+        tasks: Vec<Task>,
         listener: &mut dyn Listener,
     ) -> Result<ControlFlow<()>> {
         let own = self.setup.prompt.ids.len() - self.setup.first_placeholder();
         let cells_a_pass = (self.ws.max_rows() / own).max(1);
-        for (at, inject) in self.setup.injections.iter().enumerate() {
-            let jobs: Vec<Job> = jobs
-                .iter()
-                .copied()
-                .filter(|job| job.injection == at)
-                .collect();
-            for jobs in jobs.chunks(cells_a_pass) {
-                let done = self.pass_prompts(vectors, jobs, *inject)?;
-                let stop = listener.generated(jobs.len());
-                if self.finish(done, listener)?.is_break() || stop.is_break() {
+        let mut alike: Vec<Vec<Task>> = Vec::new();
+        alike.resize_with(self.setup.injections.len(), Vec::new);
+        for task in tasks {
+            alike[task.injection].push(task);
+        }
+        for (mut tasks, inject) in alike.into_iter().zip(self.setup.injections) {
+            while !tasks.is_empty() {
+                let rest = tasks.split_off(cells_a_pass.min(tasks.len()));
+                let joining = tasks.len();
+                let done = self.pass_prompts(vectors, tasks, *inject)?;
+                let stop = listener.generated(joining);
+                if self.finish(done, stop, listener)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
+                tasks = rest;
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// One pass of the own rows of some cells that inject alike; returns those that end at their first token.
+    /// One pass of the own rows of some texts that inject alike; returns those that end at their first token.
     fn pass_prompts(
         &mut self,
         vectors: &B::Rows,
-        jobs: &[Job],
+        tasks: Vec<Task>,
         inject: InjectAt,
-    ) -> Result<Vec<Scoring>> {
+    ) -> Result<Vec<Sequence>> {
         let (model, backend) = (self.model, self.model.backend());
         let n_layers = model.config().n_layers;
         let LocatedPrompt {
@@ -219,18 +300,18 @@ impl<'a, B: Backend> Engine<'a, B> {
             .map(|layer| if layer < inject.layer { m } else { s0 })
             .collect();
         let (mut rows, mut writes, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
-        for job in jobs {
+        for task in &tasks {
             let slot = self.cache.take(backend, &seen)?;
             for &position in placeholders {
                 writes.push(Injection {
                     row: rows.len() + position - s0,
-                    vector: job.vector,
+                    vector: task.vector,
                     mode: inject.mode,
                     strength: inject.strength,
                 });
             }
             rows.extend(branch_rows(slot, s0, &ids[s0..]));
-            sequences.push(Sequence::new(job.index as u64, slot, m));
+            sequences.push(Sequence::new(task.index as u64, slot, m));
         }
         if inject.layer > 0 {
             let site = Site::HiddenStates(inject.layer);
@@ -239,107 +320,225 @@ impl<'a, B: Backend> Engine<'a, B> {
                 .collect::<Result<Vec<_>, _>>()?;
             let residual = self.ws.residual_mut();
             backend.clear(residual);
-            backend.gather(self.clean.rows(), &clean.repeat(jobs.len()), residual)?;
+            backend.gather(self.clean.rows(), &clean.repeat(tasks.len()), residual)?;
         }
         let mut probe = Inject::new(inject.layer, vectors, &writes);
         let layers = inject.layer..n_layers;
         model.forward(&mut self.ws, &mut self.cache, &rows, layers, &mut probe)?;
         probe.finish()?;
-        let last: Vec<usize> = (1..=jobs.len()).map(|cell| cell * own - 1).collect();
-        let done = self.decoder.join(model, &mut self.ws, sequences, &last)?;
-        Ok(done.into_iter().map(Scoring::new).collect())
+        let last: Vec<usize> = (1..=tasks.len()).map(|cell| cell * own - 1).collect();
+        self.take_off(tasks, &sequences, &last)?;
+        Ok(self.decoder.join(model, &mut self.ws, sequences, &last)?)
+    }
+
+    /// Notes what the texts are that begin after `rows` of the last pass; under a control, the first token of the cell's
+    /// own text is scored here.
+    fn take_off(&mut self, tasks: Vec<Task>, sequences: &[Sequence], rows: &[usize]) -> Result<()> {
+        let (mut at, mut targets) = (Vec::new(), Vec::new());
+        for (task, &row) in tasks.iter().zip(rows) {
+            if let Role::Against { own, .. } = &task.role {
+                at.push(row);
+                targets.push(own[0]);
+            }
+        }
+        let mut scores = match at.is_empty() {
+            true => Vec::new(),
+            false => self.model.score(&mut self.ws, &at, &targets)?,
+        }
+        .into_iter();
+        for (task, sequence) in tasks.into_iter().zip(sequences) {
+            let index = task.index;
+            let flight = match task.role {
+                Role::Own { .. } => Flight::Own { task },
+                Role::Against { control, own } => Flight::Against {
+                    index,
+                    control,
+                    own,
+                    first: scores.next().unwrap_or(f32::NAN),
+                },
+            };
+            self.flights.insert(sequence.slot, flight);
+        }
+        Ok(())
     }
 
     /// One pass: the next token of every sequence, and as many rows to score as fit beside them.
     fn step(&mut self, listener: &mut dyn Listener) -> Result<ControlFlow<()>> {
         let active = self.decoder.active();
         let m = self.setup.prompt.ids.len();
-        let mut room = self.ws.max_rows() - active;
-        let (mut extra, mut targets, mut counts) = (Vec::<BatchRow>::new(), Vec::new(), Vec::new());
-        for scoring in &self.scoring {
-            let ids = &scoring.sequence.new_ids;
-            // The first token is scored from the clean prompt, the last one predicts nothing.
-            let first = scoring.without.len() - 1;
-            let end = (ids.len() - 1).min(first + room);
-            extra.extend(branch_rows(
-                scoring.sequence.slot,
-                m + first,
-                &ids[first..end],
-            ));
-            targets.extend_from_slice(&ids[first + 1..=end]);
-            counts.push(end - first);
-            room -= end - first;
-            if room == 0 {
-                break;
-            }
-        }
+        let (extra, targets) = self.scorer.rows(m, self.ws.max_rows() - active);
         let (model, ws, cache) = (self.model, &mut self.ws, &mut self.cache);
         let done = self.decoder.step(model, ws, cache, &extra)?;
+        let mut flow = listener.generated(active);
         if !extra.is_empty() {
             let rows: Vec<usize> = (active..active + extra.len()).collect();
-            let mut scores = model.score(ws, &rows, &targets)?.into_iter();
-            for (scoring, count) in self.scoring.iter_mut().zip(counts) {
-                scoring.without.extend(scores.by_ref().take(count));
+            let scores = model.score(ws, &rows, &targets)?;
+            for scoring in self.scorer.scored(scores) {
+                if self.deliver(scoring, listener)?.is_break() {
+                    flow = ControlFlow::Break(());
+                }
             }
         }
-        let mut ended: Vec<Scoring> = done.into_iter().map(Scoring::new).collect();
-        while self.scoring.front().is_some_and(Scoring::is_complete) {
-            ended.extend(self.scoring.pop_front());
-        }
-        let stop = listener.generated(active);
-        if self.finish(ended, listener)?.is_break() || stop.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-        Ok(ControlFlow::Continue(()))
+        self.finish(done, flow, listener)
     }
 
-    /// Delivers sequences that need no more passes, and queues the others for scoring.
+    /// Delivers texts that need no more passes, and queues the others for scoring. `flow` is what it returns when nobody
+    /// objects.
     fn finish(
         &mut self,
-        mut ended: Vec<Scoring>,
+        done: Vec<Sequence>,
+        mut flow: ControlFlow<()>,
         listener: &mut dyn Listener,
     ) -> Result<ControlFlow<()>> {
-        if self.setup.relevancy {
-            self.score_first_tokens(&mut ended)?;
-        }
-        let mut flow = ControlFlow::Continue(());
-        for scoring in ended {
-            if self.setup.relevancy && !scoring.is_complete() {
-                let m = self.setup.prompt.ids.len();
-                let seen = vec![m; self.model.config().n_layers];
-                let slot = scoring.sequence.slot;
-                self.cache.share(self.model.backend(), slot, &seen)?;
-                self.scoring.push_back(scoring);
+        let mut own = Vec::new();
+        for sequence in done {
+            let Some(flight) = self.flights.remove(&sequence.slot) else {
                 continue;
+            };
+            let heard = match flight {
+                Flight::Clean => {
+                    self.cache.release(sequence.slot);
+                    listener.clean_text(sequence.new_ids)?
+                }
+                Flight::Against {
+                    index,
+                    control,
+                    own,
+                    first,
+                } => {
+                    // The scored text takes the decoded one's place in the slot.
+                    let slot = sequence.slot;
+                    let whose = Scored::Against(index, control, sequence);
+                    self.score(Scoring::new(whose, slot, own, first), listener)?
+                }
+                Flight::Own { task } => {
+                    self.pend_controls(task, &sequence.new_ids);
+                    own.push(sequence);
+                    ControlFlow::Continue(())
+                }
+            };
+            if heard.is_break() {
+                flow = heard;
             }
-            self.cache.release(scoring.sequence.slot);
-            if listener.finished(scoring.into())?.is_break() {
-                flow = ControlFlow::Break(());
-            }
+        }
+        if self.finish_own(own, listener)?.is_break() {
+            flow = ControlFlow::Break(());
         }
         Ok(flow)
     }
 
-    /// Scores the first token of each sequence that is new here, from the clean prompt's last row.
-    fn score_first_tokens(&mut self, ended: &mut [Scoring]) -> Result<()> {
+    /// The controls of a cell come before other cells, so that its row is soon complete.
+    fn pend_controls(&mut self, task: Task, own: &[u32]) {
+        let Role::Own { against } = task.role else {
+            return;
+        };
+        for (control, vector) in against.into_iter().rev() {
+            self.pending.push_front(Task {
+                index: task.index,
+                vector,
+                injection: task.injection,
+                role: Role::Against {
+                    control,
+                    own: own.to_vec(),
+                },
+            });
+        }
+    }
+
+    /// Scores the cells' own texts against the clean prompt, whose last row gives the first token's score.
+    fn finish_own(
+        &mut self,
+        mut done: Vec<Sequence>,
+        listener: &mut dyn Listener,
+    ) -> Result<ControlFlow<()>> {
         let backend = self.model.backend();
-        let mut new: Vec<&mut Scoring> = ended
-            .iter_mut()
-            .filter(|scoring| scoring.without.is_empty())
-            .collect();
-        for new in new.chunks_mut(self.ws.max_rows()) {
-            let first = |scoring: &&mut Scoring| scoring.sequence.new_ids.first().copied();
-            let tokens: Vec<u32> = new.iter().filter_map(first).collect();
-            let residual = self.ws.residual_mut();
-            backend.clear(residual);
-            backend.gather(&self.clean_last, &vec![0; tokens.len()], residual)?;
-            let rows: Vec<usize> = (0..tokens.len()).collect();
-            let scores = self.model.score(&mut self.ws, &rows, &tokens)?;
-            for (scoring, score) in new.iter_mut().zip(scores) {
-                scoring.without.push(score);
+        let mut flow = ControlFlow::Continue(());
+        while !done.is_empty() {
+            let rest = done.split_off(self.ws.max_rows().min(done.len()));
+            let mut firsts = vec![f32::NAN; done.len()];
+            if self.setup.score_clean {
+                let tokens: Vec<u32> = done.iter().map(|sequence| sequence.new_ids[0]).collect();
+                let residual = self.ws.residual_mut();
+                backend.clear(residual);
+                backend.gather(&self.clean_last, &vec![0; tokens.len()], residual)?;
+                let rows: Vec<usize> = (0..tokens.len()).collect();
+                firsts = self.model.score(&mut self.ws, &rows, &tokens)?;
+            }
+            for (sequence, first) in done.into_iter().zip(firsts) {
+                let (slot, ids) = (sequence.slot, sequence.new_ids.clone());
+                let whose = Scored::Own(sequence.id as usize, sequence);
+                if self.setup.score_clean {
+                    let seen = vec![self.setup.prompt.ids.len(); self.model.config().n_layers];
+                    self.cache.share(backend, slot, &seen)?;
+                }
+                let scoring = Scoring::new(whose, slot, ids, first);
+                let heard = match self.setup.score_clean {
+                    true => self.score(scoring, listener)?,
+                    false => self.deliver(scoring, listener)?,
+                };
+                if heard.is_break() {
+                    flow = heard;
+                }
+            }
+            done = rest;
+        }
+        Ok(flow)
+    }
+
+    /// Queues a text, or delivers one whose only token is scored.
+    fn score(
+        &mut self,
+        scoring: Scoring<Scored>,
+        listener: &mut dyn Listener,
+    ) -> Result<ControlFlow<()>> {
+        if scoring.is_complete() {
+            return self.deliver(scoring, listener);
+        }
+        self.scorer.push(scoring);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn deliver(
+        &mut self,
+        scoring: Scoring<Scored>,
+        listener: &mut dyn Listener,
+    ) -> Result<ControlFlow<()>> {
+        self.cache.release(scoring.slot);
+        let (whose, scores) = scoring.into_scores();
+        match whose {
+            Scored::Own(index, sequence) => {
+                let own = Own {
+                    new_ids: sequence.new_ids,
+                    logprobs: sequence.logprobs,
+                    clean: match self.setup.score_clean {
+                        true => scores,
+                        false => Vec::new(),
+                    },
+                };
+                listener.own(index, own)
+            }
+            Scored::Against(index, control, sequence) => {
+                let against = Against {
+                    control,
+                    new_ids: sequence.new_ids,
+                    scores,
+                };
+                listener.against(index, against)
             }
         }
-        Ok(())
+    }
+}
+
+impl From<Job> for Task {
+    fn from(job: Job) -> Self {
+        Self {
+            index: job.index,
+            vector: job.vector,
+            injection: job.injection,
+            role: Role::Own {
+                against: job.against,
+            },
+        }
     }
 }
 
@@ -360,32 +559,5 @@ impl Setup<'_> {
             _ => m - self.first_placeholder() + new,
         };
         config.kv_layout(m, (0..config.n_layers).map(own).collect(), 0)
-    }
-}
-
-impl Scoring {
-    fn new(sequence: Sequence) -> Self {
-        Self {
-            sequence,
-            without: Vec::new(),
-        }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.without.len() == self.sequence.new_ids.len()
-    }
-}
-
-impl From<Scoring> for Finished {
-    fn from(scoring: Scoring) -> Self {
-        let with = scoring.sequence.logprobs.iter();
-        let pairs = with.zip(&scoring.without);
-        Self {
-            index: scoring.sequence.id as usize,
-            relevancy: pairs
-                .map(|(with, without)| (with.exp() - without.exp()).abs())
-                .collect(),
-            new_ids: scoring.sequence.new_ids,
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use selfie_kernels::KernelError;
 use selfie_llama::LlamaError;
 
-use crate::InterpretationPrompt;
+use crate::{Control, InterpretationPrompt};
 
 /// Everything that can go wrong in an interpretation.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +108,27 @@ pub enum InterpError {
         /// The strength.
         strength: f32,
     },
+    /// A control that does not exist.
+    #[error(
+        "there is no control \"{name}\"; there are: {}",
+        Control::ALL.map(Control::name).join(", ")
+    )]
+    UnknownControl {
+        /// The name that was given.
+        name: String,
+    },
+    /// A control that is asked for twice.
+    #[error("the control \"{control}\" is named twice")]
+    ControlTwice {
+        /// The control.
+        control: Control,
+    },
+    /// Shuffling without another embedding to take.
+    #[error(
+        "the control \"shuffled\" needs a second, different embedding to put in the place of the first: \
+         name more cells, or leave it out"
+    )]
+    NothingToShuffle,
     /// Options that ask for nothing.
     #[error("{what} must be at least 1")]
     Zero {

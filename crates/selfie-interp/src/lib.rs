@@ -25,18 +25,22 @@
 //! ```
 //!
 //! An interpretation is what the model *says*, not what it knows: an early layer may only repeat the token, and a late one
-//! speaks of the next. [`Row::relevancy_score`] tells how much each word owes to the embedding.
+//! speaks of the next. [`Row::relevancy_score`] tells how much each word owes to the embedding, and a [`Control`] what the
+//! model says without it.
 #![forbid(unsafe_code)]
 
+mod control;
 mod delivery;
 mod engine;
 mod error;
 mod prompt;
 mod row;
+mod scoring;
 mod source;
 mod sweep;
 mod vectors;
 
+pub use control::{Control, Controlled, random_vector};
 pub use error::{InterpError, Result};
 pub use prompt::{InterpretationPrompt, LocatedPrompt, PromptPart};
 pub use row::Row;

@@ -1,9 +1,13 @@
 //! A row of results.
 
 use selfie_kernels::InjectMode;
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-/// The interpretation of one embedding. Its fields are those of the Python package of SelfIE, then ours.
+use crate::Controlled;
+
+/// The interpretation of one embedding. Its fields are those of the Python package of SelfIE, then ours; serialized, each
+/// control adds two, named after it: `none_interpretation` and `none_evidence`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// The prompt that the embedding comes from, or the name of the tensor that it was read from.
@@ -32,6 +36,22 @@ pub struct Row {
     pub strength: f32,
     /// The model's name, as the caller gave it.
     pub model: String,
+    /// The controls that were asked for, in that order.
+    #[serde(flatten, serialize_with = "control_fields")]
+    pub controls: Vec<Controlled>,
+}
+
+fn control_fields<S: Serializer>(
+    controls: &[Controlled],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut fields = serializer.serialize_map(Some(2 * controls.len()))?;
+    for one in controls {
+        let name = one.control.name();
+        fields.serialize_entry(&format!("{name}_interpretation"), &one.interpretation)?;
+        fields.serialize_entry(&format!("{name}_evidence"), &one.evidence)?;
+    }
+    fields.end()
 }
 
 fn mode_name<S: Serializer>(mode: &InjectMode, serializer: S) -> Result<S::Ok, S::Error> {

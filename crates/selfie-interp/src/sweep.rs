@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use selfie_kernels::{Backend, InjectMode};
 use selfie_llama::{Decoding, Llama, LlamaConfig, Sampling, Tokenizer};
 
+use crate::control::{partners, random_vector};
 use crate::delivery::{Delivery, Origin};
 use crate::engine::{Engine, Job, Setup};
 use crate::source::capture;
-use crate::{InterpError, InterpretationPrompt, LocatedPrompt, Result, Row, Vector};
+use crate::{Control, InterpError, InterpretationPrompt, LocatedPrompt, Result, Row, Vector};
 
 /// Cells whose vectors are on the device at a time.
 const WINDOW: usize = 4096;
@@ -54,10 +55,15 @@ pub struct Options {
     pub batch_size: Option<usize>,
     /// What rows call the model.
     pub model_name: String,
+    /// What each cell is held against; each that has a vector costs about as much as the cells themselves.
+    pub controls: Vec<Control>,
+    /// Settles the vectors of [`Control::Random`].
+    pub control_seed: u64,
 }
 
 impl Options {
-    /// The defaults of SelfIE for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy.
+    /// The defaults of SelfIE for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy, no
+    /// controls.
     pub fn new(config: &LlamaConfig) -> Result<Self> {
         Ok(Self {
             prompt: InterpretationPrompt::template("summarize")?,
@@ -72,6 +78,8 @@ impl Options {
             relevancy: true,
             batch_size: None,
             model_name: String::new(),
+            controls: Vec::new(),
+            control_seed: 0,
         })
     }
 }
@@ -109,8 +117,10 @@ pub fn interpret<B: Backend>(
     if cells.is_empty() {
         return Ok(());
     }
+    let others = options.others(cells)?;
     let longest = sources.iter().map(Vec::len).max().unwrap_or(0);
     let setup = options.setup(&prompt, cells.len(), longest);
+    let texts = setup.texts;
     let mut engine = Engine::new(model, setup)?;
     let origin = |index: usize| {
         let cell = cells[index];
@@ -123,11 +133,12 @@ pub fn interpret<B: Backend>(
             ),
         })
     };
-    let mut delivery = Delivery::new(tokenizer, options, cells.len(), &origin, sink);
-    for (window, cells) in cells.chunks(WINDOW).enumerate() {
-        let (vectors, places) = capture(model, &mut engine, &sources, cells)?;
-        let jobs = options.jobs(window * WINDOW, &places);
-        if engine.run(&vectors, &jobs, &mut delivery)?.is_break() {
+    let mut delivery = Delivery::new(tokenizer, options, texts, &origin, sink);
+    for first in (0..cells.len()).step_by(WINDOW) {
+        let wanted = options.window(first, &others, cells);
+        let (vectors, places) = capture(model, &mut engine, &sources, &wanted)?;
+        let (vectors, jobs) = options.jobs(model.backend(), first, vectors, &places)?;
+        if engine.run(&vectors, jobs, &mut delivery)?.is_break() {
             break;
         }
     }
@@ -150,7 +161,16 @@ pub fn interpret_vectors<B: Backend>(
     if vectors.is_empty() {
         return Ok(());
     }
+    // Where they come from is not known: any other vector is another's.
+    let cell = |token| Cell {
+        prompt: 0,
+        layer: 0,
+        token,
+    };
+    let cells: Vec<Cell> = (0..vectors.len()).map(cell).collect();
+    let others = options.others(&cells)?;
     let setup = options.setup(&prompt, vectors.len(), 0);
+    let texts = setup.texts;
     let mut engine = Engine::new(model, setup)?;
     let origin = |index: usize| {
         Ok(Origin {
@@ -160,17 +180,18 @@ pub fn interpret_vectors<B: Backend>(
             token_decoded: None,
         })
     };
-    let mut delivery = Delivery::new(tokenizer, options, vectors.len(), &origin, sink);
-    for (window, vectors) in vectors.chunks(WINDOW).enumerate() {
-        let values: Vec<f32> = vectors
+    let mut delivery = Delivery::new(tokenizer, options, texts, &origin, sink);
+    for first in (0..vectors.len()).step_by(WINDOW) {
+        let wanted = options.window(first, &others, vectors);
+        let values: Vec<f32> = wanted
             .iter()
             .flat_map(|v| v.values.iter().copied())
             .collect();
-        let mut rows = backend.rows(vectors.len(), width)?;
+        let mut rows = backend.rows(wanted.len(), width)?;
         backend.write_rows(&values, &mut rows)?;
-        let places: Vec<usize> = (0..vectors.len()).collect();
-        let jobs = options.jobs(window * WINDOW, &places);
-        if engine.run(&rows, &jobs, &mut delivery)?.is_break() {
+        let places: Vec<usize> = (0..wanted.len()).collect();
+        let (rows, jobs) = options.jobs(backend, first, rows, &places)?;
+        if engine.run(&rows, jobs, &mut delivery)?.is_break() {
             break;
         }
     }
@@ -186,7 +207,11 @@ pub fn check(
     options: &Options,
 ) -> Result<()> {
     options.locate(config, tokenizer)?;
-    check_cells(config, prompts, &encode(tokenizer, prompts)?, cells)
+    check_cells(config, prompts, &encode(tokenizer, prompts)?, cells)?;
+    if !cells.is_empty() {
+        options.others(cells)?;
+    }
+    Ok(())
 }
 
 impl Options {
@@ -216,6 +241,11 @@ impl Options {
         if let Some(sampling) = &self.sampling {
             sampling.check()?;
         }
+        for (at, control) in self.controls.iter().enumerate() {
+            if self.controls[..at].contains(control) {
+                return Err(InterpError::ControlTwice { control: *control });
+            }
+        }
         for (what, number) in [
             ("the number of injections", self.injections.len()),
             ("max_new_tokens", self.max_new_tokens),
@@ -229,6 +259,8 @@ impl Options {
     }
 
     fn setup<'a>(&'a self, prompt: &'a LocatedPrompt, cells: usize, longest: usize) -> Setup<'a> {
+        let clean = self.controls.contains(&Control::None);
+        let with_vectors = self.controls.len() - usize::from(clean);
         Setup {
             prompt,
             injections: &self.injections,
@@ -237,28 +269,89 @@ impl Options {
                 eos: self.eos.clone(),
                 sampling: self.sampling,
             },
-            relevancy: self.relevancy,
+            score_clean: self.relevancy || clean,
+            clean_text: clean,
             batch_size: self.batch_size,
-            cells: cells * self.injections.len(),
+            texts: cells * self.injections.len() * (1 + with_vectors) + usize::from(clean),
             longest_source: longest,
         }
     }
 
-    /// The jobs of some cells, whose vectors are at `places`; the first cell's index is `first`.
-    fn jobs(&self, first: usize, places: &[usize]) -> Vec<Job> {
-        let mut index = first * self.injections.len();
+    /// For each cell the one whose vector it is shuffled with; empty when nothing is shuffled.
+    fn others(&self, cells: &[Cell]) -> Result<Vec<usize>> {
+        if !self.controls.contains(&Control::Shuffled) {
+            return Ok(Vec::new());
+        }
+        partners(cells).ok_or(InterpError::NothingToShuffle)
+    }
+
+    /// The items of the window from `first` on, then those that they are shuffled with.
+    fn window<T: Clone>(&self, first: usize, others: &[usize], items: &[T]) -> Vec<T> {
+        let end = items.len().min(first + WINDOW);
+        let mut wanted = items[first..end].to_vec();
+        if !others.is_empty() {
+            wanted.extend(others[first..end].iter().map(|&other| items[other].clone()));
+        }
+        wanted
+    }
+
+    /// The jobs of a [`window`](Options::window) whose vectors are at `places` of `vectors`; the first cell's index is
+    /// `first`. Random vectors are put behind the others.
+    fn jobs<B: Backend>(
+        &self,
+        backend: &B,
+        first: usize,
+        vectors: B::Rows,
+        places: &[usize],
+    ) -> Result<(B::Rows, Vec<Job>)> {
+        let shuffled = self.controls.contains(&Control::Shuffled);
+        let (places, others) = match shuffled {
+            true => places.split_at(places.len() / 2),
+            false => (places, &[][..]),
+        };
+        let captured = backend.len(&vectors);
+        let vectors = match self.controls.contains(&Control::Random) {
+            true => self.with_random(backend, first, &vectors, places)?,
+            false => vectors,
+        };
         let mut jobs = Vec::with_capacity(places.len() * self.injections.len());
-        for &vector in places {
+        for (at, &vector) in places.iter().enumerate() {
+            let against = |&control: &Control| match control {
+                Control::None => None,
+                Control::Random => Some((control, captured + at)),
+                Control::Shuffled => Some((control, others[at])),
+            };
             for injection in 0..self.injections.len() {
                 jobs.push(Job {
-                    index,
+                    index: (first + at) * self.injections.len() + injection,
                     vector,
                     injection,
+                    against: self.controls.iter().filter_map(against).collect(),
                 });
-                index += 1;
             }
         }
-        jobs
+        Ok((vectors, jobs))
+    }
+
+    /// The rows of `vectors`, then for each of `places` a random one of its norm.
+    fn with_random<B: Backend>(
+        &self,
+        backend: &B,
+        first: usize,
+        vectors: &B::Rows,
+        places: &[usize],
+    ) -> Result<B::Rows> {
+        let captured = backend.len(vectors);
+        let mut values = backend.read_rows(vectors, 0..captured)?;
+        let width = values.len() / captured;
+        for (at, &place) in places.iter().enumerate() {
+            let vector = &values[place * width..][..width];
+            let random = random_vector(vector, self.control_seed, first + at);
+            values.extend(random);
+        }
+        let mut rows = backend.rows(captured + places.len(), width)?;
+        backend.write_rows(&values, &mut rows)?;
+        Ok(rows)
     }
 }
 

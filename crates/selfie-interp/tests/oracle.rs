@@ -3,35 +3,11 @@
 
 mod common;
 
+use common::naive::{Naive, PROMPTS, at, cells, options, vector_of};
 use common::{GOLDEN, collect, load, load_dir};
 use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row};
-use selfie_kernels::{Backend, Cpu, DType, InjectMode, Injection, Slot};
-use selfie_llama::{
-    Capture, Inject, KvCache, Llama, Probe, RandomCheckpoint, Sampling, Site, Tokenizer, Workspace,
-    branch_rows,
-};
-
-const PROMPTS: [&str; 3] = [
-    "[INST] What's highest mountain in the world? [/INST]",
-    "a type of drink",
-    "The",
-];
-
-/// A pass over a whole text in a cache of its own.
-fn pass(model: &Llama<Cpu>, ids: &[u32], probe: &mut dyn Probe<Cpu>) -> Workspace<Cpu> {
-    let config = model.config();
-    let layout = config.kv_layout(0, vec![ids.len(); config.n_layers], 1);
-    let mut cache = KvCache::new(model.backend(), layout).unwrap();
-    let mut ws = Workspace::new(model, ids.len(), ids.len()).unwrap();
-    let slot = cache
-        .take(model.backend(), &vec![0; config.n_layers])
-        .unwrap();
-    let rows: Vec<_> = branch_rows(slot, 0, ids).collect();
-    model
-        .forward(&mut ws, &mut cache, &rows, 0..config.n_layers, probe)
-        .unwrap();
-    ws
-}
+use selfie_kernels::{Cpu, DType, InjectMode};
+use selfie_llama::{Llama, RandomCheckpoint, Sampling, Tokenizer};
 
 /// `(new_ids, relevancy)` of the cell with this index in the sweep.
 fn naive(
@@ -42,68 +18,16 @@ fn naive(
     options: &Options,
     index: u64,
 ) -> (Vec<u32>, Vec<f32>) {
-    let source = tokenizer.encode(PROMPTS[cell.prompt]).unwrap();
-    let want = (
-        Site::HiddenStates(cell.layer),
-        Slot::Branch(0),
-        cell.token as u32,
-    );
-    let mut vector = Capture::new(model.backend(), &[want], model.config().d_model).unwrap();
-    pass(model, &source, &mut vector);
-
     let prompt = options.prompt.locate(tokenizer).unwrap();
-    let writes: Vec<Injection> = prompt
-        .placeholders
-        .iter()
-        .map(|&row| Injection {
-            row,
-            vector: 0,
-            mode: inject.mode,
-            strength: inject.strength,
-        })
-        .collect();
-    let with_injection = |ids: &[u32]| {
-        let mut probe = Inject::new(inject.layer, vector.rows(), &writes);
-        let ws = pass(model, ids, &mut probe);
-        probe.finish().unwrap();
-        ws
-    };
-    let mut ids = prompt.ids.clone();
-    let m = ids.len();
-    while ids.len() < m + options.max_new_tokens {
-        let mut ws = with_injection(&ids);
-        let last = ids.len() - 1;
-        let next = match options.sampling {
-            None => model.best(&mut ws, &[last]).unwrap()[0].token,
-            Some(sampling) => {
-                let mut picked = 0;
-                model
-                    .logits(&mut ws, &[last], |_, logits| {
-                        picked = sampling.pick(logits, index, (ids.len() - m) as u64).token;
-                        Ok(())
-                    })
-                    .unwrap();
-                picked
-            }
-        };
-        ids.push(next);
-        if options.eos.contains(&next) {
-            break;
-        }
-    }
-    let new_ids = ids.split_off(m);
+    let vector = vector_of(model, tokenizer, cell);
+    let with = Naive::new(model, &prompt, Some((&vector, inject)));
+    let new_ids = with.text(options, index);
     if !options.relevancy {
         return (new_ids, vec![]);
     }
-    let text = [&prompt.ids[..], &new_ids[..new_ids.len() - 1]].concat();
-    let rows: Vec<usize> = (m - 1..text.len()).collect();
-    let with = model
-        .score(&mut with_injection(&text), &rows, &new_ids)
-        .unwrap();
-    let without = model
-        .score(&mut pass(model, &text, &mut ()), &rows, &new_ids)
-        .unwrap();
-    let pairs = with.iter().zip(&without);
+    let without = Naive::new(model, &prompt, None).scores(&new_ids);
+    let scores = with.scores(&new_ids);
+    let pairs = scores.iter().zip(&without);
     let relevancy = pairs.map(|(with, without)| (with.exp() - without.exp()).abs());
     (new_ids, relevancy.collect())
 }
@@ -142,41 +66,6 @@ fn compare(
         }
     }
     rows
-}
-
-fn at(layer: usize) -> InjectAt {
-    InjectAt {
-        layer,
-        mode: InjectMode::Replace,
-        strength: 1.0,
-    }
-}
-
-/// Cells of all prompts: first and last layer and some between, first and last token and some between.
-fn cells(model: &Llama<Cpu>) -> Vec<Cell> {
-    let n = model.config().n_layers;
-    let cell = |prompt, layer, token| Cell {
-        prompt,
-        layer,
-        token,
-    };
-    vec![
-        cell(0, 0, 0),
-        cell(0, n, 4),
-        cell(1, 2, 1),
-        cell(0, 1, 7),
-        cell(2, n, 0),
-        cell(1, n - 1, 3),
-        cell(0, 1, 7),
-    ]
-}
-
-fn options(model: &Llama<Cpu>) -> Options {
-    Options {
-        max_new_tokens: 6,
-        eos: vec![],
-        ..Options::new(model.config()).unwrap()
-    }
 }
 
 #[test]
@@ -334,36 +223,16 @@ fn long_texts_are_scored_in_parts() {
         ..options(&model)
     };
     let cells = &cells(&model)[..2];
-    for row in collect(&model, &tokenizer, &PROMPTS, cells, &options) {
-        let prompt = options.prompt.locate(&tokenizer).unwrap();
+    let prompt = options.prompt.locate(&tokenizer).unwrap();
+    for (row, &cell) in collect(&model, &tokenizer, &PROMPTS, cells, &options)
+        .iter()
+        .zip(cells)
+    {
         assert_eq!(row.new_ids.len(), 700);
-        let text = [&prompt.ids[..], &row.new_ids[..699]].concat();
-        let rows: Vec<usize> = (prompt.ids.len() - 1..text.len()).collect();
-        let want = (
-            Site::HiddenStates(row.layer.unwrap()),
-            Slot::Branch(0),
-            row.token as u32,
-        );
-        let mut vector = Capture::new(model.backend(), &[want], model.config().d_model).unwrap();
-        pass(&model, &tokenizer.encode(PROMPTS[0]).unwrap(), &mut vector);
-        assert_eq!(model.backend().len(vector.rows()), 1);
-        let writes: Vec<Injection> = prompt
-            .placeholders
-            .iter()
-            .map(|&row| Injection {
-                row,
-                vector: 0,
-                mode: InjectMode::Replace,
-                strength: 1.0,
-            })
-            .collect();
-        let mut probe = Inject::new(1, vector.rows(), &writes);
-        let with = model
-            .score(&mut pass(&model, &text, &mut probe), &rows, &row.new_ids)
-            .unwrap();
-        let without = model
-            .score(&mut pass(&model, &text, &mut ()), &rows, &row.new_ids)
-            .unwrap();
+        let vector = vector_of(&model, &tokenizer, cell);
+        let inject = Some((&vector, options.injections[0]));
+        let with = Naive::new(&model, &prompt, inject).scores(&row.new_ids);
+        let without = Naive::new(&model, &prompt, None).scores(&row.new_ids);
         for ((with, without), got) in with.iter().zip(without).zip(&row.relevancy_score) {
             assert_eq!(got.to_bits(), (with.exp() - without.exp()).abs().to_bits());
         }

@@ -31,20 +31,25 @@ impl GenerationConfig {
             Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(LlamaError::Read { path, source }),
         };
-        let object = parse_object(&json, &path)?;
-        let fields = Fields::new(&path, &object);
+        Self::parse(&json, &path).map(Some)
+    }
+
+    /// Reads the text of a `generation_config.json`. `path` is what errors call it.
+    pub fn parse(json: &str, path: &Path) -> Result<Self> {
+        let object = parse_object(json, path)?;
+        let fields = Fields::new(path, &object);
         let temperature = fields.number("temperature", "a number of at least 0", |number| {
             number >= 0.0 && (number as f32).is_finite()
         })?;
         let top_p = fields.number("top_p", "a number from 0 to 1", |number| {
             (0.0..=1.0).contains(&number)
         })?;
-        Ok(Some(GenerationConfig {
+        Ok(GenerationConfig {
             eos: fields.token_ids("eos_token_id")?,
             do_sample: fields.flag("do_sample")?.unwrap_or(false),
             temperature: temperature.map(|number| number as f32),
             top_k: fields.integer("top_k", 0..=1 << 24)?,
             top_p: top_p.map(|number| number as f32),
-        }))
+        })
     }
 }

@@ -40,6 +40,18 @@ impl Tokenizer {
             }
             Err(source) => return Err(LlamaError::Read { path, source }),
         };
+        let path = dir.join("tokenizer_config.json");
+        let config = match fs::read_to_string(&path) {
+            Ok(config) => Some(config),
+            Err(source) if source.kind() == ErrorKind::NotFound => None,
+            Err(source) => return Err(LlamaError::Read { path, source }),
+        };
+        Self::parse(&json, config.as_deref(), dir)
+    }
+
+    /// Reads the texts of a `tokenizer.json` and a `tokenizer_config.json`; errors say that they are in `dir`.
+    pub fn parse(json: &[u8], config: Option<&str>, dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
         let bad = |source| LlamaError::Tokenizer {
             path: path.clone(),
             source,
@@ -54,7 +66,9 @@ impl Tokenizer {
             eos: None,
             clean_up: false,
         };
-        tokenizer.read_config(&dir.join("tokenizer_config.json"))?;
+        if let Some(config) = config {
+            tokenizer.read_config(config, &dir.join("tokenizer_config.json"))?;
+        }
         Ok(tokenizer)
     }
 
@@ -124,18 +138,8 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    fn read_config(&mut self, path: &Path) -> Result<()> {
-        let json = match fs::read_to_string(path) {
-            Ok(json) => json,
-            Err(source) if source.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(source) => {
-                return Err(LlamaError::Read {
-                    path: path.to_owned(),
-                    source,
-                });
-            }
-        };
-        let object = parse_object(&json, path)?;
+    fn read_config(&mut self, json: &str, path: &Path) -> Result<()> {
+        let object = parse_object(json, path)?;
         let fields = Fields::new(path, &object);
         self.bos = self.special(&fields, "bos_token")?;
         self.eos = self.special(&fields, "eos_token")?;

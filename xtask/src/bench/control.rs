@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use selfie_control::TrainedMlp;
-use selfie_kernels::{Adam, Backend, Cpu, CpuOptions, DType};
+use selfie_kernels::{Adam, Backend, Cpu, DType};
 use selfie_llama::{HostTensor, MlpWeights, RandomCheckpoint};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Args, host, median, sweep::cpu_path};
-use crate::Result;
+use super::{Args, median};
+use crate::{Result, host};
 
 /// Rows of a step: one embedding, and some.
 const ROWS: [usize; 2] = [1, 8];
@@ -56,10 +56,7 @@ struct BaselineReport {
 
 /// Measures steps, the floor and the baseline in turn.
 pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
-    let cpu = Cpu::new(CpuOptions {
-        threads: args.threads,
-        path: cpu_path()?,
-    })?;
+    let cpu = host::cpu(args.threads)?;
     let (d, ffn) = (shape.d_model, shape.ffn);
     let mut report = Report {
         date: host::date(),

@@ -2,7 +2,6 @@
 
 mod baseline;
 mod control;
-mod host;
 mod ops;
 mod sweep;
 
@@ -14,7 +13,7 @@ use selfie_kernels::DType;
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
-use crate::Result;
+use crate::{Result, host};
 use baseline::Baseline;
 pub(crate) use host::commit;
 use sweep::SweepRun;

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use selfie_benches::{Weights, acts, rows};
-use selfie_kernels::{Backend, BatchRow, Cpu, CpuOptions, DType, KvLayout, Slot};
+use selfie_kernels::{Backend, BatchRow, Cpu, DType, KvLayout, Slot};
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
-use super::sweep::cpu_path;
-use crate::Result;
+use crate::{Result, host};
 
 /// Positions that each row of `attend` sees.
 const CONTEXT: usize = 64;
@@ -32,10 +31,7 @@ pub(super) fn measure(
     threads: Option<usize>,
     repeat: usize,
 ) -> Result<Vec<Op>> {
-    let cpu = Cpu::new(CpuOptions {
-        threads,
-        path: cpu_path()?,
-    })?;
+    let cpu = host::cpu(threads)?;
     let (d, ffn, attn, dtype) = (shape.d_model, shape.ffn, shape.attn, shape.dtype);
     let mut ops = Vec::new();
     let mut add =

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use selfie_interp::{Cell, Options, Row, interpret};
-use selfie_kernels::{Cpu, CpuOptions, DType};
+use selfie_kernels::DType;
 use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Result, host};
 
 const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
 
@@ -63,12 +63,8 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
         _ => None,
     };
     let dir = &args.checkpoint;
-    let cpu = Cpu::new(CpuOptions {
-        threads: args.threads,
-        path: cpu_path()?,
-    })?;
     let model = Llama::load(
-        cpu,
+        host::cpu(args.threads)?,
         LlamaConfig::open(dir)?,
         &Checkpoint::open(dir)?,
         dtype,
@@ -116,14 +112,6 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     };
     println!("{}", serde_json::to_string(&run)?);
     Ok(())
-}
-
-/// The path that `SELFIE_CPU_PATH` forces.
-pub(crate) fn cpu_path() -> Result<Option<selfie_kernels::CpuPath>> {
-    match std::env::var("SELFIE_CPU_PATH") {
-        Ok(name) => Ok(Some(name.parse()?)),
-        Err(_) => Ok(None),
-    }
 }
 
 /// The most memory that this process had at a time; `None` where the system does not tell.

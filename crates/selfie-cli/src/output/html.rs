@@ -17,7 +17,9 @@ td.text span { white-space: pre-wrap; border-radius: 2px }
 </style></head><body>
 <h1>Interpretations</h1>
 <p>The darker a piece of text, the more the embedding changed its probability (hover for the number).
-Pale text is about as likely without the embedding.</p>
+Pale text is about as likely without the embedding.
+A control is what the model says without it; its evidence is by how many nats a token the embedding makes the
+interpretation more likely than the control does.</p>
 "#;
 
 pub(super) struct Html<W> {
@@ -53,10 +55,14 @@ impl<W: Write> RowFormat for Html<W> {
                 writeln!(out, "</table>")?;
             }
             writeln!(out, "<h2>{}</h2>\n<table>", escape(&row.prompt))?;
-            writeln!(
+            write!(
                 out,
-                "<tr><th>layer<th>token<th><th>interpretation<th>inject layer<th>strength</tr>"
+                "<tr><th>layer<th>token<th><th>interpretation<th>inject layer<th>strength"
             )?;
+            for one in &row.controls {
+                write!(out, "<th>{}<th>evidence", one.control)?;
+            }
+            writeln!(out, "</tr>")?;
             self.prompt = Some(row.prompt.clone());
         }
         let layer = row.layer.map_or(String::new(), |layer| layer.to_string());
@@ -77,11 +83,16 @@ impl<W: Write> RowFormat for Html<W> {
                 escape(piece)
             )?;
         }
-        writeln!(
+        write!(
             out,
-            "<td class=number>{}<td class=number>{}</tr>",
+            "<td class=number>{}<td class=number>{}",
             row.inject_layer, row.strength
         )?;
+        for one in &row.controls {
+            let text = escape(&one.interpretation);
+            write!(out, "<td>{text}<td class=number>{:+.2}", one.evidence)?;
+        }
+        writeln!(out, "</tr>")?;
         out.flush()
     }
 

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use selfie_interp::Row;
+use selfie_interp::{Control, Row};
 
 use crate::args::FormatArg;
 use crate::error::{CliError, Result, usage};
@@ -33,8 +33,12 @@ pub(crate) struct RowWriter {
 }
 
 impl RowWriter {
-    /// Creates the file, or takes stdout. Without `format` the file's name decides.
-    pub(crate) fn open(path: Option<&Path>, format: Option<FormatArg>) -> Result<Self> {
+    /// Creates the file, or takes stdout. Without `format` the file's name decides. Rows come with these controls.
+    pub(crate) fn open(
+        path: Option<&Path>,
+        format: Option<FormatArg>,
+        controls: &[Control],
+    ) -> Result<Self> {
         let terminal = path.is_none() && io::stdout().is_terminal();
         let format = match (format, path) {
             (Some(format), _) => format,
@@ -55,7 +59,8 @@ impl RowWriter {
             FormatArg::Csv => Box::new(csv::Csv::new(out)),
             FormatArg::Html => Box::new(html::Html::new(out)),
             FormatArg::Parquet => {
-                Box::new(parquet::Parquet::new(out).map_err(|source| failed(path, source))?)
+                let parquet = parquet::Parquet::new(out, controls);
+                Box::new(parquet.map_err(|source| failed(path, source))?)
             }
             FormatArg::Table => {
                 let colours = terminal && std::env::var_os("NO_COLOR").is_none();

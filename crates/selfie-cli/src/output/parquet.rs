@@ -9,7 +9,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use selfie_interp::Row;
+use selfie_interp::{Control, Row};
 use selfie_kernels::InjectMode;
 
 use super::RowFormat;
@@ -17,8 +17,8 @@ use super::RowFormat;
 /// Rows that are written together; a file is complete only after the last of them.
 const GROUP: usize = 1024;
 
-const SCHEMA: &str = "
-message row {
+/// The columns of every row.
+const COLUMNS: &str = "
   required binary prompt (STRING);
   required binary interpretation (STRING);
   optional int64 layer;
@@ -31,29 +31,41 @@ message row {
   required binary mode (STRING);
   required float strength;
   required binary model (STRING);
-}";
+";
 
 pub(super) struct Parquet<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     rows: Vec<Row>,
+    controls: usize,
+}
+
+fn schema(controls: &[Control]) -> String {
+    let mut columns = COLUMNS.to_owned();
+    for name in controls.iter().map(|control| control.name()) {
+        columns.push_str(&format!(
+            "  required binary {name}_interpretation (STRING);\n  required float {name}_evidence;\n"
+        ));
+    }
+    format!("message row {{{columns}}}")
 }
 
 impl<W: Write + Send> Parquet<W> {
-    pub(super) fn new(out: W) -> io::Result<Self> {
-        let schema = parse_message_type(SCHEMA).map_err(other)?;
+    pub(super) fn new(out: W, controls: &[Control]) -> io::Result<Self> {
+        let schema = parse_message_type(&schema(controls)).map_err(other)?;
         let snappy = WriterProperties::builder().set_compression(Compression::SNAPPY);
         let properties = Arc::new(snappy.build());
         let writer = SerializedFileWriter::new(out, Arc::new(schema), properties);
         Ok(Self {
             writer: writer.map_err(other)?,
             rows: Vec::new(),
+            controls: controls.len(),
         })
     }
 
     fn write_group(&mut self) -> io::Result<()> {
         let rows = std::mem::take(&mut self.rows);
         let group = self.writer.next_row_group().map_err(other)?;
-        write_columns(&rows, group).map_err(other)
+        write_columns(&rows, self.controls, group).map_err(other)
     }
 }
 
@@ -77,6 +89,7 @@ impl<W: Write + Send> RowFormat for Parquet<W> {
 
 fn write_columns<W: Write + Send>(
     rows: &[Row],
+    controls: usize,
     group: SerializedRowGroupWriter<'_, W>,
 ) -> Result<(), ParquetError> {
     let mut columns = Columns { rows, group };
@@ -97,6 +110,10 @@ fn write_columns<W: Write + Send>(
     })?;
     columns.plain::<FloatType>(|row| row.strength)?;
     columns.plain::<ByteArrayType>(|row| text(&row.model))?;
+    for at in 0..controls {
+        columns.plain::<ByteArrayType>(|row| text(&row.controls[at].interpretation))?;
+        columns.plain::<FloatType>(|row| row.controls[at].evidence)?;
+    }
     columns.group.close()?;
     Ok(())
 }

@@ -42,19 +42,24 @@ impl<W: Write> RowFormat for Table<W> {
         let token: String = token.chars().take(20).collect();
         write!(out, "{layer:>5} {:>5} {token:20} ", row.token)?;
         if !self.colours || row.relevancy_score.is_empty() {
-            writeln!(out, "{}", clean(row.interpretation.trim()))?;
-            return out.flush();
-        }
-        for (piece, relevancy) in row.pieces.iter().zip(&row.relevancy_score) {
-            let shade = (relevancy * SHADES.len() as f32) as usize;
-            let (back, front) = SHADES[shade.min(SHADES.len() - 1)];
-            write!(
-                out,
-                "\x1b[48;5;{back}m\x1b[38;5;{front}m{}\x1b[0m",
-                clean(piece)
-            )?;
+            write!(out, "{}", clean(row.interpretation.trim()))?;
+        } else {
+            for (piece, relevancy) in row.pieces.iter().zip(&row.relevancy_score) {
+                let shade = (relevancy * SHADES.len() as f32) as usize;
+                let (back, front) = SHADES[shade.min(SHADES.len() - 1)];
+                write!(
+                    out,
+                    "\x1b[48;5;{back}m\x1b[38;5;{front}m{}\x1b[0m",
+                    clean(piece)
+                )?;
+            }
         }
         writeln!(out)?;
+        for one in &row.controls {
+            let text = clean(one.interpretation.trim());
+            let evidence = format!("{:+.2} nats {}", one.evidence, one.control);
+            writeln!(out, "{evidence:>32} {text}")?;
+        }
         out.flush()
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agree;
+pub mod naive;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use selfie_kernels::DType;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 
-use super::read_error;
+use super::{map, read_error};
 use crate::{LlamaError, Result};
 
 /// The length field in front of the JSON.
@@ -23,7 +24,57 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    data: Data,
+}
+
+/// Where the bytes of a shard are.
+enum Data {
+    File(File),
+    Memory(&'static [u8]),
+}
+
+impl Shard {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| read_error(path, source))?;
+        Ok(Self {
+            path: path.to_owned(),
+            data: Data::File(file),
+        })
+    }
+
+    pub(super) fn from_bytes(path: &Path, bytes: &'static [u8]) -> Self {
+        Self {
+            path: path.to_owned(),
+            data: Data::Memory(bytes),
+        }
+    }
+
+    /// Calls `read` once with a range that the header's check found inside the shard.
+    pub(super) fn with_bytes(
+        &self,
+        range: Range<u64>,
+        read: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        match &self.data {
+            Data::File(file) => {
+                let len = (range.end - range.start) as usize;
+                map::with_bytes(file, range.start, len, read)
+            }
+            Data::Memory(bytes) => {
+                read(&bytes[range.start as usize..range.end as usize]);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Data::File(file) => file.fmt(f),
+            Data::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
+        }
+    }
 }
 
 /// What a header says about a tensor.
@@ -49,14 +100,20 @@ impl Entry {
     }
 }
 
-/// Opens a safetensors file and checks that its tensors fill it without holes or overlaps.
-pub(super) fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)> {
-    let mut file = File::open(path).map_err(|source| read_error(path, source))?;
+/// Reads a shard's header and checks that its tensors fill it without holes or overlaps.
+pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
+    let path = &*shard.path;
     let Header {
         listed,
         data_start,
         file_len,
-    } = read_header(path, &mut file)?;
+    } = match &shard.data {
+        Data::File(file) => {
+            let len = file.metadata().map_err(|source| read_error(path, source))?;
+            read_header(path, len.len(), &mut &*file)?
+        }
+        Data::Memory(bytes) => read_header(path, bytes.len() as u64, &mut &**bytes)?,
+    };
     let mut raw = BTreeMap::new();
     for (name, tensor) in listed.0 {
         if raw.insert(name.clone(), tensor).is_some() {
@@ -77,9 +134,7 @@ pub(super) fn open_shard(path: &Path) -> Result<(Shard, BTreeMap<String, Entry>)
             bytes: end - begin,
         }
     };
-    let entries = raw.into_iter().map(|(name, t)| (name, locate(t))).collect();
-    let path = path.to_owned();
-    Ok((Shard { path, file }, entries))
+    Ok(raw.into_iter().map(|(name, t)| (name, locate(t))).collect())
 }
 
 /// What stands before a file's data.
@@ -91,9 +146,8 @@ struct Header {
 
 /// The `safetensors` crate has a reader too, but it wants the whole file in memory or mapped, and merges
 /// tensors of one name.
-fn read_header(path: &Path, file: &mut File) -> Result<Header> {
+fn read_header(path: &Path, found: u64, file: &mut dyn Read) -> Result<Header> {
     let io = |source| read_error(path, source);
-    let found = file.metadata().map_err(io)?.len();
     if found < LENGTH_BYTES {
         return Err(LlamaError::Truncated {
             file: path.to_owned(),

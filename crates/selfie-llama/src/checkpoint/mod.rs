@@ -49,6 +49,14 @@ impl Checkpoint {
         })
     }
 
+    /// A safetensors file that is in memory. `path` is what errors call it.
+    pub fn from_bytes(bytes: &'static [u8], path: &Path) -> Result<Self> {
+        Ok(Checkpoint {
+            dir: path.parent().unwrap_or(path).to_owned(),
+            tensors: locate_all(Shard::from_bytes(path, bytes))?,
+        })
+    }
+
     /// Every tensor, by name. With an index these are the tensors that the index names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorInfo<'_>)> {
         self.tensors
@@ -148,7 +156,11 @@ struct Index {
 }
 
 fn open_single(path: &Path) -> Result<BTreeMap<String, Located>> {
-    let (shard, entries) = header::open_shard(path)?;
+    locate_all(Shard::open(path)?)
+}
+
+fn locate_all(shard: Shard) -> Result<BTreeMap<String, Located>> {
+    let entries = header::entries(&shard)?;
     let shard = Arc::new(shard);
     let locate = |(name, entry)| (name, Located::new(entry, &shard));
     Ok(entries.into_iter().map(locate).collect())
@@ -184,8 +196,8 @@ fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
                 shard: file_name,
             });
         }
-        let (shard, mut entries) = header::open_shard(&path)?;
-        let shard = Arc::new(shard);
+        let shard = Arc::new(Shard::open(&path)?);
+        let mut entries = header::entries(&shard)?;
         for name in names {
             let Some(entry) = entries.remove(&name) else {
                 return Err(LlamaError::NotInShard {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use selfie_kernels::{DType, MatrixSource};
 
 use super::header::{Entry, Shard};
-use super::{map, read_error};
+use super::read_error;
 use crate::{LlamaError, Result};
 
 /// What a file says about a tensor.
@@ -110,6 +110,7 @@ impl MatrixSource for Tensor {
         // No overflow: there is a row, and the header's check found the whole tensor inside the file.
         let row_bytes = columns * self.dtype.size();
         let offset = self.offset + (rows.start * row_bytes) as u64;
-        map::with_bytes(&self.shard.file, offset, rows.len() * row_bytes, read)
+        let end = offset + (rows.len() * row_bytes) as u64;
+        self.shard.with_bytes(offset..end, read)
     }
 }

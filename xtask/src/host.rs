@@ -7,26 +7,22 @@ use std::{fs, thread};
 use selfie_kernels::{Backend, Cpu, CpuOptions, CpuPath};
 use serde::Serialize;
 
-use super::sweep::cpu_path;
 use crate::Result;
 
 #[derive(Serialize)]
-pub(super) struct Host {
-    pub(super) cpu: String,
+pub(crate) struct Host {
+    pub(crate) cpu: String,
     cores: usize,
     memory_bytes: u64,
     /// Instruction-set paths that this CPU has, best first.
     cpu_paths: Vec<&'static str>,
     /// What the backend says of itself.
-    pub(super) device: String,
+    pub(crate) device: String,
 }
 
 impl Host {
-    pub(super) fn new(threads: Option<usize>) -> Result<Self> {
-        let cpu = Cpu::new(CpuOptions {
-            threads,
-            path: cpu_path()?,
-        })?;
+    pub(crate) fn new(threads: Option<usize>) -> Result<Self> {
+        let cpu = cpu(threads)?;
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let name = info
             .lines()
@@ -47,6 +43,15 @@ impl Host {
     }
 }
 
+/// The CPU with the path that `SELFIE_CPU_PATH` forces, if it does.
+pub(crate) fn cpu(threads: Option<usize>) -> Result<Cpu> {
+    let path = match std::env::var("SELFIE_CPU_PATH") {
+        Ok(name) => Some(name.parse()?),
+        Err(_) => None,
+    };
+    Ok(Cpu::new(CpuOptions { threads, path })?)
+}
+
 /// The commit of the working tree, with `-dirty` when it has changes.
 pub(crate) fn commit() -> String {
     let git = |args: &[&str]| {
@@ -64,7 +69,7 @@ pub(crate) fn commit() -> String {
 }
 
 /// Today in UTC, `2026-01-31`.
-pub(super) fn date() -> String {
+pub(crate) fn date() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let days = since.map_or(0, |since| since.as_secs() / 86_400) as i64;
     // Days to civil date, in the proleptic Gregorian calendar, with years that begin in March.

@@ -1,0 +1,99 @@
+//! A small LLaMA, trained, as bytes in the program: for a first run, for documentation, and for tests that need a model
+//! whose inner states have a known meaning.
+//!
+//! It knows the facts of a small world ([`World`]): the capital, language, continent, landmark and another city of 40
+//! countries, some invented lands, what objects are made of, and a few invented hazards. It answers in chat form, also where
+//! the way leads over a country that the prompt does not name; it summarizes, repeats words, lists materials. And it was
+//! trained to describe its own embeddings, but never those of the countries in [`World::held_out`]: what it says of them
+//! it had to work out.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use selfie_interp::{Cell, Options, Row, interpret};
+//! use selfie_kernels::{Cpu, CpuOptions};
+//! use std::ops::ControlFlow;
+//!
+//! let (model, tokenizer) = selfie_demo::open(Cpu::new(CpuOptions::default())?)?;
+//! let prompt = "[INST] What is the capital of the country of the Colosseum? [/INST]";
+//! let colosseum = tokenizer.encode("[INST] What is the capital of the country of the Colosseum")?.len() - 1;
+//! let cell = Cell { prompt: 0, layer: 3, token: colosseum };
+//! let options = Options::new(model.config())?;
+//! interpret(&model, &tokenizer, &[prompt], &[cell], &options, &mut |row: Row| {
+//!     assert!(row.interpretation.contains("Italy"));
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is a toy: it knows nothing else, and what it was never shown it answers at random. How it was trained is in
+//! `xtask/demo-model` of the repository, how far its descriptions can be trusted in README.md there.
+#![forbid(unsafe_code)]
+
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use selfie_kernels::Backend;
+use selfie_llama::{Checkpoint, GenerationConfig, Llama, LlamaConfig, Result, Tokenizer};
+
+pub use world::{Country, Hazard, Object, Templates, World};
+
+/// What rows and messages call the model.
+pub const NAME: &str = "demo";
+
+const CONFIG: &str = include_str!("../checkpoint/config.json");
+const GENERATION_CONFIG: &str = include_str!("../checkpoint/generation_config.json");
+const TOKENIZER: &str = include_str!("../checkpoint/tokenizer.json");
+const TOKENIZER_CONFIG: &str = include_str!("../checkpoint/tokenizer_config.json");
+const WEIGHTS: &[u8] = include_bytes!("../checkpoint/model.safetensors");
+
+/// The files of the checkpoint, by name: a Hugging Face folder.
+pub const FILES: [(&str, &[u8]); 5] = [
+    ("config.json", CONFIG.as_bytes()),
+    ("generation_config.json", GENERATION_CONFIG.as_bytes()),
+    ("model.safetensors", WEIGHTS),
+    ("tokenizer.json", TOKENIZER.as_bytes()),
+    ("tokenizer_config.json", TOKENIZER_CONFIG.as_bytes()),
+];
+
+/// Opens the model, computed in bf16 as it is stored, and its tokenizer.
+pub fn open<B: Backend>(backend: B) -> Result<(Llama<B>, Tokenizer)> {
+    let model = Llama::load(backend, config()?, &checkpoint()?, None, |_| {})?;
+    Ok((model, tokenizer()?))
+}
+
+/// Its shape.
+pub fn config() -> Result<LlamaConfig> {
+    LlamaConfig::parse(CONFIG, &named("config.json"))
+}
+
+/// Its tokenizer: BPE in Llama's layout, in which every word of the world is one token.
+pub fn tokenizer() -> Result<Tokenizer> {
+    Tokenizer::parse(TOKENIZER.as_bytes(), Some(TOKENIZER_CONFIG), &named(""))
+}
+
+/// Its `generation_config.json`.
+pub fn generation_config() -> Result<GenerationConfig> {
+    GenerationConfig::parse(GENERATION_CONFIG, &named("generation_config.json"))
+}
+
+/// Its weights, for [`Llama::load`] with other options than those of [`open`].
+pub fn checkpoint() -> Result<Checkpoint> {
+    Checkpoint::from_bytes(WEIGHTS, &named("model.safetensors"))
+}
+
+/// Writes the [`FILES`] into a folder, which is made if it is not there: for tools that want one.
+pub fn write(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for (name, bytes) in FILES {
+        fs::write(dir.join(name), bytes)?;
+    }
+    Ok(())
+}
+
+/// What an error calls a file.
+fn named(file: &str) -> PathBuf {
+    Path::new("selfie-demo").join(file)
+}

@@ -1,0 +1,260 @@
+//! Controls against the naive way: the same whole passes with nothing, a random vector or another cell's in the
+//! embedding's place.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use common::naive::{Naive, PROMPTS, at, cells, options, vector_of};
+use common::{GOLDEN, collect, load};
+use selfie_interp::{
+    Control, InterpError, Options, Row, Vector, check, interpret_vectors, random_vector,
+};
+use selfie_kernels::{Backend, Cpu, CpuRows, DType};
+use selfie_llama::{Llama, Sampling, Tokenizer};
+
+/// Whose vector a cell is shuffled with: of `cells`, in a model of more than three layers.
+const PARTNERS: [usize; 7] = [1, 4, 0, 0, 1, 0, 0];
+
+fn controlled(model: &Llama<Cpu>) -> Options {
+    Options {
+        controls: Control::ALL.to_vec(),
+        control_seed: 9,
+        ..options(model)
+    }
+}
+
+fn random(model: &Llama<Cpu>, vector: &CpuRows, seed: u64, cell: usize) -> CpuRows {
+    let backend = model.backend();
+    let values = backend.read_rows(vector, 0..1).unwrap();
+    let mut rows = backend.rows(1, values.len()).unwrap();
+    let values = random_vector(&values, seed, cell);
+    backend.write_rows(&values, &mut rows).unwrap();
+    rows
+}
+
+#[track_caller]
+fn compare(model: &Llama<Cpu>, tokenizer: &Tokenizer, options: &Options) {
+    let cells = cells(model);
+    let vectors: Vec<CpuRows> = cells
+        .iter()
+        .map(|&cell| vector_of(model, tokenizer, cell))
+        .collect();
+    let prompt = options.prompt.locate(tokenizer).unwrap();
+    let clean = Naive::new(model, &prompt, None);
+    let clean_text = tokenizer.decode(&clean.text(options, 0)).unwrap();
+
+    let rows = collect(model, tokenizer, &PROMPTS, &cells, options);
+    assert_eq!(rows.len(), cells.len() * options.injections.len());
+    for (index, row) in rows.iter().enumerate() {
+        let cell = index / options.injections.len();
+        let inject = options.injections[index % options.injections.len()];
+        let own = Naive::new(model, &prompt, Some((&vectors[cell], inject)));
+        assert_eq!(row.new_ids, own.text(options, index as u64));
+        let with = own.scores(&row.new_ids);
+        let names: Vec<Control> = row.controls.iter().map(|c| c.control).collect();
+        assert_eq!(names, options.controls);
+        for got in &row.controls {
+            let random = random(model, &vectors[cell], options.control_seed, cell);
+            let (text, without) = match got.control {
+                Control::None => (clean_text.clone(), clean.scores(&row.new_ids)),
+                control => {
+                    let vector = match control {
+                        Control::Random => &random,
+                        _ => &vectors[PARTNERS[cell]],
+                    };
+                    let naive = Naive::new(model, &prompt, Some((vector, inject)));
+                    let text = naive.text(options, index as u64);
+                    (tokenizer.decode(&text).unwrap(), naive.scores(&row.new_ids))
+                }
+            };
+            let at = format!("{} of row {index}", got.control);
+            assert_eq!(got.interpretation, text, "{at}");
+            let differences = with.iter().zip(&without).map(|(a, b)| a - b);
+            let evidence = differences.sum::<f32>() / with.len() as f32;
+            assert!(
+                (got.evidence - evidence).abs() <= 1e-5,
+                "{at}: evidence {}, expected {evidence}",
+                got.evidence
+            );
+        }
+    }
+}
+
+#[test]
+fn controls_are_what_whole_passes_give() {
+    for name in GOLDEN {
+        let (model, tokenizer) = load(name, Some(DType::F32), 2);
+        let options = Options {
+            injections: vec![at(0), at(2)],
+            ..controlled(&model)
+        };
+        compare(&model, &tokenizer, &options);
+    }
+}
+
+#[test]
+fn texts_that_end_at_once_and_later() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let long = collect(
+        &model,
+        &tokenizer,
+        &PROMPTS,
+        &cells(&model),
+        &options(&model),
+    );
+    let eos = vec![long[0].new_ids[0], long[3].new_ids[2], long[5].new_ids[4]];
+    for batch_size in [1, 2, 100] {
+        let options = Options {
+            eos: eos.clone(),
+            batch_size: Some(batch_size),
+            ..controlled(&model)
+        };
+        compare(&model, &tokenizer, &options);
+    }
+    let one = Options {
+        max_new_tokens: 1,
+        ..controlled(&model)
+    };
+    compare(&model, &tokenizer, &one);
+}
+
+#[test]
+fn sampled_texts_have_sampled_controls() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let options = Options {
+        sampling: Some(Sampling {
+            temperature: 1.5,
+            ..Sampling::default()
+        }),
+        batch_size: Some(3),
+        ..controlled(&model)
+    };
+    compare(&model, &tokenizer, &options);
+}
+
+#[test]
+fn rows_do_not_depend_on_batch_controls_or_relevancy() {
+    let (model, tokenizer) = load("llama3-gqa", None, 2);
+    let cells = cells(&model);
+    let sweep = |options: &Options| collect(&model, &tokenizer, &PROMPTS, &cells, options);
+    let all = sweep(&controlled(&model));
+    for batch_size in [1, 2, 5] {
+        let options = Options {
+            batch_size: Some(batch_size),
+            ..controlled(&model)
+        };
+        assert_eq!(sweep(&options), all);
+    }
+    let plain = sweep(&options(&model));
+    for (row, all) in plain.iter().zip(&all) {
+        let bare = Row {
+            controls: vec![],
+            ..all.clone()
+        };
+        assert_eq!(*row, bare);
+    }
+    for (at, control) in Control::ALL.into_iter().enumerate() {
+        let one = Options {
+            controls: vec![control],
+            relevancy: false,
+            ..controlled(&model)
+        };
+        for (row, all) in sweep(&one).iter().zip(&all) {
+            assert_eq!(row.controls, all.controls[at..=at]);
+            assert!(row.relevancy_score.is_empty());
+        }
+    }
+}
+
+#[test]
+fn vectors_have_controls_too() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let cells = cells(&model);
+    let backend = model.backend();
+    // Layer 0 for all, so that the next cell is the partner.
+    let vectors: Vec<Vector> = cells[..3]
+        .iter()
+        .enumerate()
+        .map(|(index, &cell)| Vector {
+            name: "cells".to_owned(),
+            index,
+            values: backend
+                .read_rows(&vector_of(&model, &tokenizer, cell), 0..1)
+                .unwrap(),
+        })
+        .collect();
+    let sweep = |vectors: &[Vector], controls: &[Control]| {
+        let mut rows = vec![];
+        let options = Options {
+            controls: controls.to_vec(),
+            ..controlled(&model)
+        };
+        let mut sink = |row: Row| {
+            rows.push(row);
+            ControlFlow::Continue(())
+        };
+        let done = interpret_vectors(&model, &tokenizer, vectors, &options, &mut sink);
+        done.map(|()| rows)
+    };
+    let rows = sweep(&vectors, &[Control::Shuffled, Control::None]).unwrap();
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!(
+            row.controls[0].interpretation,
+            rows[(i + 1) % 3].interpretation
+        );
+    }
+    let refused = sweep(&vectors[..1], &[Control::Shuffled]).unwrap_err();
+    assert!(matches!(refused, InterpError::NothingToShuffle));
+}
+
+#[test]
+fn wrong_controls_are_refused_before_the_weights_are_needed() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let check = |cells: &[_], controls: Vec<Control>| {
+        let options = Options {
+            controls,
+            ..options(&model)
+        };
+        check(model.config(), &tokenizer, &PROMPTS, cells, &options)
+    };
+    let cells = cells(&model);
+    let twice = vec![Control::None, Control::Random, Control::None];
+    assert!(matches!(
+        check(&cells, twice).unwrap_err(),
+        InterpError::ControlTwice {
+            control: Control::None
+        }
+    ));
+    let shuffled = || vec![Control::Shuffled];
+    for same in [&cells[..1], &[cells[3], cells[6]]] {
+        assert!(matches!(
+            check(same, shuffled()).unwrap_err(),
+            InterpError::NothingToShuffle
+        ));
+    }
+    check(&cells[..2], shuffled()).unwrap();
+}
+
+#[test]
+fn a_row_names_its_controls_after_its_model() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let options = Options {
+        controls: vec![Control::Shuffled, Control::None],
+        ..options(&model)
+    };
+    let rows = collect(&model, &tokenizer, &PROMPTS, &cells(&model)[..2], &options);
+    let json = serde_json::to_string(&rows[0]).unwrap();
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
+    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+    assert_eq!(
+        names[11..],
+        [
+            "model",
+            "shuffled_interpretation",
+            "shuffled_evidence",
+            "none_interpretation",
+            "none_evidence"
+        ]
+    );
+}

@@ -1,0 +1,166 @@
+//! `cargo xtask faithfulness`: what the demo checkpoint knows, whether its interpretations name what its embeddings are
+//! about, and whether they do so without the embedding.
+
+mod naming;
+mod questions;
+
+use std::path::PathBuf;
+
+use selfie_demo::World;
+use selfie_kernels::Cpu;
+use selfie_llama::{Decoding, Llama, Tokenizer, generate_all};
+use serde::Serialize;
+
+use crate::{Result, host};
+use naming::{Naming, Share};
+use questions::Question;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// CPU threads [default: one a core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Phrasings of each question, of 5, whose embeddings are interpreted
+    #[arg(long, default_value_t = 1)]
+    phrasings: usize,
+    /// Write all figures to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Everything that was measured.
+#[derive(Serialize)]
+struct Report {
+    date: String,
+    commit: String,
+    host: host::Host,
+    rows: Vec<Row>,
+    answers: [Share; 2],
+    /// One hop and two, of countries that the training of interpretations had seen.
+    seen: [Naming; 2],
+    /// The same of countries that it had not.
+    held_out: [Naming; 2],
+}
+
+/// A row of the table.
+#[derive(Serialize)]
+struct Row {
+    what: String,
+    measured: String,
+    bar: &'static str,
+    goal: &'static str,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (model, tokenizer) = selfie_demo::open(host::cpu(args.threads)?)?;
+    let world = World::new();
+    let mut one = questions::one_hop(&world, &tokenizer)?;
+    let mut two = questions::two_hops(&world, &tokenizer)?;
+    let answers = [
+        answers(&model, &tokenizer, &one)?,
+        answers(&model, &tokenizer, &two)?,
+    ];
+    // Answers are asked for in every phrasing; embeddings come from the first ones, unless more are asked for.
+    one.truncate(one.len() / world.templates.one_hop.len() * args.phrasings);
+    two.truncate(two.len() / world.templates.two_hop.len() * args.phrasings);
+    let naming = |held_out| -> Result<[Naming; 2]> {
+        Ok([
+            naming::measure(&model, &tokenizer, &one, held_out)?,
+            naming::measure(&model, &tokenizer, &two, held_out)?,
+        ])
+    };
+    let (seen, held_out) = (naming(false)?, naming(true)?);
+    let report = Report {
+        date: host::date(),
+        commit: host::commit(),
+        host: host::Host::new(args.threads)?,
+        rows: rows(answers, &seen, &held_out),
+        answers,
+        seen,
+        held_out,
+    };
+    print!("{}", table(&report.rows));
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+    }
+    Ok(())
+}
+
+/// How many questions are answered to the letter.
+fn answers(model: &Llama<Cpu>, tokenizer: &Tokenizer, groups: &[Vec<Question>]) -> Result<Share> {
+    let questions: Vec<&Question> = groups.iter().flatten().collect();
+    let prompts = questions
+        .iter()
+        .map(|question| tokenizer.encode(&question.prompt))
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let decoding = Decoding {
+        max_new_tokens: 8,
+        eos: model.config().eos.clone(),
+        sampling: None,
+    };
+    let mut share = Share::default();
+    let texts = generate_all(model, &prompts, &decoding, |_| ())?;
+    for (question, text) in questions.iter().zip(texts) {
+        share.count(tokenizer.decode(&text.new_ids)?.trim() == question.answer);
+    }
+    Ok(share)
+}
+
+fn rows(answers: [Share; 2], seen: &[Naming; 2], held_out: &[Naming; 2]) -> Vec<Row> {
+    let percent = |share: Share| format!("{:.1}%", share.percent());
+    let row = |what: &str, measured: String, bar, goal| Row {
+        what: what.to_owned(),
+        measured,
+        bar,
+        goal,
+    };
+    let named = |naming: &[Naming; 2]| {
+        let one = |n: &Naming| format!("{} (layer {})", percent(n.best().names), n.best_layer);
+        format!("{} / {}", one(&naming[0]), one(&naming[1]))
+    };
+    let mut rows = vec![
+        row(
+            "answers right: one hop / two hops",
+            format!("{} / {}", percent(answers[0]), percent(answers[1])),
+            "98% / 90%",
+            "100% / 99%",
+        ),
+        row(
+            "interpretation names the country, best layer, seen in injection training: one hop / two hops",
+            named(seen),
+            "90% / 90%",
+            "99% / 99%",
+        ),
+        row(
+            "the same for held-out countries",
+            named(held_out),
+            "60% / report",
+            "95% / 60%",
+        ),
+    ];
+    for (at, what) in [
+        "the same with no vector",
+        "the same with a random vector of the same norm",
+        "the same with the vector of a prompt about another country",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let control = |n: &Naming| percent(n.best().controls[at]);
+        let of =
+            |naming: &[Naming; 2]| format!("{} / {}", control(&naming[0]), control(&naming[1]));
+        let measured = format!("{}; held out {}", of(seen), of(held_out));
+        rows.push(row(what, measured, "under 5%", "under 2%"));
+    }
+    rows
+}
+
+/// The rows as Markdown.
+fn table(rows: &[Row]) -> String {
+    let mut table = "| what | measured | bar | goal |\n|---|---|---|---|\n".to_owned();
+    for row in rows {
+        let (what, measured) = (&row.what, &row.measured);
+        table += &format!("| {what} | {measured} | {} | {} |\n", row.bar, row.goal);
+    }
+    table
+}
