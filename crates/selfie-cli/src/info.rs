@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use selfie_kernels::Backend;
+use selfie_kernels::{Backend, CpuPath};
 use selfie_llama::{Checkpoint, KvCache, Rope, RopeScaling};
 
 use crate::args::{InfoArgs, TokensArgs};
@@ -62,6 +62,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
             ),
         ),
         ("device", cpu.describe()),
+        ("cpu path", cpu_path(cpu.path())),
     ];
     let mut out = io::stdout().lock();
     for (name, value) in lines {
@@ -86,6 +87,16 @@ fn visible(c: char) -> Vec<char> {
     match c.is_control() {
         true => c.escape_default().collect(),
         false => vec![c],
+    }
+}
+
+/// Which instructions run, and why these.
+fn cpu_path(path: CpuPath) -> String {
+    let names: Vec<_> = CpuPath::available().iter().map(|p| p.name()).collect();
+    let all = names.join(", ");
+    match std::env::var_os("SELFIE_CPU_PATH") {
+        Some(_) => format!("{path}: SELFIE_CPU_PATH asks for it; this machine has {all}"),
+        None => format!("{path}: the best that this machine has, of {all}"),
     }
 }
 
