@@ -4,10 +4,9 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
-use selfie_kernels::{Backend, Cpu, CpuOptions, CpuPath};
+use selfie_kernels::{Backend, Cpu, CpuPath};
 use serde::Serialize;
 
-use super::sweep::cpu_path;
 use crate::Result;
 
 #[derive(Serialize)]
@@ -22,11 +21,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(threads: Option<usize>) -> Result<Self> {
-        let cpu = Cpu::new(CpuOptions {
-            threads,
-            path: cpu_path()?,
-        })?;
+    pub(super) fn new(cpu: &Cpu) -> Result<Self> {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let name = info
             .lines()

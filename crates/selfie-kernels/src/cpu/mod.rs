@@ -12,6 +12,7 @@ mod mlp_backward;
 mod norm;
 mod pack;
 mod path;
+mod peak;
 mod probe_ops;
 mod rope;
 mod rows;
@@ -79,6 +80,13 @@ impl Cpu {
     /// Worker threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
+    }
+
+    /// Floating-point operations a second of all threads together when nothing has to be read: the roof of a matrix
+    /// product with weights of `dtype`. Takes a fifth of a second.
+    pub fn measure_peak(&self, dtype: DType) -> f64 {
+        let rates = self.pool.broadcast(|_| peak::flops(self.isa, dtype));
+        rates.iter().sum()
     }
 
     /// An error when `bytes` do not fit what is free.
