@@ -74,6 +74,7 @@ impl<'a> Attend<'a> {
             shared: work.shared,
             own: vec![work.own],
             slots: work.slots,
+            weights: DType::F32,
         })?;
         for slot in 0..work.slots {
             cpu.kv_share(&mut kv, slot, &[work.shared])?;

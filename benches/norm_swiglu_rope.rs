@@ -64,6 +64,7 @@ fn rope_append(c: &mut Criterion, cpu: &Cpu, model: &Model, n: usize) -> Result<
         shared: 0,
         own: vec![n],
         slots: 1,
+        weights: DType::F32,
     })?;
     let half = shape.head_dim / 2;
     let angles: Vec<f32> = (0..half).map(|i| i as f32).collect();

@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask bench`.
+//! Development tasks: `cargo xtask bench`, `cargo xtask ptx`.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod ptx;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ struct Cli {
 enum Task {
     /// Measure the ops and a sweep on a random-weight checkpoint
     Bench(bench::Args),
+    /// Assemble and simulate the GPU kernels
+    Ptx(ptx::Args),
     /// One sweep, in a process of its own so that its peak memory is its own
     #[command(hide = true)]
     Sweep(bench::SweepArgs),
@@ -29,6 +32,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
+        Task::Ptx(args) => ptx::run(&args),
         Task::Sweep(args) => bench::sweep_in_this_process(&args),
     };
     match done {

@@ -66,6 +66,8 @@ pub struct KvLayout {
     pub own: Vec<usize>,
     /// Number of slots.
     pub slots: usize,
+    /// The type of the weights. A GPU keeps keys and values in it, the CPU keeps them in f32.
+    pub weights: DType,
 }
 
 /// What a vector does to the row that it is written to.
@@ -114,6 +116,42 @@ impl Adam {
             beta2: 0.999,
             eps: 1e-8,
             step: 1,
+        }
+    }
+}
+
+/// The factors of one step of [`Adam`], as kernels take them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamRate {
+    /// `1 - beta1`
+    pub(crate) new1: f32,
+    pub(crate) beta2: f32,
+    /// `1 - beta2`; in f32 the difference would lose its last digits.
+    pub(crate) new2: f32,
+    /// `lr / (1 - beta1^t)`
+    pub(crate) lr: f32,
+    /// `1 / sqrt(1 - beta2^t)`
+    pub(crate) root: f32,
+    pub(crate) eps: f32,
+}
+
+impl AdamRate {
+    pub(crate) fn new(adam: &Adam) -> Self {
+        let Adam {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            step,
+        } = *adam;
+        let t = i32::try_from(step).unwrap_or(i32::MAX);
+        Self {
+            new1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            new2: (1.0 - beta2) as f32,
+            lr: (lr / (1.0 - beta1.powi(t))) as f32,
+            root: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
+            eps: eps as f32,
         }
     }
 }

@@ -80,6 +80,24 @@ pub enum KernelError {
     /// The operating system does not say how much memory there is.
     #[error("cannot read the size of the machine's memory: {0}")]
     Memory(sysinfo::Error),
+    /// The device's driver refused something, or work that it was given before went wrong.
+    #[error("{device}: {doing}: {reason}")]
+    Device {
+        /// The device's name.
+        device: String,
+        /// What was asked for.
+        doing: String,
+        /// What the driver says.
+        reason: String,
+    },
+    /// A GPU wrote fewer rows than injections named.
+    #[error("inject: {written} of {asked} rows were written")]
+    MissedInjection {
+        /// Rows that were to be written since the last check.
+        asked: u32,
+        /// Rows that were.
+        written: u32,
+    },
     /// A request that no implementation can serve.
     #[error("{op}: {reason}")]
     Unsupported {

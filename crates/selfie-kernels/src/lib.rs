@@ -6,9 +6,12 @@
 
 mod backend;
 mod batch;
+mod checks;
 mod cpu;
 mod dtype;
+mod element;
 mod error;
+pub mod gpu;
 pub mod reference;
 
 pub use backend::Backend;

@@ -241,6 +241,7 @@ fn cache(cpu: &Cpu, shared: usize, slots: usize) -> <Cpu as Backend>::Kv {
         shared,
         own: vec![LENGTH],
         slots,
+        weights: DType::F32,
     };
     let mut kv = must("kv", cpu.kv(&layout));
     for slot in 0..slots {

@@ -64,7 +64,8 @@ pub struct LlamaConfig {
     pub bos: Vec<u32>,
     /// Token ids that end a text.
     pub eos: Vec<u32>,
-    /// The weights' type by the configuration; the checkpoint's tensors have the last word.
+    /// The weights' type by the configuration; the checkpoint's tensors have the last word. That of a model
+    /// that is loaded is the type that its matrix products are computed in.
     pub dtype: Option<DType>,
 }
 
@@ -142,6 +143,7 @@ impl LlamaConfig {
             shared,
             own,
             slots,
+            weights: self.dtype.unwrap_or(DType::F32),
         }
     }
 

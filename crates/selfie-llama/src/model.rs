@@ -89,7 +89,10 @@ impl<B: Backend> Llama<B> {
             norm,
             head,
             backend,
-            config,
+            config: LlamaConfig {
+                dtype: Some(dtype),
+                ..config
+            },
             dtype,
         })
     }

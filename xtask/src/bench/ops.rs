@@ -123,6 +123,7 @@ pub(super) fn measure(
         shared: CONTEXT,
         own: vec![16],
         slots: n,
+        weights: DType::F32,
     };
     let mut kv = cpu.kv(&layout)?;
     let mut batch = cpu.batch(n)?;

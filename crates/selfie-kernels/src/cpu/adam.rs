@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::CpuRows;
 use super::linear_f32::{GROUP, Outer, STRIP, Scale};
 use super::simd::{Isa, Loop, Simd};
+use crate::batch::AdamRate;
 use crate::error::check_shape;
 use crate::{Adam, Result};
 
@@ -28,7 +29,7 @@ pub(super) fn adam(
         check_shape(OP, "rows of a moment", w.len(), moment.len())?;
         check_shape(OP, "width of a moment", width, moment.width())?;
     }
-    let rate = Rate::new(adam);
+    let rate = AdamRate::new(adam);
     w.values_mut()
         .par_chunks_mut(GROUP * width)
         .zip(m.values_mut().par_chunks_mut(GROUP * width))
@@ -65,44 +66,8 @@ pub(super) fn adam(
     Ok(())
 }
 
-/// The factors of one step.
-#[derive(Clone, Copy)]
-struct Rate {
-    /// `1 - beta1`
-    new1: f32,
-    beta2: f32,
-    /// `1 - beta2`; in f32 the difference would lose its last digits.
-    new2: f32,
-    /// `lr / (1 - beta1^t)`
-    lr: f32,
-    /// `1 / sqrt(1 - beta2^t)`
-    root: f32,
-    eps: f32,
-}
-
-impl Rate {
-    fn new(adam: &Adam) -> Self {
-        let Adam {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            step,
-        } = *adam;
-        let t = i32::try_from(step).unwrap_or(i32::MAX);
-        Self {
-            new1: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            new2: (1.0 - beta2) as f32,
-            lr: (lr / (1.0 - beta1.powi(t))) as f32,
-            root: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
-            eps: eps as f32,
-        }
-    }
-}
-
 struct Update<'a> {
-    rate: Rate,
+    rate: AdamRate,
     gradient: &'a [f32],
     w: &'a mut [f32],
     m: &'a mut [f32],

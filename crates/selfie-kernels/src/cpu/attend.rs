@@ -10,7 +10,7 @@ use super::math::{Operand, exp, lane_sum, max};
 use super::rows::ActValues;
 use super::simd::{Isa, LANES, Loop, Simd};
 use super::{CpuActs, CpuBatch, CpuKv, CpuRows, Scratch};
-use crate::error::check_shape;
+use crate::checks::{check_groups, check_qkv};
 use crate::{AttnShape, Result};
 
 pub(super) fn attend(
@@ -24,17 +24,9 @@ pub(super) fn attend(
     out: &mut CpuActs,
 ) -> Result<()> {
     const OP: &str = "attend";
-    check_shape(OP, "width of qkv", shape.qkv_dim(), qkv.width())?;
-    check_shape(OP, "rows of qkv", batch.rows.len(), qkv.len())?;
-    check_shape(OP, "heads of the cache", kv.layout.kv_heads, shape.kv_heads)?;
-    check_shape(
-        OP,
-        "head_dim of the cache",
-        kv.layout.head_dim,
-        shape.head_dim,
-    )?;
-    let grouped = shape.heads / shape.kv_heads.max(1) * shape.kv_heads;
-    check_shape(OP, "query heads", grouped, shape.heads)?;
+    let rows = batch.rows.len();
+    check_qkv(OP, shape, &kv.layout, rows, (qkv.len(), qkv.width()))?;
+    check_groups(OP, shape)?;
     for row in &batch.rows {
         kv.check(OP, layer, row)?;
     }

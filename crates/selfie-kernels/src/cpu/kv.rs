@@ -1,7 +1,7 @@
 //! The store of keys and values.
 
 use super::simd::LANES;
-use crate::error::{check_index, check_shape};
+use crate::checks::{check_row, check_share};
 use crate::{BatchRow, KvLayout, Result, Slot};
 
 /// Keys and values on the CPU, in f32.
@@ -67,16 +67,7 @@ impl CpuKv {
     }
 
     pub(super) fn share(&mut self, slot: usize, shared: &[usize]) -> Result<()> {
-        check_index("kv_share", "slot", slot, self.layout.slots)?;
-        check_shape(
-            "kv_share",
-            "number of layers",
-            self.layout.own.len(),
-            shared.len(),
-        )?;
-        for &n in shared {
-            check_index("kv_share", "position", n, self.layout.shared + 1)?;
-        }
+        check_share(&self.layout, slot, shared)?;
         let layers = shared.len();
         self.shared[slot * layers..][..layers].copy_from_slice(shared);
         Ok(())
@@ -84,19 +75,9 @@ impl CpuKv {
 
     /// Whether the row's slot and position exist at `layer`.
     pub(super) fn check(&self, op: &'static str, layer: usize, row: &BatchRow) -> Result<()> {
-        check_index(op, "layer", layer, self.layers.len())?;
-        let position = row.position as usize;
-        match row.slot {
-            Slot::Shared => check_index(op, "position", position, self.layout.shared),
-            Slot::Branch(slot) => {
-                check_index(op, "slot", slot as usize, self.layout.slots)?;
-                let shared = self.shared_len(layer, slot);
-                let end = shared + self.layout.own[layer];
-                // A position below the shared length would be written in nobody's place.
-                check_index(op, "shared positions", shared, position + 1)?;
-                check_index(op, "position", position, end)
-            }
-        }
+        check_row(op, &self.layout, layer, row, |slot| {
+            self.shared_len(layer, slot as u32)
+        })
     }
 
     /// Stores a row's rotated key and its value, `[kv_heads * head_dim]` each.

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::simd::{Isa, Loop, Simd};
 use super::{CpuBatch, CpuKv, CpuRows};
+use crate::checks::check_qkv;
 use crate::error::{check_index, check_shape};
 use crate::{AttnShape, Result};
 
@@ -17,16 +18,9 @@ pub(super) fn rope_append(
     kv: &mut CpuKv,
 ) -> Result<()> {
     const OP: &str = "rope_append";
-    check_shape(OP, "width of qkv", shape.qkv_dim(), qkv.width())?;
-    check_shape(OP, "rows of qkv", batch.rows.len(), qkv.len())?;
+    let rows = batch.rows.len();
+    check_qkv(OP, shape, &kv.layout, rows, (qkv.len(), qkv.width()))?;
     check_shape(OP, "width of the rope table", shape.head_dim, rope.width())?;
-    check_shape(OP, "heads of the cache", kv.layout.kv_heads, shape.kv_heads)?;
-    check_shape(
-        OP,
-        "head_dim of the cache",
-        kv.layout.head_dim,
-        shape.head_dim,
-    )?;
     for row in &batch.rows {
         kv.check(OP, layer, row)?;
         check_index(

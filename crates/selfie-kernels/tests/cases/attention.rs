@@ -70,6 +70,7 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
             shared: 0,
             own: vec![positions],
             slots: case.positions.len(),
+            weights: DType::F32,
         };
         let rows: Vec<BatchRow> = case
             .positions
@@ -109,10 +110,10 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-pub fn check_attend<B: Backend>(backend: &B) {
+pub fn check_attend<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "attend");
     for (seed, case) in ATTEND.iter().enumerate() {
-        for weights in [DType::F32, DType::Bf16] {
+        for &weights in B::ATTENTION {
             let mut run = Run::new(backend, case, weights);
             for (step, rows) in steps(case).into_iter().enumerate() {
                 let seed = (seed * 10 + step) as u64;
@@ -175,7 +176,7 @@ struct Run<'a, B: Backend> {
     histories: [History; 2],
 }
 
-impl<'a, B: Backend> Run<'a, B> {
+impl<'a, B: Operands> Run<'a, B> {
     fn new(backend: &B, case: &'a Attend, weights: DType) -> Self {
         let shape = shape(case.heads);
         let end = case.branches.iter().map(|b| b.end).max().unwrap_or(0) + 1;
@@ -190,6 +191,7 @@ impl<'a, B: Backend> Run<'a, B> {
             shared: case.shared,
             own: vec![own(0), own(1)],
             slots: case.branches.len(),
+            weights,
         };
         let mut kv = must("kv", backend.kv(&layout));
         for (slot, branch) in case.branches.iter().enumerate() {
@@ -292,7 +294,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let bound = (2.0 * score_error).exp_m1() + sum_bound(visible.len()) + 12.0 * U;
         errors.compare_acts(
             format_args!("{shape:?} layer {layer}, {row:?}, {}", self.weights),
-            self.weights,
+            B::operand(self.weights),
             got,
             &want,
             |i| bound * f64::from(magnitude[i]),

@@ -38,21 +38,21 @@ fn row(token: u32) -> BatchRow {
     }
 }
 
-pub fn check_linear<B: Backend>(backend: &B) {
+pub fn check_linear<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "linear");
     for (seed, case) in LINEAR.iter().enumerate() {
         for dtype in DTYPES {
-            Product::new(seed, case, dtype).check(backend, false, &mut errors);
+            Product::new::<B>(seed, case, dtype).check(backend, false, &mut errors);
         }
     }
     errors.finish();
 }
 
-pub fn check_linear_add<B: Backend>(backend: &B) {
+pub fn check_linear_add<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "linear_add");
     for (seed, case) in LINEAR.iter().enumerate() {
         for dtype in DTYPES {
-            Product::new(seed, case, dtype).check(backend, true, &mut errors);
+            Product::new::<B>(seed, case, dtype).check(backend, true, &mut errors);
         }
     }
     errors.finish();
@@ -68,13 +68,13 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    fn new(seed: usize, case: &'a Linear, dtype: DType) -> Self {
+    fn new<B: Operands>(seed: usize, case: &'a Linear, dtype: DType) -> Self {
         let (n, seed) = (ROWS[ROWS.len() - 1], seed as u64 * 10);
         let a = values(seed, n * case.k, case.a);
         let w = values(seed + 1, case.out * case.k, case.w);
         Self {
             case,
-            a: operands(dtype, &a),
+            a: operands::<B>(dtype, &a),
             w: Matrix::new(dtype, case.k, &w),
             bias: values(seed + 2, case.out, case.a),
             residual: values(seed + 3, n * case.out, case.a),
@@ -126,11 +126,11 @@ impl<'a> Product<'a> {
     }
 }
 
-pub fn check_head_best<B: Backend>(backend: &B) {
+pub fn check_head_best<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "head_best");
     for (seed, case) in HEAD.iter().enumerate() {
         for dtype in DTYPES {
-            let logits = Logits::new(seed, case, dtype);
+            let logits = Logits::new::<B>(seed, case, dtype);
             let packed = must("matrix", backend.matrix(&[&logits.head], dtype));
             let want = reference::best(&logits.a, &logits.head);
             logits.check_gaps();
@@ -153,11 +153,11 @@ pub fn check_head_best<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-pub fn check_head_score<B: Backend>(backend: &B) {
+pub fn check_head_score<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "head_score");
     for (seed, case) in HEAD.iter().enumerate() {
         for dtype in DTYPES {
-            let logits = Logits::new(seed, case, dtype);
+            let logits = Logits::new::<B>(seed, case, dtype);
             let packed = must("matrix", backend.matrix(&[&logits.head], dtype));
             let known = SCORED
                 .iter()
@@ -191,9 +191,9 @@ struct Logits<'a> {
 }
 
 impl<'a> Logits<'a> {
-    fn new(seed: usize, case: &'a Head, dtype: DType) -> Self {
+    fn new<B: Operands>(seed: usize, case: &'a Head, dtype: DType) -> Self {
         let (n, k, seed) = (ROWS[ROWS.len() - 1], case.k, 1000 + seed as u64 * 10);
-        let a = operands(dtype, &values(seed, n * k, case.a));
+        let a = operands::<B>(dtype, &values(seed, n * k, case.a));
         let mut head = values(seed + 1, case.vocab * k, (-1.0, 1.0));
         for &token in case.tie {
             // Twice the largest weight, each with the sign of row 0's operand: no other logit reaches that.

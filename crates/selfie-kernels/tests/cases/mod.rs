@@ -8,13 +8,14 @@
 //! short for statistics: [`sum_bound`] times the sum of magnitudes. One product of average size left out
 //! of a sum of 5632 is twenty times that. Products of bf16 are exact in f32, so the
 //! bound is the same for all dtypes once the oracle reads what the kernel reads
-//! ([`reference::operand`]). An output that is kept in bf16 must be the bf16 nearest to some value
-//! within the bound.
+//! ([`Operands`]). An output that is kept in bf16 must be the bf16 nearest to some value
+//! within the bound; the same goes for f16.
 
 // A test binary uses the part that it needs, and nothing in it can be reached from elsewhere.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod attention;
+pub mod errors;
 pub mod matrix;
 pub mod rows;
 pub mod tables;
@@ -23,7 +24,7 @@ pub mod train;
 use std::fmt::{Arguments, Debug};
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Backend, DType, Result};
+use selfie_kernels::{Backend, Cpu, DType, Result};
 
 /// The largest relative error of one rounding to f32.
 pub const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -60,12 +61,31 @@ pub fn abs_matrix(w: &Matrix) -> Matrix {
     Matrix::new(DType::F32, w.columns(), &values)
 }
 
+/// Which types a backend computes in.
+pub trait Operands: Backend {
+    /// The weights whose attention the table of cases is for; others are tested on their own, where rounding is
+    /// coarser than the table's bounds.
+    const ATTENTION: &'static [DType];
+
+    /// The dtype of an operand of a GEMM with weights of `weights`.
+    fn operand(weights: DType) -> DType;
+}
+
+impl Operands for Cpu {
+    const ATTENTION: &'static [DType] = &[DType::F32, DType::Bf16];
+
+    fn operand(weights: DType) -> DType {
+        match weights {
+            DType::Bf16 => DType::Bf16,
+            DType::F32 | DType::F16 => DType::F32,
+        }
+    }
+}
+
 /// What the GEMM reads of `values`.
-pub fn operands(weights: DType, values: &[f32]) -> Vec<f32> {
-    values
-        .iter()
-        .map(|&x| reference::operand(weights, x))
-        .collect()
+pub fn operands<B: Operands>(weights: DType, values: &[f32]) -> Vec<f32> {
+    let dtype = B::operand(weights);
+    values.iter().map(|&x| reference::round(dtype, x)).collect()
 }
 
 /// Unwraps with the name of what was tried.
@@ -149,11 +169,11 @@ impl Errors {
         self.compare_acts(case, DType::F32, got, want, bound);
     }
 
-    /// Compares an output that is kept as the operand of a GEMM with weights of `weights`.
+    /// Compares an output that is kept in `dtype`: the operand of a GEMM.
     pub fn compare_acts(
         &mut self,
         case: Arguments<'_>,
-        weights: DType,
+        dtype: DType,
         got: &[f32],
         want: &[f32],
         bound: impl Fn(usize) -> f64,
@@ -168,11 +188,11 @@ impl Errors {
         for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
             let bound = bound(i);
             let (x, y) = (f64::from(got), f64::from(want));
-            let low = reference::operand(weights, (y - bound) as f32);
-            let high = reference::operand(weights, (y + bound) as f32);
+            let low = reference::round(dtype, (y - bound) as f32);
+            let high = reference::round(dtype, (y + bound) as f32);
             let error = (x - y).abs();
-            // In bf16 most of the error is the rounding that the output is meant to have.
-            if weights != DType::Bf16 && error > self.worst.0 * bound {
+            // In 16 bits most of the error is the rounding that the output is meant to have.
+            if dtype == DType::F32 && error > self.worst.0 * bound {
                 self.worst = (error / bound, error);
             }
             if !(low <= got && got <= high) {

@@ -121,7 +121,7 @@ pub fn check_inject<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-pub fn check_rms_norm<B: Backend>(backend: &B) {
+pub fn check_rms_norm<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "rms_norm");
     for (seed, case) in NORM.iter().enumerate() {
         let width = case.width;
@@ -152,14 +152,15 @@ pub fn check_rms_norm<B: Backend>(backend: &B) {
                     backend.rms_norm(&x, &device_weight, case.eps, &mut out),
                 );
                 let got = read_acts(backend, &out, n, width, dtype);
-                errors.compare_acts(format_args!("{name}, {dtype}"), dtype, &got, &want, bound);
+                let operand = B::operand(dtype);
+                errors.compare_acts(format_args!("{name}, {dtype}"), operand, &got, &want, bound);
             }
         }
     }
     errors.finish();
 }
 
-pub fn check_swiglu<B: Backend>(backend: &B) {
+pub fn check_swiglu<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "swiglu");
     for (seed, case) in SWIGLU.iter().enumerate() {
         let ffn = case.ffn;
@@ -183,7 +184,7 @@ pub fn check_swiglu<B: Backend>(backend: &B) {
                 let got = read_acts(backend, &out, n, ffn, dtype);
                 errors.compare_acts(
                     format_args!("{dtype} {n} x {ffn}, gate {:?}", case.gate),
-                    dtype,
+                    B::operand(dtype),
                     &got,
                     &want,
                     bound,
@@ -196,7 +197,7 @@ pub fn check_swiglu<B: Backend>(backend: &B) {
 
 /// Operands are rounded to nearest, ties to even: every tie between 1 and 2 with 8 and 11 bits of significand, and
 /// its neighbours.
-pub fn check_operands<B: Backend>(backend: &B) {
+pub fn check_operands<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "operands");
     let ties = [512.0, 4096.0].into_iter().flat_map(|parts| {
         let tie = move |i: u16| 1.0 + f32::from(i) / parts;
@@ -210,7 +211,7 @@ pub fn check_operands<B: Backend>(backend: &B) {
         errors.compare(
             format_args!("{dtype}"),
             &got,
-            &operands(dtype, &ties),
+            &operands::<B>(dtype, &ties),
             |_| 0.0,
         );
     }

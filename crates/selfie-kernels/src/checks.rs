@@ -1,0 +1,58 @@
+//! What ops check alike on every device.
+
+use crate::error::{check_index, check_shape};
+use crate::{AttnShape, BatchRow, KvLayout, Result, Slot};
+
+/// Whether queries, keys and values of `rows` rows fit a cache.
+pub(crate) fn check_qkv(
+    op: &'static str,
+    shape: &AttnShape,
+    layout: &KvLayout,
+    rows: usize,
+    (qkv_rows, qkv_width): (usize, usize),
+) -> Result<()> {
+    check_shape(op, "width of qkv", shape.qkv_dim(), qkv_width)?;
+    check_shape(op, "rows of qkv", rows, qkv_rows)?;
+    check_shape(op, "heads of the cache", layout.kv_heads, shape.kv_heads)?;
+    check_shape(op, "head_dim of the cache", layout.head_dim, shape.head_dim)
+}
+
+/// Whether the query heads share the key heads evenly.
+pub(crate) fn check_groups(op: &'static str, shape: &AttnShape) -> Result<()> {
+    let grouped = shape.heads / shape.kv_heads.max(1) * shape.kv_heads;
+    check_shape(op, "query heads", grouped, shape.heads)
+}
+
+/// Whether a slot can see these positions of the shared segment.
+pub(crate) fn check_share(layout: &KvLayout, slot: usize, shared: &[usize]) -> Result<()> {
+    const OP: &str = "kv_share";
+    check_index(OP, "slot", slot, layout.slots)?;
+    check_shape(OP, "number of layers", layout.own.len(), shared.len())?;
+    for &n in shared {
+        check_index(OP, "position", n, layout.shared + 1)?;
+    }
+    Ok(())
+}
+
+/// Whether a row's slot and position exist at `layer`, where a slot sees `seen(slot)` shared positions.
+pub(crate) fn check_row(
+    op: &'static str,
+    layout: &KvLayout,
+    layer: usize,
+    row: &BatchRow,
+    seen: impl Fn(usize) -> usize,
+) -> Result<()> {
+    check_index(op, "layer", layer, layout.own.len())?;
+    let position = row.position as usize;
+    match row.slot {
+        Slot::Shared => check_index(op, "position", position, layout.shared),
+        Slot::Branch(slot) => {
+            check_index(op, "slot", slot as usize, layout.slots)?;
+            let shared = seen(slot as usize);
+            let end = shared + layout.own[layer];
+            // A position below the shared length would be written in nobody's place.
+            check_index(op, "shared positions", shared, position + 1)?;
+            check_index(op, "position", position, end)
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The backend: storage, and where each op is.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::buffers::{Buffer, GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
+use super::kv::GpuKv;
+use super::plan::Splits;
+use super::scratch::Scratch;
+use super::{Driver, load};
+use crate::error::{check_index, check_shape};
+use crate::{
+    Adam, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError, KvLayout,
+    MatrixSource, Memory, Result,
+};
+
+/// A GPU, by way of a [`Driver`].
+///
+/// GEMM operands, keys and values have the dtype of the weights; the residual stream and sums are f32. Ops check what
+/// they are given on the host, then put their work on the driver's stream; only [`head_best`](Backend::head_best),
+/// [`head_score`](Backend::head_score) and reads wait for it.
+pub struct Gpu<D: Driver> {
+    pub(super) driver: Arc<D>,
+    pub(super) splits: Splits,
+    scratch: Mutex<Scratch<D>>,
+}
+
+impl<D: Driver> Gpu<D> {
+    /// A backend on a device. `splits` says how attention cuts long contexts; with [`Splits::Fixed`] a row has the same
+    /// bits in any batch, as far as the driver's matrix products have them.
+    pub fn new(driver: D, splits: Splits) -> Result<Self> {
+        let driver = Arc::new(driver);
+        Ok(Self {
+            scratch: Mutex::new(Scratch::new(&driver)?),
+            driver,
+            splits,
+        })
+    }
+
+    /// The device.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// The buffers that ops share. Who holds them may upload a list and launch the kernel that reads it.
+    pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch<D>> {
+        // An op that panicked may have left half a list; the next one writes its own.
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the device, and reports an injection that missed its row.
+    fn check_injections(&self) -> Result<()> {
+        self.scratch().injections.check()
+    }
+}
+
+/// A size as kernels take it.
+pub(super) fn small(op: &'static str, n: usize) -> Result<u32> {
+    u32::try_from(n).map_err(|_| KernelError::Unsupported {
+        op,
+        reason: format!("a size of {n} is more than kernels count to"),
+    })
+}
+
+impl<D: Driver> Backend for Gpu<D> {
+    type Matrix = GpuMatrix<D>;
+    type Vector = GpuVector<D>;
+    type Rows = GpuRows<D>;
+    type Acts = GpuActs<D>;
+    type Kv = GpuKv<D>;
+    type Batch = GpuBatch<D>;
+
+    fn describe(&self) -> String {
+        self.driver.describe()
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        self.driver.memory()
+    }
+
+    fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<GpuMatrix<D>> {
+        load::matrix(&self.driver, sources, dtype)
+    }
+
+    fn read_matrix(&self, matrix: &GpuMatrix<D>, rows: Range<usize>) -> Result<Vec<f32>> {
+        check_index("read_matrix", "row", rows.end, matrix.rows + 1)?;
+        check_index("read_matrix", "row", rows.start, rows.end + 1)?;
+        let row_bytes = matrix.columns * matrix.dtype.size();
+        let mut bytes = vec![0; rows.len() * row_bytes];
+        matrix
+            .buffer
+            .read((rows.start * row_bytes) as u64, &mut bytes)?;
+        Ok(matrix.dtype.to_f32(&bytes))
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<GpuVector<D>> {
+        let buffer = Buffer::new(&self.driver, "a vector", 4 * values.len() as u64)?;
+        buffer.write(0, bytemuck::cast_slice(values))?;
+        Ok(GpuVector {
+            buffer,
+            len: values.len(),
+        })
+    }
+
+    fn read_vector(&self, vector: &GpuVector<D>) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; vector.len];
+        vector
+            .buffer
+            .read(0, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    fn rows(&self, capacity: usize, width: usize) -> Result<GpuRows<D>> {
+        let bytes = 4 * capacity as u64 * width as u64;
+        let buffer = Buffer::zeroed(&self.driver, "a buffer of rows", bytes)?;
+        Ok(GpuRows::new(buffer, capacity, width))
+    }
+
+    fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<GpuActs<D>> {
+        let bytes = capacity as u64 * width as u64 * weights.size() as u64;
+        let buffer = Buffer::new(&self.driver, "a buffer of rows", bytes)?;
+        Ok(GpuActs::new(buffer, capacity, width, weights))
+    }
+
+    fn kv_bytes(&self, layout: &KvLayout) -> u64 {
+        GpuKv::<D>::bytes(layout)
+    }
+
+    fn kv(&self, layout: &KvLayout) -> Result<GpuKv<D>> {
+        GpuKv::new(&self.driver, layout)
+    }
+
+    fn kv_share(&self, kv: &mut GpuKv<D>, slot: usize, shared: &[usize]) -> Result<()> {
+        kv.share(slot, shared)
+    }
+
+    fn batch(&self, capacity: usize) -> Result<GpuBatch<D>> {
+        GpuBatch::new(&self.driver, capacity)
+    }
+
+    fn load_batch(&self, rows: &[BatchRow], batch: &mut GpuBatch<D>) -> Result<()> {
+        batch.load(rows)
+    }
+
+    fn write_rows(&self, values: &[f32], rows: &mut GpuRows<D>) -> Result<()> {
+        let n = values.len() / rows.width.max(1);
+        check_shape("write_rows", "values", n * rows.width, values.len())?;
+        rows.set_len("write_rows", n)?;
+        rows.buffer.write(0, bytemuck::cast_slice(values))
+    }
+
+    fn read_rows(&self, rows: &GpuRows<D>, range: Range<usize>) -> Result<Vec<f32>> {
+        check_index("read_rows", "row", range.end, rows.len + 1)?;
+        check_index("read_rows", "row", range.start, range.end + 1)?;
+        let mut values = vec![0f32; range.len() * rows.width];
+        let offset = range.start as u64 * rows.row_bytes();
+        rows.buffer
+            .read(offset, bytemuck::cast_slice_mut(&mut values))?;
+        self.check_injections()?;
+        Ok(values)
+    }
+
+    fn len(&self, rows: &GpuRows<D>) -> usize {
+        rows.len
+    }
+
+    fn clear(&self, rows: &mut GpuRows<D>) {
+        rows.len = 0;
+    }
+
+    fn embed(&self, table: &GpuMatrix<D>, batch: &GpuBatch<D>, out: &mut GpuRows<D>) -> Result<()> {
+        self.embed_rows(table, batch, out)
+    }
+
+    fn rms_norm(
+        &self,
+        x: &GpuRows<D>,
+        weight: &GpuVector<D>,
+        eps: f32,
+        out: &mut GpuActs<D>,
+    ) -> Result<()> {
+        check_shape("rms_norm", "length of the weight", x.width, weight.len)?;
+        out.set_len("rms_norm", x.len, x.width)?;
+        self.norm(x, weight, eps, out.address(), out.dtype)
+    }
+
+    fn rms_norm_f32(
+        &self,
+        x: &GpuRows<D>,
+        weight: &GpuVector<D>,
+        eps: f32,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        check_shape("rms_norm", "length of the weight", x.width, weight.len)?;
+        check_shape("rms_norm", "width of the output", x.width, out.width)?;
+        out.set_len("rms_norm", x.len)?;
+        self.norm(x, weight, eps, out.address(), DType::F32)
+    }
+
+    fn linear(
+        &self,
+        a: &GpuActs<D>,
+        w: &GpuMatrix<D>,
+        bias: Option<&GpuVector<D>>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        check_shape("linear", "width of the output", w.rows, out.width)?;
+        out.set_len("linear", a.len)?;
+        self.product("linear", a, w, bias, out, false)
+    }
+
+    fn linear_add(
+        &self,
+        a: &GpuActs<D>,
+        w: &GpuMatrix<D>,
+        bias: Option<&GpuVector<D>>,
+        residual: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "linear_add";
+        check_shape(OP, "width of the residual", w.rows, residual.width)?;
+        check_shape(OP, "rows of the residual", a.len, residual.len)?;
+        self.product(OP, a, w, bias, residual, true)
+    }
+
+    fn rope_append(
+        &self,
+        shape: &AttnShape,
+        rope: &GpuRows<D>,
+        batch: &GpuBatch<D>,
+        layer: usize,
+        qkv: &mut GpuRows<D>,
+        kv: &mut GpuKv<D>,
+    ) -> Result<()> {
+        self.rotate_and_append(shape, rope, batch, layer, qkv, kv)
+    }
+
+    fn attend(
+        &self,
+        shape: &AttnShape,
+        qkv: &GpuRows<D>,
+        batch: &GpuBatch<D>,
+        layer: usize,
+        kv: &GpuKv<D>,
+        out: &mut GpuActs<D>,
+    ) -> Result<()> {
+        self.attention(shape, qkv, batch, layer, kv, out)
+    }
+
+    fn swiglu(&self, gate_up: &GpuRows<D>, out: &mut GpuActs<D>) -> Result<()> {
+        let (width, ffn) = (gate_up.width, gate_up.width / 2);
+        check_shape("swiglu", "width of gate_up", 2 * ffn, width)?;
+        out.set_len("swiglu", gate_up.len, ffn)?;
+        self.gate("swiglu", gate_up, out.address(), out.dtype)
+    }
+
+    fn gather(&self, src: &GpuRows<D>, index: &[usize], dst: &mut GpuRows<D>) -> Result<()> {
+        self.gather_rows(src, index, dst)
+    }
+
+    fn scatter(
+        &self,
+        src: &GpuRows<D>,
+        index: &[usize],
+        dst: &mut GpuRows<D>,
+        at: &[usize],
+    ) -> Result<()> {
+        self.scatter_rows(src, index, dst, at)
+    }
+
+    /// Returns how many rows it was asked to write, without waiting for the device. The device counts the rows that it
+    /// did write, and the next call that waits for it fails if they are fewer.
+    fn inject(
+        &self,
+        vectors: &GpuRows<D>,
+        writes: &[Injection],
+        rows: &mut GpuRows<D>,
+    ) -> Result<usize> {
+        self.inject_rows(vectors, writes, rows)
+    }
+
+    fn head_best(&self, a: &GpuActs<D>, head: &GpuMatrix<D>) -> Result<Vec<Best>> {
+        self.reduce_head("head_best", a, head, None)
+    }
+
+    fn head_score(&self, a: &GpuActs<D>, head: &GpuMatrix<D>, tokens: &[u32]) -> Result<Vec<f32>> {
+        const OP: &str = "head_score";
+        check_shape(OP, "number of tokens", a.len, tokens.len())?;
+        for &token in tokens {
+            check_index(OP, "token", token as usize, head.rows)?;
+        }
+        let scored = self.reduce_head(OP, a, head, Some(tokens))?;
+        Ok(scored.iter().map(|token| token.logprob).collect())
+    }
+
+    fn linear_f32(
+        &self,
+        x: &GpuRows<D>,
+        w: &GpuRows<D>,
+        bias: Option<&GpuRows<D>>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        self.product_f32(x, w, bias, out)
+    }
+
+    fn linear_f32_back(&self, d: &GpuRows<D>, w: &GpuRows<D>, out: &mut GpuRows<D>) -> Result<()> {
+        self.product_f32_back(d, w, out)
+    }
+
+    fn swiglu_f32(&self, gate_up: &GpuRows<D>, out: &mut GpuRows<D>) -> Result<()> {
+        const OP: &str = "swiglu_f32";
+        check_shape(OP, "width of gate_up", 2 * out.width, gate_up.width)?;
+        out.set_len(OP, gate_up.len)?;
+        self.gate(OP, gate_up, out.address(), DType::F32)
+    }
+
+    fn mlp_backward(
+        &self,
+        gate_up: &GpuRows<D>,
+        d_hidden: &GpuRows<D>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        self.gate_backward(gate_up, d_hidden, out)
+    }
+
+    fn adam(
+        &self,
+        w: &mut GpuRows<D>,
+        moments: [&mut GpuRows<D>; 2],
+        d: &GpuRows<D>,
+        x: &GpuRows<D>,
+        adam: &Adam,
+    ) -> Result<()> {
+        self.adam_step(w, moments, d, x, adam)
+    }
+}

@@ -1,0 +1,251 @@
+//! The ops of a forward pass.
+
+use super::backend::small;
+use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
+use super::kv::GpuKv;
+use super::plan::{self, AddBias, Attention, Embed, RmsNorm, RopeAppend, Swiglu};
+use super::{Driver, Gemm, Gpu, WeightOrder};
+use crate::checks::{check_groups, check_qkv};
+use crate::error::{check_index, check_shape};
+use crate::{AttnShape, DType, KernelError, Result};
+
+impl<D: Driver> Gpu<D> {
+    pub(super) fn embed_rows(
+        &self,
+        table: &GpuMatrix<D>,
+        batch: &GpuBatch<D>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "embed";
+        check_shape(OP, "width of the output", table.columns, out.width)?;
+        for row in &batch.rows {
+            check_index(OP, "token", row.token as usize, table.rows)?;
+        }
+        out.set_len(OP, batch.rows.len())?;
+        if out.len * out.width == 0 {
+            return Ok(());
+        }
+        let plan = Embed {
+            table: table.buffer.address(),
+            token: batch.tokens(),
+            out: out.address(),
+            n: small(OP, out.len)?,
+            width: small(OP, out.width)?,
+            dtype: table.dtype,
+        };
+        // SAFETY: the tokens are rows of the table, and the output has a row of its width for each.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    /// `out` is `[x.len, x.width]` of `dtype`, and the weight is as long as a row.
+    pub(super) fn norm(
+        &self,
+        x: &GpuRows<D>,
+        weight: &GpuVector<D>,
+        eps: f32,
+        out: u64,
+        dtype: DType,
+    ) -> Result<()> {
+        const OP: &str = "rms_norm";
+        if x.len * x.width == 0 {
+            return Ok(());
+        }
+        let width = small(OP, x.width)?;
+        if width > plan::MAX_WIDTH {
+            return Err(KernelError::Unsupported {
+                op: OP,
+                reason: format!(
+                    "rows of {width} columns; they may have {} on a GPU",
+                    plan::MAX_WIDTH
+                ),
+            });
+        }
+        let plan = RmsNorm {
+            x: x.address(),
+            addend: 0,
+            weight: weight.buffer.address(),
+            out,
+            n: small(OP, x.len)?,
+            width,
+            dtype,
+            eps,
+        };
+        // SAFETY: the caller has checked the weight and the output against `x`.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    /// `out`, whose shape has been checked, is set to `a · wᵀ (+ bias)` or has it added.
+    pub(super) fn product(
+        &self,
+        op: &'static str,
+        a: &GpuActs<D>,
+        w: &GpuMatrix<D>,
+        bias: Option<&GpuVector<D>>,
+        out: &mut GpuRows<D>,
+        accumulate: bool,
+    ) -> Result<()> {
+        a.check(op, w)?;
+        if let Some(bias) = bias {
+            check_shape(op, "length of the bias", w.rows, bias.len)?;
+        }
+        if out.len * out.width == 0 {
+            return Ok(());
+        }
+        let gemm = Gemm {
+            a: a.address(),
+            w: w.buffer.address(),
+            out: out.address(),
+            m: a.len,
+            n: w.rows,
+            k: w.columns,
+            dtype: w.dtype,
+            order: WeightOrder::Outputs,
+            accumulate,
+        };
+        // SAFETY: widths and dtypes agree, and the output has a row of `w.rows` for each of `a`.
+        unsafe { self.driver.gemm(&gemm)? };
+        match bias {
+            Some(bias) => self.add_bias(op, bias.buffer.address(), out),
+            None => Ok(()),
+        }
+    }
+
+    /// `bias` has a value for each column.
+    pub(super) fn add_bias(&self, op: &'static str, bias: u64, out: &GpuRows<D>) -> Result<()> {
+        let plan = AddBias {
+            out: out.address(),
+            bias,
+            n: small(op, out.len)?,
+            width: small(op, out.width)?,
+        };
+        // SAFETY: the caller has checked the bias against the width, and there are rows.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    pub(super) fn rotate_and_append(
+        &self,
+        shape: &AttnShape,
+        rope: &GpuRows<D>,
+        batch: &GpuBatch<D>,
+        layer: usize,
+        qkv: &mut GpuRows<D>,
+        kv: &mut GpuKv<D>,
+    ) -> Result<()> {
+        const OP: &str = "rope_append";
+        let rows = batch.rows.len();
+        check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
+        check_shape(OP, "width of the rope table", shape.head_dim, rope.width)?;
+        kv.check(OP, layer, &batch.rows)?;
+        for row in &batch.rows {
+            let position = row.position as usize;
+            check_index(OP, "position in the rope table", position, rope.len)?;
+        }
+        check_head_dim(OP, shape, DType::F32)?;
+        if qkv.len * qkv.width == 0 {
+            return Ok(());
+        }
+        let plan = RopeAppend {
+            qkv: qkv.address(),
+            table: rope.address(),
+            slot: batch.slots(),
+            position: batch.positions(),
+            kv: kv.layer(layer)?,
+            n: small(OP, qkv.len)?,
+            heads: small(OP, shape.heads)?,
+        };
+        // SAFETY: shapes agree, and each row's place is in the cache and in the table.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    pub(super) fn attention(
+        &self,
+        shape: &AttnShape,
+        qkv: &GpuRows<D>,
+        batch: &GpuBatch<D>,
+        layer: usize,
+        kv: &GpuKv<D>,
+        out: &mut GpuActs<D>,
+    ) -> Result<()> {
+        const OP: &str = "attend";
+        let rows = batch.rows.len();
+        check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
+        check_groups(OP, shape)?;
+        kv.check(OP, layer, &batch.rows)?;
+        out.set_len(OP, qkv.len, shape.q_dim())?;
+        if out.dtype != kv.layout.weights {
+            let (cache, out) = (kv.layout.weights, out.dtype);
+            return Err(KernelError::Unsupported {
+                op: OP,
+                reason: format!("a cache of {cache} with an output of {out}"),
+            });
+        }
+        check_head_dim(OP, shape, out.dtype)?;
+        if out.len * out.width == 0 {
+            return Ok(());
+        }
+        let mut plan = Attention {
+            qkv: qkv.address(),
+            out: out.address(),
+            slot: batch.slots(),
+            position: batch.positions(),
+            words: batch.words(),
+            scratch: 0,
+            rows: &batch.work,
+            n: small(OP, qkv.len)?,
+            heads: small(OP, shape.heads)?,
+            kv: kv.layer(layer)?,
+            splits: self.splits,
+        };
+        let mut scratch = self.scratch();
+        let bytes = plan.scratch_bytes();
+        if bytes > 0 {
+            plan.scratch = scratch.attention.at_least(bytes)?.address();
+        }
+        for launch in plan.launches() {
+            // SAFETY: shapes agree, each row's place is in the cache, the lists are those of the batch, and the scratch
+            // memory is this op's while its launches are put on the stream.
+            unsafe { self.driver.launch(&launch)? };
+        }
+        Ok(())
+    }
+
+    /// `out` is `[gate_up.len, gate_up.width / 2]` of `dtype`.
+    pub(super) fn gate(
+        &self,
+        op: &'static str,
+        gate_up: &GpuRows<D>,
+        out: u64,
+        dtype: DType,
+    ) -> Result<()> {
+        if gate_up.len * gate_up.width == 0 {
+            return Ok(());
+        }
+        let plan = Swiglu {
+            gate_up: gate_up.address(),
+            out,
+            n: small(op, gate_up.len)?,
+            ffn: small(op, gate_up.width / 2)?,
+            dtype,
+        };
+        // SAFETY: the caller has checked the output against `gate_up`.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+}
+
+/// Whether there are kernels for heads of this width.
+fn check_head_dim(op: &'static str, shape: &AttnShape, dtype: DType) -> Result<()> {
+    let (dim, max) = (shape.head_dim, plan::MAX_HEAD_DIM as usize);
+    let step = match dtype {
+        DType::F32 => 2,
+        DType::Bf16 | DType::F16 => plan::HEAD_DIM_STEP as usize,
+    };
+    if dim <= max && dim.is_multiple_of(step) {
+        return Ok(());
+    }
+    Err(KernelError::Unsupported {
+        op,
+        reason: format!(
+            "head_dim {dim} with {dtype} weights; on a GPU it may be a multiple of {step} up to {max}"
+        ),
+    })
+}

@@ -1,0 +1,88 @@
+//! The head: logits, and what is kept of them.
+
+use super::backend::small;
+use super::buffers::{GpuActs, GpuMatrix};
+use super::plan::{Head, PART_BYTES};
+use super::{Driver, Gemm, Gpu, WeightOrder};
+use crate::{Best, Result};
+
+/// Bytes of logits that are on the device at a time, unless one row is more.
+const LOGIT_BYTES: usize = 64 << 20;
+
+/// Most rows of a launch: the grid's second dimension ends at 65535.
+const MAX_ROWS: usize = 65_535;
+
+impl<D: Driver> Gpu<D> {
+    /// The best token of each row with its log-probability, or `tokens` (checked before) with theirs. Waits.
+    pub(super) fn reduce_head(
+        &self,
+        op: &'static str,
+        a: &GpuActs<D>,
+        head: &GpuMatrix<D>,
+        tokens: Option<&[u32]>,
+    ) -> Result<Vec<Best>> {
+        a.check(op, head)?;
+        let vocab = small(op, head.rows)?;
+        let mut scratch = self.scratch();
+        if a.len == 0 || vocab == 0 {
+            return Ok(Vec::new());
+        }
+        let scratch = &mut *scratch;
+        let at_a_time = (LOGIT_BYTES / (4 * head.rows))
+            .clamp(1, MAX_ROWS)
+            .min(a.len);
+        let parts = at_a_time as u64 * u64::from(Head::chunks(vocab)) * PART_BYTES;
+        let logits = scratch
+            .logits
+            .at_least((at_a_time * head.rows * 4) as u64)?;
+        let parts = scratch.parts.at_least(parts)?;
+        let best = scratch.best.at_least(8 * a.len as u64)?;
+        let mut token = 0;
+        if let Some(tokens) = tokens {
+            let buffer = scratch.tokens.at_least(4 * a.len as u64)?;
+            buffer.write(0, bytemuck::cast_slice(tokens))?;
+            token = buffer.address();
+        }
+        let operand_bytes = (a.width * a.dtype.size()) as u64;
+        for first in (0..a.len).step_by(at_a_time) {
+            let n = at_a_time.min(a.len - first);
+            let gemm = Gemm {
+                a: a.address() + first as u64 * operand_bytes,
+                w: head.buffer.address(),
+                out: logits.address(),
+                m: n,
+                n: head.rows,
+                k: head.columns,
+                dtype: head.dtype,
+                order: WeightOrder::Outputs,
+                accumulate: false,
+            };
+            let plan = Head {
+                logits: logits.address(),
+                parts: parts.address(),
+                token: if token == 0 {
+                    0
+                } else {
+                    token + 4 * first as u64
+                },
+                out: best.address() + 8 * first as u64,
+                n: small(op, n)?,
+                vocab,
+            };
+            // SAFETY: widths and dtypes agree, and there is room for the logits of `n` rows.
+            unsafe { self.driver.gemm(&gemm)? };
+            for launch in plan.launches() {
+                // SAFETY: the buffers were made for these rows and this vocabulary; the tokens are in it.
+                unsafe { self.driver.launch(&launch)? };
+            }
+        }
+        let mut words = vec![[0u32; 2]; a.len];
+        best.read(0, bytemuck::cast_slice_mut(&mut words))?;
+        scratch.injections.check()?;
+        let best = words.iter().map(|&[token, logprob]| Best {
+            token,
+            logprob: f32::from_bits(logprob),
+        });
+        Ok(best.collect())
+    }
+}

@@ -1,0 +1,231 @@
+//! A launch of a kernel, as data, and the text of the kernels.
+
+use super::plan;
+use super::template::{Value, expand};
+use crate::DType;
+
+/// An argument of a kernel, in the order of its `.param`s.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// An address on the device; `.u64`.
+    Ptr(u64),
+    /// `.u32`
+    U32(u32),
+    /// `.u64`
+    U64(u64),
+    /// `.f32`
+    F32(f32),
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Where its text is.
+    pub module: Module,
+    /// The name of the `.entry`.
+    pub entry: &'static str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block, beside what the kernel declares itself.
+    pub shared_bytes: u32,
+    /// What the kernel is given.
+    pub args: Vec<Arg>,
+}
+
+/// A file of `kernels/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum File {
+    /// `add_bias.ptx`
+    AddBias,
+    /// `adam.ptx`
+    Adam,
+    /// `attention_decode.ptx`
+    AttentionDecode,
+    /// `attention_f32.ptx`
+    AttentionF32,
+    /// `attention_prompt.ptx`
+    AttentionPrompt,
+    /// `embed.ptx`
+    Embed,
+    /// `gather_rows.ptx`
+    GatherRows,
+    /// `head.ptx`
+    Head,
+    /// `inject.ptx`
+    Inject,
+    /// `mlp_backward.ptx`
+    MlpBackward,
+    /// `rms_norm.ptx`
+    RmsNorm,
+    /// `rope_append.ptx`
+    RopeAppend,
+    /// `swiglu.ptx`
+    Swiglu,
+}
+
+impl File {
+    /// All files.
+    pub const ALL: &'static [File] = &[
+        File::AddBias,
+        File::Adam,
+        File::AttentionDecode,
+        File::AttentionF32,
+        File::AttentionPrompt,
+        File::Embed,
+        File::GatherRows,
+        File::Head,
+        File::Inject,
+        File::MlpBackward,
+        File::RmsNorm,
+        File::RopeAppend,
+        File::Swiglu,
+    ];
+
+    /// The name, without `.ptx`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            File::AddBias => "add_bias",
+            File::Adam => "adam",
+            File::AttentionDecode => "attention_decode",
+            File::AttentionF32 => "attention_f32",
+            File::AttentionPrompt => "attention_prompt",
+            File::Embed => "embed",
+            File::GatherRows => "gather_rows",
+            File::Head => "head",
+            File::Inject => "inject",
+            File::MlpBackward => "mlp_backward",
+            File::RmsNorm => "rms_norm",
+            File::RopeAppend => "rope_append",
+            File::Swiglu => "swiglu",
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            File::AddBias => include_str!("../../kernels/add_bias.ptx"),
+            File::Adam => include_str!("../../kernels/adam.ptx"),
+            File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
+            File::AttentionF32 => include_str!("../../kernels/attention_f32.ptx"),
+            File::AttentionPrompt => include_str!("../../kernels/attention_prompt.ptx"),
+            File::Embed => include_str!("../../kernels/embed.ptx"),
+            File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
+            File::Head => include_str!("../../kernels/head.ptx"),
+            File::Inject => include_str!("../../kernels/inject.ptx"),
+            File::MlpBackward => include_str!("../../kernels/mlp_backward.ptx"),
+            File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
+            File::RopeAppend => include_str!("../../kernels/rope_append.ptx"),
+            File::Swiglu => include_str!("../../kernels/swiglu.ptx"),
+        }
+    }
+
+    /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
+    pub const fn has_twin(self) -> bool {
+        matches!(self, File::AttentionPrompt | File::AttentionDecode)
+    }
+
+    /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
+    const fn head_dims(self) -> &'static [u32] {
+        match self {
+            File::AttentionF32 => &[2, 20, 64, 128, 256],
+            File::AttentionPrompt | File::AttentionDecode => &[16, 32, 48, 64, 80, 96, 128, 256],
+            _ => &[],
+        }
+    }
+}
+
+/// A file of `kernels/`, ready to be assembled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Module {
+    file: File,
+    f16: bool,
+    head_dim: Option<u32>,
+}
+
+impl Module {
+    /// The file as it stands.
+    pub const fn new(file: File) -> Self {
+        Self {
+            file,
+            f16: false,
+            head_dim: None,
+        }
+    }
+
+    /// The file for operands of `dtype`, f32 being the same as bf16.
+    pub fn of(file: File, dtype: DType) -> Self {
+        Self {
+            f16: dtype == DType::F16 && file.has_twin(),
+            ..Self::new(file)
+        }
+    }
+
+    /// A file that is written out for a head dimension.
+    pub fn of_heads(file: File, dtype: DType, head_dim: u32) -> Self {
+        Self {
+            head_dim: Some(head_dim),
+            ..Self::of(file, dtype)
+        }
+    }
+
+    /// All modules, with the f16 twins and, of a file that is written out for a head dimension, some of those.
+    pub fn all() -> Vec<Module> {
+        let mut all = Vec::new();
+        for &file in File::ALL {
+            let twin = file.has_twin().then_some(DType::F16);
+            for dtype in [Some(DType::Bf16), twin].into_iter().flatten() {
+                let heads = file.head_dims().iter();
+                all.extend(heads.map(|&head_dim| Self::of_heads(file, dtype, head_dim)));
+                if file.head_dims().is_empty() {
+                    all.push(Self::of(file, dtype));
+                }
+            }
+        }
+        all
+    }
+
+    /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.
+    pub fn name(self) -> String {
+        let twin = if self.f16 { "_f16" } else { "" };
+        let heads = self.head_dim.map_or(String::new(), |d| format!("_{d}"));
+        format!("{}{twin}{heads}", self.file.name())
+    }
+
+    /// The PTX.
+    ///
+    /// Tensor-core kernels differ between bf16 and f16 in nothing but the name of the type in their
+    /// instructions. They are written for bf16, and the twin is the same text with `f16` for `bf16`, in the
+    /// names of the entries too. Loops over registers are [written out](super::template).
+    pub fn source(self) -> String {
+        let names = match self.head_dim {
+            None => Vec::new(),
+            Some(head_dim) => vec![
+                ("D", Value::Int(head_dim.into())),
+                ("STRIDE", Value::Int(plan::stride(head_dim).into())),
+                ("M", Value::Int(plan::warp_tiles(head_dim).into())),
+            ],
+        };
+        let text = expand(self.file.text(), &names)
+            .unwrap_or_else(|e| panic!("{}.ptx is not a template that we wrote: {e}", self.name()));
+        if self.f16 {
+            text.replace("bf16", "f16")
+        } else {
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_is_written_out() {
+        for module in Module::all() {
+            let source = module.source();
+            assert!(!source.contains('$'), "{}", module.name());
+            assert!(!module.f16 || !source.contains("bf16"), "{}", module.name());
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Everything of a GPU backend but its driver: buffers, checks, launch plans.
+//!
+//! [`Gpu`] is a [`Backend`](crate::Backend) over any [`Driver`]; a driver allocates memory, copies, runs the kernels of
+//! `kernels/*.ptx` and multiplies matrices. [`plan`] says how each kernel is launched, in functions that
+//! touch no device.
+
+mod backend;
+mod buffers;
+mod driver;
+mod forward;
+mod head;
+mod kv;
+mod launch;
+mod load;
+pub mod plan;
+mod probe_ops;
+mod scratch;
+pub mod template;
+mod train;
+
+pub use backend::Gpu;
+pub use buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
+pub use driver::{Driver, Gemm, WeightOrder};
+pub use kv::GpuKv;
+pub use launch::{Arg, File, Launch, Module};

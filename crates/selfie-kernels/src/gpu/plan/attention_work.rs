@@ -1,0 +1,152 @@
+//! Which kernel of attention takes which row of a batch.
+
+use crate::{BatchRow, Slot};
+
+/// The rows of a batch as attention takes them: made once a batch, used at every layer.
+///
+/// Rows of one slot at consecutive positions, wherever they stand in the batch, are a run, and `attention_prompt` takes
+/// it in tiles. A row of a branch on its own is a single, for `attention_decode`. Which of the two
+/// a row is depends on the other rows of its slot, and on no other slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttentionWork {
+    /// First row in `order` and number of rows.
+    runs: Vec<[u32; 2]>,
+    /// Rows of the batch, run after run.
+    order: Vec<u32>,
+    /// Rows of the batch.
+    singles: Vec<u32>,
+    longest: u32,
+    context: u32,
+}
+
+impl AttentionWork {
+    /// Sorts the rows of a batch.
+    pub fn new(rows: &[BatchRow]) -> Self {
+        let key = |i: &u32| match rows[*i as usize].slot {
+            Slot::Shared => (0, rows[*i as usize].position),
+            Slot::Branch(slot) => (u64::from(slot) + 1, rows[*i as usize].position),
+        };
+        let mut sorted: Vec<u32> = (0..rows.len() as u32).collect();
+        sorted.sort_by_key(key);
+        let mut work = Self::default();
+        for run in sorted.chunk_by(|a, b| (key(a).0, key(a).1 + 1) == key(b)) {
+            let first = &rows[run[0] as usize];
+            if run.len() == 1 && first.slot != Slot::Shared {
+                work.singles.push(run[0]);
+                work.context = work.context.max(first.position + 1);
+            } else {
+                work.runs.push([work.order.len() as u32, run.len() as u32]);
+                work.order.extend(run);
+                work.longest = work.longest.max(run.len() as u32);
+            }
+        }
+        work
+    }
+
+    /// What the kernels read: `[runs]` pairs of first and number of rows, the rows of the runs, the singles.
+    pub fn words(&self) -> Vec<u32> {
+        let runs = self.runs.iter().flatten();
+        runs.chain(&self.order)
+            .chain(&self.singles)
+            .copied()
+            .collect()
+    }
+
+    /// Words that a batch of `rows` rows needs at most: a run of the shared segment may have one row.
+    pub fn max_words(rows: usize) -> usize {
+        3 * rows
+    }
+
+    /// Where in [`words`](Self::words) the rows of the runs begin.
+    pub(super) fn order_at(&self) -> u64 {
+        2 * self.runs.len() as u64
+    }
+
+    /// Where in [`words`](Self::words) the singles begin.
+    pub(super) fn singles_at(&self) -> u64 {
+        self.order_at() + self.order.len() as u64
+    }
+
+    /// Number of runs.
+    pub fn runs(&self) -> u32 {
+        self.runs.len() as u32
+    }
+
+    /// Number of singles.
+    pub fn singles(&self) -> u32 {
+        self.singles.len() as u32
+    }
+
+    /// Rows of the longest run.
+    pub fn longest(&self) -> u32 {
+        self.longest
+    }
+
+    /// The most positions that a single can see.
+    pub fn context(&self) -> u32 {
+        self.context
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(slot: Slot, position: u32) -> BatchRow {
+        BatchRow {
+            token: 0,
+            slot,
+            position,
+        }
+    }
+
+    fn branch(slot: u32, position: u32) -> BatchRow {
+        row(Slot::Branch(slot), position)
+    }
+
+    #[test]
+    fn runs_are_found_wherever_their_rows_stand() {
+        let rows = [
+            branch(1, 5),
+            branch(0, 7),
+            branch(1, 4),
+            branch(2, 9),
+            branch(0, 8),
+            branch(1, 6),
+        ];
+        let work = AttentionWork::new(&rows);
+        assert_eq!(work.words(), [0, 2, 2, 3, 1, 4, 2, 0, 5, 3]);
+        assert_eq!((work.runs(), work.singles()), (2, 1));
+        assert_eq!((work.order_at(), work.singles_at()), (4, 9));
+        assert_eq!((work.longest(), work.context()), (3, 10));
+    }
+
+    #[test]
+    fn a_gap_ends_a_run() {
+        let rows = [branch(3, 1), branch(3, 2), branch(3, 4), branch(4, 5)];
+        let work = AttentionWork::new(&rows);
+        assert_eq!(work.words(), [0, 2, 0, 1, 2, 3]);
+        assert_eq!((work.longest(), work.context()), (2, 6));
+    }
+
+    #[test]
+    fn rows_of_the_shared_segment_are_never_singles() {
+        let work = AttentionWork::new(&[row(Slot::Shared, 0), branch(0, 0)]);
+        assert_eq!(work.words(), [0, 1, 0, 1]);
+        assert_eq!((work.runs(), work.singles()), (1, 1));
+    }
+
+    #[test]
+    fn no_rows_no_work() {
+        let work = AttentionWork::new(&[]);
+        assert_eq!(work, AttentionWork::default());
+        assert!(work.words().is_empty());
+    }
+
+    #[test]
+    fn the_words_of_any_batch_fit() {
+        let rows: Vec<_> = (0..7).map(|p| row(Slot::Shared, 2 * p)).collect();
+        let work = AttentionWork::new(&rows);
+        assert_eq!(work.words().len(), AttentionWork::max_words(rows.len()));
+    }
+}

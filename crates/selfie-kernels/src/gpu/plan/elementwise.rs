@@ -1,0 +1,121 @@
+//! The kernels that go through rows element by element: `swiglu.ptx`, `mlp_backward.ptx`, `add_bias.ptx`.
+
+use super::{code, wide};
+use crate::DType;
+use crate::gpu::{Arg, File, Launch, Module};
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+
+/// Grid and block for rows of `columns`, and whether a thread takes four of them.
+fn cover(n: u32, columns: u32) -> ([u32; 3], [u32; 3], u32) {
+    let wide = u32::from(wide(columns) > 0);
+    let work = if wide == 1 { columns / 4 } else { columns };
+    let threads = work.next_multiple_of(super::WARP).min(THREADS);
+    ([n, work.div_ceil(threads), 1], [threads, 1, 1], wide)
+}
+
+/// `out = silu(gate) * up`.
+#[derive(Clone, Copy, Debug)]
+pub struct Swiglu {
+    /// `[n, 2 ffn]`, f32: gate first.
+    pub gate_up: u64,
+    /// `[n, ffn]` of `dtype`.
+    pub out: u64,
+    /// Rows.
+    pub n: u32,
+    /// Columns of the output.
+    pub ffn: u32,
+    /// The type of the output.
+    pub dtype: DType,
+}
+
+impl Swiglu {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        let (grid, block, wide) = cover(self.n, self.ffn);
+        Launch {
+            module: Module::new(File::Swiglu),
+            entry: "swiglu",
+            grid,
+            block,
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.gate_up),
+                Arg::Ptr(self.out),
+                Arg::U32(self.ffn),
+                Arg::U32(wide),
+                Arg::U32(code(self.dtype)),
+            ],
+        }
+    }
+}
+
+/// The gradient of `gate_up` from that of `silu(gate) * up`.
+#[derive(Clone, Copy, Debug)]
+pub struct MlpBackward {
+    /// `[n, 2 ffn]`, f32: gate first.
+    pub gate_up: u64,
+    /// `[n, ffn]`, f32.
+    pub d: u64,
+    /// `[n, 2 ffn]`, f32.
+    pub out: u64,
+    /// Rows.
+    pub n: u32,
+    /// Columns of `d`.
+    pub ffn: u32,
+}
+
+impl MlpBackward {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        let (grid, block, wide) = cover(self.n, self.ffn);
+        Launch {
+            module: Module::new(File::MlpBackward),
+            entry: "mlp_backward",
+            grid,
+            block,
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.gate_up),
+                Arg::Ptr(self.d),
+                Arg::Ptr(self.out),
+                Arg::U32(self.ffn),
+                Arg::U32(wide),
+            ],
+        }
+    }
+}
+
+/// `out[i] += bias`.
+#[derive(Clone, Copy, Debug)]
+pub struct AddBias {
+    /// `[n, width]`, f32.
+    pub out: u64,
+    /// `[width]`, f32.
+    pub bias: u64,
+    /// Rows.
+    pub n: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+impl AddBias {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        let (grid, block, wide) = cover(self.n, self.width);
+        Launch {
+            module: Module::new(File::AddBias),
+            entry: "add_bias",
+            grid,
+            block,
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.out),
+                Arg::Ptr(self.bias),
+                Arg::U32(self.width),
+                Arg::U32(wide),
+            ],
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `head.ptx`
+
+use crate::gpu::{Arg, File, Launch, Module};
+
+/// Logits that a block reduces.
+const CHUNK: u32 = 4096;
+
+/// Bytes of what a block leaves of its chunk.
+pub const PART_BYTES: u64 = 16;
+
+/// From logits to the best token of each row, or to the log-probability of given ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// `[n, vocab]`, f32.
+    pub logits: u64,
+    /// `[n, chunks]` of [`PART_BYTES`].
+    pub parts: u64,
+    /// `[n]`, u32: the tokens that are scored; 0 is the best one.
+    pub token: u64,
+    /// `[n]` of `{u32 token, f32 log-probability}`.
+    pub out: u64,
+    /// Rows, at most 65535.
+    pub n: u32,
+    /// Tokens of the vocabulary.
+    pub vocab: u32,
+}
+
+impl Head {
+    /// Chunks of a vocabulary.
+    pub fn chunks(vocab: u32) -> u32 {
+        vocab.div_ceil(CHUNK)
+    }
+
+    /// The launch that reduces chunks, and the one that merges them.
+    pub fn launches(&self) -> [Launch; 2] {
+        let chunks = Self::chunks(self.vocab);
+        let reduce = Launch {
+            module: Module::new(File::Head),
+            entry: "head_reduce",
+            grid: [chunks, self.n, 1],
+            block: [256, 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.logits),
+                Arg::Ptr(self.parts),
+                Arg::U32(self.vocab),
+                Arg::U32(u32::from(self.vocab.is_multiple_of(4))),
+            ],
+        };
+        let merge = Launch {
+            module: Module::new(File::Head),
+            entry: "head_merge",
+            grid: [self.n, 1, 1],
+            block: [super::WARP, 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.logits),
+                Arg::Ptr(self.parts),
+                Arg::Ptr(self.token),
+                Arg::Ptr(self.out),
+                Arg::U32(self.vocab),
+                Arg::U32(chunks),
+            ],
+        };
+        [reduce, merge]
+    }
+}

@@ -1,0 +1,53 @@
+//! How each kernel is launched: addresses and sizes in, a [`Launch`](super::Launch) out.
+//!
+//! Pure functions of the host. Sizes have been checked before; an address has behind it what the kernel's header
+//! says. A launch is for at least one row of at least one column.
+
+mod adam;
+mod attention;
+mod attention_work;
+mod elementwise;
+mod head;
+mod kv;
+mod rms_norm;
+mod rope_append;
+mod rows;
+
+pub use adam::Adam;
+pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
+pub use attention_work::AttentionWork;
+pub use elementwise::{AddBias, MlpBackward, Swiglu};
+pub use head::{Head, PART_BYTES};
+pub use kv::KvLayer;
+pub use rms_norm::{MAX_WIDTH, RmsNorm};
+pub use rope_append::RopeAppend;
+pub use rows::{Embed, GatherRows, Inject, injection_list};
+
+pub(in crate::gpu) use attention::{stride, warp_tiles};
+
+use crate::DType;
+
+/// Threads of a warp.
+pub const WARP: u32 = 32;
+
+/// The slot of a row of the shared segment.
+pub const SHARED_SLOT: u32 = u32::MAX;
+
+/// The number that kernels know an element type by.
+pub fn code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::Bf16 => 1,
+        DType::F16 => 2,
+    }
+}
+
+/// The columns of f32 rows that can be moved 16 bytes at a time: all, or none where that would be misaligned.
+pub fn wide(width: u32) -> u32 {
+    if width.is_multiple_of(4) { width } else { 0 }
+}
+
+/// Threads of a block that moves one row: one for each 4 columns, in whole warps, at most 256.
+fn row_threads(width: u32) -> u32 {
+    width.div_ceil(4).next_multiple_of(WARP).min(256)
+}

@@ -1,0 +1,59 @@
+//! `rms_norm.ptx`
+
+use super::{WARP, code, wide};
+use crate::DType;
+use crate::gpu::{Arg, File, Launch, Module};
+
+/// The widest row: it has to fit the shared memory that every device since sm_80 gives a block.
+pub const MAX_WIDTH: u32 = 24 << 10;
+
+/// Most threads of a block.
+const MAX_THREADS: u32 = 1024;
+/// Columns that a thread has at least, where the row is wide enough.
+const COLUMNS: u32 = 16;
+
+/// `out = norm(x) * weight`, or `x += addend` and then that.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm {
+    /// `[n, width]`, f32.
+    pub x: u64,
+    /// `[n, width]`, f32; 0 is none.
+    pub addend: u64,
+    /// `[width]`, f32.
+    pub weight: u64,
+    /// `[n, width]` of `dtype`.
+    pub out: u64,
+    /// Rows, at least 1.
+    pub n: u32,
+    /// Columns, at least 1 and at most [`MAX_WIDTH`].
+    pub width: u32,
+    /// The type of the output.
+    pub dtype: DType,
+    /// Added to the mean of the squares.
+    pub eps: f32,
+}
+
+impl RmsNorm {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        let threads = self.width.div_ceil(COLUMNS).next_multiple_of(WARP);
+        Launch {
+            module: Module::new(File::RmsNorm),
+            entry: "rms_norm",
+            grid: [self.n, 1, 1],
+            block: [threads.min(MAX_THREADS), 1, 1],
+            shared_bytes: 4 * self.width,
+            args: vec![
+                Arg::Ptr(self.x),
+                Arg::Ptr(self.addend),
+                Arg::Ptr(self.weight),
+                Arg::Ptr(self.out),
+                Arg::U32(self.width),
+                Arg::U32(wide(self.width)),
+                Arg::U32(code(self.dtype)),
+                Arg::F32(self.eps),
+                Arg::F32(1.0 / self.width as f32),
+            ],
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The kernels that move rows: `embed.ptx`, `gather_rows.ptx`, `inject.ptx`. A block a row.
+
+use super::{code, row_threads, wide};
+use crate::gpu::{Arg, File, Launch, Module};
+use crate::{DType, InjectMode, Injection};
+
+/// `out[i] = table[token[i]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Embed {
+    /// `[vocab, width]` of `dtype`.
+    pub table: u64,
+    /// `[n]`, u32.
+    pub token: u64,
+    /// `[n, width]`, f32.
+    pub out: u64,
+    /// Rows.
+    pub n: u32,
+    /// Columns.
+    pub width: u32,
+    /// The type of the table.
+    pub dtype: DType,
+}
+
+impl Embed {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        Launch {
+            module: Module::new(File::Embed),
+            entry: "embed",
+            grid: [self.n, 1, 1],
+            block: [row_threads(self.width), 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.table),
+                Arg::Ptr(self.token),
+                Arg::Ptr(self.out),
+                Arg::U32(self.width),
+                Arg::U32(wide(self.width)),
+                Arg::U32(code(self.dtype)),
+            ],
+        }
+    }
+}
+
+/// `dst[to] = src[from]` for each pair of a list.
+#[derive(Clone, Copy, Debug)]
+pub struct GatherRows {
+    /// `[_, width]`, f32.
+    pub src: u64,
+    /// `[_, width]`, f32.
+    pub dst: u64,
+    /// `[n]` of `{u32 from, u32 to}`.
+    pub list: u64,
+    /// Pairs.
+    pub n: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+impl GatherRows {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        Launch {
+            module: Module::new(File::GatherRows),
+            entry: "gather_rows",
+            grid: [self.n, 1, 1],
+            block: [row_threads(self.width), 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.src),
+                Arg::Ptr(self.dst),
+                Arg::Ptr(self.list),
+                Arg::U32(self.width),
+                Arg::U32(wide(self.width)),
+            ],
+        }
+    }
+}
+
+/// Vectors into rows, as a list of writes says.
+#[derive(Clone, Copy, Debug)]
+pub struct Inject {
+    /// `[n_rows, width]`, f32.
+    pub rows: u64,
+    /// `[n_vectors, width]`, f32.
+    pub vectors: u64,
+    /// What [`injection_list`] gives.
+    pub list: u64,
+    /// A u32 that each row that was written adds 1 to.
+    pub written: u64,
+    /// Rows that may be written.
+    pub n_rows: u32,
+    /// Rows of the vectors.
+    pub n_vectors: u32,
+    /// Columns.
+    pub width: u32,
+    /// Blocks: as many as there are writes, or any other number where the list changes under a captured graph.
+    pub blocks: u32,
+}
+
+impl Inject {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        Launch {
+            module: Module::new(File::Inject),
+            entry: "inject",
+            grid: [self.blocks, 1, 1],
+            block: [row_threads(self.width), 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.rows),
+                Arg::Ptr(self.vectors),
+                Arg::Ptr(self.list),
+                Arg::Ptr(self.written),
+                Arg::U32(self.n_rows),
+                Arg::U32(self.n_vectors),
+                Arg::U32(self.width),
+                Arg::U32(wide(self.width)),
+            ],
+        }
+    }
+}
+
+/// The list that `inject.ptx` reads: the count in 16 bytes, then 16 bytes a write.
+pub fn injection_list(writes: &[Injection]) -> Vec<u8> {
+    let mut list = Vec::with_capacity(16 * (writes.len() + 1));
+    list.extend((writes.len() as u32).to_le_bytes());
+    list.resize(16, 0);
+    for write in writes {
+        let mode: u32 = match write.mode {
+            InjectMode::Replace => 0,
+            InjectMode::Add => 1,
+        };
+        list.extend((write.row as u32).to_le_bytes());
+        list.extend((write.vector as u32).to_le_bytes());
+        list.extend(mode.to_le_bytes());
+        list.extend(write.strength.to_le_bytes());
+    }
+    list
+}

@@ -1,0 +1,130 @@
+//! The ops that train one MLP.
+
+use super::backend::small;
+use super::buffers::GpuRows;
+use super::plan::{Adam as AdamPlan, MlpBackward};
+use super::{Driver, Gemm, Gpu, WeightOrder};
+use crate::error::check_shape;
+use crate::{Adam, DType, Result};
+
+impl<D: Driver> Gpu<D> {
+    pub(super) fn product_f32(
+        &self,
+        x: &GpuRows<D>,
+        w: &GpuRows<D>,
+        bias: Option<&GpuRows<D>>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "linear_f32";
+        check_shape(OP, "columns of the weight", x.width, w.width)?;
+        check_shape(OP, "width of the output", w.len, out.width)?;
+        if let Some(bias) = bias {
+            check_shape(OP, "length of the bias", w.len, bias.len * bias.width)?;
+        }
+        out.set_len(OP, x.len)?;
+        self.gemm_f32(x, w, WeightOrder::Outputs, out)?;
+        match bias {
+            Some(bias) if out.len * out.width > 0 => self.add_bias(OP, bias.address(), out),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn product_f32_back(
+        &self,
+        d: &GpuRows<D>,
+        w: &GpuRows<D>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "linear_f32_back";
+        check_shape(OP, "rows of the weight", d.width, w.len)?;
+        check_shape(OP, "width of the output", w.width, out.width)?;
+        out.set_len(OP, d.len)?;
+        self.gemm_f32(d, w, WeightOrder::Terms, out)
+    }
+
+    /// `out = a · w`, whose shapes have been checked.
+    fn gemm_f32(
+        &self,
+        a: &GpuRows<D>,
+        w: &GpuRows<D>,
+        order: WeightOrder,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        if out.len * out.width == 0 {
+            return Ok(());
+        }
+        let gemm = Gemm {
+            a: a.address(),
+            w: w.address(),
+            out: out.address(),
+            m: a.len,
+            n: out.width,
+            k: a.width,
+            dtype: DType::F32,
+            order,
+            accumulate: false,
+        };
+        // SAFETY: the caller has checked that the three shapes agree.
+        unsafe { self.driver.gemm(&gemm) }
+    }
+
+    pub(super) fn gate_backward(
+        &self,
+        gate_up: &GpuRows<D>,
+        d_hidden: &GpuRows<D>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "mlp_backward";
+        let ffn = d_hidden.width;
+        check_shape(OP, "width of gate_up", 2 * ffn, gate_up.width)?;
+        check_shape(OP, "width of the output", 2 * ffn, out.width)?;
+        check_shape(OP, "rows of d_hidden", gate_up.len, d_hidden.len)?;
+        out.set_len(OP, gate_up.len)?;
+        if out.len * ffn == 0 {
+            return Ok(());
+        }
+        let plan = MlpBackward {
+            gate_up: gate_up.address(),
+            d: d_hidden.address(),
+            out: out.address(),
+            n: small(OP, out.len)?,
+            ffn: small(OP, ffn)?,
+        };
+        // SAFETY: all three have `out.len` rows of their widths.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    pub(super) fn adam_step(
+        &self,
+        w: &mut GpuRows<D>,
+        [m, v]: [&mut GpuRows<D>; 2],
+        d: &GpuRows<D>,
+        x: &GpuRows<D>,
+        adam: &Adam,
+    ) -> Result<()> {
+        const OP: &str = "adam";
+        check_shape(OP, "rows of x", d.len, x.len)?;
+        check_shape(OP, "width of d", w.len, d.width)?;
+        check_shape(OP, "width of x", w.width, x.width)?;
+        for moment in [&*m, &*v] {
+            check_shape(OP, "rows of a moment", w.len, moment.len)?;
+            check_shape(OP, "width of a moment", w.width, moment.width)?;
+        }
+        if w.len * w.width == 0 {
+            return Ok(());
+        }
+        let plan = AdamPlan {
+            w: w.address(),
+            m: m.address(),
+            v: v.address(),
+            d: d.address(),
+            x: x.address(),
+            n: small(OP, d.len)?,
+            out: small(OP, w.len)?,
+            width: small(OP, w.width)?,
+            adam: *adam,
+        };
+        // SAFETY: weights and moments have one shape, and `d` and `x` as many rows.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+}

@@ -1,0 +1,498 @@
+//! Each op refuses what does not fit, with the numbers that say why.
+
+use selfie_kernels::reference::Matrix;
+use selfie_kernels::{
+    Adam, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError, KvLayout,
+    Result, Slot,
+};
+
+use super::{DTYPES, Operands, acts_of, must, rows_of};
+
+/// Op, expected and found of a refused shape.
+#[track_caller]
+fn shape<T>(result: Result<T>) -> (&'static str, usize, usize) {
+    match result {
+        Err(KernelError::Shape {
+            op,
+            expected,
+            found,
+            ..
+        }) => (op, expected, found),
+        Err(e) => panic!("{e}"),
+        Ok(_) => panic!("a wrong shape was taken"),
+    }
+}
+
+/// Op, index and length of a refused index.
+#[track_caller]
+fn range<T>(result: Result<T>) -> (&'static str, usize, usize) {
+    match result {
+        Err(KernelError::OutOfRange { op, index, len, .. }) => (op, index, len),
+        Err(e) => panic!("{e}"),
+        Ok(_) => panic!("an index out of range was taken"),
+    }
+}
+
+/// `n` rows of zeros.
+fn zeros<B: Backend>(backend: &B, n: usize, width: usize) -> B::Rows {
+    rows_of(backend, &vec![0.0; n * width], width)
+}
+
+/// A matrix `[out, in]` of ones.
+fn ones<B: Backend>(backend: &B, out: usize, columns: usize) -> B::Matrix {
+    let source = Matrix::new(DType::F32, columns, &vec![1.0; out * columns]);
+    must("matrix", backend.matrix(&[&source], DType::F32))
+}
+
+fn batch_of<B: Backend>(backend: &B, rows: &[BatchRow]) -> B::Batch {
+    let mut batch = must("batch", backend.batch(rows.len()));
+    must("load_batch", backend.load_batch(rows, &mut batch));
+    batch
+}
+
+fn at(slot: Slot, position: u32) -> BatchRow {
+    BatchRow {
+        token: 0,
+        slot,
+        position,
+    }
+}
+
+pub fn buffers<B: Operands>(backend: &B) {
+    let mut rows = must("rows", backend.rows(3, 4));
+    assert_eq!(
+        shape(backend.write_rows(&[0.0; 10], &mut rows)),
+        ("write_rows", 8, 10)
+    );
+    assert_eq!(
+        range(backend.write_rows(&[0.0; 16], &mut rows)),
+        ("write_rows", 3, 3)
+    );
+    must("write_rows", backend.write_rows(&[0.0; 8], &mut rows));
+    // Ends count from 0 to the length, which is one more than there are rows.
+    assert_eq!(range(backend.read_rows(&rows, 0..3)), ("read_rows", 3, 3));
+    #[allow(clippy::reversed_empty_ranges)]
+    let reversed = 2..1;
+    assert_eq!(
+        range(backend.read_rows(&rows, reversed)),
+        ("read_rows", 2, 2)
+    );
+    let mut batch = must("batch", backend.batch(2));
+    let three = [at(Slot::Shared, 0); 3];
+    assert_eq!(
+        range(backend.load_batch(&three, &mut batch)),
+        ("load_batch", 2, 2)
+    );
+}
+
+pub fn embed<B: Operands>(backend: &B) {
+    let table = ones(backend, 5, 3);
+    let row = |token| BatchRow {
+        token,
+        ..at(Slot::Shared, 0)
+    };
+    let two = batch_of(backend, &[row(4), row(0)]);
+    let mut wide = must("rows", backend.rows(2, 4));
+    assert_eq!(
+        shape(backend.embed(&table, &two, &mut wide)),
+        ("embed", 3, 4)
+    );
+    let mut out = must("rows", backend.rows(2, 3));
+    let unknown = batch_of(backend, &[row(4), row(5)]);
+    assert_eq!(
+        range(backend.embed(&table, &unknown, &mut out)),
+        ("embed", 5, 5)
+    );
+    let mut short = must("rows", backend.rows(1, 3));
+    assert_eq!(
+        range(backend.embed(&table, &two, &mut short)),
+        ("embed", 1, 1)
+    );
+    must("embed", backend.embed(&table, &two, &mut out));
+}
+
+pub fn rms_norm<B: Operands>(backend: &B) {
+    let x = zeros(backend, 2, 4);
+    let weight = must("vector", backend.vector(&[1.0; 4]));
+    let long = must("vector", backend.vector(&[1.0; 5]));
+    for dtype in DTYPES {
+        let acts = |n, width| must("acts", backend.acts(n, width, dtype));
+        let norm = |w, mut out| backend.rms_norm(&x, w, 1e-5, &mut out);
+        assert_eq!(shape(norm(&long, acts(2, 4))), ("rms_norm", 4, 5));
+        assert_eq!(shape(norm(&weight, acts(2, 5))), ("rms_norm", 4, 5));
+        assert_eq!(range(norm(&weight, acts(1, 4))), ("rms_norm", 1, 1));
+        must("rms_norm", norm(&weight, acts(2, 4)));
+    }
+    let rows = |n, width| must("rows", backend.rows(n, width));
+    let norm = |w, mut out| backend.rms_norm_f32(&x, w, 1e-5, &mut out);
+    assert_eq!(shape(norm(&long, rows(2, 4))), ("rms_norm", 4, 5));
+    assert_eq!(shape(norm(&weight, rows(2, 5))), ("rms_norm", 4, 5));
+    assert_eq!(range(norm(&weight, rows(1, 4))), ("rms_norm", 1, 1));
+    must("rms_norm_f32", norm(&weight, rows(2, 4)));
+}
+
+pub fn linear<B: Operands>(backend: &B) {
+    let w = ones(backend, 5, 3);
+    let a = acts_of(backend, &[0.0; 6], 3, DType::F32);
+    let wide = acts_of(backend, &[0.0; 8], 4, DType::F32);
+    let long = must("vector", backend.vector(&[0.0; 6]));
+    let mut out = must("rows", backend.rows(2, 5));
+    assert_eq!(
+        shape(backend.linear(&wide, &w, None, &mut out)),
+        ("linear", 3, 4)
+    );
+    assert_eq!(
+        shape(backend.linear(&a, &w, Some(&long), &mut out)),
+        ("linear", 5, 6)
+    );
+    let mut narrow = must("rows", backend.rows(2, 4));
+    assert_eq!(
+        shape(backend.linear(&a, &w, None, &mut narrow)),
+        ("linear", 5, 4)
+    );
+    let mut short = must("rows", backend.rows(1, 5));
+    assert_eq!(
+        range(backend.linear(&a, &w, None, &mut short)),
+        ("linear", 1, 1)
+    );
+    must("linear", backend.linear(&a, &w, None, &mut out));
+}
+
+pub fn linear_add<B: Operands>(backend: &B) {
+    let w = ones(backend, 5, 3);
+    let a = acts_of(backend, &[0.0; 6], 3, DType::F32);
+    let wide = acts_of(backend, &[0.0; 8], 4, DType::F32);
+    let long = must("vector", backend.vector(&[0.0; 6]));
+    let add = |a, bias, mut residual| backend.linear_add(a, &w, bias, &mut residual);
+    let (_, expected, found) = shape(add(&wide, None, zeros(backend, 2, 5)));
+    assert_eq!((expected, found), (3, 4));
+    let (_, expected, found) = shape(add(&a, Some(&long), zeros(backend, 2, 5)));
+    assert_eq!((expected, found), (5, 6));
+    shape(add(&a, None, zeros(backend, 3, 5)));
+    // As many values as two rows of five, in another shape.
+    assert_eq!(
+        shape(add(&a, None, zeros(backend, 5, 2))),
+        ("linear_add", 5, 2)
+    );
+    must("linear_add", add(&a, None, zeros(backend, 2, 5)));
+}
+
+pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &B) {
+    for dtype in DTYPES {
+        let source = Matrix::new(DType::F32, 3, &[1.0; 15]);
+        let w = must("matrix", backend.matrix(&[&source], dtype));
+        for made_for in DTYPES {
+            let a = acts_of(backend, &[0.0; 6], 3, made_for);
+            let mut out = must("rows", backend.rows(2, 5));
+            let mut residual = zeros(backend, 2, 5);
+            let results = [
+                backend.linear(&a, &w, None, &mut out),
+                backend.linear_add(&a, &w, None, &mut residual),
+                backend.head_best(&a, &w).map(|_| ()),
+                backend.head_score(&a, &w, &[0, 0]).map(|_| ()),
+            ];
+            let fits = B::operand(dtype) == B::operand(made_for);
+            for result in results {
+                match result {
+                    Ok(()) => assert!(fits, "{made_for} for {dtype}"),
+                    Err(KernelError::Unsupported { .. }) => {
+                        assert!(!fits, "{made_for} for {dtype}")
+                    }
+                    Err(e) => panic!("{made_for} for {dtype}: {e}"),
+                }
+            }
+        }
+    }
+}
+
+pub fn swiglu<B: Operands>(backend: &B) {
+    let acts = |n, width| must("acts", backend.acts(n, width, DType::Bf16));
+    let gate = |gate_up, mut out| backend.swiglu(gate_up, &mut out);
+    let rows = zeros(backend, 2, 6);
+    assert_eq!(shape(gate(&rows, acts(2, 4))), ("swiglu", 3, 4));
+    assert_eq!(range(gate(&rows, acts(1, 3))), ("swiglu", 1, 1));
+    // A gate without its half of the row.
+    let uneven = zeros(backend, 2, 7);
+    assert_eq!(shape(gate(&uneven, acts(2, 3))), ("swiglu", 6, 7));
+    must("swiglu", gate(&rows, acts(2, 3)));
+}
+
+const SHAPE: AttnShape = AttnShape {
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 6,
+};
+
+/// Two layers with eight shared positions, of which slot 0 sees five and slot 1 none, and four of each slot's own.
+fn cache<B: Backend>(backend: &B) -> B::Kv {
+    let layout = KvLayout {
+        kv_heads: SHAPE.kv_heads,
+        head_dim: SHAPE.head_dim,
+        shared: 8,
+        own: vec![4, 4],
+        slots: 2,
+        weights: DType::F32,
+    };
+    let mut kv = must("kv", backend.kv(&layout));
+    must("kv_share", backend.kv_share(&mut kv, 0, &[5, 5]));
+    kv
+}
+
+pub fn kv_share<B: Operands>(backend: &B) {
+    let mut kv = cache(backend);
+    assert_eq!(
+        range(backend.kv_share(&mut kv, 2, &[0, 0])),
+        ("kv_share", 2, 2)
+    );
+    assert_eq!(
+        shape(backend.kv_share(&mut kv, 0, &[0])),
+        ("kv_share", 2, 1)
+    );
+    // 0 to 8 positions can be seen: nine numbers.
+    assert_eq!(
+        range(backend.kv_share(&mut kv, 0, &[8, 9])),
+        ("kv_share", 9, 9)
+    );
+    must("kv_share", backend.kv_share(&mut kv, 1, &[8, 0]));
+}
+
+/// The same, with something at every position.
+fn filled_cache<B: Backend>(backend: &B) -> B::Kv {
+    let mut kv = cache(backend);
+    let mut rows: Vec<BatchRow> = (0..8).map(|p| at(Slot::Shared, p)).collect();
+    for (slot, seen) in [(0, 5), (1, 0)] {
+        rows.extend((seen..seen + 4).map(|p| at(Slot::Branch(slot), p)));
+    }
+    let batch = batch_of(backend, &rows);
+    let rope = zeros(backend, 9, SHAPE.head_dim);
+    for layer in 0..2 {
+        let mut qkv = zeros(backend, rows.len(), SHAPE.qkv_dim());
+        let appended = backend.rope_append(&SHAPE, &rope, &batch, layer, &mut qkv, &mut kv);
+        must("rope_append", appended);
+    }
+    kv
+}
+
+/// Runs an op of attention on one row: shape, row, width of qkv, rows of qkv, layer.
+type OneRow<'a> = &'a dyn Fn(AttnShape, BatchRow, usize, usize, usize) -> Result<()>;
+
+/// What rope_append and attend refuse alike.
+fn refused_by_both(op: &'static str, run: OneRow<'_>) {
+    let width = SHAPE.qkv_dim();
+    let row = at(Slot::Branch(0), 5);
+    let rows = |row| run(SHAPE, row, width, 1, 1);
+    assert_eq!(
+        shape(run(SHAPE, row, width + 1, 1, 1)),
+        (op, width, width + 1)
+    );
+    assert_eq!(shape(run(SHAPE, row, width, 2, 1)), (op, 1, 2));
+    assert_eq!(range(run(SHAPE, row, width, 1, 2)), (op, 2, 2));
+    let heads = AttnShape {
+        kv_heads: 4,
+        ..SHAPE
+    };
+    let (found, _, _) = shape(run(heads, row, heads.qkv_dim(), 1, 1));
+    assert_eq!(found, op);
+    let wide = AttnShape {
+        head_dim: 8,
+        ..SHAPE
+    };
+    let (found, _, _) = shape(run(wide, row, wide.qkv_dim(), 1, 1));
+    assert_eq!(found, op);
+    assert_eq!(range(rows(at(Slot::Shared, 8))), (op, 8, 8));
+    assert_eq!(range(rows(at(Slot::Branch(2), 5))), (op, 2, 2));
+    // Slot 0 starts at 5 and has room for four; slot 1 starts at 0.
+    assert_eq!(range(rows(at(Slot::Branch(0), 9))), (op, 9, 9));
+    assert_eq!(range(rows(at(Slot::Branch(1), 4))), (op, 4, 4));
+    assert_eq!(range(rows(at(Slot::Branch(0), 4))).0, op);
+    for fits in [
+        at(Slot::Shared, 7),
+        at(Slot::Branch(0), 5),
+        at(Slot::Branch(0), 8),
+        at(Slot::Branch(1), 0),
+        at(Slot::Branch(1), 3),
+    ] {
+        must(fits, rows(fits));
+    }
+}
+
+pub fn rope_append<B: Operands>(backend: &B) {
+    let run = |rope: &B::Rows, shape: AttnShape, row, width, n, layer| {
+        let mut qkv = zeros(backend, n, width);
+        let batch = batch_of(backend, &[row]);
+        backend.rope_append(&shape, rope, &batch, layer, &mut qkv, &mut cache(backend))
+    };
+    refused_by_both("rope_append", &|shape, row, width, n, layer| {
+        run(
+            &zeros(backend, 9, shape.head_dim),
+            shape,
+            row,
+            width,
+            n,
+            layer,
+        )
+    });
+    let width = SHAPE.qkv_dim();
+    let narrow = zeros(backend, 9, 3);
+    let row = at(Slot::Branch(0), 5);
+    assert_eq!(
+        shape(run(&narrow, SHAPE, row, width, 1, 0)),
+        ("rope_append", 6, 3)
+    );
+    let short = zeros(backend, 5, 6);
+    assert_eq!(
+        range(run(&short, SHAPE, row, width, 1, 0)),
+        ("rope_append", 5, 5)
+    );
+}
+
+pub fn attend<B: Operands>(backend: &B) {
+    let run = |shape: AttnShape, row, width, n, layer, out: (usize, usize)| {
+        let qkv = zeros(backend, n, width);
+        let batch = batch_of(backend, &[row]);
+        let mut out = must("acts", backend.acts(out.0, out.1, DType::F32));
+        backend.attend(
+            &shape,
+            &qkv,
+            &batch,
+            layer,
+            &filled_cache(backend),
+            &mut out,
+        )
+    };
+    refused_by_both("attend", &|shape, row, width, n, layer| {
+        run(shape, row, width, n, layer, (2, shape.q_dim()))
+    });
+    let (width, q_dim) = (SHAPE.qkv_dim(), SHAPE.q_dim());
+    let row = at(Slot::Branch(0), 5);
+    assert_eq!(
+        shape(run(SHAPE, row, width, 1, 0, (1, q_dim + 1))),
+        ("attend", q_dim, q_dim + 1)
+    );
+    assert_eq!(
+        range(run(SHAPE, row, width, 1, 0, (0, q_dim))),
+        ("attend", 0, 0)
+    );
+    // Five query heads cannot share two key heads.
+    let uneven = AttnShape { heads: 5, ..SHAPE };
+    let out = (1, uneven.q_dim());
+    let uneven = run(uneven, row, uneven.qkv_dim(), 1, 0, out);
+    assert_eq!(shape(uneven), ("attend", 4, 5));
+}
+
+pub fn probe_ops<B: Operands>(backend: &B) {
+    let src = zeros(backend, 3, 4);
+    let mut dst = must("rows", backend.rows(2, 4));
+    let mut wide = zeros(backend, 2, 5);
+    assert_eq!(
+        shape(backend.gather(&src, &[0], &mut wide)),
+        ("gather", 4, 5)
+    );
+    assert_eq!(
+        range(backend.gather(&src, &[0, 3], &mut dst)),
+        ("gather", 3, 3)
+    );
+    assert_eq!(
+        range(backend.gather(&src, &[0, 1, 2], &mut dst)),
+        ("gather", 2, 2)
+    );
+    assert_eq!(
+        backend.len(&dst),
+        0,
+        "a gather that was refused appended rows"
+    );
+
+    let mut dst = zeros(backend, 2, 4);
+    assert_eq!(
+        shape(backend.scatter(&src, &[0], &mut wide, &[0])),
+        ("scatter", 4, 5)
+    );
+    assert_eq!(
+        shape(backend.scatter(&src, &[0, 1], &mut dst, &[0])),
+        ("scatter", 2, 1)
+    );
+    assert_eq!(
+        range(backend.scatter(&src, &[3], &mut dst, &[0])),
+        ("scatter", 3, 3)
+    );
+    assert_eq!(
+        range(backend.scatter(&src, &[0], &mut dst, &[2])),
+        ("scatter", 2, 2)
+    );
+
+    let write = |row, vector| Injection {
+        row,
+        vector,
+        mode: InjectMode::Replace,
+        strength: 1.0,
+    };
+    assert_eq!(
+        shape(backend.inject(&src, &[write(0, 0)], &mut wide)),
+        ("inject", 5, 4)
+    );
+    assert_eq!(
+        range(backend.inject(&src, &[write(2, 0)], &mut dst)),
+        ("inject", 2, 2)
+    );
+    assert_eq!(
+        range(backend.inject(&src, &[write(0, 3)], &mut dst)),
+        ("inject", 3, 3)
+    );
+}
+
+pub fn head<B: Operands>(backend: &B) {
+    let head = ones(backend, 5, 3);
+    let a = acts_of(backend, &[0.0; 6], 3, DType::F32);
+    let wide = acts_of(backend, &[0.0; 8], 4, DType::F32);
+    let (_, expected, found) = shape(backend.head_best(&wide, &head));
+    assert_eq!((expected, found), (3, 4));
+    let (_, expected, found) = shape(backend.head_score(&wide, &head, &[0, 0]));
+    assert_eq!((expected, found), (3, 4));
+    assert_eq!(
+        shape(backend.head_score(&a, &head, &[0])),
+        ("head_score", 2, 1)
+    );
+    assert_eq!(
+        range(backend.head_score(&a, &head, &[4, 5])),
+        ("head_score", 5, 5)
+    );
+}
+
+pub fn training<B: Operands>(backend: &B) {
+    let rows = |n, width| zeros(backend, n, width);
+    let mut out = rows(4, 6);
+    let refused = backend.linear_f32(&rows(2, 3), &rows(6, 4), None, &mut out);
+    assert_eq!(shape(refused), ("linear_f32", 3, 4));
+    let refused = backend.linear_f32(&rows(2, 4), &rows(5, 4), None, &mut out);
+    assert_eq!(shape(refused), ("linear_f32", 5, 6));
+    let refused = backend.linear_f32(&rows(2, 4), &rows(6, 4), Some(&rows(5, 1)), &mut out);
+    assert_eq!(shape(refused), ("linear_f32", 6, 5));
+    let refused = backend.linear_f32(&rows(5, 4), &rows(6, 4), None, &mut out);
+    assert_eq!(range(refused), ("linear_f32", 4, 4));
+    let refused = backend.linear_f32_back(&rows(2, 3), &rows(4, 6), &mut out);
+    assert_eq!(shape(refused), ("linear_f32_back", 3, 4));
+    let refused = backend.linear_f32_back(&rows(2, 4), &rows(4, 5), &mut out);
+    assert_eq!(shape(refused), ("linear_f32_back", 5, 6));
+    let refused = backend.swiglu_f32(&rows(2, 10), &mut out);
+    assert_eq!(shape(refused), ("swiglu_f32", 12, 10));
+    let refused = backend.mlp_backward(&rows(2, 8), &rows(2, 3), &mut out);
+    assert_eq!(shape(refused), ("mlp_backward", 6, 8));
+    let refused = backend.mlp_backward(&rows(2, 6), &rows(1, 3), &mut out);
+    assert_eq!(shape(refused), ("mlp_backward", 2, 1));
+    let mut step = |moments: [(usize, usize); 2], d: (usize, usize), x: (usize, usize)| {
+        let [mut m, mut v] = moments.map(|(n, width)| rows(n, width));
+        let (d, x) = (rows(d.0, d.1), rows(x.0, x.1));
+        shape(backend.adam(&mut out, [&mut m, &mut v], &d, &x, &Adam::new(1e-3)))
+    };
+    let fits = [(4, 6), (4, 6)];
+    assert_eq!(step(fits, (2, 4), (3, 6)), ("adam", 2, 3));
+    assert_eq!(step(fits, (2, 5), (2, 6)), ("adam", 4, 5));
+    assert_eq!(step(fits, (2, 4), (2, 5)), ("adam", 6, 5));
+    assert_eq!(step([(3, 6), (4, 6)], (2, 4), (2, 6)), ("adam", 4, 3));
+    assert_eq!(step([(4, 6), (4, 5)], (2, 4), (2, 6)), ("adam", 6, 5));
+    let matrix = ones(backend, 3, 2);
+    assert_eq!(
+        range(backend.read_matrix(&matrix, 1..4)),
+        ("read_matrix", 4, 4)
+    );
+}

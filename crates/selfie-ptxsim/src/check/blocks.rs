@@ -1,0 +1,96 @@
+//! Races between the blocks of a launch, on global memory.
+//!
+//! Nothing orders the blocks of a launch, so what one block writes and another reads or writes is a race. For
+//! each granule, the kernel's smallest access, the last writer and the readers are kept, with the launch in the
+//! upper half, so that nothing has to be cleared between launches.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::device::zeros;
+
+/// The smallest granule: two blocks that use the two bytes of one are taken for a race.
+pub(crate) const SMALLEST: u32 = 2;
+
+/// Stands for several blocks as readers.
+const MANY: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(crate) struct BlockRaces {
+    writers: Box<[AtomicU64]>,
+    readers: Box<[AtomicU64]>,
+}
+
+/// Another block that uses the granule.
+pub(crate) struct OtherBlock {
+    pub(crate) block: u32,
+    pub(crate) did: &'static str,
+}
+
+fn tag(launch: u32, block: u32) -> u64 {
+    u64::from(launch) << 32 | u64::from(block)
+}
+
+/// The block of a tag, if it is of this launch and not `block`.
+fn other(entry: u64, launch: u32, block: u32) -> Option<u32> {
+    let theirs = entry as u32;
+    ((entry >> 32) as u32 == launch && theirs != block).then_some(theirs)
+}
+
+impl BlockRaces {
+    pub(crate) fn new(granules: usize) -> Self {
+        Self {
+            writers: zeros(granules),
+            readers: zeros(granules),
+        }
+    }
+
+    pub(crate) fn read(&self, granule: usize, launch: u32, block: u32) -> Option<OtherBlock> {
+        let mine = tag(launch, block);
+        let before = self.readers[granule].load(SeqCst);
+        if before != mine && before != tag(launch, MANY) {
+            // SeqCst: of a reader and a writer at the same time, one sees the other.
+            let _ = self.readers[granule].fetch_update(SeqCst, SeqCst, |entry| {
+                Some(if other(entry, launch, block).is_some() {
+                    tag(launch, MANY)
+                } else {
+                    mine
+                })
+            });
+        }
+        let writer = other(self.writers[granule].load(SeqCst), launch, block)?;
+        Some(OtherBlock {
+            block: writer,
+            did: "writes",
+        })
+    }
+
+    /// `readers`: whether a reader is a race too.
+    pub(crate) fn write(
+        &self,
+        granule: usize,
+        launch: u32,
+        block: u32,
+        readers: bool,
+    ) -> Option<OtherBlock> {
+        let mine = tag(launch, block);
+        if self.writers[granule].load(SeqCst) != mine {
+            let before = self.writers[granule].swap(mine, SeqCst);
+            if let Some(block) = other(before, launch, block) {
+                return Some(OtherBlock {
+                    block,
+                    did: "writes",
+                });
+            }
+        }
+        if !readers {
+            return None;
+        }
+        let reader = other(self.readers[granule].load(SeqCst), launch, block)?;
+        let block = if reader == MANY { 0 } else { reader };
+        Some(OtherBlock {
+            block,
+            did: "reads",
+        })
+    }
+}

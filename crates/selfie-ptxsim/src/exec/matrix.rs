@@ -1,0 +1,147 @@
+//! `ldmatrix` and `mma.sync`.
+
+use super::block::Block;
+use super::half::widen_f16;
+use super::memory::{Access, addresses};
+use super::regs::LANES;
+use super::warp::Warp;
+use crate::error::{Result, SimError};
+use crate::ir::{Mma, MmaType, Row, Target};
+
+/// Both need all 32 lanes together.
+fn whole_warp(block: &Block<'_>, warp: &Warp, pc: usize, mask: u32) -> Result<()> {
+    if mask == u32::MAX {
+        return Ok(());
+    }
+    let place = block.place(warp, pc, mask.trailing_zeros() as usize);
+    Err(SimError::SyncMask {
+        place,
+        mask: u32::MAX,
+        active: mask,
+        why: "it needs all 32 lanes",
+    })
+}
+
+/// Lanes 8i..8i+8 hold the addresses of the rows of matrix i; lane l gets row l/4, columns 2(l%4) and the next, of each
+/// matrix or of its transpose.
+pub(super) fn ldmatrix(
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    pc: usize,
+    mask: u32,
+    d: &[Row],
+    transpose: bool,
+    from: Target,
+) -> Result<()> {
+    whole_warp(block, warp, pc, mask)?;
+    let at = addresses(&warp.regs, from);
+    for (i, &d) in d.iter().enumerate() {
+        let mut matrix = [[0u16; 8]; 8];
+        for (row, values) in matrix.iter_mut().enumerate() {
+            let lane = 8 * i + row;
+            let offset = block.shared_offset(
+                warp,
+                Access {
+                    pc,
+                    lane,
+                    address: at[lane],
+                    bytes: 16,
+                },
+            )?;
+            let read = block.shadow.read_by_warp(warp.index as usize, offset, 16);
+            read.map_err(|clash| block.clash(warp, pc, lane, clash))?;
+            for (column, value) in values.iter_mut().enumerate() {
+                let start = offset + 2 * column;
+                *value = u16::from_le_bytes([block.shared[start], block.shared[start + 1]]);
+            }
+        }
+        // A matrix goes in one pass, as a quarter warp's 16-byte accesses do; the four of an x4 are one request.
+        block.count_shared_load(pc, &at, 0xff << (8 * i), 16);
+        if i > 0 {
+            block.tallies[pc].shared_load.requests -= 1;
+        }
+        let out = std::array::from_fn(|lane| {
+            let (row, column) = (lane / 4, 2 * (lane % 4));
+            let [low, high] = match transpose {
+                false => [matrix[row][column], matrix[row][column + 1]],
+                true => [matrix[column][row], matrix[column + 1][row]],
+            };
+            u32::from(high) << 16 | u32::from(low)
+        });
+        warp.regs.put_32(d, mask, &out);
+    }
+    Ok(())
+}
+
+/// D = A B + C for A `[16, k]`, B `[k, 8]`, C and D f32 `[16, 8]`.
+///
+/// Products of halves and of tf32 are exact in f32; they are added to C one after the other by rising k, each sum rounded
+/// to f32. The ISA leaves order and rounding open, and hardware differs, so results are compared with a tolerance.
+pub(super) fn mma(
+    block: &Block<'_>,
+    warp: &mut Warp,
+    pc: usize,
+    mask: u32,
+    mma: &Mma,
+) -> Result<()> {
+    whole_warp(block, warp, pc, mask)?;
+    let (a, b) = operands(warp, mma);
+    let rows = |row: Row| &warp.regs.b32[row as usize];
+    let mut sums = [[0f32; 8]; 16];
+    for lane in 0..LANES {
+        let (group, column) = (lane / 4, 2 * (lane % 4));
+        for (i, &row) in mma.c.iter().enumerate() {
+            sums[group + 8 * (i / 2)][column + i % 2] = f32::from_bits(rows(row)[lane]);
+        }
+    }
+    for (sums, a) in sums.iter_mut().zip(&a) {
+        for (a, b) in a.iter().zip(&b).take(mma.k as usize) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum += a * b;
+            }
+        }
+    }
+    for (i, &d) in mma.d.iter().enumerate() {
+        let out = std::array::from_fn(|lane| {
+            let sum = sums[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
+            if sum.is_nan() {
+                0x7fff_ffff
+            } else {
+                sum.to_bits()
+            }
+        });
+        warp.regs.put_32(d, mask, &out);
+    }
+    Ok(())
+}
+
+/// A by rows and B by rows, from the fragments (PTX ISA, "Matrix fragments for mma.m16n8k16").
+fn operands(warp: &Warp, mma: &Mma) -> ([[f32; 16]; 16], [[f32; 8]; 16]) {
+    let mut a = [[0f32; 16]; 16];
+    let mut b = [[0f32; 8]; 16];
+    // A register holds one tf32 or two halves; a fragment's registers are 8 rows or half of k apart.
+    let (per_register, step) = match mma.ty {
+        MmaType::Tf32 => (1, 4),
+        MmaType::F16 | MmaType::Bf16 => (2, 8),
+    };
+    let value = |bits: u32, i: usize| match mma.ty {
+        MmaType::Tf32 => f32::from_bits(bits & 0xffff_e000),
+        MmaType::F16 => widen_f16((bits >> (16 * i)) as u16),
+        MmaType::Bf16 => f32::from_bits((bits >> (16 * i)) << 16),
+    };
+    let k_steps = mma.k as usize / step;
+    for lane in 0..LANES {
+        let (group, member) = (lane / 4, lane % 4);
+        for k_step in 0..k_steps {
+            for i in 0..per_register {
+                let k = k_step * step + member * per_register + i;
+                for upper in 0..2 {
+                    let bits = warp.regs.b32[mma.a[2 * k_step + upper] as usize][lane];
+                    a[group + 8 * upper][k] = value(bits, i);
+                }
+                b[k][group] = value(warp.regs.b32[mma.b[k_step] as usize][lane], i);
+            }
+        }
+    }
+    (a, b)
+}

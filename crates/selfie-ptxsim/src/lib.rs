@@ -1,0 +1,18 @@
+//! Executes PTX kernels on the CPU, and says what is wrong with them.
+#![forbid(unsafe_code)]
+
+mod check;
+mod decode;
+mod device;
+mod error;
+mod exec;
+mod ir;
+mod module;
+mod parse;
+mod report;
+
+pub use device::Gpu;
+pub use error::{Place, Position, Result, SimError, Space};
+pub use exec::{Arg, Config};
+pub use module::Module;
+pub use report::{Count, Counters, Report};

@@ -1,0 +1,842 @@
+//! Each check has kernels that fail it, and their correct twins that pass.
+
+mod common;
+
+use common::{FIRST, device, failure, launch, module, run};
+use selfie_ptxsim::{Arg, Config, Gpu, Module, Place, SimError, Space};
+
+const SHARED: &str = ".shared .align 16 .b8 s[1024];";
+/// `%r1` is the shared address of the thread's own word.
+const OWN: &str = "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 4, %r1;";
+
+fn body(text: &str) -> String {
+    format!("{OWN} {text} ret;")
+}
+
+fn at(place: &Place) -> (u32, u32) {
+    (place.line, place.thread[0])
+}
+
+#[test]
+fn global_out_of_bounds() {
+    let error = failure(
+        "",
+        "mul.wide.u32 %rd1, %r0, 4;\nadd.u64 %rd1, %rd0, %rd1;\nst.global.u32 [%rd1+128], %r0; ret;",
+        64,
+    );
+    let SimError::OutOfBounds {
+        place,
+        space,
+        bytes,
+        ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        (at(&place), space, bytes),
+        ((FIRST + 2, 32), Space::Global, 4)
+    );
+    // A vector access that starts inside and ends outside.
+    let error = failure(
+        "",
+        "ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd0+256]; ret;",
+        1,
+    );
+    assert!(
+        matches!(error, SimError::OutOfBounds { bytes: 16, .. }),
+        "{error}"
+    );
+    let error = failure("", "ld.global.u32 %r1, [%rd0+-4]; ret;", 1);
+    assert!(matches!(error, SimError::OutOfBounds { .. }), "{error}");
+}
+
+#[test]
+fn freed_memory_is_out_of_bounds() {
+    let (mut gpu, p) = device(4, &[1, 2, 3, 4]);
+    gpu.free(p).unwrap();
+    let other = gpu.alloc(16).unwrap();
+    assert_ne!(p, other);
+    let error = launch(
+        &mut gpu,
+        &module("", "ld.global.u32 %r1, [%rd0]; ret;"),
+        1,
+        1,
+        p,
+    )
+    .unwrap_err();
+    assert!(matches!(error, SimError::OutOfBounds { .. }), "{error}");
+}
+
+#[test]
+fn shared_out_of_bounds() {
+    let error = failure(SHARED, &body("st.shared.u32 [%r1+896], %r0;"), 64);
+    let SimError::OutOfBounds { place, space, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((at(&place), space), ((FIRST, 32), Space::Shared));
+    // Address 0 is below the first variable.
+    let error = failure(SHARED, "mov.u32 %r1, 0; st.shared.u32 [%r1], %r0; ret;", 1);
+    assert!(
+        matches!(
+            error,
+            SimError::OutOfBounds {
+                space: Space::Shared,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // The same through a generic address.
+    let error = failure(
+        SHARED,
+        "mov.u64 %rd1, s; cvta.shared.u64 %rd1, %rd1; st.u32 [%rd1+1024], %r0; ret;",
+        1,
+    );
+    assert!(
+        matches!(
+            error,
+            SimError::OutOfBounds {
+                space: Space::Shared,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn param_out_of_bounds() {
+    let error = failure("", "ld.param.u32 %r1, [p+8]; ret;", 1);
+    let SimError::BadInstruction { at, message, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(at.line, FIRST);
+    assert!(message.contains("out of bounds"), "{message}");
+}
+
+#[test]
+fn misaligned() {
+    let error = failure("", "ld.global.u32 %r1, [%rd0+2]; ret;", 1);
+    assert!(
+        matches!(
+            error,
+            SimError::Misaligned {
+                space: Space::Global,
+                bytes: 4,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = failure("", "ld.global.v2.u32 {%r1, %r2}, [%rd0+4]; ret;", 1);
+    assert!(
+        matches!(
+            error,
+            SimError::Misaligned {
+                space: Space::Global,
+                bytes: 8,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = failure(
+        SHARED,
+        &body("st.shared.v4.u32 [%r1], {%r0, %r0, %r0, %r0};"),
+        2,
+    );
+    assert!(
+        matches!(
+            error,
+            SimError::Misaligned {
+                space: Space::Shared,
+                bytes: 16,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = failure("", "ld.param.u32 %r1, [p+2]; ret;", 1);
+    assert!(
+        matches!(
+            error,
+            SimError::Misaligned {
+                space: Space::Param,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn uninitialised_register() {
+    let error = failure("", "add.u32 %r1, %r0, 1;\nadd.u32 %r2, %r1, %r3; ret;", 1);
+    let SimError::UninitialisedRegister { place, register } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((place.line, register.as_str()), (FIRST + 1, "%r3"));
+    // Written by some lanes only.
+    let error = failure(
+        "",
+        "setp.lt.u32 %p0, %r0, 5;\n@%p0 mov.u32 %r1, 7;\nadd.u32 %r2, %r1, 1; ret;",
+        32,
+    );
+    let SimError::UninitialisedRegister { place, register } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((at(&place), register.as_str()), ((FIRST + 2, 5), "%r1"));
+    // A guard, 64-bit registers, and a path that leaves the register out.
+    let error = failure("", "@%p3 add.u32 %r1, %r0, 1; ret;", 1);
+    assert!(
+        matches!(&error, SimError::UninitialisedRegister { register, .. } if register == "%p3"),
+        "{error}"
+    );
+    let error = failure("", "add.u64 %rd1, %rd0, %rd2; ret;", 1);
+    assert!(
+        matches!(&error, SimError::UninitialisedRegister { register, .. } if register == "%rd2"),
+        "{error}"
+    );
+    let error = failure(
+        "",
+        "setp.eq.u32 %p0, %r0, 0; @%p0 bra L; mov.u32 %r5, 1; L: add.u32 %r6, %r5, 1; ret;",
+        2,
+    );
+    assert!(
+        matches!(&error, SimError::UninitialisedRegister { register, .. } if register == "%r5"),
+        "{error}"
+    );
+    // Two guarded halves write it all.
+    let both = "setp.lt.u32 %p0, %r0, 5; @%p0 mov.u32 %r1, 7; @!%p0 mov.u32 %r1, 8; st.global.u32 [%rd0], %r1; ret;";
+    assert_eq!(run("", both, 1, &[0]).unwrap(), [7]);
+}
+
+#[test]
+fn uninitialised_memory() {
+    let (mut gpu, p) = device(4, &[1, 2, 3]);
+    let read = |offset| module("", &format!("ld.global.u32 %r1, [%rd0+{offset}]; ret;"));
+    launch(&mut gpu, &read(8), 1, 1, p).unwrap();
+    let error = launch(&mut gpu, &read(12), 1, 1, p).unwrap_err();
+    let SimError::UninitialisedMemory { space, address, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((space, address), (Space::Global, p + 12));
+    assert!(
+        matches!(gpu.read(p, &mut [0; 16]), Err(SimError::UninitialisedCopy { address }) if address == p + 12)
+    );
+    // A 16-bit store makes half a word readable, no more.
+    launch(
+        &mut gpu,
+        &module("", "mov.u16 %h0, 5; st.global.b16 [%rd0+12], %h0; ret;"),
+        1,
+        1,
+        p,
+    )
+    .unwrap();
+    launch(
+        &mut gpu,
+        &module("", "ld.global.u16 %h0, [%rd0+12]; ret;"),
+        1,
+        1,
+        p,
+    )
+    .unwrap();
+    assert!(launch(&mut gpu, &read(12), 1, 1, p).is_err());
+
+    let error = failure(
+        SHARED,
+        &body("st.shared.u32 [%r1], %r0; ld.shared.u32 %r2, [%r1+4];"),
+        1,
+    );
+    assert!(
+        matches!(
+            error,
+            SimError::UninitialisedMemory {
+                space: Space::Shared,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn shared_memory_is_poisoned_again_for_each_block() {
+    let text = "mov.u32 %r2, %ctaid.x; setp.eq.u32 %p0, %r2, 0; @%p0 st.shared.u32 [%r1], %r0; ld.shared.u32 %r3, [%r1];";
+    let (mut gpu, p) = device(1, &[0]);
+    let error = launch(&mut gpu, &module(SHARED, &body(text)), 2, 32, p).unwrap_err();
+    let SimError::UninitialisedMemory { place, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(place.block, [1, 0, 0]);
+}
+
+/// Threads of different warps exchange through shared memory.
+#[test]
+fn race_between_warps() {
+    let exchange = |barrier: &str| {
+        body(&format!(
+            "st.shared.u32 [%r1], %r0;\n{barrier}\nxor.b32 %r2, %r0, 32; mov.u32 %r3, s; mad.lo.u32 %r3, %r2, 4, %r3;\nld.shared.u32 %r4, [%r3];"
+        ))
+    };
+    // Warp 0 comes first here, and reads what nobody has written yet, unless it waits so long that warp 1 gets its turn.
+    let long =
+        "mov.u32 %r9, 0; WAIT: add.u32 %r9, %r9, 1; setp.lt.u32 %p0, %r9, 5000; @%p0 bra WAIT;";
+    let error = failure(SHARED, &exchange(long), 64);
+    let SimError::SharedRace {
+        place, other, did, ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((at(&place), other, did), ((FIRST + 3, 0), 32, "wrote"));
+    let values: Vec<u32> = (0..64).collect();
+    run(SHARED, &exchange("bar.sync 0;"), 64, &values).unwrap();
+    // A barrier of the warp does not order two warps.
+    assert!(matches!(
+        failure(
+            SHARED,
+            &exchange(&format!("bar.warp.sync 0xffffffff; {long}")),
+            64
+        ),
+        SimError::SharedRace { .. }
+    ));
+}
+
+#[test]
+fn race_of_a_write_after_a_read() {
+    let text = |barrier: &str| {
+        body(&format!(
+            "st.shared.u32 [%r1], %r0; bar.sync 0; ld.shared.u32 %r2, [s]; {barrier}\nsetp.eq.u32 %p0, %r0, 40; @%p0 st.shared.u32 [s], %r0;"
+        ))
+    };
+    let error = failure(SHARED, &text(""), 64);
+    let SimError::SharedRace { place, did, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((at(&place), did), ((FIRST + 1, 40), "read"));
+    let values: Vec<u32> = (0..64).collect();
+    run(SHARED, &text("bar.sync 0;"), 64, &values).unwrap();
+}
+
+#[test]
+fn race_within_a_warp() {
+    let exchange = |barrier: &str| {
+        body(&format!(
+            "st.shared.u32 [%r1], %r0;\n{barrier}\nxor.b32 %r2, %r0, 1; mov.u32 %r3, s; mad.lo.u32 %r3, %r2, 4, %r3;\nld.shared.u32 %r4, [%r3];"
+        ))
+    };
+    assert!(matches!(
+        failure(SHARED, &exchange(""), 32),
+        SimError::SharedRace { .. }
+    ));
+    let values: Vec<u32> = (0..64).collect();
+    run(SHARED, &exchange("bar.warp.sync 0xffffffff;"), 32, &values).unwrap();
+    run(SHARED, &exchange("bar.sync 0;"), 32, &values).unwrap();
+    // A shuffle orders no memory.
+    let shuffle = "shfl.sync.bfly.b32 %r9, %r0, 1, 31, 0xffffffff;";
+    assert!(matches!(
+        failure(SHARED, &exchange(shuffle), 32),
+        SimError::SharedRace { .. }
+    ));
+    // Each half of the warp synchronises itself.
+    let halves =
+        "setp.lt.u32 %p0, %r0, 16; selp.b32 %r8, 0xffff, 0xffff0000, %p0; bar.warp.sync %r8;";
+    run(SHARED, &exchange(halves), 32, &values).unwrap();
+    let across = exchange(halves).replace("xor.b32 %r2, %r0, 1;", "xor.b32 %r2, %r0, 16;");
+    assert!(matches!(
+        failure(SHARED, &across, 32),
+        SimError::SharedRace { .. }
+    ));
+}
+
+#[test]
+fn two_lanes_write_one_address() {
+    assert!(matches!(
+        failure(SHARED, "st.shared.u32 [s], %r0; ret;", 2),
+        SimError::SharedRace { did: "wrote", .. }
+    ));
+}
+
+#[test]
+fn atomics_do_not_race_with_each_other() {
+    let text = "setp.eq.u32 %p0, %r0, 0; @%p0 st.shared.u32 [s], 5; bar.sync 0; atom.shared.add.u32 %r2, [s], 1; {barrier} ld.shared.u32 %r3, [s]; @%p0 st.global.u32 [%rd0], %r3; ret;";
+    assert_eq!(
+        run(SHARED, &text.replace("{barrier}", "bar.sync 0;"), 64, &[0]).unwrap(),
+        [69]
+    );
+    assert!(matches!(
+        failure(SHARED, &text.replace("{barrier}", ""), 64),
+        SimError::SharedRace { .. }
+    ));
+}
+
+/// Half a block hands over to the other half through a barrier of its own.
+#[test]
+fn named_barriers_order_who_takes_part() {
+    let text = |consumer: &str| {
+        body(&format!(
+            "setp.ge.u32 %p0, %r0, 64; @%p0 bra WAIT;
+            st.shared.u32 [%r1], %r0; bar.sync 1, 64; xor.b32 %r2, %r0, 32; mov.u32 %r3, s; mad.lo.u32 %r3, %r2, 4, %r3; ld.shared.u32 %r4, [%r3];
+            WAIT: {consumer}"
+        ))
+    };
+    let values: Vec<u32> = (0..64).collect();
+    run(SHARED, &text(""), 128, &values).unwrap();
+    let reads = "@%p0 ld.shared.u32 %r5, [s];";
+    assert!(matches!(
+        failure(SHARED, &text(reads), 128),
+        SimError::SharedRace { .. }
+    ));
+    run(SHARED, &text(&format!("bar.sync 0; {reads}")), 128, &values).unwrap();
+}
+
+#[test]
+fn divergent_barrier() {
+    let text = "setp.lt.u32 %p0, %r0, 40;\n@%p0 bar.sync 0; ret;";
+    let error = failure("", text, 64);
+    let SimError::DivergentBarrier {
+        place,
+        active,
+        live,
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((place.line, active, live), (FIRST + 1, 0xff, u32::MAX));
+    let branch = "setp.lt.u32 %p0, %r0, 8; @!%p0 bra L; bar.sync 0; L: add.u32 %r1, %r0, 1; ret;";
+    assert!(matches!(
+        failure("", branch, 32),
+        SimError::DivergentBarrier { active: 0xff, .. }
+    ));
+    // Threads that have exited are not waited for.
+    let values: Vec<u32> = (0..64).collect();
+    run(
+        "",
+        "setp.lt.u32 %p0, %r0, 40; @!%p0 exit; bar.sync 0; ret;",
+        64,
+        &values,
+    )
+    .unwrap();
+    run(
+        "",
+        "setp.lt.u32 %p0, %r0, 40; @!%p0 bra END; bar.sync 0; END: ret;",
+        64,
+        &values,
+    )
+    .unwrap();
+}
+
+#[test]
+fn deadlock() {
+    let error = failure(
+        "",
+        "setp.lt.u32 %p0, %r0, 32; @%p0 bra L; bar.sync 1; ret; L: bar.sync 2; ret;",
+        64,
+    );
+    let SimError::Deadlock {
+        arrived, expected, ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((arrived, expected), (32, 64));
+    let error = failure(
+        "",
+        "setp.lt.u32 %p0, %r0, 32; @%p0 bar.sync 1, 64; ret;",
+        64,
+    );
+    assert!(
+        matches!(
+            error,
+            SimError::Deadlock {
+                barrier: 1,
+                arrived: 32,
+                expected: 64,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+/// Thread t copies 16 bytes; thread 0 reads what thread `reader` copied.
+fn copy(after: &str) -> String {
+    format!(
+        "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 16, %r1; mul.wide.u32 %rd1, %r0, 16; add.u64 %rd1, %rd0, %rd1;
+cp.async.cg.shared.global [%r1], [%rd1], 16;
+{after} ret;"
+    )
+}
+
+#[test]
+fn copy_read_before_its_wait() {
+    let values: Vec<u32> = (0..64).collect();
+    let own = "ld.shared.u32 %r2, [%r1+4]; st.global.u32 [%rd1], %r2;";
+    let error = failure(SHARED, &copy(&format!("cp.async.commit_group; {own}")), 16);
+    let SimError::PendingCopy { place, issuer, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((at(&place), issuer), ((FIRST + 2, 0), 0));
+    for wait in [
+        "cp.async.wait_all;",
+        "cp.async.commit_group; cp.async.wait_group 0;",
+    ] {
+        let out = run(SHARED, &copy(&format!("{wait} {own}")), 16, &values).unwrap();
+        assert_eq!(out[4..6], [5, 5]);
+    }
+    // A group that is not committed is not waited for.
+    let error = failure(SHARED, &copy(&format!("cp.async.wait_group 0; {own}")), 16);
+    assert!(matches!(error, SimError::PendingCopy { .. }), "{error}");
+    // wait_group 1 leaves the newest group under way.
+    let error = failure(
+        SHARED,
+        &copy(&format!(
+            "cp.async.commit_group; cp.async.wait_group 1; {own}"
+        )),
+        16,
+    );
+    assert!(matches!(error, SimError::PendingCopy { .. }), "{error}");
+    let out = run(
+        SHARED,
+        &copy(&format!(
+            "cp.async.commit_group; cp.async.commit_group; cp.async.wait_group 1; {own}"
+        )),
+        16,
+        &values,
+    );
+    assert_eq!(out.unwrap()[4..6], [5, 5]);
+    // A barrier does not wait for a copy.
+    let error = failure(
+        SHARED,
+        &copy(&format!("cp.async.commit_group; bar.sync 0; {own}")),
+        16,
+    );
+    assert!(matches!(error, SimError::PendingCopy { .. }), "{error}");
+}
+
+#[test]
+fn copy_read_by_others_needs_a_barrier_after_the_wait() {
+    let other = "xor.b32 %r2, %r0, 1; mov.u32 %r3, s; mad.lo.u32 %r3, %r2, 16, %r3; ld.shared.u32 %r4, [%r3];";
+    let values: Vec<u32> = (0..64).collect();
+    let error = failure(SHARED, &copy(&format!("cp.async.wait_all; {other}")), 16);
+    assert!(
+        matches!(error, SimError::SharedRace { did: "wrote", .. }),
+        "{error}"
+    );
+    let error = failure(
+        SHARED,
+        &copy(&format!("bar.sync 0; cp.async.wait_all; {other}")),
+        16,
+    );
+    assert!(matches!(error, SimError::SharedRace { .. }), "{error}");
+    run(
+        SHARED,
+        &copy(&format!("cp.async.wait_all; bar.sync 0; {other}")),
+        16,
+        &values,
+    )
+    .unwrap();
+}
+
+#[test]
+fn copy_over_what_others_still_read() {
+    let text = |barrier: &str| {
+        format!(
+            "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 4, %r1; st.shared.u32 [%r1], %r0; bar.sync 0; ld.shared.u32 %r2, [s+4]; {barrier}
+            setp.eq.u32 %p0, %r0, 0; @%p0 cp.async.ca.shared.global [s+4], [%rd0], 4; ret;"
+        )
+    };
+    assert!(matches!(
+        failure(SHARED, &text(""), 32),
+        SimError::SharedRace { did: "read", .. }
+    ));
+    let values: Vec<u32> = (0..64).collect();
+    run(SHARED, &text("bar.sync 0;"), 32, &values).unwrap();
+}
+
+#[test]
+fn race_between_blocks() {
+    let (mut gpu, p) = device(64, &(0..64).collect::<Vec<_>>());
+    let mut launched = |body: &str| launch(&mut gpu, &module("", body), 2, 32, p);
+    let own = "mov.u32 %r1, %ctaid.x; mad.lo.u32 %r2, %r1, 32, %r0; mul.wide.u32 %rd1, %r2, 4; add.u64 %rd1, %rd0, %rd1;";
+    launched(&format!(
+        "{own} ld.global.u32 %r3, [%rd1]; st.global.u32 [%rd1], %r3; ret;"
+    ))
+    .unwrap();
+    let error =
+        launched("setp.eq.u32 %p0, %r0, 0; @%p0 st.global.u32 [%rd0], %r0; ret;").unwrap_err();
+    assert!(
+        matches!(error, SimError::GlobalRace { did: "writes", .. }),
+        "{error}"
+    );
+    let error = launched(&format!(
+        "{own} st.global.u32 [%rd1], %r0; ld.global.u32 %r3, [%rd0]; ret;"
+    ))
+    .unwrap_err();
+    assert!(matches!(error, SimError::GlobalRace { .. }), "{error}");
+    // Two launches after each other do not race.
+    launched(&format!("{own} st.global.u32 [%rd1], %r0; ret;")).unwrap();
+    launched("ld.global.u32 %r3, [%rd0]; ret;").unwrap();
+}
+
+/// Two blocks may write the two halves of a word.
+#[test]
+fn blocks_share_a_word_but_no_byte() {
+    let (mut gpu, p) = device(1, &[0]);
+    let half = |at: &str| {
+        let body = format!(
+            "mov.u32 %r1, %ctaid.x; {at} mul.wide.u32 %rd1, %r1, 2; add.u64 %rd1, %rd0, %rd1;
+            mov.b16 %h0, 7; st.global.b16 [%rd1], %h0; ret;"
+        );
+        module("", &body)
+    };
+    launch(&mut gpu, &half(""), 2, 1, p).unwrap();
+    assert_eq!(common::words(&gpu, p, 1), [0x0007_0007]);
+    let error = launch(&mut gpu, &half("mov.u32 %r1, 0;"), 2, 1, p).unwrap_err();
+    assert!(matches!(error, SimError::GlobalRace { .. }), "{error}");
+}
+
+/// Threads leave a loop one after the other and meet behind it, also where the kernel ends in a loop that they leave
+/// by exiting.
+#[test]
+fn lanes_meet_behind_a_loop() {
+    let text = "mov.u32 %r1, 0;
+        first: setp.ge.u32 %p0, %r1, %r0; @%p0 bra met; add.u32 %r1, %r1, 1; bra first;
+        met: shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1; mul.wide.u32 %rd1, %r0, 4; add.u64 %rd1, %rd0, %rd1;
+        last: setp.eq.u32 %p0, %r1, 0; st.global.u32 [%rd1], %r2; @%p0 bra end; sub.u32 %r1, %r1, 1; bra last;
+        end: ret;";
+    let want: Vec<u32> = (0..32).map(|lane| lane ^ 1).collect();
+    assert_eq!(run("", text, 32, &[0; 32]).unwrap(), want);
+}
+
+/// The last block to finish adds what all have written: the counter and the fence order them.
+#[test]
+fn blocks_may_meet_at_a_counter() {
+    let (mut gpu, p) = device(8, &[0; 8]);
+    let text = "mov.u32 %r1, %ctaid.x; mul.wide.u32 %rd1, %r1, 4; add.u64 %rd1, %rd0, %rd1; add.u32 %r2, %r1, 10;
+        st.global.u32 [%rd1+8], %r2; {fence} atom.global.inc.u32 %r3, [%rd0], 3; setp.ne.u32 %p0, %r3, 3; @%p0 exit; {fence}
+        ld.global.u32 %r4, [%rd0+8]; ld.global.u32 %r5, [%rd0+20]; add.u32 %r4, %r4, %r5; st.global.u32 [%rd0+4], %r4; ret;";
+    launch(
+        &mut gpu,
+        &module("", &text.replace("{fence}", "membar.gl;")),
+        4,
+        1,
+        p,
+    )
+    .unwrap();
+    assert_eq!(common::words(&gpu, p, 6), [0, 23, 10, 11, 12, 13]);
+}
+
+#[test]
+fn masks_name_lanes_that_are_there() {
+    let cases = [
+        ("shfl.sync.bfly.b32 %r1, %r0, 1, 31, 0xffffffff; ret;", 16),
+        (
+            "setp.lt.u32 %p0, %r0, 8; @%p0 shfl.sync.bfly.b32 %r1, %r0, 1, 31, 0xffffffff; ret;",
+            32,
+        ),
+        ("vote.sync.ballot.b32 %r1, %p1, 0xffffffff; ret;", 31),
+        ("bar.warp.sync 0xffffffff; ret;", 16),
+        ("redux.sync.add.u32 %r1, %r0, 0x3; ret;", 1),
+        // The thread itself is left out.
+        ("bar.warp.sync 0xfe; ret;", 8),
+        // Members name different masks.
+        ("selp.b32 %r2, 0x3, 0x2, %p1; bar.warp.sync %r2; ret;", 2),
+        // It reads from a lane outside the mask.
+        ("shfl.sync.idx.b32 %r1, %r0, 5, 31, 0xf; ret;", 4),
+        (
+            "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s]; ret;",
+            16,
+        ),
+    ];
+    for (text, threads) in cases {
+        let text = format!("setp.eq.u32 %p1, %r0, 0; {text}");
+        let error = failure(SHARED, &text, threads);
+        assert!(
+            matches!(error, SimError::SyncMask { .. }),
+            "{text}: {error}"
+        );
+    }
+    let values: Vec<u32> = (0..64).collect();
+    run(
+        "",
+        "shfl.sync.bfly.b32 %r1, %r0, 1, 31, 0xffff; ret;",
+        16,
+        &values,
+    )
+    .unwrap();
+}
+
+#[test]
+fn endless_loop() {
+    let module = Module::parse(&module("", "L: bra L;")).unwrap();
+    let mut gpu = Gpu::new();
+    gpu.set_instruction_limit(1000);
+    let config = Config {
+        grid: [1, 1, 1],
+        block: [32, 1, 1],
+        dynamic_shared: 0,
+    };
+    let error = gpu
+        .launch(&module, "k", &config, &[Arg::U64(0)])
+        .unwrap_err();
+    let SimError::InstructionLimit { place, limit } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((place.line, limit), (FIRST, 1000));
+}
+
+#[test]
+fn what_is_unknown_is_an_error() {
+    let parse = |body: &str| Module::parse(&module(SHARED, body)).unwrap_err();
+    for (text, column, what) in [
+        ("frobnicate.b32 %r1, %r0;", 1, "instruction frobnicate"),
+        ("tex.2d.v4.f32.f32 %r1, %r0;", 1, "instruction tex"),
+        ("add.rn.ftz.f32.x %f1, %f2, %f3;", 15, "modifier x"),
+        (
+            "ld.global.L1::keep.u32 %r1, [%rd0];",
+            10,
+            "modifier L1::keep",
+        ),
+        ("add.ftz.u32 %r1, %r0, %r0;", 4, "modifier ftz"),
+        (
+            "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1}, {%r1}, {%r1}, {%r1};",
+            17,
+            "modifier m16n8k32",
+        ),
+        ("cp.async.bulk.commit_group;", 9, "modifier bulk"),
+        ("add.u32 %r1, %nothing, %r0;", 14, "name %nothing"),
+        ("bra NOWHERE;", 5, "name NOWHERE"),
+        ("mov.u32 %r1, %clock;", 14, "name %clock"),
+        (".local .b32 x[4];", 1, "directive .local"),
+    ] {
+        let error = parse(&format!("{text} ret;"));
+        let (at, found) = match &error {
+            SimError::UnknownInstruction { at, name } => (at, format!("instruction {name}")),
+            SimError::UnknownModifier { at, name, .. } => (at, format!("modifier {name}")),
+            SimError::UnknownName { at, name } => (at, format!("name {name}")),
+            SimError::UnknownDirective { at, name } => (at, format!("directive {name}")),
+            other => panic!("{text}: {other}"),
+        };
+        assert_eq!(
+            (at.line, at.column, found.as_str()),
+            (FIRST, column, what),
+            "{error}"
+        );
+    }
+    for text in [
+        "add.u32 %r1, %r0;",
+        "add.f32 %f1, %r0, %f2;x",
+        "add.u32 %rd1, %r0, %r0;",
+        "add.u32 %f1, %r0, %r0;",
+        "add.u32 %r1, %r0, 0x100000000;",
+        "mov.u32 %r1, 0f3f800000;",
+        "ld.global.u32 %r1, [%r0];",
+        "ld.global.v2.u32 {%r1, %r2, %r3}, [%rd0];",
+        "ld.global.v4.u64 {%rd1, %rd2, %rd3, %rd4}, [%rd0];",
+        "cvt.f32.s32 %f1, %r0;",
+        "cvt.s32.f32 %r1, %f0;",
+        "cvt.bf16x2.f32 %r1, %f0, %f1;",
+        "setp.lt.b32 %p0, %r0, %r0;",
+        "setp.ltu.u32 %p0, %r0, %r0;",
+        "cp.async.cg.shared.global [s], [%rd0], 8;",
+        "add.rn.bf16 %h0, %h1, %h2;",
+        "ex2.f32 %f0, %f1;",
+        "fma.f32 %f0, %f1, %f2, %f3;",
+        "mul.u32 %r1, %r0, %r0;",
+        "mov.u32 %r1, %r0",
+        "@%r0 mov.u32 %r1, 1;",
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0,%f1,%f2,%f3}, {%r1,%r2,%r3}, {%r4,%r5}, {%f0,%f1,%f2,%f3};",
+    ] {
+        let error = parse(text);
+        assert!(
+            matches!(
+                error,
+                SimError::BadInstruction { .. }
+                    | SimError::UnknownModifier { .. }
+                    | SimError::Syntax { .. }
+            ),
+            "{text}: {error}"
+        );
+    }
+}
+
+#[test]
+fn launches_that_do_not_fit() {
+    let source = module("", "ret;").replace("{\n.reg .pred", ".reqntid 64 {\n.reg .pred");
+    let module = Module::parse(&source).unwrap();
+    let mut gpu = Gpu::new();
+    let config = |threads| Config {
+        grid: [1, 1, 1],
+        block: [threads, 1, 1],
+        dynamic_shared: 0,
+    };
+    gpu.launch(&module, "k", &config(64), &[Arg::U64(0)])
+        .unwrap();
+    let mut fails = |entry: &str, config: Config, args: &[Arg]| {
+        gpu.launch(&module, entry, &config, args).unwrap_err()
+    };
+    assert!(matches!(
+        fails("k", config(32), &[Arg::U64(0)]),
+        SimError::BadLaunch { .. }
+    ));
+    assert!(matches!(
+        fails("k", config(64), &[]),
+        SimError::BadLaunch { .. }
+    ));
+    assert!(matches!(
+        fails("k", config(64), &[Arg::U32(0)]),
+        SimError::BadLaunch { .. }
+    ));
+    assert!(matches!(
+        fails("k", config(2048), &[Arg::U64(0)]),
+        SimError::BadLaunch { .. }
+    ));
+    assert!(matches!(
+        fails(
+            "k",
+            Config {
+                dynamic_shared: 4,
+                ..config(64)
+            },
+            &[Arg::U64(0)]
+        ),
+        SimError::BadLaunch { .. }
+    ));
+    assert!(matches!(
+        fails("q", config(64), &[Arg::U64(0)]),
+        SimError::NoEntry { .. }
+    ));
+}
+
+#[test]
+fn host_memory_functions_check_their_ranges() {
+    let mut gpu = Gpu::with_memory(1000);
+    let p = gpu.alloc(600).unwrap();
+    assert!(matches!(
+        gpu.alloc(600),
+        Err(SimError::OutOfMemory { used: 600, .. })
+    ));
+    assert!(matches!(
+        gpu.write(p + 590, &[0; 20]),
+        Err(SimError::BadPointer { .. })
+    ));
+    assert!(matches!(
+        gpu.free(p + 256),
+        Err(SimError::BadPointer { .. })
+    ));
+    gpu.write(p + 1, &[1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let q = gpu.alloc(8).unwrap();
+    gpu.copy(q, p, 8).unwrap();
+    let mut bytes = [0; 7];
+    gpu.read(q + 1, &mut bytes).unwrap();
+    assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7]);
+    assert!(matches!(
+        gpu.read(q, &mut bytes),
+        Err(SimError::UninitialisedCopy { .. })
+    ));
+    gpu.free(p).unwrap();
+    assert_eq!(gpu.memory(), (8, 1000));
+}

@@ -1,0 +1,53 @@
+//! Matrix products, in plain Rust.
+
+use rayon::prelude::*;
+use selfie_kernels::DType;
+use selfie_kernels::gpu::{Gemm, WeightOrder};
+use selfie_ptxsim::{Gpu, SimError};
+
+/// Sums that run side by side; they are added up from first to last.
+const LANES: usize = 8;
+
+/// Does what [`Gemm`] says. The order of each sum depends on `k` alone.
+pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
+    let Gemm { m, n, k, .. } = *gemm;
+    let a = read(gpu, gemm.a, m * k, gemm.dtype)?;
+    let mut w = read(gpu, gemm.w, n * k, gemm.dtype)?;
+    if gemm.order == WeightOrder::Terms {
+        w = transposed(&w, n);
+    }
+    let mut out = match gemm.accumulate {
+        true => read(gpu, gemm.out, m * n, DType::F32)?,
+        false => vec![0.0; m * n],
+    };
+    out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
+        let a = &a[row * k..][..k];
+        for (column, out) in out.iter_mut().enumerate() {
+            let sum = dot(a, &w[column * k..][..k]);
+            *out = if gemm.accumulate { *out + sum } else { sum };
+        }
+    });
+    gpu.write(gemm.out, bytemuck::cast_slice(&out))
+}
+
+fn read(gpu: &Gpu, address: u64, values: usize, dtype: DType) -> Result<Vec<f32>, SimError> {
+    let mut bytes = vec![0; values * dtype.size()];
+    gpu.read(address, &mut bytes)?;
+    Ok(dtype.to_f32(&bytes))
+}
+
+/// `[k, n]` as `[n, k]`.
+fn transposed(values: &[f32], n: usize) -> Vec<f32> {
+    let columns = (0..n).flat_map(|column| values.iter().skip(column).step_by(n));
+    columns.copied().collect()
+}
+
+fn dot(a: &[f32], w: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    for (a, w) in a.chunks(LANES).zip(w.chunks(LANES)) {
+        for ((lane, &a), &w) in lanes.iter_mut().zip(a).zip(w) {
+            *lane += a * w;
+        }
+    }
+    lanes.iter().sum()
+}

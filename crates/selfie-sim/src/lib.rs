@@ -1,0 +1,173 @@
+//! The GPU backend on a simulated GPU.
+//!
+//! [`Sim`] is [`selfie_kernels::gpu::Gpu`] with every kernel executed by [`selfie_ptxsim`], and matrix products in plain
+//! Rust. So all of a GPU backend but its driver is tested on machines that have no GPU: launch plans, buffers,
+//! and the PTX itself with the checks of the simulator.
+
+mod gemm;
+mod modules;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use selfie_kernels::gpu::plan::Splits;
+use selfie_kernels::gpu::{Arg, Driver, Gemm, Gpu, Launch};
+use selfie_kernels::{KernelError, Memory, Result};
+use selfie_ptxsim::{Config, Report, SimError};
+
+pub use modules::module;
+
+/// The GPU backend, simulated.
+pub type Sim = Gpu<SimDriver>;
+
+/// A simulated backend, in its deterministic mode.
+pub fn sim() -> Result<Sim> {
+    Gpu::new(SimDriver::new(), Splits::Fixed)
+}
+
+/// A driver that simulates.
+pub struct SimDriver {
+    state: Mutex<State>,
+}
+
+struct State {
+    gpu: selfie_ptxsim::Gpu,
+    /// What the launches of each entry did, and the last of them.
+    ran: BTreeMap<&'static str, Ran>,
+}
+
+/// The launches of one kernel.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// The last launch.
+    pub launch: Launch,
+    /// What all of them did, added up.
+    pub report: Report,
+}
+
+impl SimDriver {
+    /// A device with nothing on it.
+    pub fn new() -> Self {
+        let state = State {
+            gpu: selfie_ptxsim::Gpu::new(),
+            ran: BTreeMap::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What has run since the last call, by the name of the entry.
+    pub fn take_ran(&self) -> BTreeMap<&'static str, Ran> {
+        std::mem::take(&mut self.state().ran)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, doing: impl Into<String>, error: &SimError) -> KernelError {
+        KernelError::Device {
+            device: self.describe(),
+            doing: doing.into(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl Default for SimDriver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Driver for SimDriver {
+    fn describe(&self) -> String {
+        "a simulated GPU".to_owned()
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let (used, total) = self.state().gpu.memory();
+        Ok(Memory {
+            total,
+            available: total - used,
+        })
+    }
+
+    fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64> {
+        let Memory { available, .. } = self.memory()?;
+        if bytes > available {
+            return Err(KernelError::OutOfMemory {
+                what,
+                bytes,
+                available,
+                device: self.describe(),
+            });
+        }
+        let address = self.state().gpu.alloc(bytes);
+        address.map_err(|e| self.failed(format!("allocating {what}"), &e))
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let freed = self.state().gpu.free(address);
+        assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        let written = self.state().gpu.write(to, bytes);
+        written.map_err(|e| self.failed("copying to the device", &e))
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let read = self.state().gpu.read(from, bytes);
+        read.map_err(|e| self.failed("copying from the device", &e))
+    }
+
+    unsafe fn zero(&self, at: u64, bytes: u64) -> Result<()> {
+        let written = self.state().gpu.write(at, &vec![0; bytes as usize]);
+        written.map_err(|e| self.failed("setting memory to zero", &e))
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        let module = modules::module(launch.module)?;
+        let config = Config {
+            grid: launch.grid,
+            block: launch.block,
+            dynamic_shared: launch.shared_bytes,
+        };
+        let args: Vec<selfie_ptxsim::Arg> = launch.args.iter().map(|&arg| argument(arg)).collect();
+        let mut state = self.state();
+        let report = state
+            .gpu
+            .launch(&module, launch.entry, &config, &args)
+            .map_err(|e| self.failed(format!("running {}", launch.entry), &e))?;
+        match state.ran.get_mut(launch.entry) {
+            Some(ran) => {
+                ran.report += report;
+                ran.launch = launch.clone();
+            }
+            None => {
+                let launch = launch.clone();
+                state.ran.insert(launch.entry, Ran { launch, report });
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        let mut state = self.state();
+        gemm::gemm(&mut state.gpu, gemm).map_err(|e| self.failed("multiplying matrices", &e))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn argument(arg: Arg) -> selfie_ptxsim::Arg {
+    match arg {
+        Arg::Ptr(x) | Arg::U64(x) => selfie_ptxsim::Arg::U64(x),
+        Arg::U32(x) => selfie_ptxsim::Arg::U32(x),
+        Arg::F32(x) => selfie_ptxsim::Arg::F32(x),
+    }
+}

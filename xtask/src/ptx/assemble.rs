@@ -1,0 +1,166 @@
+//! Kernels through `ptxas`, for each architecture.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use selfie_kernels::gpu::Module;
+
+use crate::Result;
+
+/// What `ptxas` is asked for: the oldest device that the kernels are written for, and later generations.
+pub(super) const ARCHITECTURES: [u32; 4] = [80, 90, 100, 120];
+
+/// One entry as the device will run it.
+#[derive(Clone, Debug)]
+pub(super) struct Assembled {
+    pub(super) module: Module,
+    pub(super) entry: String,
+    /// `sm_` this.
+    pub(super) architecture: u32,
+    /// Registers of a thread.
+    pub(super) registers: u32,
+    /// Shared memory that the kernel declares, in bytes.
+    pub(super) shared: u32,
+    /// The machine code, of all entries of the module.
+    pub(super) cubin: PathBuf,
+}
+
+/// Assembles `module` into `out`. A spill, local memory, or anything else that `ptxas` warns of is an error.
+pub(super) fn assemble(
+    ptxas: &Path,
+    module: Module,
+    architecture: u32,
+    out: &Path,
+) -> Result<Vec<Assembled>> {
+    let name = module.name();
+    let source = out.join(format!("{name}.ptx"));
+    let cubin = out.join(format!("{name}.sm_{architecture}.cubin"));
+    fs::write(&source, module.source())?;
+    let done = Command::new(ptxas)
+        .args(["-v", "-Werror", "-warn-spills", "-warn-lmem-usage", "-arch"])
+        .arg(format!("sm_{architecture}"))
+        .arg("-o")
+        .args([&cubin, &source])
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", ptxas.display()))?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    if !done.status.success() {
+        return Err(format!("ptxas refuses {}:\n{said}", source.display()).into());
+    }
+    let entries = parse(&said)?;
+    if entries.is_empty() {
+        return Err(format!("ptxas says nothing of {}:\n{said}", source.display()).into());
+    }
+    let assembled = entries.into_iter().map(|entry| Assembled {
+        module,
+        entry: entry.name,
+        architecture,
+        registers: entry.registers,
+        shared: entry.shared,
+        cubin: cubin.clone(),
+    });
+    Ok(assembled.collect())
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Entry {
+    name: String,
+    registers: u32,
+    shared: u32,
+}
+
+/// What `ptxas -v` says of each entry.
+fn parse(said: &str) -> Result<Vec<Entry>> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for line in said.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            let name = rest.split('\'').next().unwrap_or_default().to_owned();
+            entries.push(Entry {
+                name,
+                ..Entry::default()
+            });
+        }
+        let Some(entry) = entries.last_mut() else {
+            continue;
+        };
+        if line.contains("bytes stack frame")
+            && line
+                .split(|c: char| !c.is_ascii_digit())
+                .any(|n| !matches!(n, "" | "0"))
+        {
+            return Err(format!("{} uses local memory: {}", entry.name, line.trim()).into());
+        }
+        if let Some((_, used)) = line.split_once("Used ") {
+            for part in used.split(", ") {
+                let number = part.split(' ').find_map(|word| word.parse().ok());
+                if let (Some(number), true) = (number, part.contains("registers")) {
+                    entry.registers = number;
+                } else if let (Some(number), true) = (number, part.contains("bytes smem")) {
+                    entry.shared = number;
+                }
+            }
+        }
+    }
+    match entries.iter().find(|entry| entry.registers == 0) {
+        Some(entry) => Err(format!("ptxas does not say the registers of {}", entry.name).into()),
+        None => Ok(entries),
+    }
+}
+
+/// How many instructions of `mnemonic` the machine code of an entry has, by `nvdisasm`.
+pub(super) fn count(nvdisasm: &Path, kernel: &Assembled, mnemonic: &str) -> Result<usize> {
+    let done = Command::new(nvdisasm)
+        .args(["-c", "-fun"])
+        .arg(&kernel.entry)
+        .arg(&kernel.cubin)
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", nvdisasm.display()))?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        return Err(format!("nvdisasm refuses {}:\n{said}", kernel.cubin.display()).into());
+    }
+    let code = String::from_utf8_lossy(&done.stdout);
+    let section = format!(".text.{}:", kernel.entry);
+    let body = code.split_once(&section).map_or(&*code, |(_, body)| body);
+    let body = body.split(".text.").next().unwrap_or_default();
+    Ok(body.lines().filter(|line| line.contains(mnemonic)).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, parse};
+
+    #[test]
+    fn registers_and_shared_memory() {
+        let said = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'a' for 'sm_90'
+ptxas info    : Function properties for a
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 28 registers, used 1 barriers, 128 bytes smem
+ptxas info    : Compiling entry function 'b' for 'sm_90'
+ptxas info    : Function properties for b
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 18 registers, used 0 barriers, 376 bytes cmem[0]
+";
+        let entry = |name: &str, registers, shared| Entry {
+            name: name.to_owned(),
+            registers,
+            shared,
+        };
+        assert_eq!(
+            parse(said).unwrap(),
+            [entry("a", 28, 128), entry("b", 18, 0)]
+        );
+        let spilled = said.replacen("0 bytes stack", "8 bytes stack", 1);
+        assert!(
+            parse(&spilled)
+                .unwrap_err()
+                .to_string()
+                .contains("a uses local memory")
+        );
+        let silent = said.replace("Used 18", "Used");
+        assert!(parse(&silent).is_err());
+    }
+}
