@@ -183,62 +183,11 @@ fn pack_from<S: Element>(
             ),
         )));
     }
-    let as_they_lie = cfg!(target_endian = "little") && target.dtype != DType::F16;
-    if S::DTYPE == target.dtype && as_they_lie {
-        return pack_words::<S>(bytes, columns, rows, target);
-    }
     match target.dtype {
         DType::F32 => pack_as::<S, f32>(bytes, columns, rows, target, |k, lane| k * PANEL + lane),
         DType::F16 => pack_as::<S, f16>(bytes, columns, rows, target, |k, lane| k * PANEL + lane),
         DType::Bf16 => pack_as::<S, bf16>(bytes, columns, rows, target, bf16_at),
     }
-}
-
-/// Copies rows of bf16 or f32 into panels of the same type: a line is a 32-bit word of each row, a pair or a value.
-fn pack_words<S: Element>(
-    bytes: &[u8],
-    columns: usize,
-    rows: Range<usize>,
-    target: &mut Panels<'_>,
-) -> Result<()> {
-    const BLOCK: usize = 64;
-    const WORD: usize = size_of::<u32>();
-    let row_bytes = columns * size_of::<S>();
-    for (i, row) in rows.clone().enumerate() {
-        let values = &bytes[i * row_bytes..][..row_bytes];
-        let finite = |ok: bool, value: &[u8]| ok & S::read(value).finite();
-        if !values.chunks_exact(size_of::<S>()).fold(true, finite) {
-            return Err(not_finite::<S, S>(values, row, 0, target.dtype));
-        }
-    }
-    let whole = row_bytes / WORD;
-    let mut row = rows.start;
-    while row < rows.end {
-        let panel = (row - target.first) / PANEL;
-        let panel_end = rows.end.min(target.first + (panel + 1) * PANEL);
-        let out = &mut target.out[panel * target.panel_bytes..][..target.panel_bytes];
-        let lines: &mut [[u32; PANEL]] = bytemuck::cast_slice_mut(out);
-        let source = |r: usize| &bytes[(r - rows.start) * row_bytes..][..row_bytes];
-        let lane = |r: usize| (r - target.first) % PANEL;
-        for (block, lines) in lines[..whole].chunks_mut(BLOCK).enumerate() {
-            for r in row..panel_end {
-                let words = source(r)[block * BLOCK * WORD..].chunks_exact(WORD);
-                for (line, word) in lines.iter_mut().zip(words) {
-                    line[lane(r)] = bytemuck::pod_read_unaligned(word);
-                }
-            }
-        }
-        // The half of a pair that an odd number of columns leaves over.
-        if !row_bytes.is_multiple_of(WORD) {
-            for r in row..panel_end {
-                let mut word = [0; WORD];
-                word[..row_bytes % WORD].copy_from_slice(&source(r)[whole * WORD..]);
-                lines[whole][lane(r)] = bytemuck::cast(word);
-            }
-        }
-        row = panel_end;
-    }
-    Ok(())
 }
 
 /// Writes rows of `S` into panels of `D`, a block of columns at a time so that the lines stay in the cache.
