@@ -19,7 +19,8 @@ use crate::{InjectAt, LocatedPrompt, Result};
 /// Rows of a pass: from here on a pass is bound by arithmetic, not by reading the weights.
 const PASS_ROWS: usize = 512;
 
-/// Slots when the caller names no batch size. More make a decode step no faster a row, and take memory.
+/// Slots when the caller names no batch size: these, or as many as make a decode step wide. More make it no faster a
+/// row, and take memory.
 const AUTO_SLOTS: usize = 64;
 
 /// What a sweep needs to know before its first cell.
@@ -96,7 +97,8 @@ impl<'a, B: Backend> Engine<'a, B> {
             None => {
                 // Half of what is free: the buffers of the passes, the vectors and the rows need room too.
                 let budget = backend.memory()?.available / 2;
-                KvCache::slots_that_fit(backend, &layout, budget).clamp(1, AUTO_SLOTS)
+                let wide = backend.wide_rows().max(AUTO_SLOTS);
+                KvCache::slots_that_fit(backend, &layout, budget).clamp(1, wide)
             }
         };
         layout.slots = layout.slots.min(setup.cells);

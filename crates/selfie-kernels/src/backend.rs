@@ -32,6 +32,8 @@ pub trait Backend: Send + Sync + 'static {
     fn describe(&self) -> String;
     /// The device's memory, now.
     fn memory(&self) -> Result<Memory>;
+    /// About as many rows as a matrix product needs to be bound by arithmetic and no longer by reading the weights.
+    fn wide_rows(&self) -> usize;
 
     // Storage.
 

@@ -134,6 +134,10 @@ impl Backend for Cpu {
         })
     }
 
+    fn wide_rows(&self) -> usize {
+        self.path().wide_rows()
+    }
+
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<CpuMatrix> {
         let values: usize = sources.iter().map(|s| s.shape().0 * s.shape().1).sum();
         self.check_memory("a weight matrix", (values * dtype.size()) as u64)?;

@@ -36,6 +36,16 @@ impl CpuPath {
             .collect()
     }
 
+    /// Rows from which reading bf16 weights takes no longer than multiplying them: the rate of arithmetic in FLOP/s over
+    /// that of memory in B/s, of the machines that have the path, to a power of two.
+    pub(super) const fn wide_rows(self) -> usize {
+        match self {
+            CpuPath::Portable | CpuPath::Avx2 => 16,
+            CpuPath::Avx512 => 32,
+            CpuPath::Amx => 256,
+        }
+    }
+
     /// The name that [`FromStr`] takes.
     pub const fn name(self) -> &'static str {
         match self {
