@@ -21,8 +21,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(threads: Option<usize>) -> Result<Self> {
-        let cpu = cpu(threads)?;
+    pub(crate) fn new(cpu: &Cpu) -> Result<Self> {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let name = info
             .lines()

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use selfie_kernels::Backend;
+use selfie_kernels::{Backend, CpuPath};
 use selfie_llama::{KvCache, Rope, RopeScaling};
 
 use crate::args::{InfoArgs, TokensArgs};
@@ -63,6 +63,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
             ),
         ),
         ("device", device),
+        ("cpu path", cpu_path()),
     ];
     let edits = opened.edits.iter().map(|(name, edit)| {
         let layer = edit.mlp.layer;
@@ -97,6 +98,16 @@ fn visible(c: char) -> Vec<char> {
     match c.is_control() {
         true => c.escape_default().collect(),
         false => vec![c],
+    }
+}
+
+/// Which instructions run on the CPU, and why these.
+fn cpu_path() -> String {
+    let names: Vec<_> = CpuPath::available().iter().map(|p| p.name()).collect();
+    let all = names.join(", ");
+    match std::env::var("SELFIE_CPU_PATH") {
+        Ok(path) => format!("{path}: SELFIE_CPU_PATH asks for it; this machine has {all}"),
+        Err(_) => format!("{}: the best that this machine has, of {all}", names[0]),
     }
 }
 

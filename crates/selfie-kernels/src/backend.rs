@@ -32,7 +32,6 @@ pub trait Backend: Send + Sync + 'static {
     fn describe(&self) -> String;
     /// The device's memory, now.
     fn memory(&self) -> Result<Memory>;
-
     /// Rows of a pass that make full use of the device: wider ones make a row no cheaper.
     fn pass_rows(&self) -> usize {
         512

@@ -80,6 +80,32 @@ fn linear() {
     }
 }
 
+/// More rows than a path takes through a block of weights, and more of k and of the columns than a block has.
+#[test]
+fn linear_in_blocks() {
+    let (n, k, out) = (1050, 1111, 300);
+    let a = values(1, n * k, (-1.0, 1.0));
+    let w = Matrix::new(DType::F32, k, &values(2, out * k, (-1.0, 1.0)));
+    for path in CpuPath::available() {
+        let cpu = cpu(path, 2);
+        let packed = must("matrix", cpu.matrix(&[&w], DType::Bf16));
+        let mut y = must("rows", cpu.rows(n, out));
+        must(
+            "linear",
+            cpu.linear(&acts_of(&cpu, &a, k, DType::Bf16), &packed, None, &mut y),
+        );
+        for row in [0, 1, 31, 32, 511, 512, 543, 544, 1023, 1024, 1049] {
+            let one = acts_of(&cpu, &chosen(&a, k, &[row]), k, DType::Bf16);
+            let mut alone = must("rows", cpu.rows(1, out));
+            must("linear", cpu.linear(&one, &packed, None, &mut alone));
+            assert!(
+                bits(y.row(row)) == bits(alone.row(0)),
+                "{path}: row {row} of {n} differs from the row alone"
+            );
+        }
+    }
+}
+
 #[test]
 fn rms_norm() {
     let width = 333;

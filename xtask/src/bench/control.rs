@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
     let mut report = Report {
         date: host::date(),
         commit: host::commit(),
-        host: host::Host::new(args.threads)?,
+        host: host::Host::new(&cpu)?,
         shape: args.shape.clone(),
         d_model: d,
         ffn,

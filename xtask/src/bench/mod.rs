@@ -3,6 +3,7 @@
 mod baseline;
 mod control;
 mod ops;
+mod roof;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +70,7 @@ struct Report {
     weights: &'static str,
     dtype: String,
     checkpoint_bytes: u64,
+    roof: roof::Roof,
     ops: Vec<ops::Op>,
     sweep: Option<SweepReport>,
     baseline: Option<BaselineReport>,
@@ -82,6 +84,10 @@ struct SweepReport {
     cells_per_s_median: f64,
     cells_per_s: Vec<f64>,
     load_s: f64,
+    /// The roofline's time over the sweep's.
+    of_roof: f64,
+    /// The matrix products' FLOP/s over the peak.
+    of_peak: f64,
     peak_rss_bytes: Option<u64>,
     peak_rss_over_checkpoint: Option<f64>,
 }
@@ -115,14 +121,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             dir.display()
         );
     }
+    let cpu = host::cpu(args.threads)?;
+    let dtype = sweep::dtype(&args.dtype).unwrap_or(shape.dtype);
+    let roof = roof::Roof::measure(&cpu, dtype, args.repeat)?;
     let mut report = Report {
         date: host::date(),
         commit: host::commit(),
-        host: host::Host::new(args.threads)?,
+        host: host::Host::new(&cpu)?,
         shape: args.shape.clone(),
         weights: "random",
         dtype: args.dtype.clone(),
         checkpoint_bytes: selfie_llama::Checkpoint::open(dir)?.total_bytes(),
+        roof,
         ops: Vec::new(),
         sweep: None,
         baseline: None,
@@ -132,10 +142,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "shape {}, random weights, {} bytes",
         report.shape, report.checkpoint_bytes
     );
+    println!(
+        "peak {:.0} GFLOP/s, parallel read {:.1} GB/s",
+        roof.peak_gflop_per_s, roof.read_gb_per_s
+    );
     if args.only.as_deref() != Some("sweep") {
-        report.ops = ops::measure(&shape, args.threads, args.repeat)?;
+        report.ops = ops::measure(&cpu, &roof, &shape, args.repeat)?;
         ops::print(&report.ops);
     }
+    drop(cpu);
     if args.only.as_deref() != Some("ops") {
         measure_sweep(args, dir, &shape, &mut report)?;
     }
@@ -199,7 +214,11 @@ fn measure_sweep(
         .collect();
     let peak = ours.iter().filter_map(|run| run.peak_rss_bytes).max();
     let over = |bytes: u64| bytes as f64 / report.checkpoint_bytes as f64;
+    let seconds = median(&ours.iter().map(|run| run.sweep_s).collect::<Vec<_>>());
+    let flop = roof::Roof::sweep_flop(shape, args.cells, &ours[0]);
     let sweep = SweepReport {
+        of_roof: report.roof.sweep_seconds(shape, args.cells, &ours[0]) / seconds,
+        of_peak: flop / seconds / report.roof.peak_gflop_per_s / 1e9,
         cells: args.cells,
         new_tokens: args.new_tokens,
         relevancy: true,
@@ -217,6 +236,10 @@ fn measure_sweep(
         "  {:26} {:>10.2} cells/s (median of {})",
         "selfie", sweep.cells_per_s_median, args.repeat
     );
+    println!(
+        "  {:26} {:>10.2} of the roofline, {:.2} of the peak",
+        "", sweep.of_roof, sweep.of_peak
+    );
     println!("  {:26} {:>10.2} s", "load", sweep.load_s);
     if let (Some(peak), Some(over)) = (peak, sweep.peak_rss_over_checkpoint) {
         println!(
@@ -224,6 +247,9 @@ fn measure_sweep(
             "peak RSS",
             peak as f64 / 1e6
         );
+    }
+    if args.baseline.is_none() {
+        println!("  {:26} not measured: no --baseline", "ratio to a baseline");
     }
     if let Some(command) = &args.baseline {
         let rates: Vec<f64> = theirs.iter().map(|run| run.cells_per_s).collect();

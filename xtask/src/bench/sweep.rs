@@ -37,6 +37,9 @@ pub(crate) struct SweepRun {
     pub(crate) dtype: String,
     pub(crate) load_s: f64,
     pub(crate) sweep_s: f64,
+    /// Rows of the prompt that each cell passes itself.
+    pub(crate) own_rows: usize,
+    pub(crate) new_tokens: usize,
     pub(crate) peak_rss_bytes: Option<u64>,
 }
 
@@ -56,12 +59,7 @@ impl SweepArgs {
 /// Loads the checkpoint, runs the sweep, and prints a [`SweepRun`] as JSON.
 pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     let start = Instant::now();
-    let dtype = match args.dtype.as_str() {
-        "f32" => Some(DType::F32),
-        "bf16" => Some(DType::Bf16),
-        "f16" => Some(DType::F16),
-        _ => None,
-    };
+    let dtype = dtype(&args.dtype);
     let dir = &args.checkpoint;
     let model = Llama::load(
         host::cpu(args.threads)?,
@@ -104,7 +102,11 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     if rows != args.cells {
         return Err(format!("{rows} rows came for {} cells", args.cells).into());
     }
+    let located = options.prompt.locate(&tokenizer)?;
+    let first = located.placeholders.first().copied().unwrap_or(0);
     let run = SweepRun {
+        own_rows: located.ids.len() - first,
+        new_tokens: args.new_tokens,
         dtype: model.dtype().to_string(),
         load_s,
         sweep_s,
@@ -112,6 +114,16 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     };
     println!("{}", serde_json::to_string(&run)?);
     Ok(())
+}
+
+/// The type that `--dtype` names; `None` is auto.
+pub(crate) fn dtype(name: &str) -> Option<DType> {
+    match name {
+        "f32" => Some(DType::F32),
+        "bf16" => Some(DType::Bf16),
+        "f16" => Some(DType::F16),
+        _ => None,
+    }
 }
 
 /// The most memory that this process had at a time; `None` where the system does not tell.

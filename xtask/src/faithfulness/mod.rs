@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let report = Report {
         date: host::date(),
         commit: host::commit(),
-        host: host::Host::new(args.threads)?,
+        host: host::Host::new(model.backend())?,
         rows: rows(answers, &seen, &held_out),
         answers,
         seen,

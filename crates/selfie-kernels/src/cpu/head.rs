@@ -83,11 +83,10 @@ fn reduce(
         let first = chunk * CHUNK;
         let width = CHUNK.min(head.rows - first);
         scratch.with(a.len * CHUNK, |logits| {
-            for pair in 0..width.div_ceil(TILE) {
-                for_tiles(isa, a, head, first / TILE + pair, |row, sums| {
-                    logits[row * CHUNK + pair * TILE..][..TILE].copy_from_slice(sums);
-                });
-            }
+            let pairs = first / TILE..(first + width).div_ceil(TILE);
+            for_tiles(isa, a, head, pairs, |row, pair, sums| {
+                logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
+            });
             let part = |row: usize| {
                 isa.run(Chunk {
                     logits: &logits[row * CHUNK..][..width],

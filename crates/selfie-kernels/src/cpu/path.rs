@@ -15,11 +15,18 @@ pub enum CpuPath {
     Avx2,
     /// AVX-512 with the bf16 dot product.
     Avx512,
+    /// AMX tiles for bf16 weights, AVX-512 for the rest.
+    Amx,
 }
 
 impl CpuPath {
     /// All paths, best first.
-    pub const ALL: [CpuPath; 3] = [CpuPath::Avx512, CpuPath::Avx2, CpuPath::Portable];
+    pub const ALL: [CpuPath; 4] = [
+        CpuPath::Amx,
+        CpuPath::Avx512,
+        CpuPath::Avx2,
+        CpuPath::Portable,
+    ];
 
     /// The paths that this machine has, best first.
     pub fn available() -> Vec<CpuPath> {
@@ -29,12 +36,22 @@ impl CpuPath {
             .collect()
     }
 
+    /// Rows of a full pass. Tiles multiply 200 rows in the time that the weights take to be read, the other paths less
+    /// than 50.
+    pub(super) const fn pass_rows(self) -> usize {
+        match self {
+            CpuPath::Portable | CpuPath::Avx2 | CpuPath::Avx512 => 512,
+            CpuPath::Amx => 2048,
+        }
+    }
+
     /// The name that [`FromStr`] takes.
     pub const fn name(self) -> &'static str {
         match self {
             CpuPath::Portable => "portable",
             CpuPath::Avx2 => "avx2",
             CpuPath::Avx512 => "avx512-bf16",
+            CpuPath::Amx => "amx-bf16",
         }
     }
 }
@@ -60,7 +77,7 @@ impl FromStr for CpuPath {
 pub(super) fn choose(forced: Option<CpuPath>) -> Result<Isa> {
     match forced {
         Some(path) => {
-            Isa::new(path).ok_or_else(|| refuse(path.name(), "this CPU lacks its instructions"))
+            Isa::new(path).ok_or_else(|| refuse(path.name(), "this machine lacks its instructions"))
         }
         None => Ok(CpuPath::ALL
             .into_iter()

@@ -8,6 +8,9 @@ use crate::{BatchRow, DType, KernelError, Result};
 /// Columns of a GEMM operand are padded with zeros to a multiple of this.
 pub(super) const K_PAD: usize = 32;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// f32 rows on the CPU.
 #[derive(Clone, Debug)]
 pub struct CpuRows {
@@ -99,7 +102,15 @@ pub struct CpuActs {
 
 impl CpuActs {
     pub(super) fn new(capacity: usize, width: usize, weights: DType) -> Self {
-        let stride = width.next_multiple_of(K_PAD);
+        let element = match weights {
+            DType::Bf16 => 2,
+            DType::F32 | DType::F16 => 4,
+        };
+        let mut stride = width.next_multiple_of(K_PAD);
+        // An odd number of lines, so that the rows of a tile do not meet in a few sets of the cache.
+        if (stride * element / LINE).is_multiple_of(2) {
+            stride += LINE / element;
+        }
         let values = match weights {
             DType::Bf16 => ActValues::Bf16(vec![0; capacity * stride / 2]),
             DType::F32 | DType::F16 => ActValues::F32(vec![0.0; capacity * stride]),

@@ -29,12 +29,19 @@ pub(super) struct Avx2(());
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx512(());
 
+/// Proof that AMX tiles with bf16 are there, that the kernel lets this process use them, and all that [`Avx512`] proves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amx {
+    pub(super) avx512: Avx512,
+}
+
 /// The instruction set in use.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Isa {
     Portable(Portable),
     Avx2(Avx2),
     Avx512(Avx512),
+    Amx(Amx),
 }
 
 impl Isa {
@@ -46,6 +53,7 @@ impl Isa {
             CpuPath::Portable => Some(Isa::PORTABLE),
             CpuPath::Avx2 => Avx2::new().map(Isa::Avx2),
             CpuPath::Avx512 => Avx512::new().map(Isa::Avx512),
+            CpuPath::Amx => Amx::new().map(Isa::Amx),
         }
     }
 
@@ -54,6 +62,7 @@ impl Isa {
             Isa::Portable(_) => CpuPath::Portable,
             Isa::Avx2(_) => CpuPath::Avx2,
             Isa::Avx512(_) => CpuPath::Avx512,
+            Isa::Amx(_) => CpuPath::Amx,
         }
     }
 
@@ -63,7 +72,7 @@ impl Isa {
         match self {
             Isa::Portable(s) => l.run(s),
             Isa::Avx2(s) => s.run(l),
-            Isa::Avx512(s) => s.run(l),
+            Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }) => s.run(l),
         }
     }
 }
@@ -131,7 +140,55 @@ impl Avx512 {
     }
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+impl Amx {
+    fn new() -> Option<Self> {
+        use std::arch::x86_64::__cpuid_count;
+        use std::sync::OnceLock;
+        /// Bits of CPUID 7.0 EDX.
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        static GRANTED: OnceLock<bool> = OnceLock::new();
+
+        let avx512 = Avx512::new()?;
+        let granted = GRANTED.get_or_init(|| {
+            let features = __cpuid_count(7, 0).edx;
+            features & AMX_BF16 != 0 && features & AMX_TILE != 0 && request_tile_data()
+        });
+        granted.then_some(Amx { avx512 })
+    }
+}
+
+/// Asks Linux (5.16 or newer) for the 8 KiB of tile registers; threads that start later have them too.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn request_tile_data() -> bool {
+    const SYS_ARCH_PRCTL: u64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XFEATURE_XTILEDATA: u64 = 18;
+    let status: i64;
+    // SAFETY: this system call takes two numbers, and touches no memory of this process.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") SYS_ARCH_PRCTL => status,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    status == 0
+}
+
 /// Elsewhere the proofs cannot be constructed.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+impl Amx {
+    fn new() -> Option<Self> {
+        None
+    }
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 impl Avx2 {
     fn new() -> Option<Self> {

@@ -7,7 +7,9 @@ pub type Spread = (f32, f32);
 const ONE: Spread = (-1.0, 1.0);
 
 /// Row counts: all around the heights of tiles, and a prompt.
-pub const ROWS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 64];
+pub const ROWS: [usize; 18] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 32, 33, 64,
+];
 
 /// `[n, k] x [out, k]`.
 pub struct Linear {

@@ -1,25 +1,30 @@
 //! Matrix products with packed weights.
 //!
-//! A task owns pairs of panels (32 output columns) and walks all rows in tiles of up to
-//! [`MAX_ROWS`]; a kernel sums one tile over the whole of k, in order, in registers. The sum of an
-//! element therefore never depends on the number of rows, the tile that it falls in, or the thread.
+//! A task owns pairs of panels (32 output columns) and walks all rows in tiles; a kernel sums one tile over the
+//! whole of k, in order. The sum of an element therefore never depends on the number of rows, the tile that it
+//! falls in, or the thread.
 
+// Only x86-64 can construct the proof that it asks for.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod amx;
 mod avx2;
 mod avx512;
 mod portable;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::pack::{CpuMatrix, PANEL};
 use super::rows::{ActValues, CpuActs};
-use super::simd::Isa;
+use super::simd::{Amx, Isa};
 use crate::error::check_shape;
 use crate::{DType, Result};
 
 /// Columns of a tile: a pair of panels.
 pub(super) const TILE: usize = 2 * PANEL;
 
-/// Most rows of a tile.
+/// Most rows of a tile that is kept in registers.
 pub(super) const MAX_ROWS: usize = 12;
 
 /// Sums of a tile, `[rows, 32]`.
@@ -55,22 +60,35 @@ pub(super) fn linear(
     let tasks = w.pairs().div_ceil(pairs_a_task);
     (0..tasks).into_par_iter().for_each(|task| {
         let pairs = task * pairs_a_task..w.pairs().min((task + 1) * pairs_a_task);
-        for pair in pairs {
-            for_tiles(isa, a, w, pair, |row, sums| {
-                let column = pair * TILE;
-                let n = TILE.min(w.rows - column);
-                // SAFETY: each task owns its pairs of panels, so no two write the same columns.
-                let out = unsafe { out.slice(row, column, n) };
-                let bias = bias.map_or(&[] as &[f32], |b| &b[column..column + n]);
-                store(out, &sums[..n], bias, add);
-            });
-        }
+        for_tiles(isa, a, w, pairs, |row, pair, sums| {
+            let column = pair * TILE;
+            let n = TILE.min(w.rows - column);
+            // SAFETY: each task owns its pairs of panels, so no two write the same columns.
+            let out = unsafe { out.slice(row, column, n) };
+            let bias = bias.map_or(&[] as &[f32], |b| &b[column..column + n]);
+            store(out, &sums[..n], bias, add);
+        });
     });
     Ok(())
 }
 
-/// Calls `each(row, sums)` with the sums `[32]` of every row of `a` times the pair of panels.
+/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels.
 pub(super) fn for_tiles(
+    isa: Isa,
+    a: &CpuActs,
+    w: &CpuMatrix,
+    pairs: Range<usize>,
+    mut each: impl FnMut(usize, usize, &[f32; TILE]),
+) {
+    match (isa, &a.values) {
+        (Isa::Amx(s), ActValues::Bf16(values)) => amx::for_tiles(s, a, values, w, pairs, each),
+        _ => pairs.for_each(|pair| pair_tiles(isa, a, w, pair, |row, sums| each(row, pair, sums))),
+    }
+}
+
+/// Calls `each(row, sums)` with the sums of every row of `a` times one pair of panels, from kernels that keep a
+/// tile in registers over all of k.
+fn pair_tiles(
     isa: Isa,
     a: &CpuActs,
     w: &CpuMatrix,
@@ -81,7 +99,7 @@ pub(super) fn for_tiles(
     let max_rows = match isa {
         Isa::Portable(_) => portable::ROWS,
         Isa::Avx2(_) => avx2::ROWS,
-        Isa::Avx512(_) => avx512::ROWS,
+        Isa::Avx512(_) | Isa::Amx(_) => avx512::ROWS,
     };
     let mut sums: Sums = [[0.0; TILE]; MAX_ROWS];
     let mut row = 0;
@@ -100,7 +118,7 @@ pub(super) fn for_tiles(
         match isa {
             Isa::Portable(_) => portable::tile(&tile, &mut sums),
             Isa::Avx2(s) => avx2::tile(s, &tile, &mut sums),
-            Isa::Avx512(s) => avx512::tile(s, &tile, &mut sums),
+            Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }) => avx512::tile(s, &tile, &mut sums),
         }
         for (r, sums) in sums[..rows].iter().enumerate() {
             each(row + r, sums);

@@ -1,0 +1,317 @@
+//! Tiles with AMX: 32 rows by a pair of panels, bf16 in, f32 sums.
+//!
+//! A tile register holds 16 rows of 64 bytes, and `tdpbf16ps` adds the product of a `[16, 32]` operand and a `[32, 16]`
+//! weight tile to `[16, 16]` sums. Sixteen lines of a panel are a weight tile as they lie. Two operand tiles and two
+//! weight tiles feed four tiles of sums, so that each load is used twice (Intel's optimization manual, chapter 20).
+//!
+//! Many rows go through k in blocks: a block of a pair of panels stays in the first-level cache while all row tiles
+//! pass it, and the sums of a few pairs wait in the second level between blocks. That changes no bit: sums are added to
+//! in order of k, and leave a register and come back as the f32 that they are.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::asm;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::{CpuActs, CpuMatrix, TILE};
+use crate::cpu::simd::Amx;
+
+/// Rows of a tile register.
+const HALF: usize = 16;
+
+/// Rows that pass a block of weights.
+const BLOCK_ROWS: usize = 512;
+
+/// Steps of k in a block, 32 values each: 2 x 16 KiB of weights.
+const BLOCK_STEPS: usize = 16;
+
+/// Pairs of panels whose sums wait between blocks: 1 KiB a row.
+const BLOCK_PAIRS: usize = 8;
+
+thread_local! {
+    /// Sums `[rows, BLOCK_PAIRS * 32]` of the blocks in work.
+    static SUMS: RefCell<Vec<[f32; TILE]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a`, whose pairs of neighbours are `values`,
+/// times each pair of panels.
+pub(super) fn for_tiles(
+    proof: Amx,
+    a: &CpuActs,
+    values: &[u32],
+    w: &CpuMatrix,
+    pairs: Range<usize>,
+    mut each: impl FnMut(usize, usize, &[f32; TILE]),
+) {
+    let mut registers = Registers::new(proof);
+    SUMS.with_borrow_mut(|sums| {
+        for first_row in (0..a.len).step_by(BLOCK_ROWS) {
+            let rows = BLOCK_ROWS.min(a.len - first_row);
+            for first_pair in pairs.clone().step_by(BLOCK_PAIRS) {
+                let n_pairs = BLOCK_PAIRS.min(pairs.end - first_pair);
+                if sums.len() < rows * n_pairs {
+                    sums.resize(rows * n_pairs, [0.0; TILE]);
+                }
+                let block = Block {
+                    values: &values[first_row * a.stride / 2..],
+                    stride: a.stride / 2,
+                    rows,
+                    w,
+                    pairs: first_pair..first_pair + n_pairs,
+                };
+                block.multiply(&mut registers, sums);
+                for row in 0..rows {
+                    for pair in 0..n_pairs {
+                        each(
+                            first_row + row,
+                            first_pair + pair,
+                            &sums[row * n_pairs + pair],
+                        );
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Some rows times some pairs of panels.
+struct Block<'a> {
+    /// The operand from the block's first row on, a pair of neighbours each.
+    values: &'a [u32],
+    /// Pairs of neighbours from one row to the next.
+    stride: usize,
+    rows: usize,
+    w: &'a CpuMatrix,
+    pairs: Range<usize>,
+}
+
+impl Block<'_> {
+    /// Fills `sums` (`[rows, pairs]`).
+    fn multiply(&self, registers: &mut Registers, sums: &mut [[f32; TILE]]) {
+        let steps = self.w.lines / HALF;
+        if steps == 0 {
+            sums.fill([0.0; TILE]);
+        }
+        // One tile of rows reads the weights once and is best left in its registers.
+        let one_tile = self.rows <= 2 * HALF;
+        let block = if one_tile { steps } else { BLOCK_STEPS };
+        for first_step in (0..steps).step_by(block.max(1)) {
+            for (at, pair) in self.pairs.clone().enumerate() {
+                for row in (0..self.rows).step_by(2 * HALF) {
+                    registers.multiply(Tile {
+                        a: &self.values[row * self.stride + first_step * HALF..],
+                        stride: self.stride,
+                        rows: (2 * HALF).min(self.rows - row),
+                        weights: self.w.pair(pair),
+                        first_step,
+                        steps: block.min(steps - first_step),
+                        sums: &mut sums[row * self.pairs.len() + at..],
+                        sums_stride: self.pairs.len(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Up to 32 rows times a block of a pair of panels.
+struct Tile<'a> {
+    /// From the tile's first value on.
+    a: &'a [u32],
+    stride: usize,
+    rows: usize,
+    /// The whole pair: `[2, lines, 64]` bytes.
+    weights: &'a [u8],
+    first_step: usize,
+    steps: usize,
+    /// Every `sums_stride`th one is the next row's. From the second block on they are added to.
+    sums: &'a mut [[f32; TILE]],
+    sums_stride: usize,
+}
+
+/// The operand of `ldtilecfg`: palette 1, and for each register bytes of a row and rows.
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl TileConfig {
+    /// Sums in 0, 1 (the first rows) and 2, 3; operand in 4 and 5; weights in 6 and 7.
+    fn new(rows: usize) -> Self {
+        let first = rows.min(HALF) as u8;
+        // A register cannot have no rows; with up to 16 rows nothing uses those of the second half.
+        let second = rows.saturating_sub(HALF).max(1) as u8;
+        let mut config = Self {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        config.row_bytes[..8].fill(64);
+        config.rows[..8].copy_from_slice(&[
+            first, first, second, second, first, second, HALF as u8, HALF as u8,
+        ]);
+        config
+    }
+}
+
+/// The tile registers of this thread, given back when dropped.
+struct Registers {
+    _proof: Amx,
+    /// The rows that they are configured for; 0 before the first tile.
+    rows: usize,
+}
+
+impl Registers {
+    fn new(proof: Amx) -> Self {
+        Self {
+            _proof: proof,
+            rows: 0,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Drop for Registers {
+    fn drop(&mut self) {
+        // Registers in use would have to be saved whenever this thread is interrupted.
+        // SAFETY: the proof says that tiles are there and allowed.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Registers {
+    fn configure(&mut self, rows: usize) {
+        if self.rows == rows {
+            return;
+        }
+        let config = TileConfig::new(rows);
+        // SAFETY: the proof says that tiles are there and allowed; the operand is 64 bytes, and valid by its making.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
+        self.rows = rows;
+    }
+
+    fn multiply(&mut self, tile: Tile<'_>) {
+        let Tile {
+            rows,
+            steps,
+            first_step,
+            ..
+        } = tile;
+        let panel = tile.weights.len() / 2;
+        assert!((1..=2 * HALF).contains(&rows) && steps > 0);
+        assert!((rows - 1) * tile.stride + steps * HALF <= tile.a.len());
+        assert!((rows - 1) * tile.sums_stride < tile.sums.len());
+        assert!((first_step + steps) * HALF * 64 <= panel);
+        self.configure(rows);
+        let second = rows.min(HALF);
+        let sums = tile.sums.as_mut_ptr();
+        let strides = (
+            tile.stride * size_of::<u32>(),
+            tile.sums_stride * size_of::<[f32; TILE]>(),
+        );
+        let add = u64::from(first_step > 0);
+        // SAFETY: the proof says that tiles are there and allowed. The assertions bound the rows of the operand and of
+        // the sums, and the lines of both panels; second-half addresses are only used when there are such rows.
+        unsafe {
+            let a = tile.a.as_ptr().cast::<u8>();
+            let b = tile.weights.as_ptr().add(first_step * HALF * 64);
+            if rows > HALF {
+                asm!(
+                    "test {add}, {add}",
+                    "jnz 3f",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "jmp 2f",
+                    "3:",
+                    "tileloadd tmm0, [{c0} + {cs}]",
+                    "tileloadd tmm1, [{c0} + {cs} + 64]",
+                    "tileloadd tmm2, [{c1} + {cs}]",
+                    "tileloadd tmm3, [{c1} + {cs} + 64]",
+                    "2:",
+                    "tileloadd tmm6, [{b0} + {line}]",
+                    "tileloadd tmm4, [{a0} + {stride}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{b1} + {line}]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{a1} + {stride}]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "add {a0}, 64",
+                    "add {a1}, 64",
+                    "add {b0}, 1024",
+                    "add {b1}, 1024",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c0} + {cs}], tmm0",
+                    "tilestored [{c0} + {cs} + 64], tmm1",
+                    "tilestored [{c1} + {cs}], tmm2",
+                    "tilestored [{c1} + {cs} + 64], tmm3",
+                    a0 = inout(reg) a => _,
+                    a1 = inout(reg) a.add(second * strides.0) => _,
+                    b0 = inout(reg) b => _,
+                    b1 = inout(reg) b.add(panel) => _,
+                    steps = inout(reg) steps => _,
+                    c0 = in(reg) sums,
+                    c1 = in(reg) sums.add(second * tile.sums_stride),
+                    stride = in(reg) strides.0,
+                    cs = in(reg) strides.1,
+                    line = in(reg) 64usize,
+                    add = in(reg) add,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            } else {
+                asm!(
+                    "test {add}, {add}",
+                    "jnz 3f",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "jmp 2f",
+                    "3:",
+                    "tileloadd tmm0, [{c0} + {cs}]",
+                    "tileloadd tmm1, [{c0} + {cs} + 64]",
+                    "2:",
+                    "tileloadd tmm4, [{a0} + {stride}]",
+                    "tileloadd tmm6, [{b0} + {line}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{b1} + {line}]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "add {a0}, 64",
+                    "add {b0}, 1024",
+                    "add {b1}, 1024",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c0} + {cs}], tmm0",
+                    "tilestored [{c0} + {cs} + 64], tmm1",
+                    a0 = inout(reg) a => _,
+                    b0 = inout(reg) b => _,
+                    b1 = inout(reg) b.add(panel) => _,
+                    steps = inout(reg) steps => _,
+                    c0 = in(reg) sums,
+                    stride = in(reg) strides.0,
+                    cs = in(reg) strides.1,
+                    line = in(reg) 64usize,
+                    add = in(reg) add,
+                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    }
+}
+
+/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+#[cfg(not(target_arch = "x86_64"))]
+impl Registers {
+    fn multiply(&mut self, _tile: Tile<'_>) {}
+}
