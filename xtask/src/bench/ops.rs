@@ -71,7 +71,7 @@ pub(super) fn measure(
     let wide = Weights::new(11_008, 4096, DType::Bf16).pack(cpu)?;
     let a = acts(cpu, 512, 4096, DType::Bf16)?;
     let mut out = cpu.rows(512, 11_008)?;
-    let flop = 2.0 * (512 * 4096 * 11_008) as f64;
+    let flop = 2.0 * 512.0 * 4096.0 * 11_008.0;
     add(
         "linear bf16 4096 x 11008",
         512,
