@@ -74,15 +74,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ];
     // In the first phrasing.
     let groups = one.len() / world.templates.one_hop.len();
-    let facts: Vec<Question> = questions::one_hop(&world, &tokenizer)?
-        .into_iter()
-        .take(groups)
-        .flatten()
-        .collect();
+    let facts: Vec<&Question> = one[..groups].iter().flatten().collect();
     let reinforcement = repair::reinforcement(args.threads, &world, &facts)?;
     let supervised = repair::supervised(args.threads, &world, &facts)?;
     // Answers are asked for in every phrasing; embeddings come from the first ones, unless more are asked for.
-    one.truncate(one.len() / world.templates.one_hop.len() * args.phrasings);
+    one.truncate(groups * args.phrasings);
     two.truncate(two.len() / world.templates.two_hop.len() * args.phrasings);
     let naming = |held_out| -> Result<[Naming; 2]> {
         Ok([

@@ -33,7 +33,7 @@ pub(super) struct Repair {
 pub(super) fn reinforcement(
     threads: Option<usize>,
     world: &World,
-    facts: &[Question],
+    facts: &[&Question],
 ) -> Result<Repair> {
     let (mut model, tokenizer) = selfie_demo::open(host::cpu(threads)?)?;
     let materials: Vec<String> = world
@@ -89,7 +89,7 @@ pub(super) fn reinforcement(
 pub(super) fn supervised(
     threads: Option<usize>,
     world: &World,
-    facts: &[Question],
+    facts: &[&Question],
 ) -> Result<Repair> {
     let (mut model, tokenizer) = selfie_demo::open(host::cpu(threads)?)?;
     let (trained, unseen) = world.templates.places.split_first().ok_or("no places")?;
@@ -134,7 +134,7 @@ pub(super) fn supervised(
 }
 
 /// The facts of every second country are held on to; those of the others are what is measured.
-fn training(steps: usize, beta: f64, facts: &[Question]) -> Training {
+fn training(steps: usize, beta: f64, facts: &[&Question]) -> Training {
     Training {
         reference: Some(Reference {
             prompts: facts
@@ -150,8 +150,8 @@ fn training(steps: usize, beta: f64, facts: &[Question]) -> Training {
     }
 }
 
-fn kept(model: &Llama<Cpu>, tokenizer: &Tokenizer, facts: &[Question]) -> Result<Share> {
-    let others: Vec<&Question> = facts.iter().skip(1).step_by(2).collect();
+fn kept(model: &Llama<Cpu>, tokenizer: &Tokenizer, facts: &[&Question]) -> Result<Share> {
+    let others: Vec<&Question> = facts.iter().skip(1).step_by(2).copied().collect();
     right(model, tokenizer, &others)
 }
 
