@@ -43,6 +43,7 @@ pub(super) fn attend(
     };
     match &mut out.values {
         ActValues::F32(out) => rows.attend(out, stride),
+        ActValues::Rounded(out) => rows.attend(out, stride),
         ActValues::Bf16(out) => {
             let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
             rows.attend(out, stride);

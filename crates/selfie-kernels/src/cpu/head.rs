@@ -77,7 +77,7 @@ fn reduce(
     head: &CpuMatrix,
     tokens: Option<&[u32]>,
 ) -> Result<Vec<Part>> {
-    check_operands("head", a, head)?;
+    check_operands(isa, "head", a, head)?;
     let chunks = head.rows.div_ceil(CHUNK);
     let parts = (0..chunks).into_par_iter().flat_map_iter(|chunk| {
         let first = chunk * CHUNK;

@@ -1,5 +1,7 @@
 //! exp and bf16 rounding in forms that compilers turn into vector code.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::simd::{LANES, Simd};
 
 /// `e^x` to within 2 units in the last place, 0 below -87.3, saturated above 88.
@@ -75,13 +77,30 @@ impl Operand for f32 {
 }
 
 impl Operand for half::bf16 {
-    /// Round to nearest, ties to even; unlike [`half::bf16::from_f32`] without a branch.
     #[inline(always)]
     fn round(x: f32) -> Self {
-        let bits = x.to_bits();
-        let bias = 0x7fff + ((bits >> 16) & 1);
-        half::bf16::from_bits((bits.wrapping_add(bias) >> 16) as u16)
+        half::bf16::from_bits((round_bits(x) >> 16) as u16)
     }
+}
+
+/// A bf16 that is kept as an f32.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub(super) struct RoundedF32(f32);
+
+impl Operand for RoundedF32 {
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        Self(f32::from_bits(round_bits(x) & 0xffff_0000))
+    }
+}
+
+/// The nearest bf16 in the upper half, ties to even; unlike [`half::bf16::from_f32`] without a branch.
+#[inline(always)]
+fn round_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let bias = 0x7fff + ((bits >> 16) & 1);
+    bits.wrapping_add(bias)
 }
 
 #[cfg(test)]
@@ -109,6 +128,7 @@ mod tests {
             let x = f32::from_bits(bits);
             assert_eq!(half::bf16::round(x), half::bf16::from_f32(x), "{x:e}");
             assert_eq!(half::bf16::round(-x), half::bf16::from_f32(-x), "{x:e}");
+            assert_eq!(RoundedF32::round(x).0, half::bf16::from_f32(x).to_f32());
         }
         assert!(half::bf16::round(f32::NAN).is_nan());
     }

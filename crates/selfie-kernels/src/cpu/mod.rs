@@ -173,7 +173,7 @@ impl Backend for Cpu {
 
     fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<CpuActs> {
         self.check_memory("a buffer of rows", (capacity * width * 4) as u64)?;
-        Ok(CpuActs::new(capacity, width, weights))
+        Ok(CpuActs::new(self.isa, capacity, width, weights))
     }
 
     fn kv_bytes(&self, layout: &KvLayout) -> u64 {

@@ -21,6 +21,7 @@ pub(super) fn rms_norm(
     let stride = out.stride;
     match &mut out.values {
         ActValues::F32(out) => all_rows(isa, x, weight, eps, out, stride),
+        ActValues::Rounded(out) => all_rows(isa, x, weight, eps, out, stride),
         ActValues::Bf16(out) => {
             let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
             all_rows(isa, x, weight, eps, out, stride);

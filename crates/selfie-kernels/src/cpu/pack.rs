@@ -93,6 +93,11 @@ impl CpuMatrix {
         self.map.len()
     }
 
+    /// Steps of k in a line.
+    pub(super) fn line_k(&self) -> usize {
+        LINE / PANEL / self.dtype.size()
+    }
+
     /// Pairs of panels: 32 output columns each.
     pub(super) fn pairs(&self) -> usize {
         self.rows.div_ceil(2 * PANEL)

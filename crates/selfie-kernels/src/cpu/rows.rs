@@ -2,6 +2,8 @@
 
 use half::bf16;
 
+use super::math::RoundedF32;
+use super::simd::Isa;
 use crate::error::{check_index, check_shape};
 use crate::{BatchRow, DType, KernelError, Result};
 
@@ -81,16 +83,60 @@ impl CpuRows {
     }
 }
 
-/// The values of a GEMM operand, in the dtype that the weights ask for.
+/// The values of a GEMM operand, as the weights and the path ask for.
 #[derive(Clone, Debug)]
 pub(super) enum ActValues {
-    /// For bf16 weights: pairs of neighbours, the first one in the low half.
+    /// For bf16 weights where the hardware multiplies bf16: pairs of neighbours, the first one in the low half.
     Bf16(Vec<u32>),
+    /// For bf16 weights elsewhere.
+    Rounded(Vec<RoundedF32>),
     /// For f32 and f16 weights.
     F32(Vec<f32>),
 }
 
-/// Rows of a GEMM operand on the CPU: bf16 for bf16 weights, f32 for f32 and f16 weights.
+impl ActValues {
+    fn new(isa: Isa, weights: DType, len: usize) -> Self {
+        match (weights, isa) {
+            (DType::F32 | DType::F16, _) => ActValues::F32(vec![0.0; len]),
+            (DType::Bf16, Isa::Avx512(_) | Isa::Amx(_)) => ActValues::Bf16(vec![0; len / 2]),
+            (DType::Bf16, Isa::Portable(_) | Isa::Avx2(_)) => {
+                ActValues::Rounded(vec![RoundedF32::default(); len])
+            }
+        }
+    }
+
+    /// Whether products with such weights on this path take these values.
+    pub(super) fn fit(&self, isa: Isa, weights: DType) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(&Self::new(isa, weights, 0))
+    }
+
+    /// Bytes of a value.
+    fn size(&self) -> usize {
+        match self {
+            ActValues::Bf16(_) => 2,
+            ActValues::Rounded(_) | ActValues::F32(_) => 4,
+        }
+    }
+
+    /// Pairs of bf16; none of values of another form.
+    pub(super) fn pairs(&self) -> &[u32] {
+        match self {
+            ActValues::Bf16(v) => v,
+            ActValues::Rounded(_) | ActValues::F32(_) => &[],
+        }
+    }
+
+    /// Values in f32; none of values of another form.
+    pub(super) fn f32(&self) -> &[f32] {
+        match self {
+            ActValues::Bf16(_) => &[],
+            ActValues::Rounded(v) => bytemuck::cast_slice(v),
+            ActValues::F32(v) => v,
+        }
+    }
+}
+
+/// Rows of a GEMM operand on the CPU. For bf16 weights they are rounded to bf16, else f32.
 #[derive(Clone, Debug)]
 pub struct CpuActs {
     pub(super) values: ActValues,
@@ -98,28 +144,23 @@ pub struct CpuActs {
     /// Distance of two rows: the width, padded.
     pub(super) stride: usize,
     pub(super) len: usize,
+    capacity: usize,
 }
 
 impl CpuActs {
-    pub(super) fn new(capacity: usize, width: usize, weights: DType) -> Self {
-        let element = match weights {
-            DType::Bf16 => 2,
-            DType::F32 | DType::F16 => 4,
-        };
+    pub(super) fn new(isa: Isa, capacity: usize, width: usize, weights: DType) -> Self {
+        let element = ActValues::new(isa, weights, 0).size();
         let mut stride = width.next_multiple_of(K_PAD);
         // An odd number of lines, so that the rows of a tile do not meet in a few sets of the cache.
         if (stride * element / LINE).is_multiple_of(2) {
             stride += LINE / element;
         }
-        let values = match weights {
-            DType::Bf16 => ActValues::Bf16(vec![0; capacity * stride / 2]),
-            DType::F32 | DType::F16 => ActValues::F32(vec![0.0; capacity * stride]),
-        };
         Self {
-            values,
+            values: ActValues::new(isa, weights, capacity * stride),
             width,
             stride,
             len: 0,
+            capacity,
         }
     }
 
@@ -131,19 +172,15 @@ impl CpuActs {
                 let v: &[bf16] = bytemuck::cast_slice(v);
                 v[at].iter().map(|x| x.to_f32()).collect()
             }
-            ActValues::F32(v) => v[at].to_vec(),
+            values => values.f32()[at].to_vec(),
         }
     }
 
     /// Makes `len` rows of `width` the ones in use.
     pub(super) fn set_len(&mut self, op: &'static str, len: usize, width: usize) -> Result<()> {
         check_shape(op, "width of the output", width, self.width)?;
-        let capacity = match &self.values {
-            ActValues::Bf16(v) => 2 * v.len() / self.stride,
-            ActValues::F32(v) => v.len() / self.stride,
-        };
         if len > 0 {
-            check_index(op, "row", len - 1, capacity)?;
+            check_index(op, "row", len - 1, self.capacity)?;
         }
         self.len = len;
         Ok(())

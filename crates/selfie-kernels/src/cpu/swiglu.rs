@@ -20,6 +20,7 @@ pub(super) fn swiglu(isa: Isa, gate_up: &CpuRows, out: &mut CpuActs) -> Result<(
     let stride = out.stride;
     match &mut out.values {
         ActValues::F32(out) => all_rows(isa, gate_up, out, stride),
+        ActValues::Rounded(out) => all_rows(isa, gate_up, out, stride),
         ActValues::Bf16(out) => {
             let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
             all_rows(isa, gate_up, out, stride);

@@ -3,113 +3,53 @@
 //! A tile register holds 16 rows of 64 bytes, and `tdpbf16ps` adds the product of a `[16, 32]` operand and a `[32, 16]`
 //! weight tile to `[16, 16]` sums. Sixteen lines of a panel are a weight tile as they lie. Two operand tiles and two
 //! weight tiles feed four tiles of sums, so that each load is used twice (Intel's optimization manual, chapter 20).
-//!
-//! Many rows go through k in blocks: a block of a pair of panels stays in the first-level cache while all row tiles
-//! pass it, and the sums of a few pairs wait in the second level between blocks. That changes no bit: sums are added to
-//! in order of k, and leave a register and come back as the f32 that they are.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
-use std::cell::RefCell;
-use std::ops::Range;
 
+use super::blocks::{Kernel, Strip};
 use super::{CpuActs, CpuMatrix, TILE};
 use crate::cpu::simd::Amx;
 
 /// Rows of a tile register.
 const HALF: usize = 16;
 
-/// Rows that pass a block of weights.
-const BLOCK_ROWS: usize = 512;
+/// Rows of a tile.
+const TILE_ROWS: usize = 2 * HALF;
 
-/// Steps of k in a block, 32 values each: 2 x 16 KiB of weights.
-const BLOCK_STEPS: usize = 16;
+/// Lines of a block: 2 x 16 KiB of weights.
+const BLOCK_LINES: usize = 16 * HALF;
 
-/// Pairs of panels whose sums wait between blocks: 1 KiB a row.
-const BLOCK_PAIRS: usize = 8;
+impl Kernel for Registers {
+    type Element = u32;
 
-thread_local! {
-    /// Sums `[rows, BLOCK_PAIRS * 32]` of the blocks in work.
-    static SUMS: RefCell<Vec<[f32; TILE]>> = const { RefCell::new(Vec::new()) };
-}
+    const ELEMENT_K: usize = 2;
 
-/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a`, whose pairs of neighbours are `values`,
-/// times each pair of panels.
-pub(super) fn for_tiles(
-    proof: Amx,
-    a: &CpuActs,
-    values: &[u32],
-    w: &CpuMatrix,
-    pairs: Range<usize>,
-    mut each: impl FnMut(usize, usize, &[f32; TILE]),
-) {
-    let mut registers = Registers::new(proof);
-    SUMS.with_borrow_mut(|sums| {
-        for first_row in (0..a.len).step_by(BLOCK_ROWS) {
-            let rows = BLOCK_ROWS.min(a.len - first_row);
-            for first_pair in pairs.clone().step_by(BLOCK_PAIRS) {
-                let n_pairs = BLOCK_PAIRS.min(pairs.end - first_pair);
-                if sums.len() < rows * n_pairs {
-                    sums.resize(rows * n_pairs, [0.0; TILE]);
-                }
-                let block = Block {
-                    values: &values[first_row * a.stride / 2..],
-                    stride: a.stride / 2,
-                    rows,
-                    w,
-                    pairs: first_pair..first_pair + n_pairs,
-                };
-                block.multiply(&mut registers, sums);
-                for row in 0..rows {
-                    for pair in 0..n_pairs {
-                        each(
-                            first_row + row,
-                            first_pair + pair,
-                            &sums[row * n_pairs + pair],
-                        );
-                    }
-                }
-            }
+    fn elements(a: &CpuActs) -> &[u32] {
+        a.values.pairs()
+    }
+
+    const BLOCK_ROWS: usize = 512;
+
+    fn block_lines(rows: usize, w: &CpuMatrix) -> usize {
+        match rows {
+            0..=TILE_ROWS => w.lines,
+            _ => BLOCK_LINES,
         }
-    });
-}
+    }
 
-/// Some rows times some pairs of panels.
-struct Block<'a> {
-    /// The operand from the block's first row on, a pair of neighbours each.
-    values: &'a [u32],
-    /// Pairs of neighbours from one row to the next.
-    stride: usize,
-    rows: usize,
-    w: &'a CpuMatrix,
-    pairs: Range<usize>,
-}
-
-impl Block<'_> {
-    /// Fills `sums` (`[rows, pairs]`).
-    fn multiply(&self, registers: &mut Registers, sums: &mut [[f32; TILE]]) {
-        let steps = self.w.lines / HALF;
-        if steps == 0 {
-            sums.fill([0.0; TILE]);
-        }
-        // One tile of rows reads the weights once and is best left in its registers.
-        let one_tile = self.rows <= 2 * HALF;
-        let block = if one_tile { steps } else { BLOCK_STEPS };
-        for first_step in (0..steps).step_by(block.max(1)) {
-            for (at, pair) in self.pairs.clone().enumerate() {
-                for row in (0..self.rows).step_by(2 * HALF) {
-                    registers.multiply(Tile {
-                        a: &self.values[row * self.stride + first_step * HALF..],
-                        stride: self.stride,
-                        rows: (2 * HALF).min(self.rows - row),
-                        weights: self.w.pair(pair),
-                        first_step,
-                        steps: block.min(steps - first_step),
-                        sums: &mut sums[row * self.pairs.len() + at..],
-                        sums_stride: self.pairs.len(),
-                    });
-                }
-            }
+    fn multiply(&mut self, strip: &Strip<'_, u32>, sums: &mut [[f32; TILE]], sums_stride: usize) {
+        for row in (0..strip.rows).step_by(TILE_ROWS) {
+            self.tile(Tile {
+                a: &strip.a[row * strip.stride..],
+                stride: strip.stride,
+                rows: TILE_ROWS.min(strip.rows - row),
+                weights: strip.w.pair(strip.pair),
+                first_step: strip.lines.start / HALF,
+                steps: strip.lines.len() / HALF,
+                sums: &mut sums[row * sums_stride..],
+                sums_stride,
+            });
         }
     }
 }
@@ -161,14 +101,14 @@ impl TileConfig {
 }
 
 /// The tile registers of this thread, given back when dropped.
-struct Registers {
+pub(super) struct Registers {
     _proof: Amx,
     /// The rows that they are configured for; 0 before the first tile.
     rows: usize,
 }
 
 impl Registers {
-    fn new(proof: Amx) -> Self {
+    pub(super) fn new(proof: Amx) -> Self {
         Self {
             _proof: proof,
             rows: 0,
@@ -197,7 +137,7 @@ impl Registers {
         self.rows = rows;
     }
 
-    fn multiply(&mut self, tile: Tile<'_>) {
+    fn tile(&mut self, tile: Tile<'_>) {
         let Tile {
             rows,
             steps,
@@ -205,7 +145,7 @@ impl Registers {
             ..
         } = tile;
         let panel = tile.weights.len() / 2;
-        assert!((1..=2 * HALF).contains(&rows) && steps > 0);
+        assert!((1..=TILE_ROWS).contains(&rows) && steps > 0);
         assert!((rows - 1) * tile.stride + steps * HALF <= tile.a.len());
         assert!((rows - 1) * tile.sums_stride < tile.sums.len());
         assert!((first_step + steps) * HALF * 64 <= panel);
@@ -313,5 +253,5 @@ impl Registers {
 /// Elsewhere the proof cannot be constructed, so that nobody calls this.
 #[cfg(not(target_arch = "x86_64"))]
 impl Registers {
-    fn multiply(&mut self, _tile: Tile<'_>) {}
+    fn tile(&mut self, _tile: Tile<'_>) {}
 }

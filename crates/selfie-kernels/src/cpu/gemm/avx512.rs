@@ -1,18 +1,87 @@
 //! Tiles with AVX-512: twelve rows by a pair of panels, bf16 by the dot product of pairs.
 
-use super::{Sums, Tile};
+use std::ops::Range;
+
+use super::{CpuActs, CpuMatrix, TILE};
+use crate::DType;
+use crate::cpu::rows::ActValues;
 use crate::cpu::simd::Avx512;
 
 /// Rows of a tile: 12 x 2 accumulators, two registers of weights, the operand broadcast from memory.
-pub(super) const ROWS: usize = 12;
+const ROWS: usize = 12;
 
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn tile(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
-    super::portable::tile(tile, sums);
+/// Sums of a tile, `[rows, 32]`.
+type Sums = [[f32; TILE]; ROWS];
+
+/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels. A tile stays in its
+/// registers over all of k.
+pub(super) fn for_tiles(
+    proof: Avx512,
+    a: &CpuActs,
+    w: &CpuMatrix,
+    pairs: Range<usize>,
+    mut each: impl FnMut(usize, usize, &[f32; TILE]),
+) {
+    let mut sums: Sums = [[0.0; TILE]; ROWS];
+    for pair in pairs {
+        let mut row = 0;
+        let mut tiles = a.len.div_ceil(ROWS);
+        while row < a.len {
+            // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
+            let rows = (a.len - row).div_ceil(tiles);
+            let tile = Tile {
+                a: Operand::of(a, row),
+                rows,
+                stride: a.stride,
+                weights: w.pair(pair),
+                lines: w.lines,
+                dtype: w.dtype,
+            };
+            multiply(proof, &tile, &mut sums);
+            for (r, sums) in sums[..rows].iter().enumerate() {
+                each(row + r, pair, sums);
+            }
+            row += rows;
+            tiles -= 1;
+        }
+    }
 }
 
+/// One tile of work for a kernel: `rows` rows of `a` times a pair of panels.
+struct Tile<'a> {
+    a: Operand<'a>,
+    rows: usize,
+    /// Elements from one row of `a` to the next.
+    stride: usize,
+    /// `[2, lines, 64]` bytes, aligned to 64.
+    weights: &'a [u8],
+    lines: usize,
+    dtype: DType,
+}
+
+/// The rows of the operand from the tile's first on.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    /// Pairs of neighbours in k, as the packed weights have them.
+    Bf16(&'a [u32]),
+    F32(&'a [f32]),
+}
+
+impl<'a> Operand<'a> {
+    fn of(a: &'a CpuActs, row: usize) -> Self {
+        match &a.values {
+            ActValues::Bf16(v) => Operand::Bf16(&v[row * a.stride / 2..a.len * a.stride / 2]),
+            values => Operand::F32(&values.f32()[row * a.stride..a.len * a.stride]),
+        }
+    }
+}
+
+/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+#[cfg(not(target_arch = "x86_64"))]
+fn multiply(_proof: Avx512, _tile: &Tile<'_>, _sums: &mut Sums) {}
+
 #[cfg(target_arch = "x86_64")]
-pub(super) fn tile(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
+fn multiply(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
     // SAFETY: the proof says that the features are there.
     unsafe { x86::tile(tile, sums) }
 }
@@ -21,9 +90,8 @@ pub(super) fn tile(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::{Operand, PANEL};
+    use super::super::PANEL;
     use super::*;
-    use crate::DType;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums) {

@@ -1,14 +1,17 @@
 //! Matrix products with packed weights.
 //!
-//! A task owns pairs of panels (32 output columns) and walks all rows in tiles; a kernel sums one tile over the
-//! whole of k, in order. The sum of an element therefore never depends on the number of rows, the tile that it
+//! A task owns pairs of panels (32 output columns) and walks all rows in tiles; a kernel sums each element over
+//! the whole of k, in order. The sum of an element therefore never depends on the number of rows, the tile that it
 //! falls in, or the thread.
 
-// Only x86-64 can construct the proof that it asks for.
+// Only x86-64 can construct the proofs that these ask for.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod amx;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod avx2;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod avx512;
+mod blocks;
 mod portable;
 
 use std::ops::Range;
@@ -18,17 +21,11 @@ use rayon::prelude::*;
 use super::pack::{CpuMatrix, PANEL};
 use super::rows::{ActValues, CpuActs};
 use super::simd::{Amx, Isa};
+use crate::Result;
 use crate::error::check_shape;
-use crate::{DType, Result};
 
 /// Columns of a tile: a pair of panels.
 pub(super) const TILE: usize = 2 * PANEL;
-
-/// Most rows of a tile that is kept in registers.
-pub(super) const MAX_ROWS: usize = 12;
-
-/// Sums of a tile, `[rows, 32]`.
-pub(super) type Sums = [[f32; TILE]; MAX_ROWS];
 
 /// Where the sums of a product go.
 pub(super) enum Target<'a> {
@@ -46,7 +43,7 @@ pub(super) fn linear(
     bias: Option<&[f32]>,
     target: Target<'_>,
 ) -> Result<()> {
-    check_operands("linear", a, w)?;
+    check_operands(isa, "linear", a, w)?;
     if let Some(bias) = bias {
         check_shape("linear", "length of the bias", w.rows, bias.len())?;
     }
@@ -78,96 +75,39 @@ pub(super) fn for_tiles(
     a: &CpuActs,
     w: &CpuMatrix,
     pairs: Range<usize>,
-    mut each: impl FnMut(usize, usize, &[f32; TILE]),
+    each: impl FnMut(usize, usize, &[f32; TILE]),
 ) {
     match (isa, &a.values) {
-        (Isa::Amx(s), ActValues::Bf16(values)) => amx::for_tiles(s, a, values, w, pairs, each),
-        _ => pairs.for_each(|pair| pair_tiles(isa, a, w, pair, |row, sums| each(row, pair, sums))),
+        (Isa::Amx(s), ActValues::Bf16(_)) => {
+            let mut kernel = amx::Registers::new(s);
+            blocks::for_tiles(&mut kernel, a, w, pairs, each);
+        }
+        (Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }), _) => {
+            avx512::for_tiles(s, a, w, pairs, each);
+        }
+        (Isa::Avx2(s), _) => {
+            let mut kernel = avx2::Rows::new(s);
+            blocks::for_tiles(&mut kernel, a, w, pairs, each);
+        }
+        (Isa::Portable(_), _) => {
+            blocks::for_tiles(&mut portable::Rows, a, w, pairs, each);
+        }
     }
 }
 
-/// Calls `each(row, sums)` with the sums of every row of `a` times one pair of panels, from kernels that keep a
-/// tile in registers over all of k.
-fn pair_tiles(
-    isa: Isa,
-    a: &CpuActs,
-    w: &CpuMatrix,
-    pair: usize,
-    mut each: impl FnMut(usize, &[f32; TILE]),
-) {
-    let weights = w.pair(pair);
-    let max_rows = match isa {
-        Isa::Portable(_) => portable::ROWS,
-        Isa::Avx2(_) => avx2::ROWS,
-        Isa::Avx512(_) | Isa::Amx(_) => avx512::ROWS,
-    };
-    let mut sums: Sums = [[0.0; TILE]; MAX_ROWS];
-    let mut row = 0;
-    let mut tiles = a.len.div_ceil(max_rows);
-    while row < a.len {
-        // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
-        let rows = (a.len - row).div_ceil(tiles);
-        let tile = Tile {
-            a: Operand::of(a, row),
-            rows,
-            stride: a.stride,
-            weights,
-            lines: w.lines,
-            dtype: w.dtype,
-        };
-        match isa {
-            Isa::Portable(_) => portable::tile(&tile, &mut sums),
-            Isa::Avx2(s) => avx2::tile(s, &tile, &mut sums),
-            Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }) => avx512::tile(s, &tile, &mut sums),
-        }
-        for (r, sums) in sums[..rows].iter().enumerate() {
-            each(row + r, sums);
-        }
-        row += rows;
-        tiles -= 1;
-    }
-}
-
-/// The operand's dtype must be the one that the weights ask for, and the widths must agree.
-pub(super) fn check_operands(op: &'static str, a: &CpuActs, w: &CpuMatrix) -> Result<()> {
+/// The operand must have the form that the weights and the path ask for, and the widths must agree.
+pub(super) fn check_operands(isa: Isa, op: &'static str, a: &CpuActs, w: &CpuMatrix) -> Result<()> {
     check_shape(op, "width of the operand", w.columns, a.width)?;
-    let bf16 = matches!(a.values, ActValues::Bf16(_));
-    if bf16 == (w.dtype == DType::Bf16) {
+    if a.values.fit(isa, w.dtype) {
         return Ok(());
     }
     Err(crate::KernelError::Unsupported {
         op,
-        reason: format!("{} weights with an operand made for another dtype", w.dtype),
+        reason: format!(
+            "{} weights with an operand made for another dtype or path",
+            w.dtype
+        ),
     })
-}
-
-/// One tile of work for a kernel: `rows` rows of `a` times a pair of panels.
-struct Tile<'a> {
-    a: Operand<'a>,
-    rows: usize,
-    /// Elements from one row of `a` to the next.
-    stride: usize,
-    /// `[2, lines, 64]` bytes, aligned to 64.
-    weights: &'a [u8],
-    lines: usize,
-    dtype: DType,
-}
-
-/// The rows of the operand from the tile's first on.
-#[derive(Clone, Copy)]
-enum Operand<'a> {
-    /// Pairs of neighbours in k, as the packed weights have them.
-    Bf16(&'a [u32]),
-    F32(&'a [f32]),
-}
-
-impl<'a> Operand<'a> {
-    fn of(a: &'a CpuActs, row: usize) -> Self {
-        match &a.values {
-            ActValues::Bf16(v) => Operand::Bf16(&v[row * a.stride / 2..a.len * a.stride / 2]),
-            ActValues::F32(v) => Operand::F32(&v[row * a.stride..a.len * a.stride]),
-        }
-    }
 }
 
 fn store(out: &mut [f32], sums: &[f32], bias: &[f32], add: bool) {

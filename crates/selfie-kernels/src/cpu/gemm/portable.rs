@@ -2,70 +2,65 @@
 
 use half::{bf16, f16};
 
-use super::{Operand, PANEL, Sums, TILE, Tile};
+use super::blocks::{Kernel, Strip};
+use super::{CpuActs, CpuMatrix, PANEL, TILE};
+use crate::DType;
 
-/// Rows of a tile.
-pub(super) const ROWS: usize = 4;
+/// One row at a time; the operand is f32 for weights of any type.
+pub(super) struct Rows;
 
-pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums) {
-    for r in 0..tile.rows {
-        sums[r] = match tile.a {
-            Operand::Bf16(a) => row_bf16(&a[r * tile.stride / 2..], tile),
-            Operand::F32(a) => row_f32(&a[r * tile.stride..], tile),
-        };
+impl Kernel for Rows {
+    type Element = f32;
+
+    const ELEMENT_K: usize = 1;
+
+    fn elements(a: &CpuActs) -> &[f32] {
+        a.values.f32()
     }
-}
 
-fn row_bf16(a: &[u32], tile: &Tile<'_>) -> [f32; TILE] {
-    let mut sums = [0f32; TILE];
-    for (panel, sums) in tile
-        .weights
-        .chunks_exact(tile.lines * 64)
-        .zip(sums.chunks_exact_mut(PANEL))
-    {
-        let lines: &[[u32; PANEL]] = bytemuck::cast_slice(panel);
-        for (line, &pair) in lines.iter().zip(a) {
-            let (a0, a1) = widen(pair);
-            for (sum, &w) in sums.iter_mut().zip(line) {
-                let (w0, w1) = widen(w);
-                *sum += a0 * w0;
-                *sum += a1 * w1;
-            }
-        }
+    const BLOCK_ROWS: usize = 64;
+
+    fn block_lines(_rows: usize, _w: &CpuMatrix) -> usize {
+        256
     }
-    sums
-}
 
-fn row_f32(a: &[f32], tile: &Tile<'_>) -> [f32; TILE] {
-    let mut sums = [0f32; TILE];
-    for (panel, sums) in tile
-        .weights
-        .chunks_exact(tile.lines * 64)
-        .zip(sums.chunks_exact_mut(PANEL))
-    {
-        if tile.dtype == crate::DType::F16 {
-            let steps: &[[f16; PANEL]] = bytemuck::cast_slice(panel);
-            for (step, &a) in steps.iter().zip(a) {
-                for (sum, w) in sums.iter_mut().zip(step) {
-                    *sum += a * w.to_f32();
+    fn multiply(&mut self, strip: &Strip<'_, f32>, sums: &mut [[f32; TILE]], sums_stride: usize) {
+        let weights = strip.w.pair(strip.pair);
+        let rows = strip
+            .a
+            .chunks(strip.stride)
+            .zip(sums.chunks_mut(sums_stride));
+        for (a, sums) in rows.take(strip.rows) {
+            let panels = weights.chunks_exact(weights.len() / 2);
+            for (panel, sums) in panels.zip(sums[0].as_chunks_mut::<PANEL>().0) {
+                if strip.lines.start == 0 {
+                    *sums = [0.0; PANEL];
                 }
-            }
-        } else {
-            let steps: &[[f32; PANEL]] = bytemuck::cast_slice(panel);
-            for (step, &a) in steps.iter().zip(a) {
-                for (sum, &w) in sums.iter_mut().zip(step) {
-                    *sum += a * w;
+                let lines = &panel[strip.lines.start * 64..strip.lines.end * 64];
+                match strip.w.dtype {
+                    DType::F32 => add(sums, a, bytemuck::cast_slice(lines), |&w| w),
+                    DType::F16 => add(sums, a, bytemuck::cast_slice(lines), |w: &f16| w.to_f32()),
+                    DType::Bf16 => add_pairs(sums, a, bytemuck::cast_slice(lines)),
                 }
             }
         }
     }
-    sums
 }
 
-/// The two bf16 of a pair, the first one in the low half.
-fn widen(pair: u32) -> (f32, f32) {
-    (
-        bf16::from_bits(pair as u16).to_f32(),
-        bf16::from_bits((pair >> 16) as u16).to_f32(),
-    )
+fn add<T>(sums: &mut [f32; PANEL], a: &[f32], steps: &[[T; PANEL]], value: impl Fn(&T) -> f32) {
+    for (step, &a) in steps.iter().zip(a) {
+        for (sum, w) in sums.iter_mut().zip(step) {
+            *sum += a * value(w);
+        }
+    }
+}
+
+/// A line of bf16 has two neighbours in k of each column.
+fn add_pairs(sums: &mut [f32; PANEL], a: &[f32], lines: &[[[bf16; 2]; PANEL]]) {
+    for (line, a) in lines.iter().zip(a.as_chunks::<2>().0) {
+        for (sum, w) in sums.iter_mut().zip(line) {
+            *sum += a[0] * w[0].to_f32();
+            *sum += a[1] * w[1].to_f32();
+        }
+    }
 }

@@ -1,0 +1,125 @@
+//! Products of many rows, through k in blocks.
+//!
+//! A block of a pair of panels stays in the first-level cache while all row tiles pass it, and the sums of a few pairs
+//! wait in the second level between blocks (Goto, van de Geijn 2008: Anatomy of high-performance matrix
+//! multiplication). That changes no bit: sums are added to in order of k, and leave a register and come back as the
+//! f32 that they are.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::{CpuActs, CpuMatrix, TILE};
+
+/// Pairs of panels whose sums wait between blocks: 1 KiB a row.
+const BLOCK_PAIRS: usize = 8;
+
+thread_local! {
+    /// Sums `[rows, BLOCK_PAIRS]` of the blocks in work.
+    static SUMS: RefCell<Vec<[f32; TILE]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What multiplies rows with a block of one pair of panels.
+pub(super) trait Kernel {
+    /// An element of the operand: an f32, or a pair of bf16.
+    type Element;
+
+    /// Steps of k in an element.
+    const ELEMENT_K: usize;
+
+    /// The elements of an operand of the path's form.
+    fn elements(a: &CpuActs) -> &[Self::Element];
+
+    /// Rows that pass a block.
+    const BLOCK_ROWS: usize;
+
+    /// Lines of a block, for so many rows. One tile of rows reads the weights once and is best left in its registers.
+    fn block_lines(rows: usize, w: &CpuMatrix) -> usize;
+
+    /// Adds the strip's products to `sums`: row `i` at `i * sums_stride`. Those of the first lines are set.
+    fn multiply(
+        &mut self,
+        strip: &Strip<'_, Self::Element>,
+        sums: &mut [[f32; TILE]],
+        sums_stride: usize,
+    );
+}
+
+/// Some rows, and the lines of a pair of panels that they are multiplied with.
+pub(super) struct Strip<'a, T> {
+    /// The operand, from the first row's element at the first line on.
+    pub(super) a: &'a [T],
+    /// Elements from one row to the next.
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) w: &'a CpuMatrix,
+    pub(super) pair: usize,
+    pub(super) lines: Range<usize>,
+}
+
+/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels.
+pub(super) fn for_tiles<K: Kernel>(
+    kernel: &mut K,
+    a: &CpuActs,
+    w: &CpuMatrix,
+    pairs: Range<usize>,
+    mut each: impl FnMut(usize, usize, &[f32; TILE]),
+) {
+    let elements = K::elements(a);
+    let stride = a.stride / K::ELEMENT_K;
+    SUMS.with_borrow_mut(|sums| {
+        for first_row in (0..a.len).step_by(K::BLOCK_ROWS) {
+            let rows = K::BLOCK_ROWS.min(a.len - first_row);
+            for first_pair in pairs.clone().step_by(BLOCK_PAIRS) {
+                let pairs = first_pair..pairs.end.min(first_pair + BLOCK_PAIRS);
+                if sums.len() < rows * pairs.len() {
+                    sums.resize(rows * pairs.len(), [0.0; TILE]);
+                }
+                let block = Block {
+                    a: &elements[first_row * stride..],
+                    stride,
+                    rows,
+                    w,
+                    pairs: pairs.clone(),
+                };
+                block.multiply(kernel, sums);
+                for (i, sums) in sums[..rows * pairs.len()].iter().enumerate() {
+                    let (row, pair) = (i / pairs.len(), i % pairs.len());
+                    each(first_row + row, first_pair + pair, sums);
+                }
+            }
+        }
+    });
+}
+
+/// Some rows times some pairs of panels.
+struct Block<'a, T> {
+    a: &'a [T],
+    stride: usize,
+    rows: usize,
+    w: &'a CpuMatrix,
+    pairs: Range<usize>,
+}
+
+impl<T> Block<'_, T> {
+    /// Fills `sums` (`[rows, pairs]`).
+    fn multiply<K: Kernel<Element = T>>(&self, kernel: &mut K, sums: &mut [[f32; TILE]]) {
+        let w = self.w;
+        if w.lines == 0 {
+            sums.fill([0.0; TILE]);
+        }
+        let lines = K::block_lines(self.rows, w).max(1);
+        for first in (0..w.lines).step_by(lines) {
+            for (at, pair) in self.pairs.clone().enumerate() {
+                let strip = Strip {
+                    a: &self.a[first * w.line_k() / K::ELEMENT_K..],
+                    stride: self.stride,
+                    rows: self.rows,
+                    w,
+                    pair,
+                    lines: first..w.lines.min(first + lines),
+                };
+                kernel.multiply(&strip, &mut sums[at..], self.pairs.len());
+            }
+        }
+    }
+}
