@@ -109,6 +109,13 @@ impl CpuMatrix {
         &self.map[pair * bytes..][..bytes]
     }
 
+    /// Up to `n` lines from `first` on, of each panel of a pair.
+    pub(super) fn panels(&self, pair: usize, first: usize, n: usize) -> [&[u8]; 2] {
+        let (start, end) = (first.min(self.lines), self.lines.min(first + n));
+        let (first, second) = self.pair(pair).split_at(self.lines * LINE);
+        [first, second].map(|panel| &panel[start * LINE..end * LINE])
+    }
+
     /// Unpacks row `row` to f32, exactly.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         let panel = &self.map[row / PANEL * self.lines * LINE..][..self.lines * LINE];

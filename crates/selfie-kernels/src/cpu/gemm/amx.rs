@@ -44,9 +44,8 @@ impl Kernel for Registers {
                 a: &strip.a[row * strip.stride..],
                 stride: strip.stride,
                 rows: TILE_ROWS.min(strip.rows - row),
-                weights: strip.w.pair(strip.pair),
-                first_step: strip.lines.start / HALF,
-                steps: strip.lines.len() / HALF,
+                panels: strip.panels,
+                first: strip.first,
                 sums: &mut sums[row * sums_stride..],
                 sums_stride,
             });
@@ -60,11 +59,11 @@ struct Tile<'a> {
     a: &'a [u32],
     stride: usize,
     rows: usize,
-    /// The whole pair: `[2, lines, 64]` bytes.
-    weights: &'a [u8],
-    first_step: usize,
-    steps: usize,
-    /// Every `sums_stride`th one is the next row's. From the second block on they are added to.
+    /// A multiple of 16 lines of each panel.
+    panels: [&'a [u8]; 2],
+    /// Whether the sums begin here; else they are added to.
+    first: bool,
+    /// Every `sums_stride`th one is the next row's.
     sums: &'a mut [[f32; TILE]],
     sums_stride: usize,
 }
@@ -138,17 +137,12 @@ impl Registers {
     }
 
     fn tile(&mut self, tile: Tile<'_>) {
-        let Tile {
-            rows,
-            steps,
-            first_step,
-            ..
-        } = tile;
-        let panel = tile.weights.len() / 2;
+        let Tile { rows, panels, .. } = tile;
+        let steps = panels[0].len() / (HALF * 64);
         assert!((1..=TILE_ROWS).contains(&rows) && steps > 0);
         assert!((rows - 1) * tile.stride + steps * HALF <= tile.a.len());
         assert!((rows - 1) * tile.sums_stride < tile.sums.len());
-        assert!((first_step + steps) * HALF * 64 <= panel);
+        assert!(panels[0].len() == panels[1].len());
         self.configure(rows);
         let second = rows.min(HALF);
         let sums = tile.sums.as_mut_ptr();
@@ -156,12 +150,12 @@ impl Registers {
             tile.stride * size_of::<u32>(),
             tile.sums_stride * size_of::<[f32; TILE]>(),
         );
-        let add = u64::from(first_step > 0);
+        let add = u64::from(!tile.first);
         // SAFETY: the proof says that tiles are there and allowed. The assertions bound the rows of the operand and of
         // the sums, and the lines of both panels; second-half addresses are only used when there are such rows.
         unsafe {
             let a = tile.a.as_ptr().cast::<u8>();
-            let b = tile.weights.as_ptr().add(first_step * HALF * 64);
+            let [b0, b1] = panels.map(<[u8]>::as_ptr);
             if rows > HALF {
                 asm!(
                     "test {add}, {add}",
@@ -197,8 +191,8 @@ impl Registers {
                     "tilestored [{c1} + {cs} + 64], tmm3",
                     a0 = inout(reg) a => _,
                     a1 = inout(reg) a.add(second * strides.0) => _,
-                    b0 = inout(reg) b => _,
-                    b1 = inout(reg) b.add(panel) => _,
+                    b0 = inout(reg) b0 => _,
+                    b1 = inout(reg) b1 => _,
                     steps = inout(reg) steps => _,
                     c0 = in(reg) sums,
                     c1 = in(reg) sums.add(second * tile.sums_stride),
@@ -234,8 +228,8 @@ impl Registers {
                     "tilestored [{c0} + {cs}], tmm0",
                     "tilestored [{c0} + {cs} + 64], tmm1",
                     a0 = inout(reg) a => _,
-                    b0 = inout(reg) b => _,
-                    b1 = inout(reg) b.add(panel) => _,
+                    b0 = inout(reg) b0 => _,
+                    b1 = inout(reg) b1 => _,
                     steps = inout(reg) steps => _,
                     c0 = in(reg) sums,
                     stride = in(reg) strides.0,

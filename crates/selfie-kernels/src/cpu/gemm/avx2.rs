@@ -1,7 +1,8 @@
 //! Tiles with AVX2, FMA and F16C: six rows by one panel of sixteen columns at a time, in f32.
 //!
 //! The operand is f32 for weights of any type (with bf16 weights its values are rounded to bf16), so that a value is
-//! broadcast by the load itself. Many rows expand a block of weights to f32 once; few rows expand it in registers.
+//! broadcast by the load itself. One tile of rows widens weights in registers. More widen a block of weights once, and
+//! fetch the next one while they multiply: the hardware's own prefetching stops between blocks.
 
 use super::blocks::{Kernel, Strip};
 use super::{CpuActs, CpuMatrix, PANEL, TILE};
@@ -13,13 +14,18 @@ const TILE_ROWS: usize = 6;
 /// Steps of k in a block: 16 KiB of a panel in f32, beside 6 KiB of a tile's rows.
 const BLOCK_K: usize = 256;
 
-/// Rows that are worth expanding a block for.
-const EXPAND_ROWS: usize = 2 * TILE_ROWS + 1;
+/// Most rows that widen weights in registers, of which that takes some.
+const WIDENING_ROWS: usize = 5;
+
+/// Steps of k for which a tile fetches one line of the next block.
+const FETCH_STEPS: usize = 4;
+
+/// A block of a panel in f32.
+type PanelBlock = [[f32; PANEL]; BLOCK_K];
 
 pub(super) struct Rows {
     _proof: Avx2,
-    /// A block of a panel in f32.
-    block: [[f32; PANEL]; BLOCK_K],
+    block: PanelBlock,
 }
 
 impl Rows {
@@ -44,7 +50,7 @@ impl Kernel for Rows {
 
     fn block_lines(rows: usize, w: &CpuMatrix) -> usize {
         match rows {
-            0..=TILE_ROWS => w.lines,
+            0..=WIDENING_ROWS => w.lines,
             _ => BLOCK_K / w.line_k(),
         }
     }
@@ -71,31 +77,20 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn multiply(
         strip: &Strip<'_, f32>,
-        block: &mut [[f32; PANEL]; BLOCK_K],
+        block: &mut PanelBlock,
         sums: &mut [[f32; TILE]],
         sums_stride: usize,
     ) {
-        let weights = strip.w.pair(strip.pair);
-        for (p, panel) in weights.chunks_exact(weights.len() / 2).enumerate() {
-            let lines = &panel[strip.lines.start * 64..strip.lines.end * 64];
-            let mut strip_of = |source| panel_tiles(strip, source, p, sums, sums_stride);
-            match strip.w.dtype {
-                DType::F32 => strip_of(Source::F32(bytemuck::cast_slice(lines))),
-                DType::Bf16 if strip.rows < EXPAND_ROWS => {
-                    strip_of(Source::Bf16(bytemuck::cast_slice(lines)));
-                }
-                DType::F16 if strip.rows < EXPAND_ROWS => {
-                    strip_of(Source::F16(bytemuck::cast_slice(lines)));
-                }
-                DType::Bf16 => {
-                    let pairs = bytemuck::cast_slice(lines);
-                    strip_of(Source::F32(expand_bf16(pairs, block)));
-                }
-                DType::F16 => {
-                    let halves = bytemuck::cast_slice(lines);
-                    strip_of(Source::F32(expand_f16(halves, block)));
-                }
-            }
+        for (p, lines) in strip.panels.into_iter().enumerate() {
+            let few = strip.rows <= WIDENING_ROWS;
+            let source = match strip.dtype {
+                DType::F32 => Source::F32(bytemuck::cast_slice(lines)),
+                DType::Bf16 if few => Source::Bf16(bytemuck::cast_slice(lines)),
+                DType::F16 if few => Source::F16(bytemuck::cast_slice(lines)),
+                DType::Bf16 => Source::F32(expand_bf16(bytemuck::cast_slice(lines), block)),
+                DType::F16 => Source::F32(expand_f16(bytemuck::cast_slice(lines), block)),
+            };
+            panel_tiles(strip, source, p, sums, sums_stride);
         }
     }
 
@@ -119,6 +114,7 @@ mod x86 {
     ) {
         let mut row = 0;
         let mut tiles = strip.rows.div_ceil(TILE_ROWS);
+        let mut next = strip.next[p];
         while row < strip.rows {
             // Tiles of nearly equal height: 7 rows are 4 + 3, not 6 + 1.
             let rows = (strip.rows - row).div_ceil(tiles);
@@ -126,9 +122,10 @@ mod x86 {
                 a: &strip.a[row * strip.stride..],
                 stride: strip.stride,
                 source,
-                first: strip.lines.start == 0,
+                first: strip.first,
                 p,
                 sums_stride,
+                next,
             };
             let sums = &mut sums[row * sums_stride..];
             match rows {
@@ -141,6 +138,7 @@ mod x86 {
             }
             row += rows;
             tiles -= 1;
+            next = &next[next.len().min(BLOCK_K / FETCH_STEPS * 64)..];
         }
     }
 
@@ -148,10 +146,11 @@ mod x86 {
         a: &'a [f32],
         stride: usize,
         source: Source<'a>,
-        /// Whether these are the first lines, so that the sums begin.
         first: bool,
         p: usize,
         sums_stride: usize,
+        /// What is fetched meanwhile.
+        next: &'a [u8],
     }
 
     type Acc<const R: usize> = [[__m256; 2]; R];
@@ -159,64 +158,78 @@ mod x86 {
     impl Tile<'_> {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn multiply<const R: usize>(&self, sums: &mut [[f32; TILE]]) {
+            assert!((R - 1) * self.sums_stride < sums.len());
+            let first = sums.as_flattened_mut()[self.p * PANEL..].as_mut_ptr();
+            let row = |r: usize| first.wrapping_add(r * self.sums_stride * TILE);
             let mut acc = [[_mm256_setzero_ps(); 2]; R];
-            let rows = sums.iter_mut().step_by(self.sums_stride);
-            let mut rows = rows.map(|row| row[self.p * PANEL..].as_chunks_mut::<8>().0);
-            let mut out: [&mut [[f32; 8]]; R] =
-                std::array::from_fn(|_| rows.next().unwrap_or_default());
             if !self.first {
-                for (acc, out) in acc.iter_mut().zip(&out) {
-                    *acc = [load(&out[0]), load(&out[1])];
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: the assertion bounds the rows; a row of sums has sixteen floats of each panel.
+                    *acc = unsafe { [_mm256_loadu_ps(row(r)), _mm256_loadu_ps(row(r).add(8))] };
                 }
             }
-            let acc = match self.source {
-                Source::F32(steps) => self.f32(acc, steps),
-                Source::F16(steps) => self.f16(acc, steps),
-                Source::Bf16(lines) => self.bf16(acc, lines),
-            };
-            for (acc, out) in acc.iter().zip(&mut out) {
-                store(acc[0], &mut out[0]);
-                store(acc[1], &mut out[1]);
+            match self.source {
+                Source::F32(steps) => self.f32(&mut acc, steps),
+                Source::F16(steps) => self.f16(&mut acc, steps),
+                Source::Bf16(lines) => self.bf16(&mut acc, lines),
             }
-        }
-
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn f32<const R: usize>(&self, mut acc: Acc<R>, steps: &[[f32; PANEL]]) -> Acc<R> {
-            assert!((R - 1) * self.stride + steps.len() <= self.a.len());
-            for (k, step) in steps.iter().enumerate() {
-                // SAFETY: a step has sixteen floats; the assertion bounds the operand.
+            for (r, acc) in acc.iter().enumerate() {
+                // SAFETY: as above.
                 unsafe {
-                    let w0 = _mm256_loadu_ps(step.as_ptr());
-                    let w1 = _mm256_loadu_ps(step.as_ptr().add(8));
-                    self.step(&mut acc, k, w0, w1);
+                    _mm256_storeu_ps(row(r), acc[0]);
+                    _mm256_storeu_ps(row(r).add(8), acc[1]);
                 }
             }
-            acc
         }
 
+        // Inlined, all of these together are too much for the compiler to keep the sums in registers.
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn f16<const R: usize>(&self, mut acc: Acc<R>, steps: &[[u16; PANEL]]) -> Acc<R> {
+        fn f32<const R: usize>(&self, acc: &mut Acc<R>, steps: &[[f32; PANEL]]) {
             assert!((R - 1) * self.stride + steps.len() <= self.a.len());
-            for (k, step) in steps.iter().enumerate() {
-                let [w0, w1] = widen_f16(step);
-                // SAFETY: the assertion bounds the operand.
-                unsafe { self.step(&mut acc, k, w0, w1) };
+            let mut sums = *acc;
+            let (groups, rest) = steps.as_chunks::<FETCH_STEPS>();
+            for (g, group) in groups.iter().enumerate() {
+                // Beyond the end it does nothing, or fetches what is not needed.
+                _mm_prefetch::<_MM_HINT_T0>(self.next.as_ptr().wrapping_add(g * 64).cast());
+                for (k, step) in group.iter().enumerate() {
+                    // SAFETY: the assertion bounds the operand.
+                    unsafe { self.step(&mut sums, FETCH_STEPS * g + k, halves(step)) };
+                }
             }
-            acc
+            for (k, step) in rest.iter().enumerate() {
+                // SAFETY: the assertion bounds the operand.
+                unsafe { self.step(&mut sums, FETCH_STEPS * groups.len() + k, halves(step)) };
+            }
+            *acc = sums;
         }
 
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn bf16<const R: usize>(&self, mut acc: Acc<R>, lines: &[[u32; PANEL]]) -> Acc<R> {
+        fn f16<const R: usize>(&self, acc: &mut Acc<R>, steps: &[[u16; PANEL]]) {
+            assert!((R - 1) * self.stride + steps.len() <= self.a.len());
+            let mut sums = *acc;
+            for (k, step) in steps.iter().enumerate() {
+                // SAFETY: the assertion bounds the operand.
+                unsafe { self.step(&mut sums, k, widen_f16(step)) };
+            }
+            *acc = sums;
+        }
+
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn bf16<const R: usize>(&self, acc: &mut Acc<R>, lines: &[[u32; PANEL]]) {
             assert!((R - 1) * self.stride + 2 * lines.len() <= self.a.len());
+            let mut sums = *acc;
             for (g, line) in lines.iter().enumerate() {
                 let [even, odd] = widen_bf16(line);
                 // SAFETY: the assertion bounds the operand.
                 unsafe {
-                    self.step(&mut acc, 2 * g, even[0], even[1]);
-                    self.step(&mut acc, 2 * g + 1, odd[0], odd[1]);
+                    self.step(&mut sums, 2 * g, even);
+                    self.step(&mut sums, 2 * g + 1, odd);
                 }
             }
-            acc
+            *acc = sums;
         }
 
         /// One step of k for all rows.
@@ -225,48 +238,33 @@ mod x86 {
         /// `(R - 1) * stride + k` must be in bounds of the operand.
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn step<const R: usize>(&self, acc: &mut Acc<R>, k: usize, w0: __m256, w1: __m256) {
-            for (r, acc) in acc.iter_mut().enumerate() {
+        unsafe fn step<const R: usize>(&self, sums: &mut Acc<R>, k: usize, w: [__m256; 2]) {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: in bounds by the caller's promise.
                 let x = _mm256_set1_ps(unsafe { *self.a.get_unchecked(r * self.stride + k) });
-                acc[0] = _mm256_fmadd_ps(x, w0, acc[0]);
-                acc[1] = _mm256_fmadd_ps(x, w1, acc[1]);
+                sums[0] = _mm256_fmadd_ps(x, w[0], sums[0]);
+                sums[1] = _mm256_fmadd_ps(x, w[1], sums[1]);
             }
         }
     }
 
     /// Lines of bf16 pairs as steps of k.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn expand_bf16<'a>(
-        lines: &[[u32; PANEL]],
-        block: &'a mut [[f32; PANEL]; BLOCK_K],
-    ) -> &'a [[f32; PANEL]] {
+    fn expand_bf16<'a>(lines: &[[u32; PANEL]], block: &'a mut PanelBlock) -> &'a [[f32; PANEL]] {
         let steps = &mut block[..2 * lines.len()];
         for (line, steps) in lines.iter().zip(steps.as_chunks_mut::<2>().0) {
             for (wide, step) in widen_bf16(line).into_iter().zip(steps) {
-                let [first, second] = step.as_chunks_mut::<8>().0 else {
-                    continue;
-                };
-                store(wide[0], first);
-                store(wide[1], second);
+                store(wide, step);
             }
         }
         steps
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn expand_f16<'a>(
-        halves: &[[u16; PANEL]],
-        block: &'a mut [[f32; PANEL]; BLOCK_K],
-    ) -> &'a [[f32; PANEL]] {
+    fn expand_f16<'a>(halves: &[[u16; PANEL]], block: &'a mut PanelBlock) -> &'a [[f32; PANEL]] {
         let steps = &mut block[..halves.len()];
         for (half, step) in halves.iter().zip(&mut *steps) {
-            let [first, second] = step.as_chunks_mut::<8>().0 else {
-                continue;
-            };
-            let wide = widen_f16(half);
-            store(wide[0], first);
-            store(wide[1], second);
+            store(widen_f16(half), step);
         }
         steps
     }
@@ -305,15 +303,23 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn load(from: &[f32; 8]) -> __m256 {
-        // SAFETY: there are eight floats.
-        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    fn halves(step: &[f32; PANEL]) -> [__m256; 2] {
+        // SAFETY: a step has sixteen floats.
+        unsafe {
+            [
+                _mm256_loadu_ps(step.as_ptr()),
+                _mm256_loadu_ps(step.as_ptr().add(8)),
+            ]
+        }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn store(value: __m256, to: &mut [f32; 8]) {
-        // SAFETY: there is room for eight floats.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
+    fn store(wide: [__m256; 2], step: &mut [f32; PANEL]) {
+        // SAFETY: a step has room for sixteen floats.
+        unsafe {
+            _mm256_storeu_ps(step.as_mut_ptr(), wide[0]);
+            _mm256_storeu_ps(step.as_mut_ptr().add(8), wide[1]);
+        }
     }
 }

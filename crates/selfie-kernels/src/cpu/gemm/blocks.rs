@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{CpuActs, CpuMatrix, TILE};
+use crate::DType;
 
 /// Pairs of panels whose sums wait between blocks: 1 KiB a row.
 const BLOCK_PAIRS: usize = 8;
@@ -35,7 +36,7 @@ pub(super) trait Kernel {
     /// Lines of a block, for so many rows. One tile of rows reads the weights once and is best left in its registers.
     fn block_lines(rows: usize, w: &CpuMatrix) -> usize;
 
-    /// Adds the strip's products to `sums`: row `i` at `i * sums_stride`. Those of the first lines are set.
+    /// Adds the strip's products to `sums`: row `i` at `i * sums_stride`. The first lines set them.
     fn multiply(
         &mut self,
         strip: &Strip<'_, Self::Element>,
@@ -51,9 +52,13 @@ pub(super) struct Strip<'a, T> {
     /// Elements from one row to the next.
     pub(super) stride: usize,
     pub(super) rows: usize,
-    pub(super) w: &'a CpuMatrix,
-    pub(super) pair: usize,
-    pub(super) lines: Range<usize>,
+    /// The lines of both panels.
+    pub(super) panels: [&'a [u8]; 2],
+    pub(super) dtype: DType,
+    /// Whether these are the first lines, so that the sums begin.
+    pub(super) first: bool,
+    /// The lines that come next, to be fetched meanwhile.
+    pub(super) next: [&'a [u8]; 2],
 }
 
 /// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels.
@@ -110,13 +115,18 @@ impl<T> Block<'_, T> {
         let lines = K::block_lines(self.rows, w).max(1);
         for first in (0..w.lines).step_by(lines) {
             for (at, pair) in self.pairs.clone().enumerate() {
+                let next = match at + 1 < self.pairs.len() {
+                    true => w.panels(pair + 1, first, lines),
+                    false => w.panels(self.pairs.start, first + lines, lines),
+                };
                 let strip = Strip {
                     a: &self.a[first * w.line_k() / K::ELEMENT_K..],
                     stride: self.stride,
                     rows: self.rows,
-                    w,
-                    pair,
-                    lines: first..w.lines.min(first + lines),
+                    panels: w.panels(pair, first, lines),
+                    dtype: w.dtype,
+                    first: first == 0,
+                    next,
                 };
                 kernel.multiply(&strip, &mut sums[at..], self.pairs.len());
             }

@@ -25,19 +25,16 @@ impl Kernel for Rows {
     }
 
     fn multiply(&mut self, strip: &Strip<'_, f32>, sums: &mut [[f32; TILE]], sums_stride: usize) {
-        let weights = strip.w.pair(strip.pair);
         let rows = strip
             .a
             .chunks(strip.stride)
             .zip(sums.chunks_mut(sums_stride));
         for (a, sums) in rows.take(strip.rows) {
-            let panels = weights.chunks_exact(weights.len() / 2);
-            for (panel, sums) in panels.zip(sums[0].as_chunks_mut::<PANEL>().0) {
-                if strip.lines.start == 0 {
+            for (lines, sums) in strip.panels.iter().zip(sums[0].as_chunks_mut::<PANEL>().0) {
+                if strip.first {
                     *sums = [0.0; PANEL];
                 }
-                let lines = &panel[strip.lines.start * 64..strip.lines.end * 64];
-                match strip.w.dtype {
+                match strip.dtype {
                     DType::F32 => add(sums, a, bytemuck::cast_slice(lines), |&w| w),
                     DType::F16 => add(sums, a, bytemuck::cast_slice(lines), |w: &f16| w.to_f32()),
                     DType::Bf16 => add_pairs(sums, a, bytemuck::cast_slice(lines)),
