@@ -2,24 +2,20 @@
 
     python gpu.py MODEL_DIR --out FILE [--device cuda] [--tokens 19] [--new 30] [--batches 64,128,256,608]
 
-Writes an object of name and value, with the names of gpu-bench. A sweep is done as programs with hooks do it: a batch of
-cells decodes with a KV cache while a hook writes each cell's embedding over the placeholders in the prompt pass; relevancies
-take two more passes over prompt and text, one of them with the hook.
+Writes an object of name and value, with the names of gpu-bench.
 """
 
 import argparse
 import json
-import os
 import statistics
 import time
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from hooks import greedy, open_model, sweep
 
 PROMPT = "[INST] What's highest mountain in the world? [/INST] "
-INTERPRETATION = ["[INST]", 0, 0, 0, 0, 0, "[/INST] Sure, I will summarize the message:"]
-INJECT_LAYER = 1
 
 
 class Clock:
@@ -99,68 +95,6 @@ def decode_steps(model, clock):
     return figures
 
 
-def greedy(model, ids, new_tokens):
-    """The next `new_tokens` ids of each row."""
-    out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-    chosen = [out.logits[:, -1].argmax(-1)]
-    while len(chosen) < new_tokens:
-        out = model(input_ids=chosen[-1][:, None], past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
-        chosen.append(out.logits[:, -1].argmax(-1))
-    return torch.stack(chosen, 1)
-
-
-def located(tokenizer):
-    """The ids of the interpretation prompt, and where its placeholders are."""
-    text, places = "", []
-    for part in INTERPRETATION:
-        before = len(tokenizer(text)["input_ids"])
-        text += "_ " if part == 0 else part
-        if part == 0:
-            places += range(before, len(tokenizer(text)["input_ids"]))
-    return tokenizer(text)["input_ids"], places
-
-
-@torch.no_grad()
-def sweep(model, tokenizer, device, tokens, new_tokens, batch, layers):
-    """Texts and relevancies of all cells: one tensor `[batch, new_tokens]` of each for each batch."""
-    prompt = PROMPT
-    while len(tokenizer(prompt)["input_ids"]) < tokens:
-        prompt += PROMPT
-    source = torch.tensor([tokenizer(prompt)["input_ids"]], device=device)
-    states = model.model(input_ids=source, output_hidden_states=True).hidden_states
-    cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
-    ids, places = located(tokenizer)
-    ids, places = torch.tensor([ids], device=device), torch.tensor(places, device=device)
-    vectors = None
-
-    def inject(_, args, kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if vectors is not None and hidden.shape[1] > 1:
-            hidden[:, places] = vectors[:, None]
-
-    hook = model.model.layers[INJECT_LAYER].register_forward_pre_hook(inject, with_kwargs=True)
-    results = []
-    for at in range(0, len(cells), batch):
-        group = cells[at : at + batch]
-        vectors = torch.stack([states[layer][0, token] for layer, token in group])
-        prompts = ids.expand(len(group), -1)
-        text = greedy(model, prompts, new_tokens)
-        whole = torch.cat([prompts, text], 1)
-        with_it = probabilities(model, whole, text)
-        vectors = None
-        without = probabilities(model, whole, text)
-        results.append((text, (with_it - without).abs()))
-    hook.remove()
-    return results
-
-
-def probabilities(model, whole, text):
-    """Of each token of a text, after all that comes before it."""
-    logits = model(input_ids=whole[:, :-1], use_cache=False, logits_to_keep=text.shape[1]).logits
-    logprobs = torch.stack([row.float().log_softmax(-1) for row in logits])
-    return logprobs.gather(-1, text[..., None])[..., 0].exp()
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
@@ -176,21 +110,19 @@ def main():
     figures = {}
     if args.device != "cpu":
         figures |= limits(clock) | attention(clock)
-    with open(os.path.join(args.model, "tokenizer_config.json")) as file:
-        names = json.load(file)
-    special = {name: names[name] for name in ["bos_token", "eos_token"] if isinstance(names.get(name), str)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(args.model, "tokenizer.json"), **special)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).eval().to(args.device)
+    model, tokenizer = open_model(args.model, args.dtype, args.device)
     if args.device != "cpu":
         figures |= decode_steps(model, clock)
-    layers = model.config.num_hidden_layers
-    cells = layers * args.tokens
+    cells = [(layer, token) for layer in range(model.config.num_hidden_layers) for token in range(args.tokens)]
+    prompt = PROMPT
+    while len(tokenizer(prompt)["input_ids"]) < args.tokens:
+        prompt += PROMPT
     best = None
     for batch in map(int, args.batches.split(",")):
         try:
 
             def run(new_tokens):
-                return sweep(model, tokenizer, args.device, args.tokens, new_tokens, batch, layers)
+                return sweep(model, tokenizer, prompt, cells, new_tokens, batch)
 
             if args.device != "cpu":
                 run(2)
@@ -205,7 +137,7 @@ def main():
             for text, relevancy in run(args.new):
                 for ids, scores in zip(text.tolist(), relevancy.tolist()):
                     print(json.dumps({"new_ids": ids, "relevancy_score": scores}))
-    figures[f"sweep, {cells} cells x {args.new} tokens, relevancy on"] = best
+    figures[f"sweep, {len(cells)} cells x {args.new} tokens, relevancy on"] = best
     with open(args.out, "w") as file:
         json.dump({name: value for name, value in figures.items() if value is not None}, file, indent=2)
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use bytemuck::Pod;
 use half::{bf16, f16};
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
@@ -196,46 +197,77 @@ fn pack_from<S: Element>(
         )));
     }
     match target.dtype {
-        DType::F32 => pack_as::<S, f32>(bytes, columns, rows, target, |k, lane| k * PANEL + lane),
-        DType::F16 => pack_as::<S, f16>(bytes, columns, rows, target, |k, lane| k * PANEL + lane),
-        DType::Bf16 => pack_as::<S, bf16>(bytes, columns, rows, target, bf16_at),
+        DType::F32 => pack_as::<S, f32, f32>(bytes, columns, rows, target),
+        DType::F16 => pack_as::<S, f16, f16>(bytes, columns, rows, target),
+        DType::Bf16 => pack_as::<S, bf16, u32>(bytes, columns, rows, target),
     }
 }
 
-/// Writes rows of `S` into panels of `D`, a block of columns at a time so that the lines stay in the cache.
-fn pack_as<S: Element, D: Element>(
+/// Columns that are packed at a time.
+const BLOCK: usize = 128;
+
+/// Writes rows of `S` into panels of `D`, whose lines are `W`s of each column: one or two steps of k.
+fn pack_as<S: Element, D: Element, W: Pod>(
     bytes: &[u8],
     columns: usize,
     rows: Range<usize>,
     target: &mut Panels<'_>,
-    at: impl Fn(usize, usize) -> usize,
 ) -> Result<()> {
-    const BLOCK: usize = 128;
     let row_bytes = columns * size_of::<S>();
+    let line_k = size_of::<W>() / size_of::<D>();
+    let mut block = [[D::zeroed(); BLOCK]; PANEL];
     let mut row = rows.start;
     while row < rows.end {
         let panel = (row - target.first) / PANEL;
         let panel_end = rows.end.min(target.first + (panel + 1) * PANEL);
+        let lanes = (row - target.first) % PANEL..(panel_end - 1 - target.first) % PANEL + 1;
         let out = &mut target.out[panel * target.panel_bytes..][..target.panel_bytes];
-        let out: &mut [D] = bytemuck::cast_slice_mut(out);
+        let (out, _) = bytemuck::cast_slice_mut::<_, W>(out).as_chunks_mut::<PANEL>();
         for k0 in (0..columns).step_by(BLOCK) {
             let k1 = columns.min(k0 + BLOCK);
-            for r in row..panel_end {
-                let lane = (r - target.first) % PANEL;
+            for (r, block) in (row..panel_end).zip(&mut block[lanes.clone()]) {
                 let source = &bytes[(r - rows.start) * row_bytes..][..row_bytes];
                 let source = &source[k0 * size_of::<S>()..k1 * size_of::<S>()];
-                let mut finite = true;
-                for (i, value) in source.chunks_exact(size_of::<S>()).enumerate() {
-                    let value: D = D::convert(S::read(value));
-                    finite &= value.finite();
-                    out[at(k0 + i, lane)] = value;
-                }
-                if !finite {
+                if !convert::<S, D>(source, block) {
                     return Err(not_finite::<S, D>(source, r, k0, target.dtype));
                 }
             }
+            let out = &mut out[k0 / line_k..k1.div_ceil(line_k)];
+            turn(
+                bytemuck::cast_slice::<_, W>(block.as_flattened()),
+                lanes.clone(),
+                out,
+            );
         }
         row = panel_end;
     }
     Ok(())
+}
+
+/// Converts a part of a row, and says whether all of it is finite. What is left of `out` becomes 0.
+fn convert<S: Element, D: Element>(source: &[u8], out: &mut [D; BLOCK]) -> bool {
+    let mut finite = true;
+    let n = source.len() / size_of::<S>();
+    for (out, value) in out.iter_mut().zip(source.chunks_exact(size_of::<S>())) {
+        *out = D::convert(S::read(value));
+        finite &= out.finite();
+    }
+    out[n..].fill(D::zeroed());
+    finite
+}
+
+/// Writes the rows of a block, which are the lanes of a panel, as columns.
+fn turn<W: Pod>(block: &[W], lanes: Range<usize>, out: &mut [[W; PANEL]]) {
+    let width = block.len() / PANEL;
+    if lanes.len() == PANEL {
+        for (k, out) in out.iter_mut().enumerate() {
+            *out = std::array::from_fn(|lane| block[lane * width + k]);
+        }
+    } else {
+        for (k, out) in out.iter_mut().enumerate() {
+            for lane in lanes.clone() {
+                out[lane] = block[lane * width + k];
+            }
+        }
+    }
 }
