@@ -1,7 +1,6 @@
 //! A step of control on one layer's MLP: forward, backward and Adam.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -11,6 +10,7 @@ use selfie_llama::{HostTensor, MlpWeights, RandomCheckpoint};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::baseline::Python;
 use super::{Args, median};
 use crate::{Result, host};
 
@@ -48,7 +48,6 @@ struct Rows {
 
 #[derive(Serialize)]
 struct BaselineReport {
-    command: String,
     step_s_median: f64,
     step_s: Vec<f64>,
     baseline_over_ours: f64,
@@ -78,8 +77,8 @@ pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
         for _ in 0..args.repeat {
             ours.extend(steps(&cpu, d, ffn, rows)?);
             floor.extend(copies(&cpu, 3 * d * ffn)?);
-            if let Some(command) = &args.baseline {
-                theirs.extend(baseline(command, d, ffn, rows, cpu.threads())?);
+            if let Some(python) = &args.baseline {
+                theirs.extend(baseline(python, d, ffn, rows, cpu.threads())?);
             }
         }
         let step = median(&ours);
@@ -91,15 +90,14 @@ pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
             step / floor_s
         );
         let mut compared = None;
-        if let Some(command) = &args.baseline {
+        if args.baseline.is_some() {
             let baseline = median(&theirs);
             println!(
-                "            baseline {:>6.1} ms, {:.1} x ours",
+                "             PyTorch {:>6.1} ms, {:.1} x ours",
                 baseline * 1e3,
                 baseline / step
             );
             compared = Some(BaselineReport {
-                command: command.clone(),
                 step_s_median: baseline,
                 step_s: theirs,
                 baseline_over_ours: baseline / step,
@@ -183,31 +181,18 @@ fn copies(cpu: &Cpu, n: usize) -> Result<Vec<f64>> {
     Ok(times[1..].to_vec())
 }
 
-/// The times of as many steps of somebody else's program.
-fn baseline(command: &str, d: usize, ffn: usize, rows: usize, threads: usize) -> Result<Vec<f64>> {
-    let mut words = command.split_whitespace();
-    let program = words.next().ok_or("--baseline is empty")?;
-    let mut run = Command::new(program);
-    run.args(words);
-    for (name, value) in [
-        ("--d-model", d),
-        ("--ffn", ffn),
-        ("--rows", rows),
-        ("--steps", STEPS),
-        ("--threads", threads),
-    ] {
-        run.args([name, &value.to_string()]);
-    }
-    let output = run
-        .output()
-        .map_err(|e| format!("cannot run {program}: {e}"))?;
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr);
-        let last = message.trim().lines().last().unwrap_or("no message");
-        return Err(format!("the baseline failed: {last}").into());
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json: Value = serde_json::from_str(text.trim().lines().last().unwrap_or(""))?;
+/// The times of as many steps by PyTorch.
+fn baseline(python: &Path, d: usize, ffn: usize, rows: usize, threads: usize) -> Result<Vec<f64>> {
+    let json = Python(python).run(
+        "mlp_step.py",
+        &[
+            format!("--d-model={d}"),
+            format!("--ffn={ffn}"),
+            format!("--rows={rows}"),
+            format!("--steps={STEPS}"),
+            format!("--threads={threads}"),
+        ],
+    )?;
     let times = json["step_s"]
         .as_array()
         .ok_or("the baseline did not print step_s")?;

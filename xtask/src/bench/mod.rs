@@ -1,13 +1,14 @@
 //! `cargo xtask bench`: ops, a sweep of layers x tokens, and a step of control, on random weights of a real shape.
 
 mod baseline;
+mod child;
 mod control;
 mod ops;
 mod roof;
+mod startup;
 mod sweep;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use selfie_kernels::DType;
@@ -15,10 +16,8 @@ use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
 use crate::{Result, host};
-use baseline::Baseline;
+pub(crate) use child::{SweepArgs, sweep_in_this_process};
 pub(crate) use host::commit;
-use sweep::SweepRun;
-pub(crate) use sweep::{SweepArgs, sweep_in_this_process};
 
 /// Weights are random: the figures say how fast the work is, not what the words are worth.
 #[derive(clap::Args)]
@@ -26,9 +25,9 @@ pub(crate) struct Args {
     /// tiny, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
     #[arg(long, default_value = "tiny")]
     shape: String,
-    /// Cells of the sweep: layers from 0 up, tokens 4 to 7
-    #[arg(long, default_value_t = 64)]
-    cells: usize,
+    /// Cells of the sweep: layers from 0 up, tokens 4 to 7; several numbers are measured one after the other
+    #[arg(long, value_name = "N,N", default_value = "64", value_delimiter = ',')]
+    cells: Vec<usize>,
     /// Tokens of each interpretation
     #[arg(long, default_value_t = 20)]
     new_tokens: usize,
@@ -47,17 +46,23 @@ pub(crate) struct Args {
     /// A folder with tokenizer.json for a checkpoint that is written
     #[arg(long, default_value = "crates/selfie-llama/tests/golden/llama2-mha")]
     tokenizer: PathBuf,
-    /// Only ops, only sweep, or only control: a step of one layer's MLP, which needs no checkpoint
+    /// Only ops, only sweep (and the time to the first token), or only control: a step of one layer's MLP, which needs
+    /// no checkpoint
     #[arg(long, value_parser = ["ops", "sweep", "control"])]
     only: Option<String>,
     /// Write all figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// A command that measures the same sweep in Python and prints a JSON line with `interpretations_per_s` and
-    /// `peak_rss_mib`; it gets the checkpoint's folder and the sweep's options, and runs in turn with ours. With
-    /// `--only control`: the same step, as benches/baseline/mlp_step.py
-    #[arg(long, value_name = "COMMAND")]
-    baseline: Option<String>,
+    /// A Python with torch and transformers (2.4 and 4.57 were the fastest together), which does the same work in turn
+    /// with ours: benches/baseline/sweep.py, or with --only control benches/baseline/mlp_step.py
+    #[arg(long, value_name = "PYTHON")]
+    baseline: Option<PathBuf>,
+    /// What PyTorch computes in: bf16, or f32, which is faster where the CPU has no bf16
+    #[arg(long, default_value = "bf16", value_parser = ["bf16", "f32"])]
+    baseline_dtype: String,
+    /// Cells that PyTorch decodes at a time
+    #[arg(long, default_value_t = 64)]
+    baseline_batch: usize,
 }
 
 /// Everything that was measured.
@@ -72,37 +77,12 @@ struct Report {
     checkpoint_bytes: u64,
     roof: roof::Roof,
     ops: Vec<ops::Op>,
-    sweep: Option<SweepReport>,
-    baseline: Option<BaselineReport>,
-}
-
-#[derive(Serialize)]
-struct SweepReport {
-    cells: usize,
-    new_tokens: usize,
-    relevancy: bool,
-    cells_per_s_median: f64,
-    cells_per_s: Vec<f64>,
-    load_s: f64,
-    /// The roofline's time over the sweep's.
-    of_roof: f64,
-    /// The matrix products' FLOP/s over the peak.
-    of_peak: f64,
-    peak_rss_bytes: Option<u64>,
-    peak_rss_over_checkpoint: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct BaselineReport {
-    command: String,
-    cells_per_s_median: f64,
-    cells_per_s: Vec<f64>,
-    peak_rss_bytes: Option<u64>,
-    ours_over_baseline: f64,
+    sweeps: Vec<sweep::Sweep>,
+    startup: Option<startup::Startup>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.repeat == 0 || args.cells == 0 || args.new_tokens == 0 {
+    if args.repeat == 0 || args.new_tokens == 0 || args.cells.contains(&0) {
         return Err("--repeat, --cells and --new-tokens have to be at least 1".into());
     }
     let shape = shape(&args.shape)?;
@@ -122,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
     let cpu = host::cpu(args.threads)?;
-    let dtype = sweep::dtype(&args.dtype).unwrap_or(shape.dtype);
+    let dtype = child::dtype(&args.dtype).unwrap_or(shape.dtype);
     let roof = roof::Roof::measure(&cpu, dtype, args.repeat)?;
     let mut report = Report {
         date: host::date(),
@@ -134,8 +114,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         checkpoint_bytes: selfie_llama::Checkpoint::open(dir)?.total_bytes(),
         roof,
         ops: Vec::new(),
-        sweep: None,
-        baseline: None,
+        sweeps: Vec::new(),
+        startup: None,
     };
     println!("{}, {}", report.host.cpu, report.host.device);
     println!(
@@ -152,7 +132,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     drop(cpu);
     if args.only.as_deref() != Some("ops") {
-        measure_sweep(args, dir, &shape, &mut report)?;
+        for &cells in &args.cells {
+            let bytes = report.checkpoint_bytes;
+            let sweep = sweep::measure(args, cells, dir, &shape, &roof, bytes)?;
+            sweep::print(&sweep);
+            report.sweeps.push(sweep);
+        }
+        let startup = startup::measure(args, dir)?;
+        startup::print(&startup);
+        report.startup = Some(startup);
     }
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&report)?;
@@ -178,116 +166,6 @@ fn shape(name: &str) -> Result<RandomCheckpoint> {
         let known = RandomCheckpoint::SHAPES.join(", ");
         format!("there is no shape \"{name}\"; there are: tiny, {known}").into()
     })
-}
-
-fn measure_sweep(
-    args: &Args,
-    dir: &Path,
-    shape: &RandomCheckpoint,
-    report: &mut Report,
-) -> Result<()> {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    let sweep = SweepArgs {
-        checkpoint: dir.to_owned(),
-        cells: args.cells,
-        new_tokens: args.new_tokens,
-        threads: args.threads,
-        dtype: args.dtype.clone(),
-    };
-    let baseline = args.baseline.as_deref().map(|command| Baseline {
-        command,
-        dir,
-        cells: args.cells,
-        n_layers: shape.n_layers,
-        new_tokens: args.new_tokens,
-    });
-    // In turn, so that a change of the machine's speed meets both.
-    for _ in 0..args.repeat {
-        ours.push(sweep_in_a_child(&sweep)?);
-        if let Some(baseline) = &baseline {
-            theirs.push(baseline.run()?);
-        }
-    }
-    let cells_per_s: Vec<f64> = ours
-        .iter()
-        .map(|run| args.cells as f64 / run.sweep_s)
-        .collect();
-    let peak = ours.iter().filter_map(|run| run.peak_rss_bytes).max();
-    let over = |bytes: u64| bytes as f64 / report.checkpoint_bytes as f64;
-    let seconds = median(&ours.iter().map(|run| run.sweep_s).collect::<Vec<_>>());
-    let flop = roof::Roof::sweep_flop(shape, args.cells, &ours[0]);
-    let sweep = SweepReport {
-        of_roof: report.roof.sweep_seconds(shape, args.cells, &ours[0]) / seconds,
-        of_peak: flop / seconds / report.roof.peak_gflop_per_s / 1e9,
-        cells: args.cells,
-        new_tokens: args.new_tokens,
-        relevancy: true,
-        cells_per_s_median: median(&cells_per_s),
-        cells_per_s,
-        load_s: median(&ours.iter().map(|run| run.load_s).collect::<Vec<_>>()),
-        peak_rss_bytes: peak,
-        peak_rss_over_checkpoint: peak.map(over),
-    };
-    println!(
-        "\nsweep: {} cells x {} tokens, relevancy on, {}",
-        sweep.cells, sweep.new_tokens, ours[0].dtype
-    );
-    println!(
-        "  {:26} {:>10.2} cells/s (median of {})",
-        "selfie", sweep.cells_per_s_median, args.repeat
-    );
-    println!(
-        "  {:26} {:>10.2} of the roofline, {:.2} of the peak",
-        "", sweep.of_roof, sweep.of_peak
-    );
-    println!("  {:26} {:>10.2} s", "load", sweep.load_s);
-    if let (Some(peak), Some(over)) = (peak, sweep.peak_rss_over_checkpoint) {
-        println!(
-            "  {:26} {:>10.0} MB, {over:.2} x the checkpoint",
-            "peak RSS",
-            peak as f64 / 1e6
-        );
-    }
-    if args.baseline.is_none() {
-        println!("  {:26} not measured: no --baseline", "ratio to a baseline");
-    }
-    if let Some(command) = &args.baseline {
-        let rates: Vec<f64> = theirs.iter().map(|run| run.cells_per_s).collect();
-        let rate = median(&rates);
-        let ratio = sweep.cells_per_s_median / rate;
-        println!(
-            "  {:26} {rate:>10.2} cells/s; selfie is {ratio:.1} x",
-            "baseline"
-        );
-        let peak = theirs.iter().filter_map(|run| run.peak_rss_bytes).max();
-        if let Some(peak) = peak {
-            println!(
-                "  {:26} {:>10.0} MB",
-                "baseline's peak RSS",
-                peak as f64 / 1e6
-            );
-        }
-        report.baseline = Some(BaselineReport {
-            command: command.clone(),
-            cells_per_s_median: rate,
-            cells_per_s: rates,
-            peak_rss_bytes: peak,
-            ours_over_baseline: ratio,
-        });
-    }
-    report.sweep = Some(sweep);
-    Ok(())
-}
-
-fn sweep_in_a_child(args: &SweepArgs) -> Result<SweepRun> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("sweep").args(args.to_arguments());
-    let output = command.output()?;
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("the sweep failed: {}", message.trim()).into());
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -8,8 +8,8 @@ use selfie_kernels::{Cpu, DType};
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
+use super::child::SweepRun;
 use super::ops::median_seconds;
-use super::sweep::SweepRun;
 use crate::Result;
 
 /// Bytes of the plain read: more than any cache holds.

@@ -1,137 +1,167 @@
-//! The sweep that is measured.
+//! Sweeps of layers x tokens: ours, and PyTorch with hooks.
 
-use std::fs;
-use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::Path;
 
-use selfie_interp::{Cell, Options, Row, interpret};
-use selfie_kernels::DType;
-use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
-use serde::{Deserialize, Serialize};
+use selfie_llama::RandomCheckpoint;
+use serde::Serialize;
+use serde_json::Value;
 
-use crate::{Result, host};
+use super::baseline::{Python, number};
+use super::child::{PROMPT, SweepArgs, SweepRun, TOKENS, sweep_in_a_child};
+use super::roof::Roof;
+use super::{Args, median};
+use crate::Result;
 
-const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
-
-/// Tokens of the prompt that are interpreted, at each layer.
-pub(crate) const TOKENS: [usize; 4] = [4, 5, 6, 7];
-
-#[derive(clap::Args)]
-pub(crate) struct SweepArgs {
-    #[arg(long)]
-    pub(crate) checkpoint: PathBuf,
-    #[arg(long)]
-    pub(crate) cells: usize,
-    #[arg(long)]
-    pub(crate) new_tokens: usize,
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    #[arg(long)]
-    pub(crate) dtype: String,
+/// One number of cells.
+#[derive(Serialize)]
+pub(super) struct Sweep {
+    cells: usize,
+    new_tokens: usize,
+    relevancy: bool,
+    dtype: String,
+    cells_per_s_median: f64,
+    cells_per_s: Vec<f64>,
+    load_s: f64,
+    /// The roofline's time over the sweep's.
+    of_roof: f64,
+    /// The matrix products' FLOP/s over the peak.
+    of_peak: f64,
+    peak_rss_bytes: Option<u64>,
+    peak_rss_over_checkpoint: Option<f64>,
+    baseline: Option<Baseline>,
 }
 
-/// What one run measured.
-#[derive(Deserialize, Serialize)]
-pub(crate) struct SweepRun {
-    pub(crate) dtype: String,
-    pub(crate) load_s: f64,
-    pub(crate) sweep_s: f64,
-    /// Rows of the prompt that each cell passes itself.
-    pub(crate) own_rows: usize,
-    pub(crate) new_tokens: usize,
-    pub(crate) peak_rss_bytes: Option<u64>,
+/// PyTorch with hooks.
+#[derive(Serialize)]
+struct Baseline {
+    dtype: String,
+    batch: usize,
+    cells_per_s_median: f64,
+    cells_per_s: Vec<f64>,
+    peak_rss_bytes: u64,
+    ours_over_baseline: f64,
 }
 
-impl SweepArgs {
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
-        let mut arguments = vec![
-            format!("--checkpoint={}", self.checkpoint.display()),
-            format!("--cells={}", self.cells),
-            format!("--new-tokens={}", self.new_tokens),
-            format!("--dtype={}", self.dtype),
-        ];
-        arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
-        arguments
-    }
-}
-
-/// Loads the checkpoint, runs the sweep, and prints a [`SweepRun`] as JSON.
-pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
-    let start = Instant::now();
-    let dtype = dtype(&args.dtype);
-    let dir = &args.checkpoint;
-    let model = Llama::load(
-        host::cpu(args.threads)?,
-        LlamaConfig::open(dir)?,
-        &Checkpoint::open(dir)?,
-        dtype,
-        |_| {},
-    )?;
-    let tokenizer = Tokenizer::open(dir)?;
-    let load_s = start.elapsed().as_secs_f64();
-
-    let layers = model.config().n_layers;
-    let cells: Vec<Cell> = (0..args.cells)
-        .map(|i| Cell {
-            prompt: 0,
-            layer: i / TOKENS.len() % layers,
-            token: TOKENS[i % TOKENS.len()],
-        })
-        .collect();
-    let options = Options {
-        max_new_tokens: args.new_tokens,
-        // Every cell writes all its tokens, so that runs can be compared.
-        eos: Vec::new(),
-        ..Options::new(model.config())?
-    };
-    let start = Instant::now();
-    let mut rows = 0;
-    interpret(
-        &model,
-        &tokenizer,
-        &[PROMPT],
-        &cells,
-        &options,
-        &mut |_: Row| {
-            rows += 1;
-            ControlFlow::Continue(())
-        },
-    )?;
-    let sweep_s = start.elapsed().as_secs_f64();
-    if rows != args.cells {
-        return Err(format!("{rows} rows came for {} cells", args.cells).into());
-    }
-    let located = options.prompt.locate(&tokenizer)?;
-    let first = located.placeholders.first().copied().unwrap_or(0);
-    let run = SweepRun {
-        own_rows: located.ids.len() - first,
+/// Measures a sweep of so many cells; the baseline in turn with it, so that a change of the machine's speed meets both.
+pub(super) fn measure(
+    args: &Args,
+    cells: usize,
+    dir: &Path,
+    shape: &RandomCheckpoint,
+    roof: &Roof,
+    checkpoint_bytes: u64,
+) -> Result<Sweep> {
+    let ours = SweepArgs {
+        checkpoint: dir.to_owned(),
+        cells,
         new_tokens: args.new_tokens,
-        dtype: model.dtype().to_string(),
-        load_s,
-        sweep_s,
-        peak_rss_bytes: peak_rss_bytes(),
+        threads: args.threads,
+        dtype: args.dtype.clone(),
     };
-    println!("{}", serde_json::to_string(&run)?);
-    Ok(())
-}
-
-/// The type that `--dtype` names; `None` is auto.
-pub(crate) fn dtype(name: &str) -> Option<DType> {
-    match name {
-        "f32" => Some(DType::F32),
-        "bf16" => Some(DType::Bf16),
-        "f16" => Some(DType::F16),
-        _ => None,
+    let (mut runs, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..args.repeat {
+        runs.push(sweep_in_a_child(&ours)?);
+        if let Some(python) = &args.baseline {
+            theirs.push(baseline(args, python, cells, dir, shape)?);
+        }
     }
+    let rates: Vec<f64> = runs.iter().map(|run| cells as f64 / run.sweep_s).collect();
+    let rate = median(&rates);
+    let seconds = cells as f64 / rate;
+    let run = &runs[0];
+    let peak = runs.iter().filter_map(|run| run.peak_rss_bytes).max();
+    let flop = Roof::sweep_flop(shape, cells, run);
+    Ok(Sweep {
+        cells,
+        new_tokens: args.new_tokens,
+        relevancy: true,
+        dtype: run.dtype.clone(),
+        cells_per_s_median: rate,
+        cells_per_s: rates,
+        load_s: median(
+            &runs
+                .iter()
+                .map(|run: &SweepRun| run.load_s)
+                .collect::<Vec<_>>(),
+        ),
+        of_roof: roof.sweep_seconds(shape, cells, run) / seconds,
+        of_peak: flop / seconds / roof.peak_gflop_per_s / 1e9,
+        peak_rss_bytes: peak,
+        peak_rss_over_checkpoint: peak.map(|peak| peak as f64 / checkpoint_bytes as f64),
+        baseline: match theirs.is_empty() {
+            true => None,
+            false => Some(compared(args, cells, rate, &theirs)?),
+        },
+    })
 }
 
-/// The most memory that this process had at a time; `None` where the system does not tell.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+/// One run of the same cells by PyTorch.
+fn baseline(
+    args: &Args,
+    python: &Path,
+    cells: usize,
+    dir: &Path,
+    shape: &RandomCheckpoint,
+) -> Result<Value> {
+    let tokens = TOKENS.map(|token| token.to_string()).join(",");
+    let mut arguments = vec![dir.display().to_string(), format!("--prompt={PROMPT}")];
+    arguments.extend([
+        format!("--cells={cells}"),
+        format!("--layers={}", shape.n_layers),
+        format!("--tokens={tokens}"),
+        format!("--new={}", args.new_tokens),
+        format!("--batch={}", args.baseline_batch),
+    ]);
+    arguments.push(match args.baseline_dtype.as_str() {
+        "f32" => "--dtype=float32".to_owned(),
+        _ => "--dtype=bfloat16".to_owned(),
+    });
+    arguments.extend(args.threads.map(|threads| format!("--threads={threads}")));
+    Python(python).run("sweep.py", &arguments)
+}
+
+fn compared(args: &Args, cells: usize, ours: f64, theirs: &[Value]) -> Result<Baseline> {
+    let mut rates = Vec::new();
+    let mut peak = 0.0f64;
+    for json in theirs {
+        rates.push(cells as f64 / number(json, "seconds")?);
+        peak = peak.max(number(json, "peak_rss_mib")?);
+    }
+    let rate = median(&rates);
+    Ok(Baseline {
+        dtype: args.baseline_dtype.clone(),
+        batch: args.baseline_batch,
+        cells_per_s_median: rate,
+        cells_per_s: rates,
+        peak_rss_bytes: (peak as u64) << 20,
+        ours_over_baseline: ours / rate,
+    })
+}
+
+pub(super) fn print(sweep: &Sweep) {
+    let line = |name: &str, value: f64, unit: &str| println!("  {name:26} {value:>10.2} {unit}");
+    println!(
+        "\nsweep: {} cells x {} tokens, relevancy on, {}",
+        sweep.cells, sweep.new_tokens, sweep.dtype
+    );
+    let runs = format!("cells/s (median of {})", sweep.cells_per_s.len());
+    line("selfie", sweep.cells_per_s_median, &runs);
+    let of_peak = format!("of the roofline, {:.2} of the peak", sweep.of_peak);
+    line("", sweep.of_roof, &of_peak);
+    line("load", sweep.load_s, "s");
+    if let (Some(peak), Some(over)) = (sweep.peak_rss_bytes, sweep.peak_rss_over_checkpoint) {
+        line(
+            "peak RSS",
+            peak as f64 / 1e9,
+            &format!("GB, {over:.2} x the checkpoint"),
+        );
+    }
+    let Some(baseline) = &sweep.baseline else {
+        println!("  {:26} not measured: no --baseline", "ratio to PyTorch");
+        return;
+    };
+    let name = format!("PyTorch, {}, batch {}", baseline.dtype, baseline.batch);
+    let ratio = format!("cells/s; selfie is {:.1} x", baseline.ours_over_baseline);
+    line(&name, baseline.cells_per_s_median, &ratio);
+    line("its peak RSS", baseline.peak_rss_bytes as f64 / 1e9, "GB");
 }

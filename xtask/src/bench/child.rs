@@ -1,0 +1,151 @@
+//! The sweep that is measured, in a process of its own so that its peak memory is its own.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use selfie_interp::{Cell, Options, Row, interpret};
+use selfie_kernels::DType;
+use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
+use serde::{Deserialize, Serialize};
+
+use crate::{Result, host};
+
+/// The prompt whose embeddings are interpreted.
+pub(super) const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
+
+/// Tokens of the prompt that are interpreted, at each layer.
+pub(super) const TOKENS: [usize; 4] = [4, 5, 6, 7];
+
+#[derive(clap::Args)]
+pub(crate) struct SweepArgs {
+    #[arg(long)]
+    pub(crate) checkpoint: PathBuf,
+    #[arg(long)]
+    pub(crate) cells: usize,
+    #[arg(long)]
+    pub(crate) new_tokens: usize,
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    #[arg(long)]
+    pub(crate) dtype: String,
+}
+
+/// What one run measured.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct SweepRun {
+    pub(crate) dtype: String,
+    pub(crate) load_s: f64,
+    pub(crate) sweep_s: f64,
+    /// Rows of the prompt that each cell passes itself.
+    pub(crate) own_rows: usize,
+    pub(crate) new_tokens: usize,
+    pub(crate) peak_rss_bytes: Option<u64>,
+}
+
+impl SweepArgs {
+    pub(crate) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--checkpoint={}", self.checkpoint.display()),
+            format!("--cells={}", self.cells),
+            format!("--new-tokens={}", self.new_tokens),
+            format!("--dtype={}", self.dtype),
+        ];
+        arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
+        arguments
+    }
+}
+
+/// A sweep in a process of its own.
+pub(super) fn sweep_in_a_child(args: &SweepArgs) -> Result<SweepRun> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("sweep").args(args.to_arguments());
+    let output = command.output()?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("the sweep failed: {}", message.trim()).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Loads the checkpoint, runs the sweep, and prints a [`SweepRun`] as JSON.
+pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
+    let start = Instant::now();
+    let dtype = dtype(&args.dtype);
+    let dir = &args.checkpoint;
+    let model = Llama::load(
+        host::cpu(args.threads)?,
+        LlamaConfig::open(dir)?,
+        &Checkpoint::open(dir)?,
+        dtype,
+        |_| {},
+    )?;
+    let tokenizer = Tokenizer::open(dir)?;
+    let load_s = start.elapsed().as_secs_f64();
+
+    let layers = model.config().n_layers;
+    let cells: Vec<Cell> = (0..args.cells)
+        .map(|i| Cell {
+            prompt: 0,
+            layer: i / TOKENS.len() % layers,
+            token: TOKENS[i % TOKENS.len()],
+        })
+        .collect();
+    let options = Options {
+        max_new_tokens: args.new_tokens,
+        // Every cell writes all its tokens, so that runs can be compared.
+        eos: Vec::new(),
+        ..Options::new(model.config())?
+    };
+    let start = Instant::now();
+    let mut rows = 0;
+    interpret(
+        &model,
+        &tokenizer,
+        &[PROMPT],
+        &cells,
+        &options,
+        &mut |_: Row| {
+            rows += 1;
+            ControlFlow::Continue(())
+        },
+    )?;
+    let sweep_s = start.elapsed().as_secs_f64();
+    if rows != args.cells {
+        return Err(format!("{rows} rows came for {} cells", args.cells).into());
+    }
+    let located = options.prompt.locate(&tokenizer)?;
+    let first = located.placeholders.first().copied().unwrap_or(0);
+    let run = SweepRun {
+        own_rows: located.ids.len() - first,
+        new_tokens: args.new_tokens,
+        dtype: model.dtype().to_string(),
+        load_s,
+        sweep_s,
+        peak_rss_bytes: peak_rss_bytes(),
+    };
+    println!("{}", serde_json::to_string(&run)?);
+    Ok(())
+}
+
+/// The type that `--dtype` names; `None` is auto.
+pub(crate) fn dtype(name: &str) -> Option<DType> {
+    match name {
+        "f32" => Some(DType::F32),
+        "bf16" => Some(DType::Bf16),
+        "f16" => Some(DType::F16),
+        _ => None,
+    }
+}
+
+/// The most memory that this process had at a time; `None` where the system does not tell.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
