@@ -20,15 +20,10 @@ pub(super) fn best(
     a: &CpuActs,
     head: &CpuMatrix,
 ) -> Result<Vec<Best>> {
-    let parts = reduce(isa, scratch, a, head, None)?;
-    let rows = (0..a.len).map(|row| {
-        let merged = merge(&parts, a.len, row);
-        Best {
-            token: merged.token,
-            logprob: -merged.log_sum,
-        }
-    });
-    Ok(rows.collect())
+    reduce(isa, scratch, a, head, None, |_, _, merged| Best {
+        token: merged.token,
+        logprob: -merged.log_sum,
+    })
 }
 
 pub(super) fn score(
@@ -42,18 +37,15 @@ pub(super) fn score(
     for &token in tokens {
         check_index("head_score", "token", token as usize, head.rows)?;
     }
-    let parts = reduce(isa, scratch, a, head, Some(tokens))?;
-    let rows = tokens.iter().enumerate().map(|(row, &token)| {
-        let merged = merge(&parts, a.len, row);
-        let logit = parts[token as usize / CHUNK * a.len + row].wanted;
+    reduce(isa, scratch, a, head, Some(tokens), |parts, row, merged| {
+        let logit = parts[tokens[row] as usize / CHUNK * a.len + row].wanted;
         logit - merged.top - merged.log_sum
-    });
-    Ok(rows.collect())
+    })
 }
 
 /// One row's logits over one chunk.
-#[derive(Clone, Copy)]
-struct Part {
+#[derive(Clone, Copy, Default)]
+pub(super) struct Part {
     top: f32,
     token: u32,
     /// Sum of `e^(logit - top)`.
@@ -69,35 +61,39 @@ struct Merged {
     log_sum: f32,
 }
 
-/// `[chunks, rows]`.
-fn reduce(
+/// Reduces all chunks, `[chunks, rows]`, and calls `each(parts, row, merged)` for every row.
+fn reduce<T>(
     isa: Isa,
     scratch: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
     tokens: Option<&[u32]>,
-) -> Result<Vec<Part>> {
+    each: impl Fn(&[Part], usize, Merged) -> T,
+) -> Result<Vec<T>> {
     check_operands(isa, "head", a, head)?;
+    let rows = a.len;
     let chunks = head.rows.div_ceil(CHUNK);
-    let parts = (0..chunks).into_par_iter().flat_map_iter(|chunk| {
+    let mut parts = scratch.head_parts(chunks * rows);
+    let chunk_parts = parts.par_chunks_mut(rows.max(1)).enumerate();
+    chunk_parts.for_each(|(chunk, parts)| {
         let first = chunk * CHUNK;
         let width = CHUNK.min(head.rows - first);
-        scratch.with(a.len * CHUNK, |logits| {
+        scratch.with(rows * CHUNK, |logits| {
             let pairs = first / TILE..(first + width).div_ceil(TILE);
             for_tiles(isa, a, head, pairs, |row, pair, sums| {
                 logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
             });
-            let part = |row: usize| {
-                isa.run(Chunk {
+            for (row, part) in parts.iter_mut().enumerate() {
+                *part = isa.run(Chunk {
                     logits: &logits[row * CHUNK..][..width],
                     first: first as u32,
                     token: tokens.map(|tokens| tokens[row]),
-                })
-            };
-            (0..a.len).map(part).collect::<Vec<Part>>()
-        })
+                });
+            }
+        });
     });
-    Ok(parts.collect())
+    let rows = (0..rows).map(|row| each(&parts, row, merge(&parts, rows, row)));
+    Ok(rows.collect())
 }
 
 struct Chunk<'a> {
