@@ -2,7 +2,9 @@
 # Checks or measures Selfie's CUDA backend on this machine: needs an NVIDIA driver and cuBLASLt, nothing else.
 #
 #   run.sh check           every op, whole models, single instructions; compute-sanitizer where it is installed
-#   run.sh bench [FILE]    the GPU's limits, ops, decode steps and a sweep, as a table and as JSON
+#   run.sh bench [FILE [OPTIONS]]
+#                          the GPU's limits, ops, decode steps and a sweep, as a table and as JSON; OPTIONS as --small
+#                          are those of bin/gpu-bench
 #
 # SELFIE_MODEL names a folder for the random checkpoint of 13.5 GB that bench writes; without, it is in TMPDIR.
 set -euo pipefail
@@ -78,7 +80,7 @@ check() {
 }
 
 bench() {
-    local json=${1:-results.json} model=${SELFIE_MODEL:-${TMPDIR:-/tmp}/selfie-llama-2-7b} baseline=()
+    local json=${1:-results.json} options=("${@:2}") model=${SELFIE_MODEL:-${TMPDIR:-/tmp}/selfie-llama-2-7b} baseline=()
     if [ ! -e "$model/config.json" ]; then
         "$here/bin/selfie" random-checkpoint --shape llama-2-7b --tokenizer "$here/golden/llama2-mha" --out "$model"
     fi
@@ -92,12 +94,12 @@ bench() {
     else
         echo "python3 has no torch with CUDA and transformers: no baseline"
     fi
-    "$here/bin/gpu-bench" --model "$model" --commit "$commit" --json "$json" "${baseline[@]}"
+    "$here/bin/gpu-bench" --model "$model" --commit "$commit" --json "$json" "${baseline[@]}" "${options[@]}"
 }
 
 case "${1:-}" in
     check | bench) ;;
-    *) fail "usage: run.sh check | run.sh bench [FILE]" ;;
+    *) fail "usage: run.sh check | run.sh bench [FILE [OPTIONS]]" ;;
 esac
 loadable 'libcuda.so.1' || fail "there is no CUDA driver (libcuda.so.1) on this machine: nothing was run"
 find_cublas

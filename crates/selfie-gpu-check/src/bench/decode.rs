@@ -9,14 +9,19 @@ use selfie_llama::{Decoding, Llama, generate_all};
 use crate::Result;
 use crate::floors::Floors;
 use crate::report::Report;
+use crate::sizes::Sizes;
 
 /// Tokens of each prompt.
 const PROMPT: usize = 19;
-/// Steps that are timed: the difference between texts of these lengths.
-const STEPS: [usize; 2] = [20, 148];
 const RUNS: usize = 5;
 
-pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(
+    cuda: Cuda,
+    dir: &Path,
+    sizes: &Sizes,
+    floors: &Floors,
+    report: &mut Report,
+) -> Result<()> {
     let model = Llama::open(cuda, dir)?;
     let config = model.config();
     // A step reads every matrix but the embedding table, of which it reads a few rows.
@@ -26,11 +31,9 @@ pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Repo
     for batch in [1, 8] {
         let mut samples = Vec::new();
         for _ in 0..RUNS {
-            let [short, long] = [
-                time(&model, batch, STEPS[0])?,
-                time(&model, batch, STEPS[1])?,
-            ];
-            samples.push((long - short) / (STEPS[1] - STEPS[0]) as f64);
+            let [short, long] = sizes.texts;
+            let difference = time(&model, batch, long)? - time(&model, batch, short)?;
+            samples.push(difference / (long - short) as f64);
         }
         samples.sort_by(f64::total_cmp);
         let step = samples[RUNS / 2];

@@ -4,12 +4,8 @@ use selfie_kernels::gpu::{Cuda, Driver, Gemm, WeightOrder};
 use selfie_kernels::{DType, Result};
 
 use crate::report::Report;
+use crate::sizes::Sizes;
 use crate::timing::seconds;
-
-/// Bytes of a copy: many times what caches hold.
-const COPY: u64 = 2 << 30;
-/// Rows, columns and terms of the product.
-const SIDE: usize = 8192;
 
 pub(crate) struct Floors {
     /// Bytes read and written a second.
@@ -18,30 +14,31 @@ pub(crate) struct Floors {
     pub(crate) matrix: f64,
 }
 
-pub(crate) fn measure(cuda: &Cuda, report: &mut Report) -> Result<Floors> {
+pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result<Floors> {
+    let (copy, side) = (sizes.copy, sizes.product);
     let driver = cuda.driver();
     let allocate = |what, bytes| driver.alloc(what, bytes);
-    let [from, to] = [allocate("a copy", COPY)?, allocate("a copy", COPY)?];
+    let [from, to] = [allocate("a copy", copy)?, allocate("a copy", copy)?];
     // SAFETY: both have the bytes.
-    unsafe { driver.zero(from, COPY)? };
+    unsafe { driver.zero(from, copy)? };
     // SAFETY: as above.
-    let copied = seconds(cuda, |_| unsafe { driver.copy(from, to, COPY) })?;
+    let copied = seconds(cuda, |_| unsafe { driver.copy(from, to, copy) })?;
     // SAFETY: nobody uses them any more.
     unsafe {
         driver.free(from);
         driver.free(to);
     }
 
-    let matrix = random(cuda, SIDE * SIDE)?;
-    let weight = random(cuda, SIDE * SIDE)?;
-    let product = allocate("a product", 4 * (SIDE * SIDE) as u64)?;
+    let matrix = random(cuda, side * side)?;
+    let weight = random(cuda, side * side)?;
+    let product = allocate("a product", 4 * (side * side) as u64)?;
     let gemm = Gemm {
         a: matrix,
         w: weight,
         out: product,
-        m: SIDE,
-        n: SIDE,
-        k: SIDE,
+        m: side,
+        n: side,
+        k: side,
         dtype: DType::Bf16,
         order: WeightOrder::Outputs,
         accumulate: false,
@@ -53,8 +50,8 @@ pub(crate) fn measure(cuda: &Cuda, report: &mut Report) -> Result<Floors> {
         unsafe { driver.free(address) };
     }
     let floors = Floors {
-        copy: 2.0 * COPY as f64 / copied,
-        matrix: 2.0 * (SIDE as f64).powi(3) / multiplied,
+        copy: 2.0 * copy as f64 / copied,
+        matrix: 2.0 * (side as f64).powi(3) / multiplied,
     };
     report.add(
         "device copy, bytes read and written",
@@ -62,7 +59,7 @@ pub(crate) fn measure(cuda: &Cuda, report: &mut Report) -> Result<Floors> {
         "GB/s",
     );
     report.add(
-        "bf16 matrix product 8192^3, f32 out",
+        &format!("bf16 matrix product {side}^3, f32 out"),
         floors.matrix / 1e12,
         "TFLOP/s",
     );

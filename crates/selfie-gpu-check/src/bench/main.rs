@@ -4,6 +4,7 @@ mod decode;
 mod floors;
 mod ops;
 mod report;
+mod sizes;
 mod sweep;
 mod timing;
 
@@ -15,6 +16,7 @@ use selfie_kernels::gpu::{Cuda, CudaOptions};
 use selfie_kernels::{Backend, KernelError};
 
 use report::Report;
+use sizes::Sizes;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -33,6 +35,9 @@ struct Args {
     /// The commit that was built
     #[arg(long, default_value = "unknown")]
     commit: String,
+    /// Small sizes, to try the program: the figures mean nothing
+    #[arg(long)]
+    small: bool,
     /// Write the figures to this file
     #[arg(long)]
     json: PathBuf,
@@ -55,11 +60,16 @@ fn open(args: &Args) -> std::result::Result<Cuda, KernelError> {
 fn run(args: &Args) -> Result<()> {
     let cuda = open(args)?;
     println!("{}", cuda.describe());
+    let sizes = if args.small {
+        Sizes::SMALL
+    } else {
+        Sizes::FULL
+    };
     let mut report = Report::new(&cuda.describe(), &args.commit, args.baseline.as_deref())?;
-    let floors = floors::measure(&cuda, &mut report)?;
-    ops::measure(&cuda, &floors, &mut report)?;
+    let floors = floors::measure(&cuda, &sizes, &mut report)?;
+    ops::measure(&cuda, &sizes, &floors, &mut report)?;
     drop(cuda);
-    decode::measure(open(args)?, &args.model, &floors, &mut report)?;
-    sweep::measure(open(args)?, &args.model, &floors, &mut report)?;
+    decode::measure(open(args)?, &args.model, &sizes, &floors, &mut report)?;
+    sweep::measure(open(args)?, &args.model, &sizes, &floors, &mut report)?;
     report.write(&args.json)
 }

@@ -7,10 +7,9 @@ use selfie_kernels::{
 
 use crate::floors::Floors;
 use crate::report::Report;
+use crate::sizes::Sizes;
 use crate::timing::seconds;
 
-/// Rows and columns.
-const SIDE: usize = 4096;
 /// Sets of buffers that take turns: together they do not fit the caches.
 const SETS: usize = 4;
 
@@ -21,46 +20,52 @@ const GROUPED: AttnShape = AttnShape {
     head_dim: 128,
 };
 
-pub(crate) fn measure(cuda: &Cuda, floors: &Floors, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(
+    cuda: &Cuda,
+    sizes: &Sizes,
+    floors: &Floors,
+    report: &mut Report,
+) -> Result<()> {
+    let side = sizes.rows;
     let mut share = |name: &str, bytes: usize, seconds: f64| {
         let rate = bytes as f64 / seconds;
         report.add(
-            &format!("{name} 4096 x 4096, of copy"),
+            &format!("{name} {side} x {side}, of copy"),
             100.0 * rate / floors.copy,
             "%",
         );
     };
-    let (f32s, bf16s) = (4 * SIDE * SIDE, 2 * SIDE * SIDE);
+    let (f32s, bf16s) = (4 * side * side, 2 * side * side);
 
-    let x = sets(cuda, SIDE)?;
-    let weight = cuda.vector(&vec![1.0; SIDE])?;
+    let x = sets(cuda, side, side)?;
+    let weight = cuda.vector(&vec![1.0; side])?;
     let mut acts = Vec::new();
     for _ in 0..SETS {
-        acts.push(cuda.acts(SIDE, SIDE, DType::Bf16)?);
+        acts.push(cuda.acts(side, side, DType::Bf16)?);
     }
     let s = seconds(cuda, |i| {
         cuda.rms_norm(&x[i % SETS], &weight, 1e-5, &mut acts[i % SETS])
     })?;
     share("rms_norm", f32s + bf16s, s);
 
-    let writes: Vec<Injection> = (0..SIDE)
+    let writes: Vec<Injection> = (0..side)
         .map(|row| Injection {
             row,
-            vector: SIDE - 1 - row,
+            vector: side - 1 - row,
             mode: InjectMode::Replace,
             strength: 0.5,
         })
         .collect();
-    let mut targets = sets(cuda, SIDE)?;
+    let mut targets = sets(cuda, side, side)?;
     let s = seconds(cuda, |i| {
         let written = cuda.inject(&x[i % SETS], &writes, &mut targets[i % SETS])?;
-        assert_eq!(written, SIDE);
+        assert_eq!(written, side);
         Ok(())
     })?;
     share("inject", 3 * f32s, s);
     drop((x, targets));
 
-    let gate_up = sets(cuda, 2 * SIDE)?;
+    let gate_up = sets(cuda, side, 2 * side)?;
     let s = seconds(cuda, |i| {
         cuda.swiglu(&gate_up[i % SETS], &mut acts[i % SETS])
     })?;
@@ -68,19 +73,19 @@ pub(crate) fn measure(cuda: &Cuda, floors: &Floors, report: &mut Report) -> Resu
     drop((gate_up, acts));
 
     let shape = AttnShape {
-        heads: 32,
-        kv_heads: 32,
+        heads: side / 128,
+        kv_heads: side / 128,
         head_dim: 128,
     };
-    let mut qkv = sets(cuda, shape.qkv_dim())?;
-    let mut cache = Cache::new(cuda, shape, 1, SIDE)?;
-    cache.load(cuda, &cache.rows(0..SIDE))?;
+    let mut qkv = sets(cuda, side, shape.qkv_dim())?;
+    let mut cache = Cache::new(cuda, shape, 1, side)?;
+    cache.load(cuda, &cache.rows(0..side))?;
     let s = seconds(cuda, |i| cache.append(cuda, &mut qkv[i % SETS]))?;
     // Queries and keys are turned where they are or on their way; keys and values go to the cache in bf16.
     share("rope_append", 2 * f32s + 2 * (f32s + bf16s), s);
     drop((qkv, cache));
 
-    for (branches, tokens) in [(64, 32), (64, 512), (8, 4096)] {
+    for (branches, tokens) in sizes.attention {
         let (prompt, decode) = attention(cuda, branches, tokens)?;
         report.add(
             &format!("attention_prompt {branches} x {tokens}"),
@@ -96,13 +101,13 @@ pub(crate) fn measure(cuda: &Cuda, floors: &Floors, report: &mut Report) -> Resu
     Ok(())
 }
 
-/// Rows of waves, `[SIDE, width]`.
-fn sets(cuda: &Cuda, width: usize) -> Result<Vec<<Cuda as Backend>::Rows>> {
-    let values: Vec<f32> = (0..SIDE * width).map(|i| (i as f32 * 0.7).sin()).collect();
+/// Rows of waves, `[rows, width]`.
+fn sets(cuda: &Cuda, rows: usize, width: usize) -> Result<Vec<<Cuda as Backend>::Rows>> {
+    let values: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.7).sin()).collect();
     let set = |_| {
-        let mut rows = cuda.rows(SIDE, width)?;
-        cuda.write_rows(&values, &mut rows)?;
-        Ok(rows)
+        let mut set = cuda.rows(rows, width)?;
+        cuda.write_rows(&values, &mut set)?;
+        Ok(set)
     };
     (0..SETS).map(set).collect()
 }

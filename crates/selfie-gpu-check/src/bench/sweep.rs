@@ -11,33 +11,38 @@ use selfie_llama::{Llama, Tokenizer};
 use crate::Result;
 use crate::floors::Floors;
 use crate::report::Report;
+use crate::sizes::Sizes;
 
 /// The prompt is repeated until it has as many tokens as are asked for.
 const WORDS: &str = "[INST] What's highest mountain in the world? [/INST] ";
-/// Tokens of the prompt that are interpreted, at each layer.
-const TOKENS: usize = 19;
-const NEW_TOKENS: usize = 30;
 const RUNS: usize = 3;
 
-pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(
+    cuda: Cuda,
+    dir: &Path,
+    sizes: &Sizes,
+    floors: &Floors,
+    report: &mut Report,
+) -> Result<()> {
+    let (tokens, new_tokens) = (sizes.tokens, sizes.new_tokens);
     let start = Instant::now();
     let model = Llama::open(cuda, dir)?;
     report.add("load of the weights", start.elapsed().as_secs_f64(), "s");
     let tokenizer = Tokenizer::open(dir)?;
     let mut prompt = WORDS.to_owned();
-    while tokenizer.encode(&prompt)?.len() < TOKENS {
+    while tokenizer.encode(&prompt)?.len() < tokens {
         prompt += WORDS;
     }
     let config = model.config();
-    let cells: Vec<Cell> = (0..config.n_layers * TOKENS)
+    let cells: Vec<Cell> = (0..config.n_layers * tokens)
         .map(|i| Cell {
             prompt: 0,
-            layer: i / TOKENS,
-            token: i % TOKENS,
+            layer: i / tokens,
+            token: i % tokens,
         })
         .collect();
     let options = Options {
-        max_new_tokens: NEW_TOKENS,
+        max_new_tokens: new_tokens,
         // Every cell writes all its tokens, so that runs can be compared.
         eos: Vec::new(),
         ..Options::new(config)?
@@ -68,13 +73,13 @@ pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Repo
     samples.sort_by(f64::total_cmp);
     let seconds = samples[RUNS / 2];
     let name = format!(
-        "sweep, {} cells x {NEW_TOKENS} tokens, relevancy on",
+        "sweep, {} cells x {new_tokens} tokens, relevancy on",
         cells.len()
     );
     report.add(&name, seconds, "s");
 
     let located = options.prompt.locate(&tokenizer)?;
-    let operations = operations(&model, &located, cells.len());
+    let operations = operations(&model, &located, cells.len(), new_tokens);
     let share = 100.0 * operations / seconds / floors.matrix;
     report.add(
         "sweep, operations over time, of the bf16 matrix rate",
@@ -86,12 +91,12 @@ pub(crate) fn measure(cuda: Cuda, dir: &Path, floors: &Floors, report: &mut Repo
 
 /// Operations of the products of the rows that a sweep of this plan passes: those of each cell's own prompt, of its new
 /// tokens but the last, and of scoring them.
-fn operations(model: &Llama<Cuda>, prompt: &LocatedPrompt, cells: usize) -> f64 {
+fn operations(model: &Llama<Cuda>, prompt: &LocatedPrompt, cells: usize, new_tokens: usize) -> f64 {
     let config = model.config();
     let first = prompt.placeholders.iter().copied().min().unwrap_or(0);
     let own = prompt.ids.len() - first;
-    let rows = cells * (own + 2 * (NEW_TOKENS - 1));
-    let heads = cells * 2 * NEW_TOKENS;
+    let rows = cells * (own + 2 * (new_tokens - 1));
+    let heads = cells * 2 * new_tokens;
     let table = config.vocab_size * config.d_model;
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
     let layers = config.n_parameters() as usize - tables * table;
