@@ -3,6 +3,8 @@
 //! All scores of a row are computed before the softmax, and every sum runs over positions in order, so that the
 //! result does not depend on where the shared segment ends.
 
+use std::array::from_fn;
+
 use rayon::prelude::*;
 
 use super::kv::Segment;
@@ -62,6 +64,12 @@ struct Rows<'a> {
     kv: &'a CpuKv,
 }
 
+/// Query heads of one key head that go through its keys and values together, so that each is loaded once for all.
+const HEADS: usize = 4;
+
+/// Sums that are in registers at a time: eight of AVX2's, as many as hide the latency of an addition.
+const SUMS: usize = 4 * LANES;
+
 impl Rows<'_> {
     fn attend<T: Operand>(&self, out: &mut [T], stride: usize) {
         let dim = self.shape.head_dim;
@@ -72,21 +80,30 @@ impl Rows<'_> {
             .for_each(|(i, (out, row))| {
                 let q = &self.qkv.row(i)[..self.shape.q_dim()];
                 let out = &mut out[..self.shape.q_dim()];
-                let groups = q
-                    .chunks_exact(group * dim)
-                    .zip(out.chunks_exact_mut(group * dim));
-                let room = row.position as usize + 1 + 2 * LANES;
-                self.scratch.with(room, |scores| {
+                // The last keys that are scored run into the padding.
+                let room = row.position as usize + 1 + SUMS;
+                self.scratch.with(HEADS * room, |scores| {
+                    let groups = q.chunks_exact(group * dim);
+                    let groups = groups.zip(out.chunks_exact_mut(group * dim));
                     for (head, (q, out)) in groups.enumerate() {
                         let segments = self.kv.segments(self.layer, row, head);
-                        for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
-                            self.isa.run(Head {
+                        let parts = q.chunks(HEADS * dim).zip(out.chunks_mut(HEADS * dim));
+                        for (q, out) in parts {
+                            let heads = Heads {
                                 q,
+                                dim,
                                 segments: &segments,
                                 value_width: self.kv.value_width(),
                                 scores,
+                                room,
                                 out,
-                            });
+                            };
+                            match q.len() / dim {
+                                1 => self.isa.run(Several::<_, 1>(heads)),
+                                2 => self.isa.run(Several::<_, 2>(heads)),
+                                3 => self.isa.run(Several::<_, 3>(heads)),
+                                _ => self.isa.run(Several::<_, HEADS>(heads)),
+                            }
                         }
                     }
                 });
@@ -94,117 +111,187 @@ impl Rows<'_> {
     }
 }
 
-/// One query against all that it sees.
-struct Head<'a, T> {
+/// Some queries against all that they see.
+struct Heads<'a, T> {
+    /// `[heads, dim]`
     q: &'a [f32],
+    dim: usize,
     segments: &'a [Segment<'a>; 2],
     value_width: usize,
+    /// `[heads, room]`
     scores: &'a mut [f32],
+    room: usize,
+    /// `[heads, dim]`
     out: &'a mut [T],
 }
 
-impl<T: Operand> Loop for Head<'_, T> {
+/// [`Heads`] of which there are `G`.
+struct Several<'a, T, const G: usize>(Heads<'a, T>);
+
+impl<T: Operand, const G: usize> Loop for Several<'_, T, G> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let scale = 1.0 / (self.q.len() as f32).sqrt();
+        let Heads {
+            q,
+            dim,
+            segments,
+            value_width,
+            scores,
+            room,
+            out,
+        } = self.0;
         let mut n = 0;
-        for segment in self.segments {
-            for first in (0..segment.len).step_by(2 * LANES) {
-                // The last chunk runs into the padding; what it leaves there is overwritten or never read.
-                if first + LANES < segment.capacity {
-                    score::<S, { 2 * LANES }>(
-                        s,
-                        self.q,
-                        segment,
-                        first,
-                        &mut self.scores[n + first..],
-                    );
-                } else {
-                    score::<S, LANES>(s, self.q, segment, first, &mut self.scores[n + first..]);
+        for segment in segments {
+            let mut first = 0;
+            while first < segment.len {
+                let keys = Keys { segment, first };
+                let scores = &mut scores[n + first..];
+                // What is left of a chunk beyond the segment is overwritten or never read.
+                let width = width::<G>(segment.len - first, segment.capacity - first);
+                match width {
+                    64 => score::<S, G, 64>(s, q, keys, scores, room),
+                    32 => score::<S, G, 32>(s, q, keys, scores, room),
+                    _ => score::<S, G, LANES>(s, q, keys, scores, room),
                 }
+                first += width;
             }
             n += segment.len;
         }
-        let scores = &mut self.scores[..n];
-        let top = max(scores);
-        for score in scores.iter_mut() {
-            *score = exp(s, (*score - top) * scale);
-        }
-        let norm = 1.0 / lane_sum(scores, |x, sum| sum + x);
-        let mut column = 0;
-        while column < self.out.len() {
-            let out = &mut self.out[column..];
-            if self.value_width - column >= 2 * LANES {
-                mix::<S, T, { 2 * LANES }>(
-                    s,
-                    self.segments,
-                    scores,
-                    self.value_width,
-                    column,
-                    norm,
-                    out,
-                );
-                column += 2 * LANES;
-            } else {
-                mix::<S, T, LANES>(
-                    s,
-                    self.segments,
-                    scores,
-                    self.value_width,
-                    column,
-                    norm,
-                    out,
-                );
-                column += LANES;
+
+        let scale = 1.0 / (dim as f32).sqrt();
+        let mut norms = [0f32; G];
+        for (scores, norm) in scores.chunks_mut(room).zip(&mut norms) {
+            // Whole vectors: what is padded becomes 0, which changes no sum.
+            scores[n..n.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
+            let scores = &mut scores[..n.next_multiple_of(LANES)];
+            let top = max(scores);
+            for score in scores.iter_mut() {
+                *score = exp(s, (*score - top) * scale);
             }
+            *norm = 1.0 / lane_sum(scores, |x, sum| sum + x);
+        }
+
+        let weights = Weights {
+            scores,
+            room,
+            norms,
+        };
+        let mut column = 0;
+        while column < dim {
+            let width = width::<G>(dim - column, value_width - column);
+            let values = Values {
+                segments,
+                value_width,
+                column,
+            };
+            match width {
+                64 => mix::<S, T, G, 64>(s, &weights, values, out, dim),
+                32 => mix::<S, T, G, 32>(s, &weights, values, out, dim),
+                _ => mix::<S, T, G, LANES>(s, &weights, values, out, dim),
+            }
+            column += width;
         }
     }
 }
 
-/// Dot products of the query with `W` neighbouring keys.
+/// How many neighbours to take at a time when so many are wanted, and so many are there with the padding.
 #[inline(always)]
-fn score<S: Simd, const W: usize>(
+fn width<const G: usize>(wanted: usize, there: usize) -> usize {
+    let mut width = SUMS / G.next_power_of_two();
+    while width > LANES && (width > there || width / 2 >= wanted) {
+        width /= 2;
+    }
+    width
+}
+
+/// The keys of a segment from one position on.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    segment: &'a Segment<'a>,
+    first: usize,
+}
+
+/// Dot products of the queries with `W` neighbouring keys, `[G, W]` at `scores[g * room..]`.
+#[inline(always)]
+fn score<S: Simd, const G: usize, const W: usize>(
     s: S,
     q: &[f32],
-    segment: &Segment<'_>,
-    first: usize,
-    out: &mut [f32],
+    keys: Keys<'_>,
+    scores: &mut [f32],
+    room: usize,
 ) {
-    let mut sums = [0f32; W];
-    for (d, &q) in q.iter().enumerate() {
-        let keys = &segment.keys[d * segment.capacity + first..][..W];
-        for (sum, &k) in sums.iter_mut().zip(keys) {
-            *sum = s.mul_add(q, k, *sum);
-        }
+    let dim = q.len() / G;
+    let mut sums = [[0f32; W]; G];
+    let keys_at = keys.segment.keys.chunks_exact(keys.segment.capacity);
+    for (d, keys_at) in keys_at.enumerate().take(dim) {
+        let q: [f32; G] = from_fn(|g| q[g * dim + d]);
+        sums = add_scaled(s, q, &keys_at[keys.first..][..W], sums);
     }
-    out[..W].copy_from_slice(&sums);
+    for (g, sums) in sums.iter().enumerate() {
+        scores[g * room..][..W].copy_from_slice(sums);
+    }
 }
 
-/// The weighted sum of `W` neighbouring columns of the values.
-#[inline(always)]
-fn mix<S: Simd, T: Operand, const W: usize>(
-    s: S,
-    segments: &[Segment<'_>; 2],
-    weights: &[f32],
+/// The softmax of each query's scores, before it is divided by its sum.
+struct Weights<'a, const G: usize> {
+    scores: &'a [f32],
+    room: usize,
+    /// One over the sums.
+    norms: [f32; G],
+}
+
+/// Columns of the values from one on.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    segments: &'a [Segment<'a>; 2],
     value_width: usize,
     column: usize,
-    norm: f32,
+}
+
+/// The weighted sums of `W` neighbouring columns of the values.
+#[inline(always)]
+fn mix<S: Simd, T: Operand, const G: usize, const W: usize>(
+    s: S,
+    weights: &Weights<'_, G>,
+    values: Values<'_>,
     out: &mut [T],
+    dim: usize,
 ) {
-    let mut sums = [0f32; W];
+    let mut sums = [[0f32; W]; G];
     let mut n = 0;
-    for segment in segments {
-        let values = segment.values.chunks_exact(value_width);
-        for (row, &weight) in values.zip(&weights[n..n + segment.len]) {
-            for (sum, &v) in sums.iter_mut().zip(&row[column..column + W]) {
-                *sum = s.mul_add(weight, v, *sum);
-            }
+    for segment in values.segments {
+        let rows = segment.values.chunks_exact(values.value_width);
+        for (i, row) in rows.take(segment.len).enumerate() {
+            let weights: [f32; G] = from_fn(|g| weights.scores[g * weights.room + n + i]);
+            sums = add_scaled(s, weights, &row[values.column..][..W], sums);
         }
         n += segment.len;
     }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = T::round(sum * norm);
+    let rows = out.chunks_exact_mut(dim);
+    for ((out, sums), norm) in rows.zip(&sums).zip(weights.norms) {
+        for (out, sum) in out[values.column..].iter_mut().zip(sums) {
+            *out = T::round(sum * norm);
+        }
     }
+}
+
+/// `sums[g] + scale[g] * x`. By value, so that the compiler keeps the sums in registers.
+#[inline(always)]
+fn add_scaled<S: Simd, const G: usize, const W: usize>(
+    s: S,
+    scale: [f32; G],
+    x: &[f32],
+    mut sums: [[f32; W]; G],
+) -> [[f32; W]; G] {
+    let Some(x) = x.first_chunk::<W>() else {
+        return sums;
+    };
+    for (sums, scale) in sums.iter_mut().zip(scale) {
+        for i in 0..W {
+            sums[i] = s.mul_add(scale, x[i], sums[i]);
+        }
+    }
+    sums
 }
