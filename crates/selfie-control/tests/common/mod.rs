@@ -1,31 +1,18 @@
 //! Golden checkpoints and what PyTorch did on them; see `golden/README.md` of selfie-llama.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+#[path = "../../../selfie-llama/tests/common/mod.rs"]
+mod llama;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::SafeTensors;
+pub use llama::{GOLDEN, Tensors, cpu, dir, golden, ids};
 use selfie_control::{Step, Supervised, Target, TargetCell, Training};
 use selfie_interp::{InjectAt, Options};
-use selfie_kernels::{Cpu, CpuOptions, DType, InjectMode};
+use selfie_kernels::{Cpu, DType, InjectMode};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig, RandomCheckpoint, Tokenizer, Trace};
 use serde_json::Value;
-
-pub const GOLDEN: [&str; 2] = ["llama2-mha", "llama3-gqa"];
-
-pub fn dir(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../selfie-llama/tests/golden")
-        .join(name)
-}
-
-pub fn cpu(threads: usize) -> Cpu {
-    Cpu::new(CpuOptions {
-        threads: Some(threads),
-        path: None,
-    })
-    .unwrap()
-}
 
 pub fn load_dir(dir: &Path, dtype: Option<DType>, threads: usize) -> Llama<Cpu> {
     let config = LlamaConfig::open(dir).unwrap();
@@ -50,32 +37,6 @@ pub fn odd(mlp_bias: bool, dtype: DType) -> tempfile::TempDir {
     };
     random.write(dir.path(), &self::dir("llama2-mha")).unwrap();
     dir
-}
-
-pub fn golden(name: &str) -> Value {
-    let json = std::fs::read(dir(name).join("golden.json")).unwrap();
-    serde_json::from_slice(&json).unwrap()
-}
-
-/// Tensors of `golden.safetensors`, all f32.
-pub struct Tensors(Vec<u8>);
-
-impl Tensors {
-    pub fn open(name: &str) -> Self {
-        Self(std::fs::read(dir(name).join("golden.safetensors")).unwrap())
-    }
-
-    pub fn get(&self, name: &str) -> Vec<f32> {
-        let tensors = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = tensors.tensor(name).unwrap();
-        let words = tensor.data().as_chunks::<4>().0;
-        words.iter().map(|&w| f32::from_le_bytes(w)).collect()
-    }
-}
-
-pub fn ids(value: &Value) -> Vec<u32> {
-    let ids = value.as_array().unwrap().iter();
-    ids.map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
 pub fn doubles(value: &Value) -> Vec<f64> {
