@@ -102,8 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
     let cpu = host::cpu(args.threads)?;
-    let dtype = child::dtype(&args.dtype).unwrap_or(shape.dtype);
-    let roof = roof::Roof::measure(&cpu, dtype, args.repeat)?;
+    let roof = roof::Roof::measure(&cpu, dtype(args, &shape), args.repeat)?;
     let mut report = Report {
         date: host::date(),
         commit: host::commit(),
@@ -130,11 +129,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         report.ops = ops::measure(&cpu, &roof, &shape, args.repeat)?;
         ops::print(&report.ops);
     }
-    drop(cpu);
     if args.only.as_deref() != Some("ops") {
         for &cells in &args.cells {
             let bytes = report.checkpoint_bytes;
-            let sweep = sweep::measure(args, cells, dir, &shape, &roof, bytes)?;
+            let sweep = sweep::measure(args, cells, dir, &shape, &cpu, bytes)?;
             sweep::print(&sweep);
             report.sweeps.push(sweep);
         }
@@ -148,6 +146,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
     Ok(())
+}
+
+/// What is computed in.
+fn dtype(args: &Args, shape: &RandomCheckpoint) -> DType {
+    child::dtype(&args.dtype).unwrap_or(shape.dtype)
 }
 
 fn shape(name: &str) -> Result<RandomCheckpoint> {

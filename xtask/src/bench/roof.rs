@@ -38,6 +38,14 @@ impl Roof {
         })
     }
 
+    /// The higher of both limits.
+    pub(super) fn higher(self, other: Self) -> Self {
+        Self {
+            peak_gflop_per_s: self.peak_gflop_per_s.max(other.peak_gflop_per_s),
+            read_gb_per_s: self.read_gb_per_s.max(other.read_gb_per_s),
+        }
+    }
+
     /// Seconds for so many operations on so many bytes, with the one hidden behind the other.
     pub(super) fn seconds(&self, flop: f64, bytes: f64) -> f64 {
         let arithmetic = flop / self.peak_gflop_per_s / 1e9;

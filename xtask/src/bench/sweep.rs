@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use selfie_kernels::Cpu;
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 use serde_json::Value;
@@ -42,13 +43,14 @@ struct Baseline {
     ours_over_baseline: f64,
 }
 
-/// Measures a sweep of so many cells; the baseline in turn with it, so that a change of the machine's speed meets both.
+/// Measures a sweep of so many cells; the roofs and the baseline in turn with it, so that a change of the machine's speed
+/// meets all of them.
 pub(super) fn measure(
     args: &Args,
     cells: usize,
     dir: &Path,
     shape: &RandomCheckpoint,
-    roof: &Roof,
+    cpu: &Cpu,
     checkpoint_bytes: u64,
 ) -> Result<Sweep> {
     let ours = SweepArgs {
@@ -58,24 +60,29 @@ pub(super) fn measure(
         threads: args.threads,
         dtype: args.dtype.clone(),
     };
+    let dtype = super::dtype(args, shape);
     let (mut runs, mut theirs) = (Vec::new(), Vec::new());
+    let (mut of_roof, mut of_peak) = (Vec::new(), Vec::new());
     for _ in 0..args.repeat {
-        runs.push(sweep_in_a_child(&ours)?);
+        let before = Roof::measure(cpu, dtype, 1)?;
+        let run = sweep_in_a_child(&ours)?;
+        let roof = before.higher(Roof::measure(cpu, dtype, 1)?);
+        of_roof.push(roof.sweep_seconds(shape, cells, &run) / run.sweep_s);
+        let flop = Roof::sweep_flop(shape, cells, &run);
+        of_peak.push(flop / run.sweep_s / roof.peak_gflop_per_s / 1e9);
+        runs.push(run);
         if let Some(python) = &args.baseline {
             theirs.push(baseline(args, python, cells, dir, shape)?);
         }
     }
     let rates: Vec<f64> = runs.iter().map(|run| cells as f64 / run.sweep_s).collect();
     let rate = median(&rates);
-    let seconds = cells as f64 / rate;
-    let run = &runs[0];
     let peak = runs.iter().filter_map(|run| run.peak_rss_bytes).max();
-    let flop = Roof::sweep_flop(shape, cells, run);
     Ok(Sweep {
         cells,
         new_tokens: args.new_tokens,
         relevancy: true,
-        dtype: run.dtype.clone(),
+        dtype: runs[0].dtype.clone(),
         cells_per_s_median: rate,
         cells_per_s: rates,
         load_s: median(
@@ -84,8 +91,8 @@ pub(super) fn measure(
                 .map(|run: &SweepRun| run.load_s)
                 .collect::<Vec<_>>(),
         ),
-        of_roof: roof.sweep_seconds(shape, cells, run) / seconds,
-        of_peak: flop / seconds / roof.peak_gflop_per_s / 1e9,
+        of_roof: median(&of_roof),
+        of_peak: median(&of_peak),
         peak_rss_bytes: peak,
         peak_rss_over_checkpoint: peak.map(|peak| peak as f64 / checkpoint_bytes as f64),
         baseline: match theirs.is_empty() {
