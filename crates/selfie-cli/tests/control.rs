@@ -6,28 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{GOLDEN, Outcome, dir, golden, succeed};
+use common::{GOLDEN, dir, golden, selfie_of as selfie, succeed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
-
-/// `selfie COMMANDS --model DIR ARGS`
-fn selfie(commands: &[&str], model: &Path, args: &[&str]) -> Outcome {
-    let output = Command::new(env!("CARGO_BIN_EXE_selfie"))
-        .args(commands)
-        .arg("--model")
-        .arg(model)
-        .args(args)
-        .env_remove("SELFIE_CPU_PATH")
-        .output()
-        .unwrap();
-    Outcome {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
 
 #[track_caller]
 fn works(commands: &[&str], model: &Path, args: &[&str]) -> String {

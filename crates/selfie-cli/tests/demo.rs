@@ -2,25 +2,13 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::{Outcome, succeed};
+use common::{Outcome, run, succeed};
 use serde_json::Value;
 
 const PROMPT: &str = "[INST] What is the capital of the country of the Colosseum? [/INST]";
 
 fn demo(command: &str, args: &[&str]) -> Outcome {
-    let output = Command::new(env!("CARGO_BIN_EXE_selfie"))
-        .arg(command)
-        .args(args)
-        .env_remove("SELFIE_CPU_PATH")
-        .output()
-        .unwrap();
-    Outcome {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    run(&[&[command], args].concat())
 }
 
 #[test]

@@ -2,15 +2,13 @@
 
 mod common;
 
-use std::ops::ControlFlow;
-
 use common::{
-    GOLDEN, Tensors, assert_close, doubles, golden, ids, interpretation, keep_on, load,
+    GOLDEN, Tensors, assert_close, assert_says, doubles, golden, interpretation, keep_on, load,
     supervised_case, wide,
 };
 use selfie_control::{Interpreted, Outcome, Reinforce, Result, Reward, Step, Training, Verdicts};
 use selfie_kernels::{Cpu, DType};
-use selfie_llama::{Decoding, Llama, Tokenizer, generate};
+use selfie_llama::{Llama, Tokenizer};
 use serde_json::Value;
 
 /// Adam divides by the root of a gradient's square: where a gradient is all but 0 a rounding error moves a weight by as much
@@ -46,15 +44,7 @@ fn supervised_control_agrees_with_pytorch() {
             let training = &control.training;
             assert_weights(&outcome, &tensors, case, training.lr, training.steps);
 
-            let want = ids(&case["after_new_ids"]);
-            let decoding = Decoding {
-                max_new_tokens: want.len(),
-                eos: model.config().eos.clone(),
-                sampling: None,
-            };
-            let prompt = tokenizer.encode(&control.sources[0].0).unwrap();
-            let got = generate(&model, &prompt, decoding, |_| ControlFlow::Continue(()));
-            assert_eq!(got.unwrap().new_ids, want, "{name}");
+            assert_says(name, &model, &tokenizer, &control, case);
         }
     }
 }

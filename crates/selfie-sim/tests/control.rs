@@ -3,11 +3,9 @@
 #[path = "../../selfie-control/tests/common/mod.rs"]
 mod control;
 
-use std::ops::ControlFlow;
-
-use control::{GOLDEN, assert_close, dir, doubles, golden, ids, keep_on, supervised_case};
+use control::{GOLDEN, assert_close, assert_says, dir, doubles, golden, keep_on, supervised_case};
 use selfie_kernels::DType;
-use selfie_llama::{Checkpoint, Decoding, Llama, LlamaConfig, Tokenizer, generate};
+use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
 
 #[test]
 fn supervised_control_agrees_with_pytorch() {
@@ -25,15 +23,7 @@ fn supervised_control_agrees_with_pytorch() {
             let losses: Vec<f64> = outcome.steps.iter().map(|s| s.loss).collect();
             assert_close("losses", &losses, &doubles(&case["losses"]), 0.0, 1e-4);
 
-            let want = ids(&case["after_new_ids"]);
-            let decoding = Decoding {
-                max_new_tokens: want.len(),
-                eos: model.config().eos.clone(),
-                sampling: None,
-            };
-            let prompt = tokenizer.encode(&control.sources[0].0).unwrap();
-            let got = generate(&model, &prompt, decoding, |_| ControlFlow::Continue(()));
-            assert_eq!(got.unwrap().new_ids, want, "{name}");
+            assert_says(name, &model, &tokenizer, &control, case);
         }
     }
 }

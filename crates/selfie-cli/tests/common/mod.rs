@@ -38,12 +38,9 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-/// `selfie COMMAND --model DIR ARGS`
-pub fn selfie(command: &str, model: &Path, args: &[&str]) -> Outcome {
+/// `selfie ARGS`
+pub fn run(args: &[&str]) -> Outcome {
     let output = Command::new(env!("CARGO_BIN_EXE_selfie"))
-        .arg(command)
-        .arg("--model")
-        .arg(model)
         .args(args)
         .env_remove("SELFIE_CPU_PATH")
         .output()
@@ -53,6 +50,17 @@ pub fn selfie(command: &str, model: &Path, args: &[&str]) -> Outcome {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// `selfie COMMAND --model DIR ARGS`
+pub fn selfie(command: &str, model: &Path, args: &[&str]) -> Outcome {
+    selfie_of(&[command], model, args)
+}
+
+/// `selfie COMMANDS --model DIR ARGS`
+pub fn selfie_of(commands: &[&str], model: &Path, args: &[&str]) -> Outcome {
+    let model = model.to_str().unwrap();
+    run(&[commands, &["--model", model], args].concat())
 }
 
 /// Stdout of a run that has to succeed, and to be silent on stderr.

@@ -10,8 +10,10 @@ use std::path::Path;
 pub use llama::{GOLDEN, Tensors, cpu, dir, golden, ids};
 use selfie_control::{Step, Supervised, Target, TargetCell, Training};
 use selfie_interp::{InjectAt, Options};
-use selfie_kernels::{Cpu, DType, InjectMode};
-use selfie_llama::{Checkpoint, Llama, LlamaConfig, RandomCheckpoint, Tokenizer, Trace};
+use selfie_kernels::{Backend, Cpu, DType, InjectMode};
+use selfie_llama::{
+    Checkpoint, Decoding, Llama, LlamaConfig, RandomCheckpoint, Tokenizer, Trace, generate,
+};
 use serde_json::Value;
 
 pub fn load_dir(dir: &Path, dtype: Option<DType>, threads: usize) -> Llama<Cpu> {
@@ -110,4 +112,24 @@ pub fn interpretation(model: &Llama<Cpu>) -> Options {
         max_new_tokens: 6,
         ..Options::new(model.config()).unwrap()
     }
+}
+
+/// The model, under the edit of a golden case, continues the case's prompt as PyTorch does.
+#[track_caller]
+pub fn assert_says<B: Backend>(
+    name: &str,
+    model: &Llama<B>,
+    tokenizer: &Tokenizer,
+    control: &Supervised,
+    case: &Value,
+) {
+    let want = ids(&case["after_new_ids"]);
+    let decoding = Decoding {
+        max_new_tokens: want.len(),
+        eos: model.config().eos.clone(),
+        sampling: None,
+    };
+    let prompt = tokenizer.encode(&control.sources[0].0).unwrap();
+    let got = generate(model, &prompt, decoding, |_| ControlFlow::Continue(()));
+    assert_eq!(got.unwrap().new_ids, want, "{name}");
 }
