@@ -19,8 +19,10 @@ def open_model(folder, dtype, device):
     with open(os.path.join(folder, "tokenizer_config.json")) as file:
         names = json.load(file)
     special = {name: names[name] for name in ["bos_token", "eos_token"] if isinstance(names.get(name), str)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), **special)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=os.path.join(folder, "tokenizer.json"), model_input_names=["input_ids", "attention_mask"], **special
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).eval().to(device)
     return model, tokenizer
 
 

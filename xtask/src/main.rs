@@ -22,7 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Measure the ops and a sweep on a random-weight checkpoint
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
     /// Test the GPU backend in the simulator

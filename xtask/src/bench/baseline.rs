@@ -1,4 +1,4 @@
-//! The same work by PyTorch, in turn with ours.
+//! Python scripts that do the same work in PyTorch, in turn with ours.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,12 +19,12 @@ impl Python<'_> {
             .arg(&script)
             .args(arguments)
             .output()
-            .map_err(|error| format!("--baseline: cannot run {python}: {error}"))?;
+            .map_err(|error| format!("cannot run the baseline's {python}: {error}"))?;
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr);
             let last = message.trim().lines().last().unwrap_or("no message");
             let script = script.display();
-            return Err(format!("--baseline: {python} {script} failed: {last}").into());
+            return Err(format!("the baseline failed: {python} {script}: {last}").into());
         }
         let text = String::from_utf8_lossy(&output.stdout);
         let line = text.trim().lines().last().unwrap_or("");

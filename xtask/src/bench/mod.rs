@@ -4,6 +4,7 @@ mod baseline;
 mod child;
 mod control;
 mod ops;
+mod rival;
 mod roof;
 mod startup;
 mod sweep;
@@ -60,9 +61,15 @@ pub(crate) struct Args {
     /// What PyTorch computes in: bf16, or f32, which is faster where the CPU has no bf16
     #[arg(long, default_value = "bf16", value_parser = ["bf16", "f32"])]
     baseline_dtype: String,
-    /// Cells that PyTorch decodes at a time
+    /// Cells that the rivals decode at a time
     #[arg(long, default_value_t = 64)]
     baseline_batch: usize,
+    /// A checkout of the original package, tonychenxyz/selfie, whose sweep in f32 is raced too
+    #[arg(long, value_name = "CHECKOUT")]
+    original: Option<PathBuf>,
+    /// A Python with what it asks for: torch, transformers 4.34, pandas, accelerate [default: python3]
+    #[arg(long, value_name = "PYTHON", requires = "original")]
+    original_python: Option<PathBuf>,
 }
 
 /// Everything that was measured.

@@ -1,14 +1,13 @@
-//! Sweeps of layers x tokens: ours, and PyTorch with hooks.
+//! Sweeps of layers x tokens, in turn with those of others.
 
 use std::path::Path;
 
 use selfie_kernels::Cpu;
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
-use serde_json::Value;
 
-use super::baseline::{Python, number};
-use super::child::{PROMPT, SweepArgs, SweepRun, TOKENS, sweep_in_a_child};
+use super::child::{SweepArgs, SweepRun, sweep_in_a_child};
+use super::rival::{self, Raced, Rival};
 use super::roof::Roof;
 use super::{Args, median};
 use crate::Result;
@@ -29,21 +28,10 @@ pub(super) struct Sweep {
     of_peak: f64,
     peak_rss_bytes: Option<u64>,
     peak_rss_over_checkpoint: Option<f64>,
-    baseline: Option<Baseline>,
+    rivals: Vec<Raced>,
 }
 
-/// PyTorch with hooks.
-#[derive(Serialize)]
-struct Baseline {
-    dtype: String,
-    batch: usize,
-    cells_per_s_median: f64,
-    cells_per_s: Vec<f64>,
-    peak_rss_bytes: u64,
-    ours_over_baseline: f64,
-}
-
-/// Measures a sweep of so many cells; the roofs and the baseline in turn with it, so that a change of the machine's speed
+/// Measures a sweep of so many cells; the roofs and the rivals in turn with it, so that a change of the machine's speed
 /// meets all of them.
 pub(super) fn measure(
     args: &Args,
@@ -61,7 +49,9 @@ pub(super) fn measure(
         dtype: args.dtype.clone(),
     };
     let dtype = super::dtype(args, shape);
-    let (mut runs, mut theirs) = (Vec::new(), Vec::new());
+    let rivals = Rival::of(args);
+    let mut runs = Vec::new();
+    let mut theirs = vec![Vec::new(); rivals.len()];
     let (mut of_roof, mut of_peak) = (Vec::new(), Vec::new());
     for _ in 0..args.repeat {
         let before = Roof::measure(cpu, dtype, 1)?;
@@ -71,8 +61,8 @@ pub(super) fn measure(
         let flop = Roof::sweep_flop(shape, cells, &run);
         of_peak.push(flop / run.sweep_s / roof.peak_gflop_per_s / 1e9);
         runs.push(run);
-        if let Some(python) = &args.baseline {
-            theirs.push(baseline(args, python, cells, dir, shape)?);
+        for (rival, runs) in rivals.iter().zip(&mut theirs) {
+            runs.push(rival.sweep(args, cells, dir, shape)?);
         }
     }
     let rates: Vec<f64> = runs.iter().map(|run| cells as f64 / run.sweep_s).collect();
@@ -95,53 +85,11 @@ pub(super) fn measure(
         of_peak: median(&of_peak),
         peak_rss_bytes: peak,
         peak_rss_over_checkpoint: peak.map(|peak| peak as f64 / checkpoint_bytes as f64),
-        baseline: match theirs.is_empty() {
-            true => None,
-            false => Some(compared(args, cells, rate, &theirs)?),
-        },
-    })
-}
-
-/// One run of the same cells by PyTorch.
-fn baseline(
-    args: &Args,
-    python: &Path,
-    cells: usize,
-    dir: &Path,
-    shape: &RandomCheckpoint,
-) -> Result<Value> {
-    let tokens = TOKENS.map(|token| token.to_string()).join(",");
-    let mut arguments = vec![dir.display().to_string(), format!("--prompt={PROMPT}")];
-    arguments.extend([
-        format!("--cells={cells}"),
-        format!("--layers={}", shape.n_layers),
-        format!("--tokens={tokens}"),
-        format!("--new={}", args.new_tokens),
-        format!("--batch={}", args.baseline_batch),
-    ]);
-    arguments.push(match args.baseline_dtype.as_str() {
-        "f32" => "--dtype=float32".to_owned(),
-        _ => "--dtype=bfloat16".to_owned(),
-    });
-    arguments.extend(args.threads.map(|threads| format!("--threads={threads}")));
-    Python(python).run("sweep.py", &arguments)
-}
-
-fn compared(args: &Args, cells: usize, ours: f64, theirs: &[Value]) -> Result<Baseline> {
-    let mut rates = Vec::new();
-    let mut peak = 0.0f64;
-    for json in theirs {
-        rates.push(cells as f64 / number(json, "seconds")?);
-        peak = peak.max(number(json, "peak_rss_mib")?);
-    }
-    let rate = median(&rates);
-    Ok(Baseline {
-        dtype: args.baseline_dtype.clone(),
-        batch: args.baseline_batch,
-        cells_per_s_median: rate,
-        cells_per_s: rates,
-        peak_rss_bytes: (peak as u64) << 20,
-        ours_over_baseline: ours / rate,
+        rivals: rivals
+            .iter()
+            .zip(&theirs)
+            .map(|(rival, runs)| rival.raced(args, cells, rate, runs))
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -163,12 +111,8 @@ pub(super) fn print(sweep: &Sweep) {
             &format!("GB, {over:.2} x the checkpoint"),
         );
     }
-    let Some(baseline) = &sweep.baseline else {
+    if sweep.rivals.is_empty() {
         println!("  {:26} not measured: no --baseline", "ratio to PyTorch");
-        return;
-    };
-    let name = format!("PyTorch, {}, batch {}", baseline.dtype, baseline.batch);
-    let ratio = format!("cells/s; selfie is {:.1} x", baseline.ours_over_baseline);
-    line(&name, baseline.cells_per_s_median, &ratio);
-    line("its peak RSS", baseline.peak_rss_bytes as f64 / 1e9, "GB");
+    }
+    sweep.rivals.iter().for_each(rival::print);
 }
