@@ -87,7 +87,9 @@ pub enum KernelError {
     )]
     NoCudaDriver,
     /// A GPU was asked for that the driver does not see.
-    #[error("there is no device cuda:{ordinal}: the CUDA driver sees {devices} devices")]
+    #[error(
+        "there is no device cuda:{ordinal}: the number of devices that the CUDA driver sees is {devices}"
+    )]
     NoCudaDevice {
         /// The number that was asked for, from 0.
         ordinal: usize,
