@@ -67,9 +67,14 @@ pub(crate) struct Args {
     /// A checkout of the original package, tonychenxyz/selfie, whose sweep in f32 is raced too
     #[arg(long, value_name = "CHECKOUT")]
     original: Option<PathBuf>,
-    /// A Python with what it asks for: torch, transformers 4.34, pandas, accelerate [default: python3]
-    #[arg(long, value_name = "PYTHON", requires = "original")]
-    original_python: Option<PathBuf>,
+    /// A Python with what it asks for: torch, transformers 4.34, pandas, accelerate
+    #[arg(
+        long,
+        value_name = "PYTHON",
+        default_value = "python3",
+        requires = "original"
+    )]
+    original_python: PathBuf,
 }
 
 /// Everything that was measured.
@@ -96,6 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.only.as_deref() == Some("control") {
         return control::run(args, &shape);
     }
+    let rivals = rival::Rival::of(args, &shape)?;
     let default = Path::new("target/bench").join(&args.shape);
     let dir = args.checkpoint.as_ref().unwrap_or(&default);
     // config.json is the last file that is written.
@@ -139,7 +145,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.only.as_deref() != Some("ops") {
         for &cells in &args.cells {
             let bytes = report.checkpoint_bytes;
-            let sweep = sweep::measure(args, cells, dir, &shape, &cpu, bytes)?;
+            let sweep = sweep::measure(args, &rivals, cells, dir, &shape, &cpu, bytes)?;
             sweep::print(&sweep);
             report.sweeps.push(sweep);
         }

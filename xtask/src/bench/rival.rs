@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use selfie_kernels::AttnShape;
 use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,24 +35,27 @@ pub(super) struct Raced {
 
 impl<'a> Rival<'a> {
     /// Those that the arguments name.
-    pub(super) fn of(args: &'a Args) -> Vec<Self> {
-        let hooks = args.baseline.as_deref().map(|python| Rival {
-            name: "PyTorch with hooks",
-            python,
-            package: None,
-            dtype: &args.baseline_dtype,
-        });
-        let original = args.original.as_deref().map(|package| Rival {
-            name: "original package",
-            python: args
-                .original_python
-                .as_deref()
-                .unwrap_or(Path::new("python3")),
-            package: Some(package),
-            // It turns relevancies into numpy arrays, which know no bf16.
-            dtype: "f32",
-        });
-        hooks.into_iter().chain(original).collect()
+    pub(super) fn of(args: &'a Args, shape: &RandomCheckpoint) -> Result<Vec<Self>> {
+        let mut rivals = Vec::new();
+        if let Some(python) = &args.baseline {
+            rivals.push(Rival {
+                name: "PyTorch with hooks",
+                python,
+                package: None,
+                dtype: &args.baseline_dtype,
+            });
+        }
+        if let Some(package) = &args.original {
+            check_original(package, shape)?;
+            rivals.push(Rival {
+                name: "original package",
+                python: &args.original_python,
+                package: Some(package),
+                // It turns relevancies into numpy arrays, which know no bf16.
+                dtype: "f32",
+            });
+        }
+        Ok(rivals)
     }
 
     /// One sweep; the JSON that sweep.py prints.
@@ -108,6 +112,30 @@ impl<'a> Rival<'a> {
             ours_over_it: ours / rate,
         })
     }
+}
+
+/// Whether it is there, and the shape is one that its transformers (4.34) can load.
+fn check_original(package: &Path, shape: &RandomCheckpoint) -> Result<()> {
+    let entry = package.join("selfie/interpret.py");
+    if !entry.exists() {
+        let entry = entry.display();
+        return Err(format!(
+            "--original: there is no {entry}: take a checkout of tonychenxyz/selfie"
+        )
+        .into());
+    }
+    let AttnShape {
+        heads, head_dim, ..
+    } = shape.attn;
+    if heads * head_dim != shape.d_model {
+        let d_model = shape.d_model;
+        return Err(format!(
+            "--original: transformers 4.34 needs heads x head_dim = d_model, and this shape has {heads} x {head_dim} and \
+             {d_model}: take another --shape"
+        )
+        .into());
+    }
+    Ok(())
 }
 
 pub(super) fn print(raced: &Raced) {

@@ -35,6 +35,7 @@ pub(super) struct Sweep {
 /// meets all of them.
 pub(super) fn measure(
     args: &Args,
+    rivals: &[Rival<'_>],
     cells: usize,
     dir: &Path,
     shape: &RandomCheckpoint,
@@ -49,7 +50,6 @@ pub(super) fn measure(
         dtype: args.dtype.clone(),
     };
     let dtype = super::dtype(args, shape);
-    let rivals = Rival::of(args);
     let mut runs = Vec::new();
     let mut theirs = vec![Vec::new(); rivals.len()];
     let (mut of_roof, mut of_peak) = (Vec::new(), Vec::new());
