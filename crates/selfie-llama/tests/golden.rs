@@ -1,20 +1,24 @@
-//! States, logits and greedy text of the golden checkpoints, against PyTorch in f32.
+//! States, logits and greedy text of the golden checkpoints, against PyTorch in f32, on every path that this machine has.
 
 mod common;
 
-use common::{GOLDEN, agree, load};
+use common::{GOLDEN, agree, cpus, load_on};
 use selfie_kernels::DType;
 
 #[test]
 fn states_and_logits_agree_with_pytorch() {
     for name in GOLDEN {
-        agree::states(&load(name, Some(DType::F32), 2), name);
+        for cpu in cpus(2) {
+            agree::states(&load_on(cpu, name, Some(DType::F32)), name);
+        }
     }
 }
 
 #[test]
 fn greedy_text_agrees_with_pytorch() {
     for name in GOLDEN {
-        agree::greedy(&load(name, Some(DType::F32), 2), name);
+        for cpu in cpus(2) {
+            agree::greedy(&load_on(cpu, name, Some(DType::F32)), name);
+        }
     }
 }

@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Tensors, assert_close, cpu, dir, golden, ids};
+use common::{Tensors, assert_close, cpu, cpus, dir, golden, ids};
 use selfie_kernels::{AttnShape, DType, MatrixSource, reference};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig, RandomCheckpoint, Trace};
 use serde_json::{Value, json};
@@ -173,20 +173,32 @@ fn compare(checkpoint: &RandomCheckpoint, changes: Value) {
     }
     fs::write(&path, config.to_string()).unwrap();
 
-    let config = LlamaConfig::open(folder.path()).unwrap();
-    let files = Checkpoint::open(folder.path()).unwrap();
-    let model = Llama::load(cpu(2), config, &files, None, |_| {}).unwrap();
-    assert_eq!(model.dtype(), checkpoint.dtype);
-    let got = Trace::new(&model, &IDS).unwrap();
     let want = Naive::open(folder.path(), checkpoint.dtype).run(&IDS);
+    for cpu in cpus(2) {
+        let on = format!("on {} of {checkpoint:?} with {changes}", cpu.path());
+        let config = LlamaConfig::open(folder.path()).unwrap();
+        let files = Checkpoint::open(folder.path()).unwrap();
+        let model = Llama::load(cpu, config, &files, None, |_| {}).unwrap();
+        assert_eq!(model.dtype(), checkpoint.dtype);
+        agree(
+            &Trace::new(&model, &IDS).unwrap(),
+            &want,
+            checkpoint.dtype,
+            &on,
+        );
+    }
+}
+
+/// `on` says what both are of.
+fn agree(got: &Trace, want: &States, dtype: DType, on: &str) {
     for (what, got, want) in [
         ("hidden_states", &got.hidden_states, &want.hidden_states),
         ("pre_mlp", &got.pre_mlp, &want.pre_mlp),
         ("residual", &got.residual, &want.residual),
         ("logits", &got.logits, &want.logits),
     ] {
-        let what = format!("{what} of {checkpoint:?} with {changes}");
-        if checkpoint.dtype == DType::Bf16 {
+        let what = format!("{what} {on}");
+        if dtype == DType::Bf16 {
             assert_close_bf16(&what, got, want);
         } else {
             assert_close(&what, got, want);

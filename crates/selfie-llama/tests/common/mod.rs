@@ -6,7 +6,7 @@ pub mod agree;
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
-use selfie_kernels::{Backend, Cpu, CpuOptions, DType};
+use selfie_kernels::{Backend, Cpu, CpuOptions, CpuPath, DType};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig};
 use serde_json::Value;
 
@@ -27,6 +27,16 @@ pub fn cpu(threads: usize) -> Cpu {
         path: None,
     })
     .unwrap()
+}
+
+/// One CPU for each path that this machine has.
+pub fn cpus(threads: usize) -> Vec<Cpu> {
+    let paths = CpuPath::available().into_iter();
+    let options = paths.map(|path| CpuOptions {
+        threads: Some(threads),
+        path: Some(path),
+    });
+    options.map(|options| Cpu::new(options).unwrap()).collect()
 }
 
 /// A golden checkpoint, computed in `dtype` (`None` = as stored).
