@@ -2,19 +2,17 @@
 //! PyTorch (llama3-gqa), on every path that this machine has.
 
 mod common;
+#[path = "../../selfie-llama/tests/common/mod.rs"]
+mod llama;
 
 use common::{GOLDEN, agree, dir, load_on};
-use selfie_kernels::{Cpu, CpuOptions, CpuPath, DType};
+use llama::cpus;
+use selfie_kernels::DType;
 
 #[test]
 fn interpretations_agree_with_python() {
     for name in GOLDEN {
-        for path in CpuPath::available() {
-            let options = CpuOptions {
-                threads: Some(2),
-                path: Some(path),
-            };
-            let cpu = Cpu::new(options).unwrap();
+        for cpu in cpus(2) {
             let (model, tokenizer) = load_on(cpu, &dir(name), Some(DType::F32));
             agree::interpretations(&model, &tokenizer, name);
         }

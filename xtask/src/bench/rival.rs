@@ -24,7 +24,7 @@ pub(super) struct Rival<'a> {
 /// What a rival did.
 #[derive(Serialize)]
 pub(super) struct Raced {
-    pub(super) name: &'static str,
+    name: &'static str,
     dtype: String,
     batch: usize,
     cells_per_s_median: f64,
