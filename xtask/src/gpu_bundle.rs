@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &args.out.join("golden"),
     )?;
     copy_all(Path::new("benches/baseline"), &args.out.join("baseline"))?;
-    fs::copy("crates/selfie-gpu-check/run.sh", args.out.join("run.sh"))?;
+    fs::copy("crates/dev/gpu-check/run.sh", args.out.join("run.sh"))?;
     fs::write(args.out.join("COMMIT"), commit() + "\n")?;
 
     let bytes = size(&args.out)?;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use selfie_llama::RandomCheckpoint;
+use selfie_demo::RandomCheckpoint;
 
 use crate::args::RandomCheckpointArgs;
 use crate::error::{CliError, Result, usage};

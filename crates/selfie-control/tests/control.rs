@@ -1,13 +1,7 @@
 //! What control does beside the golden numbers: keep term, drift gate, bounds, seeds, targets, odd models.
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::{
-    assert_close, golden, interpretation, keep_on, load, load_dir, logits, odd, supervised_case,
-    wide,
-};
 use selfie_control::{
     ControlError, DriftMeter, End, Probes, Reference, Reinforce, Step, Supervised, Target,
     TargetCell, Training, When, WordReward,
@@ -15,6 +9,10 @@ use selfie_control::{
 use selfie_interp::Options;
 use selfie_kernels::{Cpu, DType};
 use selfie_llama::{Decoding, Llama, Sampling, Tokenizer, Trace, generate};
+use selfie_testkit::control::{
+    assert_close, golden, interpretation, keep_on, load, load_dir, logits, odd, supervised_case,
+    wide,
+};
 
 const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
 const OTHERS: [&str; 2] = ["human and alien are equal", "a type of drink"];
@@ -70,7 +68,7 @@ fn drift_by_hand(before: &Llama<Cpu>, after: &Llama<Cpu>, texts: &[Vec<u32>]) ->
 
 #[test]
 fn drift_is_the_divergence_of_the_logits() {
-    for name in common::GOLDEN {
+    for name in selfie_testkit::control::GOLDEN {
         let (mut model, tokenizer) = load(name, Some(DType::F32));
         let (unedited, _) = load(name, Some(DType::F32));
         // Texts that take more than one pass together.

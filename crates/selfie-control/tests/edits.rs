@@ -1,13 +1,13 @@
 //! Edits as files: applied, stacked, reverted and exported to the bit.
 
-mod common;
-
 use std::fs;
 
-use common::{GOLDEN, dir, golden, keep_on, load, load_dir, logits, supervised_case};
 use selfie_control::{ControlError, Edit, EditStack, Supervised, export};
 use selfie_kernels::{Cpu, DType};
 use selfie_llama::{Llama, Tokenizer};
+use selfie_testkit::control::{
+    GOLDEN, dir, golden, keep_on, load, load_dir, logits, supervised_case,
+};
 
 /// An edit of the embeddings at `layer`, made on the model as it is; the model is left as it was.
 fn edit(model: &mut Llama<Cpu>, tokenizer: &Tokenizer, name: &str, layer: usize) -> Edit {

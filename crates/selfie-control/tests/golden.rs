@@ -1,14 +1,12 @@
 //! Both methods against PyTorch: losses, embeddings, edited weights, and what the model says afterwards.
 
-mod common;
-
-use common::{
-    GOLDEN, Tensors, assert_close, assert_says, doubles, golden, interpretation, keep_on, load,
-    supervised_case, wide,
-};
 use selfie_control::{Interpreted, Outcome, Reinforce, Result, Reward, Step, Training, Verdicts};
 use selfie_kernels::{Cpu, DType};
 use selfie_llama::{Llama, Tokenizer};
+use selfie_testkit::control::{
+    GOLDEN, Tensors, assert_close, assert_says, doubles, golden, interpretation, keep_on, load,
+    supervised_case, wide,
+};
 use serde_json::Value;
 
 /// Adam divides by the root of a gradient's square: where a gradient is all but 0 a rounding error moves a weight by as much

@@ -1,11 +1,9 @@
 //! The gradients of an MLP against finite differences of a naive one in f64, with and without biases, in odd shapes.
 
-mod common;
-
-use common::{cpu, wide};
 use selfie_control::TrainedMlp;
 use selfie_kernels::{Adam, Backend, DType};
 use selfie_llama::{HostTensor, MlpWeights};
+use selfie_testkit::control::{cpu, wide};
 
 /// Values between -1 and 1.
 fn values(n: usize, random: &mut fastrand::Rng) -> Vec<f32> {

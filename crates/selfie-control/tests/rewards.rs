@@ -1,16 +1,14 @@
 //! Rewards: words, a judge, and another program that fails in every way it can.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{interpretation, keep_on, load};
 use selfie_control::{
     CommandReward, ControlError, End, Interpreted, Judge, Outcome, Reinforce, Result, Reward,
     Training, Verdicts, When, WordReward,
 };
 use selfie_kernels::Cpu;
 use selfie_llama::{Decoding, Llama, Tokenizer};
+use selfie_testkit::control::{interpretation, keep_on, load};
 use serde_json::Value;
 
 const PROMPT: &str = "a type of drink";

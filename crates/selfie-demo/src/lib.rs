@@ -30,6 +30,7 @@
 //! `xtask/demo-model` of the repository, how far its descriptions can be trusted in README.md there.
 #![forbid(unsafe_code)]
 
+mod random_checkpoint;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use std::{fs, io};
 use selfie_kernels::Backend;
 use selfie_llama::{Checkpoint, GenerationConfig, Llama, LlamaConfig, Result, Tokenizer};
 
+pub use random_checkpoint::RandomCheckpoint;
 pub use world::{Country, Hazard, Object, Templates, World};
 
 /// What rows and messages call the model.

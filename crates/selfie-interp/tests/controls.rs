@@ -1,17 +1,15 @@
 //! Controls against the naive way: the same whole passes with nothing, a random vector or another cell's in the
 //! embedding's place.
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::naive::{Naive, PROMPTS, at, cells, options, vector_of};
-use common::{GOLDEN, collect, load};
 use selfie_interp::{
     Control, InterpError, Options, Row, Vector, check, interpret_vectors, random_vector,
 };
 use selfie_kernels::{Backend, Cpu, CpuRows, DType};
 use selfie_llama::{Llama, Sampling, Tokenizer};
+use selfie_testkit::interp::naive::{Naive, PROMPTS, at, cells, options, vector_of};
+use selfie_testkit::interp::{GOLDEN, collect, load};
 
 /// Whose vector a cell is shuffled with: of `cells`, in a model of more than three layers.
 const PARTNERS: [usize; 7] = [1, 4, 0, 0, 1, 0, 0];

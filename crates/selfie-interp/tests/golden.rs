@@ -1,13 +1,10 @@
 //! Interpretations of the golden checkpoints against the Python package of SelfIE (llama2-mha) and forward hooks in
 //! PyTorch (llama3-gqa), on every path that this machine has.
 
-mod common;
-#[path = "../../selfie-llama/tests/common/mod.rs"]
-mod llama;
-
-use common::{GOLDEN, agree, dir, load_on};
 use llama::cpus;
 use selfie_kernels::DType;
+use selfie_testkit::interp::{GOLDEN, agree, dir, load_on};
+use selfie_testkit::llama;
 
 #[test]
 fn interpretations_agree_with_python() {

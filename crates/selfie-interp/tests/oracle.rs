@@ -1,13 +1,12 @@
 //! The sweep against a naive one: the whole interpretation prompt for every cell and token, nothing shared, nothing
 //! kept; then two passes over the text, with the injection and without. Ids and relevancy agree to the bit.
 
-mod common;
-
-use common::naive::{Naive, PROMPTS, at, cells, options, vector_of};
-use common::{GOLDEN, collect, load, load_dir};
+use selfie_demo::RandomCheckpoint;
 use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row};
 use selfie_kernels::{Cpu, DType, InjectMode};
-use selfie_llama::{Llama, RandomCheckpoint, Sampling, Tokenizer};
+use selfie_llama::{Llama, Sampling, Tokenizer};
+use selfie_testkit::interp::naive::{Naive, PROMPTS, at, cells, options, vector_of};
+use selfie_testkit::interp::{GOLDEN, collect, load, load_dir};
 
 /// `(new_ids, relevancy)` of the cell with this index in the sweep.
 fn naive(
@@ -193,7 +192,7 @@ fn biases_and_odd_heads() {
             ..RandomCheckpoint::tiny()
         };
         checkpoint
-            .write(folder.path(), &common::dir("llama2-mha"))
+            .write(folder.path(), &selfie_testkit::interp::dir("llama2-mha"))
             .unwrap();
         let (model, tokenizer) = load_dir(folder.path(), None, 2);
         let options = Options {
@@ -215,7 +214,7 @@ fn long_texts_are_scored_in_parts() {
         ..RandomCheckpoint::tiny()
     };
     checkpoint
-        .write(folder.path(), &common::dir("llama2-mha"))
+        .write(folder.path(), &selfie_testkit::interp::dir("llama2-mha"))
         .unwrap();
     let (model, tokenizer) = load_dir(folder.path(), None, 2);
     let options = Options {

@@ -1,16 +1,14 @@
 //! Order, cancellation, progress, vectors, and what is refused.
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::{collect, load};
 use selfie_interp::{
     Cell, InjectAt, InterpError, InterpretationPrompt, Options, Row, Sink, Vector, interpret,
     interpret_vectors,
 };
 use selfie_kernels::{Cpu, InjectMode};
 use selfie_llama::{Llama, Tokenizer, Trace};
+use selfie_testkit::interp::{collect, load};
 
 const PROMPT: [&str; 1] = ["a type of drink"];
 
@@ -324,7 +322,7 @@ fn wrong_vectors_are_refused() {
         }
     ));
 
-    let golden = common::dir("llama2-mha");
+    let golden = selfie_testkit::interp::dir("llama2-mha");
     let read = |file: &str, tensor: Option<&str>| {
         Vector::read_file(&golden.join(file), tensor, 64).unwrap_err()
     };

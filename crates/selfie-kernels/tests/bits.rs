@@ -1,15 +1,13 @@
 //! The same row gives the same bits: alone, anywhere in a batch, on any number of threads, however its history is
 //! cut. On every path that this machine has.
 
-mod cases;
-
 use std::fmt::Debug;
 
-use cases::{DTYPES, acts_of, must, rows_of, values};
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{
     Adam, AttnShape, Backend, BatchRow, Cpu, CpuActs, CpuOptions, CpuPath, DType, KvLayout, Slot,
 };
+use selfie_testkit::cases::{DTYPES, acts_of, must, rows_of, values};
 
 /// Rows that batches are drawn from.
 const ALL: usize = 64;

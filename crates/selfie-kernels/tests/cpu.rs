@@ -1,8 +1,7 @@
 //! Every table of cases on every instruction-set path that this machine has.
 
-mod cases;
-
 use selfie_kernels::{Cpu, CpuOptions, CpuPath, KernelError};
+use selfie_testkit::cases;
 
 /// Runs `check` on all paths.
 fn on_all_paths(check: fn(&Cpu)) {

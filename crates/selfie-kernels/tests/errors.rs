@@ -1,14 +1,12 @@
 //! What ops refuse, and what only the CPU does.
 
-mod cases;
-
 use std::io;
 use std::ops::Range;
 
-use cases::{errors, must};
 use selfie_kernels::{
     Backend, Cpu, CpuOptions, CpuPath, DType, KernelError, KvLayout, MatrixSource, Result,
 };
+use selfie_testkit::cases::{errors, must};
 
 fn cpu() -> Cpu {
     let options = CpuOptions {

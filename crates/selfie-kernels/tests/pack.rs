@@ -1,14 +1,12 @@
 //! Packing keeps every value, rounds to nearest even, and names the value that it refuses.
 
-mod cases;
-
 use std::io;
 use std::ops::Range;
 
-use cases::{DTYPES, must, values};
 use half::{bf16, f16};
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{Backend, Cpu, CpuMatrix, CpuOptions, DType, KernelError, MatrixSource};
+use selfie_testkit::cases::{DTYPES, must, values};
 
 fn cpu() -> Cpu {
     let options = CpuOptions {

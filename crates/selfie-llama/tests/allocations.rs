@@ -1,7 +1,5 @@
 //! A decode step makes no buffers: all of them are there before the first one.
 
-mod common;
-
 use selfie_llama::{Decoder, Decoding, KvCache, Sequence, Workspace, branch_rows};
 
 #[global_allocator]
@@ -14,7 +12,7 @@ const STEPS: u64 = 32;
 #[test]
 fn a_decode_step_makes_no_buffers() {
     let _profiler = dhat::Profiler::builder().testing().build();
-    let model = common::load("llama2-mha", None, 2);
+    let model = selfie_testkit::llama::load("llama2-mha", None, 2);
     let config = model.config();
     let positions = PROMPT.len() + STEPS as usize + 4;
     let layout = config.kv_layout(0, vec![positions; config.n_layers], SEQUENCES);

@@ -1,9 +1,7 @@
 //! States, logits and greedy text of the golden checkpoints, against PyTorch in f32, on every path that this machine has.
 
-mod common;
-
-use common::{GOLDEN, agree, cpus, load_on};
 use selfie_kernels::DType;
+use selfie_testkit::llama::{GOLDEN, agree, cpus, load_on};
 
 #[test]
 fn states_and_logits_agree_with_pytorch() {

@@ -1,13 +1,12 @@
 //! Reading and replacing one layer's MLP, states of many prompts, and many prompts continued together.
 
-mod common;
-
-use common::{GOLDEN, golden, ids, load};
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Backend, Cpu, DType};
 use selfie_llama::{
-    Decoding, Generated, Llama, LlamaError, MlpRows, PromptSite, RandomCheckpoint, Sampling, Site,
-    Trace, Workspace, capture, generate, generate_all,
+    Decoding, Generated, Llama, LlamaError, MlpRows, PromptSite, Sampling, Site, Trace, Workspace,
+    capture, generate, generate_all,
 };
+use selfie_testkit::llama::{GOLDEN, golden, ids, load};
 use std::ops::ControlFlow;
 
 fn prompts(name: &str) -> Vec<Vec<u32>> {
@@ -99,9 +98,9 @@ fn biases_belong_to_the_mlp() {
     let mut random = RandomCheckpoint::tiny();
     random.mlp_bias = true;
     random
-        .write(dir.path(), &common::dir("llama2-mha"))
+        .write(dir.path(), &selfie_testkit::llama::dir("llama2-mha"))
         .unwrap();
-    let mut model = Llama::open(common::cpu(1), dir.path()).unwrap();
+    let mut model = Llama::open(selfie_testkit::llama::cpu(1), dir.path()).unwrap();
     let mlp = model.mlp(0).unwrap();
     let names: Vec<&str> = mlp.tensors.iter().map(|t| &t.name[19..]).collect();
     assert_eq!(
@@ -135,9 +134,9 @@ fn rows_on_the_device_become_the_mlp_that_their_values_make() {
             ..RandomCheckpoint::tiny()
         };
         random
-            .write(dir.path(), &common::dir("llama2-mha"))
+            .write(dir.path(), &selfie_testkit::llama::dir("llama2-mha"))
             .unwrap();
-        let mut model = Llama::open(common::cpu(2), dir.path()).unwrap();
+        let mut model = Llama::open(selfie_testkit::llama::cpu(2), dir.path()).unwrap();
         let mlp = model.mlp(1).unwrap();
         let mut values = mlp.to_f32();
         // A third is no number of any of the types: it has to be rounded.
@@ -146,7 +145,7 @@ fn rows_on_the_device_become_the_mlp_that_their_values_make() {
         thirds(&mut values.down);
         thirds(&mut values.gate_up_bias);
         thirds(&mut values.down_bias);
-        let cpu = common::cpu(1);
+        let cpu = selfie_testkit::llama::cpu(1);
         let upload = |values: &[f32], width: usize| {
             let mut rows = cpu.rows(values.len() / width, width).unwrap();
             cpu.write_rows(values, &mut rows).unwrap();

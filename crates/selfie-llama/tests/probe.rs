@@ -1,13 +1,12 @@
 //! Probes: what they see, what they change, and what is refused.
 
-mod common;
-
-use common::{cpu, dir, golden, ids, load};
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Backend, Cpu, InjectMode, Injection, KvLayout, Slot};
 use selfie_llama::{
-    Capture, Checkpoint, Inject, KvCache, Llama, LlamaConfig, LlamaError, Probe, RandomCheckpoint,
-    Result, Site, Trace, Visit, Workspace, branch_rows,
+    Capture, Checkpoint, Inject, KvCache, Llama, LlamaConfig, LlamaError, Probe, Result, Site,
+    Trace, Visit, Workspace, branch_rows,
 };
+use selfie_testkit::llama::{cpu, dir, golden, ids, load};
 
 fn layout(model: &Llama<Cpu>, positions: usize, slots: usize) -> KvLayout {
     let config = model.config();

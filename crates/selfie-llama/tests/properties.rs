@@ -1,15 +1,13 @@
 //! The same rows give the same bits, however a pass is cut, batched, cached or threaded.
 
-mod common;
-
 use std::ops::ControlFlow;
 
-use common::{GOLDEN, golden, ids, load};
 use selfie_kernels::{BatchRow, Cpu, DType, KvLayout, Slot};
 use selfie_llama::{
     Decoder, Decoding, KvCache, Llama, Sampling, Sequence, Workspace, branch_rows, generate,
     shared_rows,
 };
+use selfie_testkit::llama::{GOLDEN, golden, ids, load};
 
 /// f32, and the type that the weights are stored in.
 const DTYPES: [Option<DType>; 2] = [Some(DType::F32), None];

@@ -3,14 +3,13 @@
 //! The naive model is built of the ops in `selfie_kernels::reference` (plain loops, sums in f64, no cache) and is
 //! itself checked against PyTorch here. With bf16 weights it rounds GEMM operands to bf16, as the kernels do.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Tensors, assert_close, cpu, cpus, dir, golden, ids};
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{AttnShape, DType, MatrixSource, reference};
-use selfie_llama::{Checkpoint, Llama, LlamaConfig, RandomCheckpoint, Trace};
+use selfie_llama::{Checkpoint, Llama, LlamaConfig, Trace};
+use selfie_testkit::llama::{Tensors, assert_close, cpu, cpus, dir, golden, ids};
 use serde_json::{Value, json};
 
 const IDS: [u32; 9] = [1, 17, 200, 3, 3, 31, 8, 150, 99];
@@ -145,7 +144,7 @@ impl Naive {
 
 #[test]
 fn the_naive_model_agrees_with_pytorch() {
-    for name in common::GOLDEN {
+    for name in selfie_testkit::llama::GOLDEN {
         let case = &golden(name)["forward"][1];
         let states = Naive::open(&dir(name), DType::F32).run(&ids(&case["input_ids"]));
         let tensors = Tensors::open(name);

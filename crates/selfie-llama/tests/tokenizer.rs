@@ -1,12 +1,10 @@
 //! The tokenizer against the golden data and against transformers, its streams, and its errors.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{GOLDEN, dir, golden, ids};
 use selfie_llama::{LlamaError, Tokenizer};
+use selfie_testkit::llama::{GOLDEN, dir, golden, ids};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use selfie_control::TrainedMlp;
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Adam, Backend, Cpu, DType};
-use selfie_llama::{HostTensor, MlpWeights, RandomCheckpoint};
+use selfie_llama::{HostTensor, MlpWeights};
 use serde::Serialize;
 use serde_json::Value;
 

@@ -12,8 +12,8 @@ mod sweep;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::DType;
-use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
 use crate::{Result, host};

@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use selfie_benches::{Weights, acts, rows};
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Backend, BatchRow, Cpu, DType, KvLayout, Slot};
-use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
 use super::roof::Roof;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::AttnShape;
-use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -4,8 +4,8 @@
 use std::hint::black_box;
 
 use rayon::prelude::*;
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Cpu, DType};
-use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
 use super::child::SweepRun;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::Cpu;
-use selfie_llama::RandomCheckpoint;
 use serde::Serialize;
 
 use super::child::{SweepArgs, SweepRun, sweep_in_a_child};

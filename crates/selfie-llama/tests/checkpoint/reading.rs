@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
+use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{DType, MatrixSource};
-use selfie_llama::{Checkpoint, LlamaError, RandomCheckpoint, TensorInfo};
+use selfie_llama::{Checkpoint, LlamaError, TensorInfo};
 
 use crate::{INDEX, SINGLE, folder, message, open, read_rows, vector_file, weights};
 

@@ -1,0 +1,55 @@
+//! The tables of cases of every op, the same as for the CPU and the simulator, in both modes.
+
+use selfie_kernels::gpu::Cuda;
+
+use crate::cases;
+use crate::{Check, Opening};
+
+/// A check of an op, on a device in each mode.
+fn of_op(name: &'static str, check: fn(&Cuda)) -> Check {
+    let both = move |opening: Opening| {
+        check(&opening.fast());
+        check(&opening.deterministic());
+    };
+    (name, Box::new(both))
+}
+
+pub(crate) fn checks() -> Vec<Check> {
+    use cases::{attention, errors, matrix, rows, train};
+    vec![
+        of_op("op rows", rows::check_rows),
+        of_op("op gather", rows::check_gather),
+        of_op("op scatter", rows::check_scatter),
+        of_op("op inject", rows::check_inject),
+        of_op("op embed", matrix::check_embed),
+        of_op("op rms_norm", rows::check_rms_norm),
+        of_op("op swiglu", rows::check_swiglu),
+        of_op("op operands", rows::check_operands),
+        of_op("op linear", matrix::check_linear),
+        of_op("op linear_add", matrix::check_linear_add),
+        of_op("op rope_append", attention::check_rope_append),
+        of_op("op attend", attention::check_attend),
+        of_op("op head_best", matrix::check_head_best),
+        of_op("op head_score", matrix::check_head_score),
+        of_op("op read_matrix", train::check_read_matrix),
+        of_op("op linear_f32", train::check_linear_f32),
+        of_op("op linear_f32_back", train::check_linear_f32_back),
+        of_op("op mlp_backward", train::check_mlp_backward),
+        of_op("op adam", train::check_adam),
+        of_op("op errors", |cuda| {
+            errors::buffers(cuda);
+            errors::embed(cuda);
+            errors::rms_norm(cuda);
+            errors::linear(cuda);
+            errors::linear_add(cuda);
+            errors::an_operand_has_the_dtype_that_the_weights_ask_for(cuda);
+            errors::swiglu(cuda);
+            errors::kv_share(cuda);
+            errors::rope_append(cuda);
+            errors::attend(cuda);
+            errors::probe_ops(cuda);
+            errors::head(cuda);
+            errors::training(cuda);
+        }),
+    ]
+}

@@ -1,0 +1,363 @@
+//! What ops refuse: the same as the CPU, and what only a GPU does.
+
+use std::io;
+use std::ops::Range;
+
+use selfie_kernels::gpu::plan::{self, Inject, Splits, injection_list};
+use selfie_kernels::gpu::{Driver, Gemm, Gpu, Launch};
+use selfie_kernels::reference::Matrix;
+use selfie_kernels::{
+    AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError, KvLayout,
+    MatrixSource, Memory, Result, Slot,
+};
+use selfie_sim::{Sim, SimDriver};
+use selfie_testkit::cases::{self, acts_of, errors, must, rows_of};
+
+fn sim() -> Sim {
+    must("sim", selfie_sim::sim())
+}
+
+#[test]
+fn buffers() {
+    errors::buffers(&sim());
+}
+
+#[test]
+fn embed() {
+    errors::embed(&sim());
+}
+
+#[test]
+fn rms_norm() {
+    errors::rms_norm(&sim());
+}
+
+#[test]
+fn linear() {
+    errors::linear(&sim());
+}
+
+#[test]
+fn linear_add() {
+    errors::linear_add(&sim());
+}
+
+#[test]
+fn an_operand_has_the_dtype_that_the_weights_ask_for() {
+    errors::an_operand_has_the_dtype_that_the_weights_ask_for(&sim());
+}
+
+#[test]
+fn swiglu() {
+    errors::swiglu(&sim());
+}
+
+#[test]
+fn kv_share() {
+    errors::kv_share(&sim());
+}
+
+#[test]
+fn rope_append() {
+    errors::rope_append(&sim());
+}
+
+#[test]
+fn attend() {
+    errors::attend(&sim());
+}
+
+#[test]
+fn probe_ops() {
+    errors::probe_ops(&sim());
+}
+
+#[test]
+fn head() {
+    errors::head(&sim());
+}
+
+#[test]
+fn training() {
+    errors::training(&sim());
+}
+
+/// A matrix that claims to be `[2^30, 2^24]` and must not be read.
+struct Huge;
+
+impl MatrixSource for Huge {
+    fn shape(&self) -> (usize, usize) {
+        (1 << 30, 1 << 24)
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F16
+    }
+
+    fn with_rows(&self, _: Range<usize>, _: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        panic!("a matrix that does not fit was read")
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_is_allocated() {
+    let sim = sim();
+    let total = must("memory", sim.memory()).total;
+    #[track_caller]
+    fn bytes<T>(result: Result<T>, total: u64) -> u64 {
+        match result {
+            Err(KernelError::OutOfMemory {
+                bytes, available, ..
+            }) => {
+                assert!(available <= total, "{available} of {total}");
+                bytes
+            }
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("more was taken than there is"),
+        }
+    }
+    assert_eq!(bytes(sim.rows(1 << 40, 4096), total), 1 << 54);
+    assert_eq!(bytes(sim.acts(1 << 40, 4096, DType::Bf16), total), 1 << 53);
+    assert_eq!(bytes(sim.matrix(&[&Huge], DType::F16), total), 1 << 55);
+    // 2^40 positions of 8 heads of 128 bf16: 2^51 bytes of keys, and as many of values.
+    let layout = KvLayout {
+        kv_heads: 8,
+        head_dim: 128,
+        shared: 1 << 40,
+        own: vec![0],
+        slots: 1,
+        weights: DType::Bf16,
+    };
+    assert_eq!(bytes(sim.kv(&layout), total), 1 << 51);
+    // And what each slot sees, 4 bytes.
+    assert_eq!(sim.kv_bytes(&layout), (1 << 52) + 4);
+}
+
+#[test]
+fn kv_bytes_are_what_is_allocated() {
+    let sim = sim();
+    // Keys: 2 heads of 20 at 17 shared positions, rounded up to 256 bytes; then 3 slots of 5 or 16 positions.
+    let layout = |weights| KvLayout {
+        kv_heads: 2,
+        head_dim: 20,
+        shared: 17,
+        own: vec![5, 16],
+        slots: 3,
+        weights,
+    };
+    let seen = 2 * 3 * 4;
+    for (weights, shared, size) in [(DType::F32, 2816, 4), (DType::Bf16, 1536, 2)] {
+        let own = (5 + 16) * 3 * 2 * 20 * size;
+        let want = 2 * (2 * shared + own) + seen;
+        assert_eq!(sim.kv_bytes(&layout(weights)), want);
+        let before = must("memory", sim.memory()).available;
+        let kv = must("kv", sim.kv(&layout(weights)));
+        let taken = before - must("memory", sim.memory()).available;
+        assert_eq!(taken, want, "{weights}");
+        drop(kv);
+        assert_eq!(must("memory", sim.memory()).available, before);
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_finite() {
+    let sim = sim();
+    let mut values = vec![1.0; 12];
+    values[7] = f32::NAN;
+    for stored in cases::DTYPES {
+        for dtype in cases::DTYPES {
+            let good = Matrix::new(DType::F32, 3, &[0.5; 6]);
+            let bad = Matrix::new(stored, 3, &values);
+            match sim.matrix(&[&good, &bad], dtype) {
+                Err(KernelError::NotFinite { row, column, .. }) => {
+                    assert_eq!((row, column), (4, 1), "{stored} as {dtype}");
+                }
+                Err(e) => panic!("{e}"),
+                Ok(_) => panic!("a NaN was taken: {stored} as {dtype}"),
+            }
+        }
+    }
+    // Finite in bf16, but not in f16.
+    let large = Matrix::new(DType::Bf16, 2, &[1.0, 1e6]);
+    let refused = sim.matrix(&[&large], DType::F16);
+    assert!(matches!(
+        refused,
+        Err(KernelError::NotFinite { column: 1, .. })
+    ));
+}
+
+#[test]
+fn sizes_that_there_are_no_kernels_for() {
+    let sim = sim();
+    let unsupported = |result: Result<()>| matches!(result, Err(KernelError::Unsupported { .. }));
+    let width = plan::MAX_WIDTH as usize + 1;
+    let x = rows_of(&sim, &vec![1.0; width], width);
+    let weight = must("vector", sim.vector(&vec![1.0; width]));
+    let mut out = must("rows", sim.rows(1, width));
+    assert!(unsupported(sim.rms_norm_f32(&x, &weight, 1e-5, &mut out)));
+    // Heads of bf16 come in multiples of 16, heads of f32 in pairs.
+    let one_row = |head_dim: usize, weights: DType| {
+        let shape = AttnShape {
+            heads: 1,
+            kv_heads: 1,
+            head_dim,
+        };
+        let layout = KvLayout {
+            kv_heads: 1,
+            head_dim,
+            shared: 1,
+            own: vec![1],
+            slots: 1,
+            weights,
+        };
+        let mut kv = sim.kv(&layout)?;
+        let mut batch = sim.batch(1)?;
+        let row = BatchRow {
+            token: 0,
+            slot: Slot::Shared,
+            position: 0,
+        };
+        sim.load_batch(&[row], &mut batch)?;
+        let table = rows_of(&sim, &vec![1.0; head_dim], head_dim);
+        let mut qkv = rows_of(&sim, &vec![1.0; 3 * head_dim], 3 * head_dim);
+        sim.rope_append(&shape, &table, &batch, 0, &mut qkv, &mut kv)?;
+        let mut out = sim.acts(1, head_dim, weights)?;
+        sim.attend(&shape, &qkv, &batch, 0, &kv, &mut out)
+    };
+    assert!(unsupported(one_row(24, DType::Bf16)));
+    assert!(unsupported(one_row(272, DType::Bf16)));
+    assert!(unsupported(one_row(7, DType::F32)));
+    must("head_dim 32", one_row(32, DType::Bf16));
+    must("head_dim 24", one_row(24, DType::F32));
+}
+
+fn write(row: usize) -> Injection {
+    Injection {
+        row,
+        vector: 0,
+        mode: InjectMode::Replace,
+        strength: 1.0,
+    }
+}
+
+/// The kernel counts what it wrote, and leaves out what would be outside.
+#[test]
+fn an_injection_outside_is_not_counted() {
+    let driver = SimDriver::new();
+    let alloc = |bytes| must("alloc", driver.alloc("a test", bytes));
+    let (rows, vectors, written) = (alloc(3 * 16), alloc(16), alloc(4));
+    let list = injection_list(&[write(0), write(3), write(2)]);
+    let device_list = alloc(list.len() as u64);
+    // SAFETY: the ranges are the allocations.
+    unsafe {
+        must("write", driver.zero(rows, 3 * 16));
+        must("write", driver.zero(written, 4));
+        must(
+            "write",
+            driver.write(vectors, bytemuck::cast_slice(&[1f32; 4])),
+        );
+        must("write", driver.write(device_list, &list));
+    }
+    let plan = Inject {
+        rows,
+        vectors,
+        list: device_list,
+        written,
+        n_rows: 3,
+        n_vectors: 1,
+        width: 4,
+        // Fewer blocks than writes, as in a captured graph whose list has grown.
+        blocks: 2,
+    };
+    let (mut count, mut after) = ([0], [0f32; 12]);
+    // SAFETY: the buffers have the shapes that the plan names.
+    unsafe {
+        must("inject", driver.launch(&plan.launch()));
+        let counted = driver.read(written, bytemuck::cast_slice_mut::<u32, u8>(&mut count));
+        must("read", counted);
+        must(
+            "read",
+            driver.read(rows, bytemuck::cast_slice_mut(&mut after)),
+        );
+    }
+    assert_eq!(count, [2]);
+    assert_eq!(after, [1., 1., 1., 1., 0., 0., 0., 0., 1., 1., 1., 1.]);
+}
+
+/// A device that loses injections.
+struct Forgetful(SimDriver);
+
+impl Driver for Forgetful {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        self.0.memory()
+    }
+
+    fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64> {
+        self.0.alloc(what, bytes)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        // SAFETY: the caller's.
+        unsafe { self.0.free(address) }
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.0.write(to, bytes) }
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.0.read(from, bytes) }
+    }
+
+    unsafe fn zero(&self, at: u64, bytes: u64) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.0.zero(at, bytes) }
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        if launch.entry == "inject" {
+            return Ok(());
+        }
+        // SAFETY: the caller's.
+        unsafe { self.0.launch(launch) }
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.0.gemm(gemm) }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.0.synchronize()
+    }
+}
+
+#[test]
+fn an_injection_that_missed_is_an_error_of_the_next_read() {
+    let gpu = must("gpu", Gpu::new(Forgetful(SimDriver::new()), Splits::Fixed));
+    let vectors = rows_of(&gpu, &[1.0; 4], 4);
+    let mut rows = rows_of(&gpu, &[0.0; 12], 4);
+    let missed = |result| match result {
+        Err(KernelError::MissedInjection { asked, written }) => (asked, written),
+        Err(e) => panic!("{e}"),
+        Ok(()) => panic!("nobody noticed"),
+    };
+    let writes = [write(0), write(2), write(0)];
+    assert_eq!(must("inject", gpu.inject(&vectors, &writes, &mut rows)), 3);
+    let read = gpu.read_rows(&rows, 0..3).map(|_| ());
+    assert_eq!(missed(read), (3, 0));
+    // It is told once; then the head finds the next one.
+    must("read", gpu.read_rows(&rows, 0..3));
+    must("inject", gpu.inject(&vectors, &writes[..2], &mut rows));
+    let head = Matrix::new(DType::F32, 4, &[1.0; 20]);
+    let head = must("matrix", gpu.matrix(&[&head], DType::F32));
+    let a = acts_of(&gpu, &[1.0; 4], 4, DType::F32);
+    assert_eq!(missed(gpu.head_best(&a, &head).map(|_| ())), (2, 0));
+    must("head_best", gpu.head_best(&a, &head));
+}

@@ -1,0 +1,42 @@
+//! Whole models through our PTX: the golden checkpoints on the simulated GPU.
+
+use selfie_kernels::DType;
+use selfie_sim::Sim;
+use selfie_testkit::llama::GOLDEN;
+use selfie_testkit::{interp, llama, models};
+
+fn sim() -> Sim {
+    selfie_sim::sim().unwrap()
+}
+
+#[test]
+fn states_and_logits_agree_with_pytorch() {
+    for name in GOLDEN {
+        llama::agree::states(&llama::load_on(sim(), name, Some(DType::F32)), name);
+    }
+}
+
+#[test]
+fn greedy_text_agrees_with_pytorch() {
+    for name in GOLDEN {
+        llama::agree::greedy(&llama::load_on(sim(), name, Some(DType::F32)), name);
+    }
+}
+
+#[test]
+fn interpretations_agree_with_python() {
+    for name in GOLDEN {
+        let (model, tokenizer) = interp::load_on(sim(), &interp::dir(name), Some(DType::F32));
+        interp::agree::interpretations(&model, &tokenizer, name);
+    }
+}
+
+#[test]
+fn sixteen_bits_are_off_by_their_roundings() {
+    models::sixteen_bits_are_off_by_their_roundings(sim);
+}
+
+#[test]
+fn a_cell_does_not_depend_on_the_batch() {
+    models::a_cell_does_not_depend_on_the_batch(sim);
+}

@@ -1,0 +1,104 @@
+//! The tables of cases of every op, on the simulated GPU.
+
+use selfie_sim::Sim;
+use selfie_testkit::cases::{self, must};
+
+/// Runs `check` on a device of its own.
+fn on_sim(check: fn(&Sim)) {
+    check(&must("sim", selfie_sim::sim()));
+}
+
+#[test]
+fn rows() {
+    on_sim(cases::rows::check_rows);
+}
+
+#[test]
+fn gather() {
+    on_sim(cases::rows::check_gather);
+}
+
+#[test]
+fn scatter() {
+    on_sim(cases::rows::check_scatter);
+}
+
+#[test]
+fn inject() {
+    on_sim(cases::rows::check_inject);
+}
+
+#[test]
+fn embed() {
+    on_sim(cases::matrix::check_embed);
+}
+
+#[test]
+fn rms_norm() {
+    on_sim(cases::rows::check_rms_norm);
+}
+
+#[test]
+fn swiglu() {
+    on_sim(cases::rows::check_swiglu);
+}
+
+#[test]
+fn operands() {
+    on_sim(cases::rows::check_operands);
+}
+
+#[test]
+fn linear() {
+    on_sim(cases::matrix::check_linear);
+}
+
+#[test]
+fn linear_add() {
+    on_sim(cases::matrix::check_linear_add);
+}
+
+#[test]
+fn rope_append() {
+    on_sim(cases::attention::check_rope_append);
+}
+
+#[test]
+fn attend() {
+    on_sim(cases::attention::check_attend);
+}
+
+#[test]
+fn head_best() {
+    on_sim(cases::matrix::check_head_best);
+}
+
+#[test]
+fn head_score() {
+    on_sim(cases::matrix::check_head_score);
+}
+
+#[test]
+fn read_matrix() {
+    on_sim(cases::train::check_read_matrix);
+}
+
+#[test]
+fn linear_f32() {
+    on_sim(cases::train::check_linear_f32);
+}
+
+#[test]
+fn linear_f32_back() {
+    on_sim(cases::train::check_linear_f32_back);
+}
+
+#[test]
+fn mlp_backward() {
+    on_sim(cases::train::check_mlp_backward);
+}
+
+#[test]
+fn adam() {
+    on_sim(cases::train::check_adam);
+}

@@ -1,0 +1,248 @@
+//! One table of cases an op, and a function an op that runs its table on any [`Backend`] against
+//! [`selfie_kernels::reference`].
+//!
+//! **Bounds.** A kernel sums `k` products in f32, in an order of its own. Each addition rounds by at most
+//! `U = 2^-24` of the partial sum, and no partial sum is larger than the sum of the magnitudes. Roundings are
+//! independent, so together they grow as `sqrt(k)` and not as `k`; twice that is about seven standard deviations
+//! when all products have one sign, and 4 more cover the roundings outside the sum and sums too
+//! short for statistics: [`sum_bound`] times the sum of magnitudes. One product of average size left out
+//! of a sum of 5632 is twenty times that. Products of bf16 are exact in f32, so the
+//! bound is the same for all dtypes once the oracle reads what the kernel reads
+//! ([`Operands`]). An output that is kept in bf16 must be the bf16 nearest to some value
+//! within the bound; the same goes for f16.
+
+pub mod attention;
+pub mod errors;
+pub mod matrix;
+pub mod rows;
+pub mod tables;
+pub mod train;
+
+use std::fmt::{Arguments, Debug};
+
+use selfie_kernels::gpu::{Driver, Gpu};
+use selfie_kernels::reference::{self, Matrix};
+use selfie_kernels::{Backend, Cpu, DType, Result};
+
+/// The largest relative error of one rounding to f32.
+pub const U: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// The element types of weights.
+pub const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+
+/// The relative error that a sum of `k` values in f32 may have; see the head of this file.
+pub fn sum_bound(k: usize) -> f64 {
+    (2.0 * (k as f64).sqrt() + 4.0) * U
+}
+
+/// Reproducible values, evenly spread over `low..high` (splitmix64).
+pub fn values(seed: u64, n: usize, (low, high): (f32, f32)) -> Vec<f32> {
+    let mut state = seed;
+    let mut unit = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32
+    };
+    (0..n).map(|_| low + (high - low) * unit()).collect()
+}
+
+/// The magnitude of each value.
+pub fn abs(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|x| x.abs()).collect()
+}
+
+/// The matrix of the magnitudes.
+pub fn abs_matrix(w: &Matrix) -> Matrix {
+    let values: Vec<f32> = (0..w.rows()).flat_map(|i| abs(w.row(i))).collect();
+    Matrix::new(DType::F32, w.columns(), &values)
+}
+
+/// Which types a backend computes in.
+pub trait Operands: Backend {
+    /// The weights whose attention the table of cases is for; others are tested on their own, where rounding is
+    /// coarser than the table's bounds.
+    const ATTENTION: &'static [DType];
+
+    /// The dtype of an operand of a GEMM with weights of `weights`.
+    fn operand(weights: DType) -> DType;
+}
+
+impl Operands for Cpu {
+    const ATTENTION: &'static [DType] = &[DType::F32, DType::Bf16];
+
+    fn operand(weights: DType) -> DType {
+        match weights {
+            DType::Bf16 => DType::Bf16,
+            DType::F32 | DType::F16 => DType::F32,
+        }
+    }
+}
+
+impl<D: Driver> Operands for Gpu<D> {
+    /// bf16 and f16 round queries, keys, values and weights of the softmax: selfie-sim's tests/attention knows how.
+    const ATTENTION: &'static [DType] = &[DType::F32];
+
+    fn operand(weights: DType) -> DType {
+        weights
+    }
+}
+
+/// What the GEMM reads of `values`.
+pub fn operands<B: Operands>(weights: DType, values: &[f32]) -> Vec<f32> {
+    let dtype = B::operand(weights);
+    values.iter().map(|&x| reference::round(dtype, x)).collect()
+}
+
+/// Unwraps with the name of what was tried.
+pub fn must<T>(what: impl Debug, result: Result<T>) -> T {
+    result.unwrap_or_else(|e| panic!("{what:?}: {e}"))
+}
+
+/// Rows that hold `values` (`[n, width]`).
+pub fn rows_of<B: Backend>(backend: &B, values: &[f32], width: usize) -> B::Rows {
+    let mut rows = must("rows", backend.rows(values.len() / width, width));
+    must("write_rows", backend.write_rows(values, &mut rows));
+    rows
+}
+
+/// All rows in use, on the host.
+pub fn read_all<B: Backend>(backend: &B, rows: &B::Rows) -> Vec<f32> {
+    must("read_rows", backend.read_rows(rows, 0..backend.len(rows)))
+}
+
+/// A GEMM operand that holds `values` (`[n, width]`), rounded as the weights ask for.
+///
+/// No op writes operands as they are, but swiglu does when the gate is 64: 1 + e^-64 is 1 in f32, and
+/// multiplying by a power of two is exact.
+pub fn acts_of<B: Backend>(backend: &B, values: &[f32], width: usize, weights: DType) -> B::Acts {
+    let n = values.len() / width;
+    let mut gate_up = Vec::with_capacity(2 * values.len());
+    for row in values.chunks_exact(width) {
+        gate_up.extend(std::iter::repeat_n(64.0, width));
+        gate_up.extend(row.iter().map(|x| x / 64.0));
+    }
+    let gate_up = rows_of(backend, &gate_up, 2 * width);
+    let mut acts = must("acts", backend.acts(n, width, weights));
+    must("swiglu", backend.swiglu(&gate_up, &mut acts));
+    acts
+}
+
+/// The `n` rows that a GEMM operand holds: its product with the unit matrix, which is exact.
+pub fn read_acts<B: Backend>(
+    backend: &B,
+    acts: &B::Acts,
+    n: usize,
+    width: usize,
+    weights: DType,
+) -> Vec<f32> {
+    let mut unit = vec![0.0; width * width];
+    unit.iter_mut().step_by(width + 1).for_each(|x| *x = 1.0);
+    let unit = Matrix::new(weights, width, &unit);
+    let unit = must("matrix", backend.matrix(&[&unit], weights));
+    let mut out = must("rows", backend.rows(n, width));
+    must("linear", backend.linear(acts, &unit, None, &mut out));
+    must("read_rows", backend.read_rows(&out, 0..n))
+}
+
+/// What an op got wrong on a backend: all its cases run before [`Errors::finish`] fails.
+pub struct Errors {
+    title: String,
+    values: usize,
+    /// Largest error in units of its bound, with the error.
+    worst: (f64, f64),
+    failures: Vec<String>,
+}
+
+impl Errors {
+    pub fn new<B: Backend>(backend: &B, op: &str) -> Self {
+        Self {
+            title: format!("{op} on {}", backend.describe()),
+            values: 0,
+            worst: (0.0, 0.0),
+            failures: Vec::new(),
+        }
+    }
+
+    /// Compares an output in f32; `bound` is the largest error that value `i` may have.
+    pub fn compare(
+        &mut self,
+        case: Arguments<'_>,
+        got: &[f32],
+        want: &[f32],
+        bound: impl Fn(usize) -> f64,
+    ) {
+        self.compare_acts(case, DType::F32, got, want, bound);
+    }
+
+    /// Compares an output that is kept in `dtype`: the operand of a GEMM.
+    pub fn compare_acts(
+        &mut self,
+        case: Arguments<'_>,
+        dtype: DType,
+        got: &[f32],
+        want: &[f32],
+        bound: impl Fn(usize) -> f64,
+    ) {
+        if got.len() != want.len() {
+            let lengths = format!("{case}: {} values instead of {}", got.len(), want.len());
+            return self.failures.push(lengths);
+        }
+        self.values += got.len();
+        let mut wrong = 0;
+        let mut worst = (-1.0, String::new());
+        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+            let bound = bound(i);
+            let (x, y) = (f64::from(got), f64::from(want));
+            let low = reference::round(dtype, (y - bound) as f32);
+            let high = reference::round(dtype, (y + bound) as f32);
+            let error = (x - y).abs();
+            // In 16 bits most of the error is the rounding that the output is meant to have.
+            if dtype == DType::F32 && error > self.worst.0 * bound {
+                self.worst = (error / bound, error);
+            }
+            if !(low <= got && got <= high) {
+                wrong += 1;
+                if error > worst.0 || error.is_nan() {
+                    worst = (
+                        error,
+                        format!(
+                            "value {i} is {got:e}, not {want:e}: off by {error:e}, bound {bound:e}"
+                        ),
+                    );
+                }
+            }
+        }
+        if wrong > 0 {
+            let n = got.len();
+            self.failures
+                .push(format!("{case}: {wrong} of {n} values, worst: {}", worst.1));
+        }
+    }
+
+    /// Compares what must be equal.
+    pub fn equal<T: PartialEq + Debug>(&mut self, case: Arguments<'_>, got: T, want: T) {
+        self.values += 1;
+        if got != want {
+            self.failures.push(format!("{case}: {got:?}, not {want:?}"));
+        }
+    }
+
+    /// Prints the largest error, and fails if one was out of bounds.
+    pub fn finish(self) {
+        let (share, error) = self.worst;
+        let summary = format!(
+            "{}: {} values, largest error {share:.2} of its bound ({error:.1e})",
+            self.title, self.values
+        );
+        println!("{summary}");
+        assert!(
+            self.failures.is_empty(),
+            "{summary}; {} cases are wrong, among them\n{}",
+            self.failures.len(),
+            self.failures[..self.failures.len().min(8)].join("\n")
+        );
+        assert!(self.values > 0, "{}: the table is empty", self.title);
+    }
+}

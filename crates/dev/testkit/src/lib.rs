@@ -1,0 +1,11 @@
+//! What the tests of several crates share: tables of cases, golden checkpoints, and what has to agree with them.
+//!
+//! The modules panic where an expectation fails, as tests do.
+#![allow(missing_docs, reason = "a helper of tests is read where it is")]
+
+pub mod cases;
+pub mod control;
+pub mod instructions;
+pub mod interp;
+pub mod llama;
+pub mod models;
