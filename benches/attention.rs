@@ -88,7 +88,7 @@ impl<'a> Attend<'a> {
         let mut batch = cpu.batch(all.len())?;
         cpu.load_batch(&all, &mut batch)?;
         let mut qkv = rows(cpu, all.len(), shape.qkv_dim())?;
-        cpu.rope_append(&shape, &rope, &batch, 0, &mut qkv, &mut kv)?;
+        cpu.rope_append(&shape, Some(&rope), &batch, 0, &mut qkv, &mut kv)?;
 
         let attends = |row: &&BatchRow| work.prompt || row.position as usize == end - 1;
         let last: Vec<BatchRow> = all.iter().filter(attends).copied().collect();

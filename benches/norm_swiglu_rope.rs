@@ -85,7 +85,7 @@ fn rope_append(c: &mut Criterion, cpu: &Cpu, model: &Model, n: usize) -> Result<
     // Queries and keys are read and written, keys and values written to the cache.
     let bytes = n * 4 * (2 * shape.q_dim() + 5 * shape.kv_dim());
     bench(c, "rope_append", cpu, model, n, bytes, || {
-        cpu.rope_append(shape, &rope, &batch, 0, &mut qkv, &mut kv)
+        cpu.rope_append(shape, Some(&rope), &batch, 0, &mut qkv, &mut kv)
     });
     Ok(())
 }

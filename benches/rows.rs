@@ -18,15 +18,6 @@ fn bench(c: &mut Criterion) -> Result<()> {
     let src = rows(&cpu, ROWS, d)?;
     let mut dst = rows(&cpu, ROWS, d)?;
     let index: Vec<usize> = (0..ROWS).rev().collect();
-    let writes: Vec<Injection> = index
-        .iter()
-        .map(|&row| Injection {
-            row,
-            vector: 0,
-            mode: InjectMode::Replace,
-            strength: 0.5,
-        })
-        .collect();
     let table = Weights::new(TINYLLAMA.vocab, d, DType::Bf16).pack(&cpu)?;
     let mut batch = cpu.batch(ROWS)?;
     let tokens: Vec<BatchRow> = (0..ROWS as u32)
@@ -50,15 +41,24 @@ fn bench(c: &mut Criterion) -> Result<()> {
             cpu.gather(&src, &index, &mut dst).expect("shapes fit");
         });
     });
-    group.bench_function(id("scatter"), |b| {
-        b.iter(|| {
-            cpu.scatter(&src, &index, &mut dst, &index)
-                .expect("shapes fit")
+    let mut tally = cpu.tally()?;
+    for mode in InjectMode::ALL {
+        let writes: Vec<Injection> = index
+            .iter()
+            .map(|&row| Injection {
+                row,
+                vector: 0,
+                mode,
+                strength: 0.5,
+            })
+            .collect();
+        group.bench_function(id(&format!("inject, {mode}")), |b| {
+            b.iter(|| {
+                cpu.inject(&src, &writes, &mut dst, &mut tally)
+                    .expect("shapes fit")
+            });
         });
-    });
-    group.bench_function(id("inject"), |b| {
-        b.iter(|| cpu.inject(&src, &writes, &mut dst).expect("shapes fit"));
-    });
+    }
     group.finish();
     Ok(())
 }

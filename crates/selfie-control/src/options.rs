@@ -1,7 +1,6 @@
 //! How to train, and what can be found wrong with it before the weights are loaded.
 
 use selfie_interp::{InterpretationPrompt, Options, PromptPart};
-use selfie_kernels::InjectMode;
 use selfie_llama::{Decoding, LlamaConfig, Tokenizer};
 use serde_json::{Value, json};
 
@@ -233,10 +232,7 @@ pub(crate) fn describe_interpretation(options: &Options) -> Value {
     json!({
         "interpretation_prompt": prompt_json(&options.prompt),
         "inject_layer": injection.map(|at| at.layer),
-        "mode": injection.map(|at| match at.mode {
-            InjectMode::Replace => "replace",
-            InjectMode::Add => "add",
-        }),
+        "mode": injection.map(|at| at.mode.name()),
         "strength": injection.map(|at| at.strength),
         "max_new_tokens": options.max_new_tokens,
         "sampling": options.sampling.map(|sampling| json!({

@@ -55,8 +55,5 @@ fn control_fields<S: Serializer>(
 }
 
 fn mode_name<S: Serializer>(mode: &InjectMode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match mode {
-        InjectMode::Replace => "replace",
-        InjectMode::Add => "add",
-    })
+    serializer.serialize_str(mode.name())
 }

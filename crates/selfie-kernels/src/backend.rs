@@ -14,7 +14,20 @@ use crate::{
 /// that the weights ask for; sums are f32. In the shapes below `n` is the number of rows in the batch.
 ///
 /// An implementation gives the same bits for a row whatever other rows are in the batch.
-pub trait Backend: Send + Sync + 'static {
+///
+/// **A backend is a handle**: cheap to clone, and all clones share one device, with its threads or its stream and its
+/// memory. Several threads may call it at once, each on buffers of its own; their calls may wait for each other,
+/// and each gets the bits that it would get alone.
+///
+/// **Keys and values.** The order of the ops at one layer is
+/// 1. [`kv_share`](Backend::kv_share), once for a slot that is taken up and before any of its rows: a row's
+///    place in the cache follows from the shared positions that its slot sees. A slot sees none until it is told;
+/// 2. [`load_batch`](Backend::load_batch), once a pass: it says which slot and position each row has, at all layers;
+/// 3. [`rope_append`](Backend::rope_append), at each layer: it writes the keys and values of the batch;
+/// 4. [`attend`](Backend::attend), at the same layer and with the same batch: a row sees what was written at the
+///    positions before its own, in this pass or in earlier ones, and itself. Positions have to be written before they
+///    are seen; shared ones may be written in the same pass.
+pub trait Backend: Clone + Send + Sync + 'static {
     /// A weight matrix `[out, in]`, packed for the device, in bf16, f16 or f32.
     type Matrix: Send + Sync;
     /// An f32 vector: a norm's weight or a bias.
@@ -27,6 +40,8 @@ pub trait Backend: Send + Sync + 'static {
     type Kv: Send + Sync;
     /// The tokens, slots and positions of a flat batch of rows, on the device.
     type Batch: Send + Sync;
+    /// How many rows injections were to write, and how many they wrote.
+    type Tally: Send + Sync;
 
     /// What to call this device, and which instruction set or compute capability it uses.
     fn describe(&self) -> String;
@@ -113,11 +128,12 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<()>;
     /// Rotates the queries of `qkv` (`[n, (heads + 2 kv_heads) * head_dim]`) in place, and writes rotated
     /// keys and the values into `layer` of the cache. `rope` is `[positions, head_dim]`: cosines of
-    /// the `head_dim / 2` frequencies, then sines; pairs are (i, i + head_dim / 2).
+    /// the `head_dim / 2` frequencies, then sines; pairs are (i, i + head_dim / 2). Without it queries are left
+    /// as they are, and keys are written as they are: for layers without rotation, and for what is rotated already.
     fn rope_append(
         &self,
         shape: &AttnShape,
-        rope: &Self::Rows,
+        rope: Option<&Self::Rows>,
         batch: &Self::Batch,
         layer: usize,
         qkv: &mut Self::Rows,
@@ -141,27 +157,29 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Appends `src[index[i]]` to `dst`.
     fn gather(&self, src: &Self::Rows, index: &[usize], dst: &mut Self::Rows) -> Result<()>;
-    /// Overwrites `dst[at[i]]` by `src[index[i]]`.
-    fn scatter(
-        &self,
-        src: &Self::Rows,
-        index: &[usize],
-        dst: &mut Self::Rows,
-        at: &[usize],
-    ) -> Result<()>;
-    /// Writes vectors into residual rows and returns how many rows were written.
+    /// A tally of nothing.
+    fn tally(&self) -> Result<Self::Tally>;
+    /// Writes vectors (`[_, width]`) into residual rows (`[n, width]`), one write after the other; nothing is
+    /// written if one of them is out of range. The writes are counted in `tally`, and a device may still be at it
+    /// when this returns.
     fn inject(
         &self,
         vectors: &Self::Rows,
         writes: &[Injection],
         rows: &mut Self::Rows,
-    ) -> Result<usize>;
+        tally: &mut Self::Tally,
+    ) -> Result<()>;
+    /// Waits for the writes that were counted since the last check, and compares the rows that were to be written with
+    /// those that were. [`MissedInjection`](crate::KernelError::MissedInjection) comes once for each miss.
+    /// Costs nothing if there were no writes.
+    fn check_tally(&self, tally: &mut Self::Tally) -> Result<()>;
 
     // The head.
 
-    /// The most likely token of each row, with its log-probability, without keeping the logits.
+    /// The most likely token of each row, with its log-probability, without keeping the logits. The log-probability is
+    /// NaN exactly when a logit of the row is not finite, and the token then means nothing.
     fn head_best(&self, a: &Self::Acts, head: &Self::Matrix) -> Result<Vec<Best>>;
-    /// The log-probability of `tokens[i]` at row `i`.
+    /// The log-probability of `tokens[i]` at row `i`; NaN exactly when a logit of the row is not finite.
     fn head_score(&self, a: &Self::Acts, head: &Self::Matrix, tokens: &[u32]) -> Result<Vec<f32>>;
 
     // One layer's MLP in training. Weights, moments and gradients are f32 rows; a bias is `[out, 1]`.

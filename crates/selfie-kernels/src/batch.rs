@@ -1,9 +1,11 @@
 //! The plain data that ops take: rows of a batch, layouts, edits of rows.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::str::FromStr;
 
-use crate::DType;
+use crate::{DType, KernelError, Result};
 
 /// The slot of a row: the cache's shared segment, or one of its branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,14 +72,120 @@ pub struct KvLayout {
     pub weights: DType,
 }
 
-/// What a vector does to the row that it is written to.
+/// What a vector `v` does to the row `h` that it is written to, with the strength `s` of its [`Injection`].
+///
+/// All modes are `h' = a * v + b * h`, and [`form`](InjectMode::form) says what `a` and `b` are: what writes rows reads
+/// that, so that a new mode is an entry there. `|x|` is the Euclidean length, and `|v|` counts as 1e-12 at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InjectMode {
-    /// `s * vector + (1 - s) * row`.
+    /// `s * v + (1 - s) * h` (SelfIE, arXiv 2403.10949, section 3).
     Replace,
-    /// `row + s * vector`.
+    /// `h + s * v`.
     Add,
+    /// `h + s * |h| * v / |v|`: Activation Oracles (<https://github.com/adamkarvonen/activation_oracles>). `|h|` is that
+    /// of the row as it was.
+    AddMatched,
+    /// `s * v / |v|`: natural-language autoencoders (<https://github.com/kitft/natural_language_autoencoders>).
+    ReplaceNorm,
 }
+
+impl InjectMode {
+    /// All modes.
+    pub const ALL: [InjectMode; 4] = [
+        InjectMode::Replace,
+        InjectMode::Add,
+        InjectMode::AddMatched,
+        InjectMode::ReplaceNorm,
+    ];
+
+    /// The table of modes: name and form.
+    const fn entry(self) -> (&'static str, InjectForm) {
+        match self {
+            InjectMode::Replace => ("replace", InjectForm::new(false, false, Keep::Rest)),
+            InjectMode::Add => ("add", InjectForm::new(false, false, Keep::All)),
+            InjectMode::AddMatched => ("add-matched", InjectForm::new(true, true, Keep::All)),
+            InjectMode::ReplaceNorm => {
+                ("replace-norm", InjectForm::new(true, false, Keep::Nothing))
+            }
+        }
+    }
+
+    /// The name that [`FromStr`] takes.
+    pub const fn name(self) -> &'static str {
+        self.entry().0
+    }
+
+    /// The factors of vector and row.
+    pub const fn form(self) -> InjectForm {
+        self.entry().1
+    }
+}
+
+impl fmt::Display for InjectMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for InjectMode {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or_else(|| KernelError::Mode {
+                name: name.to_owned(),
+                names: Self::ALL.map(Self::name).join(", "),
+            })
+    }
+}
+
+/// The factors `a` and `b` of an [`InjectMode`]: `a` is `s`, `s / |v|`, or `s * |h| / |v|`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InjectForm {
+    /// Whether `a` is divided by the length of the vector.
+    pub unit: bool,
+    /// Whether `a` is multiplied by the length of the row.
+    pub matched: bool,
+    /// The factor `b`.
+    pub keep: Keep,
+}
+
+impl InjectForm {
+    const fn new(unit: bool, matched: bool, keep: Keep) -> Self {
+        Self {
+            unit,
+            matched,
+            keep,
+        }
+    }
+}
+
+/// How much of the row is kept: the factor `b` of an [`InjectMode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// `1 - s`.
+    Rest,
+    /// 1.
+    All,
+    /// 0.
+    Nothing,
+}
+
+impl Keep {
+    /// The factor, for the strength `s`.
+    pub fn factor(self, s: f32) -> f32 {
+        match self {
+            Keep::Rest => 1.0 - s,
+            Keep::All => 1.0,
+            Keep::Nothing => 0.0,
+        }
+    }
+}
+
+/// The least length that a vector is divided by.
+pub(crate) const LEAST_LENGTH: f32 = 1e-12;
 
 /// One write of a vector into a row of the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,9 +267,9 @@ impl AdamRate {
 /// The most likely token of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
-    /// Its id; the lowest one of a tie.
+    /// Its id; the lowest one of a tie. Without meaning where `logprob` is NaN.
     pub token: u32,
-    /// Its natural log-probability.
+    /// Its natural log-probability; NaN exactly when a logit of the row is not finite.
     pub logprob: f32,
 }
 

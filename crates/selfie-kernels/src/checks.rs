@@ -1,7 +1,7 @@
 //! What ops check alike on every device.
 
 use crate::error::{check_index, check_shape};
-use crate::{AttnShape, BatchRow, KvLayout, Result, Slot};
+use crate::{AttnShape, BatchRow, Injection, KvLayout, Result, Slot};
 
 /// Whether queries, keys and values of `rows` rows fit a cache.
 pub(crate) fn check_qkv(
@@ -15,6 +15,21 @@ pub(crate) fn check_qkv(
     check_shape(op, "rows of qkv", rows, qkv_rows)?;
     check_shape(op, "heads of the cache", layout.kv_heads, shape.kv_heads)?;
     check_shape(op, "head_dim of the cache", layout.head_dim, shape.head_dim)
+}
+
+/// Whether a table of rotations (`[table_rows, table_width]`) has the positions of all rows.
+pub(crate) fn check_rope(
+    op: &'static str,
+    shape: &AttnShape,
+    (table_rows, table_width): (usize, usize),
+    rows: &[BatchRow],
+) -> Result<()> {
+    check_shape(op, "width of the rope table", shape.head_dim, table_width)?;
+    for row in rows {
+        let position = row.position as usize;
+        check_index(op, "position in the rope table", position, table_rows)?;
+    }
+    Ok(())
 }
 
 /// Whether the query heads share the key heads evenly.
@@ -55,4 +70,19 @@ pub(crate) fn check_row(
             check_index(op, "position", position, end)
         }
     }
+}
+
+/// Whether vectors (`[n, width]`) can be written into rows (`[n, width]`).
+pub(crate) fn check_injections(
+    writes: &[Injection],
+    (vectors, vector_width): (usize, usize),
+    (rows, width): (usize, usize),
+) -> Result<()> {
+    const OP: &str = "inject";
+    check_shape(OP, "width of the vectors", width, vector_width)?;
+    for write in writes {
+        check_index(OP, "row", write.row, rows)?;
+        check_index(OP, "vector", write.vector, vectors)?;
+    }
+    Ok(())
 }

@@ -136,13 +136,21 @@ pub enum KernelError {
         /// What the driver says.
         reason: String,
     },
-    /// A GPU wrote fewer rows than injections named.
+    /// The device wrote fewer rows than injections named.
     #[error("inject: {written} of {asked} rows were written")]
     MissedInjection {
-        /// Rows that were to be written since the last check.
-        asked: u32,
+        /// Rows that were to be written since the last check of the tally.
+        asked: u64,
         /// Rows that were.
-        written: u32,
+        written: u64,
+    },
+    /// There is no injection mode of this name.
+    #[error("there is no injection mode `{name}`; there are {names}")]
+    Mode {
+        /// The name that was given.
+        name: String,
+        /// The names that there are.
+        names: String,
     },
     /// A request that no implementation can serve.
     #[error("{op}: {reason}")]

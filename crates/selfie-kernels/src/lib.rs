@@ -16,8 +16,11 @@ pub mod reference;
 
 pub use backend::Backend;
 pub use batch::{
-    Adam, AttnShape, BatchRow, Best, InjectMode, Injection, KvLayout, MatrixSource, Memory, Slot,
+    Adam, AttnShape, BatchRow, Best, InjectForm, InjectMode, Injection, Keep, KvLayout,
+    MatrixSource, Memory, Slot,
 };
-pub use cpu::{Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuVector};
+pub use cpu::{
+    Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuTally, CpuVector,
+};
 pub use dtype::DType;
 pub use error::{KernelError, Result};

@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::{Adam, AttnShape, Best, DType, InjectMode, Injection, MatrixSource};
+use crate::batch::LEAST_LENGTH;
+use crate::{Adam, AttnShape, Best, DType, Injection, MatrixSource};
 
 /// What a weight of `dtype` holds when `x` is stored in it: `x` rounded to nearest, ties to even.
 pub fn round(dtype: DType, x: f32) -> f32 {
@@ -189,24 +190,22 @@ pub fn gather(src: &[f32], width: usize, index: &[usize]) -> Vec<f32> {
     rows.collect::<Vec<_>>().concat()
 }
 
-/// Overwrites row `at[i]` of `dst` by row `index[i]` of `src`, both `[n, width]`.
-pub fn scatter(src: &[f32], index: &[usize], dst: &mut [f32], at: &[usize], width: usize) {
-    for (&from, &to) in index.iter().zip(at) {
-        dst[to * width..][..width].copy_from_slice(&src[from * width..][..width]);
-    }
-}
-
-/// Writes vectors (`[m, width]`) into rows (`[n, width]`) as each [`Injection`] says.
+/// Writes vectors (`[m, width]`) into rows (`[n, width]`) as each [`Injection`] says: `h' = a * v + b * h`.
 pub fn inject(vectors: &[f32], writes: &[Injection], rows: &mut [f32], width: usize) {
     for write in writes {
-        let s = f64::from(write.strength);
-        for d in 0..width {
-            let v = f64::from(vectors[write.vector * width + d]);
-            let h = &mut rows[write.row * width + d];
-            *h = match write.mode {
-                InjectMode::Replace => s * v + (1.0 - s) * f64::from(*h),
-                InjectMode::Add => f64::from(*h) + s * v,
-            } as f32;
+        let form = write.mode.form();
+        let v = &vectors[write.vector * width..][..width];
+        let h = &mut rows[write.row * width..][..width];
+        let mut a = f64::from(write.strength);
+        if form.matched {
+            a *= dot(h, h).sqrt();
+        }
+        if form.unit {
+            a /= dot(v, v).sqrt().max(f64::from(LEAST_LENGTH));
+        }
+        let b = f64::from(form.keep.factor(write.strength));
+        for (h, &v) in h.iter_mut().zip(v) {
+            *h = (a * f64::from(v) + b * f64::from(*h)) as f32;
         }
     }
 }
@@ -262,7 +261,8 @@ pub fn log_softmax(logits: &[f64]) -> Vec<f32> {
     logits.iter().map(|x| (x - lse) as f32).collect()
 }
 
-/// The most likely token of each row, the lowest one of a tie: a `[n, d]`, head `[vocab, d]`.
+/// The most likely token of each row, the lowest one of a tie: a `[n, d]`, head `[vocab, d]`. The log-probability is NaN
+/// when a logit of the row is not a finite f32.
 pub fn best(a: &[f32], head: &Matrix) -> Vec<Best> {
     let row = |a: &[f32]| {
         let logits = logits(a, head);
@@ -274,18 +274,26 @@ pub fn best(a: &[f32], head: &Matrix) -> Vec<Best> {
         }
         Best {
             token: token as u32,
-            logprob: log_softmax(&logits)[token],
+            logprob: logprob(&logits, token),
         }
     };
     a.chunks_exact(head.columns()).map(row).collect()
 }
 
-/// The log-probability of `tokens[i]` at row `i`: a `[n, d]`, head `[vocab, d]`, tokens `[n]`.
+/// The log-probability of `tokens[i]` at row `i`: a `[n, d]`, head `[vocab, d]`, tokens `[n]`; NaN as for [`best`].
 pub fn score(a: &[f32], head: &Matrix, tokens: &[u32]) -> Vec<f32> {
     a.chunks_exact(head.columns())
         .zip(tokens)
-        .map(|(a, &token)| log_softmax(&logits(a, head))[token as usize])
+        .map(|(a, &token)| logprob(&logits(a, head), token as usize))
         .collect()
+}
+
+fn logprob(logits: &[f64], token: usize) -> f32 {
+    if logits.iter().all(|&x| (x as f32).is_finite()) {
+        log_softmax(logits)[token]
+    } else {
+        f32::NAN
+    }
 }
 
 /// One row times the head, `[vocab]`.

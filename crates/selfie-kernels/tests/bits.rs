@@ -261,7 +261,7 @@ fn append_attend(
     let mut batch = must("batch", cpu.batch(rows.len()));
     must("load_batch", cpu.load_batch(rows, &mut batch));
     let mut qkv = rows_of(cpu, qkv, SHAPE.qkv_dim());
-    let appended = cpu.rope_append(&SHAPE, &rope, &batch, 0, &mut qkv, kv);
+    let appended = cpu.rope_append(&SHAPE, Some(&rope), &batch, 0, &mut qkv, kv);
     must("rope_append", appended);
     let mut out = must("acts", cpu.acts(rows.len(), SHAPE.q_dim(), dtype));
     let attended = cpu.attend(&SHAPE, &qkv, &batch, 0, kv, &mut out);

@@ -66,11 +66,6 @@ fn gather() {
 }
 
 #[test]
-fn scatter() {
-    on_all_paths(cases::rows::check_scatter);
-}
-
-#[test]
 fn inject() {
     on_all_paths(cases::rows::check_inject);
 }
@@ -121,6 +116,11 @@ fn head_best() {
 }
 
 #[test]
+fn head_not_finite() {
+    on_all_paths(cases::matrix::check_head_not_finite);
+}
+
+#[test]
 fn head_score() {
     on_all_paths(cases::matrix::check_head_score);
 }
@@ -148,4 +148,9 @@ fn mlp_backward() {
 #[test]
 fn adam() {
     on_all_paths(cases::train::check_adam);
+}
+
+#[test]
+fn callers() {
+    on_all_paths(|cpu| cases::callers::check_callers(cpu, 40));
 }

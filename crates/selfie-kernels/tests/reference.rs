@@ -110,9 +110,12 @@ fn attention() {
 fn moves() {
     let src = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
     assert_eq!(reference::gather(&src, 2, &[2, 0]), [5.0, 6.0, 1.0, 2.0]);
-    let mut dst = [0.0; 4];
-    reference::scatter(&src, &[2], &mut dst, &[1], 2);
-    assert_eq!(dst, [0.0, 0.0, 5.0, 6.0]);
+}
+
+#[test]
+fn writes() {
+    let src = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let mut dst = [0.0, 0.0, 5.0, 6.0];
     let write = |row, vector, mode| Injection {
         row,
         vector,
@@ -125,6 +128,32 @@ fn moves() {
     ];
     reference::inject(&src, &writes, &mut dst, 2);
     assert_eq!(dst, [1.25, 1.5, 4.0, 5.0]);
+    // Lengths 13 and 5: the matched vector is (3, 4) * 13 / 5.
+    let mut dst = [5.0, 12.0, 5.0, 12.0];
+    let writes = [
+        write(0, 0, InjectMode::AddMatched),
+        write(1, 0, InjectMode::ReplaceNorm),
+    ];
+    reference::inject(&[3.0, 4.0], &writes, &mut dst, 2);
+    near(&dst, &[6.95, 14.6, 0.15, 0.2]);
+    // A vector without a direction adds nothing, and replaces by nothing.
+    reference::inject(&[0.0, 0.0], &writes, &mut dst, 2);
+    near(&dst, &[6.95, 14.6, 0.0, 0.0]);
+}
+
+#[test]
+fn modes_have_names() {
+    let names = ["replace", "add", "add-matched", "replace-norm"];
+    assert_eq!(InjectMode::ALL.map(InjectMode::name), names);
+    for mode in InjectMode::ALL {
+        assert_eq!(mode.to_string().parse::<InjectMode>().ok(), Some(mode));
+    }
+    let refused = "Replace".parse::<InjectMode>().map_err(|e| e.to_string());
+    let want = format!(
+        "there is no injection mode `Replace`; there are {}",
+        names.join(", ")
+    );
+    assert_eq!(refused, Err(want));
 }
 
 #[test]

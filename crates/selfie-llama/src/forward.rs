@@ -176,7 +176,14 @@ impl<B: Backend> Llama<B> {
         b.rms_norm(&ws.residual, &layer.input_norm, eps, &mut ws.normed)?;
         let Linear { weight, bias } = &layer.qkv;
         b.linear(&ws.normed, weight, bias.as_ref(), &mut ws.qkv)?;
-        b.rope_append(attn, &ws.rope, &ws.batch, l, &mut ws.qkv, &mut cache.kv)?;
+        b.rope_append(
+            attn,
+            Some(&ws.rope),
+            &ws.batch,
+            l,
+            &mut ws.qkv,
+            &mut cache.kv,
+        )?;
         b.attend(attn, &ws.qkv, &ws.batch, l, &cache.kv, &mut ws.attended)?;
         let Linear { weight, bias } = &layer.o;
         b.linear_add(&ws.attended, weight, bias.as_ref(), &mut ws.residual)?;

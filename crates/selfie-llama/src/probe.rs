@@ -158,6 +158,8 @@ pub struct Inject<'a, B: Backend> {
     vectors: &'a B::Rows,
     writes: &'a [Injection],
     written: usize,
+    /// The backend that wrote, and its count.
+    tally: Option<(B, B::Tally)>,
 }
 
 impl<'a, B: Backend> Inject<'a, B> {
@@ -168,11 +170,15 @@ impl<'a, B: Backend> Inject<'a, B> {
             vectors,
             writes,
             written: 0,
+            tally: None,
         }
     }
 
-    /// An error unless every row that was named has been written.
+    /// An error unless every row that was named has been written. Waits for the device.
     pub fn finish(self) -> Result<()> {
+        if let Some((backend, mut tally)) = self.tally {
+            backend.check_tally(&mut tally)?;
+        }
         if self.written == self.writes.len() {
             return Ok(());
         }
@@ -190,9 +196,17 @@ impl<B: Backend> Probe<B> for Inject<'_, B> {
     }
 
     fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
-        self.written += visit
+        let (_, tally) = match &mut self.tally {
+            Some(tally) => tally,
+            None => {
+                let tally = visit.backend.tally()?;
+                self.tally.insert((visit.backend.clone(), tally))
+            }
+        };
+        visit
             .backend
-            .inject(self.vectors, self.writes, visit.rows)?;
+            .inject(self.vectors, self.writes, visit.rows, tally)?;
+        self.written += self.writes.len();
         Ok(())
     }
 }

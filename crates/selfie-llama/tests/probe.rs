@@ -56,7 +56,11 @@ impl Probe<Cpu> for Steer {
                 strength: 1.0,
             })
             .collect();
-        visit.backend.inject(&self.vector, &writes, visit.rows)?;
+        let mut tally = visit.backend.tally()?;
+        visit
+            .backend
+            .inject(&self.vector, &writes, visit.rows, &mut tally)?;
+        visit.backend.check_tally(&mut tally)?;
         Ok(())
     }
 }

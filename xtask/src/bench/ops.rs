@@ -141,7 +141,7 @@ pub(super) fn measure(
     }
     cpu.load_batch(&decode, &mut batch)?;
     add("rope_append", n, 0.0, bytes(attn.qkv_dim()), &mut || {
-        Ok(cpu.rope_append(&attn, &rope, &batch, 0, &mut qkv, &mut kv)?)
+        Ok(cpu.rope_append(&attn, Some(&rope), &batch, 0, &mut qkv, &mut kv)?)
     })?;
     let mut attended = cpu.acts(n, attn.q_dim(), dtype)?;
     add(

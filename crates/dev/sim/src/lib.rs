@@ -9,8 +9,11 @@ mod modules;
 pub mod survey;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::panic::resume_unwind;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::gpu::{Arg, Driver, Gemm, Gpu, Launch};
 use selfie_kernels::{KernelError, Memory, Result};
@@ -138,9 +141,8 @@ impl Driver for SimDriver {
         };
         let args: Vec<selfie_ptxsim::Arg> = launch.args.iter().map(|&arg| argument(arg)).collect();
         let mut state = self.state();
-        let report = state
-            .gpu
-            .launch(&module, launch.entry, &config, &args)
+        let gpu = &mut state.gpu;
+        let report = aside(|| gpu.launch(&module, launch.entry, &config, &args))
             .map_err(|e| self.failed(format!("running {}", launch.entry), &e))?;
         match state.ran.get_mut(launch.entry) {
             Some(ran) => {
@@ -157,12 +159,24 @@ impl Driver for SimDriver {
 
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
         let mut state = self.state();
-        gemm::gemm(&mut state.gpu, gemm).map_err(|e| self.failed("multiplying matrices", &e))
+        let gpu = &mut state.gpu;
+        aside(|| gemm::gemm(gpu, gemm)).map_err(|e| self.failed("multiplying matrices", &e))
     }
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// Runs `work` on the simulator's own threads. The caller, who has locked the device, sleeps meanwhile: if it waited as
+/// a thread of rayon's it could begin another caller's work, and wait for itself.
+fn aside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    static POOL: LazyLock<ThreadPool> = LazyLock::new(|| {
+        let pool = ThreadPoolBuilder::new().build();
+        pool.expect("a pool of as many threads as there are cores")
+    });
+    let done = thread::scope(|scope| scope.spawn(|| POOL.install(work)).join());
+    done.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn argument(arg: Arg) -> selfie_ptxsim::Arg {

@@ -136,7 +136,7 @@ impl Survey {
                 strength: 0.5,
             })
             .collect();
-        sim.inject(&x, &writes, &mut dst)?;
+        sim.inject(&x, &writes, &mut dst, &mut sim.tally()?)?;
         let floor = N * (D_MODEL * 12 + 16);
         all.extend(self.took("4 x 4096", [("inject", floor)]));
         Ok(all)
@@ -212,7 +212,7 @@ impl Survey {
             sim.load_batch(rows, &mut batch)?;
             let mut qkv = self.filled(rows.len(), ATTN.qkv_dim())?;
             sim.driver().take_ran();
-            sim.rope_append(&ATTN, &rope, &batch, 0, &mut qkv, &mut kv)?;
+            sim.rope_append(&ATTN, Some(&rope), &batch, 0, &mut qkv, &mut kv)?;
             Ok((batch, qkv))
         };
         let prompt: Vec<BatchRow> = (0..SHARED).map(|p| row(Slot::Shared, p)).collect();

@@ -11,7 +11,7 @@ use selfie_kernels::{
     MatrixSource, Memory, Result, Slot,
 };
 use selfie_sim::{Sim, SimDriver};
-use selfie_testkit::cases::{self, acts_of, errors, must, rows_of};
+use selfie_testkit::cases::{self, errors, must, rows_of};
 
 fn sim() -> Sim {
     must("sim", selfie_sim::sim())
@@ -220,7 +220,7 @@ fn sizes_that_there_are_no_kernels_for() {
         sim.load_batch(&[row], &mut batch)?;
         let table = rows_of(&sim, &vec![1.0; head_dim], head_dim);
         let mut qkv = rows_of(&sim, &vec![1.0; 3 * head_dim], 3 * head_dim);
-        sim.rope_append(&shape, &table, &batch, 0, &mut qkv, &mut kv)?;
+        sim.rope_append(&shape, Some(&table), &batch, 0, &mut qkv, &mut kv)?;
         let mut out = sim.acts(1, head_dim, weights)?;
         sim.attend(&shape, &qkv, &batch, 0, &kv, &mut out)
     };
@@ -339,25 +339,28 @@ impl Driver for Forgetful {
 }
 
 #[test]
-fn an_injection_that_missed_is_an_error_of_the_next_read() {
+fn an_injection_that_missed_is_an_error_of_the_next_check() {
     let gpu = must("gpu", Gpu::new(Forgetful(SimDriver::new()), Splits::Fixed));
     let vectors = rows_of(&gpu, &[1.0; 4], 4);
     let mut rows = rows_of(&gpu, &[0.0; 12], 4);
+    let [mut one, mut two] = [(), ()].map(|()| must("tally", gpu.tally()));
     let missed = |result| match result {
         Err(KernelError::MissedInjection { asked, written }) => (asked, written),
         Err(e) => panic!("{e}"),
         Ok(()) => panic!("nobody noticed"),
     };
     let writes = [write(0), write(2), write(0)];
-    assert_eq!(must("inject", gpu.inject(&vectors, &writes, &mut rows)), 3);
-    let read = gpu.read_rows(&rows, 0..3).map(|_| ());
-    assert_eq!(missed(read), (3, 0));
-    // It is told once; then the head finds the next one.
+    must("inject", gpu.inject(&vectors, &writes, &mut rows, &mut one));
+    // Reads have nothing to do with it, nor has another tally.
     must("read", gpu.read_rows(&rows, 0..3));
-    must("inject", gpu.inject(&vectors, &writes[..2], &mut rows));
-    let head = Matrix::new(DType::F32, 4, &[1.0; 20]);
-    let head = must("matrix", gpu.matrix(&[&head], DType::F32));
-    let a = acts_of(&gpu, &[1.0; 4], 4, DType::F32);
-    assert_eq!(missed(gpu.head_best(&a, &head).map(|_| ())), (2, 0));
-    must("head_best", gpu.head_best(&a, &head));
+    must("the other", gpu.check_tally(&mut two));
+    assert_eq!(missed(gpu.check_tally(&mut one)), (3, 0));
+    // It is told once, and the next miss again.
+    must("told before", gpu.check_tally(&mut one));
+    must(
+        "inject",
+        gpu.inject(&vectors, &writes[..2], &mut rows, &mut one),
+    );
+    assert_eq!(missed(gpu.check_tally(&mut one)), (2, 0));
+    must("told before", gpu.check_tally(&mut one));
 }

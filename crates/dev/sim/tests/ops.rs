@@ -19,11 +19,6 @@ fn gather() {
 }
 
 #[test]
-fn scatter() {
-    on_sim(cases::rows::check_scatter);
-}
-
-#[test]
 fn inject() {
     on_sim(cases::rows::check_inject);
 }
@@ -74,6 +69,11 @@ fn head_best() {
 }
 
 #[test]
+fn head_not_finite() {
+    on_sim(cases::matrix::check_head_not_finite);
+}
+
+#[test]
 fn head_score() {
     on_sim(cases::matrix::check_head_score);
 }
@@ -101,4 +101,9 @@ fn mlp_backward() {
 #[test]
 fn adam() {
     on_sim(cases::train::check_adam);
+}
+
+#[test]
+fn callers() {
+    on_sim(|sim| cases::callers::check_callers(sim, 1));
 }

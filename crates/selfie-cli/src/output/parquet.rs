@@ -10,7 +10,6 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use selfie_interp::{Control, Row};
-use selfie_kernels::InjectMode;
 
 use super::RowFormat;
 
@@ -102,12 +101,7 @@ fn write_columns<W: Write + Send>(
     columns.list::<Int64Type>(|row| row.new_ids.iter().map(|&id| i64::from(id)).collect())?;
     columns.list::<ByteArrayType>(|row| row.pieces.iter().map(|piece| text(piece)).collect())?;
     columns.plain::<Int64Type>(|row| row.inject_layer as i64)?;
-    columns.plain::<ByteArrayType>(|row| {
-        text(match row.mode {
-            InjectMode::Replace => "replace",
-            InjectMode::Add => "add",
-        })
-    })?;
+    columns.plain::<ByteArrayType>(|row| text(row.mode.name()))?;
     columns.plain::<FloatType>(|row| row.strength)?;
     columns.plain::<ByteArrayType>(|row| text(&row.model))?;
     for at in 0..controls {

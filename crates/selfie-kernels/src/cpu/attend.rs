@@ -10,14 +10,14 @@ use rayon::prelude::*;
 use super::kv::Segment;
 use super::math::{Operand, exp, lane_sum, max};
 use super::rows::ActValues;
+use super::scratch::with_room;
 use super::simd::{Isa, LANES, Loop, Simd};
-use super::{CpuActs, CpuBatch, CpuKv, CpuRows, Scratch};
+use super::{CpuActs, CpuBatch, CpuKv, CpuRows};
 use crate::checks::{check_groups, check_qkv};
 use crate::{AttnShape, Result};
 
 pub(super) fn attend(
     isa: Isa,
-    scratch: &Scratch,
     shape: &AttnShape,
     qkv: &CpuRows,
     batch: &CpuBatch,
@@ -36,7 +36,6 @@ pub(super) fn attend(
     let stride = out.stride;
     let rows = Rows {
         isa,
-        scratch,
         shape,
         qkv,
         batch,
@@ -56,7 +55,6 @@ pub(super) fn attend(
 
 struct Rows<'a> {
     isa: Isa,
-    scratch: &'a Scratch,
     shape: &'a AttnShape,
     qkv: &'a CpuRows,
     batch: &'a CpuBatch,
@@ -82,7 +80,7 @@ impl Rows<'_> {
                 let out = &mut out[..self.shape.q_dim()];
                 // The last keys that are scored run into the padding.
                 let room = row.position as usize + 1 + SUMS;
-                self.scratch.with(HEADS * room, |scores| {
+                with_room(HEADS * room, |scores| {
                     let groups = q.chunks_exact(group * dim);
                     let groups = groups.zip(out.chunks_exact_mut(group * dim));
                     for (head, (q, out)) in groups.enumerate() {

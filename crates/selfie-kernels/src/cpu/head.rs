@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::gemm::{TILE, check_operands, for_tiles};
 use super::math::{exp, lane_sum, max};
+use super::scratch::{FreeList, with_room};
 use super::simd::{Isa, Loop, Simd};
-use super::{CpuActs, CpuMatrix, Scratch};
+use super::{CpuActs, CpuMatrix};
 use crate::error::{check_index, check_shape};
 use crate::{Best, Result};
 
@@ -16,11 +17,11 @@ const CHUNK: usize = 16 * TILE;
 
 pub(super) fn best(
     isa: Isa,
-    scratch: &Scratch,
+    free: &FreeList<Part>,
     a: &CpuActs,
     head: &CpuMatrix,
 ) -> Result<Vec<Best>> {
-    reduce(isa, scratch, a, head, None, |_, _, merged| Best {
+    reduce(isa, free, a, head, None, |_, _, merged| Best {
         token: merged.token,
         logprob: -merged.log_sum,
     })
@@ -28,7 +29,7 @@ pub(super) fn best(
 
 pub(super) fn score(
     isa: Isa,
-    scratch: &Scratch,
+    free: &FreeList<Part>,
     a: &CpuActs,
     head: &CpuMatrix,
     tokens: &[u32],
@@ -37,7 +38,7 @@ pub(super) fn score(
     for &token in tokens {
         check_index("head_score", "token", token as usize, head.rows)?;
     }
-    reduce(isa, scratch, a, head, Some(tokens), |parts, row, merged| {
+    reduce(isa, free, a, head, Some(tokens), |parts, row, merged| {
         let logit = parts[tokens[row] as usize / CHUNK * a.len + row].wanted;
         logit - merged.top - merged.log_sum
     })
@@ -48,7 +49,7 @@ pub(super) fn score(
 pub(super) struct Part {
     top: f32,
     token: u32,
-    /// Sum of `e^(logit - top)`.
+    /// Sum of `e^(logit - top)`; NaN if a logit is not finite.
     sum: f32,
     /// The logit of the token that is scored, in the chunk that holds it.
     wanted: f32,
@@ -57,14 +58,14 @@ pub(super) struct Part {
 struct Merged {
     top: f32,
     token: u32,
-    /// Log of the sum of `e^(logit - top)` over the vocabulary.
+    /// Log of the sum of `e^(logit - top)` over the vocabulary; NaN if a logit is not finite.
     log_sum: f32,
 }
 
 /// Reduces all chunks, `[chunks, rows]`, and calls `each(parts, row, merged)` for every row.
 fn reduce<T>(
     isa: Isa,
-    scratch: &Scratch,
+    free: &FreeList<Part>,
     a: &CpuActs,
     head: &CpuMatrix,
     tokens: Option<&[u32]>,
@@ -73,27 +74,28 @@ fn reduce<T>(
     check_operands(isa, "head", a, head)?;
     let rows = a.len;
     let chunks = head.rows.div_ceil(CHUNK);
-    let mut parts = scratch.head_parts(chunks * rows);
-    let chunk_parts = parts.par_chunks_mut(rows.max(1)).enumerate();
-    chunk_parts.for_each(|(chunk, parts)| {
-        let first = chunk * CHUNK;
-        let width = CHUNK.min(head.rows - first);
-        scratch.with(rows * CHUNK, |logits| {
-            let pairs = first / TILE..(first + width).div_ceil(TILE);
-            for_tiles(isa, a, head, pairs, |row, pair, sums| {
-                logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
-            });
-            for (row, part) in parts.iter_mut().enumerate() {
-                *part = isa.run(Chunk {
-                    logits: &logits[row * CHUNK..][..width],
-                    first: first as u32,
-                    token: tokens.map(|tokens| tokens[row]),
+    free.with(chunks * rows, |parts| {
+        let chunk_parts = parts.par_chunks_mut(rows.max(1)).enumerate();
+        chunk_parts.for_each(|(chunk, parts)| {
+            let first = chunk * CHUNK;
+            let width = CHUNK.min(head.rows - first);
+            with_room(rows * CHUNK, |logits| {
+                let pairs = first / TILE..(first + width).div_ceil(TILE);
+                for_tiles(isa, a, head, pairs, |row, pair, sums| {
+                    logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
                 });
-            }
+                for (row, part) in parts.iter_mut().enumerate() {
+                    *part = isa.run(Chunk {
+                        logits: &logits[row * CHUNK..][..width],
+                        first: first as u32,
+                        token: tokens.map(|tokens| tokens[row]),
+                    });
+                }
+            });
         });
-    });
-    let rows = (0..rows).map(|row| each(&parts, row, merge(&parts, rows, row)));
-    Ok(rows.collect())
+        let rows = (0..rows).map(|row| each(parts, row, merge(parts, rows, row)));
+        Ok(rows.collect())
+    })
 }
 
 struct Chunk<'a> {
@@ -116,7 +118,10 @@ impl Loop for Chunk<'_> {
         Part {
             top,
             token: self.first + at as u32,
-            sum: lane_sum(self.logits, |x, sum| sum + exp(s, x - top)),
+            // 0 times a logit changes no sum but to NaN, where the logit is not finite.
+            sum: lane_sum(self.logits, |x, sum| {
+                s.mul_add(x, 0.0, sum) + exp(s, x - top)
+            }),
             wanted: wanted.copied().unwrap_or(f32::NAN),
         }
     }

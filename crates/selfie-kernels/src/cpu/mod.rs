@@ -21,6 +21,7 @@ mod simd;
 mod swiglu;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use sysinfo::System;
@@ -28,6 +29,7 @@ use sysinfo::System;
 pub use kv::CpuKv;
 pub use pack::CpuMatrix;
 pub use path::CpuPath;
+pub use probe_ops::CpuTally;
 pub use rows::{CpuActs, CpuBatch, CpuRows, CpuVector};
 
 use crate::error::check_index;
@@ -36,7 +38,8 @@ use crate::{
     MatrixSource, Memory, Result,
 };
 use gemm::Target;
-use scratch::Scratch;
+use head::Part;
+use scratch::FreeList;
 use simd::Isa;
 
 /// How to set up a [`Cpu`].
@@ -48,14 +51,15 @@ pub struct CpuOptions {
     pub path: Option<CpuPath>,
 }
 
-/// The CPU backend: its threads and its instruction set.
+/// The CPU backend: its threads and its instruction set. Clones share the threads.
 ///
-/// The same row gives the same bits in any batch and on any number of threads; different paths round
-/// differently.
+/// The same row gives the same bits in any batch, on any number of threads, and whoever else calls at the same time;
+/// different paths round differently.
+#[derive(Clone)]
 pub struct Cpu {
     isa: Isa,
-    pool: rayon::ThreadPool,
-    scratch: Scratch,
+    pool: Arc<rayon::ThreadPool>,
+    head_parts: Arc<FreeList<Part>>,
 }
 
 impl Cpu {
@@ -68,8 +72,11 @@ impl Cpu {
             .thread_name(|i| format!("selfie-{i}"))
             .build()
             .map_err(|source| KernelError::Threads { threads, source })?;
-        let scratch = Scratch::new(pool.current_num_threads());
-        Ok(Self { isa, pool, scratch })
+        Ok(Self {
+            isa,
+            pool: Arc::new(pool),
+            head_parts: Arc::default(),
+        })
     }
 
     /// The instruction-set path in use.
@@ -115,6 +122,7 @@ impl Backend for Cpu {
     type Acts = CpuActs;
     type Kv = CpuKv;
     type Batch = CpuBatch;
+    type Tally = CpuTally;
 
     fn describe(&self) -> String {
         format!("CPU, {} threads, {}", self.threads(), self.path())
@@ -277,7 +285,7 @@ impl Backend for Cpu {
     fn rope_append(
         &self,
         shape: &AttnShape,
-        rope: &CpuRows,
+        rope: Option<&CpuRows>,
         batch: &CpuBatch,
         layer: usize,
         qkv: &mut CpuRows,
@@ -296,9 +304,8 @@ impl Backend for Cpu {
         kv: &CpuKv,
         out: &mut CpuActs,
     ) -> Result<()> {
-        let scratch = &self.scratch;
         self.pool
-            .install(|| attend::attend(self.isa, scratch, shape, qkv, batch, layer, kv, out))
+            .install(|| attend::attend(self.isa, shape, qkv, batch, layer, kv, out))
     }
 
     fn swiglu(&self, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
@@ -309,28 +316,32 @@ impl Backend for Cpu {
         probe_ops::gather(src, index, dst)
     }
 
-    fn scatter(
-        &self,
-        src: &CpuRows,
-        index: &[usize],
-        dst: &mut CpuRows,
-        at: &[usize],
-    ) -> Result<()> {
-        probe_ops::scatter(src, index, dst, at)
+    fn tally(&self) -> Result<CpuTally> {
+        Ok(CpuTally::default())
     }
 
-    fn inject(&self, vectors: &CpuRows, writes: &[Injection], rows: &mut CpuRows) -> Result<usize> {
-        probe_ops::inject(vectors, writes, rows)
+    fn inject(
+        &self,
+        vectors: &CpuRows,
+        writes: &[Injection],
+        rows: &mut CpuRows,
+        tally: &mut CpuTally,
+    ) -> Result<()> {
+        probe_ops::inject(vectors, writes, rows, tally)
+    }
+
+    fn check_tally(&self, tally: &mut CpuTally) -> Result<()> {
+        tally.check()
     }
 
     fn head_best(&self, a: &CpuActs, head: &CpuMatrix) -> Result<Vec<Best>> {
         self.pool
-            .install(|| head::best(self.isa, &self.scratch, a, head))
+            .install(|| head::best(self.isa, &self.head_parts, a, head))
     }
 
     fn head_score(&self, a: &CpuActs, head: &CpuMatrix, tokens: &[u32]) -> Result<Vec<f32>> {
         self.pool
-            .install(|| head::score(self.isa, &self.scratch, a, head, tokens))
+            .install(|| head::score(self.isa, &self.head_parts, a, head, tokens))
     }
 
     fn linear_f32(

@@ -1,8 +1,10 @@
-//! What a probe does with rows: gather, scatter, inject.
+//! What a probe does with rows: gather, inject.
 
 use super::CpuRows;
+use crate::batch::LEAST_LENGTH;
+use crate::checks::check_injections;
 use crate::error::{check_index, check_shape};
-use crate::{InjectMode, Injection, Result};
+use crate::{Injection, KernelError, Result};
 
 pub(super) fn gather(src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Result<()> {
     check_shape("gather", "width of the target", src.width(), dst.width())?;
@@ -17,39 +19,63 @@ pub(super) fn gather(src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Resul
     Ok(())
 }
 
-pub(super) fn scatter(
-    src: &CpuRows,
-    index: &[usize],
-    dst: &mut CpuRows,
-    at: &[usize],
+/// Rows that injections were to write on the CPU, and rows that they wrote.
+#[derive(Clone, Debug, Default)]
+pub struct CpuTally {
+    asked: u64,
+    written: u64,
+}
+
+impl CpuTally {
+    pub(super) fn check(&mut self) -> Result<()> {
+        let CpuTally { asked, written } = std::mem::take(self);
+        if asked == written {
+            return Ok(());
+        }
+        Err(KernelError::MissedInjection { asked, written })
+    }
+}
+
+pub(super) fn inject(
+    vectors: &CpuRows,
+    writes: &[Injection],
+    rows: &mut CpuRows,
+    tally: &mut CpuTally,
 ) -> Result<()> {
-    check_shape("scatter", "width of the target", src.width(), dst.width())?;
-    check_shape("scatter", "number of targets", index.len(), at.len())?;
-    for (&i, &to) in index.iter().zip(at) {
-        check_index("scatter", "row of the source", i, src.len())?;
-        check_index("scatter", "row of the target", to, dst.len())?;
-        dst.row_mut(to).copy_from_slice(src.row(i));
+    check_injections(
+        writes,
+        (vectors.len(), vectors.width()),
+        (rows.len(), rows.width()),
+    )?;
+    tally.asked += writes.len() as u64;
+    for write in writes {
+        let form = write.mode.form();
+        let (h, v) = (rows.row_mut(write.row), vectors.row(write.vector));
+        let keep = form.keep.factor(write.strength);
+        let mut scale = write.strength;
+        if form.matched {
+            scale *= length(h);
+        }
+        let pairs = h.iter_mut().zip(v);
+        if form.unit {
+            let length = length(v).max(LEAST_LENGTH);
+            // Divided first: a scale that is divided may leave the range of f32.
+            pairs.for_each(|(h, &v)| *h = scale * (v / length) + keep * *h);
+        } else {
+            pairs.for_each(|(h, &v)| *h = scale * v + keep * *h);
+        }
+        tally.written += 1;
     }
     Ok(())
 }
 
-pub(super) fn inject(vectors: &CpuRows, writes: &[Injection], rows: &mut CpuRows) -> Result<usize> {
-    check_shape(
-        "inject",
-        "width of the vectors",
-        rows.width(),
-        vectors.width(),
-    )?;
-    for write in writes {
-        check_index("inject", "row", write.row, rows.len())?;
-        check_index("inject", "vector", write.vector, vectors.len())?;
-        let s = write.strength;
-        let row = rows.row_mut(write.row).iter_mut();
-        let pairs = row.zip(vectors.row(write.vector));
-        match write.mode {
-            InjectMode::Replace => pairs.for_each(|(h, &v)| *h = s * v + (1.0 - s) * *h),
-            InjectMode::Add => pairs.for_each(|(h, &v)| *h += s * v),
+/// The Euclidean length, from squares in f64, which has room for that of any f32. The order of the sum is fixed.
+fn length(values: &[f32]) -> f32 {
+    let mut lanes = [0f64; 8];
+    for chunk in values.chunks(8) {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(x) * f64::from(x);
         }
     }
-    Ok(writes.len())
+    lanes.iter().sum::<f64>().sqrt() as f32
 }

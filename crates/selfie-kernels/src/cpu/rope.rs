@@ -4,14 +4,13 @@ use rayon::prelude::*;
 
 use super::simd::{Isa, Loop, Simd};
 use super::{CpuBatch, CpuKv, CpuRows};
-use crate::checks::check_qkv;
-use crate::error::{check_index, check_shape};
+use crate::checks::{check_qkv, check_rope};
 use crate::{AttnShape, Result};
 
 pub(super) fn rope_append(
     isa: Isa,
     shape: &AttnShape,
-    rope: &CpuRows,
+    rope: Option<&CpuRows>,
     batch: &CpuBatch,
     layer: usize,
     qkv: &mut CpuRows,
@@ -20,26 +19,22 @@ pub(super) fn rope_append(
     const OP: &str = "rope_append";
     let rows = batch.rows.len();
     check_qkv(OP, shape, &kv.layout, rows, (qkv.len(), qkv.width()))?;
-    check_shape(OP, "width of the rope table", shape.head_dim, rope.width())?;
     for row in &batch.rows {
         kv.check(OP, layer, row)?;
-        check_index(
-            OP,
-            "position in the rope table",
-            row.position as usize,
-            rope.len(),
-        )?;
     }
-    let rotated = shape.q_dim() + shape.kv_dim();
-    qkv.values_mut()
-        .par_chunks_mut(shape.qkv_dim())
-        .zip(&batch.rows)
-        .for_each(|(qkv, row)| {
-            let table = rope.row(row.position as usize);
-            for head in qkv[..rotated].chunks_exact_mut(shape.head_dim) {
-                isa.run(Rotate { head, table });
-            }
-        });
+    if let Some(rope) = rope {
+        check_rope(OP, shape, (rope.len(), rope.width()), &batch.rows)?;
+        let rotated = shape.q_dim() + shape.kv_dim();
+        qkv.values_mut()
+            .par_chunks_mut(shape.qkv_dim())
+            .zip(&batch.rows)
+            .for_each(|(qkv, row)| {
+                let table = rope.row(row.position as usize);
+                for head in qkv[..rotated].chunks_exact_mut(shape.head_dim) {
+                    isa.run(Rotate { head, table });
+                }
+            });
+    }
     for (i, row) in batch.rows.iter().enumerate() {
         let (key, value) = qkv.row(i)[shape.q_dim()..].split_at(shape.kv_dim());
         kv.append(layer, row, key, value);

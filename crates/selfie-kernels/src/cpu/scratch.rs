@@ -1,42 +1,47 @@
-//! Room for a thread's intermediate values, kept between calls.
+//! Room for intermediate values, kept between calls.
+//!
+//! Nothing here is locked while an op works: a thread that waits for others in the middle of an op may begin
+//! another caller's, which asks for the same room.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 
-use super::head::Part;
-
-/// One growing buffer a worker thread, and one for what they hand on.
-pub(super) struct Scratch {
-    threads: Vec<Mutex<Vec<f32>>>,
-    head_parts: Mutex<Vec<Part>>,
+thread_local! {
+    static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-impl Scratch {
-    pub(super) fn new(threads: usize) -> Self {
-        Self {
-            threads: (0..threads.max(1)).map(|_| Mutex::default()).collect(),
-            head_parts: Mutex::default(),
-        }
+/// Calls `f` with `len` values of the calling thread's buffer, as the last user left them.
+pub(super) fn with_room<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = ROOM.take();
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    let result = f(&mut buffer[..len]);
+    ROOM.set(buffer);
+    result
+}
+
+/// Buffers that nobody uses just now: as many as there were calls at the same time.
+#[derive(Debug)]
+pub(super) struct FreeList<T>(Mutex<Vec<Vec<T>>>);
+
+impl<T> Default for FreeList<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone + Default> FreeList<T> {
+    /// Calls `f` with a buffer of `len` values, as the last user left them.
+    pub(super) fn with<R>(&self, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+        let mut buffer = self.free().pop().unwrap_or_default();
+        buffer.resize(len, T::default());
+        let result = f(&mut buffer);
+        self.free().push(buffer);
+        result
     }
 
-    /// `len` parts, as the last user left them.
-    pub(super) fn head_parts(&self, len: usize) -> MutexGuard<'_, Vec<Part>> {
-        let mut parts = self
-            .head_parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        parts.resize(len, Part::default());
-        parts
-    }
-
-    /// Calls `f` with `len` values of the calling thread's buffer, as the last user left them.
-    pub(super) fn with<R>(&self, len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-        let thread = rayon::current_thread_index().unwrap_or(0);
-        let mut buffer = self.threads[thread % self.threads.len()]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
-        }
-        f(&mut buffer[..len])
+    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Vec<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

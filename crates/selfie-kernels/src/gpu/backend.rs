@@ -7,6 +7,7 @@ use super::buffers::{Buffer, GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 use super::kv::GpuKv;
 use super::plan::{Splits, step_rows};
 use super::scratch::Scratch;
+use super::tally::GpuTally;
 use super::{Driver, load};
 use crate::error::{check_index, check_shape};
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     MatrixSource, Memory, Result,
 };
 
-/// A GPU, by way of a [`Driver`].
+/// A GPU, by way of a [`Driver`]. Clones share the device, its stream and its memory.
 ///
 /// GEMM operands, keys and values have the dtype of the weights; the residual stream and sums are f32. Ops check what
 /// they are given on the host, then put their work on the driver's stream; only [`head_best`](Backend::head_best),
@@ -22,7 +23,17 @@ use crate::{
 pub struct Gpu<D: Driver> {
     pub(super) driver: Arc<D>,
     pub(super) splits: Splits,
-    scratch: Mutex<Scratch<D>>,
+    scratch: Arc<Mutex<Scratch<D>>>,
+}
+
+impl<D: Driver> Clone for Gpu<D> {
+    fn clone(&self) -> Self {
+        Self {
+            driver: self.driver.clone(),
+            splits: self.splits,
+            scratch: self.scratch.clone(),
+        }
+    }
 }
 
 impl<D: Driver> Gpu<D> {
@@ -31,7 +42,7 @@ impl<D: Driver> Gpu<D> {
     pub fn new(driver: D, splits: Splits) -> Result<Self> {
         let driver = Arc::new(driver);
         Ok(Self {
-            scratch: Mutex::new(Scratch::new(&driver)?),
+            scratch: Arc::new(Mutex::new(Scratch::new(&driver)?)),
             driver,
             splits,
         })
@@ -42,15 +53,12 @@ impl<D: Driver> Gpu<D> {
         &self.driver
     }
 
-    /// The buffers that ops share. Who holds them may upload a list and launch the kernel that reads it.
+    /// The buffers that ops share. Who holds them may upload a list and launch the kernel that reads it. Held from the
+    /// first use of a buffer until all that uses it is on the stream, whose order then keeps callers apart; nothing
+    /// that is done meanwhile runs on rayon's threads, where a waiting thread may begin another caller's op.
     pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch<D>> {
         // An op that panicked may have left half a list; the next one writes its own.
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the device, and reports an injection that missed its row.
-    fn check_injections(&self) -> Result<()> {
-        self.scratch().injections.check()
     }
 }
 
@@ -69,6 +77,7 @@ impl<D: Driver> Backend for Gpu<D> {
     type Acts = GpuActs<D>;
     type Kv = GpuKv<D>;
     type Batch = GpuBatch<D>;
+    type Tally = GpuTally<D>;
 
     fn describe(&self) -> String {
         self.driver.describe()
@@ -165,7 +174,6 @@ impl<D: Driver> Backend for Gpu<D> {
         let offset = range.start as u64 * rows.row_bytes();
         rows.buffer
             .read(offset, bytemuck::cast_slice_mut(&mut values))?;
-        self.check_injections()?;
         Ok(values)
     }
 
@@ -234,7 +242,7 @@ impl<D: Driver> Backend for Gpu<D> {
     fn rope_append(
         &self,
         shape: &AttnShape,
-        rope: &GpuRows<D>,
+        rope: Option<&GpuRows<D>>,
         batch: &GpuBatch<D>,
         layer: usize,
         qkv: &mut GpuRows<D>,
@@ -266,25 +274,22 @@ impl<D: Driver> Backend for Gpu<D> {
         self.gather_rows(src, index, dst)
     }
 
-    fn scatter(
-        &self,
-        src: &GpuRows<D>,
-        index: &[usize],
-        dst: &mut GpuRows<D>,
-        at: &[usize],
-    ) -> Result<()> {
-        self.scatter_rows(src, index, dst, at)
+    fn tally(&self) -> Result<GpuTally<D>> {
+        GpuTally::new(&self.driver)
     }
 
-    /// Returns how many rows it was asked to write, without waiting for the device. The device counts the rows that it
-    /// did write, and the next call that waits for it fails if they are fewer.
     fn inject(
         &self,
         vectors: &GpuRows<D>,
         writes: &[Injection],
         rows: &mut GpuRows<D>,
-    ) -> Result<usize> {
-        self.inject_rows(vectors, writes, rows)
+        tally: &mut GpuTally<D>,
+    ) -> Result<()> {
+        self.inject_rows(vectors, writes, rows, tally)
+    }
+
+    fn check_tally(&self, tally: &mut GpuTally<D>) -> Result<()> {
+        tally.check()
     }
 
     fn head_best(&self, a: &GpuActs<D>, head: &GpuMatrix<D>) -> Result<Vec<Best>> {

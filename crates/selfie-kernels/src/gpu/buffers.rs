@@ -47,18 +47,6 @@ impl<D: Driver> Buffer<D> {
         unsafe { self.driver.write(self.address + offset, bytes) }
     }
 
-    /// Writes `bytes` bytes at `offset` that `fill` makes.
-    pub(super) fn write_with(
-        &self,
-        offset: u64,
-        bytes: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        assert!(offset + bytes as u64 <= self.bytes);
-        // SAFETY: the range lies in the allocation.
-        unsafe { self.driver.write_with(self.address + offset, bytes, fill) }
-    }
-
     /// Reads at `offset`, where something has been written before.
     pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         assert!(offset + bytes.len() as u64 <= self.bytes);

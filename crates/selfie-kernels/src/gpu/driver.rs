@@ -31,23 +31,6 @@ pub trait Driver: Send + Sync + 'static {
     /// `to..to + bytes.len()` lies in one allocation.
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Copies `bytes` bytes that `fill` writes; a driver may hand it memory that the device fetches from. `fill` does not
-    /// use the driver.
-    ///
-    /// # Safety
-    /// `to..to + bytes` lies in one allocation.
-    unsafe fn write_with(
-        &self,
-        to: u64,
-        bytes: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut buffer = vec![0; bytes];
-        fill(&mut buffer)?;
-        // SAFETY: the caller's range.
-        unsafe { self.write(to, &buffer) }
-    }
-
     /// Copies from the device and waits for it.
     ///
     /// # Safety

@@ -5,7 +5,7 @@ use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 use super::kv::GpuKv;
 use super::plan::{self, AddBias, Attention, Embed, RmsNorm, RopeAppend, Swiglu};
 use super::{Driver, Gemm, Gpu, WeightOrder};
-use crate::checks::{check_groups, check_qkv};
+use crate::checks::{check_groups, check_qkv, check_rope};
 use crate::error::{check_index, check_shape};
 use crate::{AttnShape, DType, KernelError, Result};
 
@@ -62,7 +62,6 @@ impl<D: Driver> Gpu<D> {
         }
         let plan = RmsNorm {
             x: x.address(),
-            addend: 0,
             weight: weight.buffer.address(),
             out,
             n: small(OP, x.len)?,
@@ -125,7 +124,7 @@ impl<D: Driver> Gpu<D> {
     pub(super) fn rotate_and_append(
         &self,
         shape: &AttnShape,
-        rope: &GpuRows<D>,
+        rope: Option<&GpuRows<D>>,
         batch: &GpuBatch<D>,
         layer: usize,
         qkv: &mut GpuRows<D>,
@@ -134,11 +133,9 @@ impl<D: Driver> Gpu<D> {
         const OP: &str = "rope_append";
         let rows = batch.rows.len();
         check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
-        check_shape(OP, "width of the rope table", shape.head_dim, rope.width)?;
         kv.check(OP, layer, &batch.rows)?;
-        for row in &batch.rows {
-            let position = row.position as usize;
-            check_index(OP, "position in the rope table", position, rope.len)?;
+        if let Some(rope) = rope {
+            check_rope(OP, shape, (rope.len, rope.width), &batch.rows)?;
         }
         check_head_dim(OP, shape, DType::F32)?;
         if qkv.len * qkv.width == 0 {
@@ -146,7 +143,7 @@ impl<D: Driver> Gpu<D> {
         }
         let plan = RopeAppend {
             qkv: qkv.address(),
-            table: rope.address(),
+            table: rope.map_or(0, GpuRows::address),
             slot: batch.slots(),
             position: batch.positions(),
             kv: kv.layer(layer)?,

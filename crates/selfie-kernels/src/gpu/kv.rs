@@ -1,7 +1,6 @@
 //! The store of keys and values.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Driver;
 use super::buffers::Buffer;
@@ -16,8 +15,8 @@ pub struct GpuKv<D: Driver> {
     /// Shared positions that each slot sees, `[layers, slots]`: on the host for checks, on the device for kernels.
     seen: Vec<u32>,
     device_seen: Buffer<D>,
-    /// Whether the device does not know yet what the host does.
-    stale: AtomicBool,
+    /// Whether the device does not know yet what the host does. Held while it is told, so that nobody goes on before.
+    stale: Mutex<bool>,
 }
 
 struct Layer<D: Driver> {
@@ -44,7 +43,7 @@ impl<D: Driver> GpuKv<D> {
             layers: layers.collect::<Result<_>>()?,
             seen: vec![0; layout.own.len() * layout.slots],
             device_seen: Buffer::zeroed(driver, WHAT, seen_bytes(layout))?,
-            stale: AtomicBool::new(false),
+            stale: Mutex::new(false),
             layout: layout.clone(),
         })
     }
@@ -54,7 +53,7 @@ impl<D: Driver> GpuKv<D> {
         for (layer, &n) in shared.iter().enumerate() {
             self.seen[layer * self.layout.slots + slot] = n as u32;
         }
-        self.stale.store(true, Ordering::Relaxed);
+        *self.stale.get_mut().unwrap_or_else(PoisonError::into_inner) = true;
         Ok(())
     }
 
@@ -70,9 +69,11 @@ impl<D: Driver> GpuKv<D> {
 
     /// One layer as kernels take it. Tells the device first what slots see, if that has changed.
     pub(super) fn layer(&self, layer: usize) -> Result<KvLayer> {
-        if self.stale.swap(false, Ordering::Relaxed) {
+        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stale {
             self.device_seen
                 .write(0, bytemuck::cast_slice(&self.seen))?;
+            *stale = false;
         }
         Ok(KvLayer {
             keys: self.layers[layer].keys.address(),

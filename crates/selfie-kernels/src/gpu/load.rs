@@ -31,6 +31,8 @@ pub(super) fn matrix<D: Driver>(
     let bytes = rows as u64 * row_bytes as u64;
     let buffer = Buffer::new(driver, "a weight matrix", bytes)?;
     let mut first = 0;
+    // Filled by rayon's threads, and so not with the driver's memory: that would be locked meanwhile.
+    let mut piece = Vec::new();
     for source in sources {
         let (n, _) = source.shape();
         let widest = dtype.size().max(source.dtype().size());
@@ -39,13 +41,20 @@ pub(super) fn matrix<D: Driver>(
             let part = start..n.min(start + step);
             let at = first + part.start..first + part.end;
             let offset = at.start as u64 * row_bytes as u64;
-            buffer.write_with(offset, part.len() * row_bytes, &mut |out| {
-                let mut read = Ok(());
-                source.with_rows(part.clone(), &mut |bytes| {
-                    read = convert(bytes, source.dtype(), columns, at.clone(), dtype, out);
-                })?;
-                read
+            piece.resize(part.len() * row_bytes, 0);
+            let mut read = Ok(());
+            source.with_rows(part, &mut |bytes| {
+                read = convert(
+                    bytes,
+                    source.dtype(),
+                    columns,
+                    at.clone(),
+                    dtype,
+                    &mut piece,
+                );
             })?;
+            read?;
+            buffer.write(offset, &piece)?;
         }
         first += n;
     }

@@ -17,6 +17,7 @@ mod load;
 pub mod plan;
 mod probe_ops;
 mod scratch;
+mod tally;
 pub mod template;
 mod train;
 
@@ -27,3 +28,4 @@ pub use cuda::{Cuda, CudaDriver, CudaOptions};
 pub use driver::{Driver, Gemm, WeightOrder};
 pub use kv::GpuKv;
 pub use launch::{Arg, File, Launch, Module};
+pub use tally::GpuTally;

@@ -1,11 +1,13 @@
-//! What a probe does with rows: gather, scatter, inject.
+//! What a probe does with rows: gather, inject.
 
 use std::collections::HashSet;
 
 use super::backend::small;
 use super::buffers::GpuRows;
-use super::plan::{GatherRows, Inject, injection_list};
+use super::plan::{GatherRows, Inject, WRITE_BYTES, injection_list};
+use super::tally::GpuTally;
 use super::{Driver, Gpu};
+use crate::checks::check_injections;
 use crate::error::{check_index, check_shape};
 use crate::{Injection, Result};
 
@@ -24,40 +26,12 @@ impl<D: Driver> Gpu<D> {
         let first = dst.len;
         dst.set_len(OP, first + index.len())?;
         let pairs = index.iter().enumerate().map(|(n, &i)| (i, first + n));
-        self.copy_rows(OP, src, &pairs.collect::<Vec<_>>(), dst)
-    }
-
-    pub(super) fn scatter_rows(
-        &self,
-        src: &GpuRows<D>,
-        index: &[usize],
-        dst: &mut GpuRows<D>,
-        at: &[usize],
-    ) -> Result<()> {
-        const OP: &str = "scatter";
-        check_shape(OP, "width of the target", src.width, dst.width)?;
-        check_shape(OP, "number of targets", index.len(), at.len())?;
-        let pairs: Vec<(usize, usize)> = index.iter().copied().zip(at.iter().copied()).collect();
-        for &(from, to) in &pairs {
-            check_index(OP, "row of the source", from, src.len)?;
-            check_index(OP, "row of the target", to, dst.len)?;
-        }
-        self.copy_rows(OP, src, &pairs, dst)
-    }
-
-    /// Copies rows; both of each pair have been checked.
-    fn copy_rows(
-        &self,
-        op: &'static str,
-        src: &GpuRows<D>,
-        pairs: &[(usize, usize)],
-        dst: &mut GpuRows<D>,
-    ) -> Result<()> {
+        let pairs: Vec<(usize, usize)> = pairs.collect();
         if src.width == 0 {
             return Ok(());
         }
         let mut scratch = self.scratch();
-        for pairs in waves(pairs, scratch.list_len(8), |&(_, to)| to) {
+        for pairs in pairs.chunks(scratch.list_len(8)) {
             let words = pairs
                 .iter()
                 .flat_map(|&(from, to)| [from as u32, to as u32]);
@@ -67,10 +41,10 @@ impl<D: Driver> Gpu<D> {
                 src: src.address(),
                 dst: dst.address(),
                 list,
-                n: small(op, pairs.len())?,
-                width: small(op, src.width)?,
+                n: small(OP, pairs.len())?,
+                width: small(OP, src.width)?,
             };
-            // SAFETY: the list is on the device, and its rows are in their buffers; no row is written twice.
+            // SAFETY: the list is on the device, and its rows are in their buffers.
             unsafe { self.driver.launch(&plan.launch())? };
         }
         Ok(())
@@ -81,34 +55,31 @@ impl<D: Driver> Gpu<D> {
         vectors: &GpuRows<D>,
         writes: &[Injection],
         rows: &mut GpuRows<D>,
-    ) -> Result<usize> {
+        tally: &mut GpuTally<D>,
+    ) -> Result<()> {
         const OP: &str = "inject";
-        check_shape(OP, "width of the vectors", rows.width, vectors.width)?;
-        for write in writes {
-            check_index(OP, "row", write.row, rows.len)?;
-            check_index(OP, "vector", write.vector, vectors.len)?;
-        }
+        check_injections(writes, (vectors.len, vectors.width), (rows.len, rows.width))?;
         if rows.width == 0 {
-            return Ok(writes.len());
+            return Ok(());
         }
         let mut scratch = self.scratch();
-        for writes in waves(writes, scratch.list_len(16) - 1, |write| write.row) {
+        for writes in waves(writes, scratch.list_len(WRITE_BYTES) - 1, |write| write.row) {
             let list = scratch.list.put(&injection_list(writes))?;
             let plan = Inject {
                 rows: rows.address(),
                 vectors: vectors.address(),
                 list,
-                written: scratch.injections.counter(),
+                written: tally.counter(),
                 n_rows: small(OP, rows.len)?,
                 n_vectors: small(OP, vectors.len)?,
                 width: small(OP, rows.width)?,
                 blocks: small(OP, writes.len())?,
             };
-            scratch.injections.ask(writes.len());
+            tally.ask(writes.len());
             // SAFETY: the list is on the device; rows and vectors have their lengths and one width.
             unsafe { self.driver.launch(&plan.launch())? };
         }
-        Ok(writes.len())
+        Ok(())
     }
 }
 

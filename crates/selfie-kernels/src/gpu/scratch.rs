@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Driver;
 use super::buffers::Buffer;
-use crate::{KernelError, Result};
+use crate::Result;
 
 /// Bytes of an index list that are uploaded at a time.
 const LIST_BYTES: u64 = 256 << 10;
@@ -12,7 +12,6 @@ const LIST_BYTES: u64 = 256 << 10;
 /// What ops use one after the other, in the order of the stream.
 pub(super) struct Scratch<D: Driver> {
     pub(super) list: List<D>,
-    pub(super) injections: Injections<D>,
     /// What attention leaves of a split context.
     pub(super) attention: Growing<D>,
     pub(super) logits: Growing<D>,
@@ -35,11 +34,6 @@ impl<D: Driver> Scratch<D> {
             list: List {
                 buffer: Buffer::new(driver, "an index list", LIST_BYTES)?,
                 there: Vec::new(),
-            },
-            injections: Injections {
-                written: Buffer::zeroed(driver, "a counter", 4)?,
-                asked: 0,
-                checked: 0,
             },
             attention: growing("the splits of attention"),
             logits: growing("logits"),
@@ -91,45 +85,5 @@ impl<D: Driver> Growing<D> {
             None => Buffer::new(&self.driver, self.what, bytes.next_power_of_two())?,
         };
         Ok(self.buffer.insert(buffer))
-    }
-}
-
-/// Rows that injections were to write, and those that the device counted; both wrap around.
-pub(super) struct Injections<D: Driver> {
-    written: Buffer<D>,
-    asked: u32,
-    /// `asked` when both were last compared.
-    checked: u32,
-}
-
-impl<D: Driver> Injections<D> {
-    /// The device's counter.
-    pub(super) fn counter(&self) -> u64 {
-        self.written.address()
-    }
-
-    pub(super) fn ask(&mut self, rows: usize) {
-        self.asked = self.asked.wrapping_add(rows as u32);
-    }
-
-    /// Compares the two, if there were injections since the last time.
-    pub(super) fn check(&mut self) -> Result<()> {
-        if self.asked == self.checked {
-            return Ok(());
-        }
-        let mut written = [0; 4];
-        self.written.read(0, &mut written)?;
-        let missing = self.asked.wrapping_sub(u32::from_le_bytes(written));
-        let asked = self.asked.wrapping_sub(self.checked);
-        // One report for each miss.
-        self.asked = u32::from_le_bytes(written);
-        self.checked = self.asked;
-        if missing == 0 {
-            return Ok(());
-        }
-        Err(KernelError::MissedInjection {
-            asked,
-            written: asked.wrapping_sub(missing),
-        })
     }
 }

@@ -118,7 +118,7 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
         let mut qkv = rows_of(backend, &all, width);
         must(
             "rope_append",
-            backend.rope_append(&shape, &rope, &batch, 0, &mut qkv, kv),
+            backend.rope_append(&shape, Some(&rope), &batch, 0, &mut qkv, kv),
         );
         (batch, qkv)
     };

@@ -19,7 +19,6 @@ pub(crate) fn checks() -> Vec<Check> {
     vec![
         of_op("op rows", rows::check_rows),
         of_op("op gather", rows::check_gather),
-        of_op("op scatter", rows::check_scatter),
         of_op("op inject", rows::check_inject),
         of_op("op embed", matrix::check_embed),
         of_op("op rms_norm", rows::check_rms_norm),
@@ -31,11 +30,13 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op attend", attention::check_attend),
         of_op("op head_best", matrix::check_head_best),
         of_op("op head_score", matrix::check_head_score),
+        of_op("op head of infinite logits", matrix::check_head_not_finite),
         of_op("op read_matrix", train::check_read_matrix),
         of_op("op linear_f32", train::check_linear_f32),
         of_op("op linear_f32_back", train::check_linear_f32_back),
         of_op("op mlp_backward", train::check_mlp_backward),
         of_op("op adam", train::check_adam),
+        of_op("op callers", |cuda| cases::callers::check_callers(cuda, 10)),
         of_op("op errors", |cuda| {
             errors::buffers(cuda);
             errors::embed(cuda);

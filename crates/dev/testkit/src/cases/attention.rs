@@ -80,31 +80,30 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
             .collect();
         let batch = batch_of(backend, &rows);
         let before = values(seed as u64, rows.len() * width, (-2.0, 2.0));
-        let mut qkv = rows_of(backend, &before, width);
         let rope = rows_of(backend, &table, shape.head_dim);
-        let mut kv = must("kv", backend.kv(&layout));
-        let result = backend.rope_append(&shape, &rope, &batch, 0, &mut qkv, &mut kv);
-        must("rope_append", result);
-        let after = read_all(backend, &qkv);
-        let rows = before.chunks_exact(width).zip(after.chunks_exact(width));
-        for (&position, (before, after)) in case.positions.iter().zip(rows) {
-            let name = format!("{shape:?} at {position}");
-            let table = &table[position as usize * shape.head_dim..][..shape.head_dim];
-            let q = &before[..q_dim];
-            let magnitude = rotated_magnitude(q, table);
-            errors.compare(
-                format_args!("{name}, queries"),
-                &after[..q_dim],
-                &rotated(q, table),
-                |i| 3.0 * U * f64::from(magnitude[i]),
-            );
-            let v = q_dim + shape.kv_dim();
-            errors.compare(
-                format_args!("{name}, values"),
-                &after[v..],
-                &before[v..],
-                |_| 0.0,
-            );
+        for rope in [Some(&rope), None] {
+            let mut qkv = rows_of(backend, &before, width);
+            let mut kv = must("kv", backend.kv(&layout));
+            let result = backend.rope_append(&shape, rope, &batch, 0, &mut qkv, &mut kv);
+            must("rope_append", result);
+            let after = read_all(backend, &qkv);
+            let rows = before.chunks_exact(width).zip(after.chunks_exact(width));
+            for (&position, (before, after)) in case.positions.iter().zip(rows) {
+                let name = format!("{shape:?} at {position}, rotated: {}", rope.is_some());
+                let table = &table[position as usize * shape.head_dim..][..shape.head_dim];
+                let (q, got) = (&before[..q_dim], &after[..q_dim]);
+                if rope.is_some() {
+                    let magnitude = rotated_magnitude(q, table);
+                    let bound = |i: usize| 3.0 * U * f64::from(magnitude[i]);
+                    let name = format_args!("{name}, queries");
+                    errors.compare(name, got, &rotated(q, table), bound);
+                } else {
+                    errors.compare(format_args!("{name}, queries"), got, q, |_| 0.0);
+                }
+                let v = q_dim + shape.kv_dim();
+                let name = format_args!("{name}, values");
+                errors.compare(name, &after[v..], &before[v..], |_| 0.0);
+            }
         }
     }
     errors.finish();
@@ -123,6 +122,9 @@ pub fn check_attend<B: Operands>(backend: &B) {
     }
     errors.finish();
 }
+
+/// The layer whose queries and keys are not rotated.
+const UNROTATED: usize = 1;
 
 /// The batches of a case, for each of two layers: the shared prompt, the branches, one more token a branch.
 fn steps(case: &Attend) -> Vec<[Vec<BatchRow>; 2]> {
@@ -224,7 +226,8 @@ impl<'a, B: Operands> Run<'a, B> {
                 let batch = batch_of(backend, rows);
                 let mut qkv = rows_of(backend, &values, width);
                 let (shape, kv) = (&self.shape, &mut self.kv);
-                let appended = backend.rope_append(shape, &self.rope, &batch, layer, &mut qkv, kv);
+                let rope = (layer != UNROTATED).then_some(&self.rope);
+                let appended = backend.rope_append(shape, rope, &batch, layer, &mut qkv, kv);
                 must("rope_append", appended);
                 for (row, values) in rows.iter().zip(values.chunks_exact(width)) {
                     self.remember(layer, row, values);
@@ -245,16 +248,22 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
-    fn table(&self, row: &BatchRow) -> &[f32] {
+    /// What the layer makes of heads of a row (`[n * head_dim]`), and the magnitude of that.
+    fn turned(&self, layer: usize, row: &BatchRow, heads: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        if layer == UNROTATED {
+            return (heads.to_vec(), abs(heads));
+        }
         let dim = self.shape.head_dim;
-        &self.table[row.position as usize * dim..][..dim]
+        let table = &self.table[row.position as usize * dim..][..dim];
+        (rotated(heads, table), rotated_magnitude(heads, table))
     }
 
     fn remember(&mut self, layer: usize, row: &BatchRow, qkv: &[f32]) {
         let (key, value) = qkv[self.shape.q_dim()..].split_at(self.shape.kv_dim());
+        let (key, key_magnitude) = self.turned(layer, row, key);
         let position = Position {
-            key: rotated(key, self.table(row)),
-            key_magnitude: rotated_magnitude(key, self.table(row)),
+            key,
+            key_magnitude,
             value: value.to_vec(),
         };
         match row.slot {
@@ -282,14 +291,14 @@ impl<'a, B: Operands> Run<'a, B> {
         let visible = self.visible(layer, row);
         let keys: Vec<&[f32]> = visible.iter().map(|p| &p.key[..]).collect();
         let key_values: Vec<&[f32]> = visible.iter().map(|p| &p.value[..]).collect();
-        let rotated_q = rotated(q, self.table(row));
-        let want = reference::attend(shape, &rotated_q, &keys, &key_values);
+        let (q, q_magnitude) = self.turned(layer, row, q);
+        let want = reference::attend(shape, &q, &keys, &key_values);
         let magnitudes: Vec<Vec<f32>> = visible.iter().map(|p| abs(&p.value)).collect();
         let magnitudes: Vec<&[f32]> = magnitudes.iter().map(|v| &v[..]).collect();
-        let magnitude = reference::attend(shape, &rotated_q, &keys, &magnitudes);
+        let magnitude = reference::attend(shape, &q, &keys, &magnitudes);
         // A weight is off by the error of its own score and that of the normalizer: the sum over the head, and
         // three roundings in the rotation of the query and of the key. Then the weights' sum.
-        let score = self.largest_score(&rotated_magnitude(q, self.table(row)), &visible);
+        let score = self.largest_score(&q_magnitude, &visible);
         let score_error = (sum_bound(shape.head_dim) + 6.0 * U) * score;
         let bound = (2.0 * score_error).exp_m1() + sum_bound(visible.len()) + 12.0 * U;
         errors.compare_acts(

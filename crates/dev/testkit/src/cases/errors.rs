@@ -267,7 +267,7 @@ fn filled_cache<B: Backend>(backend: &B) -> B::Kv {
     let rope = zeros(backend, 9, SHAPE.head_dim);
     for layer in 0..2 {
         let mut qkv = zeros(backend, rows.len(), SHAPE.qkv_dim());
-        let appended = backend.rope_append(&SHAPE, &rope, &batch, layer, &mut qkv, &mut kv);
+        let appended = backend.rope_append(&SHAPE, Some(&rope), &batch, layer, &mut qkv, &mut kv);
         must("rope_append", appended);
     }
     kv
@@ -320,7 +320,14 @@ pub fn rope_append<B: Operands>(backend: &B) {
     let run = |rope: &B::Rows, shape: AttnShape, row, width, n, layer| {
         let mut qkv = zeros(backend, n, width);
         let batch = batch_of(backend, &[row]);
-        backend.rope_append(&shape, rope, &batch, layer, &mut qkv, &mut cache(backend))
+        backend.rope_append(
+            &shape,
+            Some(rope),
+            &batch,
+            layer,
+            &mut qkv,
+            &mut cache(backend),
+        )
     };
     refused_by_both("rope_append", &|shape, row, width, n, layer| {
         run(
@@ -403,41 +410,22 @@ pub fn probe_ops<B: Operands>(backend: &B) {
     );
 
     let mut dst = zeros(backend, 2, 4);
-    assert_eq!(
-        shape(backend.scatter(&src, &[0], &mut wide, &[0])),
-        ("scatter", 4, 5)
-    );
-    assert_eq!(
-        shape(backend.scatter(&src, &[0, 1], &mut dst, &[0])),
-        ("scatter", 2, 1)
-    );
-    assert_eq!(
-        range(backend.scatter(&src, &[3], &mut dst, &[0])),
-        ("scatter", 3, 3)
-    );
-    assert_eq!(
-        range(backend.scatter(&src, &[0], &mut dst, &[2])),
-        ("scatter", 2, 2)
-    );
-
     let write = |row, vector| Injection {
         row,
         vector,
         mode: InjectMode::Replace,
         strength: 1.0,
     };
+    let mut tally = must("tally", backend.tally());
     assert_eq!(
-        shape(backend.inject(&src, &[write(0, 0)], &mut wide)),
+        shape(backend.inject(&src, &[write(0, 0)], &mut wide, &mut tally)),
         ("inject", 5, 4)
     );
-    assert_eq!(
-        range(backend.inject(&src, &[write(2, 0)], &mut dst)),
-        ("inject", 2, 2)
-    );
-    assert_eq!(
-        range(backend.inject(&src, &[write(0, 3)], &mut dst)),
-        ("inject", 3, 3)
-    );
+    let mut inject = |writes: &[Injection]| backend.inject(&src, writes, &mut dst, &mut tally);
+    assert_eq!(range(inject(&[write(2, 0)])), ("inject", 2, 2));
+    assert_eq!(range(inject(&[write(0, 3)])), ("inject", 3, 3));
+    // What was refused was not counted.
+    must("check_tally", backend.check_tally(&mut tally));
 }
 
 pub fn head<B: Operands>(backend: &B) {

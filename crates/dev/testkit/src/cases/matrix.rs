@@ -3,7 +3,7 @@
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{Backend, BatchRow, DType, Slot};
 
-use super::tables::{EMBED, HEAD, Head, LINEAR, Linear, ROWS, SCORED};
+use super::tables::{EMBED, HEAD, Head, LINEAR, Linear, NOT_FINITE, ROWS, SCORED};
 use super::*;
 
 pub fn check_embed<B: Backend>(backend: &B) {
@@ -175,6 +175,40 @@ pub fn check_head_score<B: Operands>(backend: &B) {
                     &want,
                     |i| logits.bound(i, want[i]),
                 );
+            }
+        }
+    }
+    errors.finish();
+}
+
+/// Rows of which every other one has a logit that is not finite.
+pub fn check_head_not_finite<B: Operands>(backend: &B) {
+    let mut errors = Errors::new(backend, "head with logits that are not finite");
+    let (n, k) = (5, 20);
+    for (seed, case) in NOT_FINITE.iter().enumerate() {
+        for dtype in DTYPES {
+            let mut a = values(seed as u64, n * k, (-1.0, 1.0));
+            for (row, a) in a.chunks_exact_mut(k).enumerate() {
+                a[..2].fill(if row % 2 == 1 { 3e38 } else { 0.0 });
+            }
+            let mut head = values(100 + seed as u64, case.vocab * k, (-1.0, 1.0));
+            for (token, w) in head.chunks_exact_mut(k).enumerate() {
+                let own = token == case.token;
+                w[..2].copy_from_slice(if own { &case.weights } else { &[0.0; 2] });
+            }
+            let packed = Matrix::new(dtype, k, &head);
+            let packed = must("matrix", backend.matrix(&[&packed], dtype));
+            let a = acts_of(backend, &a, k, dtype);
+            let name = format!("{dtype}, token {} of {}", case.token, case.vocab);
+            let finite = |logprob: f32| (logprob.is_finite(), logprob.is_nan());
+            let want: Vec<_> = (0..n).map(|row| (row % 2 == 0, row % 2 == 1)).collect();
+            let best = must("head_best", backend.head_best(&a, &packed));
+            let got: Vec<_> = best.iter().map(|best| finite(best.logprob)).collect();
+            errors.equal(format_args!("{name}, best"), &got, &want);
+            for token in [0, case.token, case.vocab - 1] {
+                let scores = backend.head_score(&a, &packed, &[token as u32; 5]);
+                let got: Vec<_> = must("head_score", scores).into_iter().map(finite).collect();
+                errors.equal(format_args!("{name}, score of {token}"), &got, &want);
             }
         }
     }

@@ -12,6 +12,7 @@
 //! within the bound; the same goes for f16.
 
 pub mod attention;
+pub mod callers;
 pub mod errors;
 pub mod matrix;
 pub mod rows;

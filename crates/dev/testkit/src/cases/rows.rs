@@ -2,7 +2,7 @@
 
 use selfie_kernels::{Backend, InjectMode, Injection, reference};
 
-use super::tables::{MOVE, NORM, ROWS, STRENGTHS, SWIGLU};
+use super::tables::{MOVE, Move, NORM, ROWS, STRENGTHS, SWIGLU, Spread, WRITTEN};
 use super::*;
 
 pub fn check_rows<B: Backend>(backend: &B) {
@@ -50,75 +50,76 @@ pub fn check_gather<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-pub fn check_scatter<B: Backend>(backend: &B) {
-    let mut errors = Errors::new(backend, "scatter");
-    for case in MOVE {
-        let src = values(1, case.n * case.width, (-1.0, 1.0));
-        let mut want = values(2, case.n * case.width, (-1.0, 1.0));
-        let rows = rows_of(backend, &src, case.width);
-        let mut dst = rows_of(backend, &want, case.width);
-        must(
-            "scatter",
-            backend.scatter(&rows, case.index, &mut dst, case.at),
-        );
-        reference::scatter(&src, case.index, &mut want, case.at, case.width);
-        errors.equal(
-            format_args!("{:?} to {:?} of {}", case.index, case.at, case.width),
-            read_all(backend, &dst),
-            want,
-        );
-    }
-    errors.finish();
-}
-
 pub fn check_inject<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "inject");
     for case in MOVE {
-        for mode in [InjectMode::Replace, InjectMode::Add] {
+        for mode in InjectMode::ALL {
             for strength in STRENGTHS {
-                let vectors = values(1, case.n * case.width, (-3.0, 3.0));
-                let before = values(2, case.n * case.width, (-1.0, 1.0));
-                let pairs = case.index.iter().zip(case.at);
-                let writes: Vec<Injection> = pairs
-                    .map(|(&vector, &row)| Injection {
-                        row,
-                        vector,
-                        mode,
-                        strength,
-                    })
-                    .collect();
-                let mut want = before.clone();
-                reference::inject(&vectors, &writes, &mut want, case.width);
-                // Magnitudes: what both terms of a written row add up to. Other rows keep their bits.
-                let mut magnitude = vec![0.0; before.len()];
-                for write in &writes {
-                    for d in 0..case.width {
-                        let h = before[write.row * case.width + d].abs();
-                        let v = vectors[write.vector * case.width + d].abs();
-                        magnitude[write.row * case.width + d] = match mode {
-                            InjectMode::Replace => strength.abs() * v + (1.0 - strength).abs() * h,
-                            InjectMode::Add => strength.abs() * v + h,
-                        };
-                    }
+                for spread in WRITTEN {
+                    check_writes(backend, case, (mode, strength), spread, &mut errors);
                 }
-                // To replace a row outright is a copy, and to write nothing changes nothing.
-                let exact = strength == 0.0 || (strength == 1.0 && mode == InjectMode::Replace);
-                let units = if exact { 0.0 } else { 3.0 };
-                let vectors = rows_of(backend, &vectors, case.width);
-                let mut rows = rows_of(backend, &before, case.width);
-                let name = format!("{mode:?} {strength} of {writes:?}");
-                let written = must("inject", backend.inject(&vectors, &writes, &mut rows));
-                errors.equal(format_args!("{name}"), written, writes.len());
-                errors.compare(
-                    format_args!("{name}"),
-                    &read_all(backend, &rows),
-                    &want,
-                    |i| units * U * f64::from(magnitude[i]),
-                );
             }
         }
     }
     errors.finish();
+}
+
+fn check_writes<B: Backend>(
+    backend: &B,
+    case: &Move,
+    (mode, strength): (InjectMode, f32),
+    spread: Spread,
+    errors: &mut Errors,
+) {
+    let width = case.width;
+    let vectors = values(1, case.n * width, spread);
+    let before = values(2, case.n * width, (-1.0, 1.0));
+    let pairs = case.index.iter().zip(case.at);
+    let writes: Vec<Injection> = pairs
+        .map(|(&vector, &row)| Injection {
+            row,
+            vector,
+            mode,
+            strength,
+        })
+        .collect();
+    let mut want = before.clone();
+    reference::inject(&vectors, &writes, &mut want, width);
+    // Magnitudes: what both terms of a written row add up to. Other rows keep their bits.
+    let form = mode.form();
+    let keep = form.keep.factor(strength);
+    let mut magnitude = vec![0.0; before.len()];
+    for write in &writes {
+        let at = write.row * width..(write.row + 1) * width;
+        for (i, &h) in at.clone().zip(&before[at]) {
+            let kept = f64::from(keep) * f64::from(h);
+            magnitude[i] = (f64::from(want[i]) - kept).abs() + kept.abs();
+        }
+    }
+    // To replace a row outright is a copy, and to write nothing changes nothing.
+    let exact = strength == 0.0 || (strength == 1.0 && mode == InjectMode::Replace);
+    let units = match (exact, form.unit || form.matched) {
+        (true, _) => 0.0,
+        (false, false) => 3.0,
+        // The roundings of two lengths, a quotient and a product too.
+        (false, true) => 7.0,
+    };
+    let vectors = rows_of(backend, &vectors, width);
+    let mut rows = rows_of(backend, &before, width);
+    let mut tally = must("tally", backend.tally());
+    let name = format!("{mode} {strength} of {spread:?}, {writes:?}");
+    must(
+        "inject",
+        backend.inject(&vectors, &writes, &mut rows, &mut tally),
+    );
+    errors.compare(
+        format_args!("{name}"),
+        &read_all(backend, &rows),
+        &want,
+        |i| units * U * magnitude[i],
+    );
+    must(&name, backend.check_tally(&mut tally));
+    must(&name, backend.check_tally(&mut tally));
 }
 
 pub fn check_rms_norm<B: Operands>(backend: &B) {

@@ -255,7 +255,38 @@ pub const HEAD: &[Head] = &[
     head(16, 1100, (-3.0, -2.0), &[1099, 512]),
 ];
 
-/// Rows to gather and scatter: `index` of `n` source rows of `width`, to `at`.
+/// Logits of one row that are not finite: the row's operand begins with two numbers near the end of f32, and the weights
+/// of `token` with these; all other logits are finite.
+pub struct NotFinite {
+    pub vocab: usize,
+    pub token: usize,
+    pub weights: [f32; 2],
+}
+
+const fn not_finite(vocab: usize, token: usize, weights: [f32; 2]) -> NotFinite {
+    NotFinite {
+        vocab,
+        token,
+        weights,
+    }
+}
+
+pub const NOT_FINITE: &[NotFinite] = &[
+    // Too large, too small, and neither: infinite terms of both signs.
+    not_finite(1, 0, [2.0, 0.0]),
+    not_finite(1, 0, [-2.0, 0.0]),
+    not_finite(1, 0, [2.0, -2.0]),
+    not_finite(33, 32, [-2.0, 0.0]),
+    not_finite(513, 0, [2.0, 0.0]),
+    not_finite(513, 511, [-2.0, 0.0]),
+    not_finite(513, 512, [-2.0, 0.0]),
+    not_finite(1024, 1023, [2.0, -2.0]),
+    not_finite(5001, 4095, [-2.0, 0.0]),
+    not_finite(5001, 5000, [-2.0, 0.0]),
+    not_finite(5001, 4096, [2.0, 0.0]),
+];
+
+/// Rows to gather and to write: `index` of `n` source rows of `width`, to `at`.
 pub struct Move {
     pub n: usize,
     pub width: usize,
@@ -280,8 +311,12 @@ pub const MOVE: &[Move] = &[
     moved(3, 2048, &[], &[]),
 ];
 
-/// The strengths of both modes of injection.
+/// The strengths of all modes of injection.
 pub const STRENGTHS: [f32; 6] = [1.0, 0.0, 0.5, -1.0, 2.5, 1e3];
+
+/// The vectors that are written: the second has no direction, the squares of the third are beyond f32, and the lengths
+/// of the last are below the least that a vector is divided by.
+pub const WRITTEN: [Spread; 4] = [(-3.0, 3.0), (0.0, 0.0), (-1e25, 1e25), (-1e-15, 1e-15)];
 
 /// A step of Adam on `[out, width]` with a gradient of `n` outer products.
 pub struct Step {

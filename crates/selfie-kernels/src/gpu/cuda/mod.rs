@@ -162,16 +162,6 @@ impl Driver for CudaDriver {
         unsafe { self.stream()?.write(to, bytes) }
     }
 
-    unsafe fn write_with(
-        &self,
-        to: u64,
-        bytes: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        // SAFETY: the caller's range.
-        unsafe { self.stream()?.write_with(to, bytes, fill) }
-    }
-
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: the caller's range.
         unsafe { self.stream()?.read(from, bytes) }

@@ -177,43 +177,21 @@ impl Stream {
     /// # Safety
     /// `to..to + bytes.len()` lies in one allocation.
     pub(super) unsafe fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
-        for (i, part) in bytes.chunks(HALF).enumerate() {
-            let to = to + (i * HALF) as u64;
-            // SAFETY: the part's place in the caller's range.
-            unsafe {
-                self.write_with(to, part.len(), &mut |piece| {
-                    piece.copy_from_slice(part);
-                    Ok(())
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// # Safety
-    /// `to..to + bytes` lies in one allocation.
-    pub(super) unsafe fn write_with(
-        &mut self,
-        to: u64,
-        bytes: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        if bytes > HALF {
-            let mut all = vec![0; bytes];
-            fill(&mut all)?;
-            // SAFETY: the caller's range.
-            return unsafe { self.write(to, &all) };
-        }
-        if bytes == 0 {
-            return fill(&mut []);
+        if bytes.is_empty() {
+            return Ok(());
         }
         self.send()?;
-        let staged = self.staging.piece(bytes, self.stream.0);
-        let piece = staged.map_err(|e| failed(&self.device, "staging a copy", e))?;
-        fill(piece)?;
-        // SAFETY: the range is the caller's; the piece is not written again before its half has been waited for.
-        let sent = unsafe { result::memcpy_htod_async(to, piece, self.stream.0) };
-        sent.map_err(|e| self.failed("copying to it", e))
+        for (i, part) in bytes.chunks(HALF).enumerate() {
+            let staged = self.staging.piece(part.len(), self.stream.0);
+            let piece = staged.map_err(|e| failed(&self.device, "staging a copy", e))?;
+            piece.copy_from_slice(part);
+            let to = to + (i * HALF) as u64;
+            // SAFETY: the part's place in the caller's range; the piece is not written again before its half has been
+            // waited for.
+            let sent = unsafe { result::memcpy_htod_async(to, piece, self.stream.0) };
+            sent.map_err(|e| self.failed("copying to it", e))?;
+        }
+        Ok(())
     }
 
     /// # Safety

@@ -22,7 +22,7 @@ pub use head::{Head, PART_BYTES};
 pub use kv::KvLayer;
 pub use rms_norm::{MAX_WIDTH, RmsNorm};
 pub use rope_append::RopeAppend;
-pub use rows::{Embed, GatherRows, Inject, injection_list};
+pub use rows::{Embed, GatherRows, Inject, WRITE_BYTES, injection_list};
 pub use step::step_rows;
 
 pub(in crate::gpu) use attention::{stride, warp_tiles};

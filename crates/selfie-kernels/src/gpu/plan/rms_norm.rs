@@ -12,13 +12,11 @@ const MAX_THREADS: u32 = 1024;
 /// Columns that a thread has at least, where the row is wide enough.
 const COLUMNS: u32 = 16;
 
-/// `out = norm(x) * weight`, or `x += addend` and then that.
+/// `out = norm(x) * weight`.
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
     /// `[n, width]`, f32.
     pub x: u64,
-    /// `[n, width]`, f32; 0 is none.
-    pub addend: u64,
     /// `[width]`, f32.
     pub weight: u64,
     /// `[n, width]` of `dtype`.
@@ -45,7 +43,6 @@ impl RmsNorm {
             shared_bytes: 4 * self.width,
             args: vec![
                 Arg::Ptr(self.x),
-                Arg::Ptr(self.addend),
                 Arg::Ptr(self.weight),
                 Arg::Ptr(self.out),
                 Arg::U32(self.width),

@@ -11,7 +11,7 @@ const THREADS: u32 = 256;
 pub struct RopeAppend {
     /// `[n, (heads + 2 kv_heads) * head_dim]`, f32.
     pub qkv: u64,
-    /// `[positions, head_dim]`, f32.
+    /// `[positions, head_dim]`, f32; 0 is none: nothing is rotated.
     pub table: u64,
     /// `[n]`, u32.
     pub slot: u64,

@@ -1,8 +1,9 @@
 //! The kernels that move rows: `embed.ptx`, `gather_rows.ptx`, `inject.ptx`. A block a row.
 
 use super::{code, row_threads, wide};
+use crate::batch::LEAST_LENGTH;
 use crate::gpu::{Arg, File, Launch, Module};
-use crate::{DType, InjectMode, Injection};
+use crate::{DType, Injection};
 
 /// `out[i] = table[token[i]]`.
 #[derive(Clone, Copy, Debug)]
@@ -116,25 +117,31 @@ impl Inject {
                 Arg::U32(self.n_vectors),
                 Arg::U32(self.width),
                 Arg::U32(wide(self.width)),
+                Arg::F32(LEAST_LENGTH),
             ],
         }
     }
 }
 
-/// The list that `inject.ptx` reads: the count in 16 bytes, then 16 bytes a write.
+/// Bytes of a write in the list that `inject.ptx` reads, and of the count before it.
+pub const WRITE_BYTES: u64 = 32;
+
+/// The list that `inject.ptx` reads: the count, then the writes, [`WRITE_BYTES`] each.
 pub fn injection_list(writes: &[Injection]) -> Vec<u8> {
-    let mut list = Vec::with_capacity(16 * (writes.len() + 1));
-    list.extend((writes.len() as u32).to_le_bytes());
-    list.resize(16, 0);
+    let mut words = Vec::with_capacity(8 * (writes.len() + 1));
+    words.extend([writes.len() as u32, 0, 0, 0, 0, 0, 0, 0]);
     for write in writes {
-        let mode: u32 = match write.mode {
-            InjectMode::Replace => 0,
-            InjectMode::Add => 1,
-        };
-        list.extend((write.row as u32).to_le_bytes());
-        list.extend((write.vector as u32).to_le_bytes());
-        list.extend(mode.to_le_bytes());
-        list.extend(write.strength.to_le_bytes());
+        let form = write.mode.form();
+        words.extend([
+            write.row as u32,
+            write.vector as u32,
+            write.strength.to_bits(),
+            form.keep.factor(write.strength).to_bits(),
+            form.unit.into(),
+            form.matched.into(),
+            0,
+            0,
+        ]);
     }
-    list
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
