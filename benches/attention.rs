@@ -45,10 +45,13 @@ fn attention(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("attend of {}", model.name));
         for cpu in &cpus {
             for work in &WORKS {
-                let mut attend = Attend::new(cpu, &model, work).expect("shapes fit");
-                group.throughput(Throughput::Elements(attend.operations));
-                let id = BenchmarkId::new(cpu.path().name(), work.name);
-                group.bench_function(id, |b| b.iter(|| attend.run().expect("shapes fit")));
+                for dtype in [DType::F32, DType::Bf16] {
+                    let mut attend = Attend::new(cpu, &model, work, dtype).expect("shapes fit");
+                    group.throughput(Throughput::Elements(attend.operations));
+                    let name = format!("{}, {dtype} keys", work.name);
+                    let id = BenchmarkId::new(cpu.path().name(), name);
+                    group.bench_function(id, |b| b.iter(|| attend.run().expect("shapes fit")));
+                }
             }
         }
     }
@@ -66,22 +69,22 @@ struct Attend<'a> {
 }
 
 impl<'a> Attend<'a> {
-    fn new(cpu: &'a Cpu, model: &'a Model, work: &Work) -> Result<Self> {
+    fn new(cpu: &'a Cpu, model: &'a Model, work: &Work, dtype: DType) -> Result<Self> {
         let shape = model.shape;
         let mut kv = cpu.kv(&KvLayout {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
-            shared: work.shared,
+            prefixes: vec![work.shared],
             own: vec![work.own],
             slots: work.slots,
-            weights: DType::F32,
+            dtype,
         })?;
         for slot in 0..work.slots {
-            cpu.kv_share(&mut kv, slot, &[work.shared])?;
+            cpu.kv_share(&mut kv, slot, 0, &[work.shared])?;
         }
         let end = work.shared + work.own;
         let rope = rows(cpu, end, shape.head_dim)?;
-        let shared = (0..work.shared).map(|p| row(Slot::Shared, p));
+        let shared = (0..work.shared).map(|p| row(Slot::Prefix(0), p));
         let own = (0..work.slots)
             .flat_map(|slot| (work.shared..end).map(move |p| row(Slot::Branch(slot as u32), p)));
         let all: Vec<BatchRow> = shared.chain(own).collect();

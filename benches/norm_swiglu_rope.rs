@@ -61,10 +61,10 @@ fn rope_append(c: &mut Criterion, cpu: &Cpu, model: &Model, n: usize) -> Result<
     let mut kv = cpu.kv(&KvLayout {
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
-        shared: 0,
+        prefixes: vec![],
         own: vec![n],
         slots: 1,
-        weights: DType::F32,
+        dtype: DType::F32,
     })?;
     let half = shape.head_dim / 2;
     let angles: Vec<f32> = (0..half).map(|i| i as f32).collect();

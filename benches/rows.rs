@@ -23,7 +23,7 @@ fn bench(c: &mut Criterion) -> Result<()> {
     let tokens: Vec<BatchRow> = (0..ROWS as u32)
         .map(|i| BatchRow {
             token: i * 499,
-            slot: Slot::Shared,
+            slot: Slot::Prefix(0),
             position: i,
         })
         .collect();

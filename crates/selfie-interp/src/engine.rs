@@ -165,7 +165,7 @@ impl<'a, B: Backend> Engine<'a, B> {
         for inject in setup.injections.iter().filter(|inject| inject.layer > 0) {
             for position in setup.first_placeholder()..m {
                 let site = Site::HiddenStates(inject.layer);
-                wants.push((site, Slot::Shared, position as u32));
+                wants.push((site, Slot::Prefix(0), position as u32));
             }
         }
         let mut engine = Self {
@@ -316,7 +316,7 @@ impl<'a, B: Backend> Engine<'a, B> {
         if inject.layer > 0 {
             let site = Site::HiddenStates(inject.layer);
             let clean = (s0..m)
-                .map(|position| self.clean.index((site, Slot::Shared, position as u32)))
+                .map(|position| self.clean.index((site, Slot::Prefix(0), position as u32)))
                 .collect::<Result<Vec<_>, _>>()?;
             let residual = self.ws.residual_mut();
             backend.clear(residual);

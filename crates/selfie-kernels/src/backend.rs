@@ -21,7 +21,8 @@ use crate::{
 ///
 /// **Keys and values.** The order of the ops at one layer is
 /// 1. [`kv_share`](Backend::kv_share), once for a slot that is taken up and before any of its rows: a row's
-///    place in the cache follows from the shared positions that its slot sees. A slot sees none until it is told;
+///    place in the cache follows from the shared positions that its slot sees. A slot sees none until it is told.
+///    [`kv_copy`](Backend::kv_copy) does the same for a fork;
 /// 2. [`load_batch`](Backend::load_batch), once a pass: it says which slot and position each row has, at all layers;
 /// 3. [`rope_append`](Backend::rope_append), at each layer: it writes the keys and values of the batch;
 /// 4. [`attend`](Backend::attend), at the same layer and with the same batch: a row sees what was written at the
@@ -36,7 +37,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     type Rows: Send + Sync;
     /// Rows `[n, width]` in the dtype that a GEMM reads.
     type Acts: Send + Sync;
-    /// Keys and values of all layers: one shared segment and a branch for each slot.
+    /// Keys and values of all layers: shared prefixes, and a branch for each slot.
     type Kv: Send + Sync;
     /// The tokens, slots and positions of a flat batch of rows, on the device.
     type Batch: Send + Sync;
@@ -71,12 +72,22 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn rows(&self, capacity: usize, width: usize) -> Result<Self::Rows>;
     /// Operand rows for a GEMM with weights of `weights`, `[0..capacity, width]`.
     fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<Self::Acts>;
+    /// The type that keys and values are kept in beside weights of `weights`, unless somebody asks for another one: f32 on
+    /// the CPU, that of the weights on a GPU.
+    fn kv_dtype(&self, weights: DType) -> DType;
     /// Bytes that [`kv`](Backend::kv) would allocate.
     fn kv_bytes(&self, layout: &KvLayout) -> u64;
-    /// An empty cache.
+    /// An empty cache. A type that the device does not keep keys and values in is
+    /// [`Unsupported`](crate::KernelError::Unsupported): f16 on the CPU.
     fn kv(&self, layout: &KvLayout) -> Result<Self::Kv>;
-    /// Says how many positions of the shared segment a slot sees, for each layer (`[layers]`).
-    fn kv_share(&self, kv: &mut Self::Kv, slot: usize, shared: &[usize]) -> Result<()>;
+    /// Begins slot `slot` anew: it sees the first `shared[l]` positions of prefix `prefix` at layer `l` (`[layers]`), and
+    /// none of its own. Where all are 0, `prefix` does not matter.
+    fn kv_share(&self, kv: &mut Self::Kv, slot: usize, prefix: u32, shared: &[usize])
+    -> Result<()>;
+    /// Makes slot `to` a fork of slot `from`, which it replaces: `to` continues the same prefix from the same positions, and
+    /// has copies of the own keys and values of `from` at the positions below `positions`, at every layer. An error if
+    /// `from` has not stored as many.
+    fn kv_copy(&self, kv: &mut Self::Kv, from: usize, to: usize, positions: usize) -> Result<()>;
     /// An empty batch of at most `capacity` rows.
     fn batch(&self, capacity: usize) -> Result<Self::Batch>;
     /// Replaces the batch's rows.
@@ -139,8 +150,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
         qkv: &mut Self::Rows,
         kv: &mut Self::Kv,
     ) -> Result<()>;
-    /// Causal attention of each row over the shared positions that its slot sees, then its own branch.
-    /// `out` is `[n, heads * head_dim]`.
+    /// Causal attention of each row over the positions of the prefix that its slot sees, then its own branch.
+    /// `out` is `[n, heads * head_dim]`; on a GPU its type must be that of the cache.
     fn attend(
         &self,
         shape: &AttnShape,

@@ -7,12 +7,13 @@ use std::str::FromStr;
 
 use crate::{DType, KernelError, Result};
 
-/// The slot of a row: the cache's shared segment, or one of its branches.
+/// The slot of a row: one of the cache's shared prefixes, or one of its branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
-    /// The row's key and value go to the shared segment, and it sees nothing else.
-    Shared,
-    /// The row belongs to branch `n`: it sees the shared positions of that branch, then its own.
+    /// The row's key and value go to prefix `n`, and it sees nothing else.
+    Prefix(u32),
+    /// The row belongs to branch `n`: it sees the first positions of the prefix that the branch continues, then the
+    /// branch's own.
     Branch(u32),
 }
 
@@ -23,7 +24,7 @@ pub struct BatchRow {
     pub token: u32,
     /// Where its key and value go.
     pub slot: Slot,
-    /// Its position in the sequence, counted from 0 through shared and own segment.
+    /// Its position in the sequence, counted from 0 through shared and own positions.
     pub position: u32,
 }
 
@@ -62,14 +63,16 @@ pub struct KvLayout {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Positions of the shared segment, the same at every layer.
-    pub shared: usize,
+    /// Positions of each shared prefix, the same at every layer. There may be none.
+    pub prefixes: Vec<usize>,
     /// Positions of each slot's own branch, by layer.
     pub own: Vec<usize>,
     /// Number of slots.
     pub slots: usize,
-    /// The type of the weights. A GPU keeps keys and values in it, the CPU keeps them in f32.
-    pub weights: DType,
+    /// The type that keys and values are kept in; [`Backend::kv_dtype`](crate::Backend::kv_dtype) has one that fits the
+    /// weights. On the CPU f32, which is exact, or bf16, which takes half the memory; on a GPU the type of the
+    /// operand that [`attend`](crate::Backend::attend) writes.
+    pub dtype: DType,
 }
 
 /// What a vector `v` does to the row `h` that it is written to, with the strength `s` of its [`Injection`].

@@ -38,13 +38,24 @@ pub(crate) fn check_groups(op: &'static str, shape: &AttnShape) -> Result<()> {
     check_shape(op, "query heads", grouped, shape.heads)
 }
 
-/// Whether a slot can see these positions of the shared segment.
-pub(crate) fn check_share(layout: &KvLayout, slot: usize, shared: &[usize]) -> Result<()> {
+/// Whether a slot can continue these positions of a prefix.
+pub(crate) fn check_share(
+    layout: &KvLayout,
+    slot: usize,
+    prefix: u32,
+    shared: &[usize],
+) -> Result<()> {
     const OP: &str = "kv_share";
     check_index(OP, "slot", slot, layout.slots)?;
     check_shape(OP, "number of layers", layout.own.len(), shared.len())?;
+    // A slot that sees nothing continues nothing.
+    if shared.iter().all(|&n| n == 0) {
+        return Ok(());
+    }
+    let prefix = prefix as usize;
+    check_index(OP, "prefix", prefix, layout.prefixes.len())?;
     for &n in shared {
-        check_index(OP, "position", n, layout.shared + 1)?;
+        check_index(OP, "position", n, layout.prefixes[prefix] + 1)?;
     }
     Ok(())
 }
@@ -60,7 +71,11 @@ pub(crate) fn check_row(
     check_index(op, "layer", layer, layout.own.len())?;
     let position = row.position as usize;
     match row.slot {
-        Slot::Shared => check_index(op, "position", position, layout.shared),
+        Slot::Prefix(prefix) => {
+            let prefix = prefix as usize;
+            check_index(op, "prefix", prefix, layout.prefixes.len())?;
+            check_index(op, "position", position, layout.prefixes[prefix])
+        }
         Slot::Branch(slot) => {
             check_index(op, "slot", slot as usize, layout.slots)?;
             let shared = seen(slot as usize);
@@ -70,6 +85,23 @@ pub(crate) fn check_row(
             check_index(op, "position", position, end)
         }
     }
+}
+
+/// Whether the first `positions` of slot `from` can be copied, of which it has stored `stored(layer)`.
+pub(crate) fn check_copy(
+    layout: &KvLayout,
+    from: usize,
+    to: usize,
+    positions: usize,
+    stored: impl Fn(usize) -> usize,
+) -> Result<()> {
+    const OP: &str = "kv_copy";
+    check_index(OP, "slot", from, layout.slots)?;
+    check_index(OP, "slot", to, layout.slots)?;
+    for layer in 0..layout.own.len() {
+        check_index(OP, "end of what is stored", positions, stored(layer) + 1)?;
+    }
+    Ok(())
 }
 
 /// Whether vectors (`[n, width]`) can be written into rows (`[n, width]`).

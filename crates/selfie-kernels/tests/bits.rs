@@ -236,14 +236,14 @@ fn cache(cpu: &Cpu, shared: usize, slots: usize) -> <Cpu as Backend>::Kv {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
         head_dim: SHAPE.head_dim,
-        shared,
+        prefixes: vec![shared],
         own: vec![LENGTH],
         slots,
-        weights: DType::F32,
+        dtype: DType::F32,
     };
     let mut kv = must("kv", cpu.kv(&layout));
     for slot in 0..slots {
-        must("kv_share", cpu.kv_share(&mut kv, slot, &[shared]));
+        must("kv_share", cpu.kv_share(&mut kv, slot, 0, &[shared]));
     }
     kv
 }
@@ -274,7 +274,7 @@ fn attend() {
     // Every slot has a history of its own length behind a shared prompt; then comes one row a slot.
     let shared = 11;
     let width = SHAPE.qkv_dim();
-    let prompt: Vec<BatchRow> = (0..shared).map(|p| at(Slot::Shared, p)).collect();
+    let prompt: Vec<BatchRow> = (0..shared).map(|p| at(Slot::Prefix(0), p)).collect();
     let end = |slot: usize| shared + slot % (LENGTH - shared);
     let history: Vec<BatchRow> = (0..ALL)
         .flat_map(|slot| (shared..end(slot)).map(move |p| at(Slot::Branch(slot as u32), p)))
@@ -297,7 +297,7 @@ fn attend() {
 }
 
 #[test]
-fn attend_does_not_see_where_the_shared_segment_ends() {
+fn attend_does_not_see_where_the_prefix_ends() {
     let width = SHAPE.qkv_dim();
     let qkv = values(4, LENGTH * width, (-1.0, 1.0));
     for path in CpuPath::available() {
@@ -307,12 +307,12 @@ fn attend_does_not_see_where_the_shared_segment_ends() {
         let mut kv = cache(&cpu, 0, 1);
         let want = append_attend(&cpu, &mut kv, &all(own), &qkv, DType::F32);
         let mut kv = cache(&cpu, LENGTH, 1);
-        let got = append_attend(&cpu, &mut kv, &all(Slot::Shared), &qkv, DType::F32);
+        let got = append_attend(&cpu, &mut kv, &all(Slot::Prefix(0)), &qkv, DType::F32);
         assert!(got == want, "{path}: all of the history is shared");
         for split in 1..LENGTH {
             let mut kv = cache(&cpu, split, 1);
             let (shared, rest) = qkv.split_at(split * width);
-            let rows = all(Slot::Shared);
+            let rows = all(Slot::Prefix(0));
             let mut got = append_attend(&cpu, &mut kv, &rows[..split], shared, DType::F32);
             let rows = all(own);
             got.extend(append_attend(
@@ -333,9 +333,9 @@ fn a_prompt_in_chunks_is_the_whole_prompt() {
     let qkv = values(5, LENGTH * width, (-1.0, 1.0));
     for path in CpuPath::available() {
         let cpu = cpu(path, 2);
-        for slot in [Slot::Shared, Slot::Branch(0)] {
+        for slot in [Slot::Prefix(0), Slot::Branch(0)] {
             let rows: Vec<BatchRow> = (0..LENGTH).map(|p| at(slot, p)).collect();
-            let shared = if slot == Slot::Shared { LENGTH } else { 0 };
+            let shared = if slot == Slot::Prefix(0) { LENGTH } else { 0 };
             let mut kv = cache(&cpu, shared, 1);
             let want = append_attend(&cpu, &mut kv, &rows, &qkv, DType::F32);
             for size in [1, 2, 5, 15, 16, 17, 32, 40] {

@@ -106,6 +106,16 @@ fn rope_append() {
 }
 
 #[test]
+fn prefixes() {
+    on_all_paths(cases::attention::check_prefixes);
+}
+
+#[test]
+fn kv_copy() {
+    on_all_paths(cases::attention::check_kv_copy);
+}
+
+#[test]
 fn attend() {
     on_all_paths(cases::attention::check_attend);
 }

@@ -57,6 +57,11 @@ fn kv_share() {
 }
 
 #[test]
+fn kv_copy() {
+    errors::kv_copy(&cpu());
+}
+
+#[test]
 fn rope_append() {
     errors::rope_append(&cpu());
 }
@@ -117,10 +122,10 @@ fn layout(shared: usize, own: usize, slots: usize) -> KvLayout {
     KvLayout {
         kv_heads: 8,
         head_dim: 128,
-        shared,
+        prefixes: vec![shared],
         own: vec![own; 32],
         slots,
-        weights: DType::F32,
+        dtype: DType::F32,
     }
 }
 
@@ -148,19 +153,25 @@ fn what_does_not_fit_is_refused_before_it_is_allocated() {
 
 #[test]
 fn kv_bytes_are_what_is_stored() {
-    // Positions are padded to 16 a segment, values to 16 columns: 2 layers of 32 + 3 * 16 positions, each of
-    // 2 heads of 20 + 32 floats.
-    let layout = KvLayout {
+    // Positions are padded to 16 a segment, values to 16 columns: 2 layers of 32 + 16 + 3 * 16 positions, each of
+    // 2 heads of 20 + 32 values.
+    let layout = |dtype| KvLayout {
         kv_heads: 2,
         head_dim: 20,
-        shared: 17,
+        prefixes: vec![17, 1],
         own: vec![5, 16],
         slots: 3,
-        weights: DType::F32,
+        dtype,
     };
-    assert_eq!(cpu().kv_bytes(&layout), 2 * 80 * 2 * 52 * 4);
+    assert_eq!(cpu().kv_bytes(&layout(DType::F32)), 2 * 96 * 2 * 52 * 4);
+    assert_eq!(cpu().kv_bytes(&layout(DType::Bf16)), 2 * 96 * 2 * 52 * 2);
+    let refused = cpu().kv(&layout(DType::F16)).map(|_| ());
+    let refused = refused.map_err(|e| e.to_string());
+    let reason = "kv: a cache of f16 on the CPU; it may be f32 or bf16";
+    assert_eq!(refused, Err(reason.to_owned()));
+    let layout = layout(DType::F32);
     let empty = KvLayout {
-        shared: 0,
+        prefixes: vec![],
         own: vec![0, 0],
         ..layout
     };

@@ -16,7 +16,7 @@ pub struct KvCache<B: Backend> {
 impl<B: Backend> KvCache<B> {
     /// Bytes that a cache of this layout takes.
     pub fn bytes(backend: &B, layout: &KvLayout) -> u64 {
-        backend.kv_bytes(layout)
+        backend.kv_bytes(&kept(backend, layout))
     }
 
     /// How many slots fit into `budget` bytes beside the shared segment; `layout.slots` is ignored.
@@ -24,7 +24,7 @@ impl<B: Backend> KvCache<B> {
         let with = |slots| {
             backend.kv_bytes(&KvLayout {
                 slots,
-                ..layout.clone()
+                ..kept(backend, layout)
             })
         };
         let shared = with(0);
@@ -34,6 +34,7 @@ impl<B: Backend> KvCache<B> {
 
     /// Allocates the cache; an error that says how many slots would fit when memory is too small.
     pub fn new(backend: &B, layout: KvLayout) -> Result<Self> {
+        let layout = kept(backend, &layout);
         let bytes = backend.kv_bytes(&layout);
         let available = backend.memory()?.available;
         if bytes > available {
@@ -77,7 +78,7 @@ impl<B: Backend> KvCache<B> {
     /// Starts a taken slot anew: its own branch is forgotten, and it sees `shared` positions of the
     /// shared segment, for each layer.
     pub fn share(&mut self, backend: &B, slot: u32, shared: &[usize]) -> Result<()> {
-        backend.kv_share(&mut self.kv, slot as usize, shared)?;
+        backend.kv_share(&mut self.kv, slot as usize, 0, shared)?;
         self.alone[slot as usize] = shared.iter().all(|&n| n == 0);
         Ok(())
     }
@@ -104,6 +105,14 @@ impl<B: Backend> KvCache<B> {
     }
 }
 
+/// A layout whose dtype is that of the weights, with the one that the backend keeps keys and values in beside them.
+fn kept<B: Backend>(backend: &B, layout: &KvLayout) -> KvLayout {
+    KvLayout {
+        dtype: backend.kv_dtype(layout.dtype),
+        ..layout.clone()
+    }
+}
+
 /// The rows of `tokens` in a slot's branch, at the positions from `first` on.
 pub fn branch_rows(slot: u32, first: usize, tokens: &[u32]) -> impl Iterator<Item = BatchRow> {
     rows_of(Slot::Branch(slot), first, tokens)
@@ -111,7 +120,7 @@ pub fn branch_rows(slot: u32, first: usize, tokens: &[u32]) -> impl Iterator<Ite
 
 /// The rows of `tokens` in the shared segment, at the positions from `first` on.
 pub fn shared_rows(first: usize, tokens: &[u32]) -> impl Iterator<Item = BatchRow> {
-    rows_of(Slot::Shared, first, tokens)
+    rows_of(Slot::Prefix(0), first, tokens)
 }
 
 fn rows_of(slot: Slot, first: usize, tokens: &[u32]) -> impl Iterator<Item = BatchRow> {

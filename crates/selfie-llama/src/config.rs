@@ -135,15 +135,16 @@ impl LlamaConfig {
         })
     }
 
-    /// A cache for this model: `shared` positions of the shared segment, `own[l]` positions of each slot at layer l.
+    /// A cache for this model: a prefix of `shared` positions, `own[l]` positions of each slot at layer l. Its dtype is that
+    /// of the weights; [`KvCache`](crate::KvCache) takes what the backend keeps beside them.
     pub fn kv_layout(&self, shared: usize, own: Vec<usize>, slots: usize) -> KvLayout {
         KvLayout {
             kv_heads: self.attn.kv_heads,
             head_dim: self.attn.head_dim,
-            shared,
+            prefixes: vec![shared],
             own,
             slots,
-            weights: self.dtype.unwrap_or(DType::F32),
+            dtype: self.dtype.unwrap_or(DType::F32),
         }
     }
 

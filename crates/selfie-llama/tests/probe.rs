@@ -222,7 +222,7 @@ fn what_no_pass_can_do_is_refused() {
         Err(LlamaError::EmptyPrompt)
     ));
     let capture = Capture::<Cpu>::new(backend, &[], 64).unwrap();
-    let want = (Site::HiddenStates(1), Slot::Shared, 3);
+    let want = (Site::HiddenStates(1), Slot::Prefix(0), 3);
     assert!(matches!(
         capture.index(want),
         Err(LlamaError::NotCaptured { position: 3, .. })

@@ -120,10 +120,10 @@ pub(super) fn measure(
     let layout = KvLayout {
         kv_heads: attn.kv_heads,
         head_dim: attn.head_dim,
-        shared: CONTEXT,
+        prefixes: vec![CONTEXT],
         own: vec![16],
         slots: n,
-        weights: DType::F32,
+        dtype: DType::F32,
     };
     let mut kv = cpu.kv(&layout)?;
     let mut batch = cpu.batch(n)?;
@@ -137,7 +137,7 @@ pub(super) fn measure(
         })
         .collect();
     for slot in 0..n {
-        cpu.kv_share(&mut kv, slot, &[CONTEXT])?;
+        cpu.kv_share(&mut kv, slot, 0, &[CONTEXT])?;
     }
     cpu.load_batch(&decode, &mut batch)?;
     add("rope_append", n, 0.0, bytes(attn.qkv_dim()), &mut || {

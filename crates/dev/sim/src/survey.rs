@@ -104,7 +104,7 @@ impl Survey {
 
         let table = Matrix::new(DType::Bf16, D_MODEL, &values(N * D_MODEL));
         let table = sim.matrix(&[&table], DType::Bf16)?;
-        let rows: Vec<BatchRow> = (0..N).map(|i| row(Slot::Shared, i)).collect();
+        let rows: Vec<BatchRow> = (0..N).map(|i| row(Slot::Prefix(0), i)).collect();
         let mut batch = sim.batch(N)?;
         sim.load_batch(&rows, &mut batch)?;
         let mut out = sim.rows(N, D_MODEL)?;
@@ -198,13 +198,13 @@ impl Survey {
         let mut kv = sim.kv(&KvLayout {
             kv_heads: ATTN.kv_heads,
             head_dim: ATTN.head_dim,
-            shared: SHARED,
+            prefixes: vec![SHARED],
             own: vec![OWN],
             slots: SLOTS,
-            weights,
+            dtype: weights,
         })?;
         for slot in 0..SLOTS {
-            sim.kv_share(&mut kv, slot, &[SHARED])?;
+            sim.kv_share(&mut kv, slot, 0, &[SHARED])?;
         }
         let rope = self.filled(SHARED + OWN, ATTN.head_dim)?;
         let mut append = |rows: &[BatchRow]| -> Result<_> {
@@ -215,7 +215,7 @@ impl Survey {
             sim.rope_append(&ATTN, Some(&rope), &batch, 0, &mut qkv, &mut kv)?;
             Ok((batch, qkv))
         };
-        let prompt: Vec<BatchRow> = (0..SHARED).map(|p| row(Slot::Shared, p)).collect();
+        let prompt: Vec<BatchRow> = (0..SHARED).map(|p| row(Slot::Prefix(0), p)).collect();
         let branch = |slot: usize, p: usize| row(Slot::Branch(slot as u32), SHARED + p);
         let history = (0..SLOTS).flat_map(|slot| (0..OWN - 1).map(move |p| branch(slot, p)));
         let decode: Vec<BatchRow> = (0..SLOTS).map(|slot| branch(slot, OWN - 1)).collect();
@@ -223,7 +223,7 @@ impl Survey {
         append(&history.collect::<Vec<_>>())?;
         let decode = append(&decode)?;
         if weights == DType::Bf16 {
-            let floor = SLOTS * (q * 8 + 2 * kv_dim * (4 + size) + ATTN.head_dim * 4 + 12);
+            let floor = SLOTS * (q * 8 + 2 * kv_dim * (4 + size) + ATTN.head_dim * 4 + 16);
             let case = "8 rows, 32 heads and 8 kv heads of 128, bf16";
             all.extend(self.took(case, [("rope_append", floor)]));
         }
@@ -249,9 +249,14 @@ impl Survey {
                 DType::Bf16 | DType::F16 => "attention_decode",
             };
             all.extend(self.took(case, [(entry, queries + context + output)]));
+            if weights == DType::Bf16 {
+                sim.kv_copy(&mut kv, 0, 1, SHARED + 10)?;
+                let case = "10 positions, 8 kv heads of 128, bf16";
+                all.extend(self.took(case, [("kv_copy", 2 * 10 * 2 * kv_dim * size)]));
+            }
             return Ok(all);
         }
-        // Splits of 64 keys: one of the shared segment and two of a branch, each with a logarithm a head.
+        // Splits of 64 keys: one of the prefix and two of a branch, each with a logarithm a head.
         let parts = 3 * SLOTS * (q + ATTN.heads) * 4;
         let floors = [
             ("attention_decode", queries + context + parts),

@@ -58,6 +58,11 @@ fn kv_share() {
 }
 
 #[test]
+fn kv_copy() {
+    errors::kv_copy(&sim());
+}
+
+#[test]
 fn rope_append() {
     errors::rope_append(&sim());
 }
@@ -123,37 +128,37 @@ fn what_does_not_fit_is_refused_before_it_is_allocated() {
     let layout = KvLayout {
         kv_heads: 8,
         head_dim: 128,
-        shared: 1 << 40,
+        prefixes: vec![1 << 40],
         own: vec![0],
         slots: 1,
-        weights: DType::Bf16,
+        dtype: DType::Bf16,
     };
     assert_eq!(bytes(sim.kv(&layout), total), 1 << 51);
-    // And what each slot sees, 4 bytes.
-    assert_eq!(sim.kv_bytes(&layout), (1 << 52) + 4);
+    // And where a slot and the prefix are, 8 bytes each, and what a copy has to know of the layer, 32.
+    assert_eq!(sim.kv_bytes(&layout), (1 << 52) + 16 + 32);
 }
 
 #[test]
 fn kv_bytes_are_what_is_allocated() {
     let sim = sim();
-    // Keys: 2 heads of 20 at 17 shared positions, rounded up to 256 bytes; then 3 slots of 5 or 16 positions.
-    let layout = |weights| KvLayout {
+    // Keys: 2 heads of 20 at 12 and 5 shared positions, rounded up to 256 bytes; then 3 slots of 5 or 16 positions.
+    let layout = |dtype| KvLayout {
         kv_heads: 2,
         head_dim: 20,
-        shared: 17,
+        prefixes: vec![12, 5],
         own: vec![5, 16],
         slots: 3,
-        weights,
+        dtype,
     };
-    let seen = 2 * 3 * 4;
-    for (weights, shared, size) in [(DType::F32, 2816, 4), (DType::Bf16, 1536, 2)] {
+    let places = 2 * (2 + 3) * 8 + 2 * 32;
+    for (dtype, shared, size) in [(DType::F32, 2816, 4), (DType::Bf16, 1536, 2)] {
         let own = (5 + 16) * 3 * 2 * 20 * size;
-        let want = 2 * (2 * shared + own) + seen;
-        assert_eq!(sim.kv_bytes(&layout(weights)), want);
+        let want = 2 * (2 * shared + own) + places;
+        assert_eq!(sim.kv_bytes(&layout(dtype)), want);
         let before = must("memory", sim.memory()).available;
-        let kv = must("kv", sim.kv(&layout(weights)));
+        let kv = must("kv", sim.kv(&layout(dtype)));
         let taken = before - must("memory", sim.memory()).available;
-        assert_eq!(taken, want, "{weights}");
+        assert_eq!(taken, want, "{dtype}");
         drop(kv);
         assert_eq!(must("memory", sim.memory()).available, before);
     }
@@ -205,16 +210,16 @@ fn sizes_that_there_are_no_kernels_for() {
         let layout = KvLayout {
             kv_heads: 1,
             head_dim,
-            shared: 1,
+            prefixes: vec![1],
             own: vec![1],
             slots: 1,
-            weights,
+            dtype: weights,
         };
         let mut kv = sim.kv(&layout)?;
         let mut batch = sim.batch(1)?;
         let row = BatchRow {
             token: 0,
-            slot: Slot::Shared,
+            slot: Slot::Prefix(0),
             position: 0,
         };
         sim.load_batch(&[row], &mut batch)?;

@@ -59,6 +59,16 @@ fn rope_append() {
 }
 
 #[test]
+fn prefixes() {
+    on_sim(cases::attention::check_prefixes);
+}
+
+#[test]
+fn kv_copy() {
+    on_sim(cases::attention::check_kv_copy);
+}
+
+#[test]
 fn attend() {
     on_sim(cases::attention::check_attend);
 }

@@ -43,6 +43,8 @@ fn no_more_is_moved_than_has_to_be() {
             "rms_norm" | "add_bias" => 3 * 4096 * 4,
             "rope_append" => 7 * 8 * 128 * 4,
             "adam" => 63 * 20 * 64 * 4,
+            // What each of its 64 warps looks up: three sectors.
+            "kv_copy" => 64 * 3 * 32,
             // Eight bytes of a sector a row.
             "head_merge" => 4 * 24,
             _ => 0,

@@ -1,14 +1,14 @@
-//! Causal attention over a shared segment and a slot's own.
+//! Causal attention over a prefix and a slot's own positions.
 //!
 //! All scores of a row are computed before the softmax, and every sum runs over positions in order, so that the
-//! result does not depend on where the shared segment ends.
+//! result does not depend on where the prefix ends. Keys and values of bf16 are widened as they are loaded.
 
 use std::array::from_fn;
 
 use rayon::prelude::*;
 
-use super::kv::Segment;
-use super::math::{Operand, exp, lane_sum, max};
+use super::kv::{LayerKv, Segment, Store};
+use super::math::{Operand, Stored, exp, lane_sum, max};
 use super::rows::ActValues;
 use super::scratch::with_room;
 use super::simd::{Isa, LANES, Loop, Simd};
@@ -70,6 +70,13 @@ const SUMS: usize = 4 * LANES;
 
 impl Rows<'_> {
     fn attend<T: Operand>(&self, out: &mut [T], stride: usize) {
+        match &self.kv.store {
+            Store::F32(layers) => self.attend_to(&layers[self.layer], out, stride),
+            Store::Bf16(layers) => self.attend_to(&layers[self.layer], out, stride),
+        }
+    }
+
+    fn attend_to<T: Operand, E: Stored>(&self, kv: &LayerKv<E>, out: &mut [T], stride: usize) {
         let dim = self.shape.head_dim;
         let group = self.shape.heads / self.shape.kv_heads;
         out.par_chunks_mut(stride)
@@ -84,7 +91,7 @@ impl Rows<'_> {
                     let groups = q.chunks_exact(group * dim);
                     let groups = groups.zip(out.chunks_exact_mut(group * dim));
                     for (head, (q, out)) in groups.enumerate() {
-                        let segments = self.kv.segments(self.layer, row, head);
+                        let segments = self.kv.segments(kv, self.layer, row, head);
                         let parts = q.chunks(HEADS * dim).zip(out.chunks_mut(HEADS * dim));
                         for (q, out) in parts {
                             let heads = Heads {
@@ -97,10 +104,10 @@ impl Rows<'_> {
                                 out,
                             };
                             match q.len() / dim {
-                                1 => self.isa.run(Several::<_, 1>(heads)),
-                                2 => self.isa.run(Several::<_, 2>(heads)),
-                                3 => self.isa.run(Several::<_, 3>(heads)),
-                                _ => self.isa.run(Several::<_, HEADS>(heads)),
+                                1 => self.isa.run(Several::<_, _, 1>(heads)),
+                                2 => self.isa.run(Several::<_, _, 2>(heads)),
+                                3 => self.isa.run(Several::<_, _, 3>(heads)),
+                                _ => self.isa.run(Several::<_, _, HEADS>(heads)),
                             }
                         }
                     }
@@ -110,11 +117,11 @@ impl Rows<'_> {
 }
 
 /// Some queries against all that they see.
-struct Heads<'a, T> {
+struct Heads<'a, T, E> {
     /// `[heads, dim]`
     q: &'a [f32],
     dim: usize,
-    segments: &'a [Segment<'a>; 2],
+    segments: &'a [Segment<'a, E>; 2],
     value_width: usize,
     /// `[heads, room]`
     scores: &'a mut [f32],
@@ -124,9 +131,9 @@ struct Heads<'a, T> {
 }
 
 /// [`Heads`] of which there are `G`.
-struct Several<'a, T, const G: usize>(Heads<'a, T>);
+struct Several<'a, T, E, const G: usize>(Heads<'a, T, E>);
 
-impl<T: Operand, const G: usize> Loop for Several<'_, T, G> {
+impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
     type Out = ();
 
     #[inline(always)]
@@ -149,9 +156,9 @@ impl<T: Operand, const G: usize> Loop for Several<'_, T, G> {
                 // What is left of a chunk beyond the segment is overwritten or never read.
                 let width = width::<G>(segment.len - first, segment.capacity - first);
                 match width {
-                    64 => score::<S, G, 64>(s, q, keys, scores, room),
-                    32 => score::<S, G, 32>(s, q, keys, scores, room),
-                    _ => score::<S, G, LANES>(s, q, keys, scores, room),
+                    64 => score::<S, E, G, 64>(s, q, keys, scores, room),
+                    32 => score::<S, E, G, 32>(s, q, keys, scores, room),
+                    _ => score::<S, E, G, LANES>(s, q, keys, scores, room),
                 }
                 first += width;
             }
@@ -185,9 +192,9 @@ impl<T: Operand, const G: usize> Loop for Several<'_, T, G> {
                 column,
             };
             match width {
-                64 => mix::<S, T, G, 64>(s, &weights, values, out, dim),
-                32 => mix::<S, T, G, 32>(s, &weights, values, out, dim),
-                _ => mix::<S, T, G, LANES>(s, &weights, values, out, dim),
+                64 => mix::<S, T, E, G, 64>(s, &weights, values, out, dim),
+                32 => mix::<S, T, E, G, 32>(s, &weights, values, out, dim),
+                _ => mix::<S, T, E, G, LANES>(s, &weights, values, out, dim),
             }
             column += width;
         }
@@ -205,18 +212,17 @@ fn width<const G: usize>(wanted: usize, there: usize) -> usize {
 }
 
 /// The keys of a segment from one position on.
-#[derive(Clone, Copy)]
-struct Keys<'a> {
-    segment: &'a Segment<'a>,
+struct Keys<'a, E> {
+    segment: &'a Segment<'a, E>,
     first: usize,
 }
 
 /// Dot products of the queries with `W` neighbouring keys, `[G, W]` at `scores[g * room..]`.
 #[inline(always)]
-fn score<S: Simd, const G: usize, const W: usize>(
+fn score<S: Simd, E: Stored, const G: usize, const W: usize>(
     s: S,
     q: &[f32],
-    keys: Keys<'_>,
+    keys: Keys<'_, E>,
     scores: &mut [f32],
     room: usize,
 ) {
@@ -241,19 +247,18 @@ struct Weights<'a, const G: usize> {
 }
 
 /// Columns of the values from one on.
-#[derive(Clone, Copy)]
-struct Values<'a> {
-    segments: &'a [Segment<'a>; 2],
+struct Values<'a, E> {
+    segments: &'a [Segment<'a, E>; 2],
     value_width: usize,
     column: usize,
 }
 
 /// The weighted sums of `W` neighbouring columns of the values.
 #[inline(always)]
-fn mix<S: Simd, T: Operand, const G: usize, const W: usize>(
+fn mix<S: Simd, T: Operand, E: Stored, const G: usize, const W: usize>(
     s: S,
     weights: &Weights<'_, G>,
-    values: Values<'_>,
+    values: Values<'_, E>,
     out: &mut [T],
     dim: usize,
 ) {
@@ -277,15 +282,16 @@ fn mix<S: Simd, T: Operand, const G: usize, const W: usize>(
 
 /// `sums[g] + scale[g] * x`. By value, so that the compiler keeps the sums in registers.
 #[inline(always)]
-fn add_scaled<S: Simd, const G: usize, const W: usize>(
+fn add_scaled<S: Simd, E: Stored, const G: usize, const W: usize>(
     s: S,
     scale: [f32; G],
-    x: &[f32],
+    x: &[E],
     mut sums: [[f32; W]; G],
 ) -> [[f32; W]; G] {
     let Some(x) = x.first_chunk::<W>() else {
         return sums;
     };
+    let x: [f32; W] = from_fn(|i| x[i].widen());
     for (sums, scale) in sums.iter_mut().zip(scale) {
         for i in 0..W {
             sums[i] = s.mul_add(scale, x[i], sums[i]);

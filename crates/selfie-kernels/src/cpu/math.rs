@@ -83,6 +83,26 @@ impl Operand for half::bf16 {
     }
 }
 
+/// A number of the cache of keys and values.
+pub(super) trait Stored: Operand + Zeroable {
+    fn widen(self) -> f32;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Stored for half::bf16 {
+    /// Unlike [`half::bf16::to_f32`] without a branch.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// A bf16 that is kept as an f32.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]

@@ -184,17 +184,25 @@ impl Backend for Cpu {
         Ok(CpuActs::new(self.isa, capacity, width, weights))
     }
 
+    fn kv_dtype(&self, _: DType) -> DType {
+        DType::F32
+    }
+
     fn kv_bytes(&self, layout: &KvLayout) -> u64 {
         CpuKv::bytes(layout)
     }
 
     fn kv(&self, layout: &KvLayout) -> Result<CpuKv> {
         self.check_memory("the KV cache", CpuKv::bytes(layout))?;
-        Ok(CpuKv::new(layout))
+        CpuKv::new(layout)
     }
 
-    fn kv_share(&self, kv: &mut CpuKv, slot: usize, shared: &[usize]) -> Result<()> {
-        kv.share(slot, shared)
+    fn kv_share(&self, kv: &mut CpuKv, slot: usize, prefix: u32, shared: &[usize]) -> Result<()> {
+        kv.share(slot, prefix, shared)
+    }
+
+    fn kv_copy(&self, kv: &mut CpuKv, from: usize, to: usize, positions: usize) -> Result<()> {
+        self.pool.install(|| kv.copy(from, to, positions))
     }
 
     fn batch(&self, capacity: usize) -> Result<CpuBatch> {

@@ -35,10 +35,9 @@ pub(super) fn rope_append(
                 }
             });
     }
-    for (i, row) in batch.rows.iter().enumerate() {
-        let (key, value) = qkv.row(i)[shape.q_dim()..].split_at(shape.kv_dim());
-        kv.append(layer, row, key, value);
-    }
+    kv.append(layer, &batch.rows, |i| {
+        qkv.row(i)[shape.q_dim()..].split_at(shape.kv_dim())
+    });
     Ok(())
 }
 

@@ -140,6 +140,10 @@ impl<D: Driver> Backend for Gpu<D> {
         Ok(GpuActs::new(buffer, capacity, width, weights))
     }
 
+    fn kv_dtype(&self, weights: DType) -> DType {
+        weights
+    }
+
     fn kv_bytes(&self, layout: &KvLayout) -> u64 {
         GpuKv::<D>::bytes(layout)
     }
@@ -148,8 +152,18 @@ impl<D: Driver> Backend for Gpu<D> {
         GpuKv::new(&self.driver, layout)
     }
 
-    fn kv_share(&self, kv: &mut GpuKv<D>, slot: usize, shared: &[usize]) -> Result<()> {
-        kv.share(slot, shared)
+    fn kv_share(
+        &self,
+        kv: &mut GpuKv<D>,
+        slot: usize,
+        prefix: u32,
+        shared: &[usize],
+    ) -> Result<()> {
+        kv.share(slot, prefix, shared)
+    }
+
+    fn kv_copy(&self, kv: &mut GpuKv<D>, from: usize, to: usize, positions: usize) -> Result<()> {
+        kv.copy(from, to, positions)
     }
 
     fn batch(&self, capacity: usize) -> Result<GpuBatch<D>> {

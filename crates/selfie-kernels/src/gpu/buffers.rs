@@ -6,7 +6,7 @@ use super::Driver;
 use crate::error::{check_index, check_shape};
 use crate::{BatchRow, DType, KernelError, Result};
 
-use super::plan::AttentionWork;
+use super::plan::{AttentionWork, slot_word};
 
 /// Memory of the device, given back when it is dropped.
 pub(super) struct Buffer<D: Driver> {
@@ -214,10 +214,7 @@ impl<D: Driver> GpuBatch<D> {
         self.rows.extend_from_slice(rows);
         self.work = AttentionWork::new(rows);
         let tokens = rows.iter().map(|row| row.token);
-        let slots = rows.iter().map(|row| match row.slot {
-            crate::Slot::Shared => super::plan::SHARED_SLOT,
-            crate::Slot::Branch(slot) => slot,
-        });
+        let slots = rows.iter().map(|row| slot_word(row.slot));
         let positions = rows.iter().map(|row| row.position);
         let mut words: Vec<u32> = tokens.chain(slots).chain(positions).collect();
         words.resize(lists(rows.len()), 0);

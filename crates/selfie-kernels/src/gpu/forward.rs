@@ -151,7 +151,9 @@ impl<D: Driver> Gpu<D> {
             heads: small(OP, shape.heads)?,
         };
         // SAFETY: shapes agree, and each row's place is in the cache and in the table.
-        unsafe { self.driver.launch(&plan.launch()) }
+        unsafe { self.driver.launch(&plan.launch())? };
+        kv.stored(layer, &batch.rows);
+        Ok(())
     }
 
     pub(super) fn attention(
@@ -169,8 +171,8 @@ impl<D: Driver> Gpu<D> {
         check_groups(OP, shape)?;
         kv.check(OP, layer, &batch.rows)?;
         out.set_len(OP, qkv.len, shape.q_dim())?;
-        if out.dtype != kv.layout.weights {
-            let (cache, out) = (kv.layout.weights, out.dtype);
+        if out.dtype != kv.layout.dtype {
+            let (cache, out) = (kv.layout.dtype, out.dtype);
             return Err(KernelError::Unsupported {
                 op: OP,
                 reason: format!("a cache of {cache} with an output of {out}"),

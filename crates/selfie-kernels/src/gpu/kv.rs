@@ -3,20 +3,26 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Driver;
+use super::backend::small;
 use super::buffers::Buffer;
-use super::plan::KvLayer;
-use crate::checks::{check_row, check_share};
-use crate::{BatchRow, KvLayout, Result};
+use super::plan::{KvCopy, KvLayer, Place, layer_words};
+use crate::checks::{check_copy, check_row, check_share};
+use crate::{BatchRow, KvLayout, Result, Slot};
 
-/// Keys and values of all layers, in the dtype of the weights.
+/// Keys and values of all layers, in the type of the layout.
 pub struct GpuKv<D: Driver> {
+    driver: Arc<D>,
     pub(super) layout: KvLayout,
     layers: Vec<Layer<D>>,
-    /// Shared positions that each slot sees, `[layers, slots]`: on the host for checks, on the device for kernels.
-    seen: Vec<u32>,
-    device_seen: Buffer<D>,
+    /// What kernels look up of slots and prefixes, `[layers, prefixes + slots]`.
+    places: Vec<Place>,
+    device_places: Buffer<D>,
     /// Whether the device does not know yet what the host does. Held while it is told, so that nobody goes on before.
     stale: Mutex<bool>,
+    /// The end of the positions that a slot sees or has stored, `[layers, slots]`.
+    ends: Vec<u32>,
+    /// `[layers]`, what a copy reads of a layer.
+    copy_table: Buffer<D>,
 }
 
 struct Layer<D: Driver> {
@@ -27,7 +33,7 @@ struct Layer<D: Driver> {
 impl<D: Driver> GpuKv<D> {
     pub(super) fn bytes(layout: &KvLayout) -> u64 {
         let layers = (0..layout.own.len()).map(|layer| 2 * shape(layout, layer).bytes());
-        layers.sum::<u64>() + seen_bytes(layout)
+        layers.sum::<u64>() + places_bytes(layout) + copy_bytes(layout)
     }
 
     pub(super) fn new(driver: &Arc<D>, layout: &KvLayout) -> Result<Self> {
@@ -39,21 +45,73 @@ impl<D: Driver> GpuKv<D> {
                 values: Buffer::new(driver, WHAT, bytes)?,
             })
         });
-        Ok(Self {
+        // The prefixes, the last one first, then the slots, which see nothing yet.
+        let mut start = 0;
+        let mut at_layer: Vec<Place> = Vec::new();
+        for &prefix in &layout.prefixes {
+            at_layer.insert(0, [start, 0]);
+            start = start.saturating_add(small_or_most(prefix));
+        }
+        at_layer.resize(at_layer.len() + layout.slots, [0, 0]);
+        let kv = Self {
+            driver: driver.clone(),
             layers: layers.collect::<Result<_>>()?,
-            seen: vec![0; layout.own.len() * layout.slots],
-            device_seen: Buffer::zeroed(driver, WHAT, seen_bytes(layout))?,
-            stale: Mutex::new(false),
+            places: at_layer.repeat(layout.own.len()),
+            device_places: Buffer::new(driver, WHAT, places_bytes(layout))?,
+            stale: Mutex::new(true),
+            ends: vec![0; layout.own.len() * layout.slots],
+            copy_table: Buffer::new(driver, WHAT, copy_bytes(layout))?,
             layout: layout.clone(),
-        })
+        };
+        let table: Vec<_> = (0..kv.layers.len())
+            .map(|layer| layer_words(&kv.addressed(layer)))
+            .collect();
+        kv.copy_table.write(0, bytemuck::cast_slice(&table))?;
+        Ok(kv)
     }
 
-    pub(super) fn share(&mut self, slot: usize, shared: &[usize]) -> Result<()> {
-        check_share(&self.layout, slot, shared)?;
+    pub(super) fn share(&mut self, slot: usize, prefix: u32, shared: &[usize]) -> Result<()> {
+        check_share(&self.layout, slot, prefix, shared)?;
         for (layer, &n) in shared.iter().enumerate() {
-            self.seen[layer * self.layout.slots + slot] = n as u32;
+            let start = match n {
+                0 => 0,
+                _ => self.places[self.place_at(layer, !(prefix as usize))][0],
+            };
+            let at = self.place_at(layer, slot);
+            self.places[at] = [start, n as u32];
+            self.ends[layer * self.layout.slots + slot] = n as u32;
         }
-        *self.stale.get_mut().unwrap_or_else(PoisonError::into_inner) = true;
+        self.set_stale();
+        Ok(())
+    }
+
+    pub(super) fn copy(&mut self, from: usize, to: usize, positions: usize) -> Result<()> {
+        const OP: &str = "kv_copy";
+        let slots = self.layout.slots;
+        check_copy(&self.layout, from, to, positions, |layer| {
+            self.ends[layer * slots + from] as usize
+        })?;
+        if from != to && !self.layers.is_empty() && self.layout.kv_heads > 0 {
+            let plan = KvCopy {
+                table: self.copy_table.address(),
+                from: small(OP, from)?,
+                to: small(OP, to)?,
+                positions: small(OP, positions)?,
+                layers: small(OP, self.layers.len())?,
+                kv_heads: small(OP, self.layout.kv_heads)?,
+                row_bytes: small(OP, self.layout.head_dim * self.layout.dtype.size())?,
+            };
+            self.tell()?;
+            // SAFETY: the table is that of this cache, and the positions have been stored.
+            unsafe { self.driver.launch(&plan.launch())? };
+        }
+        for layer in 0..self.layers.len() {
+            let place = self.places[self.place_at(layer, from)];
+            let at = self.place_at(layer, to);
+            self.places[at] = place;
+            self.ends[layer * slots + to] = place[1].max(positions as u32);
+        }
+        self.set_stale();
         Ok(())
     }
 
@@ -61,54 +119,94 @@ impl<D: Driver> GpuKv<D> {
     pub(super) fn check(&self, op: &'static str, layer: usize, rows: &[BatchRow]) -> Result<()> {
         for row in rows {
             check_row(op, &self.layout, layer, row, |slot| {
-                self.seen[layer * self.layout.slots + slot] as usize
+                self.places[self.place_at(layer, slot)][1] as usize
             })?;
         }
         Ok(())
     }
 
+    /// Notes that rows, which have been [checked](Self::check), are stored.
+    pub(super) fn stored(&mut self, layer: usize, rows: &[BatchRow]) {
+        for row in rows {
+            if let Slot::Branch(slot) = row.slot {
+                let end = &mut self.ends[layer * self.layout.slots + slot as usize];
+                *end = (*end).max(row.position + 1);
+            }
+        }
+    }
+
     /// One layer as kernels take it. Tells the device first what slots see, if that has changed.
     pub(super) fn layer(&self, layer: usize) -> Result<KvLayer> {
-        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-        if *stale {
-            self.device_seen
-                .write(0, bytemuck::cast_slice(&self.seen))?;
-            *stale = false;
-        }
-        Ok(KvLayer {
+        self.tell()?;
+        Ok(self.addressed(layer))
+    }
+
+    fn addressed(&self, layer: usize) -> KvLayer {
+        KvLayer {
             keys: self.layers[layer].keys.address(),
             values: self.layers[layer].values.address(),
-            seen: self.device_seen.address() + 4 * (layer * self.layout.slots) as u64,
+            places: self.device_places.address() + 8 * self.place_at(layer, 0) as u64,
             ..shape(&self.layout, layer)
-        })
+        }
+    }
+
+    /// Where the place of a slot is in `places`; that of prefix `p` is at slot `!p`.
+    fn place_at(&self, layer: usize, slot: usize) -> usize {
+        let prefixes = self.layout.prefixes.len();
+        let first = layer * (prefixes + self.layout.slots) + prefixes;
+        first.wrapping_add(slot)
+    }
+
+    fn set_stale(&mut self) {
+        *self.stale.get_mut().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn tell(&self) -> Result<()> {
+        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stale {
+            self.device_places
+                .write(0, bytemuck::cast_slice(&self.places))?;
+            *stale = false;
+        }
+        Ok(())
     }
 }
 
-fn seen_bytes(layout: &KvLayout) -> u64 {
-    4 * layout.own.len() as u64 * layout.slots as u64
+fn places_bytes(layout: &KvLayout) -> u64 {
+    8 * layout.own.len() as u64 * (layout.prefixes.len() + layout.slots) as u64
 }
 
-/// A layer without its addresses. Saturated sizes are refused by the allocation.
+fn copy_bytes(layout: &KvLayout) -> u64 {
+    32 * layout.own.len() as u64
+}
+
+/// A size as kernels take it. Saturated ones are refused by the allocation.
+fn small_or_most(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// A layer without its addresses.
 fn shape(layout: &KvLayout, layer: usize) -> KvLayer {
     let KvLayout {
         kv_heads,
         head_dim,
-        shared,
+        ref prefixes,
+        ref own,
         slots,
-        weights,
-        ..
+        dtype,
     } = *layout;
-    let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let shared = prefixes.iter().sum();
     KvLayer {
         keys: 0,
         values: 0,
-        own_offset: KvLayer::shared_bytes(kv_heads, head_dim, shared, weights),
-        seen: 0,
-        kv_heads: small(kv_heads),
-        head_dim: small(head_dim),
-        shared: small(shared),
-        own: small(layout.own[layer]),
-        slots: small(slots),
-        dtype: weights,
+        own_offset: KvLayer::shared_bytes(kv_heads, head_dim, shared, dtype),
+        places: 0,
+        kv_heads: small_or_most(kv_heads),
+        head_dim: small_or_most(head_dim),
+        shared: small_or_most(shared),
+        longest: small_or_most(prefixes.iter().copied().max().unwrap_or(0)),
+        own: small_or_most(own[layer]),
+        slots: small_or_most(slots),
+        dtype,
     }
 }

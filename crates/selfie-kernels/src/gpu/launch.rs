@@ -57,6 +57,8 @@ pub enum File {
     Head,
     /// `inject.ptx`
     Inject,
+    /// `kv_copy.ptx`
+    KvCopy,
     /// `mlp_backward.ptx`
     MlpBackward,
     /// `rms_norm.ptx`
@@ -80,6 +82,7 @@ impl File {
         File::GatherRows,
         File::Head,
         File::Inject,
+        File::KvCopy,
         File::MlpBackward,
         File::RmsNorm,
         File::RopeAppend,
@@ -99,6 +102,7 @@ impl File {
             File::GatherRows => "gather_rows",
             File::Head => "head",
             File::Inject => "inject",
+            File::KvCopy => "kv_copy",
             File::MlpBackward => "mlp_backward",
             File::RmsNorm => "rms_norm",
             File::RopeAppend => "rope_append",
@@ -118,6 +122,7 @@ impl File {
             File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
             File::Head => include_str!("../../kernels/head.ptx"),
             File::Inject => include_str!("../../kernels/inject.ptx"),
+            File::KvCopy => include_str!("../../kernels/kv_copy.ptx"),
             File::MlpBackward => include_str!("../../kernels/mlp_backward.ptx"),
             File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
             File::RopeAppend => include_str!("../../kernels/rope_append.ptx"),

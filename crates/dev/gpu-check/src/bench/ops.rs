@@ -134,7 +134,7 @@ fn attention(cuda: &Cuda, branches: usize, tokens: usize) -> Result<(f64, f64)> 
     Ok((prompt, decode))
 }
 
-/// One layer's cache without a shared segment, and a batch.
+/// One layer's cache without a prefix, and a batch.
 struct Cache {
     shape: AttnShape,
     branches: usize,
@@ -148,10 +148,10 @@ impl Cache {
         let layout = KvLayout {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
-            shared: 0,
+            prefixes: vec![],
             own: vec![tokens],
             slots: branches,
-            weights: DType::Bf16,
+            dtype: DType::Bf16,
         };
         let mut rope = cuda.rows(tokens, shape.head_dim)?;
         let table = reference::rope_table(tokens, shape.head_dim, 10_000.0);

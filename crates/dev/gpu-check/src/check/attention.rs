@@ -8,28 +8,34 @@ use selfie_kernels::{AttnShape, Backend, BatchRow, DType, KvLayout, Slot, refere
 use crate::cases::{must, read_acts, rows_of, values};
 use crate::{Check, Opening};
 
-/// Heads, and for each branch: shared positions that it sees, its own, and how many rows come last.
+/// Heads, the prefixes' positions, and for each branch: its prefix, shared positions that it sees, its own, and how many
+/// rows come last.
 struct Case {
     heads: (usize, usize, usize),
-    shared: usize,
-    branches: &'static [(usize, usize, usize)],
+    prefixes: &'static [usize],
+    branches: &'static [(u32, usize, usize, usize)],
 }
 
 const CASES: &[Case] = &[
     Case {
         heads: (4, 4, 64),
-        shared: 19,
-        branches: &[(19, 1, 1), (4, 16, 1), (19, 30, 1), (0, 33, 5)],
+        prefixes: &[19],
+        branches: &[(0, 19, 1, 1), (0, 4, 16, 1), (0, 19, 30, 1), (0, 0, 33, 5)],
     },
     Case {
         heads: (8, 2, 128),
-        shared: 40,
-        branches: &[(40, 70, 1), (33, 65, 64), (0, 300, 1)],
+        prefixes: &[40, 90],
+        branches: &[
+            (0, 40, 70, 1),
+            (1, 33, 65, 64),
+            (1, 90, 3, 1),
+            (0, 0, 300, 1),
+        ],
     },
     Case {
         heads: (4, 1, 80),
-        shared: 0,
-        branches: &[(0, 129, 129), (0, 700, 1)],
+        prefixes: &[],
+        branches: &[(0, 0, 129, 129), (0, 0, 700, 1)],
     },
 ];
 
@@ -72,16 +78,16 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
         kv_heads,
         head_dim,
     };
-    let own = case.branches.iter().map(|b| b.1).max().unwrap_or(0);
+    let own = case.branches.iter().map(|b| b.2).max().unwrap_or(0);
     let layout = KvLayout {
         kv_heads,
         head_dim,
-        shared: case.shared,
+        prefixes: case.prefixes.to_vec(),
         own: vec![own],
         slots: case.branches.len(),
-        weights: dtype,
+        dtype,
     };
-    let positions = case.shared + own;
+    let positions = case.prefixes.iter().sum::<usize>() + own;
     let table = reference::rope_table(positions, head_dim, 10_000.0);
     let rope = rows_of(backend, &table, head_dim);
     let mut kv = must("kv", backend.kv(&layout));
@@ -90,12 +96,15 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
         slot,
         position: position as u32,
     };
-    let mut rows: Vec<BatchRow> = (0..case.shared).map(|p| row(Slot::Shared, p)).collect();
+    let prefixes = (0..).zip(case.prefixes);
+    let mut rows: Vec<BatchRow> = prefixes
+        .flat_map(|(prefix, &n)| (0..n).map(move |p| row(Slot::Prefix(prefix), p)))
+        .collect();
     let mut asked = Vec::new();
-    for (slot, &(seen, own, last)) in (0..).zip(case.branches) {
+    for (slot, &(prefix, seen, own, last)) in (0..).zip(case.branches) {
         must(
             "kv_share",
-            backend.kv_share(&mut kv, slot as usize, &[seen]),
+            backend.kv_share(&mut kv, slot as usize, prefix, &[seen]),
         );
         let branch = (seen..seen + own).map(|p| row(Slot::Branch(slot), p));
         asked.extend(branch.clone().skip(own - last));
@@ -109,8 +118,8 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
         // What a row holds depends on its slot and position alone.
         let of_row = |row: &BatchRow| {
             let slot = match row.slot {
-                Slot::Shared => 0,
-                Slot::Branch(slot) => u64::from(slot) + 1,
+                Slot::Prefix(prefix) => 1000 + u64::from(prefix),
+                Slot::Branch(slot) => u64::from(slot),
             };
             values(10_000 * slot + u64::from(row.position), width, (-1.0, 1.0))
         };

@@ -28,6 +28,7 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op linear_add", matrix::check_linear_add),
         of_op("op rope_append", attention::check_rope_append),
         of_op("op attend", attention::check_attend),
+        of_op("op kv_copy", attention::check_kv_copy),
         of_op("op head_best", matrix::check_head_best),
         of_op("op head_score", matrix::check_head_score),
         of_op("op head of infinite logits", matrix::check_head_not_finite),
@@ -46,6 +47,7 @@ pub(crate) fn checks() -> Vec<Check> {
             errors::an_operand_has_the_dtype_that_the_weights_ask_for(cuda);
             errors::swiglu(cuda);
             errors::kv_share(cuda);
+            errors::kv_copy(cuda);
             errors::rope_append(cuda);
             errors::attend(cuda);
             errors::probe_ops(cuda);

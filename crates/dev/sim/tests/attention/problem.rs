@@ -1,6 +1,6 @@
 //! A case on the simulated device: a cache, queries, the launches of the plan, and what they should give.
 
-use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits};
+use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits, slot_word};
 use selfie_kernels::gpu::{Arg, Launch};
 use selfie_kernels::{BatchRow, DType, Slot};
 use selfie_ptxsim::{Arg as SimArg, Config, Gpu, Report};
@@ -20,7 +20,7 @@ struct Content {
 pub(super) struct Problem<'a> {
     pub(super) case: &'a Case,
     pub(super) dtype: DType,
-    shared: Content,
+    prefixes: Vec<Content>,
     own: Vec<Content>,
 }
 
@@ -46,11 +46,14 @@ impl<'a> Problem<'a> {
                 positions: positions as usize,
             }
         };
+        let prefixes = case.prefixes.iter().zip(1000..);
         let branches = case.branches.iter().zip(1..);
         Self {
             case,
             dtype,
-            shared: content(0, case.shared),
+            prefixes: prefixes
+                .map(|(&[positions, _], seed)| content(seed, positions))
+                .collect(),
             own: branches
                 .map(|(branch, seed)| content(seed, branch.own))
                 .collect(),
@@ -60,7 +63,10 @@ impl<'a> Problem<'a> {
     /// The batch of the case; slots take turns, so that the rows of a run are not neighbours.
     pub(super) fn rows(&self) -> Vec<BatchRow> {
         let case = self.case;
-        let mut slots = vec![(Slot::Shared, case.shared, case.shared_rows)];
+        let prefixes = (0..).zip(case.prefixes);
+        let mut slots: Vec<_> = prefixes
+            .map(|(prefix, &[positions, rows])| (Slot::Prefix(prefix), positions, rows))
+            .collect();
         for (slot, branch) in (0..).zip(case.branches) {
             slots.push((Slot::Branch(slot), branch.seen + branch.own, branch.rows));
         }
@@ -84,8 +90,8 @@ impl<'a> Problem<'a> {
     /// The queries of a row, `[heads * head_dim]`: they depend on nothing but its slot and position.
     fn queries(&self, row: &BatchRow) -> Vec<f32> {
         let slot = match row.slot {
-            Slot::Shared => 0,
-            Slot::Branch(slot) => u64::from(slot) + 1,
+            Slot::Prefix(prefix) => 1000 + u64::from(prefix),
+            Slot::Branch(slot) => u64::from(slot),
         };
         let seed = 1000 * slot + u64::from(row.position) + 1_000_000;
         let (heads, _, head_dim) = self.case.heads;
@@ -101,10 +107,7 @@ impl<'a> Problem<'a> {
         let kv = self.cache(&mut device);
         let work = AttentionWork::new(rows);
         let words = |f: &dyn Fn(&BatchRow) -> u32| -> Vec<u32> { rows.iter().map(f).collect() };
-        let slots = words(&|row| match row.slot {
-            Slot::Shared => u32::MAX,
-            Slot::Branch(slot) => slot,
-        });
+        let slots = words(&|row| slot_word(row.slot));
         let width = (heads + 2 * kv_heads) * head_dim;
         let qkv = device.alloc(u64::from(4 * n * width));
         for (i, row) in (0..).zip(rows) {
@@ -151,9 +154,18 @@ impl<'a> Problem<'a> {
         let (_, kv_heads, head_dim) = self.case.heads;
         let branches = self.case.branches;
         let slots = branches.len() as u32;
-        let shared = self.case.shared + 3;
+        // Where each prefix begins.
+        let mut starts = vec![0];
+        for &[positions, _] in self.case.prefixes {
+            starts.push(starts[starts.len() - 1] + positions + 3);
+        }
+        let shared = starts[self.prefixes.len()];
         let own = branches.iter().map(|b| b.own).max().unwrap_or(0) + 2;
-        let seen: Vec<u32> = branches.iter().map(|b| b.seen).collect();
+        let prefixes = starts[..self.prefixes.len()].iter().rev();
+        let mut places: Vec<u32> = prefixes.flat_map(|&start| [start, 0]).collect();
+        for branch in branches {
+            places.extend([starts[branch.prefix as usize], branch.seen]);
+        }
         let mut kv = KvLayer {
             keys: 0,
             values: 0,
@@ -163,10 +175,11 @@ impl<'a> Problem<'a> {
                 shared as usize,
                 self.dtype,
             ),
-            seen: device.words(&seen),
+            places: device.words(&places) + 8 * self.prefixes.len() as u64,
             kv_heads,
             head_dim,
             shared,
+            longest: shared,
             own,
             slots,
             dtype: self.dtype,
@@ -175,8 +188,10 @@ impl<'a> Problem<'a> {
         kv.values = device.alloc(kv.bytes());
         let row = u64::from(head_dim) * self.dtype.size() as u64;
         for head in 0..kv_heads {
-            let at = u64::from(head * shared) * row;
-            self.shared.store(self, head, &kv, at, device);
+            for (start, content) in starts.iter().zip(&self.prefixes) {
+                let at = u64::from(head * shared + start) * row;
+                content.store(self, head, &kv, at, device);
+            }
             for (slot, content) in (0..).zip(&self.own) {
                 let at = kv.own_offset + u64::from((slot * kv_heads + head) * own) * row;
                 content.store(self, head, &kv, at, device);
@@ -190,7 +205,7 @@ impl<'a> Problem<'a> {
         let row = &rows[i];
         let neighbour =
             |other: &BatchRow| other.slot == row.slot && other.position.abs_diff(row.position) == 1;
-        let single = row.slot != Slot::Shared && !rows.iter().any(neighbour);
+        let single = matches!(row.slot, Slot::Branch(_)) && !rows.iter().any(neighbour);
         match (self.dtype, keys) {
             (DType::F32, _) => Walk::F32,
             (dtype, Some(keys)) if single => Walk::Parts { dtype, keys },
@@ -208,12 +223,16 @@ impl<'a> Problem<'a> {
         for (head, q) in (0..).zip(queries.chunks_exact(head_dim as usize)) {
             let kv_head = (head / (heads / kv_heads)) as usize;
             let segments = match row.slot {
-                Slot::Shared => [self.shared.segment(self, kv_head, position + 1), vec![]],
+                Slot::Prefix(prefix) => {
+                    let prefix = &self.prefixes[prefix as usize];
+                    [prefix.segment(self, kv_head, position + 1), vec![]]
+                }
                 Slot::Branch(slot) => {
-                    let seen = self.case.branches[slot as usize].seen as usize;
+                    let branch = &self.case.branches[slot as usize];
+                    let (prefix, seen) = (branch.prefix as usize, branch.seen as usize);
                     let own = &self.own[slot as usize];
                     [
-                        self.shared.segment(self, kv_head, seen),
+                        self.prefixes[prefix].segment(self, kv_head, seen),
                         own.segment(self, kv_head, position - seen + 1),
                     ]
                 }

@@ -94,7 +94,7 @@ fn position_bytes(case: &Case) -> u64 {
 }
 
 #[test]
-fn decoding_reads_own_keys_once_and_shared_ones_once_for_sixteen_rows() {
+fn decoding_reads_own_keys_once_and_those_of_a_prefix_once_for_sixteen_rows() {
     for case in CASES {
         let (heads, kv_heads, _) = case.heads;
         let group = heads / kv_heads;
@@ -104,12 +104,17 @@ fn decoding_reads_own_keys_once_and_shared_ones_once_for_sixteen_rows() {
         }
         let own: u32 = singles.iter().map(|b| b.own).sum();
         let tiles: Vec<u32> = (0..singles.len() as u32 * group).collect();
-        let farthest = |tile: &[u32]| {
-            tile.iter()
-                .map(|m| singles[(m / group) as usize].seen)
-                .max()
+        // Of each prefix as far as the row sees that sees the farthest.
+        let farthest = |tile: &[u32]| -> u32 {
+            let mut seen = vec![0; case.prefixes.len()];
+            for m in tile {
+                let branch = singles[(m / group) as usize];
+                let seen = &mut seen[branch.prefix as usize];
+                *seen = branch.seen.max(*seen);
+            }
+            seen.iter().sum()
         };
-        let shared: u32 = tiles.chunks(16).filter_map(farthest).sum();
+        let shared: u32 = tiles.chunks(16).map(farthest).sum();
         let positions = own * group.div_ceil(16) + shared;
         assert_eq!(
             bytes_read(case, "attention_decode"),
@@ -128,7 +133,10 @@ fn a_prompt_of_one_tile_reads_its_keys_once() {
         let warp_rows = if head_dim > 128 { 16 } else { 32 };
         let runs: Vec<_> = case.branches.iter().filter(|b| b.rows > 1).collect();
         let one_tile = |rows: u32| rows * (heads / kv_heads) <= 4 * warp_rows;
-        if runs.is_empty() || case.shared_rows > 0 || !runs.iter().all(|b| one_tile(b.rows)) {
+        if runs.is_empty()
+            || case.prefixes.iter().any(|&[_, rows]| rows > 0)
+            || !runs.iter().all(|b| one_tile(b.rows))
+        {
             continue;
         }
         cases += 1;

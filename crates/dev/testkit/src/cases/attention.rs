@@ -2,7 +2,7 @@
 
 use selfie_kernels::{AttnShape, Backend, BatchRow, KvLayout, Slot, reference};
 
-use super::tables::{ATTEND, Attend, Heads, ROPE};
+use super::tables::{ATTEND, Attend, FORK, Fork, Heads, ROPE};
 use super::*;
 
 const THETA: f64 = 10_000.0;
@@ -67,10 +67,10 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
         let layout = KvLayout {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
-            shared: 0,
+            prefixes: vec![],
             own: vec![positions],
             slots: case.positions.len(),
-            weights: DType::F32,
+            dtype: DType::F32,
         };
         let rows: Vec<BatchRow> = case
             .positions
@@ -109,11 +109,225 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
     errors.finish();
 }
 
+/// A slot that continues one of several prefixes has the bits that it has in a cache with that prefix alone, whatever its
+/// neighbours in the batch continue.
+pub fn check_prefixes<B: Operands>(backend: &B) {
+    const PREFIXES: [usize; 3] = [17, 70, 1];
+    /// Prefix, positions of it, and the end of what comes behind.
+    const SLOTS: [(u32, usize, usize); 6] = [
+        (1, 70, 74),
+        (0, 17, 18),
+        (2, 1, 9),
+        (1, 66, 67),
+        (0, 5, 25),
+        (1, 70, 71),
+    ];
+    let shape = shape((4, 2, 16));
+    let mut errors = Errors::new(backend, "several prefixes");
+    for &dtype in B::KV {
+        let run = |prefixes: &[u32], slots: &[usize]| {
+            let layout = KvLayout {
+                kv_heads: shape.kv_heads,
+                head_dim: shape.head_dim,
+                prefixes: prefixes.iter().map(|&p| PREFIXES[p as usize]).collect(),
+                own: vec![30],
+                slots: slots.len(),
+                dtype,
+            };
+            let mut cache = Cache {
+                shape,
+                dtype,
+                kv: must("kv", backend.kv(&layout)),
+            };
+            for (at, &prefix) in (0..).zip(prefixes) {
+                let rows = (0..PREFIXES[prefix as usize]).map(|p| row(Slot::Prefix(at), p));
+                cache.attend(
+                    backend,
+                    0,
+                    &rows.collect::<Vec<_>>(),
+                    10 + u64::from(prefix),
+                );
+            }
+            let mut rows: [Vec<(BatchRow, u64)>; 2] = [vec![], vec![]];
+            for (at, &slot) in slots.iter().enumerate() {
+                let (prefix, seen, end) = SLOTS[slot];
+                let prefix = prefixes.iter().position(|&p| p == prefix);
+                let prefix = prefix.map_or(0, |p| p as u32);
+                let shared = backend.kv_share(&mut cache.kv, at, prefix, &[seen]);
+                must("kv_share", shared);
+                let row = |p| (row(Slot::Branch(at as u32), p), slot as u64);
+                rows[0].extend((seen..end).map(row));
+                rows[1].push(row(end));
+            }
+            // All of their rows, then one more of each.
+            rows.map(|rows| {
+                let width = shape.q_dim();
+                let values = cache.attend_rows(backend, 0, &rows);
+                let values = values.chunks_exact(width).map(<[f32]>::to_vec);
+                let of_slot = rows.iter().map(|&(row, slot)| (slot, row.position));
+                of_slot.zip(values).collect::<Vec<_>>()
+            })
+        };
+        let together = run(&[0, 1, 2], &[0, 1, 2, 3, 4, 5]);
+        for (slot, &(prefix, ..)) in SLOTS.iter().enumerate() {
+            let alone = run(&[prefix], &[slot]);
+            for (together, alone) in together.iter().zip(alone) {
+                let own = together.iter().filter(|((of, _), _)| *of == slot as u64);
+                let got: Vec<_> = own.cloned().collect();
+                errors.equal(format_args!("{dtype}, slot {slot}"), got, alone);
+            }
+        }
+    }
+    errors.finish();
+}
+
+/// What follows a fork has the bits of what follows the same rows in a slot that was filled with them.
+pub fn check_kv_copy<B: Operands>(backend: &B) {
+    let mut errors = Errors::new(backend, "kv_copy");
+    for case in FORK {
+        for &dtype in B::KV {
+            // Rows of a head that are not aligned to 16 bytes have to be f32.
+            let narrow = (dtype == DType::F32).then_some((2, 1, 6));
+            for heads in [Some((4, 2, 16)), narrow].into_iter().flatten() {
+                let shape = shape(heads);
+                let name = format!("{dtype} {heads:?}, {} positions", case.positions);
+                let [got, want] = [true, false].map(|copy| {
+                    let mut forked = Forked::new(backend, case, shape, dtype);
+                    if copy {
+                        let (from, positions) = (case.from, case.positions);
+                        let copied = backend.kv_copy(&mut forked.cache.kv, from, 1, positions);
+                        must("kv_copy", copied);
+                    } else {
+                        forked.fill(backend);
+                    }
+                    forked.what_follows(backend)
+                });
+                errors.equal(format_args!("{name}"), got, want);
+            }
+        }
+    }
+    errors.finish();
+}
+
+/// A cache, and how its rows are made.
+struct Cache<B: Backend> {
+    shape: AttnShape,
+    dtype: DType,
+    kv: B::Kv,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Appends rows, whose values depend on `seed`, layer and position, and attends to them.
+    fn attend(&mut self, backend: &B, layer: usize, rows: &[BatchRow], seed: u64) -> Vec<f32> {
+        let rows: Vec<_> = rows.iter().map(|&row| (row, seed)).collect();
+        self.attend_rows(backend, layer, &rows)
+    }
+
+    /// The same, with a seed for each row.
+    fn attend_rows(&mut self, backend: &B, layer: usize, rows: &[(BatchRow, u64)]) -> Vec<f32> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let (n, width, q_dim) = (rows.len(), self.shape.qkv_dim(), self.shape.q_dim());
+        let of_row = |(row, seed): &(BatchRow, u64)| {
+            let seed = 1000 * seed + 100 * layer as u64 + u64::from(row.position);
+            values(seed, width, (-1.0, 1.0))
+        };
+        let qkv: Vec<f32> = rows.iter().flat_map(of_row).collect();
+        let mut qkv = rows_of(backend, &qkv, width);
+        let rows: Vec<BatchRow> = rows.iter().map(|&(row, _)| row).collect();
+        let batch = batch_of(backend, &rows);
+        let (shape, kv) = (&self.shape, &mut self.kv);
+        let appended = backend.rope_append(shape, None, &batch, layer, &mut qkv, kv);
+        must("rope_append", appended);
+        let mut out = must("acts", backend.acts(n, q_dim, self.dtype));
+        let attended = backend.attend(shape, &qkv, &batch, layer, kv, &mut out);
+        must("attend", attended);
+        read_acts(backend, &out, n, q_dim, self.dtype)
+    }
+}
+
+/// A cache with two slots, of which the second one becomes a fork.
+struct Forked<'a, B: Backend> {
+    case: &'a Fork,
+    cache: Cache<B>,
+}
+
+impl<'a, B: Backend> Forked<'a, B> {
+    fn new(backend: &B, case: &'a Fork, shape: AttnShape, dtype: DType) -> Self {
+        let layout = KvLayout {
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            prefixes: vec![4, 2],
+            own: vec![12, 12],
+            slots: 2,
+            dtype,
+        };
+        let kv = must("kv", backend.kv(&layout));
+        let mut forked = Self {
+            case,
+            cache: Cache { shape, dtype, kv },
+        };
+        for slot in 0..2 {
+            let (prefix, seen) = forked.view(slot);
+            let cache = &mut forked.cache;
+            let shared = backend.kv_share(&mut cache.kv, slot, prefix, &seen);
+            must("kv_share", shared);
+            for (layer, seen) in seen.into_iter().enumerate() {
+                for (prefix, n) in [(0, 4), (1, 2)] {
+                    let rows = (0..n).map(|at| row(Slot::Prefix(prefix), at));
+                    let rows: Vec<BatchRow> = rows.collect();
+                    cache.attend(backend, layer, &rows, 3 + u64::from(prefix));
+                }
+                let end = if slot == 0 { 9 } else { 6 };
+                let rows = |at| row(Slot::Branch(slot as u32), at);
+                let rows: Vec<BatchRow> = (seen..end).map(rows).collect();
+                cache.attend(backend, layer, &rows, slot as u64);
+            }
+        }
+        forked
+    }
+
+    /// The prefix of a slot, and how many positions of it the slot sees.
+    fn view(&self, slot: usize) -> (u32, [usize; 2]) {
+        match slot {
+            0 => (0, self.case.seen),
+            _ => (1, [2, 1]),
+        }
+    }
+
+    /// Fills slot 1 with what a fork would have.
+    fn fill(&mut self, backend: &B) {
+        let (prefix, seen) = self.view(self.case.from);
+        let shared = backend.kv_share(&mut self.cache.kv, 1, prefix, &seen);
+        must("kv_share", shared);
+        for (layer, seen) in seen.into_iter().enumerate() {
+            let rows = (seen..self.case.positions).map(|at| row(Slot::Branch(1), at));
+            let (rows, seed): (Vec<BatchRow>, _) = (rows.collect(), self.case.from as u64);
+            self.cache.attend(backend, layer, &rows, seed);
+        }
+    }
+
+    /// Two more rows of the fork at each layer, and one of slot 0.
+    fn what_follows(&mut self, backend: &B) -> Vec<Vec<f32>> {
+        let (_, seen) = self.view(self.case.from);
+        let mut all = Vec::new();
+        for (layer, seen) in seen.into_iter().enumerate() {
+            let next = seen.max(self.case.positions);
+            let rows = [row(Slot::Branch(1), next), row(Slot::Branch(1), next + 1)];
+            all.push(self.cache.attend(backend, layer, &rows, 2));
+            let rows = [row(Slot::Branch(0), 9)];
+            all.push(self.cache.attend(backend, layer, &rows, 0));
+        }
+        all
+    }
+}
+
 pub fn check_attend<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "attend");
     for (seed, case) in ATTEND.iter().enumerate() {
-        for &weights in B::ATTENTION {
-            let mut run = Run::new(backend, case, weights);
+        for &dtypes in B::ATTENTION {
+            let mut run = Run::new(backend, case, dtypes);
             for (step, rows) in steps(case).into_iter().enumerate() {
                 let seed = (seed * 10 + step) as u64;
                 run.step(backend, rows, seed, &mut errors);
@@ -126,9 +340,12 @@ pub fn check_attend<B: Operands>(backend: &B) {
 /// The layer whose queries and keys are not rotated.
 const UNROTATED: usize = 1;
 
-/// The batches of a case, for each of two layers: the shared prompt, the branches, one more token a branch.
+/// The batches of a case, for each of two layers: the shared prompts, the branches, one more token a branch.
 fn steps(case: &Attend) -> Vec<[Vec<BatchRow>; 2]> {
-    let shared: Vec<BatchRow> = (0..case.shared).map(|p| row(Slot::Shared, p)).collect();
+    let prefixes = (0..).zip(case.prefixes);
+    let shared: Vec<BatchRow> = prefixes
+        .flat_map(|(prefix, &n)| (0..n).map(move |p| row(Slot::Prefix(prefix), p)))
+        .collect();
     // Rows of the branches take turns, so that neighbours in the batch belong to different ones.
     let turns = |layer: usize| {
         let mut rows = Vec::new();
@@ -163,14 +380,15 @@ struct Position {
 
 /// What a layer has of keys and values by the reference.
 struct History {
-    shared: Vec<Position>,
+    prefixes: Vec<Vec<Position>>,
     own: Vec<Vec<Position>>,
 }
 
 /// A backend and the reference, walking through a case.
 struct Run<'a, B: Backend> {
     case: &'a Attend,
-    weights: DType,
+    /// Of keys and values, and of the weights that the output is for.
+    dtypes: [DType; 2],
     shape: AttnShape,
     table: Vec<f32>,
     rope: B::Rows,
@@ -179,10 +397,11 @@ struct Run<'a, B: Backend> {
 }
 
 impl<'a, B: Operands> Run<'a, B> {
-    fn new(backend: &B, case: &'a Attend, weights: DType) -> Self {
+    fn new(backend: &B, case: &'a Attend, dtypes: [DType; 2]) -> Self {
         let shape = shape(case.heads);
         let end = case.branches.iter().map(|b| b.end).max().unwrap_or(0) + 1;
-        let table = reference::rope_table(end.max(case.shared), shape.head_dim, THETA);
+        let longest = case.prefixes.iter().copied().max().unwrap_or(0);
+        let table = reference::rope_table(end.max(longest), shape.head_dim, THETA);
         let own = |layer: usize| {
             let lengths = case.branches.iter().map(|b| b.end - b.seen[layer] + 1);
             lengths.max().unwrap_or(0)
@@ -190,22 +409,23 @@ impl<'a, B: Operands> Run<'a, B> {
         let layout = KvLayout {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
-            shared: case.shared,
+            prefixes: case.prefixes.to_vec(),
             own: vec![own(0), own(1)],
             slots: case.branches.len(),
-            weights,
+            dtype: dtypes[0],
         };
         let mut kv = must("kv", backend.kv(&layout));
         for (slot, branch) in case.branches.iter().enumerate() {
-            must("kv_share", backend.kv_share(&mut kv, slot, &branch.seen));
+            let shared = backend.kv_share(&mut kv, slot, branch.prefix, &branch.seen);
+            must("kv_share", shared);
         }
         let history = || History {
-            shared: Vec::new(),
+            prefixes: case.prefixes.iter().map(|_| Vec::new()).collect(),
             own: case.branches.iter().map(|_| Vec::new()).collect(),
         };
         Self {
             case,
-            weights,
+            dtypes,
             shape,
             rope: rows_of(backend, &table, shape.head_dim),
             table,
@@ -225,8 +445,8 @@ impl<'a, B: Operands> Run<'a, B> {
                 let values = values(seed, rows.len() * width, self.case.qkv);
                 let batch = batch_of(backend, rows);
                 let mut qkv = rows_of(backend, &values, width);
+                let rope = self.rotates(layer).then_some(&self.rope);
                 let (shape, kv) = (&self.shape, &mut self.kv);
-                let rope = (layer != UNROTATED).then_some(&self.rope);
                 let appended = backend.rope_append(shape, rope, &batch, layer, &mut qkv, kv);
                 must("rope_append", appended);
                 for (row, values) in rows.iter().zip(values.chunks_exact(width)) {
@@ -237,10 +457,11 @@ impl<'a, B: Operands> Run<'a, B> {
             .collect();
         for (layer, (batch, qkv, values)) in layers.iter().enumerate() {
             let (n, width) = (rows[layer].len(), self.shape.q_dim());
-            let mut out = must("acts", backend.acts(n, width, self.weights));
+            let weights = self.dtypes[1];
+            let mut out = must("acts", backend.acts(n, width, weights));
             let result = backend.attend(&self.shape, qkv, batch, layer, &self.kv, &mut out);
             must("attend", result);
-            let got = read_acts(backend, &out, n, width, self.weights);
+            let got = read_acts(backend, &out, n, width, weights);
             let qkv = values.chunks_exact(self.shape.qkv_dim());
             for ((row, qkv), got) in rows[layer].iter().zip(qkv).zip(got.chunks_exact(width)) {
                 self.compare(layer, row, &qkv[..width], got, errors);
@@ -248,9 +469,15 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
+    /// Keys that are kept in bf16 come as they are: where the oracle's rotation and the backend's lie on both sides of a
+    /// tie, the kept keys would differ.
+    fn rotates(&self, layer: usize) -> bool {
+        layer != UNROTATED && self.dtypes[0] == DType::F32
+    }
+
     /// What the layer makes of heads of a row (`[n * head_dim]`), and the magnitude of that.
     fn turned(&self, layer: usize, row: &BatchRow, heads: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        if layer == UNROTATED {
+        if !self.rotates(layer) {
             return (heads.to_vec(), abs(heads));
         }
         let dim = self.shape.head_dim;
@@ -261,27 +488,37 @@ impl<'a, B: Operands> Run<'a, B> {
     fn remember(&mut self, layer: usize, row: &BatchRow, qkv: &[f32]) {
         let (key, value) = qkv[self.shape.q_dim()..].split_at(self.shape.kv_dim());
         let (key, key_magnitude) = self.turned(layer, row, key);
+        let kept = |values: &[f32]| -> Vec<f32> {
+            let round = |&x| reference::round(self.dtypes[0], x);
+            values.iter().map(round).collect()
+        };
         let position = Position {
-            key,
-            key_magnitude,
-            value: value.to_vec(),
+            key: kept(&key),
+            key_magnitude: kept(&key_magnitude),
+            value: kept(value),
         };
         match row.slot {
-            Slot::Shared => self.histories[layer].shared.push(position),
+            Slot::Prefix(prefix) => {
+                self.histories[layer].prefixes[prefix as usize].push(position);
+            }
             Slot::Branch(slot) => self.histories[layer].own[slot as usize].push(position),
         }
     }
 
-    /// What a row may see: up to its own position, of the shared segment and then of its branch.
+    /// What a row may see: up to its own position, of a prefix and then of its branch.
     fn visible(&self, layer: usize, row: &BatchRow) -> Vec<&Position> {
         let history = &self.histories[layer];
         let n = row.position as usize + 1;
         match row.slot {
-            Slot::Shared => history.shared[..n].iter().collect(),
+            Slot::Prefix(prefix) => history.prefixes[prefix as usize][..n].iter().collect(),
             Slot::Branch(slot) => {
-                let seen = self.case.branches[slot as usize].seen[layer];
+                let branch = &self.case.branches[slot as usize];
+                let seen = branch.seen[layer];
                 let own = &history.own[slot as usize][..n - seen];
-                history.shared[..seen].iter().chain(own).collect()
+                // Of a prefix that does not exist nothing is seen.
+                let prefix = history.prefixes.get(branch.prefix as usize);
+                let prefix = prefix.map_or(&[][..], |prefix| &prefix[..seen]);
+                prefix.iter().chain(own).collect()
             }
         }
     }
@@ -302,8 +539,8 @@ impl<'a, B: Operands> Run<'a, B> {
         let score_error = (sum_bound(shape.head_dim) + 6.0 * U) * score;
         let bound = (2.0 * score_error).exp_m1() + sum_bound(visible.len()) + 12.0 * U;
         errors.compare_acts(
-            format_args!("{shape:?} layer {layer}, {row:?}, {}", self.weights),
-            B::operand(self.weights),
+            format_args!("{shape:?} layer {layer}, {row:?}, {:?}", self.dtypes),
+            B::operand(self.dtypes[1]),
             got,
             &want,
             |i| bound * f64::from(magnitude[i]),

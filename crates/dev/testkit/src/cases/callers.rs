@@ -80,17 +80,17 @@ fn attend<B: Backend>(backend: &B, seed: u64) -> Vec<f32> {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
         head_dim: SHAPE.head_dim,
-        shared: 20,
+        prefixes: vec![20],
         own: vec![30],
         slots: 1,
-        weights: DType::F32,
+        dtype: DType::F32,
     };
     let mut kv = must("kv", backend.kv(&layout));
-    must("kv_share", backend.kv_share(&mut kv, 0, &[20]));
+    must("kv_share", backend.kv_share(&mut kv, 0, 0, &[20]));
     let row = |position| BatchRow {
         token: 0,
         slot: match position {
-            0..20 => Slot::Shared,
+            0..20 => Slot::Prefix(0),
             _ => Slot::Branch(0),
         },
         position,

@@ -78,7 +78,7 @@ pub fn buffers<B: Operands>(backend: &B) {
         ("read_rows", 2, 2)
     );
     let mut batch = must("batch", backend.batch(2));
-    let three = [at(Slot::Shared, 0); 3];
+    let three = [at(Slot::Prefix(0), 0); 3];
     assert_eq!(
         range(backend.load_batch(&three, &mut batch)),
         ("load_batch", 2, 2)
@@ -89,7 +89,7 @@ pub fn embed<B: Operands>(backend: &B) {
     let table = ones(backend, 5, 3);
     let row = |token| BatchRow {
         token,
-        ..at(Slot::Shared, 0)
+        ..at(Slot::Prefix(0), 0)
     };
     let two = batch_of(backend, &[row(4), row(0)]);
     let mut wide = must("rows", backend.rows(2, 4));
@@ -223,43 +223,65 @@ const SHAPE: AttnShape = AttnShape {
     head_dim: 6,
 };
 
-/// Two layers with eight shared positions, of which slot 0 sees five and slot 1 none, and four of each slot's own.
+/// Two layers with prefixes of eight and three positions, and four of each slot's own. Slot 0 sees five of the first
+/// prefix, slot 1 none.
 fn cache<B: Backend>(backend: &B) -> B::Kv {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
         head_dim: SHAPE.head_dim,
-        shared: 8,
+        prefixes: vec![8, 3],
         own: vec![4, 4],
         slots: 2,
-        weights: DType::F32,
+        dtype: DType::F32,
     };
     let mut kv = must("kv", backend.kv(&layout));
-    must("kv_share", backend.kv_share(&mut kv, 0, &[5, 5]));
+    must("kv_share", backend.kv_share(&mut kv, 0, 0, &[5, 5]));
     kv
 }
 
 pub fn kv_share<B: Operands>(backend: &B) {
     let mut kv = cache(backend);
+    let mut share =
+        |slot, prefix, shared: &[usize]| backend.kv_share(&mut kv, slot, prefix, shared);
+    assert_eq!(range(share(2, 0, &[0, 0])), ("kv_share", 2, 2));
+    assert_eq!(shape(share(0, 0, &[0])), ("kv_share", 2, 1));
+    assert_eq!(range(share(0, 2, &[0, 1])), ("kv_share", 2, 2));
+    // 0 to 8 positions can be seen of one prefix: nine numbers. And 0 to 3 of the other.
+    assert_eq!(range(share(0, 0, &[8, 9])), ("kv_share", 9, 9));
+    assert_eq!(range(share(0, 1, &[4, 0])), ("kv_share", 4, 4));
+    must("kv_share", share(1, 0, &[8, 0]));
+    must("kv_share", share(1, 1, &[3, 3]));
+    // What sees nothing may continue nothing.
+    must("kv_share", share(1, 7, &[0, 0]));
+}
+
+pub fn kv_copy<B: Operands>(backend: &B) {
+    let mut kv = cache(backend);
+    let mut copy = |from, to, positions| backend.kv_copy(&mut kv, from, to, positions);
+    assert_eq!(range(copy(2, 0, 0)), ("kv_copy", 2, 2));
+    assert_eq!(range(copy(0, 2, 0)), ("kv_copy", 2, 2));
+    // Five positions are shared, and none is stored behind them.
+    assert_eq!(range(copy(0, 1, 6)), ("kv_copy", 6, 6));
+    assert_eq!(range(copy(0, 0, 6)), ("kv_copy", 6, 6));
+    must("kv_copy", copy(0, 1, 5));
+    let mut kv = filled_cache(backend);
     assert_eq!(
-        range(backend.kv_share(&mut kv, 2, &[0, 0])),
-        ("kv_share", 2, 2)
+        range(backend.kv_copy(&mut kv, 0, 1, 10)),
+        ("kv_copy", 10, 10)
     );
-    assert_eq!(
-        shape(backend.kv_share(&mut kv, 0, &[0])),
-        ("kv_share", 2, 1)
-    );
-    // 0 to 8 positions can be seen: nine numbers.
-    assert_eq!(
-        range(backend.kv_share(&mut kv, 0, &[8, 9])),
-        ("kv_share", 9, 9)
-    );
-    must("kv_share", backend.kv_share(&mut kv, 1, &[8, 0]));
+    must("kv_copy", backend.kv_copy(&mut kv, 0, 1, 7));
+    // The fork has stored what was copied, and no more.
+    assert_eq!(range(backend.kv_copy(&mut kv, 1, 0, 8)), ("kv_copy", 8, 8));
+    // A slot that begins anew has stored nothing.
+    must("kv_share", backend.kv_share(&mut kv, 1, 1, &[2, 1]));
+    assert_eq!(range(backend.kv_copy(&mut kv, 1, 0, 2)), ("kv_copy", 2, 2));
+    must("kv_copy", backend.kv_copy(&mut kv, 1, 0, 1));
 }
 
 /// The same, with something at every position.
 fn filled_cache<B: Backend>(backend: &B) -> B::Kv {
     let mut kv = cache(backend);
-    let mut rows: Vec<BatchRow> = (0..8).map(|p| at(Slot::Shared, p)).collect();
+    let mut rows: Vec<BatchRow> = (0..8).map(|p| at(Slot::Prefix(0), p)).collect();
     for (slot, seen) in [(0, 5), (1, 0)] {
         rows.extend((seen..seen + 4).map(|p| at(Slot::Branch(slot), p)));
     }
@@ -299,14 +321,16 @@ fn refused_by_both(op: &'static str, run: OneRow<'_>) {
     };
     let (found, _, _) = shape(run(wide, row, wide.qkv_dim(), 1, 1));
     assert_eq!(found, op);
-    assert_eq!(range(rows(at(Slot::Shared, 8))), (op, 8, 8));
+    assert_eq!(range(rows(at(Slot::Prefix(0), 8))), (op, 8, 8));
+    assert_eq!(range(rows(at(Slot::Prefix(1), 3))), (op, 3, 3));
+    assert_eq!(range(rows(at(Slot::Prefix(2), 0))), (op, 2, 2));
     assert_eq!(range(rows(at(Slot::Branch(2), 5))), (op, 2, 2));
     // Slot 0 starts at 5 and has room for four; slot 1 starts at 0.
     assert_eq!(range(rows(at(Slot::Branch(0), 9))), (op, 9, 9));
     assert_eq!(range(rows(at(Slot::Branch(1), 4))), (op, 4, 4));
     assert_eq!(range(rows(at(Slot::Branch(0), 4))).0, op);
     for fits in [
-        at(Slot::Shared, 7),
+        at(Slot::Prefix(0), 7),
         at(Slot::Branch(0), 5),
         at(Slot::Branch(0), 8),
         at(Slot::Branch(1), 0),

@@ -33,7 +33,7 @@ pub fn check_embed<B: Backend>(backend: &B) {
 fn row(token: u32) -> BatchRow {
     BatchRow {
         token,
-        slot: Slot::Shared,
+        slot: Slot::Prefix(0),
         position: 0,
     }
 }

@@ -62,16 +62,26 @@ pub fn abs_matrix(w: &Matrix) -> Matrix {
 
 /// Which types a backend computes in.
 pub trait Operands: Backend {
-    /// The weights whose attention the table of cases is for; others are tested on their own, where rounding is
-    /// coarser than the table's bounds.
-    const ATTENTION: &'static [DType];
+    /// The types of keys and values, and of the weights that the output is for, whose attention the table of cases is for;
+    /// others are tested on their own, where rounding is coarser than the table's bounds.
+    const ATTENTION: &'static [[DType; 2]];
+
+    /// The types that keys and values may have.
+    const KV: &'static [DType];
 
     /// The dtype of an operand of a GEMM with weights of `weights`.
     fn operand(weights: DType) -> DType;
 }
 
 impl Operands for Cpu {
-    const ATTENTION: &'static [DType] = &[DType::F32, DType::Bf16];
+    const ATTENTION: &'static [[DType; 2]] = &[
+        [DType::F32, DType::F32],
+        [DType::F32, DType::Bf16],
+        [DType::Bf16, DType::F32],
+        [DType::Bf16, DType::Bf16],
+    ];
+
+    const KV: &'static [DType] = &[DType::F32, DType::Bf16];
 
     fn operand(weights: DType) -> DType {
         match weights {
@@ -83,7 +93,9 @@ impl Operands for Cpu {
 
 impl<D: Driver> Operands for Gpu<D> {
     /// bf16 and f16 round queries, keys, values and weights of the softmax: selfie-sim's tests/attention knows how.
-    const ATTENTION: &'static [DType] = &[DType::F32];
+    const ATTENTION: &'static [[DType; 2]] = &[[DType::F32, DType::F32]];
+
+    const KV: &'static [DType] = &DTYPES;
 
     fn operand(weights: DType) -> DType {
         weights

@@ -142,52 +142,68 @@ pub const ROPE: &[Rope] = &[
     rope((2, 1, 256), &[5, 500, 50]),
 ];
 
-/// One slot: the shared positions that it sees, for each of two layers, and where its sequence ends.
+/// One slot: the prefix that it continues, the positions of it that it sees, for each of two layers, and where its
+/// sequence ends.
 pub struct Branch {
+    pub prefix: u32,
     pub seen: [usize; 2],
     pub end: usize,
 }
 
-/// A cache of two layers: a shared prompt, ragged branches behind it, then one more token a branch.
+/// A cache of two layers: shared prompts, ragged branches behind them, then one more token a branch.
 pub struct Attend {
     pub heads: Heads,
-    pub shared: usize,
+    pub prefixes: &'static [usize],
     pub branches: &'static [Branch],
     pub qkv: Spread,
 }
 
-const fn attend(heads: Heads, shared: usize, branches: &'static [Branch], qkv: Spread) -> Attend {
+const fn attend(
+    heads: Heads,
+    prefixes: &'static [usize],
+    branches: &'static [Branch],
+    qkv: Spread,
+) -> Attend {
     Attend {
         heads,
-        shared,
+        prefixes,
         branches,
         qkv,
     }
 }
 
 const fn branch(seen: [usize; 2], end: usize) -> Branch {
-    Branch { seen, end }
+    on(0, seen, end)
+}
+
+const fn on(prefix: u32, seen: [usize; 2], end: usize) -> Branch {
+    Branch { prefix, seen, end }
 }
 
 pub const ATTEND: &[Attend] = &[
-    attend((1, 1, 2), 0, &[branch([0, 0], 1)], ONE),
-    attend((4, 1, 6), 0, &[branch([0, 0], 37)], ONE),
-    attend((8, 1, 16), 1, &[branch([1, 0], 3), branch([0, 1], 2)], ONE),
+    attend((1, 1, 2), &[], &[branch([0, 0], 1)], ONE),
+    attend((4, 1, 6), &[], &[branch([0, 0], 37)], ONE),
+    attend(
+        (8, 1, 16),
+        &[1],
+        &[branch([1, 0], 3), branch([0, 1], 2)],
+        ONE,
+    ),
     attend(
         (2, 2, 20),
-        15,
+        &[15],
         &[branch([15, 14], 16), branch([7, 8], 40)],
         ONE,
     ),
     attend(
         (8, 2, 64),
-        16,
+        &[16],
         &[branch([16, 16], 17), branch([0, 16], 50)],
         ONE,
     ),
     attend(
         (8, 1, 64),
-        37,
+        &[37],
         &[
             branch([37, 17], 38),
             branch([24, 24], 25),
@@ -201,27 +217,76 @@ pub const ATTEND: &[Attend] = &[
     ),
     attend(
         (4, 4, 80),
-        20,
+        &[20],
         &[branch([20, 3], 24), branch([19, 20], 21)],
         ONE,
     ),
     attend(
         (4, 1, 128),
-        33,
+        &[33],
         &[branch([33, 9], 65), branch([33, 33], 34)],
         ONE,
     ),
-    attend((2, 1, 256), 5, &[branch([5, 4], 9)], ONE),
+    attend((2, 1, 256), &[5], &[branch([5, 4], 9)], ONE),
+    // Several prefixes, one of them seen by nobody, with neighbours that continue different ones.
+    attend(
+        (4, 2, 16),
+        &[17, 16, 5, 40],
+        &[
+            on(1, [16, 3], 20),
+            on(0, [17, 17], 18),
+            on(3, [33, 40], 41),
+            on(0, [2, 16], 30),
+            on(3, [40, 1], 41),
+            on(1, [0, 15], 16),
+            on(0, [0, 0], 3),
+        ],
+        ONE,
+    ),
+    attend(
+        (2, 1, 64),
+        &[1, 70],
+        &[on(1, [70, 65], 71), on(0, [1, 0], 5)],
+        ONE,
+    ),
     // A long history, past the end of every block.
     attend(
         (4, 4, 16),
-        300,
+        &[300],
         &[branch([300, 200], 301), branch([150, 300], 420)],
         ONE,
     ),
     // Scores of some hundreds: the softmax picks one position. Then values of one sign.
-    attend((4, 2, 32), 20, &[branch([20, 18], 40)], (-30.0, 30.0)),
-    attend((4, 2, 32), 20, &[branch([20, 18], 40)], (-2.0, -1.0)),
+    attend((4, 2, 32), &[20], &[branch([20, 18], 40)], (-30.0, 30.0)),
+    attend((4, 2, 32), &[20], &[branch([20, 18], 40)], (-2.0, -1.0)),
+];
+
+/// Slot 1 becomes a fork of slot 0, or of itself, of the first `positions`; slot 0 sees `seen` shared positions at each of
+/// two layers and ends at 9, slot 1 continues another prefix.
+pub struct Fork {
+    pub from: usize,
+    pub seen: [usize; 2],
+    pub positions: usize,
+}
+
+const fn fork(from: usize, seen: [usize; 2], positions: usize) -> Fork {
+    Fork {
+        from,
+        seen,
+        positions,
+    }
+}
+
+pub const FORK: &[Fork] = &[
+    fork(0, [4, 4], 9),
+    fork(0, [4, 1], 7),
+    fork(0, [0, 0], 1),
+    // Only one layer has something of its own below; then none has, and nothing is copied at all.
+    fork(0, [4, 2], 3),
+    fork(0, [4, 4], 4),
+    fork(0, [4, 4], 2),
+    fork(0, [0, 0], 0),
+    fork(1, [4, 4], 6),
 ];
 
 /// `[n, k]` against a vocabulary. In row 0 the tokens of `tie` have equal logits, larger than all others.

@@ -99,7 +99,7 @@ impl Attention<'_> {
     }
 
     /// Bytes of `scratch`: of each single and head, and each split, the weighted values and the logarithm of the
-    /// sum of the weights; without splits, of the shared segment, the values and five numbers.
+    /// sum of the weights; without splits, of a prefix, the values and five numbers.
     pub fn scratch_bytes(&self) -> u64 {
         if self.kv.dtype == DType::F32 {
             return 0;
@@ -208,7 +208,7 @@ impl Attention<'_> {
             Arg::Ptr(self.out),
             Arg::Ptr(self.slot),
             Arg::Ptr(self.position),
-            Arg::Ptr(kv.seen),
+            Arg::Ptr(kv.places),
             Arg::Ptr(kv.keys),
             Arg::Ptr(kv.values),
             Arg::U64(kv.own_offset),
@@ -256,10 +256,10 @@ impl Attention<'_> {
         self.rows.context().min(self.kv.own)
     }
 
-    /// Splits of the shared segment, and of the longest branch.
+    /// Splits of the longest prefix, and of the longest branch.
     fn parts(&self) -> [u32; 2] {
         let keys = self.split_keys();
-        let shared = self.rows.context().min(self.kv.shared);
+        let shared = self.rows.context().min(self.kv.longest);
         [shared.div_ceil(keys), self.own_len().div_ceil(keys)]
     }
 
@@ -317,10 +317,11 @@ mod tests {
                 keys: 0x6000,
                 values: 0x7000,
                 own_offset: 256,
-                seen: 0x8000,
+                places: 0x8000,
                 kv_heads,
                 head_dim,
                 shared: 26,
+                longest: 26,
                 own: 5000,
                 slots: 64,
                 dtype: DType::Bf16,
@@ -378,7 +379,7 @@ mod tests {
         let want = [("attention_decode", [16, 8], 128), own];
         assert_eq!(shapes(&attention.launches()), want);
         assert_eq!(attention.scratch_bytes(), 64 * 32 * 4 * (128 + 5));
-        attention.kv.shared = 0;
+        attention.kv.longest = 0;
         assert_eq!(shapes(&attention.launches()), [own]);
         assert_eq!(attention.scratch_bytes(), 0);
     }

@@ -23,15 +23,15 @@ impl AttentionWork {
     /// Sorts the rows of a batch.
     pub fn new(rows: &[BatchRow]) -> Self {
         let key = |i: &u32| match rows[*i as usize].slot {
-            Slot::Shared => (0, rows[*i as usize].position),
-            Slot::Branch(slot) => (u64::from(slot) + 1, rows[*i as usize].position),
+            Slot::Prefix(prefix) => ((0, prefix), rows[*i as usize].position),
+            Slot::Branch(slot) => ((1, slot), rows[*i as usize].position),
         };
         let mut sorted: Vec<u32> = (0..rows.len() as u32).collect();
         sorted.sort_by_key(key);
         let mut work = Self::default();
         for run in sorted.chunk_by(|a, b| (key(a).0, key(a).1 + 1) == key(b)) {
             let first = &rows[run[0] as usize];
-            if run.len() == 1 && first.slot != Slot::Shared {
+            if run.len() == 1 && matches!(first.slot, Slot::Branch(_)) {
                 work.singles.push(run[0]);
                 work.context = work.context.max(first.position + 1);
             } else {
@@ -52,7 +52,7 @@ impl AttentionWork {
             .collect()
     }
 
-    /// Words that a batch of `rows` rows needs at most: a run of the shared segment may have one row.
+    /// Words that a batch of `rows` rows needs at most: a run of a prefix may have one row.
     pub fn max_words(rows: usize) -> usize {
         3 * rows
     }
@@ -130,10 +130,18 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_the_shared_segment_are_never_singles() {
-        let work = AttentionWork::new(&[row(Slot::Shared, 0), branch(0, 0)]);
+    fn rows_of_a_prefix_are_never_singles() {
+        let work = AttentionWork::new(&[row(Slot::Prefix(0), 0), branch(0, 0)]);
         assert_eq!(work.words(), [0, 1, 0, 1]);
         assert_eq!((work.runs(), work.singles()), (1, 1));
+    }
+
+    #[test]
+    fn a_run_is_of_one_prefix() {
+        let rows = [(0, 4), (1, 5), (0, 5), (1, 6)];
+        let rows = rows.map(|(prefix, position)| row(Slot::Prefix(prefix), position));
+        let work = AttentionWork::new(&rows);
+        assert_eq!(work.words(), [0, 2, 2, 2, 0, 2, 1, 3]);
     }
 
     #[test]
@@ -145,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_words_of_any_batch_fit() {
-        let rows: Vec<_> = (0..7).map(|p| row(Slot::Shared, 2 * p)).collect();
+        let rows: Vec<_> = (0..7).map(|p| row(Slot::Prefix(0), 2 * p)).collect();
         let work = AttentionWork::new(&rows);
         assert_eq!(work.words().len(), AttentionWork::max_words(rows.len()));
     }

@@ -1,9 +1,10 @@
-//! Where keys and values lie on the device.
+//! Where keys and values lie on the device, and `kv_copy.ptx`
 
-use crate::DType;
+use crate::gpu::{Arg, File, Launch, Module};
+use crate::{DType, Slot};
 
-/// One layer of a cache of keys and values. Both have the same shape, and elements of `dtype`: the shared segment
-/// `[kv_heads][shared][head_dim]`, then, `own_offset` bytes from the start, the slots' own
+/// One layer of a cache of keys and values. Both have the same shape, and elements of `dtype`: the prefixes, one behind
+/// the other, `[kv_heads][shared][head_dim]`, then, `own_offset` bytes from the start, the slots' own
 /// branches `[slots][kv_heads][own][head_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayer {
@@ -13,14 +14,17 @@ pub struct KvLayer {
     pub values: u64,
     /// Where the branches begin, in bytes from the start; a multiple of 256.
     pub own_offset: u64,
-    /// The address of the positions of the shared segment that each slot sees at this layer, `u32 [slots]`.
-    pub seen: u64,
+    /// The address of what each slot sees at this layer, `[slots]` of [`Place`]. In front of it are the prefixes,
+    /// the last one first, so that a [`slot_word`] is the signed index of its place.
+    pub places: u64,
     /// Key and value heads.
     pub kv_heads: u32,
     /// Width of a head.
     pub head_dim: u32,
-    /// Positions of the shared segment.
+    /// Positions of all prefixes.
     pub shared: u32,
+    /// Positions of the longest prefix.
+    pub longest: u32,
     /// Positions of a branch.
     pub own: u32,
     /// Branches.
@@ -29,8 +33,19 @@ pub struct KvLayer {
     pub dtype: DType,
 }
 
+/// Where a slot's prefix begins among the shared positions, and how many positions of it the slot sees.
+pub type Place = [u32; 2];
+
+/// The number that kernels know a slot by: a branch by its own, prefix `p` by `-1 - p`.
+pub fn slot_word(slot: Slot) -> u32 {
+    match slot {
+        Slot::Prefix(prefix) => !prefix,
+        Slot::Branch(slot) => slot,
+    }
+}
+
 impl KvLayer {
-    /// Bytes of the shared segment of `kv_heads` heads, up to where the branches begin.
+    /// Bytes of the shared positions of `kv_heads` heads, up to where the branches begin.
     pub fn shared_bytes(kv_heads: usize, head_dim: usize, shared: usize, dtype: DType) -> u64 {
         let bytes = kv_heads as u64 * shared as u64 * head_dim as u64 * dtype.size() as u64;
         bytes.next_multiple_of(256)
@@ -40,5 +55,57 @@ impl KvLayer {
     pub fn bytes(&self) -> u64 {
         let branch = u64::from(self.kv_heads) * u64::from(self.own) * u64::from(self.head_dim);
         self.own_offset + u64::from(self.slots) * branch * self.dtype.size() as u64
+    }
+}
+
+/// Copies the first own positions of a slot to another, at all layers.
+#[derive(Clone, Copy, Debug)]
+pub struct KvCopy {
+    /// [`layer_words`] of each layer.
+    pub table: u64,
+    /// The slot that is copied.
+    pub from: u32,
+    /// The slot that is written, another one.
+    pub to: u32,
+    /// Positions, counted from 0 through the shared ones; those that `from` sees in its prefix are not copied.
+    pub positions: u32,
+    /// Layers.
+    pub layers: u32,
+    /// Key and value heads.
+    pub kv_heads: u32,
+    /// Bytes of a position of a head.
+    pub row_bytes: u32,
+}
+
+/// What `kv_copy.ptx` reads of a layer: the addresses of the branches' keys and values and of the slots' places, then
+/// the positions of a branch.
+pub fn layer_words(layer: &KvLayer) -> [u64; 4] {
+    [
+        layer.keys + layer.own_offset,
+        layer.values + layer.own_offset,
+        layer.places,
+        layer.own.into(),
+    ]
+}
+
+impl KvCopy {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        Launch {
+            module: Module::new(File::KvCopy),
+            entry: "kv_copy",
+            grid: [2 * self.kv_heads, self.layers, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.table),
+                Arg::U32(self.from),
+                Arg::U32(self.to),
+                Arg::U32(self.positions),
+                Arg::U32(self.kv_heads),
+                Arg::U32(self.row_bytes),
+                Arg::U32(u32::from(self.row_bytes.is_multiple_of(16))),
+            ],
+        }
     }
 }

@@ -19,7 +19,7 @@ pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
 pub use attention_work::AttentionWork;
 pub use elementwise::{AddBias, MlpBackward, Swiglu};
 pub use head::{Head, PART_BYTES};
-pub use kv::KvLayer;
+pub use kv::{KvCopy, KvLayer, Place, layer_words, slot_word};
 pub use rms_norm::{MAX_WIDTH, RmsNorm};
 pub use rope_append::RopeAppend;
 pub use rows::{Embed, GatherRows, Inject, WRITE_BYTES, injection_list};
@@ -31,9 +31,6 @@ use crate::DType;
 
 /// Threads of a warp.
 pub const WARP: u32 = 32;
-
-/// The slot of a row of the shared segment.
-pub const SHARED_SLOT: u32 = u32::MAX;
 
 /// The number that kernels know an element type by.
 pub fn code(dtype: DType) -> u32 {

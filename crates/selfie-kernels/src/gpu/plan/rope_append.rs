@@ -44,7 +44,7 @@ impl RopeAppend {
                 Arg::Ptr(self.table),
                 Arg::Ptr(self.slot),
                 Arg::Ptr(self.position),
-                Arg::Ptr(self.kv.seen),
+                Arg::Ptr(self.kv.places),
                 Arg::Ptr(self.kv.keys),
                 Arg::Ptr(self.kv.values),
                 Arg::U64(self.kv.own_offset),
