@@ -34,7 +34,8 @@ pub(super) fn assemble(
     out: &Path,
 ) -> Result<Vec<Assembled>> {
     let name = module.name();
-    let source = out.join(format!("{name}.ptx"));
+    // Others assemble the same module for other architectures at the same time.
+    let source = out.join(format!("{name}.sm_{architecture}.ptx"));
     let cubin = out.join(format!("{name}.sm_{architecture}.cubin"));
     fs::write(&source, module.source())?;
     let done = Command::new(ptxas)
