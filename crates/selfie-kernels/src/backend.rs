@@ -96,6 +96,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn write_rows(&self, values: &[f32], rows: &mut Self::Rows) -> Result<()>;
     /// Copies `range` of `rows` to the host, `[range.len(), width]`.
     fn read_rows(&self, rows: &Self::Rows, range: Range<usize>) -> Result<Vec<f32>>;
+    /// Copies `range` of an operand's rows to the host as f32, exactly: `[range.len(), width]`.
+    fn read_acts(&self, acts: &Self::Acts, range: Range<usize>) -> Result<Vec<f32>>;
     /// The number of rows in use.
     fn len(&self, rows: &Self::Rows) -> usize;
     /// Sets the number of rows in use to 0.
@@ -105,6 +107,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// `out[i] = table[token of row i]`, `[n, d_model]`.
     fn embed(&self, table: &Self::Matrix, batch: &Self::Batch, out: &mut Self::Rows) -> Result<()>;
+    /// `out = x`, rounded to the GEMM's dtype: to nearest, ties to even.
+    fn cast(&self, x: &Self::Rows, out: &mut Self::Acts) -> Result<()>;
+    /// `residual += x`, both `[n, width]`. Where several devices share a layer, [`linear`](Backend::linear), an all-reduce of
+    /// its output, and this are what [`linear_add`](Backend::linear_add) does at once on a single one.
+    fn add(&self, x: &Self::Rows, residual: &mut Self::Rows) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, rounded to the GEMM's dtype.
     fn rms_norm(
         &self,
@@ -141,6 +148,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// keys and the values into `layer` of the cache. `rope` is `[positions, head_dim]`: cosines of
     /// the `head_dim / 2` frequencies, then sines; pairs are (i, i + head_dim / 2). Without it queries are left
     /// as they are, and keys are written as they are: for layers without rotation, and for what is rotated already.
+    ///
+    /// Families that norm queries and keys do that here, between the projection and the rotation: in `qkv` a row's heads
+    /// lie one behind the other, so that such a norm is [`rms_norm`](Backend::rms_norm) of rows of `head_dim`, in place, over
+    /// the first `heads + kv_heads` of them. There is no op for it yet.
     fn rope_append(
         &self,
         shape: &AttnShape,

@@ -1,8 +1,6 @@
 //! The plain data that ops take: rows of a batch, layouts, edits of rows.
 
 use std::fmt;
-use std::io;
-use std::ops::Range;
 use std::str::FromStr;
 
 use crate::{DType, KernelError, Result};
@@ -283,14 +281,4 @@ pub struct Memory {
     pub total: u64,
     /// What can be allocated now.
     pub available: u64,
-}
-
-/// A matrix `[rows, columns]` somewhere else (a file, usually) that can be read in pieces.
-pub trait MatrixSource: Sync {
-    /// Rows and columns.
-    fn shape(&self) -> (usize, usize);
-    /// The type of the stored values.
-    fn dtype(&self) -> DType;
-    /// Calls `read` once with the little-endian bytes of `rows`, row after row.
-    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()>;
 }

@@ -1,8 +1,67 @@
-//! The op set of a LLaMA.
+#![doc = include_str!("../README.md")]
 //!
-//! [`Backend`] lists the ops on one page; [`Cpu`] implements them; [`reference`](mod@reference) says in
-//! a few lines of naive f32 what each computes. Model code is generic over the backend and knows
-//! neither instruction sets nor devices.
+//! # Attention, op by op
+//!
+//! A prompt that two texts share, and one more token of each. [`Backend`] says when each op must be called.
+//!
+//! ```
+//! use selfie_kernels::{
+//!     AttnShape, Backend, BatchRow, Cpu, CpuOptions, DType, KvLayout, Slot, reference,
+//! };
+//!
+//! let cpu = Cpu::new(CpuOptions::default())?;
+//! let shape = AttnShape {
+//!     heads: 1,
+//!     kv_heads: 1,
+//!     head_dim: 2,
+//! };
+//! // One layer: a prefix of three positions, and two of each of two slots.
+//! let mut kv = cpu.kv(&KvLayout {
+//!     kv_heads: shape.kv_heads,
+//!     head_dim: shape.head_dim,
+//!     prefixes: vec![3],
+//!     own: vec![2],
+//!     slots: 2,
+//!     dtype: DType::F32,
+//! })?;
+//! // Both slots continue all of the prefix.
+//! cpu.kv_share(&mut kv, 0, 0, &[3])?;
+//! cpu.kv_share(&mut kv, 1, 0, &[3])?;
+//!
+//! // Where the rows of this pass are: the prompt, then position 3 of each slot.
+//! let row = |slot, position| BatchRow {
+//!     token: 0,
+//!     slot,
+//!     position,
+//! };
+//! let mut rows: Vec<BatchRow> = (0..3).map(|p| row(Slot::Prefix(0), p)).collect();
+//! rows.extend([row(Slot::Branch(0), 3), row(Slot::Branch(1), 3)]);
+//! let mut batch = cpu.batch(rows.len())?;
+//! cpu.load_batch(&rows, &mut batch)?;
+//!
+//! // Query, key and value of each row; with queries of 0 each position weighs the same.
+//! let values = [1.0, 2.0, 3.0, 6.0, 10.0];
+//! let qkv_values: Vec<f32> = values.iter().flat_map(|&v| [0.0, 0.0, 1.0, 1.0, v, -v]).collect();
+//! let mut qkv = cpu.rows(rows.len(), shape.qkv_dim())?;
+//! cpu.write_rows(&qkv_values, &mut qkv)?;
+//! let mut rope = cpu.rows(4, shape.head_dim)?;
+//! cpu.write_rows(&reference::rope_table(4, shape.head_dim, 10_000.0), &mut rope)?;
+//!
+//! let layer = 0;
+//! cpu.rope_append(&shape, Some(&rope), &batch, layer, &mut qkv, &mut kv)?;
+//! let mut out = cpu.acts(rows.len(), shape.q_dim(), DType::F32)?;
+//! cpu.attend(&shape, &qkv, &batch, layer, &kv, &mut out)?;
+//!
+//! // The last two rows: the means of 1, 2, 3 and 6, and of 1, 2, 3 and 10.
+//! assert_eq!(cpu.read_acts(&out, 3..5)?, [3.0, -3.0, 4.0, -4.0]);
+//! # Ok::<(), selfie_kernels::KernelError>(())
+//! ```
+//!
+//! # Where things are
+//!
+//! [`Backend`] lists the ops; [`Cpu`] implements them, and so does [`gpu::Gpu`] on any [`gpu::Driver`];
+//! [`reference`](mod@reference) says in a few lines of naive code what each computes. Model code is generic over the
+//! backend and knows neither instruction sets nor devices.
 
 mod backend;
 mod batch;
@@ -13,14 +72,16 @@ mod element;
 mod error;
 pub mod gpu;
 pub mod reference;
+mod source;
 
 pub use backend::Backend;
 pub use batch::{
-    Adam, AttnShape, BatchRow, Best, InjectForm, InjectMode, Injection, Keep, KvLayout,
-    MatrixSource, Memory, Slot,
+    Adam, AttnShape, BatchRow, Best, InjectForm, InjectMode, Injection, Keep, KvLayout, Memory,
+    Slot,
 };
 pub use cpu::{
     Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuTally, CpuVector,
 };
 pub use dtype::DType;
 pub use error::{KernelError, Result};
+pub use source::{MatrixSource, SliceMatrix};

@@ -91,6 +91,11 @@ impl MatrixSource for Matrix {
     }
 }
 
+/// `x + residual`.
+pub fn add(x: &[f32], residual: &[f32]) -> Vec<f32> {
+    x.iter().zip(residual).map(|(x, r)| x + r).collect()
+}
+
 /// The rows of `table` for `tokens`, `[n, columns]`.
 pub fn embed(table: &Matrix, tokens: &[u32]) -> Vec<f32> {
     let rows = tokens.iter().map(|&token| table.row(token as usize));

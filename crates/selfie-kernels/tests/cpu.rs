@@ -86,8 +86,13 @@ fn swiglu() {
 }
 
 #[test]
-fn operands() {
-    on_all_paths(cases::rows::check_operands);
+fn cast() {
+    on_all_paths(cases::rows::check_cast);
+}
+
+#[test]
+fn add() {
+    on_all_paths(cases::rows::check_add);
 }
 
 #[test]

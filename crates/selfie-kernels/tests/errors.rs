@@ -32,6 +32,11 @@ fn rms_norm() {
 }
 
 #[test]
+fn cast_and_add() {
+    errors::cast_and_add(&cpu());
+}
+
+#[test]
 fn linear() {
     errors::linear(&cpu());
 }

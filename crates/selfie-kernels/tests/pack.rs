@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Backend, Cpu, CpuMatrix, CpuOptions, DType, KernelError, MatrixSource};
+use selfie_kernels::{
+    Backend, Cpu, CpuMatrix, CpuOptions, DType, KernelError, MatrixSource, SliceMatrix,
+};
 use selfie_testkit::cases::{DTYPES, must, values};
 
 fn cpu() -> Cpu {
@@ -253,6 +255,45 @@ fn an_error_of_the_source_is_kept() {
         Err(e) => panic!("{e}"),
         Ok(_) => panic!("a source that fails was packed"),
     }
+}
+
+#[test]
+fn a_slice_is_a_source() {
+    let all = values(1, 7 * 37, (-2.0, 2.0));
+    for stored in DTYPES {
+        let bytes = stored.to_bytes(&all);
+        let slice = must("slice", SliceMatrix::new(stored, 37, &bytes));
+        assert_eq!((slice.shape(), slice.dtype()), ((7, 37), stored));
+        let packed = must("matrix", cpu().matrix(&[&slice], DType::F32));
+        let want = Matrix::new(stored, 37, &all);
+        for at in 0..7 {
+            assert_bits(
+                &row(&packed, at),
+                want.row(at),
+                &format!("{stored}, row {at}"),
+            );
+        }
+    }
+    let slice = must("slice", SliceMatrix::from_f32(37, &all));
+    assert_eq!((slice.shape(), slice.dtype()), ((7, 37), DType::F32));
+    let packed = must("matrix", cpu().matrix(&[&slice, &slice], DType::F32));
+    assert_bits(&row(&packed, 8), &all[37..74], "row 8");
+}
+
+#[test]
+fn a_slice_has_whole_rows() {
+    let refused = |slice: selfie_kernels::Result<SliceMatrix<'_>>| match slice {
+        Err(KernelError::Shape {
+            op: "matrix",
+            expected,
+            found,
+            ..
+        }) => (expected, found),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(SliceMatrix::from_f32(3, &[1.0; 7])), (6, 7));
+    assert_eq!(refused(SliceMatrix::from_f32(0, &[1.0; 7])), (0, 7));
+    assert_eq!(refused(SliceMatrix::new(DType::F16, 3, &[0; 13])), (12, 13));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) struct Roof {
 
 impl Roof {
     pub(super) fn measure(cpu: &Cpu, dtype: DType, repeat: usize) -> Result<Self> {
-        let peaks: Vec<f64> = (0..repeat).map(|_| cpu.measure_peak(dtype)).collect();
+        let peaks: Vec<f64> = (0..repeat).map(|_| selfie_peak::peak(cpu, dtype)).collect();
         let plain = vec![1u64; READ_BYTES / 8];
         let seconds = median_seconds(repeat, &mut || {
             black_box(plain.par_iter().sum::<u64>());

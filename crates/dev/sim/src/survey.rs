@@ -116,11 +116,15 @@ impl Survey {
         let column = Matrix::new(DType::Bf16, 1, &values(D_MODEL));
         let column = sim.matrix(&[&column], DType::Bf16)?;
         let mut one = sim.acts(N, 1, DType::Bf16)?;
-        sim.swiglu(&self.filled(N, 2)?, &mut one)?;
+        sim.cast(&self.filled(N, 1)?, &mut one)?;
         sim.driver().take_ran();
         sim.linear(&one, &column, Some(&weight), &mut out)?;
         let floor = N * D_MODEL * 8 + D_MODEL * 4;
-        all.extend(self.took("4 x 4096", [("add_bias", floor)]));
+        all.extend(self.took("4 x 4096, a bias", [("add", floor)]));
+
+        sim.cast(&x, &mut normed)?;
+        let floor = N * D_MODEL * 6;
+        all.extend(self.took("4 x 4096, bf16", [("cast", floor)]));
 
         let mut dst = sim.rows(N, D_MODEL)?;
         let index: Vec<usize> = (0..N).rev().collect();
@@ -137,7 +141,7 @@ impl Survey {
             })
             .collect();
         sim.inject(&x, &writes, &mut dst, &mut sim.tally()?)?;
-        let floor = N * (D_MODEL * 12 + 16);
+        let floor = N * (D_MODEL * 12 + 24);
         all.extend(self.took("4 x 4096", [("inject", floor)]));
         Ok(all)
     }

@@ -33,6 +33,11 @@ fn rms_norm() {
 }
 
 #[test]
+fn cast_and_add() {
+    errors::cast_and_add(&sim());
+}
+
+#[test]
 fn linear() {
     errors::linear(&sim());
 }

@@ -39,8 +39,13 @@ fn swiglu() {
 }
 
 #[test]
-fn operands() {
-    on_sim(cases::rows::check_operands);
+fn cast() {
+    on_sim(cases::rows::check_cast);
+}
+
+#[test]
+fn add() {
+    on_sim(cases::rows::check_add);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn no_more_is_moved_than_has_to_be() {
         let total = kernel.ran.report.total;
         let moved = 32 * (total.global_load.sectors + total.global_store.sectors);
         let cached = match kernel.entry {
-            "rms_norm" | "add_bias" => 3 * 4096 * 4,
+            "rms_norm" | "add" => 3 * 4096 * 4,
             "rope_append" => 7 * 8 * 128 * 4,
             "adam" => 63 * 20 * 64 * 4,
             // What each of its 64 warps looks up: three sectors.

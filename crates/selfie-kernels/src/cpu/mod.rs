@@ -2,6 +2,7 @@
 
 mod adam;
 mod attend;
+mod cast;
 mod embed;
 mod gemm;
 mod head;
@@ -12,7 +13,6 @@ mod mlp_backward;
 mod norm;
 mod pack;
 mod path;
-mod peak;
 mod probe_ops;
 mod rope;
 mod rows;
@@ -87,13 +87,6 @@ impl Cpu {
     /// Worker threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
-    }
-
-    /// Floating-point operations a second of all threads together when nothing has to be read: the roof of a matrix
-    /// product with weights of `dtype`. Takes a fifth of a second.
-    pub fn measure_peak(&self, dtype: DType) -> f64 {
-        let rates = self.pool.broadcast(|_| peak::flops(self.isa, dtype));
-        rates.iter().sum()
     }
 
     /// An error when `bytes` do not fit what is free.
@@ -228,6 +221,12 @@ impl Backend for Cpu {
         Ok(rows.values()[range.start * width..range.end * width].to_vec())
     }
 
+    fn read_acts(&self, acts: &CpuActs, range: Range<usize>) -> Result<Vec<f32>> {
+        check_index("read_acts", "row", range.end, acts.len + 1)?;
+        check_index("read_acts", "row", range.start, range.end + 1)?;
+        Ok(range.flat_map(|i| acts.row(i)).collect())
+    }
+
     fn len(&self, rows: &CpuRows) -> usize {
         rows.len()
     }
@@ -238,6 +237,14 @@ impl Backend for Cpu {
 
     fn embed(&self, table: &CpuMatrix, batch: &CpuBatch, out: &mut CpuRows) -> Result<()> {
         self.pool.install(|| embed::embed(table, batch, out))
+    }
+
+    fn cast(&self, x: &CpuRows, out: &mut CpuActs) -> Result<()> {
+        self.pool.install(|| cast::cast(x, out))
+    }
+
+    fn add(&self, x: &CpuRows, residual: &mut CpuRows) -> Result<()> {
+        self.pool.install(|| cast::add(x, residual))
     }
 
     fn rms_norm(&self, x: &CpuRows, weight: &CpuVector, eps: f32, out: &mut CpuActs) -> Result<()> {

@@ -191,6 +191,16 @@ impl<D: Driver> Backend for Gpu<D> {
         Ok(values)
     }
 
+    fn read_acts(&self, acts: &GpuActs<D>, range: Range<usize>) -> Result<Vec<f32>> {
+        check_index("read_acts", "row", range.end, acts.len + 1)?;
+        check_index("read_acts", "row", range.start, range.end + 1)?;
+        let row_bytes = acts.width * acts.dtype.size();
+        let mut bytes = vec![0; range.len() * row_bytes];
+        acts.buffer
+            .read((range.start * row_bytes) as u64, &mut bytes)?;
+        Ok(acts.dtype.to_f32(&bytes))
+    }
+
     fn len(&self, rows: &GpuRows<D>) -> usize {
         rows.len
     }
@@ -201,6 +211,14 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn embed(&self, table: &GpuMatrix<D>, batch: &GpuBatch<D>, out: &mut GpuRows<D>) -> Result<()> {
         self.embed_rows(table, batch, out)
+    }
+
+    fn cast(&self, x: &GpuRows<D>, out: &mut GpuActs<D>) -> Result<()> {
+        self.cast_rows(x, out)
+    }
+
+    fn add(&self, x: &GpuRows<D>, residual: &mut GpuRows<D>) -> Result<()> {
+        self.add_rows(x, residual)
     }
 
     fn rms_norm(

@@ -3,7 +3,7 @@
 use super::backend::small;
 use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 use super::kv::GpuKv;
-use super::plan::{self, AddBias, Attention, Embed, RmsNorm, RopeAppend, Swiglu};
+use super::plan::{self, Add, Attention, Cast, Embed, RmsNorm, RopeAppend, Swiglu};
 use super::{Driver, Gemm, Gpu, WeightOrder};
 use crate::checks::{check_groups, check_qkv, check_rope};
 use crate::error::{check_index, check_shape};
@@ -111,13 +111,49 @@ impl<D: Driver> Gpu<D> {
 
     /// `bias` has a value for each column.
     pub(super) fn add_bias(&self, op: &'static str, bias: u64, out: &GpuRows<D>) -> Result<()> {
-        let plan = AddBias {
+        let plan = Add {
             out: out.address(),
-            bias,
+            x: bias,
+            bias: true,
             n: small(op, out.len)?,
             width: small(op, out.width)?,
         };
         // SAFETY: the caller has checked the bias against the width, and there are rows.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    pub(super) fn add_rows(&self, x: &GpuRows<D>, residual: &mut GpuRows<D>) -> Result<()> {
+        const OP: &str = "add";
+        check_shape(OP, "width of the residual", x.width, residual.width)?;
+        check_shape(OP, "rows of the residual", x.len, residual.len)?;
+        if x.len * x.width == 0 {
+            return Ok(());
+        }
+        let plan = Add {
+            out: residual.address(),
+            x: x.address(),
+            bias: false,
+            n: small(OP, x.len)?,
+            width: small(OP, x.width)?,
+        };
+        // SAFETY: both have these rows.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    pub(super) fn cast_rows(&self, x: &GpuRows<D>, out: &mut GpuActs<D>) -> Result<()> {
+        const OP: &str = "cast";
+        out.set_len(OP, x.len, x.width)?;
+        if x.len * x.width == 0 {
+            return Ok(());
+        }
+        let plan = Cast {
+            x: x.address(),
+            out: out.address(),
+            n: small(OP, x.len)?,
+            width: small(OP, x.width)?,
+            dtype: out.dtype,
+        };
+        // SAFETY: both have these rows, the output of its type.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 

@@ -37,8 +37,8 @@ pub struct Launch {
 /// A file of `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum File {
-    /// `add_bias.ptx`
-    AddBias,
+    /// `add.ptx`
+    Add,
     /// `adam.ptx`
     Adam,
     /// `attention_decode.ptx`
@@ -49,6 +49,8 @@ pub enum File {
     AttentionMerge,
     /// `attention_prompt.ptx`
     AttentionPrompt,
+    /// `cast.ptx`
+    Cast,
     /// `embed.ptx`
     Embed,
     /// `gather_rows.ptx`
@@ -72,12 +74,13 @@ pub enum File {
 impl File {
     /// All files.
     pub const ALL: &'static [File] = &[
-        File::AddBias,
+        File::Add,
         File::Adam,
         File::AttentionDecode,
         File::AttentionF32,
         File::AttentionMerge,
         File::AttentionPrompt,
+        File::Cast,
         File::Embed,
         File::GatherRows,
         File::Head,
@@ -92,12 +95,13 @@ impl File {
     /// The name, without `.ptx`.
     pub const fn name(self) -> &'static str {
         match self {
-            File::AddBias => "add_bias",
+            File::Add => "add",
             File::Adam => "adam",
             File::AttentionDecode => "attention_decode",
             File::AttentionF32 => "attention_f32",
             File::AttentionMerge => "attention_merge",
             File::AttentionPrompt => "attention_prompt",
+            File::Cast => "cast",
             File::Embed => "embed",
             File::GatherRows => "gather_rows",
             File::Head => "head",
@@ -112,12 +116,13 @@ impl File {
 
     const fn text(self) -> &'static str {
         match self {
-            File::AddBias => include_str!("../../kernels/add_bias.ptx"),
+            File::Add => include_str!("../../kernels/add.ptx"),
             File::Adam => include_str!("../../kernels/adam.ptx"),
             File::AttentionDecode => include_str!("../../kernels/attention_decode.ptx"),
             File::AttentionF32 => include_str!("../../kernels/attention_f32.ptx"),
             File::AttentionMerge => include_str!("../../kernels/attention_merge.ptx"),
             File::AttentionPrompt => include_str!("../../kernels/attention_prompt.ptx"),
+            File::Cast => include_str!("../../kernels/cast.ptx"),
             File::Embed => include_str!("../../kernels/embed.ptx"),
             File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
             File::Head => include_str!("../../kernels/head.ptx"),

@@ -1,8 +1,8 @@
 //! Everything of a GPU backend but its driver: buffers, checks, launch plans.
 //!
 //! [`Gpu`] is a [`Backend`](crate::Backend) over any [`Driver`]; a driver allocates memory, copies, runs the kernels of
-//! `kernels/*.ptx` and multiplies matrices. [`Cuda`] is the one for NVIDIA GPUs (feature `cuda`, on by default). [`plan`] says how each kernel is launched, in functions that
-//! touch no device.
+//! `kernels/*.ptx` and multiplies matrices. `Cuda` is the one for NVIDIA GPUs (feature `cuda`, on by default). [`plan`]
+//! says how each kernel is launched, in functions that touch no device.
 
 mod backend;
 mod buffers;

@@ -138,5 +138,5 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
         "attend",
         backend.attend(&shape, &qkv, &batch, 0, &kv, &mut out),
     );
-    read_acts(backend, &out, asked.len(), shape.q_dim(), dtype)
+    read_acts(backend, &out, asked.len())
 }

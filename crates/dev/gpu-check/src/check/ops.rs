@@ -23,7 +23,8 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op embed", matrix::check_embed),
         of_op("op rms_norm", rows::check_rms_norm),
         of_op("op swiglu", rows::check_swiglu),
-        of_op("op operands", rows::check_operands),
+        of_op("op cast", rows::check_cast),
+        of_op("op add", rows::check_add),
         of_op("op linear", matrix::check_linear),
         of_op("op linear_add", matrix::check_linear_add),
         of_op("op rope_append", attention::check_rope_append),
@@ -42,6 +43,7 @@ pub(crate) fn checks() -> Vec<Check> {
             errors::buffers(cuda);
             errors::embed(cuda);
             errors::rms_norm(cuda);
+            errors::cast_and_add(cuda);
             errors::linear(cuda);
             errors::linear_add(cuda);
             errors::an_operand_has_the_dtype_that_the_weights_ask_for(cuda);

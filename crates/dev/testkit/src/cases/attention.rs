@@ -243,7 +243,7 @@ impl<B: Backend> Cache<B> {
         let mut out = must("acts", backend.acts(n, q_dim, self.dtype));
         let attended = backend.attend(shape, &qkv, &batch, layer, kv, &mut out);
         must("attend", attended);
-        read_acts(backend, &out, n, q_dim, self.dtype)
+        read_acts(backend, &out, n)
     }
 }
 
@@ -461,7 +461,7 @@ impl<'a, B: Operands> Run<'a, B> {
             let mut out = must("acts", backend.acts(n, width, weights));
             let result = backend.attend(&self.shape, qkv, batch, layer, &self.kv, &mut out);
             must("attend", result);
-            let got = read_acts(backend, &out, n, width, weights);
+            let got = read_acts(backend, &out, n);
             let qkv = values.chunks_exact(self.shape.qkv_dim());
             for ((row, qkv), got) in rows[layer].iter().zip(qkv).zip(got.chunks_exact(width)) {
                 self.compare(layer, row, &qkv[..width], got, errors);

@@ -109,7 +109,7 @@ fn attend<B: Backend>(backend: &B, seed: u64) -> Vec<f32> {
     let mut out = must("acts", backend.acts(rows.len(), q_dim, DType::F32));
     let attended = backend.attend(&SHAPE, &qkv, &batch, 0, &kv, &mut out);
     must("attend", attended);
-    super::read_acts(backend, &out, rows.len(), q_dim, DType::F32)
+    super::read_acts(backend, &out, rows.len())
 }
 
 /// Rows gathered and written with lists and a tally of this caller.

@@ -131,6 +131,27 @@ pub fn rms_norm<B: Operands>(backend: &B) {
     must("rms_norm_f32", norm(&weight, rows(2, 4)));
 }
 
+pub fn cast_and_add<B: Operands>(backend: &B) {
+    let x = zeros(backend, 2, 4);
+    let mut narrow = must("acts", backend.acts(2, 3, DType::Bf16));
+    assert_eq!(shape(backend.cast(&x, &mut narrow)), ("cast", 4, 3));
+    let mut short = must("acts", backend.acts(1, 4, DType::Bf16));
+    assert_eq!(range(backend.cast(&x, &mut short)), ("cast", 1, 1));
+    let mut acts = must("acts", backend.acts(2, 4, DType::Bf16));
+    must("cast", backend.cast(&x, &mut acts));
+    assert_eq!(range(backend.read_acts(&acts, 0..3)), ("read_acts", 3, 3));
+    #[allow(clippy::reversed_empty_ranges)]
+    let reversed = 2..1;
+    assert_eq!(
+        range(backend.read_acts(&acts, reversed)),
+        ("read_acts", 2, 2)
+    );
+    let mut wide = zeros(backend, 2, 5);
+    assert_eq!(shape(backend.add(&x, &mut wide)), ("add", 4, 5));
+    let mut long = zeros(backend, 3, 4);
+    assert_eq!(shape(backend.add(&x, &mut long)), ("add", 2, 3));
+}
+
 pub fn linear<B: Operands>(backend: &B) {
     let w = ones(backend, 5, 3);
     let a = acts_of(backend, &[0.0; 6], 3, DType::F32);

@@ -126,37 +126,16 @@ pub fn read_all<B: Backend>(backend: &B, rows: &B::Rows) -> Vec<f32> {
 }
 
 /// A GEMM operand that holds `values` (`[n, width]`), rounded as the weights ask for.
-///
-/// No op writes operands as they are, but swiglu does when the gate is 64: 1 + e^-64 is 1 in f32, and
-/// multiplying by a power of two is exact.
 pub fn acts_of<B: Backend>(backend: &B, values: &[f32], width: usize, weights: DType) -> B::Acts {
-    let n = values.len() / width;
-    let mut gate_up = Vec::with_capacity(2 * values.len());
-    for row in values.chunks_exact(width) {
-        gate_up.extend(std::iter::repeat_n(64.0, width));
-        gate_up.extend(row.iter().map(|x| x / 64.0));
-    }
-    let gate_up = rows_of(backend, &gate_up, 2 * width);
-    let mut acts = must("acts", backend.acts(n, width, weights));
-    must("swiglu", backend.swiglu(&gate_up, &mut acts));
+    let rows = rows_of(backend, values, width);
+    let mut acts = must("acts", backend.acts(backend.len(&rows), width, weights));
+    must("cast", backend.cast(&rows, &mut acts));
     acts
 }
 
-/// The `n` rows that a GEMM operand holds: its product with the unit matrix, which is exact.
-pub fn read_acts<B: Backend>(
-    backend: &B,
-    acts: &B::Acts,
-    n: usize,
-    width: usize,
-    weights: DType,
-) -> Vec<f32> {
-    let mut unit = vec![0.0; width * width];
-    unit.iter_mut().step_by(width + 1).for_each(|x| *x = 1.0);
-    let unit = Matrix::new(weights, width, &unit);
-    let unit = must("matrix", backend.matrix(&[&unit], weights));
-    let mut out = must("rows", backend.rows(n, width));
-    must("linear", backend.linear(acts, &unit, None, &mut out));
-    must("read_rows", backend.read_rows(&out, 0..n))
+/// The `n` rows of a GEMM operand.
+pub fn read_acts<B: Backend>(backend: &B, acts: &B::Acts, n: usize) -> Vec<f32> {
+    must("read_acts", backend.read_acts(acts, 0..n))
 }
 
 /// What an op got wrong on a backend: all its cases run before [`Errors::finish`] fails.

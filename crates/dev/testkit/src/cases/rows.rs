@@ -1,6 +1,6 @@
 //! The ops on rows alone: the buffer itself, probes, norm, gated unit.
 
-use selfie_kernels::{Backend, InjectMode, Injection, reference};
+use selfie_kernels::{Backend, InjectMode, Injection, SliceMatrix, reference};
 
 use super::tables::{MOVE, Move, NORM, ROWS, STRENGTHS, SWIGLU, Spread, WRITTEN};
 use super::*;
@@ -152,7 +152,7 @@ pub fn check_rms_norm<B: Operands>(backend: &B) {
                     "rms_norm",
                     backend.rms_norm(&x, &device_weight, case.eps, &mut out),
                 );
-                let got = read_acts(backend, &out, n, width, dtype);
+                let got = read_acts(backend, &out, n);
                 let operand = B::operand(dtype);
                 errors.compare_acts(format_args!("{name}, {dtype}"), operand, &got, &want, bound);
             }
@@ -182,7 +182,7 @@ pub fn check_swiglu<B: Operands>(backend: &B) {
             for dtype in DTYPES {
                 let mut out = must("acts", backend.acts(n, ffn, dtype));
                 must("swiglu", backend.swiglu(&gate_up, &mut out));
-                let got = read_acts(backend, &out, n, ffn, dtype);
+                let got = read_acts(backend, &out, n);
                 errors.compare_acts(
                     format_args!("{dtype} {n} x {ffn}, gate {:?}", case.gate),
                     B::operand(dtype),
@@ -197,24 +197,55 @@ pub fn check_swiglu<B: Operands>(backend: &B) {
 }
 
 /// Operands are rounded to nearest, ties to even: every tie between 1 and 2 with 8 and 11 bits of significand, and
-/// its neighbours.
-pub fn check_operands<B: Operands>(backend: &B) {
-    let mut errors = Errors::new(backend, "operands");
+/// its neighbours. A product with the unit matrix, which is exact, reads the same as the host.
+pub fn check_cast<B: Operands>(backend: &B) {
+    let mut errors = Errors::new(backend, "cast");
     let ties = [512.0, 4096.0].into_iter().flat_map(|parts| {
         let tie = move |i: u16| 1.0 + f32::from(i) / parts;
         (0..512).flat_map(move |i| [tie(i), -tie(i), tie(i).next_up(), tie(i).next_down()])
     });
     let ties: Vec<f32> = ties.collect();
-    let width = ties.len() / 4;
-    for dtype in DTYPES {
-        let acts = acts_of(backend, &ties, width, dtype);
-        let got = read_acts(backend, &acts, 4, width, dtype);
-        errors.compare(
-            format_args!("{dtype}"),
-            &got,
-            &operands::<B>(dtype, &ties),
-            |_| 0.0,
-        );
+    for width in [1, 3, 33, 64, ties.len() / 4] {
+        let values = &ties[..ties.len() / width * width];
+        let n = values.len() / width;
+        let rows = rows_of(backend, values, width);
+        for dtype in DTYPES {
+            let want = operands::<B>(dtype, values);
+            let mut acts = must("acts", backend.acts(n, width, dtype));
+            must("cast", backend.cast(&rows, &mut acts));
+            let name = format!("{dtype}, {n} x {width}");
+            let got = read_acts(backend, &acts, n);
+            errors.equal(format_args!("{name}"), &got, &want);
+            let some = n / 3..n - n / 5;
+            let got = must("read_acts", backend.read_acts(&acts, some.clone()));
+            let part = &want[some.start * width..some.end * width];
+            errors.equal(format_args!("{name}, rows {some:?}"), &got[..], part);
+            let mut unit = vec![0.0; width * width];
+            unit.iter_mut().step_by(width + 1).for_each(|x| *x = 1.0);
+            let unit = must("unit", SliceMatrix::from_f32(width, &unit));
+            let unit = must("matrix", backend.matrix(&[&unit], dtype));
+            let mut out = must("rows", backend.rows(n, width));
+            must("linear", backend.linear(&acts, &unit, None, &mut out));
+            let got = read_all(backend, &out);
+            errors.equal(format_args!("{name}, as the operand"), &got, &want);
+        }
+    }
+    errors.finish();
+}
+
+pub fn check_add<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "add");
+    for width in [1, 3, 16, 33, 2048] {
+        for n in [1, 2, 7, 33] {
+            let x = values(1, n * width, (-1.0, 1.0));
+            let residual = values(2, n * width, (-3.0, 3.0));
+            let want = reference::add(&x, &residual);
+            let x = rows_of(backend, &x, width);
+            let mut rows = rows_of(backend, &residual, width);
+            must("add", backend.add(&x, &mut rows));
+            let got = read_all(backend, &rows);
+            errors.equal(format_args!("{n} x {width}"), got, want);
+        }
     }
     errors.finish();
 }

@@ -1,4 +1,4 @@
-//! The kernels that go through rows element by element: `swiglu.ptx`, `mlp_backward.ptx`, `add_bias.ptx`.
+//! The kernels that go through rows element by element: `swiglu.ptx`, `mlp_backward.ptx`, `cast.ptx`, `add.ptx`.
 
 use super::{code, wide};
 use crate::DType;
@@ -87,32 +87,71 @@ impl MlpBackward {
     }
 }
 
-/// `out[i] += bias`.
+/// `out = x`, rounded.
 #[derive(Clone, Copy, Debug)]
-pub struct AddBias {
+pub struct Cast {
+    /// `[n, width]`, f32.
+    pub x: u64,
+    /// `[n, width]` of `dtype`.
+    pub out: u64,
+    /// Rows.
+    pub n: u32,
+    /// Columns.
+    pub width: u32,
+    /// The type of the output.
+    pub dtype: DType,
+}
+
+impl Cast {
+    /// The launch.
+    pub fn launch(&self) -> Launch {
+        let (grid, block, wide) = cover(self.n, self.width);
+        Launch {
+            module: Module::new(File::Cast),
+            entry: "cast",
+            grid,
+            block,
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.x),
+                Arg::Ptr(self.out),
+                Arg::U32(self.width),
+                Arg::U32(wide),
+                Arg::U32(code(self.dtype)),
+            ],
+        }
+    }
+}
+
+/// `out[i] += x[i]`, or the same `x` to each row.
+#[derive(Clone, Copy, Debug)]
+pub struct Add {
     /// `[n, width]`, f32.
     pub out: u64,
-    /// `[width]`, f32.
-    pub bias: u64,
+    /// `[n, width]`, f32, or `[width]` of a bias.
+    pub x: u64,
+    /// Whether `x` is a bias.
+    pub bias: bool,
     /// Rows.
     pub n: u32,
     /// Columns.
     pub width: u32,
 }
 
-impl AddBias {
+impl Add {
     /// The launch.
     pub fn launch(&self) -> Launch {
         let (grid, block, wide) = cover(self.n, self.width);
         Launch {
-            module: Module::new(File::AddBias),
-            entry: "add_bias",
+            module: Module::new(File::Add),
+            entry: "add",
             grid,
             block,
             shared_bytes: 0,
             args: vec![
                 Arg::Ptr(self.out),
-                Arg::Ptr(self.bias),
+                Arg::Ptr(self.x),
+                Arg::U32(if self.bias { 0 } else { self.width }),
                 Arg::U32(self.width),
                 Arg::U32(wide),
             ],

@@ -17,7 +17,7 @@ mod step;
 pub use adam::Adam;
 pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
 pub use attention_work::AttentionWork;
-pub use elementwise::{AddBias, MlpBackward, Swiglu};
+pub use elementwise::{Add, Cast, MlpBackward, Swiglu};
 pub use head::{Head, PART_BYTES};
 pub use kv::{KvCopy, KvLayer, Place, layer_words, slot_word};
 pub use rms_norm::{MAX_WIDTH, RmsNorm};
