@@ -461,7 +461,53 @@ pub enum LlamaError {
         /// The folder.
         dir: PathBuf,
         /// What to do about it.
-        advice: &'static str,
+        advice: String,
+    },
+    /// Nothing says which class of transformers a tokenizer is of.
+    #[error(
+        "{} says no tokenizer_class, and has no config.json whose model_type tells it; if tokenizer.json is complete \
+         by itself, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into tokenizer_config.json",
+        dir.display()
+    )]
+    NoTokenizerClass {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A text is to begin with bos, and the tokenizer has none.
+    #[error("the tokenizer {} has no bos_token to begin a text with", path.display())]
+    NoBos {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// A text asks CodeLlama to fill something in, which is not done.
+    #[error(
+        "the text holds {mark}, which asks CodeLlama to fill in a text: that is not supported; leave it out"
+    )]
+    Infilling {
+        /// The mark.
+        mark: String,
+    },
+    /// A folder of the hub's cache does not tell which of its snapshots is meant.
+    #[error(
+        "{} is a folder of the Hugging Face cache, and {}; give one of {}",
+        dir.display(),
+        main.as_ref().map_or_else(
+            || "has no refs/main".to_owned(),
+            |main| format!("its refs/main names \"{main}\", which is not in snapshots/"),
+        ),
+        if found.is_empty() {
+            format!("{}/ once it is downloaded", dir.join("snapshots").display())
+        } else {
+            found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        },
+    )]
+    NoSnapshot {
+        /// The folder.
+        dir: PathBuf,
+        /// What its `refs/main` says.
+        main: Option<String>,
+        /// Its snapshots.
+        found: Vec<PathBuf>,
     },
     /// A tokenizer does not parse, or failed on a text.
     #[error("the tokenizer {} fails: {source}; download it again", path.display())]

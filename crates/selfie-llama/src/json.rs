@@ -11,11 +11,60 @@ use crate::{LlamaError, Result};
 const SHOWN_CHARS: usize = 60;
 
 /// Parses a file whose top level has to be an object.
+///
+/// Python writes `NaN`, `Infinity` and `-Infinity`, which are no JSON: they become texts, which no number is read from.
 pub(crate) fn parse_object(json: &str, path: &Path) -> Result<Map<String, Value>> {
-    serde_json::from_str(json).map_err(|source| LlamaError::Json {
+    let parsed = serde_json::from_str(json).or_else(|error| {
+        let quoted = quote_not_finite(json);
+        // The error of the text as it is, whose columns are right.
+        quoted
+            .and_then(|json| serde_json::from_str(&json).ok())
+            .ok_or(error)
+    });
+    parsed.map_err(|source| LlamaError::Json {
         path: path.to_owned(),
         source,
     })
+}
+
+/// A text with quotes around Python's numbers that are not finite; `None` where there are none.
+fn quote_not_finite(json: &str) -> Option<String> {
+    let mut quoted = String::with_capacity(json.len() + 16);
+    let mut rest = json;
+    let mut found = false;
+    while let Some(next) = rest.chars().next() {
+        let name = ["NaN", "Infinity", "-Infinity"]
+            .into_iter()
+            .find(|name| rest.starts_with(name));
+        let len = if next == '"' {
+            string_len(rest)
+        } else {
+            name.map_or(next.len_utf8(), str::len)
+        };
+        let (part, after) = rest.split_at(len);
+        if name.is_some() {
+            found = true;
+            quoted.extend(["\"", part, "\""]);
+        } else {
+            quoted.push_str(part);
+        }
+        rest = after;
+    }
+    found.then_some(quoted)
+}
+
+/// The bytes of the string that a text begins with, quotes included.
+fn string_len(json: &str) -> usize {
+    let mut escaped = false;
+    for (at, byte) in json.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    json.len()
 }
 
 /// One object of a file. The getters take `null` for an absent field, as transformers does.
@@ -39,6 +88,11 @@ impl<'a> Fields<'a> {
     /// The value as it stands.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The object as it stands, without a check of its own.
+    pub(crate) fn object_value(&self, name: &str) -> Option<&'a Map<String, Value>> {
+        self.get(name)?.as_object()
     }
 
     /// Whether the field is written, be it as `null`.
