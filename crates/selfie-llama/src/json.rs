@@ -67,6 +67,13 @@ fn string_len(json: &str) -> usize {
     json.len()
 }
 
+fn shortened(value: String) -> String {
+    match value.char_indices().nth(SHOWN_CHARS) {
+        Some((cut, _)) => format!("{}...", &value[..cut]),
+        None => value,
+    }
+}
+
 /// One object of a file. The getters take `null` for an absent field, as transformers does.
 pub(crate) struct Fields<'a> {
     path: &'a Path,
@@ -93,6 +100,11 @@ impl<'a> Fields<'a> {
     /// The object as it stands, without a check of its own.
     pub(crate) fn object_value(&self, name: &str) -> Option<&'a Map<String, Value>> {
         self.get(name)?.as_object()
+    }
+
+    /// A field's value as messages show it.
+    pub(crate) fn shown(&self, name: &str) -> String {
+        shortened(self.object.get(name).unwrap_or(&Value::Null).to_string())
     }
 
     /// Whether the field is written, be it as `null`.
@@ -152,14 +164,20 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// One token id, or a list of them.
+    /// One token id, or a list of them; -1 is none.
     pub(crate) fn token_ids(&self, name: &str) -> Result<Option<Vec<u32>>> {
-        let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        let id = |value: &Value| match value.as_i64()? {
+            -1 => Some(None),
+            id => u32::try_from(id).ok().map(Some),
+        };
         self.typed(
             name,
-            |value| match value {
-                Value::Array(list) => list.iter().map(id).collect(),
-                one => id(one).map(|id| vec![id]),
+            |value| {
+                let ids: Option<Vec<Option<u32>>> = match value {
+                    Value::Array(list) => list.iter().map(id).collect(),
+                    one => id(one).map(|id| vec![id]),
+                };
+                Some(ids?.into_iter().flatten().collect())
             },
             || "expected a token id or a list of token ids".into(),
         )
@@ -187,14 +205,10 @@ impl<'a> Fields<'a> {
         value: String,
         expected: impl Into<String>,
     ) -> LlamaError {
-        let value = match value.char_indices().nth(SHOWN_CHARS) {
-            Some((cut, _)) => format!("{}...", &value[..cut]),
-            None => value,
-        };
         LlamaError::ConfigField {
             path: self.path.to_owned(),
             field: format!("{}{name}", self.prefix),
-            value,
+            value: shortened(value),
             expected: expected.into(),
         }
     }

@@ -30,7 +30,9 @@ pub use error::{LlamaError, Result};
 pub use folder::resolve_folder;
 pub use forward::Workspace;
 pub use generate::{Generated, generate, generate_all};
-pub use generation_config::GenerationConfig;
+pub use generation_config::{
+    GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
+};
 pub use mlp::{HostTensor, MlpRows, MlpValues, MlpWeights, PackedMlp};
 pub use model::{Llama, stored_dtype};
 pub use note::Note;

@@ -1,12 +1,10 @@
-//! What config.json and generation_config.json mean, and what is refused with which words.
+//! What config.json means, and what is refused with which words.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use selfie_kernels::{AttnShape, DType};
-use selfie_llama::{
-    GenerationConfig, LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling,
-};
+use selfie_llama::{LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling};
 use serde_json::{Value, json};
 
 /// Only what has no default.
@@ -537,63 +535,4 @@ fn the_largest_shape_does_not_overflow() {
         "attention_bias": true, "mlp_bias": true,
     }));
     assert!(largest.n_parameters().checked_mul(4).is_some());
-}
-
-#[test]
-fn generation_config() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_eq!(GenerationConfig::open(dir.path()).unwrap(), None);
-
-    let open = |text: &str| {
-        fs::write(dir.path().join("generation_config.json"), text).unwrap();
-        GenerationConfig::open(dir.path())
-    };
-    let empty = GenerationConfig {
-        eos: None,
-        do_sample: false,
-        temperature: None,
-        top_k: None,
-        top_p: None,
-    };
-    assert_eq!(open("{}").unwrap(), Some(empty.clone()));
-    let nulls = r#"{"eos_token_id": null, "do_sample": null, "temperature": null, "top_k": null, "top_p": null}"#;
-    assert_eq!(open(nulls).unwrap(), Some(empty.clone()));
-    let full = r#"{"bos_token_id": 128000, "eos_token_id": [128001, 128009], "do_sample": true,
-        "temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1}"#;
-    let expected = GenerationConfig {
-        eos: Some(vec![128001, 128009]),
-        do_sample: true,
-        temperature: Some(0.6),
-        top_k: Some(50),
-        top_p: Some(0.9),
-    };
-    assert_eq!(open(full).unwrap(), Some(expected));
-    let one = open(r#"{"eos_token_id": 2, "temperature": 0, "top_k": 0, "top_p": 1}"#);
-    let expected = GenerationConfig {
-        eos: Some(vec![2]),
-        temperature: Some(0.0),
-        top_k: Some(0),
-        top_p: Some(1.0),
-        ..empty
-    };
-    assert_eq!(one.unwrap(), Some(expected));
-
-    for (name, value) in [
-        ("eos_token_id", "\"</s>\""),
-        ("eos_token_id", "[2.5]"),
-        ("do_sample", "\"yes\""),
-        ("temperature", "\"hot\""),
-        ("temperature", "-1"),
-        ("top_k", "-1"),
-        ("top_k", "1.5"),
-        ("top_p", "1.5"),
-        ("top_p", "[0.9]"),
-    ] {
-        let message = open(&format!("{{\"{name}\": {value}}}"))
-            .expect_err(name)
-            .to_string();
-        let expected = format!("generation_config.json: field \"{name}\" is {value}; expected");
-        assert!(message.contains(&expected), "{message}");
-    }
-    assert!(matches!(open("{"), Err(LlamaError::Json { .. })));
 }
