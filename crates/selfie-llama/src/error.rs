@@ -77,6 +77,29 @@ pub enum LlamaError {
         /// The folder.
         dir: PathBuf,
     },
+    /// A folder that holds an adapter instead of a model.
+    #[error(
+        "{} holds only an adapter of {base}: give the folder of that model, or write both as one model in Python: \
+         peft.AutoPeftModelForCausalLM.from_pretrained(\"{}\").merge_and_unload().save_pretrained(new_folder)",
+        dir.display(),
+        dir.display()
+    )]
+    OnlyAdapter {
+        /// The folder.
+        dir: PathBuf,
+        /// What its configuration calls the model that it belongs to.
+        base: String,
+    },
+    /// A model without a head, by its configuration not one whose head is the embedding table.
+    #[error(
+        "{} has no tensor lm_head.weight: its files are incomplete, or its head is the embedding table; then write \
+         \"tie_word_embeddings\": true into its config.json",
+        dir.display()
+    )]
+    MissingHead {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The only weights of a folder are in a format that is not read.
     #[error("{} is not a safetensors file; {advice}", file.display())]
     WeightFormat {
