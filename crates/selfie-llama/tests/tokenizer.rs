@@ -560,15 +560,15 @@ fn tokens_show_what_is_special() {
 fn spans_are_the_bytes_of_the_text() {
     for tokenizer in [byte_level(), byte_fallback()] {
         let text = "The  capital, é 京 <s> x";
-        let ids = tokenizer.encode(text).unwrap();
-        let spans = tokenizer.spans(text).unwrap();
-        assert_eq!((spans.len(), spans[0].clone()), (ids.len(), 0..0));
+        let tokens = tokenizer.encode_spans(text).unwrap();
+        let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, tokenizer.encode_plain(text).unwrap());
         let mut end = 0;
-        for (span, &id) in spans.iter().zip(&ids).skip(1) {
+        for (id, span) in &tokens {
             // Bytes of one character share it.
-            assert!(span.start <= end && span.end >= end, "{spans:?}");
+            assert!(span.start <= end && span.end >= end, "{tokens:?}");
             end = span.end;
-            let piece = tokenizer.piece(id).unwrap();
+            let piece = tokenizer.piece(*id).unwrap();
             let plain = piece.trim_start_matches(['▁', 'Ġ']);
             if plain.is_ascii() && !plain.starts_with('<') {
                 assert!(text[span.clone()].ends_with(plain), "{piece}: {span:?}");
@@ -576,6 +576,36 @@ fn spans_are_the_bytes_of_the_text() {
         }
         assert_eq!(end, text.len());
     }
+}
+
+#[test]
+fn a_continuation_has_no_space_of_its_own() {
+    let pieces = |tokenizer: &Tokenizer, text| {
+        let tokens = tokenizer.encode_continuation(text).unwrap();
+        let mut pieces = Vec::new();
+        for (id, span) in &tokens {
+            assert!(span.end <= text.len(), "{span:?}");
+            pieces.push(tokenizer.piece(*id).unwrap());
+        }
+        pieces
+    };
+    let tokenizer = byte_fallback();
+    assert_eq!(pieces(&tokenizer, "the").concat(), "the");
+    assert_eq!(pieces(&tokenizer, " the"), ["▁the"]);
+    assert_eq!(pieces(&tokenizer, ""), [""; 0]);
+    assert_eq!(
+        tokenizer.encode_plain("the").unwrap(),
+        tokenizer.encode_plain(" the").unwrap()
+    );
+    let tokenizer = byte_level();
+    let plain = |text| tokenizer.encode_plain(text).unwrap();
+    for text in ["the", " the", "_ _ ", "[/INST] Sure", "a\nb"] {
+        let tokens = tokenizer.encode_continuation(text).unwrap();
+        let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, plain(text), "{text}");
+    }
+    // It can merge with the line break that stands for what comes before, and is encoded by itself.
+    assert_eq!(pieces(&tokenizer, "\n\nthe").concat(), "ĊĊthe");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use tokenizers::tokenizer::{Decoder, PreTokenizer};
+use tokenizers::tokenizer::{Decoder, Model, PreTokenizer};
 use tokenizers::{OffsetType, Tokenizer as Engine};
 
 use crate::folder::resolve_folder;
@@ -114,20 +114,9 @@ impl Tokenizer {
 
     /// The ids of a text, with or without bos. An error if there is to be one and the tokenizer has none.
     pub fn encode_as(&self, text: &str, bos: Bos) -> Result<Vec<u32>> {
-        let (mut ids, _) = self.encode_marked(text)?;
-        match bos {
-            Bos::Auto => {}
-            Bos::Never => drop(ids.drain(..self.begin.len())),
-            Bos::Always => {
-                let token = self.bos.ok_or_else(|| LlamaError::NoBos {
-                    path: self.path.clone(),
-                })?;
-                if !self.begin.contains(&token) {
-                    ids.insert(0, token);
-                }
-            }
-        }
-        Ok(ids)
+        let (ids, _) = self.encode_marked(text)?;
+        let begin = self.begin(bos)?;
+        Ok([&begin, &ids[self.begin.len()..]].concat())
     }
 
     /// The ids of a text, and none that are not in it.
@@ -138,43 +127,75 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// What is put before a text. An error if that is to be bos and the tokenizer has none.
+    pub fn begin(&self, bos: Bos) -> Result<Vec<u32>> {
+        match bos {
+            Bos::Auto => Ok(self.begin.clone()),
+            Bos::Never => Ok(Vec::new()),
+            Bos::Always => {
+                let token = self.bos.ok_or_else(|| LlamaError::NoBos {
+                    path: self.path.clone(),
+                })?;
+                let mut begin = self.begin.clone();
+                if !begin.contains(&token) {
+                    begin.insert(0, token);
+                }
+                Ok(begin)
+            }
+        }
+    }
+
     /// A note if a text that is encoded so has bos twice: once of its own, and once added.
     pub fn bos_note(&self, text: &str, bos: Bos) -> Result<Option<Note>> {
-        let begin = match bos {
-            Bos::Auto => self.begin.last().copied(),
-            Bos::Always => self.begin.last().copied().or(self.bos),
-            Bos::Never => None,
-        };
-        let own = self.encode_plain(text)?;
-        let doubled = begin.filter(|begin| own.first() == Some(begin));
+        let own = self.encode_plain(text)?.first().copied();
+        let added = self.begin(bos)?.last().copied();
+        let doubled = added.filter(|&added| own == Some(added));
         Ok(doubled.map(|id| Note::DoubledBos {
             bos: self.piece(id).unwrap_or_default(),
         }))
     }
 
-    /// For each id of [`encode`](Self::encode), the bytes of the text that it stands for; an empty range for one that
-    /// is not in the text.
-    pub fn spans(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        let (_, added) = self.encode_marked(text)?;
-        // The engine's own offsets, but without those post-processors that trim them.
+    /// The ids of [`encode_plain`](Self::encode_plain), each with the bytes of the text that it stands for.
+    pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        self.check_fill(text)?;
+        // The engine's steps, without the post-processors that trim its offsets.
         let vocabulary = self.inner.get_added_vocabulary();
         let mut split = vocabulary.extract_and_normalize(self.inner.get_normalizer(), text);
         let encoding = (|| {
             if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
                 pre_tokenizer.pre_tokenize(&mut split)?;
             }
-            let model = self.inner.get_model();
-            split.tokenize(|part| tokenizers::Model::tokenize(model, part.get()))?;
+            split.tokenize(|part| self.inner.get_model().tokenize(part.get()))?;
             split.into_encoding(None, 0, OffsetType::Byte)
         })();
         let encoding = encoding.map_err(|source| self.error(source))?;
-        let mut offsets = encoding.get_offsets().iter();
-        let own = |&(from, to): &(usize, usize)| from..to;
-        let spans = added.into_iter().map(|added| {
-            let next = if added { None } else { offsets.next() };
-            next.map_or(0..0, own)
-        });
-        Ok(spans.collect())
+        let ids = encoding.get_ids().iter().copied();
+        let spans = encoding.get_offsets().iter().map(|&(from, to)| from..to);
+        Ok(ids.zip(spans).collect())
+    }
+
+    /// [`encode_spans`](Self::encode_spans) of a text that goes on after another: without the space that some tokenizers
+    /// put before a text. Nothing merges with what comes before.
+    pub fn encode_continuation(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        // A line break merges with nothing but white space.
+        const BEFORE: &str = "\n";
+        let before = self.encode_spans(BEFORE)?;
+        let whole = self.encode_spans(&format!("{BEFORE}{text}"))?;
+        let ids = |tokens: &[(u32, Range<usize>)]| -> Vec<u32> {
+            tokens.iter().map(|(id, _)| *id).collect()
+        };
+        match whole.split_at_checked(before.len()) {
+            // Unknown characters can have one token for several.
+            Some((first, rest))
+                if ids(first) == ids(&before) && first.iter().all(|t| t.1.end <= BEFORE.len()) =>
+            {
+                let len = BEFORE.len();
+                let own =
+                    |(id, span): &(u32, Range<usize>)| (*id, span.start - len..span.end - len);
+                Ok(rest.iter().map(own).collect())
+            }
+            _ => self.encode_spans(text),
+        }
     }
 
     /// The text of some ids without special tokens, as `decode(ids, skip_special_tokens=True)` of
@@ -194,7 +215,7 @@ impl Tokenizer {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
         match added.get(&id) {
             Some(token) => Some(token.content.clone()),
-            None => tokenizers::Model::id_to_token(self.inner.get_model(), id),
+            None => self.inner.get_model().id_to_token(id),
         }
     }
 
