@@ -22,8 +22,8 @@ pub enum PromptPart {
 /// How the parts of an interpretation prompt become ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Joining {
-    /// As one text with `"_ "` for each placeholder, as the Python package of SelfIE does. What follows a placeholder can
-    /// merge with it, so that rows cover text beside it: [`PlaceholderRows::note`] tells.
+    /// As one text with `"_ "` for each placeholder, as the Python package of SelfIE does. What follows a placeholder
+    /// can merge with it, so that rows cover text beside it: [`PlaceholderRows::note`] tells.
     OneText,
     /// Each text and each run of placeholders by itself, so that nothing merges.
     PartByPart,
@@ -60,8 +60,8 @@ pub struct PlaceholderRows {
     pub rows: Range<usize>,
     /// What is there, as the vocabulary writes it.
     pub pieces: Vec<String>,
-    /// The position of its own `"_"`. In one text this can be a row of the placeholder before it; there is none when the
-    /// tokenizer dropped it.
+    /// The position of its own `"_"`. In one text this can be a row of the placeholder before it; there is none when
+    /// the tokenizer dropped it.
     pub own: Option<usize>,
     /// What is wrong with its rows: that they cover text beside it, or that its `"_"` is not written over.
     pub note: Option<String>,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{LlamaError, Result};
 
-/// The folder that holds the files of a model: `dir` itself, or, for a folder of the hub's cache (`models--org--name`, with
-/// `refs/` and `snapshots/`), the snapshot that `refs/main` names.
+/// The folder that holds the files of a model: `dir` itself, or, for a folder of the hub's cache
+/// (`models--org--name`, with `refs/` and `snapshots/`), the snapshot that `refs/main` names.
 ///
 /// Without `refs/main`, a single snapshot is taken, and several are an error that lists them.
 pub fn resolve_folder(dir: &Path) -> Result<PathBuf> {

@@ -144,8 +144,8 @@ impl GenerationConfig {
 
     /// How tokens are chosen: what is asked for comes first, then what the file says, as transformers understands it.
     ///
-    /// A file decides whether tokens are drawn (`do_sample`), unless one asks: with a temperature of 0 they are not, and
-    /// with another or with a `top_k`, `top_p` or `min_p` they are. The penalty counts either way.
+    /// A file decides whether tokens are drawn (`do_sample`), unless one asks: with a temperature of 0 they are not,
+    /// and with another or with a `top_k`, `top_p` or `min_p` they are. The penalty counts either way.
     pub fn resolve(file: Option<&Self>, asked: &SamplingOverrides) -> Result<ResolvedSampling> {
         let nothing = Self::default();
         let said = file.unwrap_or(&nothing);
@@ -268,8 +268,8 @@ const fn not_drawn(name: &'static str, neutral: &'static [f64]) -> NotDone {
     }
 }
 
-/// The fields of transformers 4.57 (`GenerationConfig.__init__`) that change which tokens a text has. Those of beam search
-/// change nothing where there is one beam.
+/// The fields of transformers 4.57 (`GenerationConfig.__init__`) that change which tokens a text has. Those of beam
+/// search change nothing where there is one beam.
 const NOT_DONE: [NotDone; 26] = [
     not_drawn("typical_p", &[1.0]),
     not_drawn("epsilon_cutoff", &[0.0, 1.0]),

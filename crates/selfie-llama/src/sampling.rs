@@ -10,9 +10,9 @@ use crate::{LlamaError, Result};
 /// How tokens are drawn; no `Sampling` means greedy decoding by the logits as they are.
 ///
 /// The steps are those of transformers 4.57, in its order: the logits of tokens that are there already are changed by
-/// `repetition_penalty` (Keskar et al., arXiv 1909.05858, section 4.1), then all are divided by `temperature`, then cut to the
-/// `top_k` most likely tokens, to those of `top_p`, and to those of `min_p`. Equal logits are ordered by token id, lowest
-/// first, so that `top_k` is exact also among them.
+/// `repetition_penalty` (Keskar et al., arXiv 1909.05858, section 4.1), then all are divided by `temperature`, then
+/// cut to the `top_k` most likely tokens, to those of `top_p`, and to those of `min_p`. Equal logits are ordered by
+/// token id, lowest first, so that `top_k` is exact also among them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// What logits are divided by; finite and at least 0. With 0 the likeliest token is taken, after the penalty.
@@ -23,8 +23,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// The least probability, as a share of the likeliest token's, that is drawn; from 0 = all to 1.
     pub min_p: f32,
-    /// What the logits of the context's tokens are divided by, or multiplied with if they are below 0; finite and above 0,
-    /// 1 = nothing.
+    /// What the logits of the context's tokens are divided by, or multiplied with if they are below 0; finite and
+    /// above 0, 1 = nothing.
     pub repetition_penalty: f32,
     /// With the number of the sequence and the step, it settles each draw.
     pub seed: u64,
@@ -82,12 +82,12 @@ impl Sampling {
         }
     }
 
-    /// Chooses a token for step `step` of sequence `sequence` from its logits, one a token of the vocabulary. `context` are
-    /// the ids before it: the prompt and what was chosen so far.
+    /// Chooses a token for step `step` of sequence `sequence` from its logits, one a token of the vocabulary.
+    /// `context` are the ids before it: the prompt and what was chosen so far.
     ///
-    /// The choice depends on nothing but these and the seed. The log-probability is the token's under the logits as they
-    /// are, before all steps. If a logit is not finite it is NaN and the token means nothing: that is the caller's error to
-    /// report.
+    /// The choice depends on nothing but these and the seed. The log-probability is the token's under the logits as
+    /// they are, before all steps. If a logit is not finite it is NaN and the token means nothing: that is the
+    /// caller's error to report.
     pub fn pick(&self, logits: &[f32], context: &[u32], sequence: u64, step: u64) -> Best {
         if logits.is_empty() || logits.iter().any(|logit| !logit.is_finite()) {
             return Best {
@@ -130,7 +130,8 @@ impl Sampling {
         Some(scores)
     }
 
-    /// The tokens' probabilities at this temperature, up to a common factor; the largest is 1, and what is left out is 0.
+    /// The tokens' probabilities at this temperature, up to a common factor; the largest is 1, and what is left out
+    /// is 0.
     fn weights(&self, scores: &[f32]) -> Vec<f64> {
         let top = f64::from(scores[most_likely(scores) as usize]);
         let temperature = f64::from(self.temperature);

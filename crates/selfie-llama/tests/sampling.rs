@@ -396,36 +396,7 @@ fn values_out_of_range_are_named() {
     };
     assert!(greedy.check().is_ok());
     let (nan, inf) = (f32::NAN, f32::INFINITY);
-    let set: [(&str, fn(f32) -> Sampling, &[f32], &str); 4] = [
-        (
-            "temperature",
-            |temperature| Sampling { temperature, ..ALL },
-            &[-1.0, nan, inf],
-            "finite number of at least 0",
-        ),
-        (
-            "top_p",
-            |top_p| Sampling { top_p, ..ALL },
-            &[0.0, -0.5, 1.000_000_1, nan],
-            "above 0 and up to 1",
-        ),
-        (
-            "min_p",
-            |min_p| Sampling { min_p, ..ALL },
-            &[-0.1, 1.1, nan],
-            "from 0 to 1",
-        ),
-        (
-            "repetition_penalty",
-            |repetition_penalty| Sampling {
-                repetition_penalty,
-                ..ALL
-            },
-            &[0.0, -1.0, nan, inf],
-            "finite number above 0",
-        ),
-    ];
-    for (name, sampling, values, expected) in set {
+    let refused = |name: &str, sampling: fn(f32) -> Sampling, values: &[f32], expected: &str| {
         for &value in values {
             let error = sampling(value).check().unwrap_err();
             assert!(matches!(error, LlamaError::SamplingValue { field, .. } if field == name));
@@ -436,5 +407,31 @@ fn values_out_of_range_are_named() {
             );
             assert!(message.contains(expected), "{message}");
         }
-    }
+    };
+    let cold = |temperature| Sampling { temperature, ..ALL };
+    refused(
+        "temperature",
+        cold,
+        &[-1.0, nan, inf],
+        "finite number of at least 0",
+    );
+    let top_p = |top_p| Sampling { top_p, ..ALL };
+    refused(
+        "top_p",
+        top_p,
+        &[0.0, -0.5, 1.000_000_1, nan],
+        "above 0 and up to 1",
+    );
+    let min_p = |min_p| Sampling { min_p, ..ALL };
+    refused("min_p", min_p, &[-0.1, 1.1, nan], "from 0 to 1");
+    let penalty = |repetition_penalty| Sampling {
+        repetition_penalty,
+        ..ALL
+    };
+    refused(
+        "repetition_penalty",
+        penalty,
+        &[0.0, -1.0, nan, inf],
+        "finite number above 0",
+    );
 }

@@ -106,14 +106,16 @@ sets = [torch.tensor([float(f"{value:.9g}") for value in one.tolist()]) for one 
 cases = [{"both_signs": both} | case(sets[both], *arguments) for both, *arguments in CASES]
 counters = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (42, 7, 3), (MASK, MASK, MASK), (1 << 40, 1 << 50, 1 << 60)]
 made_by = f"sampling_reference.py, transformers {transformers.__version__}, torch {torch.__version__}"
-text = json.dumps({
-    "made_by": made_by,
-    "logits": [[float(f"{value:.9g}") for value in one.tolist()] for one in sets],
-    "logprobs": sets[0].double().log_softmax(-1).tolist(),
-    "context": CONTEXT,
-    "cases": cases,
-    "greedy": greedy(sets[1]),
-    "draws": [draw(*counter) for counter in counters],
-})
+text = json.dumps(
+    {
+        "made_by": made_by,
+        "logits": [[float(f"{value:.9g}") for value in one.tolist()] for one in sets],
+        "logprobs": sets[0].double().log_softmax(-1).tolist(),
+        "context": CONTEXT,
+        "cases": cases,
+        "greedy": greedy(sets[1]),
+        "draws": [draw(*counter) for counter in counters],
+    }
+)
 # One case a line.
-Path(__file__).with_name("sampling_reference.json").write_text(text.replace('}, {', '},\n{') + "\n")
+Path(__file__).with_name("sampling_reference.json").write_text(text.replace("}, {", "},\n{") + "\n")

@@ -356,6 +356,9 @@ fn folders_without_a_tokenizer_are_told_what_to_do() {
         &["write LlamaTokenizer as tokenizer_class"],
     );
 
+    let error = Tokenizer::open(&dir.path().join("nowhere")).err().unwrap();
+    assert!(matches!(error, LlamaError::NoFolder { .. }));
+
     fs::create_dir(dir.path().join("tokenizer.json")).unwrap();
     let (error, message) = refused(&dir);
     assert!(matches!(error, LlamaError::Read { .. }));
@@ -412,6 +415,10 @@ fn broken_configurations_name_the_field() {
             r#"{"tokenizer_class": "LlamaTokenizer", "bos_token": {"lstrip": false}}"#,
             ": field \"bos_token\" is {\"lstrip\":false}; expected a token's text, or an object with \
              \"__type\": \"AddedToken\"",
+        ),
+        (
+            r#"{"tokenizer_class": "LlamaTokenizer", "bos_token": null}"#,
+            ": field \"bos_token\" is null; expected a token, or add_bos_token to be false",
         ),
         (
             r#"{"tokenizer_class": "LlamaTokenizer", "split_special_tokens": "yes"}"#,
@@ -521,17 +528,17 @@ fn bos_is_as_the_files_say_or_as_one_asks() {
 fn a_second_bos_is_noted() {
     let tokenizer = byte_level();
     let note = |text, bos| tokenizer.bos_note(text, bos).unwrap();
-    let doubled = Some(Note::DoubledBos {
+    let doubled = Note::DoubledBos {
         bos: "<|begin_of_text|>".to_owned(),
-    });
+    };
     for bos in [Bos::Auto, Bos::Always] {
-        assert_eq!(note("<|begin_of_text|>Hello", bos), doubled);
+        assert_eq!(note("<|begin_of_text|>Hello", bos), Some(doubled.clone()));
         for text in ["Hello", "", "Hello<|begin_of_text|>", "<|eot_id|>"] {
             assert_eq!(note(text, bos), None, "{text}");
         }
     }
     assert_eq!(note("<|begin_of_text|>Hello", Bos::Never), None);
-    let message = doubled.unwrap().to_string();
+    let message = doubled.to_string();
     assert!(
         message.contains("<|begin_of_text|>") && message.contains("two"),
         "{message}"
@@ -593,10 +600,12 @@ fn a_continuation_has_no_space_of_its_own() {
     assert_eq!(pieces(&tokenizer, "the").concat(), "the");
     assert_eq!(pieces(&tokenizer, " the"), ["▁the"]);
     assert_eq!(pieces(&tokenizer, ""), [""; 0]);
-    assert_eq!(
-        tokenizer.encode_plain("the").unwrap(),
-        tokenizer.encode_plain(" the").unwrap()
-    );
+    let first = tokenizer.encode_plain("the").unwrap();
+    let first: Vec<String> = first
+        .iter()
+        .map(|&id| tokenizer.piece(id).unwrap())
+        .collect();
+    assert_eq!(first, ["▁the"]);
     let tokenizer = byte_level();
     let plain = |text| tokenizer.encode_plain(text).unwrap();
     for text in ["the", " the", "_ _ ", "[/INST] Sure", "a\nb"] {

@@ -4,11 +4,11 @@
 
 Lines of the file, by their one key:
 - `made_by`, and the `prompts` that every tokenizer is given;
-- `base`: the files that folders are made of, as JSON, text (`vocab.json` and `merges.txt` too) or base64 (`tokenizer.model`);
+- `base`: the files that folders are made of, as JSON, as text, or in base64 (`tokenizer.model`);
 - `ids` and `texts`: what was found, each once;
-- `case`: a folder. `base` and `files` say which files of the base it has; `edits` are fields that are set in one of its JSON
-  files, which is made if it is not there. Then either `error`, or for each prompt the number of its ids, of their text, and
-  of their text without special tokens; and `bos` and `eos`.
+- `case`: a folder. `base` and `files` say which files of the base it has; `edits` are fields that are set in one of its
+  JSON files, which is made if it is not there. Then either `error`, or for each prompt the number of its ids, of their
+  text, and of their text without special tokens; and `bos` and `eos`.
 """
 
 import base64
@@ -61,7 +61,7 @@ PROMPTS = [
     "👍🏽🙂\u200d🙂",
     "\u00a0non\u2003breaking\u3000space",
     "It's what they've said; we're DON'T I'LL",
-    "def f(x):\n    return {\"a\": [1, 22, 333]}  # 1234567",
+    'def f(x):\n    return {"a": [1, 22, 333]}  # 1234567',
     "<s>Hello</s>",
     "<s> Hello </s> world<s>",
     "a<|im_start|>user b<|im_end|>\n",
@@ -81,7 +81,14 @@ assert len(PROMPTS) == 30
 
 
 def token(content, **flags):
-    base = {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    base = {
+        "content": content,
+        "lstrip": False,
+        "normalized": False,
+        "rstrip": False,
+        "single_word": False,
+        "special": True,
+    }
     return base | flags
 
 
@@ -100,15 +107,31 @@ def listed(contents, tokenizer):
 def sentencepiece_bases():
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS * 4), model_writer=written, vocab_size=560, model_type="bpe", byte_fallback=True,
-        character_coverage=0.985, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        user_defined_symbols=["<|im_start|>"], num_threads=1, minloglevel=2,
+        sentence_iterator=iter(CORPUS * 4),
+        model_writer=written,
+        vocab_size=560,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=0.985,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["<|im_start|>"],
+        num_threads=1,
+        minloglevel=2,
     )
     model = written.getvalue()
     unigram = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS * 4), model_writer=unigram, vocab_size=420, model_type="unigram", byte_fallback=True,
-        character_coverage=0.985, normalization_rule_name="identity", num_threads=1, minloglevel=2,
+        sentence_iterator=iter(CORPUS * 4),
+        model_writer=unigram,
+        vocab_size=420,
+        model_type="unigram",
+        byte_fallback=True,
+        character_coverage=0.985,
+        normalization_rule_name="identity",
+        num_threads=1,
+        minloglevel=2,
     )
     bases = {}
     for name, model, legacy in [("sp", model, True), ("sp-new", model, False), ("unigram", unigram.getvalue(), True)]:
@@ -133,13 +156,17 @@ def byte_level_base(name):
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
         split = pre_tokenizers.Split(tokenizers.Regex(SPLIT[name]), "isolated")
-        made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     if name == "qwen2":
         made.normalizer = normalizers.NFC()
     made.decoder = decoders.ByteLevel()
     made.post_processor = processors.ByteLevel(trim_offsets=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(CORPUS * 4, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        CORPUS * 4, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
+    )
     content = json.loads(made.to_str())
     content["model"]["merges"] = [list(pair) for pair in content["model"]["merges"]]
     specials = {
@@ -158,20 +185,39 @@ def byte_level_base(name):
         begin = {"SpecialToken": {"id": bos["content"], "type_id": 0}}
         single = [begin, {"Sequence": {"id": "A", "type_id": 0}}]
         content["post_processor"] = {
-            "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {bos["content"]: template},
         }
     return {"tokenizer.json": content, "vocab.json": json.dumps(vocab, ensure_ascii=False), "merges.txt": merges}
 
 
 BASES = sentencepiece_bases() | {name: byte_level_base(name) for name in ("llama3", "qwen2", "gpt2")}
-USUAL = {"sp": "LlamaTokenizer", "sp-new": "LlamaTokenizer", "unigram": "LlamaTokenizer", "llama3": "PreTrainedTokenizerFast",
-         "qwen2": "Qwen2Tokenizer", "gpt2": "GPT2Tokenizer"}
+USUAL = {
+    "sp": "LlamaTokenizer",
+    "sp-new": "LlamaTokenizer",
+    "unigram": "LlamaTokenizer",
+    "llama3": "PreTrainedTokenizerFast",
+    "qwen2": "Qwen2Tokenizer",
+    "gpt2": "GPT2Tokenizer",
+}
 BOS = {"llama3": "<|begin_of_text|>", "qwen2": "<|endoftext|>", "gpt2": "<|endoftext|>"}
 CLASSES = [
-    "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast", "PreTrainedTokenizerFast",
-    "PreTrainedTokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast",
-    "GPTNeoXTokenizer", "GPTNeoXTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast",
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "CodeLlamaTokenizer",
+    "CodeLlamaTokenizerFast",
+    "PreTrainedTokenizerFast",
+    "PreTrainedTokenizer",
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "GPTNeoXTokenizer",
+    "GPTNeoXTokenizerFast",
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
 ]
 MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "smollm3"]
 CONFIG, MAP, ADDED, JSON = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json"
@@ -183,11 +229,15 @@ def template(base, *contents):
     if isinstance(ids, list):
         ids = {content: number for number, (content, _) in enumerate(ids)}
     first, last = contents
+
     def piece(content):
         return {"SpecialToken": {"id": content, "type_id": 0}}
+
     single = [piece(first), {"Sequence": {"id": "A", "type_id": 0}}, piece(last)]
     return {
-        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {c: {"id": c, "ids": [ids[c]], "tokens": [c]} for c in contents},
     }
 
@@ -207,7 +257,13 @@ def special_edits(base):
     return [
         {},
         {CONFIG: {"bos_token": bos, "eos_token": "</s>", "unk_token": "<unk>"}},
-        {CONFIG: {"bos_token": typed(bos), "eos_token": typed("<|im_end|>"), "pad_token": typed("<pad>", normalized=True)}},
+        {
+            CONFIG: {
+                "bos_token": typed(bos),
+                "eos_token": typed("<|im_end|>"),
+                "pad_token": typed("<pad>", normalized=True),
+            }
+        },
         {CONFIG: {"bos_token": bos, "pad_token": new}},
         {CONFIG: {"bos_token": bos, "eos_token": "<|im_start|>"}},
         {CONFIG: {"bos_token": bos, "pad_token": wide}},
@@ -220,17 +276,64 @@ def special_edits(base):
         {CONFIG: {"bos_token": bos, "additional_special_tokens": "<|new|>"}},
         {CONFIG: {"bos_token": bos, "additional_special_tokens": []}},
         {CONFIG: {"bos_token": bos, "additional_special_tokens": None}},
-        {CONFIG: {"bos_token": bos, "extra_special_tokens": {"image_token": new, "other": typed("<new>", rstrip=True)}}},
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "extra_special_tokens": {"image_token": new, "other": typed("<new>", rstrip=True)},
+            }
+        },
         {CONFIG: {"bos_token": bos, "extra_special_tokens": [new]}},
-        {CONFIG: {"bos_token": bos, "added_tokens_decoder": {"570": token(new), "571": token("<new>", special=False, normalized=True)}}},
-        {CONFIG: {"bos_token": bos, "added_tokens_decoder": {"0": token("<unk>"), "1": token(bos), "9": token(new, lstrip=True)}}},
-        {CONFIG: {"bos_token": bos, "pad_token": "<pad>", "added_tokens_decoder": {"8": token("<pad>", normalized=True, rstrip=True)}}},
-        {CONFIG: {"bos_token": bos, "added_tokens_decoder": {"600": token("the", special=False, single_word=True), "601": token("▁<PRE>")}}},
-        {CONFIG: {"bos_token": typed(bos, normalized=True), "eos_token": typed("<|im_start|>", lstrip=True, normalized=True)}},
-        {CONFIG: {"bos_token": bos, "added_tokens_decoder": {"1": token(bos, normalized=True, rstrip=True),
-                                                             "3": token("<|im_start|>", normalized=True, lstrip=True)}}},
-        {CONFIG: {"bos_token": bos, "pad_token": typed(new, lstrip=True), "additional_special_tokens": [typed("<new>", normalized=True)],
-                  "added_tokens_decoder": {"570": token(new, normalized=True, special=False), "571": token("<new>", special=False)}}},
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "added_tokens_decoder": {"570": token(new), "571": token("<new>", special=False, normalized=True)},
+            }
+        },
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "added_tokens_decoder": {"0": token("<unk>"), "1": token(bos), "9": token(new, lstrip=True)},
+            }
+        },
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "pad_token": "<pad>",
+                "added_tokens_decoder": {"8": token("<pad>", normalized=True, rstrip=True)},
+            }
+        },
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "added_tokens_decoder": {"600": token("the", special=False, single_word=True), "601": token("▁<PRE>")},
+            }
+        },
+        {
+            CONFIG: {
+                "bos_token": typed(bos, normalized=True),
+                "eos_token": typed("<|im_start|>", lstrip=True, normalized=True),
+            }
+        },
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "added_tokens_decoder": {
+                    "1": token(bos, normalized=True, rstrip=True),
+                    "3": token("<|im_start|>", normalized=True, lstrip=True),
+                },
+            }
+        },
+        {
+            CONFIG: {
+                "bos_token": bos,
+                "pad_token": typed(new, lstrip=True),
+                "additional_special_tokens": [typed("<new>", normalized=True)],
+                "added_tokens_decoder": {
+                    "570": token(new, normalized=True, special=False),
+                    "571": token("<new>", special=False),
+                },
+            }
+        },
         {CONFIG: {"bos_token": bos, "added_tokens_decoder": {"x": token(new)}}},
         {CONFIG: {"bos_token": bos, "added_tokens_decoder": {"700": new}}},
         {CONFIG: {"bos_token": bos, "added_tokens_decoder": None}},
@@ -238,20 +341,74 @@ def special_edits(base):
         {MAP: {"bos_token": bos, "eos_token": new}},
         {MAP: {"bos_token": token(bos, normalized=True), "eos_token": token(new, lstrip=True), "unk_token": "<unk>"}},
         {MAP: {"additional_special_tokens": ["<|im_start|>", new], "bos_token": bos}},
-        {MAP: {"additional_special_tokens": [token(new, rstrip=True)], "bos_token": bos},
-         CONFIG: {"additional_special_tokens": ["<|im_end|>", new]}},
-        {MAP: {"additional_special_tokens": ["<pad>"], "pad_token": "<pad>", "bos_token": bos}, ADDED: {new: 590, "<new>": 591}},
+        {
+            MAP: {"additional_special_tokens": [token(new, rstrip=True)], "bos_token": bos},
+            CONFIG: {"additional_special_tokens": ["<|im_end|>", new]},
+        },
+        {
+            MAP: {"additional_special_tokens": ["<pad>"], "pad_token": "<pad>", "bos_token": bos},
+            ADDED: {new: 590, "<new>": 591},
+        },
         {MAP: {"bos_token": bos, "pad_token": new}, CONFIG: {"pad_token": token("<x>")}},
         {ADDED: {new: 600, "<|im_end|>": 601, "<new>": 3}, CONFIG: {"bos_token": bos}},
         {ADDED: {new: 600}, CONFIG: {"bos_token": bos, "pad_token": new}},
         {ADDED: {new: 600}, CONFIG: {"bos_token": bos, "pad_token": typed(new)}},
         {ADDED: {new: "600"}, CONFIG: {"bos_token": bos}},
         {JSON: {"added_tokens": [{"id": 5} | token(new, normalized=True, special=False)]}, CONFIG: {"bos_token": bos}},
-        {JSON: {"added_tokens": [{"id": 1} | token("<s>", special=False, normalized=True), {"id": 2} | token("</s>", normalized=True),
-                                 {"id": 3} | token("<|im_start|>", special=False, single_word=True)]},
-         CONFIG: {"bos_token": typed(bos), "eos_token": typed("</s>"), "added_tokens_decoder": {"3": token("<|im_start|>", normalized=True)}}},
-        {JSON: {"padding": {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
-                            "pad_type_id": 0, "pad_token": "<pad>"}}, CONFIG: {"bos_token": bos}},
+        {
+            JSON: {
+                "added_tokens": [
+                    {"id": 1} | token("<s>", special=False, normalized=True),
+                    {"id": 2} | token("</s>", normalized=True),
+                    {"id": 3} | token("<|im_start|>", special=False, single_word=True),
+                ]
+            },
+            CONFIG: {
+                "bos_token": typed(bos),
+                "eos_token": typed("</s>"),
+                "added_tokens_decoder": {"3": token("<|im_start|>", normalized=True)},
+            },
+        },
+        {
+            JSON: {
+                "padding": {
+                    "strategy": "BatchLongest",
+                    "direction": "Right",
+                    "pad_to_multiple_of": None,
+                    "pad_id": 0,
+                    "pad_type_id": 0,
+                    "pad_token": "<pad>",
+                }
+            },
+            CONFIG: {"bos_token": bos},
+        },
+        # Less usual still.
+        {CONFIG: {"sep_token": "<sep>", "cls_token": typed("<cls>", single_word=True), "mask_token": "<mask>"}},
+        {MAP: {"cls_token": token("<cls>", lstrip=True), "mask_token": None, "sep_token": "the"}},
+        {CONFIG: {"bos_token": "a b"}},
+        {CONFIG: {"bos_token": "a:b"}},
+        {CONFIG: {"eos_token": "$A"}},
+        {CONFIG: {"unk_token": "<new>", "pad_token": "the"}},
+        {CONFIG: {"bos_token": bos, "additional_special_tokens": [bos, "the", "▁of", typed("▁capital"), "▁capital"]}},
+        {CONFIG: {"bos_token": typed(bos, lstrip=True, rstrip=True, single_word=True)}},
+        {CONFIG: {"added_tokens_decoder": {"0": token("<unk>", special=False), "2": token("</s>", rstrip=True)}}},
+        {
+            CONFIG: {
+                "added_tokens_decoder": {"900": {"content": "<new>"}, "902": {"content": "Hello", "single_word": True}}
+            }
+        },
+        {CONFIG: {"bos_token": bos, "extra_special_tokens": None}},
+        {CONFIG: {"extra_special_tokens": {"bos_token": "<new>"}}},
+        {CONFIG: {"bos_token": 5}},
+        {CONFIG: {"eos_token": typed(new, normalized=True, lstrip=True)}},
+        {ADDED: {"<new>": 590, "world": 591, "<s>": 1}},
+        {MAP: {"additional_special_tokens": []}},
+        {MAP: {"additional_special_tokens": [5]}},
+        {MAP: {"bos_token": {"content": "<new>", "special": False}}},
+        {MAP: {"pad_token": "world", "unheard_of": "x"}, ADDED: {"world": 3}},
+        {CONFIG: {"bos_token": bos, "prefix_token": None, "suffix_token": "<new>", "fill_token": None}},
+        {CONFIG: {"bos_token": bos, "add_special_tokens": True}},
+        {CONFIG: {"bos_token": bos, "from_slow": True, "add_prefix_space": False, "legacy": False}},
     ]
 
 
@@ -307,7 +464,11 @@ def cases():
             yield base, only_json, {"config.json": {"model_type": model_type}}
     for base in ("sp", "gpt2"):
         yield base, only_json, {"config.json": {"model_type": "llama", "tokenizer_class": "GPT2Tokenizer"}}
-        yield base, only_json, {"config.json": {"tokenizer_class": "LlamaTokenizer", "model_type": "qwen2"}, CONFIG: {"bos_token": "<s>"}}
+        yield (
+            base,
+            only_json,
+            {"config.json": {"tokenizer_class": "LlamaTokenizer", "model_type": "qwen2"}, CONFIG: {"bos_token": "<s>"}},
+        )
         yield base, only_json, {CONFIG: {"bos_token": "<s>"}}
 
     chance = random.Random(16)
@@ -377,8 +538,10 @@ def main():
         lines.append(case)
     versions = f"transformers {transformers.__version__}, tokenizers {tokenizers.__version__}, sentencepiece {sentencepiece.__version__}"
     with open(HERE / "tokenizer_matrix.jsonl", "w") as file:
+
         def put(value):
             file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+
         put({"made_by": f"tokenizer_matrix.py, {versions}", "prompts": PROMPTS})
         for name, content in BASES.items():
             put({"base": name, "content": content})

@@ -11,7 +11,7 @@ use super::class::{Class, Sources};
 use super::convert::from_vocab_and_merges;
 use super::files::Files;
 use super::sentencepiece;
-use super::settings::{BOS, EOS, PAD, Settings, UNK};
+use super::settings::{BOS, EOS, NAMES, PAD, Settings, UNK};
 use super::token::{Added, Named};
 use crate::{LlamaError, Result};
 
@@ -41,10 +41,15 @@ impl Built {
             other => Self::convert(files, settings, other)?,
         };
         let source = built.source;
-        built
-            .finish()
-            .map_err(|error| bad(files, source, error))
-            .map(|()| built)
+        let settings = &mut built.settings;
+        finish(&mut built.engine, settings).map_err(|error| bad(files, source, error))?;
+        if let Some((add_bos, add_eos)) = settings.adds {
+            let bos = required(files, settings, BOS, add_bos)?;
+            let eos = required(files, settings, EOS, add_eos)?;
+            let replaced = set_bos_and_eos(&mut built.engine, settings, bos, eos);
+            replaced.map_err(|error| bad(files, source, error))?;
+        }
+        Ok(built)
     }
 
     /// Makes the tokenizer of older files than `tokenizer.json`, which is there or not.
@@ -70,50 +75,16 @@ impl Built {
         };
         let mut engine =
             Engine::from_bytes(value.to_string()).map_err(|error| bad(files, source, error))?;
-        if settings.class == Class::Gpt2 && settings.add_bos_asked {
-            let bos = settings.named[BOS].as_ref().map(Named::content);
-            let template = bos.map(|bos| {
-                let id = slow_bos_id(&engine, &settings, alone);
-                set_template(
-                    &mut engine,
-                    &format!("{bos}:0 $A:0"),
-                    vec![(bos.to_owned(), id)],
-                )
-            });
-            template
-                .unwrap_or_else(|| Err("add_bos_token is true and there is no bos_token".into()))
-                .map_err(|error| bad(files, source, error))?;
+        if let Some(bos) = required(files, &settings, BOS, adds_bos_anew(&settings))? {
+            let tokens = vec![(bos.to_owned(), slow_bos_id(&engine, &settings, alone))];
+            let replaced = set_template(&mut engine, &format!("{bos}:0 $A:0"), tokens);
+            replaced.map_err(|error| bad(files, source, error))?;
         }
         Ok(Built {
             engine,
             source,
             settings: as_slow(settings),
         })
-    }
-
-    fn finish(&mut self) -> Result<(), Failure> {
-        let Built {
-            engine, settings, ..
-        } = self;
-        if let Some(padding) = engine.get_padding().filter(|_| settings.pad_is_open) {
-            settings.named[PAD] = Some(Named::Text(padding.pad_token.clone()));
-        }
-        engine.with_truncation(None)?;
-        engine.with_padding(None);
-        add_tokens(engine, settings)?;
-        // Only where the pre-tokenizer is nothing else; a class with no such setting of its own asks for false.
-        let prefix = match &settings.add_prefix_space {
-            None => (settings.class != Class::Llama).then_some(false),
-            Some(value) => value.as_bool(),
-        };
-        if let (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(prefix)) =
-            (engine.get_pre_tokenizer(), prefix)
-        {
-            let bytes = bytes.add_prefix_space(prefix);
-            engine.with_pre_tokenizer(Some(bytes));
-        }
-        engine.set_encode_special_tokens(settings.split_special_tokens);
-        set_bos_and_eos(engine, settings)
     }
 }
 
@@ -124,6 +95,60 @@ fn bad(files: &Files, name: &str, source: Failure) -> LlamaError {
         path: files.path(name),
         source,
     }
+}
+
+/// Whether GPT-2's class puts bos before a text; only a tokenizer that is made anew learns of it.
+fn adds_bos_anew(settings: &Settings) -> bool {
+    settings.class == Class::Gpt2 && settings.add_bos_asked
+}
+
+/// A token that is put around each text, if one is; it has to have a name.
+fn required<'a>(
+    files: &Files,
+    settings: &'a Settings,
+    slot: usize,
+    adds: bool,
+) -> Result<Option<&'a str>> {
+    if !adds {
+        return Ok(None);
+    }
+    let name = NAMES[slot];
+    let token = settings.named[slot].as_ref().map(Named::content);
+    token.map(Some).ok_or_else(|| LlamaError::ConfigField {
+        path: files.path("tokenizer_config.json"),
+        field: name.to_owned(),
+        value: "null".to_owned(),
+        expected: format!("expected a token, or add_{name} to be false"),
+    })
+}
+
+/// Adds the tokens that the small files name, and sets what they say beside the post-processor.
+fn finish(engine: &mut Engine, settings: &mut Settings) -> Result<(), Failure> {
+    for (name, token) in std::mem::take(&mut settings.extra) {
+        match NAMES.iter().position(|known| *known == name) {
+            Some(slot) => settings.named[slot] = Some(token),
+            None => settings.extra.push((name, token)),
+        }
+    }
+    if let Some(padding) = engine.get_padding().filter(|_| settings.pad_is_open) {
+        settings.named[PAD] = Some(Named::Text(padding.pad_token.clone()));
+    }
+    engine.with_truncation(None)?;
+    engine.with_padding(None);
+    add_tokens(engine, settings)?;
+    // It is false where no file says so, but not for LLaMA's class; and it counts only where ByteLevel is alone.
+    let prefix = match &settings.add_prefix_space {
+        None => (settings.class != Class::Llama).then_some(false),
+        Some(value) => value.as_bool(),
+    };
+    if let (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(prefix)) =
+        (engine.get_pre_tokenizer(), prefix)
+    {
+        let bytes = bytes.add_prefix_space(prefix);
+        engine.with_pre_tokenizer(Some(bytes));
+    }
+    engine.set_encode_special_tokens(settings.split_special_tokens);
+    Ok(())
 }
 
 /// Adds the listed tokens in the order of their ids, then the special ones that are not there yet.
@@ -147,19 +172,24 @@ fn add_tokens(engine: &mut Engine, settings: &Settings) -> Result<(), Failure> {
         token.special |= special.iter().any(|named| named.content() == token.content);
     }
     let tokens: Vec<AddedToken> = tokens.iter().map(Added::finish).collect();
-    let registered: Vec<&AddedToken> = first.values().chain(&tokens).collect();
-    let matched = |mut token: AddedToken| {
+    let first: Vec<AddedToken> = first.into_values().collect();
+    let registered: Vec<&AddedToken> = first.iter().chain(&tokens).collect();
+    // In the engine of transformers 4.57 (`tokenizers` 0.22), a token is as it was last added, but what was there once is
+    // not added again; the one in use here (0.23) only knows what is there now.
+    let mut known: HashSet<&AddedToken> = first.iter().collect();
+    let new = tokens.iter().filter(|token| known.insert(token)).cloned();
+    let new = new.map(|mut token| {
         token.normalized = is_normalized(&token.content, &registered);
         token
-    };
-    engine.add_tokens(tokens.iter().cloned().map(matched))?;
+    });
+    engine.add_tokens(new)?;
     Ok(())
 }
 
 /// Whether a token is looked for in the normalized text, when it was registered several times with other flags.
 ///
-/// The engine of transformers 4.57 (`tokenizers` 0.22) goes by the first time that it was special, and by every time
-/// before that; the one in use here (0.23) by the last. What is found before normalization is not there after it.
+/// `tokenizers` 0.22 goes by the first time that it was special, and by every time before that; 0.23 by the last. What is
+/// found before normalization is not there after it.
 fn is_normalized(content: &str, registered: &[&AddedToken]) -> bool {
     let all = registered.iter().filter(|token| token.content == content);
     let first_special = all.clone().position(|token| token.special);
@@ -167,33 +197,25 @@ fn is_normalized(content: &str, registered: &[&AddedToken]) -> bool {
     all.take(count).all(|token| token.normalized)
 }
 
-/// Replaces the post-processor where the class does.
-fn set_bos_and_eos(engine: &mut Engine, settings: &Settings) -> Result<(), Failure> {
-    let Some((add_bos, add_eos)) = settings.adds else {
-        return Ok(());
-    };
-    let mut template = "$A:0".to_owned();
+/// Replaces the post-processor by bos and eos around a text.
+fn set_bos_and_eos(
+    engine: &mut Engine,
+    settings: &Settings,
+    bos: Option<&str>,
+    eos: Option<&str>,
+) -> Result<(), Failure> {
+    let unk = settings.named[UNK].as_ref().map(Named::content);
     let mut tokens = Vec::new();
-    for (add, slot, name) in [(add_bos, BOS, "bos"), (add_eos, EOS, "eos")] {
-        if !add {
-            continue;
-        }
-        let Some(token) = settings.named[slot].as_ref().map(Named::content) else {
-            return Err(format!("add_{name}_token is true and there is no {name}_token").into());
-        };
-        let unk = settings.named[UNK].as_ref().map(Named::content);
+    for token in bos.into_iter().chain(eos) {
         let id = engine
             .token_to_id(token)
             .or_else(|| engine.token_to_id(unk?));
-        let id = id.ok_or_else(|| format!("it has no token \"{token}\", its {name}_token"))?;
-        template = if slot == BOS {
-            format!("{token}:0 {template}")
-        } else {
-            format!("{template} {token}:0")
-        };
+        let id = id.ok_or_else(|| format!("it has no token \"{token}\""))?;
         tokens.push((token.to_owned(), id));
     }
-    set_template(engine, &template, tokens)
+    let bos = bos.map_or_else(String::new, |bos| format!("{bos}:0 "));
+    let eos = eos.map_or_else(String::new, |eos| format!(" {eos}:0"));
+    set_template(engine, &format!("{bos}$A:0{eos}"), tokens)
 }
 
 fn set_template(

@@ -11,7 +11,10 @@ use super::settings::{Settings, truthy};
 use crate::json::Fields;
 use crate::{LlamaError, Result};
 
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_SPLIT: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
 
 /// The `tokenizer.json` of a class that is made of the two files; `None` when one of them is not there.
 pub(super) fn from_vocab_and_merges(files: &Files, settings: &Settings) -> Result<Option<Value>> {

@@ -13,7 +13,13 @@ use crate::{LlamaError, Result};
 /// Where a tokenizer's files are.
 pub(super) struct Files<'a> {
     dir: &'a Path,
-    memory: Option<[(&'static str, Option<&'a [u8]>); 2]>,
+    memory: Option<Memory<'a>>,
+}
+
+/// Files that are in memory, instead of a folder's.
+struct Memory<'a> {
+    json: &'a [u8],
+    config: Option<&'a str>,
 }
 
 impl<'a> Files<'a> {
@@ -23,13 +29,9 @@ impl<'a> Files<'a> {
 
     /// `tokenizer.json` and `tokenizer_config.json` alone; errors say that they are in `dir`.
     pub(super) fn of_memory(json: &'a [u8], config: Option<&'a str>, dir: &'a Path) -> Self {
-        let memory = [
-            ("tokenizer.json", Some(json)),
-            ("tokenizer_config.json", config.map(str::as_bytes)),
-        ];
         Files {
             dir,
-            memory: Some(memory),
+            memory: Some(Memory { json, config }),
         }
     }
 
@@ -44,9 +46,13 @@ impl<'a> Files<'a> {
 
     /// The bytes of a file; `None` when it is not there.
     pub(super) fn bytes(&self, name: &str) -> Result<Option<Cow<'a, [u8]>>> {
-        if let Some(memory) = &self.memory {
-            let found = memory.iter().find(|(here, _)| *here == name);
-            return Ok(found.and_then(|(_, bytes)| *bytes).map(Cow::Borrowed));
+        if let Some(Memory { json, config }) = &self.memory {
+            let bytes = match name {
+                "tokenizer.json" => Some(*json),
+                "tokenizer_config.json" => config.map(str::as_bytes),
+                _ => None,
+            };
+            return Ok(bytes.map(Cow::Borrowed));
         }
         match fs::read(self.path(name)) {
             Ok(bytes) => Ok(Some(Cow::Owned(bytes))),

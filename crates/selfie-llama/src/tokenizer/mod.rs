@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::tokenizer::{Decoder, Model, PreTokenizer};
 use tokenizers::{OffsetType, Tokenizer as Engine};
 
+use crate::checkpoint::check_folder;
 use crate::folder::resolve_folder;
 use crate::{LlamaError, Note, Result};
 use build::Built;
@@ -52,9 +53,9 @@ pub struct TokenText {
 
 /// The tokenizer of a checkpoint. It agrees with `AutoTokenizer` of transformers 4.57 on ids and texts.
 ///
-/// What the ids are depends on more than `tokenizer.json`: its class (`tokenizer_class`, else the model's), `add_bos_token`
-/// and its like, and tokens that only `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` name.
-/// Without a `tokenizer.json`, it is made of `vocab.json` and `merges.txt`, or of a LLaMA's `tokenizer.model`.
+/// What the ids are depends on more than `tokenizer.json`: on the class (`tokenizer_class`, else the model's), on
+/// `add_bos_token` and its like, and on tokens that only `tokenizer_config.json`, `special_tokens_map.json` or
+/// `added_tokens.json` name. Without a `tokenizer.json`, it is made of `vocab.json` and `merges.txt`, or of a LLaMA's `tokenizer.model`.
 pub struct Tokenizer {
     inner: Engine,
     path: PathBuf,
@@ -73,7 +74,9 @@ impl Tokenizer {
     ///
     /// Truncation and padding that `tokenizer.json` asks for are left out.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::from_files(&Files::of_folder(&resolve_folder(dir)?))
+        let dir = resolve_folder(dir)?;
+        check_folder(&dir)?;
+        Self::from_files(&Files::of_folder(&dir))
     }
 
     /// Reads the texts of a `tokenizer.json` and a `tokenizer_config.json`, which has to name the `tokenizer_class`;
@@ -174,8 +177,8 @@ impl Tokenizer {
         Ok(ids.zip(spans).collect())
     }
 
-    /// [`encode_spans`](Self::encode_spans) of a text that goes on after another: without the space that some tokenizers
-    /// put before a text. Nothing merges with what comes before.
+    /// [`encode_spans`](Self::encode_spans) of a text that goes on after another: without the space that some
+    /// tokenizers put before a text. Nothing merges with what comes before.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         // A line break merges with nothing but white space.
         const BEFORE: &str = "\n";

@@ -30,8 +30,8 @@ struct Piece {
     kind: u64,
 }
 
-/// The `tokenizer.json` of a LLaMA's model; `None` when the bytes are no such model. `alone` tells that the folder has no
-/// `tokenizer.json`, which changes two defaults.
+/// The `tokenizer.json` of a LLaMA's model; `None` when the bytes are no such model. `alone` tells that the folder has
+/// no `tokenizer.json`, which changes two defaults.
 pub(super) fn from_model(bytes: &[u8], settings: &Settings, alone: bool) -> Option<Value> {
     let model = Model::read(bytes)?;
     let is_llama = settings.class == Class::Llama;
@@ -131,8 +131,8 @@ impl Model {
         (!model.pieces.is_empty()).then_some(model)
     }
 
-    /// The merges that the pieces imply, the likeliest piece first (`generate_merges`). `vocab` has the names and scores
-    /// that count for what is merged.
+    /// The merges that the pieces imply, the likeliest piece first (`generate_merges`). `vocab` has the names and
+    /// scores that count for what is merged.
     fn merges<'a>(&self, vocab: &[(&'a str, f32)]) -> Vec<(&'a str, &'a str)> {
         let ids: HashMap<&str, usize> = self.pieces.iter().map(|p| &*p.text).zip(0..).collect();
         let mut merges = Vec::new();

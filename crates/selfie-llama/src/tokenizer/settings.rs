@@ -76,6 +76,12 @@ impl Settings {
         let object = files.object("tokenizer_config.json")?.unwrap_or_default();
         let config = Fields::new(&path, &object);
         let class = Class::find(files, &config)?;
+        if config.names(METHOD) {
+            return Err(config.refuse(
+                METHOD,
+                "which is a method of transformers' classes: remove it",
+            ));
+        }
 
         let mut tokens = Tokens::of_config(&object);
         let mut added = BTreeMap::new();
@@ -353,6 +359,9 @@ impl Tokens {
         Ok(tokens)
     }
 }
+
+/// A field that transformers refuses to load, and that is written now and then.
+const METHOD: &str = "add_special_tokens";
 
 const LIST: &str =
     "expected a list of tokens, each a text or an object with \"__type\": \"AddedToken\"";

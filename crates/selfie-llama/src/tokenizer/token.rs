@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-/// `AddedToken` of Python. Whether it is matched in the normalized text is settled late: if nobody said so, by whether it
-/// is special when it is added.
+/// `AddedToken` of Python. Whether it is matched in the normalized text is settled late: if nobody said so, by whether
+/// it is special when it is added.
 #[derive(Clone, Debug)]
 pub(super) struct Added {
     pub(super) content: String,
