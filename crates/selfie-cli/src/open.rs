@@ -231,6 +231,7 @@ impl SamplingArgs {
             top_k: self.top_k.or(defaults.and_then(|d| d.top_k)).unwrap_or(0),
             top_p: self.top_p.or(defaults.and_then(|d| d.top_p)).unwrap_or(1.0),
             seed: self.seed,
+            ..Sampling::default()
         };
         sampling.check()?;
         Ok(Some(sampling))

@@ -137,6 +137,21 @@ fn the_placeholders_are_tokens_of_their_own() {
             .map(|&at| tokenizer.piece(located.ids[at]).unwrap())
             .collect();
         assert_eq!(pieces, ["_", "▁_", "▁_", "▁_", "▁_", "▁"]);
+        // Here the parts by themselves are what they are in one text, which the model was trained with.
+        let list = InterpretationPrompt::new(prompt.parts)
+            .locate(&tokenizer)
+            .unwrap();
+        assert_eq!(
+            (located.ids, located.placeholders),
+            (list.ids, list.placeholders)
+        );
+        assert_eq!(
+            list.rows
+                .iter()
+                .filter_map(|rows| rows.note.as_ref())
+                .count(),
+            0
+        );
     }
 }
 

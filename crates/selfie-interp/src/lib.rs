@@ -42,7 +42,7 @@ mod vectors;
 
 pub use control::{Control, Controlled, random_vector};
 pub use error::{InterpError, Result};
-pub use prompt::{InterpretationPrompt, LocatedPrompt, PromptPart};
+pub use prompt::{InterpretationPrompt, Joining, LocatedPrompt, PlaceholderRows, PromptPart};
 pub use row::Row;
 pub use sweep::{Cell, InjectAt, Options, Sink, check, interpret, interpret_vectors};
 pub use vectors::Vector;

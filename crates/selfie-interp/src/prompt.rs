@@ -1,8 +1,9 @@
 //! Interpretation prompts: text with placeholders that embeddings are written over.
 
+use std::ops::Range;
 use std::str::FromStr;
 
-use selfie_llama::Tokenizer;
+use selfie_llama::{Bos, Tokenizer};
 
 use crate::{InterpError, Result};
 
@@ -18,29 +19,67 @@ pub enum PromptPart {
     Placeholder,
 }
 
+/// How the parts of an interpretation prompt become ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Joining {
+    /// As one text with `"_ "` for each placeholder, as the Python package of SelfIE does. What follows a placeholder
+    /// can merge with it, so that rows cover text beside it: [`PlaceholderRows::note`] tells.
+    OneText,
+    /// Each text and each run of placeholders by itself, so that nothing merges.
+    PartByPart,
+}
+
 /// A prompt that asks the model what the embedding at its placeholders says (arXiv 2403.10949, section 3.1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InterpretationPrompt {
     /// Its parts, in order.
     pub parts: Vec<PromptPart>,
+    /// How they become ids.
+    pub joining: Joining,
 }
 
 /// An interpretation prompt in a tokenizer's ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocatedPrompt {
-    /// The text that was tokenized.
+    /// Its text, with `"_ "` for each placeholder.
     pub text: String,
     /// Its ids, `[m]`.
     pub ids: Vec<u32>,
-    /// The positions of the placeholders, in order; a placeholder may take several.
+    /// The positions that are written over, in order; a placeholder may take several.
     pub placeholders: Vec<usize>,
+    /// The same for each placeholder.
+    pub rows: Vec<PlaceholderRows>,
+}
+
+/// Where one placeholder of an interpretation prompt is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceholderRows {
+    /// Its index among the prompt's parts.
+    pub part: usize,
+    /// The positions that are written over for it.
+    pub rows: Range<usize>,
+    /// What is there, as the vocabulary writes it.
+    pub pieces: Vec<String>,
+    /// The position of its own `"_"`. In one text this can be a row of the placeholder before it; there is none when
+    /// the tokenizer dropped it.
+    pub own: Option<usize>,
+    /// What is wrong with its rows: that they cover text beside it, or that its `"_"` is not written over.
+    pub note: Option<String>,
 }
 
 impl InterpretationPrompt {
     /// The names that [`template`](InterpretationPrompt::template) knows.
     pub const TEMPLATES: [&str; 2] = ["summarize", "materials"];
 
-    /// A prompt by name.
+    /// A prompt of these parts, which are tokenized as [`Joining::OneText`].
+    pub fn new(parts: Vec<PromptPart>) -> Self {
+        Self {
+            parts,
+            joining: Joining::OneText,
+        }
+    }
+
+    /// A prompt by name, tokenized as [`Joining::PartByPart`].
     pub fn template(name: &str) -> Result<Self> {
         let answer = match name {
             "summarize" => "[/INST] Sure, I will summarize the message:",
@@ -54,52 +93,23 @@ impl InterpretationPrompt {
         let mut parts = vec![PromptPart::Placeholder; 7];
         parts[0] = PromptPart::Text("[INST]".to_owned());
         parts[6] = PromptPart::Text(answer.to_owned());
-        Ok(Self { parts })
-    }
-
-    /// Tokenizes the prompt with `"_ "` for each placeholder. The rows of a placeholder are the indices of the tokens
-    /// that it adds to the text before it.
-    pub fn locate(&self, tokenizer: &Tokenizer) -> Result<LocatedPrompt> {
-        let mut text = String::new();
-        let mut placeholders = Vec::new();
-        for (index, part) in self.parts.iter().enumerate() {
-            match part {
-                PromptPart::Text(part) => text.push_str(part),
-                PromptPart::Placeholder => {
-                    let first = tokenizer.encode(&text)?.len();
-                    text.push_str(PLACEHOLDER);
-                    let end = tokenizer.encode(&text)?.len();
-                    if first >= end {
-                        return Err(InterpError::PlaceholderWithoutToken { index });
-                    }
-                    placeholders.extend(first..end);
-                }
-            }
-        }
-        if placeholders.is_empty() {
-            return Err(InterpError::NoPlaceholder);
-        }
-        let ids = tokenizer.encode(&text)?;
-        // Tokens of the text that follows may swallow the end of the last placeholder.
-        if let Some(&position) = placeholders.iter().find(|&&p| p >= ids.len()) {
-            return Err(InterpError::PlaceholderOutside {
-                position,
-                tokens: ids.len(),
-            });
-        }
-        Ok(LocatedPrompt {
-            text,
-            ids,
-            placeholders,
+        Ok(Self {
+            parts,
+            joining: Joining::PartByPart,
         })
     }
-}
 
-/// JSON: a list of strings and zeros, a zero for each placeholder.
-impl FromStr for InterpretationPrompt {
-    type Err = InterpError;
-
-    fn from_str(json: &str) -> Result<Self> {
+    /// A prompt from JSON, tokenized as [`Joining::OneText`]: a list of strings, and a 0 for each placeholder.
+    ///
+    /// ```
+    /// use selfie_interp::{InterpretationPrompt, PromptPart};
+    ///
+    /// let prompt = InterpretationPrompt::from_json(r#"["Repeat: ", 0, " means"]"#)?;
+    /// let text = |text: &str| PromptPart::Text(text.to_owned());
+    /// assert_eq!(prompt.parts, [text("Repeat: "), PromptPart::Placeholder, text(" means")]);
+    /// # Ok::<(), selfie_interp::InterpError>(())
+    /// ```
+    pub fn from_json(json: &str) -> Result<Self> {
         use serde_json::Value;
         let parts: Vec<Value> =
             serde_json::from_str(json).map_err(|source| InterpError::PromptJson { source })?;
@@ -112,8 +122,217 @@ impl FromStr for InterpretationPrompt {
             }),
         };
         let parts = parts.into_iter().enumerate().map(part);
-        Ok(Self {
-            parts: parts.collect::<Result<_>>()?,
-        })
+        Ok(Self::new(parts.collect::<Result<_>>()?))
+    }
+
+    /// The prompt's ids and the positions of its placeholders, beginning as the tokenizer's files say.
+    pub fn locate(&self, tokenizer: &Tokenizer) -> Result<LocatedPrompt> {
+        self.locate_as(tokenizer, Bos::Auto)
+    }
+
+    /// [`locate`](Self::locate) with or without bos.
+    pub fn locate_as(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
+        if !self.parts.contains(&PromptPart::Placeholder) {
+            return Err(InterpError::NoPlaceholder);
+        }
+        match self.joining {
+            Joining::OneText => self.locate_in_text(tokenizer, bos),
+            Joining::PartByPart => self.locate_between_parts(tokenizer, bos),
+        }
+    }
+
+    /// The rows of a placeholder are the indices of the tokens that `"_ "` adds to the text before it.
+    fn locate_in_text(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
+        let mut text = String::new();
+        let mut places = Vec::new();
+        for (part, content) in self.parts.iter().enumerate() {
+            let byte = text.len();
+            if *content == PromptPart::Placeholder {
+                let first = tokenizer.encode_as(&text, bos)?.len();
+                text.push_str(PLACEHOLDER);
+                let end = tokenizer.encode_as(&text, bos)?.len();
+                if first >= end {
+                    return Err(InterpError::PlaceholderWithoutToken { index: part });
+                }
+                let rows = first..end;
+                places.push(Place { part, byte, rows });
+            } else {
+                text.push_str(content.text());
+            }
+        }
+        let ids = tokenizer.encode_as(&text, bos)?;
+        // Tokens of the text that follows may swallow the end of the last placeholder.
+        let mut rows = places.iter().flat_map(|place| place.rows.clone());
+        if let Some(position) = rows.find(|&row| row >= ids.len()) {
+            return Err(InterpError::PlaceholderOutside {
+                position,
+                tokens: ids.len(),
+            });
+        }
+        let begin = tokenizer.begin(bos)?.len();
+        let spans = tokenizer.encode_spans(&text)?;
+        let spans: Vec<Range<usize>> = spans.into_iter().map(|(_, span)| span).collect();
+        Ok(located(tokenizer, text, ids, begin, &spans, places))
+    }
+
+    /// A token of a run of placeholders is a row of the one that it ends in.
+    fn locate_between_parts(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
+        let mut ids = tokenizer.begin(bos)?;
+        let begin = ids.len();
+        let mut text = String::new();
+        let mut spans = Vec::new();
+        let mut places = Vec::new();
+        let mut part = 0;
+        let is_placeholder = |part: &PromptPart| *part == PromptPart::Placeholder;
+        for run in self
+            .parts
+            .chunk_by(|a, b| is_placeholder(a) && is_placeholder(b))
+        {
+            let tokens = match &run[0] {
+                PromptPart::Text(text) if part == 0 => tokenizer.encode_spans(text)?,
+                PromptPart::Text(text) => tokenizer.encode_continuation(text)?,
+                PromptPart::Placeholder => placeholder_run(tokenizer, run.len())?,
+            };
+            if is_placeholder(&run[0]) {
+                for index in 0..run.len() {
+                    let (part, byte) = (part + index, PLACEHOLDER.len() * index);
+                    let [first, end] =
+                        [byte, byte + PLACEHOLDER.len()].map(|byte| ending_by(&tokens, byte));
+                    if first == end {
+                        return Err(InterpError::PlaceholderWithoutToken { index: part });
+                    }
+                    places.push(Place {
+                        part,
+                        byte: text.len() + byte,
+                        rows: ids.len() + first..ids.len() + end,
+                    });
+                }
+            }
+            for (id, span) in tokens {
+                ids.push(id);
+                spans.push(text.len() + span.start..text.len() + span.end);
+            }
+            text.extend(run.iter().map(PromptPart::text));
+            part += run.len();
+        }
+        Ok(located(tokenizer, text, ids, begin, &spans, places))
+    }
+}
+
+impl PromptPart {
+    /// What stands for it in the text that is tokenized.
+    fn text(&self) -> &str {
+        match self {
+            PromptPart::Text(text) => text,
+            PromptPart::Placeholder => PLACEHOLDER,
+        }
+    }
+}
+
+/// JSON, as [`InterpretationPrompt::from_json`] reads it.
+impl FromStr for InterpretationPrompt {
+    type Err = InterpError;
+
+    fn from_str(json: &str) -> Result<Self> {
+        Self::from_json(json)
+    }
+}
+
+impl LocatedPrompt {
+    /// What is wrong with the rows of its placeholders, one line each.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.rows.iter().filter_map(|rows| rows.note.as_deref())
+    }
+}
+
+/// A placeholder, where its `"_ "` begins in the text, and its rows.
+struct Place {
+    part: usize,
+    byte: usize,
+    rows: Range<usize>,
+}
+
+/// The ids of some placeholders that follow each other, with their bytes: each has one at least, also where a tokenizer
+/// has a token for several.
+fn placeholder_run(tokenizer: &Tokenizer, count: usize) -> Result<Vec<(u32, Range<usize>)>> {
+    let together = tokenizer.encode_continuation(&PLACEHOLDER.repeat(count))?;
+    let ends: Vec<usize> = (0..=count)
+        .map(|index| ending_by(&together, PLACEHOLDER.len() * index))
+        .collect();
+    if ends.windows(2).all(|ends| ends[0] < ends[1]) {
+        return Ok(together);
+    }
+    let one = tokenizer.encode_continuation(PLACEHOLDER)?;
+    let at = |index: usize| {
+        let byte = PLACEHOLDER.len() * index;
+        let moved =
+            move |(id, span): &(u32, Range<usize>)| (*id, byte + span.start..byte + span.end);
+        one.iter().map(moved)
+    };
+    Ok((0..count).flat_map(at).collect())
+}
+
+/// How many of the tokens end by a byte of their text.
+fn ending_by(tokens: &[(u32, Range<usize>)], byte: usize) -> usize {
+    tokens.partition_point(|(_, span)| span.end <= byte)
+}
+
+/// Puts together what is known of a prompt whose ids from `begin` on stand for `spans` of the text.
+fn located(
+    tokenizer: &Tokenizer,
+    text: String,
+    ids: Vec<u32>,
+    begin: usize,
+    spans: &[Range<usize>],
+    places: Vec<Place>,
+) -> LocatedPrompt {
+    let placeholders: Vec<usize> = places.iter().flat_map(|place| place.rows.clone()).collect();
+    let bytes = places
+        .iter()
+        .map(|place| place.byte..place.byte + PLACEHOLDER.len());
+    let bytes: Vec<Range<usize>> = bytes.collect();
+    let covers_text = |row: usize| {
+        let span = row.checked_sub(begin).and_then(|at| spans.get(at));
+        let is_placeholder = |byte: usize| bytes.iter().any(|bytes| bytes.contains(&byte));
+        span.is_none_or(|span| !span.clone().all(is_placeholder))
+    };
+    let piece = |row: usize| tokenizer.piece(ids[row]).unwrap_or_default();
+    let mut rows = Vec::with_capacity(places.len());
+    for Place {
+        part,
+        byte,
+        rows: own_rows,
+    } in places
+    {
+        let holds = |row: &usize| spans[row - begin].contains(&byte);
+        let mut holding = (begin..begin + spans.len()).filter(holds);
+        let written = holding.clone().find(|row| placeholders.contains(row));
+        let own = written.or_else(|| holding.next());
+        let note = if let Some(row) = own_rows.clone().find(|&row| covers_text(row)) {
+            let piece = piece(row);
+            Some(format!(
+                "placeholder {part} is written over \"{piece}\", which holds text beside it"
+            ))
+        } else if written.is_none() {
+            let piece = own.map(piece).unwrap_or_default();
+            Some(format!(
+                "placeholder {part} is in \"{piece}\", which is not written over"
+            ))
+        } else {
+            None
+        };
+        rows.push(PlaceholderRows {
+            part,
+            pieces: own_rows.clone().map(piece).collect(),
+            rows: own_rows,
+            own,
+            note,
+        });
+    }
+    LocatedPrompt {
+        text,
+        ids,
+        placeholders,
+        rows,
     }
 }

@@ -256,14 +256,14 @@ fn wrong_cells_and_options_are_refused_with_their_numbers() {
     );
     says(
         refused(&PROMPT, cell(0, 0), |o| o.max_new_tokens = 500),
-        &["526", "512"],
+        &["527", "512"],
     );
     let text = "drink ".repeat(600);
     says(
         refused(&[&text], cell(0, 0), |_| ()),
         &["max_position_embeddings 512"],
     );
-    let empty = |o: &mut Options| o.prompt = InterpretationPrompt { parts: vec![] };
+    let empty = |o: &mut Options| o.prompt = InterpretationPrompt::new(vec![]);
     says(refused(&PROMPT, cell(0, 0), empty), &["no placeholder"]);
 }
 
@@ -281,7 +281,7 @@ fn interpretation_prompts_are_lists_of_strings_and_zeros() {
     ));
     let json = r#"["[INST]",0,0,0,0,0,"[/INST] Sure, I will summarize the message:"]"#;
     let template = InterpretationPrompt::template("summarize").unwrap();
-    assert_eq!(parse(json).unwrap(), template);
+    assert_eq!(parse(json).unwrap().parts, template.parts);
     for name in InterpretationPrompt::TEMPLATES {
         InterpretationPrompt::template(name).unwrap();
     }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use selfie_kernels::{AttnShape, DType, KvLayout};
 
-use crate::checkpoint::check_folder;
+use crate::checkpoint::{check_folder, only_adapter};
+use crate::folder::resolve_folder;
 use crate::json::{Fields, parse_object};
 use crate::{LlamaError, Result, Rope, RopeScaling};
 
@@ -70,13 +71,14 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
-    /// Reads `dir/config.json`.
+    /// Reads `dir/config.json`, or that of the snapshot of a `models--org--name` folder.
     pub fn open(dir: &Path) -> Result<Self> {
-        check_folder(dir)?;
+        let dir = resolve_folder(dir)?;
+        check_folder(&dir)?;
         let path = dir.join("config.json");
         match fs::read_to_string(&path) {
             Ok(json) => Self::parse(&json, &path),
-            Err(source) => Err(LlamaError::Read { path, source }),
+            Err(source) => Err(only_adapter(&dir)?.unwrap_or(LlamaError::Read { path, source })),
         }
     }
 
@@ -190,7 +192,13 @@ fn required(root: &Fields, name: &str, limit: usize) -> Result<usize> {
 }
 
 fn model_type(root: &Fields) -> Result<ModelType> {
-    let architectures = root.texts("architectures")?.unwrap_or_default();
+    let mut architectures = root.texts("architectures")?.unwrap_or_default();
+    for name in &mut architectures {
+        // The spelling of the first checkpoints.
+        if *name == "LLaMAForCausalLM" {
+            *name = ModelType::Llama.architecture();
+        }
+    }
     let found = match (root.text("model_type")?, architectures.first()) {
         (Some(name), _) => {
             let found = ModelType::ALL.into_iter().find(|t| t.name() == name);
@@ -238,7 +246,9 @@ fn refuse_window(root: &Fields, model_type: ModelType, max_positions: usize) -> 
     let applies = match model_type {
         ModelType::Llama => false,
         ModelType::Mistral => true,
-        ModelType::Qwen2 => root.flag("use_sliding_window")?.unwrap_or(false),
+        ModelType::Qwen2 => {
+            root.flag("use_sliding_window")?.unwrap_or(false) && has_windowed_layer(root)?
+        }
     };
     if !applies {
         return Ok(());
@@ -257,6 +267,17 @@ fn refuse_window(root: &Fields, model_type: ModelType, max_positions: usize) -> 
          in this file"
     );
     Err(root.refuse_as("sliding_window", shown, expected))
+}
+
+/// Whether any of Qwen 2's layers has the window: as `layer_types` says, else those from `max_window_layers` on.
+fn has_windowed_layer(root: &Fields) -> Result<bool> {
+    if let Some(types) = root.texts("layer_types")? {
+        return Ok(types.contains(&"sliding_attention"));
+    }
+    let first = root
+        .integer("max_window_layers", 0..=MAX_SIZE)?
+        .unwrap_or(28);
+    Ok(first < required(root, "num_hidden_layers", MAX_LAYERS)?)
 }
 
 fn attn_shape(root: &Fields, d_model: usize) -> Result<AttnShape> {
@@ -354,6 +375,8 @@ fn rope_scaling(fields: &Fields, max_positions: usize) -> Result<RopeScaling> {
 
     match kind {
         "default" => Ok(RopeScaling::None),
+        // The base grows with the length of a text that is longer than max_position_embeddings; none is here.
+        "dynamic" => number("factor").map(|_| RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear {
             factor: number("factor")?,
         }),
@@ -380,6 +403,6 @@ fn rope_scaling(fields: &Fields, max_positions: usize) -> Result<RopeScaling> {
             mscale_all_dim: not_negative("mscale_all_dim")?,
             truncate: fields.flag("truncate")?.unwrap_or(true),
         }),
-        _ => Err(fields.refuse(name, "supported: default, linear, llama3, yarn")),
+        _ => Err(fields.refuse(name, "supported: default, linear, dynamic, llama3, yarn")),
     }
 }

@@ -164,7 +164,8 @@ impl Decoding {
             Some(sampling) => model.logits(ws, &rows[..sequences.len()], |i, logits| {
                 let sequence = &mut sequences[i];
                 let step = sequence.new_ids.len() as u64;
-                sequence.push(sampling.pick(logits, sequence.id, step));
+                let best = sampling.pick(logits, &sequence.new_ids, sequence.id, step);
+                sequence.push(best);
                 Ok(())
             })?,
         }

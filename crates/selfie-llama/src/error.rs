@@ -77,6 +77,29 @@ pub enum LlamaError {
         /// The folder.
         dir: PathBuf,
     },
+    /// A folder that holds an adapter instead of a model.
+    #[error(
+        "{} holds only an adapter of {base}: give the folder of that model, or write both as one model in Python: \
+         peft.AutoPeftModelForCausalLM.from_pretrained(\"{}\").merge_and_unload().save_pretrained(new_folder)",
+        dir.display(),
+        dir.display()
+    )]
+    OnlyAdapter {
+        /// The folder.
+        dir: PathBuf,
+        /// What its configuration calls the model that it belongs to.
+        base: String,
+    },
+    /// A model without a head, by its configuration not one whose head is the embedding table.
+    #[error(
+        "{} has no tensor lm_head.weight: its files are incomplete, or its head is the embedding table; then write \
+         \"tie_word_embeddings\": true into its config.json",
+        dir.display()
+    )]
+    MissingHead {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The only weights of a folder are in a format that is not read.
     #[error("{} is not a safetensors file; {advice}", file.display())]
     WeightFormat {
@@ -461,7 +484,53 @@ pub enum LlamaError {
         /// The folder.
         dir: PathBuf,
         /// What to do about it.
-        advice: &'static str,
+        advice: String,
+    },
+    /// Nothing says which class of transformers a tokenizer is of.
+    #[error(
+        "{} says no tokenizer_class, and has no config.json whose model_type tells it; if tokenizer.json is complete \
+         by itself, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into tokenizer_config.json",
+        dir.display()
+    )]
+    NoTokenizerClass {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A text is to begin with bos, and the tokenizer has none.
+    #[error("the tokenizer {} has no bos_token to begin a text with", path.display())]
+    NoBos {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// A text asks CodeLlama to fill something in, which is not done.
+    #[error(
+        "the text holds {mark}, which asks CodeLlama to fill in a text: that is not supported; leave it out"
+    )]
+    Infilling {
+        /// The mark.
+        mark: String,
+    },
+    /// A folder of the hub's cache does not tell which of its snapshots is meant.
+    #[error(
+        "{} is a folder of the Hugging Face cache, and {}; give one of {}",
+        dir.display(),
+        main.as_ref().map_or_else(
+            || "has no refs/main".to_owned(),
+            |main| format!("its refs/main names \"{main}\", which is not in snapshots/"),
+        ),
+        if found.is_empty() {
+            format!("{}/ once it is downloaded", dir.join("snapshots").display())
+        } else {
+            found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        },
+    )]
+    NoSnapshot {
+        /// The folder.
+        dir: PathBuf,
+        /// What its `refs/main` says.
+        main: Option<String>,
+        /// Its snapshots.
+        found: Vec<PathBuf>,
     },
     /// A tokenizer does not parse, or failed on a text.
     #[error("the tokenizer {} fails: {source}; download it again", path.display())]

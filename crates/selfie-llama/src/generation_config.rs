@@ -1,14 +1,23 @@
 //! The defaults of decoding that a checkpoint asks for: `generation_config.json`.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::json::{Fields, parse_object};
-use crate::{LlamaError, Result};
+use serde_json::{Map, Value};
 
-/// What is taken from `generation_config.json`; the rest of that file is left alone.
-#[derive(Clone, Debug, PartialEq)]
+use crate::folder::resolve_folder;
+use crate::json::{Fields, parse_object};
+use crate::{LlamaConfig, LlamaError, Note, Result, Sampling, Tokenizer};
+
+/// How many of the likeliest tokens transformers draws from where a file says nothing of it.
+const DEFAULT_TOP_K: usize = 50;
+
+/// What is taken from `generation_config.json`, and what is not.
+///
+/// How long a text becomes is the caller's, so `max_length` and its like are no part of it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
     /// Token ids that end a text; `None` = those of `config.json`.
     pub eos: Option<Vec<u32>>,
@@ -16,40 +25,300 @@ pub struct GenerationConfig {
     pub do_sample: bool,
     /// What logits are divided by before sampling; at least 0.
     pub temperature: Option<f32>,
-    /// How many of the most likely tokens are sampled from; 0 = all.
+    /// How many of the most likely tokens are sampled from; 0 = all, which `null` says too. `None`, a file without the
+    /// field, is 50 in transformers.
     pub top_k: Option<usize>,
     /// The mass of the most likely tokens that are sampled from, in 0..=1.
     pub top_p: Option<f32>,
+    /// The least probability, as a share of the likeliest token's, that is sampled, in 0..=1.
+    pub min_p: Option<f32>,
+    /// What the logits of tokens that are there already are divided by (multiplied, if below 0); above 0.
+    pub repetition_penalty: Option<f32>,
+    /// What the file asks for and is not done.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A field that asks for something that is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Says so in words.
+    pub note: Note,
+    /// Whether it counts only when tokens are drawn.
+    pub sampling_only: bool,
+}
+
+/// What a user asks for; `None` = as the checkpoint says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SamplingOverrides {
+    /// 0 = greedy.
+    pub temperature: Option<f32>,
+    /// 0 = all tokens.
+    pub top_k: Option<usize>,
+    /// 1 = all tokens.
+    pub top_p: Option<f32>,
+    /// 0 = all tokens.
+    pub min_p: Option<f32>,
+    /// 1 = none.
+    pub repetition_penalty: Option<f32>,
+    /// Settles the draws.
+    pub seed: u64,
+}
+
+/// How tokens are chosen, after [`GenerationConfig::resolve`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedSampling {
+    /// `None` is greedy, by the logits as they are.
+    pub sampling: Option<Sampling>,
+    /// What of it the checkpoint's file decides, in one line; `None` when nothing of it does.
+    pub taken: Option<String>,
+    /// What the file asks for and is not done.
+    pub notes: Vec<Note>,
 }
 
 impl GenerationConfig {
-    /// Reads `dir/generation_config.json`; `None` when there is no such file.
+    /// Reads `dir/generation_config.json`. Without that file, what old checkpoints write into `config.json` counts;
+    /// `None` when that says nothing either.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
+        let dir = resolve_folder(dir)?;
         let path = dir.join("generation_config.json");
-        let json = match fs::read_to_string(&path) {
-            Ok(json) => json,
-            Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(LlamaError::Read { path, source }),
+        if let Some(json) = read(&path)? {
+            return Self::parse(&json, &path).map(Some);
+        }
+        let path = dir.join("config.json");
+        let Some(json) = read(&path)? else {
+            return Ok(None);
         };
-        Self::parse(&json, &path).map(Some)
+        let mut object = parse_object(&json, &path)?;
+        // There, null is as good as nothing.
+        object.retain(|name, value| !value.is_null() && is_of_generation(name));
+        if object.is_empty() {
+            return Ok(None);
+        }
+        Self::read(&object, &path).map(Some)
     }
 
     /// Reads the text of a `generation_config.json`. `path` is what errors call it.
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
-        let object = parse_object(json, path)?;
-        let fields = Fields::new(path, &object);
+        Self::read(&parse_object(json, path)?, path)
+    }
+
+    fn read(object: &Map<String, Value>, path: &Path) -> Result<Self> {
+        let fields = Fields::new(path, object);
+        let share = |name| {
+            let expected = "a number from 0 to 1";
+            fields.number(name, expected, |number| (0.0..=1.0).contains(&number))
+        };
         let temperature = fields.number("temperature", "a number of at least 0", |number| {
             number >= 0.0 && (number as f32).is_finite()
         })?;
-        let top_p = fields.number("top_p", "a number from 0 to 1", |number| {
-            (0.0..=1.0).contains(&number)
+        let repetition_penalty = fields.number(PENALTY, "a finite number above 0", |number| {
+            number as f32 > 0.0 && (number as f32).is_finite()
         })?;
+        let top_k = match fields.integer("top_k", 0..=1 << 24)? {
+            None if fields.names("top_k") => Some(0),
+            top_k => top_k,
+        };
+        let left_out = NOT_DONE.iter().filter_map(|field| {
+            let value = fields.get(field.name)?;
+            let asks = !field.neutral(value);
+            asks.then(|| LeftOut {
+                note: Note::NotGenerated {
+                    file: path.to_owned(),
+                    field: field.name.to_owned(),
+                    value: fields.shown(field.name),
+                },
+                sampling_only: field.sampling_only,
+            })
+        });
         Ok(GenerationConfig {
             eos: fields.token_ids("eos_token_id")?,
             do_sample: fields.flag("do_sample")?.unwrap_or(false),
             temperature: temperature.map(|number| number as f32),
-            top_k: fields.integer("top_k", 0..=1 << 24)?,
-            top_p: top_p.map(|number| number as f32),
+            top_k,
+            top_p: share("top_p")?.map(|number| number as f32),
+            min_p: share("min_p")?.map(|number| number as f32),
+            repetition_penalty: repetition_penalty.map(|number| number as f32),
+            left_out: left_out.collect(),
         })
+    }
+
+    /// How tokens are chosen: what is asked for comes first, then what the file says, as transformers understands it.
+    ///
+    /// A file decides whether tokens are drawn (`do_sample`), unless one asks: with a temperature of 0 they are not,
+    /// and with another or with a `top_k`, `top_p` or `min_p` they are. The penalty counts either way.
+    pub fn resolve(file: Option<&Self>, asked: &SamplingOverrides) -> Result<ResolvedSampling> {
+        let nothing = Self::default();
+        let said = file.unwrap_or(&nothing);
+        let mut taken = Vec::new();
+        let mut sampling = Sampling {
+            temperature: 0.0,
+            seed: asked.seed,
+            ..Sampling::default()
+        };
+        let greedy = sampling;
+        let penalty = (asked.repetition_penalty, said.repetition_penalty);
+        sampling.repetition_penalty = first(PENALTY, penalty, 1.0, &mut taken);
+        let cuts = asked.top_k.is_some() || asked.top_p.is_some() || asked.min_p.is_some();
+        if asked.temperature.is_some() || cuts || said.do_sample {
+            let temperature = (asked.temperature, said.temperature);
+            sampling.temperature = first("temperature", temperature, 1.0, &mut taken);
+        }
+        let draws = sampling.temperature != 0.0;
+        if draws {
+            let (top_k, by) = match (asked.top_k, said.top_k) {
+                (Some(top_k), _) => (top_k, None),
+                (None, Some(top_k)) => (top_k, Some("")),
+                (None, None) if said.do_sample => (DEFAULT_TOP_K, Some(" by default")),
+                (None, None) => (0, None),
+            };
+            taken.extend(by.map(|by| format!("top_k {top_k}{by}")));
+            sampling.top_k = top_k;
+            sampling.top_p = first("top_p", (asked.top_p, said.top_p), 1.0, &mut taken);
+            if asked.top_p.is_none() {
+                // transformers keeps the likeliest token at least.
+                sampling.top_p = sampling.top_p.max(f32::MIN_POSITIVE);
+            }
+            sampling.min_p = first("min_p", (asked.min_p, said.min_p), 0.0, &mut taken);
+        }
+        sampling.check()?;
+        let how = if draws {
+            "tokens are drawn"
+        } else {
+            "decoding is greedy"
+        };
+        let by_file = draws && asked.temperature.is_none() && !cuts;
+        let says = by_file || !taken.is_empty();
+        let list = [how].into_iter().chain(taken.iter().map(String::as_str));
+        let list = list.collect::<Vec<_>>().join(", ");
+        let notes = said.left_out.iter();
+        let notes = notes.filter(|left_out| draws || !left_out.sampling_only);
+        Ok(ResolvedSampling {
+            sampling: (sampling != greedy).then_some(sampling),
+            taken: says.then(|| format!("as the checkpoint says, {list}")),
+            notes: notes.map(|left_out| left_out.note.clone()).collect(),
+        })
+    }
+}
+
+/// The token ids that end a text: those of `generation_config.json`, else of `config.json`, else the tokenizer's.
+pub fn eos_ids(
+    generation: Option<&GenerationConfig>,
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+) -> Vec<u32> {
+    let generation = generation.and_then(|generation| generation.eos.clone());
+    let ids = generation.unwrap_or_else(|| config.eos.clone());
+    if ids.is_empty() {
+        return tokenizer.eos().into_iter().collect();
+    }
+    ids
+}
+
+const PENALTY: &str = "repetition_penalty";
+
+/// What is asked for, else what the file says, else the default; `taken` learns of what the file changes.
+fn first<T: PartialEq + Display>(
+    name: &str,
+    (asked, said): (Option<T>, Option<T>),
+    default: T,
+    taken: &mut Vec<String>,
+) -> T {
+    let by_file = said.filter(|_| asked.is_none());
+    if let Some(value) = by_file.as_ref().filter(|value| **value != default) {
+        taken.push(format!("{name} {value}"));
+    }
+    asked.or(by_file).unwrap_or(default)
+}
+
+/// A field whose effect is not done, and the values that have none.
+struct NotDone {
+    name: &'static str,
+    neutral: &'static [f64],
+    sampling_only: bool,
+}
+
+impl NotDone {
+    /// Whether a value asks for nothing.
+    fn neutral(&self, value: &Value) -> bool {
+        match value {
+            Value::Bool(flag) => !flag,
+            Value::Number(number) => number
+                .as_f64()
+                .is_some_and(|number| self.neutral.contains(&number)),
+            Value::Array(list) => list.is_empty(),
+            Value::Null => true,
+            Value::String(_) | Value::Object(_) => false,
+        }
+    }
+}
+
+const fn not_done(name: &'static str, neutral: &'static [f64]) -> NotDone {
+    NotDone {
+        name,
+        neutral,
+        sampling_only: false,
+    }
+}
+
+const fn not_drawn(name: &'static str, neutral: &'static [f64]) -> NotDone {
+    NotDone {
+        name,
+        neutral,
+        sampling_only: true,
+    }
+}
+
+/// The fields of transformers 4.57 (`GenerationConfig.__init__`) that change which tokens a text has. Those of beam
+/// search change nothing where there is one beam.
+const NOT_DONE: [NotDone; 26] = [
+    not_drawn("typical_p", &[1.0]),
+    not_drawn("epsilon_cutoff", &[0.0, 1.0]),
+    not_drawn("eta_cutoff", &[0.0, 1.0]),
+    not_done("no_repeat_ngram_size", &[0.0]),
+    not_done("encoder_repetition_penalty", &[1.0]),
+    not_done("encoder_no_repeat_ngram_size", &[0.0]),
+    not_done("bad_words_ids", &[]),
+    not_done("sequence_bias", &[]),
+    not_done("min_length", &[0.0]),
+    not_done("min_new_tokens", &[0.0]),
+    not_done("forced_bos_token_id", &[]),
+    not_done("forced_eos_token_id", &[]),
+    not_done("exponential_decay_length_penalty", &[]),
+    not_done("suppress_tokens", &[]),
+    not_done("begin_suppress_tokens", &[]),
+    not_done("remove_invalid_values", &[]),
+    not_done("guidance_scale", &[1.0]),
+    not_done("watermarking_config", &[]),
+    not_done("stop_strings", &[]),
+    not_done("max_time", &[]),
+    not_done("num_beams", &[1.0]),
+    not_done("penalty_alpha", &[0.0]),
+    not_done("dola_layers", &[]),
+    not_done("constraints", &[]),
+    not_done("force_words_ids", &[]),
+    not_done("token_healing", &[]),
+];
+
+/// Whether a field of `config.json` is one of generation.
+fn is_of_generation(name: &str) -> bool {
+    let taken = [
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        PENALTY,
+    ];
+    taken.contains(&name) || NOT_DONE.iter().any(|field| field.name == name)
+}
+
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(json) => Ok(Some(json)),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LlamaError::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }

@@ -11,11 +11,67 @@ use crate::{LlamaError, Result};
 const SHOWN_CHARS: usize = 60;
 
 /// Parses a file whose top level has to be an object.
+///
+/// Python writes `NaN`, `Infinity` and `-Infinity`, which are no JSON: they become texts, which no number is read from.
 pub(crate) fn parse_object(json: &str, path: &Path) -> Result<Map<String, Value>> {
-    serde_json::from_str(json).map_err(|source| LlamaError::Json {
+    let parsed = serde_json::from_str(json).or_else(|error| {
+        let quoted = quote_not_finite(json);
+        // The error of the text as it is, whose columns are right.
+        quoted
+            .and_then(|json| serde_json::from_str(&json).ok())
+            .ok_or(error)
+    });
+    parsed.map_err(|source| LlamaError::Json {
         path: path.to_owned(),
         source,
     })
+}
+
+/// A text with quotes around Python's numbers that are not finite; `None` where there are none.
+fn quote_not_finite(json: &str) -> Option<String> {
+    let mut quoted = String::with_capacity(json.len() + 16);
+    let mut rest = json;
+    let mut found = false;
+    while let Some(next) = rest.chars().next() {
+        let name = ["NaN", "Infinity", "-Infinity"]
+            .into_iter()
+            .find(|name| rest.starts_with(name));
+        let len = if next == '"' {
+            string_len(rest)
+        } else {
+            name.map_or(next.len_utf8(), str::len)
+        };
+        let (part, after) = rest.split_at(len);
+        if name.is_some() {
+            found = true;
+            quoted.extend(["\"", part, "\""]);
+        } else {
+            quoted.push_str(part);
+        }
+        rest = after;
+    }
+    found.then_some(quoted)
+}
+
+/// The bytes of the string that a text begins with, quotes included.
+fn string_len(json: &str) -> usize {
+    let mut escaped = false;
+    for (at, byte) in json.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    json.len()
+}
+
+fn shortened(value: String) -> String {
+    match value.char_indices().nth(SHOWN_CHARS) {
+        Some((cut, _)) => format!("{}...", &value[..cut]),
+        None => value,
+    }
 }
 
 /// One object of a file. The getters take `null` for an absent field, as transformers does.
@@ -39,6 +95,16 @@ impl<'a> Fields<'a> {
     /// The value as it stands.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The object as it stands, without a check of its own.
+    pub(crate) fn object_value(&self, name: &str) -> Option<&'a Map<String, Value>> {
+        self.get(name)?.as_object()
+    }
+
+    /// A field's value as messages show it.
+    pub(crate) fn shown(&self, name: &str) -> String {
+        shortened(self.object.get(name).unwrap_or(&Value::Null).to_string())
     }
 
     /// Whether the field is written, be it as `null`.
@@ -98,14 +164,20 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// One token id, or a list of them.
+    /// One token id, or a list of them; -1 is none.
     pub(crate) fn token_ids(&self, name: &str) -> Result<Option<Vec<u32>>> {
-        let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        let id = |value: &Value| match value.as_i64()? {
+            -1 => Some(None),
+            id => u32::try_from(id).ok().map(Some),
+        };
         self.typed(
             name,
-            |value| match value {
-                Value::Array(list) => list.iter().map(id).collect(),
-                one => id(one).map(|id| vec![id]),
+            |value| {
+                let ids: Option<Vec<Option<u32>>> = match value {
+                    Value::Array(list) => list.iter().map(id).collect(),
+                    one => id(one).map(|id| vec![id]),
+                };
+                Some(ids?.into_iter().flatten().collect())
             },
             || "expected a token id or a list of token ids".into(),
         )
@@ -133,14 +205,10 @@ impl<'a> Fields<'a> {
         value: String,
         expected: impl Into<String>,
     ) -> LlamaError {
-        let value = match value.char_indices().nth(SHOWN_CHARS) {
-            Some((cut, _)) => format!("{}...", &value[..cut]),
-            None => value,
-        };
         LlamaError::ConfigField {
             path: self.path.to_owned(),
             field: format!("{}{name}", self.prefix),
-            value,
+            value: shortened(value),
             expected: expected.into(),
         }
     }

@@ -1,4 +1,4 @@
-//! Choosing the next token by chance.
+//! Choosing the next token by chance, or with a penalty for repetitions.
 
 use std::cmp::Ordering;
 
@@ -7,19 +7,25 @@ use selfie_kernels::Best;
 use crate::splitmix::{GAMMA, mix};
 use crate::{LlamaError, Result};
 
-/// How tokens are drawn; no `Sampling` means greedy decoding.
+/// How tokens are drawn; no `Sampling` means greedy decoding by the logits as they are.
 ///
-/// The logits are divided by `temperature`, then cut to the `top_k` most likely tokens, then to those
-/// of `top_p`, in the order of transformers. Equal logits are ordered by token id, lowest first, so that
-/// `top_k` is exact also among them.
+/// The steps are those of transformers 4.57, in its order: the logits of tokens that are there already are changed by
+/// `repetition_penalty` (Keskar et al., arXiv 1909.05858, section 4.1), then all are divided by `temperature`, then
+/// cut to the `top_k` most likely tokens, to those of `top_p`, and to those of `min_p`. Equal logits are ordered by
+/// token id, lowest first, so that `top_k` is exact also among them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by; finite and above 0.
+    /// What logits are divided by; finite and at least 0. With 0 the likeliest token is taken, after the penalty.
     pub temperature: f32,
     /// How many of the most likely tokens are drawn from; 0 = all.
     pub top_k: usize,
     /// The fewest most likely tokens that have this probability together are drawn from; above 0, 1 = all.
     pub top_p: f32,
+    /// The least probability, as a share of the likeliest token's, that is drawn; from 0 = all to 1.
+    pub min_p: f32,
+    /// What the logits of the context's tokens are divided by, or multiplied with if they are below 0; finite and
+    /// above 0, 1 = nothing.
+    pub repetition_penalty: f32,
     /// With the number of the sequence and the step, it settles each draw.
     pub seed: u64,
 }
@@ -30,6 +36,8 @@ impl Default for Sampling {
             temperature: 1.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
             seed: 0,
         }
     }
@@ -38,62 +46,115 @@ impl Default for Sampling {
 impl Sampling {
     /// Whether all values are in their ranges.
     pub fn check(&self) -> Result<()> {
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(LlamaError::SamplingValue {
-                field: "temperature",
-                value: self.temperature,
-                expected: "a finite number above 0 (greedy decoding takes no sampling)",
-            });
+        let checks = [
+            (
+                "temperature",
+                self.temperature,
+                self.temperature.is_finite() && self.temperature >= 0.0,
+                "a finite number of at least 0 (0 = greedy)",
+            ),
+            (
+                "top_p",
+                self.top_p,
+                self.top_p > 0.0 && self.top_p <= 1.0,
+                "a number above 0 and up to 1 (1 = all tokens)",
+            ),
+            (
+                "min_p",
+                self.min_p,
+                (0.0..=1.0).contains(&self.min_p),
+                "a number from 0 to 1 (0 = all tokens)",
+            ),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
+                "a finite number above 0 (1 = none)",
+            ),
+        ];
+        match checks.into_iter().find(|(_, _, right, _)| !right) {
+            None => Ok(()),
+            Some((field, value, _, expected)) => Err(LlamaError::SamplingValue {
+                field,
+                value,
+                expected,
+            }),
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(LlamaError::SamplingValue {
-                field: "top_p",
-                value: self.top_p,
-                expected: "a number above 0 and up to 1 (1 = all tokens)",
-            });
-        }
-        Ok(())
     }
 
-    /// Draws a token for step `step` of sequence `sequence` from its logits, one a token of the vocabulary.
+    /// Chooses a token for step `step` of sequence `sequence` from its logits, one a token of the vocabulary.
+    /// `context` are the ids before it: the prompt and what was chosen so far.
     ///
-    /// The draw depends on nothing but the logits, these two numbers and the seed. The log-probability is
-    /// the token's under the logits as they are, before temperature, `top_k` and `top_p`; it is NaN where
-    /// a logit is, and such tokens are not drawn.
-    pub fn pick(&self, logits: &[f32], sequence: u64, step: u64) -> Best {
-        let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let mut weights = self.weights(logits, top);
-        self.cut(logits, &mut weights);
-        let token = draw(&weights, uniform(self.seed, sequence, step));
-        let logit = logits.get(token as usize).copied().unwrap_or(f32::NAN);
-        let mass = logits.iter().map(|&logit| (f64::from(logit) - top).exp());
-        let logprob = f64::from(logit) - top - mass.sum::<f64>().ln();
+    /// The choice depends on nothing but these and the seed. The log-probability is the token's under the logits as
+    /// they are, before all steps. If a logit is not finite it is NaN and the token means nothing: that is the
+    /// caller's error to report.
+    pub fn pick(&self, logits: &[f32], context: &[u32], sequence: u64, step: u64) -> Best {
+        if logits.is_empty() || logits.iter().any(|logit| !logit.is_finite()) {
+            return Best {
+                token: 0,
+                logprob: f32::NAN,
+            };
+        }
+        let penalized = self.penalized(logits, context);
+        let scores = penalized.as_deref().unwrap_or(logits);
+        let token = if self.temperature == 0.0 {
+            most_likely(scores)
+        } else {
+            let weights = self.weights(scores);
+            draw(&weights, uniform(self.seed, sequence, step))
+        };
         Best {
             token,
-            logprob: logprob as f32,
+            logprob: log_probability(logits, token),
         }
     }
 
-    /// The tokens' probabilities at this temperature, up to a common factor; the largest is 1.
-    fn weights(&self, logits: &[f32], top: f64) -> Vec<f64> {
+    /// The logits with those of the context's tokens changed, each once; `None` where nothing changes.
+    fn penalized(&self, logits: &[f32], context: &[u32]) -> Option<Vec<f32>> {
+        if self.repetition_penalty == 1.0 {
+            return None;
+        }
+        let mut scores = logits.to_owned();
+        for &token in context {
+            let token = token as usize;
+            // From the logits as they are, so that a second time changes nothing.
+            let Some(&logit) = logits.get(token) else {
+                continue;
+            };
+            scores[token] = if logit < 0.0 {
+                logit * self.repetition_penalty
+            } else {
+                logit / self.repetition_penalty
+            };
+        }
+        Some(scores)
+    }
+
+    /// The tokens' probabilities at this temperature, up to a common factor; the largest is 1, and what is left out
+    /// is 0.
+    fn weights(&self, scores: &[f32]) -> Vec<f64> {
+        let top = f64::from(scores[most_likely(scores) as usize]);
         let temperature = f64::from(self.temperature);
-        let weight = |&logit: &f32| {
-            let weight = ((f64::from(logit) - top) / temperature).exp();
-            if weight.is_nan() { 0.0 } else { weight }
-        };
-        logits.iter().map(weight).collect()
+        let weight = |&score: &f32| ((f64::from(score) - top) / temperature).exp();
+        let mut weights: Vec<f64> = scores.iter().map(weight).collect();
+        self.cut(scores, &mut weights);
+        let least = f64::from(self.min_p);
+        for weight in weights.iter_mut().filter(|weight| **weight < least) {
+            *weight = 0.0;
+        }
+        weights
     }
 
     /// Sets the weights to 0 that `top_k` and `top_p` leave out.
-    fn cut(&self, logits: &[f32], weights: &mut [f64]) {
+    fn cut(&self, scores: &[f32], weights: &mut [f64]) {
         let top_k = match self.top_k {
-            0 => logits.len(),
-            k => k.min(logits.len()),
+            0 => scores.len(),
+            k => k.min(scores.len()),
         };
-        if top_k == logits.len() && self.top_p >= 1.0 {
+        if top_k == scores.len() && self.top_p >= 1.0 {
             return;
         }
-        let mut ranked: Vec<Ranked> = (0..).zip(logits).map(Ranked::new).collect();
+        let mut ranked: Vec<Ranked> = (0..).zip(scores).map(Ranked::new).collect();
         if top_k < ranked.len() {
             ranked.select_nth_unstable_by(top_k, Ranked::order);
         }
@@ -106,6 +167,18 @@ impl Sampling {
             weights[left_out.token as usize] = 0.0;
         }
     }
+}
+
+/// The token with the highest score, the lowest id among equals.
+fn most_likely(scores: &[f32]) -> u32 {
+    let ranked = (0..).zip(scores).map(Ranked::new);
+    ranked.min_by(Ranked::order).map_or(0, |best| best.token)
+}
+
+fn log_probability(logits: &[f32], token: u32) -> f32 {
+    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let mass = logits.iter().map(|&logit| (f64::from(logit) - top).exp());
+    (f64::from(logits[token as usize]) - top - mass.sum::<f64>().ln()) as f32
 }
 
 /// How many of the most likely of `ranked` it takes for the share `top_p` of their mass, at least one;
@@ -133,26 +206,23 @@ fn top_p_len(ranked: &mut [Ranked], weights: &[f64], top_p: f64) -> usize {
     end
 }
 
-/// A token and its logit, which is not NaN.
+/// A token and its score.
 struct Ranked {
-    logit: f32,
+    score: f32,
     token: u32,
 }
 
 impl Ranked {
-    fn new((token, logit): (u32, &f32)) -> Self {
-        let logit = if logit.is_nan() {
-            f32::NEG_INFINITY
-        } else {
-            logit + 0.0 // Makes -0 equal to 0.
-        };
-        Ranked { logit, token }
+    fn new((token, score): (u32, &f32)) -> Self {
+        // Makes -0 equal to 0.
+        let score = score + 0.0;
+        Ranked { score, token }
     }
 
-    /// Higher logits first, then lower ids.
+    /// Higher scores first, then lower ids.
     fn order(&self, other: &Self) -> Ordering {
-        let by_logit = other.logit.total_cmp(&self.logit);
-        by_logit.then(self.token.cmp(&other.token))
+        let by_score = other.score.total_cmp(&self.score);
+        by_score.then(self.token.cmp(&other.token))
     }
 }
 

@@ -1,12 +1,10 @@
-//! What config.json and generation_config.json mean, and what is refused with which words.
+//! What config.json means, and what is refused with which words.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use selfie_kernels::{AttnShape, DType};
-use selfie_llama::{
-    GenerationConfig, LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling,
-};
+use selfie_llama::{LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling};
 use serde_json::{Value, json};
 
 /// Only what has no default.
@@ -192,6 +190,11 @@ fn families_and_biases() {
         let both = read(json!({"model_type": expected.name(), "architectures": [architecture]}));
         assert_eq!(both.model_type, expected);
     }
+    // The spelling of the first checkpoints.
+    for model_type in [json!("llama"), Value::Null] {
+        let old = read(json!({"model_type": model_type, "architectures": ["LLaMAForCausalLM"]}));
+        assert_eq!(old.model_type, ModelType::Llama);
+    }
     assert_eq!(
         read(json!({"architectures": []})).model_type,
         ModelType::Llama
@@ -203,6 +206,9 @@ fn small_fields() {
     let ids = |value| read(json!({"eos_token_id": value, "bos_token_id": value}));
     assert_eq!(ids(json!(7)).eos, [7]);
     assert_eq!(ids(json!([7, 0])).bos, [7, 0]);
+    // -1 is none, as the first checkpoints write it.
+    assert!(ids(json!(-1)).eos.is_empty() && ids(json!(-1)).bos.is_empty());
+    assert_eq!(ids(json!([-1, 7])).eos, [7]);
     assert!(ids(json!([])).eos.is_empty());
 
     let dtype = |patch| read(patch).dtype;
@@ -235,6 +241,13 @@ fn windows_that_never_bite() {
         json!({"model_type": "qwen2", "sliding_window": 16}),
         json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": false}),
         json!({"model_type": "qwen2", "sliding_window": 2048, "use_sliding_window": true}),
+        // None of the three layers has it.
+        json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true}),
+        json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 3}),
+        json!({
+            "model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 0,
+            "layer_types": ["full_attention", "full_attention", "full_attention"],
+        }),
     ] {
         assert!(parse(&patched(&patch)).is_ok(), "{patch}");
     }
@@ -264,6 +277,11 @@ fn rope_fields() {
             json!({"rope_scaling": {"type": "linear", "factor": 2}}),
             1e4,
             linear(2.0),
+        ),
+        (
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            1e4,
+            RopeScaling::None,
         ),
         (
             json!({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 2.5}}),
@@ -349,7 +367,7 @@ const REFUSED: &str = r#"
 {"attention_bias": "no"} | attention_bias | "no" | true or false
 {"mlp_bias": 1} | mlp_bias | 1 | true or false
 {"tie_word_embeddings": 1} | tie_word_embeddings | 1 | true or false
-{"bos_token_id": -1} | bos_token_id | -1 | token id
+{"bos_token_id": -2} | bos_token_id | -2 | token id
 {"eos_token_id": [2, "x"]} | eos_token_id | [2,"x"] | token id
 {"eos_token_id": 4294967296} | eos_token_id | 4294967296 | token id
 {"rope_theta": 0} | rope_theta | 0 | above 1
@@ -359,10 +377,8 @@ const REFUSED: &str = r#"
 {"partial_rotary_factor": 0.5} | partial_rotary_factor | 0.5 | expected 1
 {"rope_parameters": {"partial_rotary_factor": 0.25}} | rope_parameters.partial_rotary_factor | 0.25 | expected 1
 {"rope_scaling": "linear"} | rope_scaling | "linear" | object
-{"rope_scaling": {"type": "dynamic", "factor": 2.0}} | rope_scaling.type | "dynamic" | supported: default, linear, llama3, yarn
-{"rope_scaling": {"rope_type": "longrope"}} | rope_scaling.rope_type | "longrope" | supported: default, linear, llama3, yarn
-{"rope_scaling": {"type": "su"}} | rope_scaling.type | "su" | supported: default, linear, llama3, yarn
-{"rope_parameters": {"rope_type": "dynamic"}} | rope_parameters.rope_type | "dynamic" | supported: default, linear, llama3, yarn
+{"rope_scaling": {"rope_type": "longrope"}} | rope_scaling.rope_type | "longrope" | supported: default, linear, dynamic, llama3, yarn
+{"rope_scaling": {"type": "su"}} | rope_scaling.type | "su" | supported: default, linear, dynamic, llama3, yarn
 {"rope_scaling": {"type": "linear", "rope_type": "yarn"}} | rope_scaling.type | "linear" | rope_type is "yarn"
 {"rope_scaling": {"type": "linear", "factor": 0}} | rope_scaling.factor | 0 | above 0
 {"rope_scaling": {"type": "linear", "factor": "2"}} | rope_scaling.factor | "2" | number
@@ -372,7 +388,9 @@ const REFUSED: &str = r#"
 {"rope_scaling": {"type": "yarn", "factor": 4, "truncate": 0}} | rope_scaling.truncate | 0 | true or false
 {"model_type": "mistral", "sliding_window": 1024} | sliding_window | 1024 | set max_position_embeddings to 1024
 {"model_type": "mistral", "max_position_embeddings": 32768} | sliding_window | absent, so 4096 | set max_position_embeddings to 4096
-{"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": true} | sliding_window | 1024 | set max_position_embeddings to 1024
+{"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": true, "max_window_layers": 2} | sliding_window | 1024 | set max_position_embeddings to 1024
+{"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": true, "layer_types": ["full_attention", "full_attention", "sliding_attention"]} | sliding_window | 1024 | set max_position_embeddings to 1024
+{"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": -1} | max_window_layers | -1 | integer from 0 to
 "#;
 
 #[test]
@@ -446,7 +464,7 @@ fn long_values_are_cut() {
 #[test]
 fn broken_files() {
     let path = Path::new("model/config.json");
-    for text in ["", "{", "[]", "3", "{\"hidden_size\": NaN}"] {
+    for text in ["", "{", "[]", "3", "{\"hidden_size\": nan}"] {
         let error = LlamaConfig::parse(text, path).expect_err(text);
         assert!(matches!(error, LlamaError::Json { .. }), "{text}: {error}");
         assert!(error.to_string().contains("model/config.json"), "{error}");
@@ -539,61 +557,45 @@ fn the_largest_shape_does_not_overflow() {
     assert!(largest.n_parameters().checked_mul(4).is_some());
 }
 
+/// What `json.dump` of Python writes where a number is not finite.
 #[test]
-fn generation_config() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_eq!(GenerationConfig::open(dir.path()).unwrap(), None);
-
-    let open = |text: &str| {
-        fs::write(dir.path().join("generation_config.json"), text).unwrap();
-        GenerationConfig::open(dir.path())
+fn numbers_that_are_not_finite_do_no_harm_where_they_are_not_used() {
+    let with = |fields: &str| {
+        let text = minimal().to_string();
+        let text = format!("{},{fields}}}", text.strip_suffix('}').unwrap());
+        LlamaConfig::parse(&text, Path::new("model/config.json"))
     };
-    let empty = GenerationConfig {
-        eos: None,
-        do_sample: false,
-        temperature: None,
-        top_k: None,
-        top_p: None,
-    };
-    assert_eq!(open("{}").unwrap(), Some(empty.clone()));
-    let nulls = r#"{"eos_token_id": null, "do_sample": null, "temperature": null, "top_k": null, "top_p": null}"#;
-    assert_eq!(open(nulls).unwrap(), Some(empty.clone()));
-    let full = r#"{"bos_token_id": 128000, "eos_token_id": [128001, 128009], "do_sample": true,
-        "temperature": 0.6, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1}"#;
-    let expected = GenerationConfig {
-        eos: Some(vec![128001, 128009]),
-        do_sample: true,
-        temperature: Some(0.6),
-        top_k: Some(50),
-        top_p: Some(0.9),
-    };
-    assert_eq!(open(full).unwrap(), Some(expected));
-    let one = open(r#"{"eos_token_id": 2, "temperature": 0, "top_k": 0, "top_p": 1}"#);
-    let expected = GenerationConfig {
-        eos: Some(vec![2]),
-        temperature: Some(0.0),
-        top_k: Some(0),
-        top_p: Some(1.0),
-        ..empty
-    };
-    assert_eq!(one.unwrap(), Some(expected));
-
-    for (name, value) in [
-        ("eos_token_id", "\"</s>\""),
-        ("eos_token_id", "[2.5]"),
-        ("do_sample", "\"yes\""),
-        ("temperature", "\"hot\""),
-        ("temperature", "-1"),
-        ("top_k", "-1"),
-        ("top_k", "1.5"),
-        ("top_p", "1.5"),
-        ("top_p", "[0.9]"),
+    let odd = r#""x": NaN, "y": [Infinity, {"z": -Infinity}], "NaN": "NaN, \" Infinity", "é": "-Infinity""#;
+    assert_eq!(with(odd).unwrap(), read(json!({})));
+    for (value, shown) in [
+        ("NaN", "\"NaN\""),
+        ("Infinity", "\"Infinity\""),
+        ("-Infinity", "\"-Infinity\""),
     ] {
-        let message = open(&format!("{{\"{name}\": {value}}}"))
-            .expect_err(name)
+        let error = with(&format!("\"rms_norm_eps\": {value}"))
+            .unwrap_err()
             .to_string();
-        let expected = format!("generation_config.json: field \"{name}\" is {value}; expected");
-        assert!(message.contains(&expected), "{message}");
+        let expected = format!("field \"rms_norm_eps\" is {shown}; expected a finite number");
+        assert!(error.contains(&expected), "{error}");
     }
-    assert!(matches!(open("{"), Err(LlamaError::Json { .. })));
+    // Other slips stay errors, in the columns of the file.
+    let error = with(r#""x": NaN, "y": nan"#).unwrap_err().to_string();
+    assert!(error.contains("is not valid JSON"), "{error}");
+}
+
+/// A context is as long as the model was made for, also where its rope would stretch for more.
+#[test]
+fn a_dynamic_rope_stays_within_the_context() {
+    let config = read(
+        json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": 64}),
+    );
+    assert!(config.check_context(64).is_ok());
+    let error = config.check_context(65);
+    assert!(matches!(
+        error,
+        Err(LlamaError::ContextLength {
+            positions: 65,
+            max: 64
+        })
+    ));
 }

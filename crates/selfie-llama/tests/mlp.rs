@@ -245,6 +245,7 @@ fn many_prompts_are_continued_as_each_alone() {
                 top_k: 0,
                 top_p: 1.0,
                 seed: 5,
+                ..Sampling::default()
             }),
         ] {
             let decoding = Decoding {

@@ -329,6 +329,7 @@ fn samples_do_not_depend_on_their_batch() {
                 top_k: 50,
                 top_p: 0.95,
                 seed: 7,
+                ..Sampling::default()
             }),
         };
         let want = pooled(model, prompts, 1, &decoding);

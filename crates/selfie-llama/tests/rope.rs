@@ -31,7 +31,7 @@ fn rope_agrees_with_transformers() {
     let positions = floats(&reference["positions"]);
     let last = *positions.last().unwrap() as usize;
     let cases = reference["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 17);
+    assert_eq!(cases.len(), 19);
     for case in cases {
         let name = &case["name"];
         let config = with_shape(&case["config"]);

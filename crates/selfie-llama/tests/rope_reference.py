@@ -20,6 +20,8 @@ CASES = [
     ("none, odd number of pairs", 6, 500000.0, 4096, None),
     ("default", 16, 1000000.0, 4096, {"rope_type": "default"}),
     ("linear", 64, 10000.0, 16384, {"type": "linear", "factor": 4.0}),
+    ("dynamic, within the context", 64, 10000.0, 4096, {"type": "dynamic", "factor": 2.0}),
+    ("dynamic, another factor", 16, 500000.0, 8192, {"rope_type": "dynamic", "factor": 2.3}),
     ("llama 3.1", 128, 500000.0, 131072, LLAMA3 | {"factor": 8.0, "original_max_position_embeddings": 8192}),
     ("llama 3.2", 64, 500000.0, 131072, LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192}),
     ("llama3, other bounds", 32, 10000.0, 512, LLAMA3 | {"factor": 3.0, "low_freq_factor": 0.5, "high_freq_factor": 9.0, "original_max_position_embeddings": 64}),

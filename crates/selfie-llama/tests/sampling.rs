@@ -7,6 +7,8 @@ const ALL: Sampling = Sampling {
     temperature: 1.0,
     top_k: 0,
     top_p: 1.0,
+    min_p: 0.0,
+    repetition_penalty: 1.0,
     seed: 3,
 };
 
@@ -19,9 +21,15 @@ fn floats(value: &Value) -> Vec<f64> {
     list.iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-fn logits(reference: &Value) -> Vec<f32> {
-    let logits = floats(&reference["logits"]);
+/// Logits that are all negative, or of both signs.
+fn logits(reference: &Value, both_signs: bool) -> Vec<f32> {
+    let logits = floats(&reference["logits"][usize::from(both_signs)]);
     logits.into_iter().map(|logit| logit as f32).collect()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    let list = value.as_array().unwrap();
+    list.iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
 /// How often each of `tokens` tokens was drawn.
@@ -58,17 +66,21 @@ fn misfit(counts: &[u32], probabilities: &[f64]) -> f64 {
 #[test]
 fn frequencies_are_the_probabilities_that_transformers_leaves() {
     let reference = reference();
-    let logits = logits(&reference);
     let cases = reference["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 12);
+    assert_eq!(cases.len(), 25);
+    let context = ids(&reference["context"]);
     for case in cases {
+        let logits = logits(&reference, case["both_signs"] == true);
+        let number = |name: &str| case[name].as_f64().unwrap() as f32;
         let sampling = Sampling {
-            temperature: case["temperature"].as_f64().unwrap() as f32,
+            temperature: number("temperature"),
             top_k: case["top_k"].as_u64().unwrap() as usize,
-            top_p: case["top_p"].as_f64().unwrap() as f32,
+            top_p: number("top_p"),
+            min_p: number("min_p"),
+            repetition_penalty: number("repetition_penalty"),
             seed: 11,
         };
-        let draws = (0..100_000).map(|step| sampling.pick(&logits, 5, step).token);
+        let draws = (0..100_000).map(|step| sampling.pick(&logits, &context, 5, step).token);
         let counts = counts(logits.len(), draws);
         let probabilities = floats(&case["probabilities"]);
         for (token, (&count, &probability)) in counts.iter().zip(&probabilities).enumerate() {
@@ -82,12 +94,12 @@ fn frequencies_are_the_probabilities_that_transformers_leaves() {
 #[test]
 fn frequencies_tell_a_wrong_temperature() {
     let reference = reference();
-    let logits = logits(&reference);
+    let logits = logits(&reference, false);
     let sampling = Sampling {
         temperature: 1.05,
         ..ALL
     };
-    let draws = (0..100_000).map(|step| sampling.pick(&logits, 5, step).token);
+    let draws = (0..100_000).map(|step| sampling.pick(&logits, &[], 5, step).token);
     let expected = floats(&reference["cases"][0]["probabilities"]);
     assert!(misfit(&counts(logits.len(), draws), &expected) > 3.5);
 }
@@ -95,7 +107,7 @@ fn frequencies_tell_a_wrong_temperature() {
 #[test]
 fn log_probabilities_are_those_of_the_unmodified_logits() {
     let reference = reference();
-    let logits = logits(&reference);
+    let logits = logits(&reference, false);
     let logprobs = floats(&reference["logprobs"]);
     for (temperature, top_k, top_p) in [(1.0, 0, 1.0), (0.3, 0, 1.0), (2.0, 7, 1.0), (1.3, 9, 0.7)]
     {
@@ -104,9 +116,10 @@ fn log_probabilities_are_those_of_the_unmodified_logits() {
             top_k,
             top_p,
             seed: 1,
+            ..ALL
         };
         for step in 0..200 {
-            let best = sampling.pick(&logits, 0, step);
+            let best = sampling.pick(&logits, &[], 0, step);
             let error = f64::from(best.logprob) - logprobs[best.token as usize];
             assert!(error.abs() <= 1e-6, "{sampling:?}: {best:?}");
         }
@@ -122,7 +135,12 @@ fn draws_are_the_counter_s_of_the_reference() {
             seed: number(&draw["seed"]),
             ..ALL
         };
-        let best = sampling.pick(&equal, number(&draw["sequence"]), number(&draw["step"]));
+        let best = sampling.pick(
+            &equal,
+            &[],
+            number(&draw["sequence"]),
+            number(&draw["step"]),
+        );
         assert_eq!(Some(u64::from(best.token)), draw["of_65536"].as_u64());
         assert!((best.logprob + 65536_f32.ln()).abs() <= 1e-6);
     }
@@ -133,7 +151,7 @@ fn draws_are_independent_along_steps_sequences_and_seeds() {
     let logits = [0.0; 16];
     let pick = |seed, sequence, step| {
         let sampling = Sampling { seed, ..ALL };
-        sampling.pick(&logits, sequence, step).token
+        sampling.pick(&logits, &[], sequence, step).token
     };
     let along: [(&str, &dyn Fn(u64) -> u32); 3] = [
         ("steps", &|n| pick(9, 4, n)),
@@ -154,34 +172,35 @@ fn draws_are_independent_along_steps_sequences_and_seeds() {
 
 #[test]
 fn a_draw_depends_on_seed_sequence_and_step_alone() {
-    let logits = logits(&reference());
+    let logits = logits(&reference(), false);
     let sampling = Sampling {
         temperature: 1.5,
         top_k: 12,
         top_p: 0.9,
         seed: 77,
+        ..ALL
     };
     let alone: Vec<_> = (0..50)
-        .map(|step| sampling.pick(&logits, 8, step))
+        .map(|step| sampling.pick(&logits, &[], 8, step))
         .collect();
     // The same sequence between others, in another order.
     for step in (0..50).rev() {
         for sequence in [3, 8, 21] {
-            let best = sampling.pick(&logits, sequence, step);
+            let best = sampling.pick(&logits, &[], sequence, step);
             if sequence == 8 {
                 assert_eq!(best, alone[step as usize]);
             }
         }
     }
     let other: Vec<_> = (0..50)
-        .map(|step| sampling.pick(&logits, 9, step))
+        .map(|step| sampling.pick(&logits, &[], 9, step))
         .collect();
     assert_ne!(alone, other);
 }
 
 #[test]
 fn top_k_of_one_and_tiny_temperatures_are_greedy() {
-    let logits = logits(&reference());
+    let logits = logits(&reference(), false);
     // The largest of the reference's logits.
     let greedy = 23;
     let one = Sampling { top_k: 1, ..ALL };
@@ -189,7 +208,7 @@ fn top_k_of_one_and_tiny_temperatures_are_greedy() {
     for sampling in [one, cold(1e-4), cold(f32::from_bits(1))] {
         for step in 0..100 {
             assert_eq!(
-                sampling.pick(&logits, 0, step).token,
+                sampling.pick(&logits, &[], 0, step).token,
                 greedy,
                 "{sampling:?}"
             );
@@ -199,13 +218,13 @@ fn top_k_of_one_and_tiny_temperatures_are_greedy() {
         temperature: 1e30,
         ..one
     };
-    assert_eq!(hot.pick(&[1.0, 1.0 + f32::EPSILON], 0, 0).token, 1);
+    assert_eq!(hot.pick(&[1.0, 1.0 + f32::EPSILON], &[], 0, 0).token, 1);
 }
 
 #[test]
 fn equal_logits_are_kept_by_lowest_id() {
     let drawn = |sampling: Sampling, logits: &[f32]| -> Vec<bool> {
-        let draws = (0..2000).map(|step| sampling.pick(logits, 0, step).token);
+        let draws = (0..2000).map(|step| sampling.pick(logits, &[], 0, step).token);
         let counts = counts(logits.len(), draws);
         counts.iter().map(|&count| count > 0).collect()
     };
@@ -269,13 +288,16 @@ fn cuts_agree_with_a_full_sort() {
             top_k: [0, 1, 7, 200][seed as usize / 3 % 4],
             top_p: [1.0, 0.99, 0.61, 0.1][seed as usize / 12 % 4],
             seed,
+            ..ALL
         };
         // 16 bits of the draw, by a vocabulary of equal tokens; what the others decide is skipped.
-        let bits = Sampling { seed, ..ALL }.pick(&[0.0; 65536], 0, 0).token;
+        let bits = Sampling { seed, ..ALL }
+            .pick(&[0.0; 65536], &[], 0, 0)
+            .token;
         let low = f64::from(bits) / 65536.0;
         let expected = naive(&sampling, &logits, low);
         if naive(&sampling, &logits, low + 1.0 / 65536.0 - 1e-9) == expected {
-            let found = sampling.pick(&logits, 0, 0).token;
+            let found = sampling.pick(&logits, &[], 0, 0).token;
             assert_eq!(found as usize, expected, "{sampling:?}, {vocabulary}");
             compared += 1;
         }
@@ -284,60 +306,132 @@ fn cuts_agree_with_a_full_sort() {
 }
 
 #[test]
-fn logits_that_are_no_numbers_do_not_panic() {
+fn without_drawing_the_penalty_decides_as_in_transformers() {
+    let reference = reference();
+    let logits = logits(&reference, true);
+    let cases = reference["greedy"].as_array().unwrap();
+    assert_eq!(cases.len(), 52);
+    let mut others = 0;
+    for case in cases {
+        let sampling = Sampling {
+            temperature: 0.0,
+            repetition_penalty: case["repetition_penalty"].as_f64().unwrap() as f32,
+            ..ALL
+        };
+        let context = ids(&case["context"]);
+        let best = sampling.pick(&logits, &context, 0, 0);
+        assert_eq!(
+            Some(u64::from(best.token)),
+            case["token"].as_u64(),
+            "{case}"
+        );
+        // Nothing is drawn, and the order of the context does not matter.
+        let reversed: Vec<u32> = context.iter().rev().copied().collect();
+        assert_eq!(sampling.pick(&logits, &reversed, 7, 9), best);
+        others += u32::from(best.token != 23);
+    }
+    assert!(others >= 15, "{others}");
+}
+
+#[test]
+fn the_log_probability_is_that_before_the_penalty() {
+    let reference = reference();
+    let logits = logits(&reference, false);
+    let logprobs = floats(&reference["logprobs"]);
+    let sampling = Sampling {
+        repetition_penalty: 3.0,
+        min_p: 0.1,
+        ..ALL
+    };
+    for step in 0..200 {
+        let best = sampling.pick(&logits, &[23, 22, 11, 1_000_000], 0, step);
+        let error = f64::from(best.logprob) - logprobs[best.token as usize];
+        assert!(error.abs() <= 1e-6, "{best:?}");
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_give_a_log_probability_that_is_none() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
     for sampling in [
         ALL,
         Sampling { top_k: 2, ..ALL },
         Sampling { top_p: 0.5, ..ALL },
+        Sampling {
+            temperature: 0.0,
+            ..ALL
+        },
+        Sampling {
+            repetition_penalty: 2.0,
+            ..ALL
+        },
     ] {
-        let best = sampling.pick(&[nan, -inf, 0.5, nan], 0, 0);
-        assert_eq!(best.token, 2);
-        assert!(best.logprob.is_nan());
-        let best = sampling.pick(&[-inf, 0.5, -inf], 0, 0);
-        assert_eq!((best.token, best.logprob), (1, 0.0));
-        for logits in [&[][..], &[nan, nan], &[-inf, -inf], &[inf, inf, 1.0]] {
-            assert!(sampling.pick(logits, 0, 0).logprob.is_nan(), "{logits:?}");
+        for logits in [
+            &[nan, -1.0, 0.5, nan][..],
+            &[0.5, 0.0, nan],
+            &[-inf, 0.5, 0.0],
+            &[inf, inf, 1.0],
+            &[nan, nan],
+            &[-inf, -inf],
+            &[],
+        ] {
+            let best = sampling.pick(logits, &[1, 2], 0, 0);
+            assert!(best.logprob.is_nan(), "{logits:?}");
         }
+        let best = sampling.pick(&[f32::MAX, f32::MIN, 0.0], &[], 0, 0);
+        assert_eq!((best.token, best.logprob), (0, 0.0));
     }
 }
 
 #[test]
 fn values_out_of_range_are_named() {
     assert!(ALL.check().is_ok());
-    assert!(Sampling::default().check().is_ok());
     let default = Sampling::default();
-    assert_eq!(
-        (default.temperature, default.top_k, default.top_p),
-        (1.0, 0, 1.0)
+    assert!(default.check().is_ok());
+    assert_eq!(default, Sampling { seed: 0, ..ALL });
+    let greedy = Sampling {
+        temperature: 0.0,
+        min_p: 1.0,
+        ..ALL
+    };
+    assert!(greedy.check().is_ok());
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let refused = |name: &str, sampling: fn(f32) -> Sampling, values: &[f32], expected: &str| {
+        for &value in values {
+            let error = sampling(value).check().unwrap_err();
+            assert!(matches!(error, LlamaError::SamplingValue { field, .. } if field == name));
+            let message = error.to_string();
+            assert!(
+                message.starts_with(&format!("{name} is {value}; ")),
+                "{message}"
+            );
+            assert!(message.contains(expected), "{message}");
+        }
+    };
+    let cold = |temperature| Sampling { temperature, ..ALL };
+    refused(
+        "temperature",
+        cold,
+        &[-1.0, nan, inf],
+        "finite number of at least 0",
     );
-    for temperature in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let error = Sampling { temperature, ..ALL }.check().unwrap_err();
-        assert!(matches!(
-            error,
-            LlamaError::SamplingValue {
-                field: "temperature",
-                ..
-            }
-        ));
-        let message = error.to_string();
-        assert!(
-            message.starts_with(&format!("temperature is {temperature}; ")),
-            "{message}"
-        );
-        assert!(message.contains("finite number above 0"), "{message}");
-    }
-    for top_p in [0.0, -0.5, 1.000_000_1, f32::NAN] {
-        let error = Sampling { top_p, ..ALL }.check().unwrap_err();
-        assert!(matches!(
-            error,
-            LlamaError::SamplingValue { field: "top_p", .. }
-        ));
-        let message = error.to_string();
-        assert!(
-            message.starts_with(&format!("top_p is {top_p}; ")),
-            "{message}"
-        );
-        assert!(message.contains("above 0 and up to 1"), "{message}");
-    }
+    let top_p = |top_p| Sampling { top_p, ..ALL };
+    refused(
+        "top_p",
+        top_p,
+        &[0.0, -0.5, 1.000_000_1, nan],
+        "above 0 and up to 1",
+    );
+    let min_p = |min_p| Sampling { min_p, ..ALL };
+    refused("min_p", min_p, &[-0.1, 1.1, nan], "from 0 to 1");
+    let penalty = |repetition_penalty| Sampling {
+        repetition_penalty,
+        ..ALL
+    };
+    refused(
+        "repetition_penalty",
+        penalty,
+        &[0.0, -1.0, nan, inf],
+        "finite number above 0",
+    );
 }

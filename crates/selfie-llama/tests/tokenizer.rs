@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use selfie_llama::{LlamaError, Tokenizer};
+use selfie_llama::{Bos, LlamaError, Note, Tokenizer};
 use selfie_testkit::llama::{GOLDEN, dir, golden, ids};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -215,7 +215,8 @@ fn vocabulary_and_special_tokens() {
 
 #[test]
 fn tokenizer_config_may_be_written_in_other_ways() {
-    let open = |config: Value| {
+    let open = |mut config: Value| {
+        config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
         let copy = copy("llama2-mha", |_, old| *old = config);
         let tokenizer = Tokenizer::open(copy.path()).unwrap();
         (tokenizer.bos(), tokenizer.eos())
@@ -227,11 +228,39 @@ fn tokenizer_config_may_be_written_in_other_ways() {
         (None, Some(1))
     );
     assert_eq!(open(json!({})), (None, None));
+    // Python writes NaN and Infinity, which are no JSON.
     let copy = copy("llama2-mha", |_, _| {});
-    fs::remove_file(copy.path().join("tokenizer_config.json")).unwrap();
-    let tokenizer = Tokenizer::open(copy.path()).unwrap();
-    assert_eq!(tokenizer.eos(), None);
-    assert_eq!(tokenizer.encode("The").unwrap()[0], 1);
+    let config = r#"{"tokenizer_class": "LlamaTokenizer", "model_max_length": Infinity, "x": [NaN, -Infinity, "NaN"]}"#;
+    fs::write(copy.path().join("tokenizer_config.json"), config).unwrap();
+    assert_eq!(Tokenizer::open(copy.path()).unwrap().bos(), Some(1));
+}
+
+#[test]
+fn the_class_is_that_of_the_model_where_the_tokenizer_names_none() {
+    let open = |config: Value| {
+        let copy = copy("llama2-mha", |tokenizer, old| {
+            tokenizer["post_processor"] = Value::Null;
+            *old = json!({"bos_token": "<s>"});
+        });
+        fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        Tokenizer::open(copy.path()).map(|tokenizer| tokenizer.encode("The").unwrap()[0])
+    };
+    assert_eq!(open(json!({"model_type": "llama"})).unwrap(), 1);
+    assert_ne!(open(json!({"model_type": "qwen2"})).unwrap(), 1);
+    let class = json!({"model_type": "llama", "tokenizer_class": "PreTrainedTokenizerFast"});
+    assert_ne!(open(class).unwrap(), 1);
+    let unknown = open(json!({"model_type": "bert"})).unwrap_err().to_string();
+    assert!(
+        unknown.contains("\"bert\"") && unknown.contains("tokenizer_class"),
+        "{unknown}"
+    );
+    let copy = copy("llama2-mha", |_, old| *old = json!({}));
+    let (error, message) = refused(&copy);
+    assert!(matches!(error, LlamaError::NoTokenizerClass { .. }));
+    assert!(
+        message.starts_with("DIR says no tokenizer_class"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -277,18 +306,58 @@ fn refused(dir: &TempDir) -> (LlamaError, String) {
 #[test]
 fn folders_without_a_tokenizer_are_told_what_to_do() {
     let dir = TempDir::new().unwrap();
-    let (error, message) = refused(&dir);
-    assert!(matches!(error, LlamaError::NoTokenizer { .. }));
-    assert_eq!(
-        message,
-        "DIR holds no tokenizer.json; download it into the folder"
+    let says = |class: &str, files: &[&str], words: &[&str]| {
+        let config = json!({"tokenizer_class": class}).to_string();
+        fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        for file in files {
+            fs::write(dir.path().join(file), "{}").unwrap();
+        }
+        let (error, message) = refused(&dir);
+        assert!(matches!(error, LlamaError::NoTokenizer { .. }), "{message}");
+        for word in words {
+            assert!(message.contains(word), "{message}");
+        }
+        for file in files {
+            fs::remove_file(dir.path().join(file)).unwrap();
+        }
+    };
+    says(
+        "LlamaTokenizer",
+        &[],
+        &["DIR holds no tokenizer.json; download it into the folder"],
+    );
+    let pair = ["vocab.json", "merges.txt"];
+    says(
+        "LlamaTokenizer",
+        &pair,
+        &[
+            "GPT2Tokenizer and Qwen2Tokenizer",
+            "write the right one as tokenizer_class",
+        ],
+    );
+    says("GPT2Tokenizer", &pair[..1], &["download it"]);
+    // Both ways were tried with transformers 4.57.1.
+    says(
+        "LlamaTokenizer",
+        &["tekken.json"],
+        &[
+            "mistral-common==1.5.4",
+            "convert_tekken_tokenizer(\"DIR/tekken.json\")",
+        ],
+    );
+    says(
+        "GemmaTokenizer",
+        &["tokenizer.model"],
+        &["AutoTokenizer.from_pretrained(\"DIR\").save_pretrained(\"DIR\")"],
+    );
+    says(
+        "PreTrainedTokenizerFast",
+        &["tokenizer.model"],
+        &["write LlamaTokenizer as tokenizer_class"],
     );
 
-    fs::write(dir.path().join("tokenizer.model"), "").unwrap();
-    let (error, message) = refused(&dir);
-    assert!(matches!(error, LlamaError::NoTokenizer { .. }));
-    assert!(message.contains("convert its tokenizer.model"), "{message}");
-    assert!(message.contains("transformers.AutoTokenizer"), "{message}");
+    let error = Tokenizer::open(&dir.path().join("nowhere")).err().unwrap();
+    assert!(matches!(error, LlamaError::NoFolder { .. }));
 
     fs::create_dir(dir.path().join("tokenizer.json")).unwrap();
     let (error, message) = refused(&dir);
@@ -302,13 +371,19 @@ fn folders_without_a_tokenizer_are_told_what_to_do() {
 #[test]
 fn broken_tokenizers_are_named_with_the_reason() {
     let dir = TempDir::new().unwrap();
+    let config = r#"{"tokenizer_class": "LlamaTokenizer"}"#;
+    fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
     for (content, reason) in [
         (
             &b"{\"version\": "[..],
             "EOF while parsing a value at line 1 column 12",
         ),
         (b"\xFF\xFE{", "expected value at line 1 column 1"),
-        (b"{\"version\": \"1.0\"}", "Model missing."),
+        (b"{\"version\": \"1.0\"}", "missing field `added_tokens`"),
+        (
+            b"{\"version\": \"1.0\", \"added_tokens\": []}",
+            "Model missing.",
+        ),
     ] {
         fs::write(dir.path().join("tokenizer.json"), content).unwrap();
         let (error, message) = refused(&dir);
@@ -327,24 +402,233 @@ fn broken_configurations_name_the_field() {
             " is not valid JSON: EOF while parsing an object at line 1 column 1",
         ),
         (
-            r#"{"eos_token": 2}"#,
-            ": field \"eos_token\" is 2; expected a token's text",
+            r#"{"tokenizer_class": "BertTokenizer"}"#,
+            ": field \"tokenizer_class\" is \"BertTokenizer\"; supported: LlamaTokenizer, CodeLlamaTokenizer, \
+             GemmaTokenizer, GPTNeoXTokenizer, GPT2Tokenizer, Qwen2Tokenizer, PreTrainedTokenizer (each also with Fast); \
+             if tokenizer.json is complete by itself, write PreTrainedTokenizerFast here",
         ),
         (
-            r#"{"bos_token": {"lstrip": false}}"#,
-            ": field \"bos_token\" is {\"lstrip\":false}; expected a token's text",
+            r#"{"tokenizer_class": "LlamaTokenizer", "eos_token": 2}"#,
+            ": field \"eos_token\" is 2; expected a token's text, or an object with \"__type\": \"AddedToken\"",
         ),
         (
-            r#"{"eos_token": "<|eot|>"}"#,
-            ": field \"eos_token\" is \"<|eot|>\"; expected a token that tokenizer.json has, or null",
+            r#"{"tokenizer_class": "LlamaTokenizer", "bos_token": {"lstrip": false}}"#,
+            ": field \"bos_token\" is {\"lstrip\":false}; expected a token's text, or an object with \
+             \"__type\": \"AddedToken\"",
         ),
         (
-            r#"{"clean_up_tokenization_spaces": "yes"}"#,
-            ": field \"clean_up_tokenization_spaces\" is \"yes\"; expected true or false",
+            r#"{"tokenizer_class": "LlamaTokenizer", "bos_token": null}"#,
+            ": field \"bos_token\" is null; expected a token, or add_bos_token to be false",
+        ),
+        (
+            r#"{"tokenizer_class": "LlamaTokenizer", "split_special_tokens": "yes"}"#,
+            ": field \"split_special_tokens\" is \"yes\"; expected true or false",
+        ),
+        (
+            r#"{"tokenizer_class": "LlamaTokenizer", "tokenizer_file": "/home/me/tokenizer.json"}"#,
+            ": field \"tokenizer_file\" is \"/home/me/tokenizer.json\"; which is a path of the machine that it was \
+             written on: remove the field",
+        ),
+        (
+            r#"{"tokenizer_class": "LlamaTokenizer", "extra_special_tokens": ["<x>"]}"#,
+            ": field \"extra_special_tokens\" is [\"<x>\"]; expected an object of tokens (a list is of transformers 5: \
+             name them as additional_special_tokens instead)",
+        ),
+        (
+            r#"{"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": {"x": {"content": "a"}}}"#,
+            ": field \"added_tokens_decoder.x\" is {\"content\":\"a\"}; expected an added token",
         ),
     ] {
         fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
         let (_, message) = refused(&dir);
         assert_eq!(message, format!("DIR/tokenizer_config.json{reason}"));
+    }
+}
+
+#[test]
+fn ids_of_public_reports() {
+    // huggingface/swift-transformers#161: DeepSeek-R1-Distill-Qwen-7B has no template, and a class that adds bos.
+    let ids = |edit: &dyn Fn(&mut Value, &mut Value), text| {
+        let copy = copy("llama2-mha", edit);
+        Tokenizer::open(copy.path()).unwrap().encode(text).unwrap()
+    };
+    let edit = |tokenizer: &mut Value, config: &mut Value| {
+        tokenizer["post_processor"] = Value::Null;
+        config["tokenizer_class"] = json!("LlamaTokenizerFast");
+    };
+    assert_eq!(ids(&edit, "Who are you?"), [1, 417, 306, 422, 419, 275]);
+    // add_bos_token is false, and the template adds it.
+    let edit = |_: &mut Value, config: &mut Value| config["add_bos_token"] = json!(false);
+    assert_eq!(ids(&edit, "Hello"), [322, 281, 296, 369, 306]);
+    // Added tokens outside tokenizer.json.
+    let token = json!({
+        "content": "<|im_start|>", "lstrip": false, "normalized": false, "rstrip": false, "single_word": false,
+        "special": true,
+    });
+    for (field, value) in [
+        ("additional_special_tokens", json!(["<|im_start|>"])),
+        ("added_tokens_decoder", json!({"560": token})),
+        ("pad_token", json!("<|im_start|>")),
+        ("eos_token", json!("<|im_start|>")),
+    ] {
+        let edit = |_: &mut Value, config: &mut Value| config[field] = value.clone();
+        assert_eq!(
+            ids(&edit, "a<|im_start|>b"),
+            [1, 330, 560, 322, 293],
+            "{field}"
+        );
+    }
+    // add_prefix_space of a class that takes it from there.
+    let copy = copy("llama3-gqa", |tokenizer, config| {
+        config["tokenizer_class"] = json!("GPT2Tokenizer");
+        config["add_prefix_space"] = json!(true);
+        tokenizer["pre_tokenizer"] = json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
+        });
+    });
+    let found = Tokenizer::open(copy.path()).unwrap().encode("Hello");
+    assert_eq!(found.unwrap(), [568, 220, 39, 68, 296, 78]);
+}
+
+#[test]
+fn bos_is_as_the_files_say_or_as_one_asks() {
+    let all = |tokenizer: &Tokenizer, text| {
+        [Bos::Auto, Bos::Always, Bos::Never].map(|bos| tokenizer.encode_as(text, bos).unwrap())
+    };
+    let with = |tokenizer: &Tokenizer, text, bos: u32| {
+        let plain = tokenizer.encode_plain(text).unwrap();
+        [&[bos][..], &plain].concat()
+    };
+    let (tokenizer, text) = (byte_level(), "The capital");
+    let (plain, begun) = (
+        tokenizer.encode_plain(text).unwrap(),
+        with(&tokenizer, text, 568),
+    );
+    assert_eq!(all(&tokenizer, text), [begun.clone(), begun, plain]);
+    assert_eq!(all(&tokenizer, ""), [vec![568], vec![568], vec![]]);
+
+    let copy_ = copy("llama2-mha", |_, config| {
+        config["add_bos_token"] = json!(false);
+        config["add_eos_token"] = json!(true);
+    });
+    let tokenizer = Tokenizer::open(copy_.path()).unwrap();
+    let auto = [&tokenizer.encode_plain(text).unwrap()[..], &[2]].concat();
+    let always = [&[1], &auto[..]].concat();
+    assert_eq!(all(&tokenizer, text), [auto.clone(), always, auto]);
+    assert_eq!(all(&tokenizer, ""), [vec![2], vec![1, 2], vec![2]]);
+
+    let copy = copy("llama3-gqa", |_, config| config["bos_token"] = Value::Null);
+    let error = Tokenizer::open(copy.path())
+        .unwrap()
+        .encode_as(text, Bos::Always);
+    assert!(matches!(error, Err(LlamaError::NoBos { .. })));
+}
+
+#[test]
+fn a_second_bos_is_noted() {
+    let tokenizer = byte_level();
+    let note = |text, bos| tokenizer.bos_note(text, bos).unwrap();
+    let doubled = Note::DoubledBos {
+        bos: "<|begin_of_text|>".to_owned(),
+    };
+    for bos in [Bos::Auto, Bos::Always] {
+        assert_eq!(note("<|begin_of_text|>Hello", bos), Some(doubled.clone()));
+        for text in ["Hello", "", "Hello<|begin_of_text|>", "<|eot_id|>"] {
+            assert_eq!(note(text, bos), None, "{text}");
+        }
+    }
+    assert_eq!(note("<|begin_of_text|>Hello", Bos::Never), None);
+    let message = doubled.to_string();
+    assert!(
+        message.contains("<|begin_of_text|>") && message.contains("two"),
+        "{message}"
+    );
+}
+
+#[test]
+fn tokens_show_what_is_special() {
+    let tokenizer = byte_level();
+    let ids = tokenizer.encode("a<|eot_id|> 京").unwrap();
+    let shown: Vec<_> = tokenizer.tokens(&ids).unwrap();
+    let shown: Vec<_> = shown
+        .iter()
+        .map(|t| (&*t.piece, &*t.text, t.special))
+        .collect();
+    assert_eq!(shown[0], ("<|begin_of_text|>", "<|begin_of_text|>", true));
+    assert_eq!(shown[1], ("a", "a", false));
+    assert_eq!(shown[2], ("<|eot_id|>", "<|eot_id|>", true));
+    assert!(shown[3..].iter().all(|(_, _, special)| !special));
+    let texts: String = shown[3..].iter().map(|(_, text, _)| *text).collect();
+    assert_eq!(texts, " 京");
+    assert!(!tokenizer.is_special(100_000));
+}
+
+#[test]
+fn spans_are_the_bytes_of_the_text() {
+    for tokenizer in [byte_level(), byte_fallback()] {
+        let text = "The  capital, é 京 <s> x";
+        let tokens = tokenizer.encode_spans(text).unwrap();
+        let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, tokenizer.encode_plain(text).unwrap());
+        let mut end = 0;
+        for (id, span) in &tokens {
+            // Bytes of one character share it.
+            assert!(span.start <= end && span.end >= end, "{tokens:?}");
+            end = span.end;
+            let piece = tokenizer.piece(*id).unwrap();
+            let plain = piece.trim_start_matches(['▁', 'Ġ']);
+            if plain.is_ascii() && !plain.starts_with('<') {
+                assert!(text[span.clone()].ends_with(plain), "{piece}: {span:?}");
+            }
+        }
+        assert_eq!(end, text.len());
+    }
+}
+
+#[test]
+fn a_continuation_has_no_space_of_its_own() {
+    let pieces = |tokenizer: &Tokenizer, text| {
+        let tokens = tokenizer.encode_continuation(text).unwrap();
+        let mut pieces = Vec::new();
+        for (id, span) in &tokens {
+            assert!(span.end <= text.len(), "{span:?}");
+            pieces.push(tokenizer.piece(*id).unwrap());
+        }
+        pieces
+    };
+    let tokenizer = byte_fallback();
+    assert_eq!(pieces(&tokenizer, "the").concat(), "the");
+    assert_eq!(pieces(&tokenizer, " the"), ["▁the"]);
+    assert_eq!(pieces(&tokenizer, ""), [""; 0]);
+    let first = tokenizer.encode_plain("the").unwrap();
+    let first: Vec<String> = first
+        .iter()
+        .map(|&id| tokenizer.piece(id).unwrap())
+        .collect();
+    assert_eq!(first, ["▁the"]);
+    let tokenizer = byte_level();
+    let plain = |text| tokenizer.encode_plain(text).unwrap();
+    for text in ["the", " the", "_ _ ", "[/INST] Sure", "a\nb"] {
+        let tokens = tokenizer.encode_continuation(text).unwrap();
+        let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, plain(text), "{text}");
+    }
+    // It can merge with the line break that stands for what comes before, and is encoded by itself.
+    assert_eq!(pieces(&tokenizer, "\n\nthe").concat(), "ĊĊthe");
+}
+
+#[test]
+fn infilling_is_refused() {
+    let copy = copy("llama2-mha", |_, config| {
+        config["tokenizer_class"] = json!("CodeLlamaTokenizer")
+    });
+    let tokenizer = Tokenizer::open(copy.path()).unwrap();
+    assert!(tokenizer.encode("def f():").is_ok());
+    for result in [
+        tokenizer.encode("def <FILL_ME>"),
+        tokenizer.encode_plain("<FILL_ME>"),
+    ] {
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("<FILL_ME>"), "{message}");
     }
 }

@@ -1,5 +1,6 @@
 //! The weights of a Hugging Face folder: which tensors there are, and reading them in pieces.
 
+mod adapter;
 mod header;
 mod map;
 mod tensor;
@@ -12,13 +13,17 @@ use std::{fs, io};
 
 use serde::Deserialize;
 
-use crate::{LlamaError, Result};
+use crate::folder::resolve_folder;
+use crate::{LlamaError, Note, Result};
+pub(crate) use adapter::only_adapter;
 use header::{Entry, Shard};
 pub use tensor::{Tensor, TensorInfo};
 
 /// The file that says which shard holds which tensor.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
+/// The head, which a model whose head is the embedding table does not have.
+const HEAD: &str = "lm_head.weight";
 
 /// The safetensors files of a folder. Opening it reads and checks their headers, no weights.
 ///
@@ -27,12 +32,14 @@ pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 pub struct Checkpoint {
     dir: PathBuf,
     tensors: BTreeMap<String, Located>,
+    notes: Vec<Note>,
 }
 
 impl Checkpoint {
     /// Opens `model.safetensors`, else `model.safetensors.index.json` and its shards, else the one
-    /// `*.safetensors` file of the folder.
+    /// `*.safetensors` file of the folder, or of the snapshot of a `models--org--name` folder.
     pub fn open(dir: &Path) -> Result<Self> {
+        let dir = &*resolve_folder(dir)?;
         check_folder(dir)?;
         // In a folder that has both, transformers reads the single file.
         let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
@@ -46,6 +53,7 @@ impl Checkpoint {
         Ok(Checkpoint {
             dir: dir.to_owned(),
             tensors,
+            notes: adapter::note(dir)?.into_iter().collect(),
         })
     }
 
@@ -54,7 +62,13 @@ impl Checkpoint {
         Ok(Checkpoint {
             dir: path.parent().unwrap_or(path).to_owned(),
             tensors: locate_all(Shard::from_bytes(path, bytes))?,
+            notes: Vec::new(),
         })
+    }
+
+    /// What one may want to know of the folder: an adapter beside the weights is left out.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// Every tensor, by name. With an index these are the tensors that the index names.
@@ -76,13 +90,7 @@ impl Checkpoint {
 
     /// A tensor that has to be there, in a dtype that can be computed with and in this shape.
     pub fn tensor(&self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
-        let Located { entry, shard } =
-            self.tensors
-                .get(name)
-                .ok_or_else(|| LlamaError::MissingTensor {
-                    tensor: name.to_owned(),
-                    dir: self.dir.clone(),
-                })?;
+        let Located { entry, shard } = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let dtype = entry.float().ok_or_else(|| LlamaError::TensorDType {
             tensor: name.to_owned(),
             file: shard.path.clone(),
@@ -97,6 +105,19 @@ impl Checkpoint {
             });
         }
         Ok(Tensor::new(name, entry, dtype, Arc::clone(shard)))
+    }
+}
+
+impl Checkpoint {
+    fn missing(&self, name: &str) -> LlamaError {
+        let dir = self.dir.clone();
+        if name == HEAD {
+            return LlamaError::MissingHead { dir };
+        }
+        LlamaError::MissingTensor {
+            tensor: name.to_owned(),
+            dir,
+        }
     }
 }
 
@@ -220,7 +241,8 @@ fn only_file(dir: &Path) -> Result<PathBuf> {
     }
     files.sort();
 
-    let mut weights = files.iter().filter(|f| has_extension(f, "safetensors"));
+    let is_weights = |file: &&PathBuf| has_extension(file, "safetensors") && !adapter::is_of(file);
+    let mut weights = files.iter().filter(is_weights);
     match (weights.next(), weights.count()) {
         (Some(one), 0) => return Ok(one.clone()),
         (Some(_), others) => {
@@ -230,6 +252,9 @@ fn only_file(dir: &Path) -> Result<PathBuf> {
             });
         }
         (None, _) => {}
+    }
+    if let Some(error) = only_adapter(dir)? {
+        return Err(error);
     }
     for (extension, advice) in OTHER_FORMATS {
         if let Some(file) = files.iter().find(|file| has_extension(file, extension)) {

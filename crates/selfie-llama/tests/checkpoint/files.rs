@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use selfie_llama::{Checkpoint, LlamaError};
+use selfie_llama::{Checkpoint, GenerationConfig, LlamaConfig, LlamaError, Note, Tokenizer};
 
 use crate::{INDEX, SINGLE, folder, message, open, refusal, vector_file};
 
@@ -64,6 +64,129 @@ fn not_a_folder() {
     assert_eq!(
         message(&error, dir.path()),
         "DIR/model.safetensors is not a folder; give the folder that holds the model's files"
+    );
+}
+
+const ADAPTER: (&str, &[u8]) = (
+    "adapter_config.json",
+    br#"{"base_model_name_or_path": "org/base", "peft_type": "LORA", "lora_alpha": NaN}"#,
+);
+
+#[test]
+fn an_adapter_is_named() {
+    let lora = vector_file(&[1.0]);
+    for files in [
+        &[ADAPTER, ("adapter_model.safetensors", &lora)][..],
+        &[ADAPTER, ("adapter_model.bin", b"")],
+        &[ADAPTER],
+    ] {
+        let (error, said) = refusal(files);
+        assert!(matches!(error, LlamaError::OnlyAdapter { .. }));
+        assert_eq!(
+            said,
+            "DIR holds only an adapter of org/base: give the folder of that model, or write both as one model in \
+             Python: peft.AutoPeftModelForCausalLM.from_pretrained(\"DIR\").merge_and_unload().save_pretrained(new_folder)"
+        );
+        // config.json is asked for first, and PEFT writes none.
+        let dir = folder(files);
+        let error = LlamaConfig::open(dir.path()).unwrap_err();
+        assert_eq!(message(&error, dir.path()), said);
+    }
+    // Beside weights it is left out, and said; its own file is not one of the weights.
+    for weights in [SINGLE, "other.safetensors"] {
+        let model = vector_file(&[2.0]);
+        let dir = folder(&[
+            ADAPTER,
+            ("adapter_model.safetensors", &lora),
+            (weights, &model),
+        ]);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(
+            checkpoint.tensor("a", &[1]).unwrap().vector().unwrap(),
+            [2.0]
+        );
+        let file = dir.path().join("adapter_config.json");
+        assert_eq!(
+            checkpoint.notes(),
+            [Note::AdapterLeftOut { file: file.clone() }]
+        );
+        let text = checkpoint.notes()[0].to_string();
+        assert!(
+            text.starts_with(&file.display().to_string()) && text.contains("left out"),
+            "{text}"
+        );
+    }
+    assert!(open(&[(SINGLE, &lora)]).notes().is_empty());
+}
+
+/// The cache of the Hugging Face hub, as `huggingface_hub` lays it out.
+#[test]
+fn a_folder_of_the_cache_is_its_main_snapshot() {
+    let (one, two) = (vector_file(&[1.0]), vector_file(&[2.0]));
+    let snapshots = [
+        ("snapshots/abc/model.safetensors", &one[..]),
+        ("snapshots/def/model.safetensors", &two),
+    ];
+    let value = |files: &[(&str, &[u8])]| {
+        let dir = folder(files);
+        let checkpoint = Checkpoint::open(dir.path())?;
+        checkpoint
+            .tensor("a", &[1])?
+            .vector()
+            .map(|values| values[0])
+    };
+    let with = |file| [&snapshots[..], &[file]].concat();
+    assert_eq!(value(&with(("refs/main", b"def"))).unwrap(), 2.0);
+    assert_eq!(value(&with(("refs/main", b"abc\n"))).unwrap(), 1.0);
+    assert_eq!(value(&snapshots[..1]).unwrap(), 1.0);
+    // A folder that is a model itself stays one.
+    let model = vector_file(&[3.0]);
+    let files = [
+        &with((SINGLE, &model))[..],
+        &[("config.json", b"{}"), ("refs/main", b"abc")],
+    ]
+    .concat();
+    assert_eq!(value(&files).unwrap(), 3.0);
+}
+
+#[test]
+fn a_folder_of_the_cache_that_does_not_say_which_lists_its_snapshots() {
+    let file = vector_file(&[1.0]);
+    let snapshots = [
+        ("snapshots/abc/model.safetensors", &file[..]),
+        ("snapshots/def/model.safetensors", &file),
+    ];
+    let says = |files: &[(&str, &[u8])], expected: &str| {
+        let dir = folder(files);
+        let config = LlamaConfig::open(dir.path()).unwrap_err();
+        assert!(matches!(config, LlamaError::NoSnapshot { .. }));
+        let tokenizer = Tokenizer::open(dir.path()).err().unwrap();
+        let generation = GenerationConfig::open(dir.path()).unwrap_err();
+        for error in [&refusal(files).0, &config, &tokenizer, &generation] {
+            assert!(matches!(error, LlamaError::NoSnapshot { .. }));
+        }
+        assert_eq!(message(&config, dir.path()), expected);
+    };
+    says(
+        &snapshots,
+        "DIR is a folder of the Hugging Face cache, and has no refs/main; give one of DIR/snapshots/abc, \
+         DIR/snapshots/def",
+    );
+    for main in ["xyz", "../snapshots/abc"] {
+        let expected = format!(
+            "DIR is a folder of the Hugging Face cache, and its refs/main names \"{main}\", which is not in snapshots/; \
+             give one of DIR/snapshots/abc, DIR/snapshots/def"
+        );
+        says(
+            &[&snapshots[..], &[("refs/main", main.as_bytes())]].concat(),
+            &expected,
+        );
+    }
+    let dir = folder(&[("refs/main", b"abc")]);
+    std::fs::create_dir(dir.path().join("snapshots")).unwrap();
+    let error = Checkpoint::open(dir.path()).unwrap_err();
+    assert!(
+        message(&error, dir.path()).ends_with("give one of DIR/snapshots/ once it is downloaded")
     );
 }
 

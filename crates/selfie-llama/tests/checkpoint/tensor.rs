@@ -9,12 +9,19 @@ use crate::{SINGLE, TWO, folder, message, vector_file, weights};
 fn missing_tensor() {
     let dir = folder(&[(SINGLE, &vector_file(&[1.0]))]);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let error = checkpoint.tensor("lm_head.weight", &[1]).unwrap_err();
+    let error = checkpoint.tensor("model.norm.weight", &[1]).unwrap_err();
     assert!(matches!(error, LlamaError::MissingTensor { .. }));
     assert_eq!(
         message(&error, dir.path()),
-        "DIR has no tensor lm_head.weight: its files are incomplete, or do not belong to its \
+        "DIR has no tensor model.norm.weight: its files are incomplete, or do not belong to its \
          config.json"
+    );
+    let error = checkpoint.tensor("lm_head.weight", &[1]).unwrap_err();
+    assert!(matches!(error, LlamaError::MissingHead { .. }));
+    assert_eq!(
+        message(&error, dir.path()),
+        "DIR has no tensor lm_head.weight: its files are incomplete, or its head is the embedding table; then \
+         write \"tie_word_embeddings\": true into its config.json"
     );
 }
 

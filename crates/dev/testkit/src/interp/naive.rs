@@ -129,7 +129,9 @@ impl<'a> Naive<'a> {
                     let mut picked = 0;
                     self.model
                         .logits(&mut ws, &[last], |_, logits| {
-                            picked = sampling.pick(logits, index, (ids.len() - m) as u64).token;
+                            picked = sampling
+                                .pick(logits, &ids, index, (ids.len() - m) as u64)
+                                .token;
                             Ok(())
                         })
                         .unwrap();

@@ -1,0 +1,37 @@
+//! Adapters (LoRA and its kin, as PEFT writes them), in a folder of their own or beside weights.
+
+use std::fs;
+use std::path::Path;
+
+use super::{exists, read_error};
+use crate::json::{Fields, parse_object};
+use crate::{LlamaError, Note, Result};
+
+const CONFIG: &str = "adapter_config.json";
+
+/// Whether a file of weights is an adapter's.
+pub(super) fn is_of(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("adapter_"))
+}
+
+/// What to say of an adapter in a folder that has weights.
+pub(super) fn note(dir: &Path) -> Result<Option<Note>> {
+    let file = dir.join(CONFIG);
+    Ok(exists(&file)?.then_some(Note::AdapterLeftOut { file }))
+}
+
+/// The error of a folder that holds an adapter instead of a model; `None` when there is no adapter.
+pub(crate) fn only_adapter(dir: &Path) -> Result<Option<LlamaError>> {
+    let file = dir.join(CONFIG);
+    if !exists(&file)? {
+        return Ok(None);
+    }
+    let json = fs::read_to_string(&file).map_err(|source| read_error(&file, source))?;
+    let object = parse_object(&json, &file)?;
+    let base = Fields::new(&file, &object).text("base_model_name_or_path")?;
+    Ok(Some(LlamaError::OnlyAdapter {
+        dir: dir.to_owned(),
+        base: base.unwrap_or("a base model").to_owned(),
+    }))
+}

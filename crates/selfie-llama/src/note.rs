@@ -1,0 +1,50 @@
+//! What a user may want to know, and is no error.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Something that was done otherwise than one may expect. Its text is one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Note {
+    /// A prompt begins with bos, and gets another.
+    DoubledBos {
+        /// The token.
+        bos: String,
+    },
+    /// A folder holds an adapter beside its weights, which is not applied.
+    AdapterLeftOut {
+        /// `adapter_config.json`.
+        file: PathBuf,
+    },
+    /// A field of `generation_config.json` asks for something that is not done.
+    NotGenerated {
+        /// The file.
+        file: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value, as JSON.
+        value: String,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::DoubledBos { bos } => write!(
+                f,
+                "the prompt itself begins with {bos}, and one more is put before it: it has two"
+            ),
+            Note::AdapterLeftOut { file } => write!(
+                f,
+                "{} belongs to an adapter, which is left out: the weights beside it are used as they are",
+                file.display()
+            ),
+            Note::NotGenerated { file, field, value } => write!(
+                f,
+                "{} asks for {field} {value}, which is left out",
+                file.display()
+            ),
+        }
+    }
+}
