@@ -9,8 +9,8 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use selfie_interp::{Control, Row};
-use selfie_kernels::InjectMode;
+use selfie::interp::{Control, Row};
+use selfie::kernels::InjectMode;
 
 use super::RowFormat;
 
