@@ -21,7 +21,8 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     );
     let attn = &config.attn;
     let device = opened.device(&mut Console::new(args.model.quiet))?;
-    let (cache, memory) = (opened.kv_bytes(&device, dtype, 1024), device.memory()?);
+    let cache = device.kv_bytes(&opened.kv_layout(dtype, 1024));
+    let memory = device.memory()?;
     let parameters = config.n_parameters();
     let mut heads = format!(
         "{} of {}, {} kv heads",

@@ -199,3 +199,80 @@ impl Sink for Output {
         ControlFlow::Continue(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use selfie::kernels::KernelError;
+
+    use super::*;
+
+    fn row(token: usize) -> Row {
+        Row {
+            prompt: "a prompt".to_owned(),
+            interpretation: "words".to_owned(),
+            layer: Some(1),
+            token,
+            token_decoded: Some("a".to_owned()),
+            relevancy_score: vec![0.5],
+            new_ids: vec![7],
+            pieces: vec!["words".to_owned()],
+            inject_layer: 1,
+            mode: InjectMode::Replace,
+            strength: 1.0,
+            model: "demo".to_owned(),
+            controls: Vec::new(),
+        }
+    }
+
+    /// A sweep of three rows that fails after `done`.
+    fn fails_after(done: usize, out: &Path) -> CliError {
+        let target = RowTarget::new(Some(out), None).unwrap();
+        let mut output = Output::new(target.open(&[]).unwrap(), 3, true);
+        for token in 0..done {
+            assert!(output.row(row(token)).is_continue());
+        }
+        let lost = KernelError::Device {
+            device: "cuda:0".to_owned(),
+            doing: "launch".to_owned(),
+            reason: "lost".to_owned(),
+        };
+        output.finish(Err(lost.into())).unwrap_err()
+    }
+
+    #[test]
+    fn rows_that_are_done_can_be_read_after_a_device_failed() {
+        for name in [
+            "rows.jsonl",
+            "rows.csv",
+            "rows.html",
+            "rows.txt",
+            "rows.parquet",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            let error = fails_after(0, &path);
+            assert!(matches!(error, CliError::Selfie(_)), "{error}");
+            assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+
+            let error = fails_after(2, &path);
+            assert_eq!(error.exit_code(), 1);
+            let said = format!(
+                "cuda:0: launch: lost; 2 of 3 rows are written to {}",
+                path.display()
+            );
+            assert_eq!(error.to_string(), said);
+            let bytes = fs::read(&path).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            match name {
+                "rows.jsonl" => assert_eq!(text.lines().count(), 2),
+                "rows.csv" => assert_eq!(text.lines().count(), 3),
+                "rows.html" => assert!(text.trim_end().ends_with("</html>")),
+                "rows.txt" => assert_eq!(text.matches("words").count(), 2),
+                _ => assert!(bytes.ends_with(b"PAR1")),
+            }
+        }
+    }
+}

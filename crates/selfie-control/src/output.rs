@@ -170,7 +170,7 @@ impl Place {
     }
 }
 
-/// A file that is not in its place yet. It goes with this value, unless it stays.
+/// A file that is not in its place yet. It goes with this value, unless it stays. A panic leaves it: rows may be in it.
 struct Partial {
     path: PathBuf,
     file: File,
@@ -215,7 +215,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.stays {
+        if !self.stays && !std::thread::panicking() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -239,11 +239,10 @@ impl OutputFolder {
             let Some(target) = follow(path)? else {
                 return Ok(None);
             };
-            let is_free = match fs::read_dir(&target) {
-                Ok(mut files) => files.next().is_none(),
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            };
-            if !is_free {
+            // An empty folder is replaced.
+            if fs::symlink_metadata(&target).is_ok()
+                && fs::read_dir(&target).map_or(true, |mut files| files.next().is_some())
+            {
                 return Ok(None);
             }
             fs::create_dir_all(folder(&target))?;

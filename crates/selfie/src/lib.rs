@@ -70,3 +70,8 @@ pub use selfie_demo as demo;
 pub use selfie_interp as interp;
 pub use selfie_kernels as kernels;
 pub use selfie_llama as llama;
+
+/// The example of README.md is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

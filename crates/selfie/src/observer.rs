@@ -60,8 +60,8 @@ impl fmt::Display for Note {
             }
             Self::Threads { asked, most, cores } => write!(
                 f,
-                "{most} threads are started, not {asked}: this process may use {cores} cores, and more threads than \
-                 that only slow it down"
+                "{most} threads are started, not {asked} (--threads): this process may use {cores} cores, and more \
+                 than a few threads a core only slow it down"
             ),
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use selfie_control::{Edit, EditStack};
 use selfie_interp::Options;
-use selfie_kernels::{Backend, DType};
+use selfie_kernels::{Backend, DType, KvLayout};
 use selfie_llama::{
     Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, Tokenizer, stored_dtype,
 };
@@ -127,13 +127,14 @@ impl Opened {
         dtype(&self.config, checkpoint, &self.options)
     }
 
-    /// Bytes that keys and values of so many positions take on a device, for a model computed in `dtype`.
-    pub fn kv_bytes(&self, device: &AnyDevice, dtype: DType, positions: usize) -> u64 {
+    /// The keys and values of one text of so many positions, for a model computed in `dtype`. What type they have is up to
+    /// the device.
+    pub fn kv_layout(&self, dtype: DType, positions: usize) -> KvLayout {
         let config = LlamaConfig {
             dtype: Some(dtype),
             ..self.config.clone()
         };
-        device.kv_bytes(&config.kv_layout(0, vec![positions; config.n_layers], 1))
+        config.kv_layout(0, vec![positions; config.n_layers], 1)
     }
 
     /// The ids of a prompt.
