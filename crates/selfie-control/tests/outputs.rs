@@ -1,5 +1,5 @@
 //! Outputs take their place when they are complete, and nothing is lost on the way.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};

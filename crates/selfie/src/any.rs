@@ -9,6 +9,8 @@ use crate::Result;
 use crate::cuda::on_device;
 
 /// A device that is open.
+// There are few of them.
+#[allow(clippy::large_enum_variant)]
 pub enum AnyDevice {
     /// The CPU.
     Cpu(Cpu),
@@ -18,6 +20,8 @@ pub enum AnyDevice {
 }
 
 /// A model with its weights on a device. [`on!`](crate::on) calls what is generic over the device.
+// There are few of them.
+#[allow(clippy::large_enum_variant)]
 pub enum AnyModel {
     /// On the CPU.
     Cpu(Llama<Cpu>),
