@@ -58,9 +58,10 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
             args.interpretation.sampling.seed,
             &opened,
         )?,
-        interpretation: match args.interpret {
-            true => Some(interpretation(&args.interpretation, &opened)?),
-            false => None,
+        interpretation: if args.interpret {
+            Some(interpretation(&args.interpretation, &opened)?)
+        } else {
+            None
         },
     };
     control.check(&opened.config, &opened.tokenizer)?;

@@ -198,7 +198,7 @@ impl Partial {
         self.stays = true;
         let put = || {
             // A writer that wants a path may have put another file there.
-            File::options().append(true).open(&self.path)?.sync_all()?;
+            sync(&File::options().append(true).open(&self.path)?)?;
             let older = fs::metadata(target).map(|older| older.permissions());
             let permissions = older.unwrap_or(self.permissions.clone());
             if fs::metadata(&self.path)?.permissions() != permissions {
@@ -278,6 +278,21 @@ impl Drop for OutputFolder {
         if let Some(partial) = &self.partial {
             let _ = fs::remove_dir_all(partial);
         }
+    }
+}
+
+/// Waits until a file is on the disk, where its file system knows how to.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(())
+        }
+        synced => synced,
     }
 }
 

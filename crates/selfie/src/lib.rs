@@ -14,7 +14,7 @@
 //! let model = Model::open(Source::Demo, OpenOptions::default(), &mut ())?;
 //!
 //! let prompt = "[INST] What is the capital of the country of the Colosseum? [/INST]";
-//! let tokens = model.opened.tokens(prompt)?;
+//! let tokens = model.tokens(prompt)?;
 //! let colosseum = tokens.iter().position(|token| token.piece.contains("Colosseum")).unwrap();
 //! let cells = [1, 3].map(|layer| Cell { prompt: 0, layer, token: colosseum });
 //!

@@ -6,7 +6,8 @@ use selfie_interp::{Cell, Options, Sink, Vector};
 use selfie_llama::{Decoding, Trace};
 
 use crate::{
-    AnyDevice, AnyModel, Device, DeviceOptions, Observer, OpenOptions, Opened, Result, Source, on,
+    AnyDevice, AnyModel, Device, DeviceOptions, Observer, OpenOptions, Opened, Result, Source,
+    Token, on,
 };
 
 /// A model with its weights on a device, and everything else that belongs to it.
@@ -52,6 +53,11 @@ impl Model {
     /// Applies the edits that were opened with it, in order: only for a model that was loaded without.
     pub fn apply_edits(&mut self) -> Result<()> {
         on!(&mut self.llama, llama => self.opened.apply_edits(llama))
+    }
+
+    /// The tokens of a prompt: what cells count.
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<Token>> {
+        self.opened.tokens(prompt)
     }
 
     /// Continues a prompt. `each` gets the text as it comes, and may stop it.

@@ -93,10 +93,17 @@ impl RowWriter {
     /// Every row is written: the file takes its place.
     pub(crate) fn finish(mut self) -> Result<()> {
         let finished = self.format.finish();
-        finished.map_err(|error| failed(self.out.as_ref(), error))?;
-        match self.out {
-            Some(out) => Ok(out.finish()?),
-            None => Ok(()),
+        let finished = finished.map_err(|error| failed(self.out.as_ref(), error));
+        match (finished, self.out) {
+            (Ok(()), Some(out)) => Ok(out.finish()?),
+            (finished, None) => finished,
+            (Err(error), Some(out)) => Err(match out.leave() {
+                Some(partial) => CliError::Stopped {
+                    error: Box::new(error),
+                    done: format!("what could be written is in {}", partial.display()),
+                },
+                None => error,
+            }),
         }
     }
 
