@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use selfie::Device;
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
 
@@ -47,15 +48,15 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU
-    #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
+    #[arg(long, default_value_t = Device::Auto)]
+    pub(crate) device: Device,
     /// What to compute in; auto is as the file has it
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) dtype: DTypeArg,
     /// The same bits for a row in any batch on a GPU, at some cost in speed; the CPU always does so
     #[arg(long)]
     pub(crate) deterministic: bool,
-    /// CPU threads [default: one a core]
+    /// CPU threads [default: one a core]; at most 8 a core are started
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// An edit to apply; several are applied in order
@@ -125,7 +126,7 @@ pub(crate) struct TraceArgs {
     pub(crate) model: ModelArgs,
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
-    /// A .safetensors file
+    /// A .safetensors file, that appears when it is complete
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -171,7 +172,9 @@ pub(crate) struct SweepArgs {
     pub(crate) controls: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// A .jsonl, .csv, .parquet or .html file [default: stdout]
+    /// A .jsonl, .csv, .parquet, .html or .txt file [default: stdout]. Until it is complete its rows are in
+    /// NAME.partial.EXT beside it. When the run fails or is interrupted, the rows that are done take the file's place, or
+    /// stay beside it if an older result is there
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// What to write [default: by the name of --out; on stdout, table for a terminal and jsonl otherwise]
@@ -249,7 +252,7 @@ pub(crate) struct RandomCheckpointArgs {
     /// Settles every weight
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// The folder to write
+    /// The new folder, that appears when it is complete
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }

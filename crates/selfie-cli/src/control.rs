@@ -3,29 +3,29 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use selfie_control::{
-    CommandReward, ControlError, End, Judge, Observer, Outcome, Probes, Reference, Reinforce,
-    Reward, Step, Supervised, Target, TargetCell, Training, When, WordReward, lines,
+use selfie::control::{
+    CommandReward, ControlError, End, Judge, Observer, Outcome, OutputFile, Probes, Reference,
+    Reinforce, Reward, Step, Supervised, Target, TargetCell, Training, When, WordReward, lines,
 };
-use selfie_interp::{InjectAt, InterpretationPrompt, Options, Vector};
-use selfie_kernels::{Backend, Cpu, InjectMode};
-use selfie_llama::{Decoding, Llama};
+use selfie::interp::{InjectAt, InterpretationPrompt, Options, Vector};
+use selfie::kernels::{Backend, Cpu, InjectMode};
+use selfie::llama::{Llama, Tokenizer};
+use selfie::{Model, OpenOptions, Opened, Source, on};
 
 use crate::args::ModeArg;
 use crate::cells::{list, numbers, pairs};
+use crate::console::{bar, style};
 use crate::control_args::{
     ControlCommand, InterpretationArgs, ReinforceArgs, SupervisedArgs, TrainingArgs, WhenArg,
 };
-use crate::device::on;
 use crate::error::{CliError, Result, usage};
-use crate::open::{Files, Opened, bar, style};
-use crate::output::check_writable;
+use crate::open::{load, load_on, open};
+use crate::stop::Stop;
+use crate::text::clean;
 
 pub(crate) fn control(command: &ControlCommand) -> Result<()> {
     match command {
@@ -35,7 +35,7 @@ pub(crate) fn control(command: &ControlCommand) -> Result<()> {
 }
 
 fn supervised(args: &SupervisedArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
+    let opened = open(&args.model)?;
     let cells = pairs("source", &args.source)?;
     let layer = cells[0].0;
     if let Some((other, _)) = cells.iter().find(|cell| cell.0 != layer) {
@@ -58,9 +58,10 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
             args.interpretation.sampling.seed,
             &opened,
         )?,
-        interpretation: match args.interpret {
-            true => Some(interpretation(&args.interpretation, &opened)?),
-            false => None,
+        interpretation: if args.interpret {
+            Some(interpretation(&args.interpretation, &opened)?)
+        } else {
+            None
         },
     };
     control.check(&opened.config, &opened.tokenizer)?;
@@ -69,16 +70,16 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
         .iter()
         .map(|(prompt, token)| label(&opened, prompt, *token));
     let labels = labels.collect::<Result<_>>()?;
-    let mut report = Report::open(&args.training, labels, args.steps, &opened)?;
-    let tokenizer = &opened.tokenizer;
-    let outcome = on!(opened.load()?, mut model => {
-        control.run(&mut model, tokenizer, &mut report)?
-    });
-    report.finish(outcome, &args.training)
+    let quiet = args.model.quiet;
+    let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
+    let mut model = load(opened, quiet)?;
+    let tokenizer = &model.opened.tokenizer;
+    let outcome = on!(&mut model.llama, llama => control.run(llama, tokenizer, &mut report))?;
+    report.finish(outcome, args.training.dry_run)
 }
 
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
+    let opened = open(&args.model)?;
     let count = opened.encode(&args.prompt)?.len();
     let tokens = numbers("tokens", &args.tokens, count)?;
     let seed = args.interpretation.sampling.seed;
@@ -95,12 +96,16 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
         .map(|&token| label(&opened, &args.prompt, token));
     let labels = labels.collect::<Result<_>>()?;
     // A reward that cannot work is found before the weights are loaded.
-    let reward = RewardSource::open(args, &opened)?;
-    let mut report = Report::open(&args.training, labels, args.steps, &opened)?;
-    let outcome = on!(opened.load()?, mut model => {
-        reward.run(&control, &mut model, &opened, &mut report)?
+    let mut reward = RewardSource::open(args, &opened)?;
+    let quiet = args.model.quiet;
+    let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
+    let mut model = load(opened, quiet)?;
+    let judge = reward.load_judge(&model, quiet)?;
+    let tokenizer = &model.opened.tokenizer;
+    let outcome = on!(&mut model.llama, llama => {
+        reward.run(&control, llama, tokenizer, judge, &mut report)?
     });
-    report.finish(outcome, &args.training)
+    report.finish(outcome, args.training.dry_run)
 }
 
 /// What `--target..` asks for.
@@ -149,11 +154,7 @@ fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Re
     }
     let probes = (!args.probe.is_empty()).then(|| Probes {
         prompts: args.probe.clone(),
-        decoding: Decoding {
-            max_new_tokens: args.probe_tokens,
-            eos: opened.eos(),
-            sampling: None,
-        },
+        decoding: opened.decoding(args.probe_tokens),
     });
     Ok(Training {
         betas,
@@ -182,13 +183,9 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
             strength: args.strength,
         }],
         max_new_tokens: args.max_new_tokens,
-        eos: opened.eos(),
         sampling: args.sampling.resolve(None)?,
         relevancy: false,
-        batch_size: None,
-        model_name: opened.name(),
-        controls: Vec::new(),
-        control_seed: 0,
+        ..opened.interpret_options()?
     })
 }
 
@@ -196,7 +193,7 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
 enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
-    /// A judge, and the checkpoint that it is loaded from; `None` is the controlled model.
+    /// A judge, and the model that it asks until that is loaded; `None` is the controlled model.
     Judge(Box<Judge<Cpu>>, Option<Box<Opened>>),
 }
 
@@ -234,43 +231,51 @@ impl RewardSource {
         })?;
         // An editor ends the last line; the prompt does not.
         let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
-        let same = |dir: &Path| std::fs::canonicalize(dir).ok();
-        let itself = match &opened.files {
-            Files::Folder(own) => same(dir).is_some() && same(dir) == same(own),
-            Files::Demo => false,
-        };
-        let other = match itself {
-            true => None,
-            false => Some(Box::new(opened.another(dir)?)),
-        };
-        let decoding = Decoding {
-            max_new_tokens: args.judge_tokens.max(1),
-            eos: other.as_deref().unwrap_or(opened).eos(),
-            sampling: None,
+        let source = Source::from(dir);
+        let other = if source.is_same(&opened.source) {
+            None
+        } else {
+            let options = OpenOptions {
+                edits: Vec::new(),
+                ..opened.options.clone()
+            };
+            Some(Box::new(Opened::new(source, options)?))
         };
         let judge = Judge::new(
             text,
             words(&args.judge_good),
             words(&args.judge_bad),
-            decoding,
+            other
+                .as_deref()
+                .unwrap_or(opened)
+                .decoding(args.judge_tokens.max(1)),
         )?;
         Ok(Self::Judge(Box::new(judge), other))
+    }
+
+    /// Loads the model that a judge asks, beside the one that is controlled.
+    fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Model>> {
+        let Self::Judge(_, other) = self else {
+            return Ok(None);
+        };
+        let load = |other: Box<Opened>| load_on(*other, beside.device()?, quiet);
+        other.take().map(load).transpose()
     }
 
     fn run<B: Backend>(
         self,
         control: &Reinforce,
-        model: &mut Llama<B>,
-        opened: &Opened,
+        llama: &mut Llama<B>,
+        tokenizer: &Tokenizer,
+        judge_model: Option<Model>,
         report: &mut Report,
     ) -> Result<Outcome> {
-        let tokenizer = &opened.tokenizer;
         let mut run = |reward: &mut dyn Reward<B>| -> Result<Outcome> {
-            Ok(control.run(model, tokenizer, reward, report)?)
+            Ok(control.run(llama, tokenizer, reward, report)?)
         };
-        match self {
-            Self::Words(mut words) => run(&mut words),
-            Self::Command(mut command) => {
+        match (self, judge_model) {
+            (Self::Words(mut words), _) => run(&mut words),
+            (Self::Command(mut command), _) => {
                 let mut outcome = run(&mut command)?;
                 // An answer too many at the end is a wrong count like any other.
                 if let (Err(error), End::Steps) = (command.finish(), &outcome.end) {
@@ -278,10 +283,9 @@ impl RewardSource {
                 }
                 Ok(outcome)
             }
-            Self::Judge(mut judge, None) => run(&mut *judge),
-            Self::Judge(judge, Some(other)) => {
-                let (name, judging) = (other.name(), other.load()?);
-                on!(judging, model => run(&mut judge.by(model, other.tokenizer, name)))
+            (Self::Judge(mut judge, _), None) => run(&mut *judge),
+            (Self::Judge(judge, _), Some(Model { opened, llama })) => {
+                on!(llama, llama => run(&mut judge.by(llama, opened.tokenizer, opened.name)))
             }
         }
     }
@@ -302,63 +306,45 @@ fn label(opened: &Opened, prompt: &str, token: usize) -> Result<String> {
 /// Tells of each step: a line on stdout, an object in the log, the bar on stderr. Ctrl-C ends the run and keeps the edit so far.
 struct Report {
     labels: Vec<String>,
-    log: Option<(PathBuf, File)>,
+    log: Option<(OutputFile, File)>,
+    edit: Option<OutputFile>,
     bar: ProgressBar,
     quiet: bool,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     error: Option<CliError>,
 }
 
 impl Report {
-    fn open(
-        args: &TrainingArgs,
-        labels: Vec<String>,
-        steps: usize,
-        opened: &Opened,
-    ) -> Result<Self> {
-        let mut log = None;
+    fn open(args: &TrainingArgs, labels: Vec<String>, steps: usize, quiet: bool) -> Result<Self> {
+        let (mut edit, mut log) = (None, None);
         if !args.dry_run {
-            if let Some(out) = &args.out {
-                check_writable(out)?;
-            }
+            edit = args.out.as_deref().map(OutputFile::new).transpose()?;
             if let Some(path) = &args.log {
-                let file = File::create(path).map_err(|source| CliError::Write {
-                    path: path.clone(),
-                    source,
-                })?;
-                log = Some((path.clone(), file));
+                let mut out = OutputFile::new(path)?;
+                let file = out.file()?;
+                log = Some((out, file));
             }
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let pressed = Arc::clone(&stop);
-        // Without a handler Ctrl-C ends the program as ever.
-        let _ = ctrlc::set_handler(move || {
-            if pressed.swap(true, Ordering::Relaxed) {
-                std::process::exit(1);
-            }
-        });
-        let bar = bar(steps as u64, opened.quiet).with_style(style(
+        let bar = bar(steps as u64, quiet).with_style(style(
             "{bar:30} step {pos}/{len} {elapsed} gone, {eta} left",
         ));
         Ok(Self {
             labels,
             log,
+            edit,
             bar,
-            quiet: opened.quiet,
-            stop,
+            quiet,
+            stop: Stop::listen(),
             error: None,
         })
     }
 
     fn write(&mut self, step: &Step) -> Result<()> {
-        if let Some((path, file)) = &mut self.log {
+        if let Some((out, file)) = &mut self.log {
             let written = serde_json::to_string(step)
                 .map_err(io::Error::from)
                 .and_then(|json| writeln!(file, "{json}"));
-            written.map_err(|source| CliError::Write {
-                path: path.clone(),
-                source,
-            })?;
+            written.map_err(|source| out.failed(source))?;
         }
         let text = self.lines(step);
         let printed = self.bar.suspend(|| {
@@ -380,32 +366,57 @@ impl Report {
                 Some(reward) => format!("{reward:>5}"),
                 None => String::new(),
             };
-            text += &format!("  {reward} {label:16} {}\n", clean(said));
+            text += &format!("  {reward} {label:16} {}\n", clean(said.trim()));
         }
         for said in &step.probes {
-            text += &format!("  probe: {}\n", clean(said));
+            text += &format!("  probe: {}\n", clean(said.trim()));
         }
         text
     }
 
     /// Writes the edit and says how it ended.
-    fn finish(mut self, outcome: Outcome, args: &TrainingArgs) -> Result<()> {
+    fn finish(mut self, outcome: Outcome, dry_run: bool) -> Result<()> {
         self.bar.finish_and_clear();
         let updates = outcome.updates();
-        let kept = self.keep(&outcome, args)?;
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
-        if let End::Failed(error) = outcome.end {
-            return Err(CliError::Stopped { error, kept });
-        }
-        if let End::Drift { drift, bound } = outcome.end
-            && updates == 0
+        let complete = self.error.is_none()
+            && match outcome.end {
+                End::Steps | End::LossBelow { .. } => true,
+                End::Drift { .. } => updates > 0,
+                _ => false,
+            };
+        let mut kept = match self.edit.take() {
+            _ if dry_run => "dry run: nothing is written".to_owned(),
+            Some(out) if updates > 0 => {
+                let place = write_edit(out, &outcome, complete)?;
+                format!("the edit of {updates} updates is in {place}")
+            }
+            _ => "there was no update: no edit is written".to_owned(),
+        };
+        if let Some((out, _)) = self.log.take()
+            && !outcome.steps.is_empty()
         {
-            return Err(CliError::NoUpdate { drift, bound });
+            let older = out.path().display().to_string();
+            let place = put(out, complete)?;
+            if place != older {
+                kept += &format!("; the log is in {place}");
+            }
         }
-        if !self.quiet && !matches!(outcome.end, End::Steps) {
-            eprintln!("note: {}", outcome.end);
+        let mut failed = self.error.take();
+        match outcome.end {
+            _ if failed.is_some() => {}
+            End::Failed(error) => failed = Some((*error).into()),
+            End::Drift { drift, bound } if updates == 0 => {
+                return Err(CliError::NoUpdate { drift, bound });
+            }
+            End::Steps => {}
+            end if !self.quiet => eprintln!("note: {end}"),
+            _ => {}
+        }
+        if let Some(error) = failed {
+            return Err(CliError::Stopped {
+                error: Box::new(error),
+                done: kept,
+            });
         }
         let meta = &outcome.edit.meta;
         let mut text = format!("after {updates} updates:");
@@ -420,27 +431,35 @@ impl Report {
         }
         let mut out = io::stdout().lock();
         writeln!(out, "{text}\n{kept}").map_err(CliError::Stdout)?;
-        if self.stop.load(Ordering::Relaxed) {
+        if self.stop.is_asked_for() {
             return Err(CliError::ControlInterrupted { updates });
         }
         Ok(())
     }
+}
 
-    /// Writes the edit, if there is one to write; says what became of it.
-    fn keep(&self, outcome: &Outcome, args: &TrainingArgs) -> Result<String> {
-        let updates = outcome.updates();
-        match &args.out {
-            _ if args.dry_run => Ok("dry run: nothing is written".to_owned()),
-            Some(out) if updates > 0 => {
-                outcome.edit.save(out)?;
-                Ok(format!(
-                    "the edit of {updates} updates is in {}",
-                    out.display()
-                ))
-            }
-            _ => Ok("there was no update: no edit is written".to_owned()),
-        }
+/// Writes the edit, and says where it is.
+fn write_edit(mut out: OutputFile, outcome: &Outcome, complete: bool) -> Result<String> {
+    let mut file = out.file()?;
+    let written = outcome
+        .edit
+        .to_bytes()
+        .and_then(|bytes| file.write_all(&bytes));
+    written.map_err(|source| out.failed(source))?;
+    put(out, complete)
+}
+
+/// Puts a file in its place; the result of a run that failed only where there is no older one. Says where it is.
+fn put(out: OutputFile, complete: bool) -> Result<String> {
+    let path = out.path().display().to_string();
+    if complete {
+        out.finish()?;
+        return Ok(path);
     }
+    Ok(match out.keep()? {
+        Some(partial) => format!("{}, beside the older {path}", partial.display()),
+        None => path,
+    })
 }
 
 impl Observer for Report {
@@ -450,19 +469,9 @@ impl Observer for Report {
             return ControlFlow::Break(());
         }
         self.bar.set_position(step.step as u64 + 1);
-        match self.stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if self.stop.is_asked_for() {
+            return ControlFlow::Break(());
         }
+        ControlFlow::Continue(())
     }
-}
-
-/// Text that stays on its line and cannot steer the terminal.
-pub(crate) fn clean(text: &str) -> String {
-    let visible = |c: char| match c {
-        '\n' => '⏎',
-        c if c.is_control() => '·',
-        c => c,
-    };
-    text.trim().chars().map(visible).collect()
 }

@@ -64,14 +64,15 @@ pub(crate) struct TrainingArgs {
     /// Tokens of a probe's continuation
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) probe_tokens: usize,
-    /// The file that the edit is written to
+    /// The file that the edit is written to; where the run fails or is interrupted and an older one is there,
+    /// NAME.partial.safetensors
     #[arg(
         long,
         value_name = "EDIT.safetensors",
         required_unless_present = "dry_run"
     )]
     pub(crate) out: Option<PathBuf>,
-    /// A JSON object a step: step, loss, keep_loss, drift, rewards, interpretations, probes, undecided
+    /// A file with a JSON object a step, written as the rows of interpret --out are: step, loss, keep_loss, drift, rewards, interpretations, probes, undecided
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) log: Option<PathBuf>,
     /// Check everything, do one step, write nothing
@@ -249,7 +250,7 @@ pub(crate) struct EditExportArgs {
     /// Edit files, in order, as --edit
     #[arg(value_name = "EDIT")]
     pub(crate) edits: Vec<PathBuf>,
-    /// The new folder
+    /// The new folder, that appears when it is complete
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use selfie_control::{Edit, check_free, export};
+use selfie::control::{ControlError, Edit, export};
+use selfie::llama::HostTensor;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -36,7 +37,8 @@ fn show(args: &EditShowArgs) -> Result<()> {
 /// The metadata, and the tensors.
 fn json_of(edit: &Edit) -> Value {
     let mut json = json!(edit.meta);
-    let tensor = |t: &selfie_llama::HostTensor| json!({"name": t.name, "dtype": t.dtype.to_string(), "shape": t.shape});
+    let tensor =
+        |t: &HostTensor| json!({"name": t.name, "dtype": t.dtype.to_string(), "shape": t.shape});
     json["tensors"] = edit.mlp.tensors.iter().map(tensor).collect();
     json
 }
@@ -104,13 +106,14 @@ fn text_of(name: &str, edit: &Edit) -> String {
 fn demo_folder() -> Result<TempDir> {
     let write = || {
         let folder = tempfile::tempdir()?;
-        selfie_demo::write(folder.path())?;
+        selfie::demo::write(folder.path())?;
         Ok(folder)
     };
-    write().map_err(|source| CliError::Write {
+    let failed = |source| ControlError::Write {
         path: std::env::temp_dir(),
         source,
-    })
+    };
+    Ok(write().map_err(failed)?)
 }
 
 fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
@@ -120,7 +123,6 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
     if edits.is_empty() {
         return usage("give at least one edit: selfie edit export --model DIR EDIT --out DIR");
     }
-    check_free(&args.out)?;
     let exported = match &args.model.model {
         Some(dir) => export(dir, &edits, &args.out)?,
         None => {

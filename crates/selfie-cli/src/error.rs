@@ -1,42 +1,33 @@
 //! Errors as the user sees them: one line, and an exit code.
 
 use std::io;
-use std::path::PathBuf;
 
-use selfie_control::ControlError;
-use selfie_interp::InterpError;
-use selfie_kernels::KernelError;
-use selfie_llama::LlamaError;
+use selfie::Error;
+use selfie::control::ControlError;
+use selfie::interp::InterpError;
+use selfie::kernels::KernelError;
+use selfie::llama::LlamaError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
-    #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
-    #[error("interrupted: {rows} of {cells} rows are written")]
-    Interrupted { rows: usize, cells: usize },
+    /// `done` says which rows are where.
+    #[error("interrupted: {done}")]
+    Interrupted { done: String },
+    /// A run that failed when some of it was done.
+    #[error("{error}; {done}")]
+    Stopped { error: Box<CliError>, done: String },
     #[error("interrupted after {updates} updates")]
     ControlInterrupted { updates: usize },
     #[error(
         "the first update brings the drift to {drift:.6}, over --max-drift {bound}: no edit is written; try a smaller --lr"
     )]
     NoUpdate { drift: f64, bound: f64 },
-    #[error("{error}; {kept}")]
-    Stopped {
-        error: Box<ControlError>,
-        kept: String,
-    },
     #[error(transparent)]
-    Control(Box<ControlError>),
-    #[error(transparent)]
-    Interp(#[from] InterpError),
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
+    Selfie(#[from] Error),
 }
 
 pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
@@ -45,33 +36,56 @@ impl CliError {
     /// 2 for what the command line can set right, 1 for a run that failed.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Usage(_) => 2,
-            // --device, or SELFIE_CPU_PATH.
-            CliError::Kernel(
-                KernelError::Path { .. }
-                | KernelError::NoCudaDriver
-                | KernelError::NoCudaDevice { .. }
-                | KernelError::OldCudaDriver { .. }
-                | KernelError::OldGpu { .. }
-                | KernelError::NoCublasLt,
-            ) => 2,
-            CliError::Control(error) => of_control(error),
-            CliError::Interp(error) => of_interp(error),
-            CliError::Llama(LlamaError::SamplingValue { .. }) => 2,
+            Self::Usage(_) => 2,
+            Self::Selfie(error) => of_selfie(error),
             _ => 1,
         }
     }
 
-    /// Whether the reader of stdout has gone, as `head` does: that is no failure.
+    /// Whether the reader of what is written has gone, as `head` does: that is no failure.
     pub(crate) fn is_closed_pipe(&self) -> bool {
-        matches!(self, CliError::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        match self {
+            Self::Stdout(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::Stopped { error, .. } => error.is_closed_pipe(),
+            Self::Selfie(Error::Control(error)) => {
+                matches!(&**error, ControlError::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn of_selfie(error: &Error) -> u8 {
+    match error {
+        Error::UnknownDevice { .. } | Error::WithoutCuda { .. } => 2,
+        Error::Environment { .. } | Error::EmptyPrompt => 2,
+        Error::Control(error) => of_control(error),
+        Error::Interp(error) => of_interp(error),
+        Error::Llama(error) => of_llama(error),
+        // --device, or SELFIE_CPU_PATH.
+        Error::Kernel(
+            KernelError::Path { .. }
+            | KernelError::NoCudaDriver
+            | KernelError::NoCudaDevice { .. }
+            | KernelError::OldCudaDriver { .. }
+            | KernelError::OldGpu { .. }
+            | KernelError::NoCublasLt,
+        ) => 2,
+        _ => 1,
+    }
+}
+
+fn of_llama(error: &LlamaError) -> u8 {
+    match error {
+        LlamaError::SamplingValue { .. } => 2,
+        _ => 1,
     }
 }
 
 fn of_interp(error: &InterpError) -> u8 {
     match error {
-        InterpError::Llama(LlamaError::SamplingValue { .. }) => 2,
-        InterpError::Llama(_) | InterpError::Kernel(_) => 1,
+        InterpError::Llama(error) => of_llama(error),
+        InterpError::Kernel(_) => 1,
         InterpError::ReadVectors { .. } | InterpError::VectorFile { .. } => 1,
         _ => 2,
     }
@@ -102,7 +116,19 @@ fn of_control(error: &ControlError) -> u8 {
 
 impl From<ControlError> for CliError {
     fn from(error: ControlError) -> Self {
-        CliError::Control(Box::new(error))
+        Self::Selfie(error.into())
+    }
+}
+
+impl From<InterpError> for CliError {
+    fn from(error: InterpError) -> Self {
+        Self::Selfie(error.into())
+    }
+}
+
+impl From<LlamaError> for CliError {
+    fn from(error: LlamaError) -> Self {
+        Self::Selfie(error.into())
     }
 }
 

@@ -1,20 +1,20 @@
 //! `selfie eval`.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 
-use selfie_control::{DriftMeter, Score, Suite, behaviours, choices, facts, lines};
-use selfie_kernels::Backend;
-use selfie_llama::{Decoding, Llama};
+use selfie::control::{DriftMeter, OutputFile, Score, Suite, behaviours, choices, facts, lines};
+use selfie::llama::Decoding;
+use selfie::{Model, Opened, on};
 
+use crate::args::ModelArgs;
+use crate::console::{bar, style};
 use crate::control::words;
 use crate::control_args::{
     BehavioursArgs, ChoicesArgs, DriftArgs, EvalCommand, FactsArgs, SuiteArgs,
 };
-use crate::device::on;
 use crate::error::{CliError, Result, usage};
-use crate::open::{Opened, bar, style};
-use crate::output::check_writable;
+use crate::open::{load_unedited, open};
 
 pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
     match command {
@@ -26,13 +26,18 @@ pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
 }
 
 fn of_facts(args: &FactsArgs) -> Result<()> {
-    run(&Opened::new(&args.model)?, &facts(&args.data)?, &args.suite)
+    run(
+        open(&args.model)?,
+        &facts(&args.data)?,
+        &args.suite,
+        &args.model,
+    )
 }
 
 fn of_choices(args: &ChoicesArgs) -> Result<()> {
     let others = args.words.as_deref().map(words).unwrap_or_default();
     let suite = choices(&args.data, &args.template, &others)?;
-    run(&Opened::new(&args.model)?, &suite, &args.suite)
+    run(open(&args.model)?, &suite, &args.suite, &args.model)
 }
 
 fn of_behaviours(args: &BehavioursArgs) -> Result<()> {
@@ -41,27 +46,25 @@ fn of_behaviours(args: &BehavioursArgs) -> Result<()> {
         return usage(format!("--words {:?}: a word is empty", args.words));
     }
     let suite = behaviours(&args.data, &args.template, &words)?;
-    run(&Opened::new(&args.model)?, &suite, &args.suite)
+    run(open(&args.model)?, &suite, &args.suite, &args.model)
 }
 
 /// Continues all prompts before the edits, and with them if there are any; prints the shares.
-fn run(opened: &Opened, suite: &Suite, args: &SuiteArgs) -> Result<()> {
+fn run(opened: Opened, suite: &Suite, args: &SuiteArgs, model: &ModelArgs) -> Result<()> {
     if args.max_new_tokens == 0 {
         return usage("--max-new-tokens 0: expected at least 1");
     }
     suite.check(&opened.config, &opened.tokenizer, args.max_new_tokens)?;
-    if let Some(out) = &args.out {
-        check_writable(out)?;
-    }
+    let out = args.out.as_deref().map(OutputFile::new).transpose()?;
     let decoding = Decoding {
-        max_new_tokens: args.max_new_tokens,
-        eos: opened.eos(),
         sampling: args.sampling.resolve(None)?,
+        ..opened.decoding(args.max_new_tokens)
     };
-    let texts = on!(opened.load_unedited()?, model => texts(model, opened, suite, &decoding)?);
+    let mut loaded = load_unedited(opened, model.quiet)?;
+    let texts = texts(&mut loaded, suite, &decoding, model.quiet)?;
     let scores: Vec<Vec<Score>> = texts.iter().map(|texts| suite.scores(texts)).collect();
-    if let Some(out) = &args.out {
-        write_csv(out, suite, &texts).map_err(|error| write_failed(out, error))?;
+    if let Some(out) = out {
+        write_csv(out, |writer| write_texts(writer, suite, &texts))?;
     }
     io::stdout()
         .lock()
@@ -70,24 +73,25 @@ fn run(opened: &Opened, suite: &Suite, args: &SuiteArgs) -> Result<()> {
 }
 
 /// The continuations before the edits, and with them if there are any.
-fn texts<B: Backend>(
-    mut model: Llama<B>,
-    opened: &Opened,
+fn texts(
+    model: &mut Model,
     suite: &Suite,
     decoding: &Decoding,
+    quiet: bool,
 ) -> Result<Vec<Vec<String>>> {
-    let passes = 1 + usize::from(!opened.edits.is_empty());
+    let passes = 1 + usize::from(!model.opened.edits.is_empty());
     let total = suite.cases.len() * passes;
-    let bar = bar(total as u64, opened.quiet).with_style(style(
+    let bar = bar(total as u64, quiet).with_style(style(
         "{bar:30} {pos}/{len} prompts, {elapsed} gone, {eta} left",
     ));
     let mut texts = Vec::new();
     for pass in 0..passes {
         if pass == 1 {
-            opened.apply_edits(&mut model)?;
+            model.apply_edits()?;
         }
         let done = |count: usize| bar.set_position((pass * suite.cases.len() + count) as u64);
-        texts.push(suite.run(&model, &opened.tokenizer, decoding, done)?);
+        let tokenizer = &model.opened.tokenizer;
+        texts.push(on!(&model.llama, llama => suite.run(llama, tokenizer, decoding, done))?);
     }
     bar.finish_and_clear();
     Ok(texts)
@@ -123,8 +127,11 @@ fn table(scores: &[Vec<Score>]) -> String {
 }
 
 /// A row a continuation: where it comes from, the text before and after, and what was found in each (1 or 0).
-fn write_csv(out: &Path, suite: &Suite, texts: &[Vec<String>]) -> csv::Result<()> {
-    let mut writer = csv::Writer::from_path(out)?;
+fn write_texts(
+    writer: &mut csv::Writer<File>,
+    suite: &Suite,
+    texts: &[Vec<String>],
+) -> csv::Result<()> {
     let names = ["before", "after"];
     let mut header: Vec<String> = suite.columns.iter().map(|c| (*c).to_owned()).collect();
     for name in &names[..texts.len()] {
@@ -143,13 +150,12 @@ fn write_csv(out: &Path, suite: &Suite, texts: &[Vec<String>]) -> csv::Result<()
         }
         writer.write_record(&record)?;
     }
-    writer.flush()?;
     Ok(())
 }
 
 /// How far the edits move the next-token distributions.
 fn of_drift(args: &DriftArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
+    let opened = open(&args.model)?;
     if opened.edits.is_empty() {
         return usage(
             "give --edit EDIT: drift is measured between the model without and with edits",
@@ -162,29 +168,24 @@ fn of_drift(args: &DriftArgs) -> Result<()> {
         opened.config.check_context(text.len())?;
         ids.push(text);
     }
-    if let Some(out) = &args.out {
-        check_writable(out)?;
-    }
+    let out = args.out.as_deref().map(OutputFile::new).transpose()?;
     let lowest = opened.edits.iter().map(|(_, edit)| edit.mlp.layer).min();
-    let drift = on!(opened.load_unedited()?, mut model => {
-        let mut meter = DriftMeter::new(&model, &ids, lowest.unwrap_or(0))?;
-        opened.apply_edits(&mut model)?;
-        meter.measure(&model)?
+    let mut model = load_unedited(opened, args.model.quiet)?;
+    let drift = on!(&mut model.llama, llama => {
+        let mut meter = DriftMeter::new(llama, &ids, lowest.unwrap_or(0))?;
+        model.opened.apply_edits(llama)?;
+        meter.measure(llama)?
     });
-    if let Some(out) = &args.out {
-        let write = || -> csv::Result<()> {
-            let mut writer = csv::Writer::from_path(out)?;
+    if let Some(out) = out {
+        write_csv(out, |writer| {
             writer.write_record(["texts", "positions", "kl", "top1_agreement"])?;
             writer.write_record([
                 texts.len().to_string(),
                 drift.positions.to_string(),
                 drift.kl.to_string(),
                 drift.top1.to_string(),
-            ])?;
-            writer.flush()?;
-            Ok(())
-        };
-        write().map_err(|error| write_failed(out, error))?;
+            ])
+        })?;
     }
     let mut out = io::stdout().lock();
     writeln!(
@@ -198,9 +199,12 @@ fn of_drift(args: &DriftArgs) -> Result<()> {
     .map_err(CliError::Stdout)
 }
 
-fn write_failed(path: &Path, error: csv::Error) -> CliError {
-    CliError::Write {
-        path: path.to_owned(),
-        source: error.into(),
-    }
+fn write_csv(
+    mut out: OutputFile,
+    fill: impl FnOnce(&mut csv::Writer<File>) -> csv::Result<()>,
+) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(out.file()?);
+    let written = fill(&mut writer).and_then(|()| Ok(writer.flush()?));
+    written.map_err(|error| out.failed(error.into()))?;
+    Ok(out.finish()?)
 }

@@ -2,24 +2,27 @@
 
 use std::io::{self, Write};
 
-use selfie_kernels::{Backend, CpuPath};
-use selfie_llama::{KvCache, Rope, RopeScaling};
+use selfie::kernels::CpuPath;
+use selfie::llama::{Rope, RopeScaling, stored_dtype};
 
 use crate::args::{InfoArgs, TokensArgs};
-use crate::device::on;
+use crate::console::Console;
 use crate::error::{CliError, Result};
-use crate::open::Opened;
+use crate::open::open;
+use crate::text::visible;
 
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
-    let checkpoint = opened.files.checkpoint()?;
-    let (dtype, stored) = opened.dtypes(&checkpoint)?;
+    let opened = open(&args.model)?;
     let config = &opened.config;
+    let checkpoint = opened.source.checkpoint()?;
+    let (stored, dtype) = (
+        stored_dtype(config, &checkpoint)?,
+        opened.dtype(&checkpoint)?,
+    );
     let attn = &config.attn;
-    let tokens = config.kv_layout(0, vec![1024; config.n_layers], 1);
-    let (cache, memory, device) = on!(opened.device(dtype)?, device => {
-        (KvCache::bytes(&device, &tokens), device.memory()?, device.describe())
-    });
+    let device = opened.device(&mut Console::new(args.model.quiet))?;
+    let cache = device.kv_bytes(&opened.kv_layout(dtype, 1024));
+    let memory = device.memory()?;
     let parameters = config.n_parameters();
     let mut heads = format!(
         "{} of {}, {} kv heads",
@@ -29,7 +32,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         heads.push_str(", biases");
     }
     let lines = [
-        ("model", opened.name()),
+        ("model", opened.name.clone()),
         ("type", config.model_type.name().to_owned()),
         ("layers", config.n_layers.to_string()),
         ("d_model", config.d_model.to_string()),
@@ -62,8 +65,8 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
                 megabytes(memory.total)
             ),
         ),
-        ("device", device),
-        ("cpu path", cpu_path()),
+        ("device", device.describe()),
+        ("cpu path", cpu_path(opened.options.device.cpu_path)),
     ];
     let edits = opened.edits.iter().map(|(name, edit)| {
         let layer = edit.mlp.layer;
@@ -83,31 +86,22 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
 }
 
 pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
+    let opened = open(&args.model)?;
     let mut out = io::stdout().lock();
-    for (index, id) in opened.encode(&args.prompt)?.into_iter().enumerate() {
-        let piece = opened.tokenizer.piece(id).unwrap_or_default();
-        let piece: String = piece.chars().flat_map(visible).collect();
+    for (index, token) in opened.tokens(&args.prompt)?.into_iter().enumerate() {
+        let (id, piece) = (token.id, visible(&token.piece));
         writeln!(out, "{index}\t{id}\t{piece}").map_err(CliError::Stdout)?;
     }
     Ok(())
 }
 
-/// Control characters as escapes, so that a line stays a line.
-fn visible(c: char) -> Vec<char> {
-    match c.is_control() {
-        true => c.escape_default().collect(),
-        false => vec![c],
-    }
-}
-
 /// Which instructions run on the CPU, and why these.
-fn cpu_path() -> String {
+fn cpu_path(forced: Option<CpuPath>) -> String {
     let names: Vec<_> = CpuPath::available().iter().map(|p| p.name()).collect();
     let all = names.join(", ");
-    match std::env::var("SELFIE_CPU_PATH") {
-        Ok(path) => format!("{path}: SELFIE_CPU_PATH asks for it; this machine has {all}"),
-        Err(_) => format!("{}: the best that this machine has, of {all}", names[0]),
+    match forced {
+        Some(path) => format!("{path}: SELFIE_CPU_PATH asks for it; this machine has {all}"),
+        None => format!("{}: the best that this machine has, of {all}", names[0]),
     }
 }
 

@@ -1,64 +1,51 @@
 //! `selfie interpret` and `selfie interpret-vectors`.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
-use selfie_interp::{
+use selfie::Opened;
+use selfie::interp::{
     Cell, Control, InjectAt, InterpError, InterpretationPrompt, Options, Row, Sink, Vector,
 };
-use selfie_kernels::InjectMode;
+use selfie::kernels::InjectMode;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, ModeArg, SweepArgs};
 use crate::cells::{list, numbers, pairs};
-use crate::device::on;
+use crate::console::{bar, style};
 use crate::error::{CliError, Result, usage};
-use crate::open::{Opened, bar, style};
-use crate::output::RowWriter;
+use crate::open::{load, open};
+use crate::output::{RowTarget, RowWriter};
+use crate::stop::Stop;
 
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
+    let opened = open(&args.model)?;
     let cells = cells(args, &opened)?;
     let options = options(&args.sweep, &opened)?;
-    selfie_interp::check(
-        &opened.config,
-        &opened.tokenizer,
-        &args.prompt,
-        &cells,
-        &options,
-    )?;
-    let writer = writer(&args.sweep, &options)?;
-    let model = opened.load()?;
+    let (config, tokenizer) = (&opened.config, &opened.tokenizer);
+    selfie::interp::check(config, tokenizer, &args.prompt, &cells, &options)?;
+    let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
+    let model = load(opened, args.model.quiet)?;
     let rows = cells.len() * options.injections.len();
-    let mut output = Output::new(writer, rows, opened.quiet);
-    let (tokenizer, prompts) = (&opened.tokenizer, &args.prompt);
-    on!(model, model => {
-        selfie_interp::interpret(&model, tokenizer, prompts, &cells, &options, &mut output)
-    })?;
-    output.finish()
+    let writer = target.open(&options.controls)?;
+    let mut output = Output::new(writer, rows, args.model.quiet);
+    let swept = model.interpret(&args.prompt, &cells, &options, &mut output);
+    output.finish(swept)
 }
 
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
-    let width = opened.config.d_model;
-    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), width)?;
+    let opened = open(&args.model)?;
+    let (config, tokenizer) = (&opened.config, &opened.tokenizer);
+    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), config.d_model)?;
     let options = options(&args.sweep, &opened)?;
     let prompts: [&str; 0] = [];
-    selfie_interp::check(&opened.config, &opened.tokenizer, &prompts, &[], &options)?;
-    let writer = writer(&args.sweep, &options)?;
-    let model = opened.load()?;
+    selfie::interp::check(config, tokenizer, &prompts, &[], &options)?;
+    let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
+    let model = load(opened, args.model.quiet)?;
     let rows = vectors.len() * options.injections.len();
-    let mut output = Output::new(writer, rows, opened.quiet);
-    let tokenizer = &opened.tokenizer;
-    on!(model, model => {
-        selfie_interp::interpret_vectors(&model, tokenizer, &vectors, &options, &mut output)
-    })?;
-    output.finish()
-}
-
-fn writer(args: &SweepArgs, options: &Options) -> Result<RowWriter> {
-    RowWriter::open(args.out.as_deref(), args.format, &options.controls)
+    let writer = target.open(&options.controls)?;
+    let mut output = Output::new(writer, rows, args.model.quiet);
+    let swept = model.interpret_vectors(&vectors, &options, &mut output);
+    output.finish(swept)
 }
 
 /// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
@@ -122,17 +109,16 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
         prompt,
         injections,
         max_new_tokens: args.max_new_tokens,
-        eos: opened.eos(),
         // What generation_config.json says of sampling is meant for chat, not for interpretations.
         sampling: args.sampling.resolve(None)?,
         relevancy: !args.no_relevancy,
         batch_size,
-        model_name: opened.name(),
         controls: match &args.controls {
             Some(names) => controls(names)?,
             None => Vec::new(),
         },
         control_seed: args.sampling.seed,
+        ..opened.interpret_options()?
     })
 }
 
@@ -147,20 +133,12 @@ struct Output {
     bar: ProgressBar,
     rows: usize,
     written: usize,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     error: Option<CliError>,
 }
 
 impl Output {
     fn new(writer: RowWriter, rows: usize, quiet: bool) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let pressed = Arc::clone(&stop);
-        // Without a handler Ctrl-C ends the program as ever; the rows that were written stay.
-        let _ = ctrlc::set_handler(move || {
-            if pressed.swap(true, Ordering::Relaxed) {
-                std::process::exit(1);
-            }
-        });
         let bar = bar(rows as u64, quiet).with_style(style(
             "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} gone, {eta} left",
         ));
@@ -169,31 +147,30 @@ impl Output {
             bar,
             rows,
             written: 0,
-            stop,
+            stop: Stop::listen(),
             error: None,
         }
     }
 
-    fn flow(&self) -> ControlFlow<()> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<()> {
+    /// Finishes what is written, whether the sweep came to its end or not.
+    fn finish(self, swept: Result<(), selfie::Error>) -> Result<()> {
         self.bar.finish_and_clear();
-        if let Some(error) = self.error.take() {
-            return Err(error);
+        let error = self.error.or(swept.err().map(CliError::from));
+        if error.is_none() && self.written == self.rows {
+            return self.writer.finish();
         }
-        self.writer.finish()?;
-        if self.written < self.rows {
-            return Err(CliError::Interrupted {
-                rows: self.written,
-                cells: self.rows,
-            });
+        let mut done = format!("{} of {} rows are written", self.written, self.rows);
+        if self.written > 0 {
+            done += &self.writer.keep();
         }
-        Ok(())
+        Err(match error {
+            None => CliError::Interrupted { done },
+            Some(error) if self.written == 0 => error,
+            Some(error) => CliError::Stopped {
+                error: Box::new(error),
+                done,
+            },
+        })
     }
 }
 
@@ -216,6 +193,86 @@ impl Sink for Output {
         let rate = done as f64 / total.max(1) as f64 * self.rows as f64 / seconds.max(1e-9);
         self.bar
             .set_message(format!("{}/{} ({rate:.1}/s)", self.written, self.rows));
-        self.flow()
+        if self.stop.is_asked_for() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use selfie::kernels::KernelError;
+
+    use super::*;
+
+    fn row(token: usize) -> Row {
+        Row {
+            prompt: "a prompt".to_owned(),
+            interpretation: "words".to_owned(),
+            layer: Some(1),
+            token,
+            token_decoded: Some("a".to_owned()),
+            relevancy_score: vec![0.5],
+            new_ids: vec![7],
+            pieces: vec!["words".to_owned()],
+            inject_layer: 1,
+            mode: InjectMode::Replace,
+            strength: 1.0,
+            model: "demo".to_owned(),
+            controls: Vec::new(),
+        }
+    }
+
+    /// A sweep of three rows that fails after `done`.
+    fn fails_after(done: usize, out: &Path) -> CliError {
+        let target = RowTarget::new(Some(out), None).unwrap();
+        let mut output = Output::new(target.open(&[]).unwrap(), 3, true);
+        for token in 0..done {
+            assert!(output.row(row(token)).is_continue());
+        }
+        let lost = KernelError::Device {
+            device: "cuda:0".to_owned(),
+            doing: "launch".to_owned(),
+            reason: "lost".to_owned(),
+        };
+        output.finish(Err(lost.into())).unwrap_err()
+    }
+
+    #[test]
+    fn rows_that_are_done_can_be_read_after_a_device_failed() {
+        for name in [
+            "rows.jsonl",
+            "rows.csv",
+            "rows.html",
+            "rows.txt",
+            "rows.parquet",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            let error = fails_after(0, &path);
+            assert!(matches!(error, CliError::Selfie(_)), "{error}");
+            assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+
+            let error = fails_after(2, &path);
+            assert_eq!(error.exit_code(), 1);
+            let said = format!(
+                "cuda:0: launch: lost; 2 of 3 rows are written to {}",
+                path.display()
+            );
+            assert_eq!(error.to_string(), said);
+            let bytes = fs::read(&path).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            match name {
+                "rows.jsonl" => assert_eq!(text.lines().count(), 2),
+                "rows.csv" => assert_eq!(text.lines().count(), 3),
+                "rows.html" => assert!(text.trim_end().ends_with("</html>")),
+                "rows.txt" => assert_eq!(text.matches("words").count(), 2),
+                _ => assert!(bytes.ends_with(b"PAR1")),
+            }
+        }
     }
 }

@@ -3,9 +3,9 @@
 
 mod args;
 mod cells;
+mod console;
 mod control;
 mod control_args;
-mod device;
 mod edit;
 mod error;
 mod eval;
@@ -15,6 +15,8 @@ mod interpret;
 mod open;
 mod output;
 mod random;
+mod stop;
+mod text;
 mod trace;
 
 use std::panic;

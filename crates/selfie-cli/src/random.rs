@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use selfie_demo::RandomCheckpoint;
+use selfie::control::OutputFolder;
+use selfie::demo::RandomCheckpoint;
 
 use crate::args::RandomCheckpointArgs;
 use crate::error::{CliError, Result, usage};
@@ -15,15 +16,16 @@ pub(crate) fn random_checkpoint(args: &RandomCheckpointArgs) -> Result<()> {
             RandomCheckpoint::SHAPES.join(", ")
         ));
     };
-    // config.json comes last: with it, the folder is a checkpoint that somebody may need.
     if args.out.join("config.json").exists() {
         return usage(format!(
             "--out {}: there is a checkpoint already; name another folder",
             args.out.display()
         ));
     }
+    let out = OutputFolder::new(&args.out)?;
     let seed = args.seed;
-    RandomCheckpoint { seed, ..shape }.write(&args.out, &args.tokenizer)?;
+    RandomCheckpoint { seed, ..shape }.write(out.partial(), &args.tokenizer)?;
+    out.finish()?;
     writeln!(
         io::stdout(),
         "{}: random weights of the shape of {}",

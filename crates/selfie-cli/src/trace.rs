@@ -1,18 +1,16 @@
 //! `selfie trace`.
 
-use selfie_llama::Trace;
+use selfie::control::OutputFile;
 
 use crate::args::TraceArgs;
-use crate::device::on;
-use crate::error::Result;
-use crate::open::Opened;
-use crate::output::check_writable;
+use crate::error::{CliError, Result};
+use crate::open::{load, open};
 
 pub(crate) fn trace(args: &TraceArgs) -> Result<()> {
-    let opened = Opened::new(&args.model)?;
-    let prompt = opened.encode(&args.prompt)?;
-    opened.config.check_context(prompt.len())?;
-    check_writable(&args.out)?;
-    on!(opened.load()?, model => Trace::new(&model, &prompt))?.save(&args.out)?;
-    Ok(())
+    let opened = open(&args.model)?;
+    let tokens = opened.encode(&args.prompt)?.len();
+    opened.config.check_context(tokens)?;
+    let out = OutputFile::new(&args.out)?;
+    let trace = load(opened, args.model.quiet)?.trace(&args.prompt)?;
+    out.save_with(|path| trace.save(path).map_err(CliError::from))
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::{copy, dir, fail};
 use serde_json::{Value, json};
@@ -226,7 +227,7 @@ fn devices() {
 fn random_checkpoints() {
     let out = tempfile::tempdir().unwrap();
     let random = |args: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_selfie"))
+        let output = Command::new(env!("CARGO_BIN_EXE_selfie"))
             .arg("random-checkpoint")
             .args(args)
             .output()
@@ -282,4 +283,21 @@ fn vectors() {
         &vectors(1, &model.join("config.json"), &[]),
         &["config.json"],
     );
+}
+
+#[test]
+fn the_environment_is_checked() {
+    for (name, value, says) in [
+        ("SELFIE_CUDA_GRAPHS", "maybe", "on or off"),
+        ("SELFIE_CPU_PATH", "sse9", "there is no such path"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_selfie"))
+            .args(["info", "--quiet"])
+            .env(name, value)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(value) && error.contains(says), "{error}");
+    }
 }

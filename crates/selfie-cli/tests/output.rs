@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 
-use common::{copy, dir, selfie, succeed};
+use common::{copy, dir, run, selfie, succeed};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROMPT: [&str; 4] = ["--prompt", "a type of drink", "--max-new-tokens", "6"];
 const CELLS: [&str; 4] = ["--layers", "1..=2", "--tokens", "2,3"];
@@ -320,4 +320,56 @@ fn a_page_shades_and_escapes() {
             assert!(page.contains(&title), "{title}");
         }
     }
+}
+
+/// With `--threads 3000` a sweep went on forever.
+#[test]
+fn any_number_of_threads_comes_to_an_end() {
+    let args = [
+        "interpret",
+        "--prompt",
+        "a type",
+        "--cells",
+        "2:1",
+        "--device",
+        "cpu",
+    ];
+    let want = run(&args);
+    let outcome = run(&[&args[..], &["--threads", "3000"]].concat());
+    assert_eq!((outcome.code, &outcome.stdout), (0, &want.stdout));
+    let cores = std::thread::available_parallelism().unwrap();
+    let said = format!("not 3000 (--threads): this process may use {cores} cores");
+    assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
+    let quiet = run(&[&args[..], &["--threads", "3000", "--quiet"]].concat());
+    assert_eq!((quiet.code, &*quiet.stderr), (0, ""));
+}
+
+#[test]
+fn what_cannot_be_seen_is_shown_in_tables_pages_and_tokens() {
+    let prompt = "a\u{202e}b\u{200b}c\u{2028}d שלום e\u{301}";
+    let escaped = r"a\u{202e}b\u{200b}c\u{2028}d שלום é".replace('é', "e\u{301}");
+    let args = ["interpret", "--quiet", "--prompt", prompt, "--cells", "1:1"];
+    let table = run(&[&args[..], &["--format", "table"]].concat()).stdout;
+    assert_eq!(table.lines().next().unwrap(), escaped);
+    let page = run(&[&args[..], &["--format", "html"]].concat()).stdout;
+    assert!(page.contains(&format!("<h2>{escaped}</h2>")), "{page}");
+    // Data stays as it is.
+    let row: Value = serde_json::from_str(&run(&args).stdout).unwrap();
+    assert_eq!(row["prompt"], prompt);
+
+    // A tokenizer with a token of such a character.
+    let model = copy("llama2-mha");
+    let path = model.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.push(
+        json!({"id": 9000, "content": "x\u{202e}y\u{301}", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": false}),
+    );
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let model = model.path().to_str().unwrap();
+    let tokens = run(&["tokens", "--model", model, "--prompt", "x\u{202e}y\u{301}"]);
+    let last = tokens.stdout.lines().last().unwrap().to_owned();
+    let want = "\tx\\u{202e}y\u{301}".to_owned();
+    assert!(last.ends_with(&want), "{last}");
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{ControlError, Result, atomic};
+use crate::{ControlError, OutputFile, Result};
 
 /// The key of the metadata of an edit file. One key, so that the same edit is the same bytes.
 const META_KEY: &str = "selfie_edit";
@@ -141,25 +142,26 @@ impl Edit {
         })
     }
 
-    /// Writes it, by way of a temporary file beside `path`.
+    /// Writes it to a file, as [`OutputFile`] does.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let failed = |reason: String| ControlError::Write {
-            path: path.to_owned(),
-            source: std::io::Error::other(reason),
-        };
-        let meta = serde_json::to_string(&self.meta).map_err(|e| failed(e.to_string()))?;
+        let mut out = OutputFile::new(path)?;
+        let mut file = out.file()?;
+        let written = self.to_bytes().and_then(|bytes| file.write_all(&bytes));
+        written.map_err(|source| out.failed(source))?;
+        out.finish()
+    }
+
+    /// The bytes of its file.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        let meta = serde_json::to_string(&self.meta)?;
         let meta = HashMap::from([(META_KEY.to_owned(), meta)]);
         let mut views = Vec::new();
         for tensor in &self.mlp.tensors {
-            let view = TensorView::new(
-                file_dtype(tensor.dtype),
-                tensor.shape.clone(),
-                &tensor.bytes,
-            );
-            views.push((&tensor.name, view.map_err(|e| failed(e.to_string()))?));
+            let (dtype, shape) = (file_dtype(tensor.dtype), tensor.shape.clone());
+            let view = TensorView::new(dtype, shape, &tensor.bytes).map_err(io::Error::other)?;
+            views.push((&tensor.name, view));
         }
-        let bytes = safetensors::serialize(views, Some(meta)).map_err(|e| failed(e.to_string()))?;
-        atomic::write(path, |out| out.write_all(&bytes))
+        safetensors::serialize(views, Some(meta)).map_err(io::Error::other)
     }
 
     /// The dtype of its matrices.

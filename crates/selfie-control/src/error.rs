@@ -286,8 +286,8 @@ pub enum ControlError {
         /// How many are applied.
         applied: usize,
     },
-    /// A folder that is in the way of an export.
-    #[error("{} exists: export writes a new folder, give a name that is free", path.display())]
+    /// Something is where a new folder is to be.
+    #[error("{} exists: the checkpoint is written to a new folder, give a name that is free", path.display())]
     FolderExists {
         /// The folder.
         path: PathBuf,

@@ -10,7 +10,8 @@ use selfie_llama::{Checkpoint, HostTensor, LlamaConfig};
 use serde_json::{Map, Value, json};
 
 use crate::edit::file_dtype;
-use crate::{ControlError, Edit, Result, atomic};
+use crate::output::{self, OutputFolder};
+use crate::{ControlError, Edit, Result};
 
 /// The index of a checkpoint with several shards.
 const INDEX: &str = "model.safetensors.index.json";
@@ -43,21 +44,16 @@ pub struct Exported {
 /// Writes the checkpoint of `dir` with edits in it, in order, to the new folder `out`. Edits come with the names that messages
 /// call them by.
 ///
-/// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete.
+/// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete, as [`OutputFolder`] says.
 pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Exported> {
+    let folder = OutputFolder::new(out)?;
     let config = LlamaConfig::open(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
     let new = new_tensors(&config, &checkpoint, edits)?;
-    check_free(out)?;
     let failed = |source| ControlError::Write {
         path: out.to_owned(),
         source,
     };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".selfie-export-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let folder = builder.tempdir_in(atomic::folder(out)).map_err(failed)?;
     let mut exported = Exported::default();
     let mut shards = BTreeSet::new();
     let mut change = 0;
@@ -68,8 +64,8 @@ pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Export
         // An index may name a file in a folder of its own.
         let inside = shard.strip_prefix(dir).unwrap_or(shard);
         let name = inside.display().to_string();
-        let to = folder.path().join(inside);
-        fs::create_dir_all(atomic::folder(&to)).map_err(failed)?;
+        let to = folder.partial().join(inside);
+        fs::create_dir_all(output::folder(&to)).map_err(failed)?;
         let own: BTreeMap<&str, &HostTensor> = new
             .iter()
             .filter(|(name, _)| checkpoint.find(name).is_some_and(|info| info.file == shard))
@@ -95,7 +91,7 @@ pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Export
         if !path.is_file() || WEIGHTS.contains(&ending) {
             continue;
         }
-        let to = folder.path().join(&name);
+        let to = folder.partial().join(&name);
         if name == INDEX && change != 0 {
             resize_index(&path, &to, change)?;
         } else {
@@ -104,11 +100,7 @@ pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Export
         exported.copied.push(name);
     }
     exported.copied.sort();
-    let path = folder.keep();
-    fs::rename(&path, out).map_err(|source| {
-        let _ = fs::remove_dir_all(&path);
-        failed(source)
-    })?;
+    folder.finish()?;
     Ok(exported)
 }
 
@@ -249,20 +241,6 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
         Ok(()) => Ok(()),
         Err(_) => fs::copy(&from, to).map(|_| ()),
     }
-}
-
-/// An error when something is where the folder is to be.
-pub fn check_free(out: &Path) -> Result<()> {
-    let is_free = match fs::read_dir(out) {
-        Ok(mut files) => files.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    if is_free {
-        return Ok(());
-    }
-    Err(ControlError::FolderExists {
-        path: out.to_owned(),
-    })
 }
 
 fn file_name(path: &Path) -> String {

@@ -42,7 +42,6 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod atomic;
 mod drift;
 mod edit;
 mod error;
@@ -50,6 +49,7 @@ mod eval;
 mod export;
 mod keep;
 mod options;
+mod output;
 mod reinforce;
 mod reward;
 mod run;
@@ -62,8 +62,9 @@ pub use drift::{Drift, DriftMeter};
 pub use edit::{BaseShape, Edit, EditMeta, EditStack};
 pub use error::{ControlError, Result};
 pub use eval::{Case, Look, Measure, Score, Suite, behaviours, choices, facts, lines};
-pub use export::{Exported, check_free, export};
+pub use export::{Exported, export};
 pub use options::{Probes, Reference, Training};
+pub use output::{OutputFile, OutputFolder};
 pub use reinforce::Reinforce;
 pub use reward::{CommandReward, Interpreted, Judge, Reward, Verdicts, When, WordReward, mentions};
 pub use step::{End, Observer, Outcome, Step};

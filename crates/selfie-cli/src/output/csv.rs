@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use csv::Writer;
-use selfie_interp::Row;
+use selfie::interp::Row;
 use serde_json::{Map, Value};
 
 use super::RowFormat;

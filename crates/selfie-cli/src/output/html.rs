@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
-use selfie_interp::Row;
+use selfie::interp::Row;
 
 use super::RowFormat;
+use crate::text::push_visible;
 
 const HEAD: &str = r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Selfie: interpretations</title><style>
@@ -116,7 +117,7 @@ fn escape(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             // No page may hold these, not even as references.
             c if c.is_control() && c != '\n' && c != '\t' => escaped.push('·'),
-            c => escaped.push(c),
+            c => push_visible(&mut escaped, c),
         }
     }
     escaped

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use selfie_interp::Row;
+use selfie::interp::Row;
 
 use super::RowFormat;
 

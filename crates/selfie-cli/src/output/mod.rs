@@ -6,11 +6,11 @@ mod jsonl;
 mod parquet;
 mod table;
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use selfie_interp::{Control, Row};
+use selfie::control::OutputFile;
+use selfie::interp::{Control, Row};
 
 use crate::args::FormatArg;
 use crate::error::{CliError, Result, usage};
@@ -25,20 +25,17 @@ trait RowFormat {
     }
 }
 
-/// Writes rows to a file or to stdout.
-pub(crate) struct RowWriter {
-    format: Box<dyn RowFormat>,
+/// Where rows will go, checked before there is one.
+pub(crate) struct RowTarget {
+    format: FormatArg,
+    colours: bool,
     /// `None` is stdout.
-    path: Option<PathBuf>,
+    out: Option<OutputFile>,
 }
 
-impl RowWriter {
-    /// Creates the file, or takes stdout. Without `format` the file's name decides. Rows come with these controls.
-    pub(crate) fn open(
-        path: Option<&Path>,
-        format: Option<FormatArg>,
-        controls: &[Control],
-    ) -> Result<Self> {
+impl RowTarget {
+    /// A file, or stdout. Without `format` the file's name decides.
+    pub(crate) fn new(path: Option<&Path>, format: Option<FormatArg>) -> Result<Self> {
         let terminal = path.is_none() && io::stdout().is_terminal();
         let format = match (format, path) {
             (Some(format), _) => format,
@@ -46,64 +43,99 @@ impl RowWriter {
             (None, None) if terminal => FormatArg::Table,
             (None, None) => FormatArg::Jsonl,
         };
-        let out: Box<dyn Write + Send> = match path {
-            // Not locked: a lock is bound to this thread. Formats write whole rows at a time.
-            None => Box::new(BufWriter::new(io::stdout())),
-            Some(path) => {
-                let file = File::create(path).map_err(|source| failed(Some(path), source))?;
-                Box::new(BufWriter::new(file))
-            }
-        };
-        let format: Box<dyn RowFormat> = match format {
-            FormatArg::Jsonl => Box::new(jsonl::Jsonl(out)),
-            FormatArg::Csv => Box::new(csv::Csv::new(out)),
-            FormatArg::Html => Box::new(html::Html::new(out)),
-            FormatArg::Parquet => {
-                let parquet = parquet::Parquet::new(out, controls);
-                Box::new(parquet.map_err(|source| failed(path, source))?)
-            }
-            FormatArg::Table => {
-                let colours = terminal && std::env::var_os("NO_COLOR").is_none();
-                Box::new(table::Table::new(out, colours))
-            }
-        };
         Ok(Self {
             format,
-            path: path.map(Path::to_owned),
+            colours: terminal && std::env::var_os("NO_COLOR").is_none(),
+            out: path.map(OutputFile::new).transpose()?,
         })
     }
 
+    /// Begins to write. Rows come with these controls.
+    pub(crate) fn open(mut self, controls: &[Control]) -> Result<RowWriter> {
+        let to: Box<dyn Write + Send> = match &mut self.out {
+            // Not locked: a lock is bound to this thread. Formats write whole rows at a time.
+            None => Box::new(BufWriter::new(io::stdout())),
+            Some(out) => Box::new(BufWriter::new(out.file()?)),
+        };
+        let format: Box<dyn RowFormat> = match self.format {
+            FormatArg::Jsonl => Box::new(jsonl::Jsonl(to)),
+            FormatArg::Csv => Box::new(csv::Csv::new(to)),
+            FormatArg::Html => Box::new(html::Html::new(to)),
+            FormatArg::Table => Box::new(table::Table::new(to, self.colours)),
+            FormatArg::Parquet => {
+                let parquet = parquet::Parquet::new(to, controls);
+                Box::new(parquet.map_err(|error| failed(self.out.as_ref(), error))?)
+            }
+        };
+        Ok(RowWriter {
+            format,
+            out: self.out,
+            broken: false,
+        })
+    }
+}
+
+/// Writes rows to a file or to stdout. Dropped without an end, it leaves no file.
+pub(crate) struct RowWriter {
+    format: Box<dyn RowFormat>,
+    out: Option<OutputFile>,
+    /// Whether a row could not be written, and may be there in part.
+    broken: bool,
+}
+
+impl RowWriter {
     pub(crate) fn write(&mut self, row: &Row) -> Result<()> {
         let written = self.format.write(row);
-        written.map_err(|source| failed(self.path.as_deref(), source))
+        self.broken |= written.is_err();
+        written.map_err(|error| failed(self.out.as_ref(), error))
     }
 
+    /// Every row is written: the file takes its place.
     pub(crate) fn finish(mut self) -> Result<()> {
         let finished = self.format.finish();
-        finished.map_err(|source| failed(self.path.as_deref(), source))
+        let finished = finished.map_err(|error| failed(self.out.as_ref(), error));
+        match (finished, self.out) {
+            (Ok(()), Some(out)) => Ok(out.finish()?),
+            (finished, None) => finished,
+            (Err(error), Some(out)) => Err(match out.leave() {
+                Some(partial) => CliError::Stopped {
+                    error: Box::new(error),
+                    done: format!("what could be written is in {}", partial.display()),
+                },
+                None => error,
+            }),
+        }
+    }
+
+    /// There are no more rows than those that are written: makes a file of them that can be read, and says where it is, as
+    /// the end of a sentence.
+    pub(crate) fn keep(mut self) -> String {
+        self.broken |= self.format.finish().is_err();
+        let Some(out) = self.out else {
+            return String::new();
+        };
+        let path = out.path().display().to_string();
+        if self.broken {
+            // Not in the place of a file that can be read.
+            let partial = out.leave().map(|partial| partial.display().to_string());
+            return format!(
+                " to {}, the last ones maybe cut off",
+                partial.unwrap_or(path)
+            );
+        }
+        match out.keep() {
+            Ok(None) => format!(" to {path}"),
+            Ok(Some(partial)) => format!(" to {}, beside the older {path}", partial.display()),
+            Err(error) => format!("; {error}"),
+        }
     }
 }
 
-fn failed(path: Option<&Path>, source: io::Error) -> CliError {
-    match path {
-        None => CliError::Stdout(source),
-        Some(path) => CliError::Write {
-            path: path.to_owned(),
-            source,
-        },
+fn failed(out: Option<&OutputFile>, error: io::Error) -> CliError {
+    match out {
+        None => CliError::Stdout(error),
+        Some(out) => out.failed(error).into(),
     }
-}
-
-/// An error now rather than after the work, and nothing changed in a file that is there.
-pub(crate) fn check_writable(path: &Path) -> Result<()> {
-    let existed = path.exists();
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.map_err(|source| failed(Some(path), source))?;
-    if !existed {
-        // Only this call can have made it.
-        let _ = std::fs::remove_file(path);
-    }
-    Ok(())
 }
 
 fn by_extension(path: &Path) -> Result<FormatArg> {

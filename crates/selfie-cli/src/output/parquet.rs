@@ -9,7 +9,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use selfie_interp::{Control, Row};
+use selfie::interp::{Control, Row};
 
 use super::RowFormat;
 

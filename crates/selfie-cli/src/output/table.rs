@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
-use selfie_interp::Row;
+use selfie::interp::Row;
 
 use super::RowFormat;
+use crate::text::clean;
 
 /// Shades of the 256-colour palette from dark to bright, and black or white text on them.
 const SHADES: [(u8, u8); 6] = [(0, 7), (236, 15), (22, 15), (28, 15), (34, 0), (46, 0)];
@@ -62,17 +63,4 @@ impl<W: Write> RowFormat for Table<W> {
         }
         out.flush()
     }
-}
-
-/// Text that stays on its line and cannot steer the terminal.
-fn clean(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => clean.push('⏎'),
-            c if c.is_control() => clean.push('·'),
-            c => clean.push(c),
-        }
-    }
-    clean
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 pub const GOLDEN: [&str; 2] = ["llama2-mha", "llama3-gqa"];
 
@@ -21,7 +22,7 @@ pub fn golden(name: &str) -> Value {
 }
 
 /// A copy of a golden checkpoint that a test may damage.
-pub fn copy(name: &str) -> tempfile::TempDir {
+pub fn copy(name: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in fs::read_dir(dir(name)).unwrap() {
         let file = file.unwrap();
@@ -97,4 +98,128 @@ pub fn assert_close(got: &[f32], want: &[f32], relative: f32) {
             "{a}, expected {b}"
         );
     }
+}
+
+/// A prompt of the golden data.
+pub const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
+
+/// A run of reinforcement control on llama2-mha, but its reward and its output.
+pub const REINFORCE: [&str; 8] = [
+    "--prompt",
+    "a type of drink",
+    "--layer",
+    "2",
+    "--max-new-tokens",
+    "4",
+    "--steps",
+    "3",
+];
+
+#[track_caller]
+pub fn works(commands: &[&str], model: &Path, args: &[&str]) -> String {
+    let outcome = selfie_of(commands, model, args);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{args:?}");
+    outcome.stdout
+}
+
+/// The one line on stderr of a run that fails, which says all of `parts`.
+#[track_caller]
+pub fn fails(code: i32, commands: &[&str], model: &Path, args: &[&str], parts: &[&str]) {
+    let outcome = selfie_of(commands, model, args);
+    assert_eq!(outcome.code, code, "{args:?}: {}", outcome.stderr);
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "{args:?}: {}", outcome.stderr);
+    assert!(lines[0].starts_with("error: "), "{}", lines[0]);
+    for part in parts {
+        assert!(
+            lines[0].contains(part),
+            "`{}` does not say `{part}`",
+            lines[0]
+        );
+    }
+}
+
+/// A folder for results, and a path in it as text.
+pub struct Folder(pub TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn at(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> String {
+        fs::write(self.path(name), text).unwrap();
+        self.at(name)
+    }
+
+    pub fn jsonl(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let files = fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<String> = files
+            .map(|f| f.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// The arguments of a supervised case of the golden data.
+pub fn supervised(case: &Value, folder: &Folder) -> Vec<String> {
+    let text = |field: &str| case[field].as_str().unwrap().to_owned();
+    let cell = |at: &str| {
+        format!(
+            "{}:{}",
+            case[format!("{at}_layer")],
+            case[format!("{at}_token")]
+        )
+    };
+    let mut args = vec![
+        "--dtype".to_owned(),
+        "f32".to_owned(),
+        "--prompt".to_owned(),
+        text("source_prompt"),
+        "--source".to_owned(),
+        cell("source"),
+        "--target-prompt".to_owned(),
+        text("target_prompt"),
+        "--target".to_owned(),
+        cell("target"),
+        "--steps".to_owned(),
+        case["steps"].to_string(),
+        "--lr".to_owned(),
+        case["lr"].to_string(),
+        "--out".to_owned(),
+        folder.at("edit.safetensors"),
+        "--log".to_owned(),
+        folder.at("log.jsonl"),
+    ];
+    if let Some(prompts) = case["reference_prompts"].as_array() {
+        let prompts: Vec<&str> = prompts.iter().map(|p| p.as_str().unwrap()).collect();
+        let file = folder.write("reference.txt", &prompts.join("\n"));
+        args.extend([
+            "--reference".to_owned(),
+            file,
+            "--beta".to_owned(),
+            case["beta"].to_string(),
+        ]);
+    }
+    args
+}
+
+pub fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
 }

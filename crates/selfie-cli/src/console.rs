@@ -1,0 +1,53 @@
+//! What goes to stderr while the program works.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use selfie::{Note, Observer};
+
+/// Shows what is told while a model is loaded: notes as lines, the bytes as a bar.
+pub(crate) struct Console {
+    quiet: bool,
+    bar: ProgressBar,
+}
+
+impl Console {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let style = style("loading {bar:30} {bytes}/{total_bytes} {eta}");
+        Self {
+            quiet,
+            bar: bar(0, quiet).with_style(style),
+        }
+    }
+}
+
+impl Observer for Console {
+    fn note(&mut self, note: Note) {
+        if !self.quiet {
+            eprintln!("note: {note}");
+        }
+    }
+
+    fn loaded(&mut self, bytes: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(bytes);
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A progress bar on stderr, that is nowhere when stderr is no terminal.
+pub(crate) fn bar(total: u64, quiet: bool) -> ProgressBar {
+    let target = if quiet {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    ProgressBar::with_draw_target(Some(total), target)
+}
+
+pub(crate) fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,76 @@
+//! What there is with the feature `cuda`; `no_cuda.rs` is its counterpart.
+
+use selfie_kernels::gpu::{Cuda, CudaOptions};
+use selfie_kernels::{Backend, KernelError};
+
+use crate::{AnyDevice, DeviceOptions, Note, Observer, Result};
+
+/// One expression for a model on any device: `on!(&model.llama, llama => Trace::new(llama, &ids))`.
+#[macro_export]
+macro_rules! on {
+    ($model:expr, $name:pat => $body:expr) => {
+        match $model {
+            $crate::AnyModel::Cpu($name) => $body,
+            $crate::AnyModel::Cuda($name) => $body,
+        }
+    };
+}
+
+/// The same for a device.
+macro_rules! on_device {
+    ($device:expr, $name:pat => $body:expr) => {
+        match $device {
+            $crate::AnyDevice::Cpu($name) => $body,
+            $crate::AnyDevice::Cuda($name) => $body,
+        }
+    };
+}
+pub(crate) use on_device;
+
+/// The GPU of this number.
+pub(crate) fn open(ordinal: usize, options: &DeviceOptions) -> Result<AnyDevice> {
+    Ok(AnyDevice::Cuda(Cuda::open(ordinal, cuda(options))?))
+}
+
+/// The first GPU that can be used and has `bytes` free. Those that are passed over are noted.
+pub(crate) fn first_that_fits(
+    options: &DeviceOptions,
+    bytes: u64,
+    observer: &mut dyn Observer,
+) -> Option<AnyDevice> {
+    let devices = match Cuda::devices() {
+        Ok(devices) => devices,
+        Err(reason) => {
+            observer.note(Note::GpuPassedOver { reason });
+            0
+        }
+    };
+    for ordinal in 0..devices {
+        match Cuda::open(ordinal, cuda(options)).and_then(|cuda| fitting(cuda, bytes)) {
+            Ok(cuda) => return Some(AnyDevice::Cuda(cuda)),
+            Err(reason) => observer.note(Note::GpuPassedOver { reason }),
+        }
+    }
+    None
+}
+
+fn cuda(options: &DeviceOptions) -> CudaOptions {
+    CudaOptions {
+        deterministic: options.deterministic,
+        graphs: options.cuda_graphs,
+    }
+}
+
+/// The device, if a model of so many bytes fits on it.
+fn fitting(cuda: Cuda, bytes: u64) -> Result<Cuda, KernelError> {
+    let available = cuda.memory()?.available;
+    if bytes <= available {
+        return Ok(cuda);
+    }
+    Err(KernelError::OutOfMemory {
+        what: "the model",
+        bytes,
+        available,
+        device: cuda.describe(),
+    })
+}

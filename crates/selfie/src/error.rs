@@ -1,0 +1,72 @@
+//! The one error type of this crate.
+
+use selfie_control::ControlError;
+use selfie_interp::InterpError;
+use selfie_kernels::KernelError;
+use selfie_llama::LlamaError;
+
+/// Everything that can go wrong between a model's files and what it says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A device that does not exist.
+    #[error("there is no device \"{name}\"; expected auto, cpu or cuda:N")]
+    UnknownDevice {
+        /// What was given.
+        name: String,
+    },
+    /// A GPU was asked for in a build without them.
+    #[error(
+        "cuda:{ordinal} cannot be used: this build is without CUDA; build it with the feature cuda, or use the CPU"
+    )]
+    WithoutCuda {
+        /// The number that was asked for.
+        ordinal: usize,
+    },
+    /// An environment variable with a value that says nothing.
+    #[error("{name}={value}: expected {expected}")]
+    Environment {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A prompt without text.
+    #[error("the prompt is empty: give it some text")]
+    EmptyPrompt,
+    /// Control, or an edit, failed.
+    #[error(transparent)]
+    Control(Box<ControlError>),
+    /// An interpretation failed.
+    #[error(transparent)]
+    Interp(Box<InterpError>),
+    /// The model failed.
+    #[error(transparent)]
+    Llama(Box<LlamaError>),
+    /// A device failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+impl From<ControlError> for Error {
+    fn from(error: ControlError) -> Self {
+        Self::Control(Box::new(error))
+    }
+}
+
+impl From<InterpError> for Error {
+    fn from(error: InterpError) -> Self {
+        Self::Interp(Box::new(error))
+    }
+}
+
+impl From<LlamaError> for Error {
+    fn from(error: LlamaError) -> Self {
+        Self::Llama(Box::new(error))
+    }
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,77 @@
+//! Lets a LLaMA explain its own hidden embeddings, and changes them (SelfIE, arXiv 2403.10949): the front door.
+//!
+//! A [`Source`] says where a model's files are, [`OpenOptions`] how to run it. A [`Model`] has forgotten which device it is
+//! on: it continues prompts, shows their states, and interprets embeddings. What the `selfie` program decides by itself
+//! (device, dtype, the ids that end a text) is decided here, so that programs built on this crate behave alike.
+//!
+//! ```
+//! # fn main() -> selfie::Result<()> {
+//! use selfie::interp::{Cell, Row};
+//! use selfie::{Model, OpenOptions, Source};
+//! use std::ops::ControlFlow;
+//!
+//! // Source::from(path) opens a Hugging Face folder.
+//! let model = Model::open(Source::Demo, OpenOptions::default(), &mut ())?;
+//!
+//! let prompt = "[INST] What is the capital of the country of the Colosseum? [/INST]";
+//! let tokens = model.tokens(prompt)?;
+//! let colosseum = tokens.iter().position(|token| token.piece.contains("Colosseum")).unwrap();
+//! let cells = [1, 3].map(|layer| Cell { prompt: 0, layer, token: colosseum });
+//!
+//! let options = model.opened.interpret_options()?;
+//! model.interpret(&[prompt], &cells, &options, &mut |row: Row| {
+//!     assert_eq!(row.interpretation, "The message asks for the continent of Italy.");
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything below is generic over the device; [`on!`] calls it for a model on any:
+//!
+//! ```
+//! # fn main() -> selfie::Result<()> {
+//! use selfie::{Model, OpenOptions, Source, llama, on};
+//!
+//! let model = Model::open(Source::Demo, OpenOptions::default(), &mut ())?;
+//! let ids = model.opened.encode("Rome is the capital of")?;
+//! let trace = on!(&model.llama, llama => llama::Trace::new(llama, &ids))?;
+//! assert_eq!(trace.input_ids, ids);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The crates below are [`kernels`], [`llama`], [`interp`], [`control`] and [`demo`].
+#![forbid(unsafe_code)]
+
+mod any;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+mod cuda;
+mod device;
+mod error;
+mod model;
+mod observer;
+mod opened;
+mod source;
+
+pub use any::{AnyDevice, AnyModel};
+pub use device::{Device, DeviceOptions};
+pub use error::{Error, Result};
+pub use model::{Model, Text};
+pub use observer::{Note, Observer};
+pub use opened::{OpenOptions, Opened, Token};
+pub use source::Source;
+
+pub use selfie_control as control;
+pub use selfie_demo as demo;
+pub use selfie_interp as interp;
+pub use selfie_kernels as kernels;
+pub use selfie_llama as llama;
+
+/// The example of README.md is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,127 @@
+//! A model on a device, whichever that is.
+
+use std::ops::ControlFlow;
+
+use selfie_interp::{Cell, Options, Sink, Vector};
+use selfie_llama::{Decoding, Trace};
+
+use crate::{
+    AnyDevice, AnyModel, Device, DeviceOptions, Observer, OpenOptions, Opened, Result, Source,
+    Token, on,
+};
+
+/// A model with its weights on a device, and everything else that belongs to it.
+///
+/// The fields can be borrowed apart, as control asks for:
+/// `on!(&mut model.llama, llama => control.run(llama, &model.opened.tokenizer, &mut observer))`.
+pub struct Model {
+    /// Everything but the weights.
+    pub opened: Opened,
+    /// The weights.
+    pub llama: AnyModel,
+}
+
+/// What [`Model::generate`] wrote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Text {
+    /// The text, without special tokens.
+    pub text: String,
+    /// The new tokens, the one that ended the text included.
+    pub new_ids: Vec<u32>,
+    /// The log-probability of each, by the logits as they are.
+    pub logprobs: Vec<f32>,
+}
+
+impl Model {
+    /// Opens a model: its files, a device, its weights, its edits. [`Opened`] takes these steps one by one.
+    pub fn open(source: Source, options: OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
+        Opened::new(source, options)?.load(observer)
+    }
+
+    /// Its device, for another model beside it: pass it to [`Opened::load_on`].
+    // Another handle of the same device once backends clone: `llama.backend().clone()`. Until then one of the same kind.
+    pub fn device(&self) -> Result<AnyDevice> {
+        let own = &self.opened.options.device;
+        let on_cpu = matches!(self.llama, AnyModel::Cpu(_));
+        let options = DeviceOptions {
+            device: if on_cpu { Device::Cpu } else { own.device },
+            ..own.clone()
+        };
+        options.open(0, &mut ())
+    }
+
+    /// Applies the edits that were opened with it, in order: only for a model that was loaded without.
+    pub fn apply_edits(&mut self) -> Result<()> {
+        on!(&mut self.llama, llama => self.opened.apply_edits(llama))
+    }
+
+    /// The tokens of a prompt: what cells count.
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<Token>> {
+        self.opened.tokens(prompt)
+    }
+
+    /// Continues a prompt. `each` gets the text as it comes, and may stop it.
+    pub fn generate(
+        &self,
+        prompt: &str,
+        decoding: Decoding,
+        mut each: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Text> {
+        let tokenizer = &self.opened.tokenizer;
+        let ids = self.opened.encode(prompt)?;
+        let mut stream = tokenizer.stream();
+        let mut failed = None;
+        let mut push = |id| match stream.push(id) {
+            Ok(piece) => each(&piece),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let got = on!(&self.llama, llama => {
+            selfie_llama::generate(llama, &ids, decoding, &mut push)
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let _ = each(&stream.finish()?);
+        Ok(Text {
+            text: tokenizer.decode(&got.new_ids)?,
+            new_ids: got.new_ids,
+            logprobs: got.logprobs,
+        })
+    }
+
+    /// All states of a prompt, in f32.
+    pub fn trace(&self, prompt: &str) -> Result<Trace> {
+        let ids = self.opened.encode(prompt)?;
+        Ok(on!(&self.llama, llama => Trace::new(llama, &ids))?)
+    }
+
+    /// Interprets cells of prompts; `sink` gets a row for each cell and injection.
+    pub fn interpret(
+        &self,
+        prompts: &[impl AsRef<str>],
+        cells: &[Cell],
+        options: &Options,
+        sink: &mut impl Sink,
+    ) -> Result<()> {
+        let tokenizer = &self.opened.tokenizer;
+        Ok(on!(&self.llama, llama => {
+            selfie_interp::interpret(llama, tokenizer, prompts, cells, options, sink)
+        })?)
+    }
+
+    /// Interprets vectors of the residual stream's width; `sink` gets a row for each vector and injection.
+    pub fn interpret_vectors(
+        &self,
+        vectors: &[Vector],
+        options: &Options,
+        sink: &mut impl Sink,
+    ) -> Result<()> {
+        let tokenizer = &self.opened.tokenizer;
+        Ok(on!(&self.llama, llama => {
+            selfie_interp::interpret_vectors(llama, tokenizer, vectors, options, sink)
+        })?)
+    }
+}

@@ -1,0 +1,230 @@
+//! A model before its weights are loaded.
+
+use std::path::PathBuf;
+
+use selfie_control::{Edit, EditStack};
+use selfie_interp::Options;
+use selfie_kernels::{Backend, DType, KvLayout};
+use selfie_llama::{
+    Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, Tokenizer, stored_dtype,
+};
+
+use crate::cuda::on_device;
+use crate::{AnyDevice, AnyModel, DeviceOptions, Error, Model, Note, Observer, Result, Source};
+
+/// How a model is run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OpenOptions {
+    /// On which device.
+    pub device: DeviceOptions,
+    /// What to compute in; `None` is as the file has it. f32 holds every type exactly, others round and are noted.
+    pub dtype: Option<DType>,
+    /// Files of edits to apply, in order.
+    pub edits: Vec<PathBuf>,
+}
+
+/// Everything of a model but its weights.
+pub struct Opened {
+    /// Where its files are.
+    pub source: Source,
+    /// What rows and messages call it.
+    pub name: String,
+    /// Its shape.
+    pub config: LlamaConfig,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its `generation_config.json`, if there is one.
+    pub generation: Option<GenerationConfig>,
+    /// The ids that end a text: those of `generation_config.json`, else of `config.json`, else the tokenizer's.
+    pub eos: Vec<u32>,
+    /// The edits to apply, in order, with the names of their files.
+    pub edits: Vec<(String, Edit)>,
+    /// How it is run.
+    pub options: OpenOptions,
+}
+
+/// A token of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// How the vocabulary writes it, with its marks for spaces and bytes.
+    pub piece: String,
+}
+
+impl Opened {
+    /// Reads the small files of a model, and the edits; an error when an edit cannot belong to it.
+    pub fn new(source: Source, options: OpenOptions) -> Result<Self> {
+        let config = source.config()?;
+        let tokenizer = source.tokenizer()?;
+        let generation = source.generation()?;
+        Ok(Self {
+            edits: open_edits(&source, &config, &options)?,
+            eos: eos(&config, &tokenizer, generation.as_ref()),
+            name: source.name(),
+            source,
+            config,
+            tokenizer,
+            generation,
+            options,
+        })
+    }
+
+    /// Loads the weights, and applies the edits.
+    pub fn load(self, observer: &mut dyn Observer) -> Result<Model> {
+        let device = self.device(observer)?;
+        self.load_on(device, observer)
+    }
+
+    /// The same on a device that is open; [`Model::device`] is that of another model.
+    pub fn load_on(self, device: AnyDevice, observer: &mut dyn Observer) -> Result<Model> {
+        let mut model = self.load_weights(device, observer)?;
+        model.apply_edits()?;
+        Ok(model)
+    }
+
+    /// Loads the weights alone; [`Model::apply_edits`] does the rest.
+    pub fn load_unedited(self, observer: &mut dyn Observer) -> Result<Model> {
+        let device = self.device(observer)?;
+        self.load_weights(device, observer)
+    }
+
+    fn load_weights(self, device: AnyDevice, observer: &mut dyn Observer) -> Result<Model> {
+        let checkpoint = self.source.checkpoint()?;
+        let dtype = self.dtype(&checkpoint)?;
+        let stored = stored_dtype(&self.config, &checkpoint)?;
+        // f32 holds every type; anything else is another model than the file's.
+        if dtype != stored && dtype != DType::F32 {
+            observer.note(Note::Rounded { stored, dtype });
+        }
+        let llama = on_device!(device, device => {
+            AnyModel::from(load(device, &self.config, &checkpoint, dtype, observer)?)
+        });
+        Ok(Model {
+            opened: self,
+            llama,
+        })
+    }
+
+    /// Applies the edits to the model that was loaded without them.
+    pub fn apply_edits<B: Backend>(&self, llama: &mut Llama<B>) -> Result<()> {
+        let mut stack = EditStack::new();
+        for (name, edit) in &self.edits {
+            stack.apply(llama, name, edit)?;
+        }
+        Ok(())
+    }
+
+    /// The device that the model is run on.
+    pub fn device(&self, observer: &mut dyn Observer) -> Result<AnyDevice> {
+        let dtype = self.dtype(&self.source.checkpoint()?)?;
+        let bytes = self.config.n_parameters() * dtype.size() as u64;
+        self.options.device.open(bytes, observer)
+    }
+
+    /// The type that the model is computed in: the one that was asked for, else that of the weights.
+    pub fn dtype(&self, checkpoint: &Checkpoint) -> Result<DType> {
+        dtype(&self.config, checkpoint, &self.options)
+    }
+
+    /// The keys and values of one text of so many positions, for a model computed in `dtype`. What type they have is up to
+    /// the device.
+    pub fn kv_layout(&self, dtype: DType, positions: usize) -> KvLayout {
+        let config = LlamaConfig {
+            dtype: Some(dtype),
+            ..self.config.clone()
+        };
+        config.kv_layout(0, vec![positions; config.n_layers], 1)
+    }
+
+    /// The ids of a prompt.
+    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        Ok(self.tokenizer.encode(prompt)?)
+    }
+
+    /// The tokens of a prompt: what cells count.
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<Token>> {
+        let token = |id| Token {
+            id,
+            piece: self.tokenizer.piece(id).unwrap_or_default(),
+        };
+        Ok(self.encode(prompt)?.into_iter().map(token).collect())
+    }
+
+    /// Greedy decoding that ends where this model's texts end.
+    pub fn decoding(&self, max_new_tokens: usize) -> Decoding {
+        Decoding {
+            max_new_tokens,
+            eos: self.eos.clone(),
+            sampling: None,
+        }
+    }
+
+    /// The defaults of SelfIE for this model.
+    pub fn interpret_options(&self) -> Result<Options> {
+        Ok(Options {
+            eos: self.eos.clone(),
+            model_name: self.name.clone(),
+            ..Options::new(&self.config)?
+        })
+    }
+}
+
+fn load<B: Backend>(
+    device: B,
+    config: &LlamaConfig,
+    checkpoint: &Checkpoint,
+    dtype: DType,
+    observer: &mut dyn Observer,
+) -> Result<Llama<B>> {
+    let total = checkpoint.total_bytes();
+    let loaded = |bytes| observer.loaded(bytes, total);
+    Ok(Llama::load(
+        device,
+        config.clone(),
+        checkpoint,
+        Some(dtype),
+        loaded,
+    )?)
+}
+
+fn dtype(config: &LlamaConfig, checkpoint: &Checkpoint, options: &OpenOptions) -> Result<DType> {
+    match options.dtype {
+        Some(dtype) => Ok(dtype),
+        None => Ok(stored_dtype(config, checkpoint)?),
+    }
+}
+
+fn eos(
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    generation: Option<&GenerationConfig>,
+) -> Vec<u32> {
+    let eos = generation.and_then(|generation| generation.eos.clone());
+    let eos = eos.unwrap_or_else(|| config.eos.clone());
+    if eos.is_empty() {
+        return tokenizer.eos().into_iter().collect();
+    }
+    eos
+}
+
+fn open_edits(
+    source: &Source,
+    config: &LlamaConfig,
+    options: &OpenOptions,
+) -> Result<Vec<(String, Edit)>> {
+    if options.edits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let dtype = dtype(config, &source.checkpoint()?, options)?;
+    let mut edits = Vec::new();
+    for path in &options.edits {
+        let (name, edit) = (path.display().to_string(), Edit::open(path)?);
+        edit.check(&name, config, dtype)?;
+        edits.push((name, edit));
+    }
+    Ok(edits)
+}

@@ -1,0 +1,82 @@
+//! Where a model's files are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use selfie_llama::{Checkpoint, GenerationConfig, LlamaConfig, Tokenizer};
+
+use crate::Result;
+
+/// Where a model's files are. A new kind of place is a variant here; `From<PathBuf>` is where a path is told to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`.
+    Folder(PathBuf),
+    /// The demo checkpoint, in the program itself.
+    Demo,
+}
+
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Self {
+        Self::Folder(path)
+    }
+}
+
+impl From<&Path> for Source {
+    fn from(path: &Path) -> Self {
+        path.to_owned().into()
+    }
+}
+
+impl Source {
+    /// What rows and messages call the model: the path as it was given, or the demo's name.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Folder(dir) => dir.display().to_string(),
+            Self::Demo => selfie_demo::NAME.to_owned(),
+        }
+    }
+
+    /// Whether both are the same files, whatever they are called.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Folder(one), Self::Folder(other)) => {
+                let real = |dir: &Path| fs::canonicalize(dir).ok();
+                one == other || (real(one).is_some() && real(one) == real(other))
+            }
+            _ => self == other,
+        }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> Result<LlamaConfig> {
+        Ok(match self {
+            Self::Folder(dir) => LlamaConfig::open(dir)?,
+            Self::Demo => selfie_demo::config()?,
+        })
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(match self {
+            Self::Folder(dir) => Tokenizer::open(dir)?,
+            Self::Demo => selfie_demo::tokenizer()?,
+        })
+    }
+
+    /// Its `generation_config.json`, if there is one.
+    pub fn generation(&self) -> Result<Option<GenerationConfig>> {
+        Ok(match self {
+            Self::Folder(dir) => GenerationConfig::open(dir)?,
+            Self::Demo => Some(selfie_demo::generation_config()?),
+        })
+    }
+
+    /// Its weights, of which only the headers are read.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(match self {
+            Self::Folder(dir) => Checkpoint::open(dir)?,
+            Self::Demo => selfie_demo::checkpoint()?,
+        })
+    }
+}
