@@ -112,7 +112,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `residual += x`, both `[n, width]`. Where several devices share a layer, [`linear`](Backend::linear), an all-reduce of
     /// its output, and this are what [`linear_add`](Backend::linear_add) does at once on a single one.
     fn add(&self, x: &Self::Rows, residual: &mut Self::Rows) -> Result<()>;
-    /// `out = x / sqrt(mean(x^2) + eps) * weight`, rounded to the GEMM's dtype.
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, rounded to the GEMM's dtype. A row whose squares overflow f32, or
+    /// that is not finite, is NaN: an overflow is not to pass for a row of zeros.
     fn rms_norm(
         &self,
         x: &Self::Rows,

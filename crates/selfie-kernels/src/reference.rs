@@ -102,13 +102,17 @@ pub fn embed(table: &Matrix, tokens: &[u32]) -> Vec<f32> {
     rows.collect::<Vec<_>>().concat()
 }
 
-/// `x / sqrt(mean(x^2) + eps) * weight` of each row: `[n, width]`, weight `[width]`.
+/// `x / sqrt(mean(x^2) + eps) * weight` of each row: `[n, width]`, weight `[width]`. A row whose squares overflow f32 is NaN.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks_exact(width) {
-        let mean = dot(row, row) / width as f64;
-        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        let squares = dot(row, row);
+        let scale = if squares <= f64::from(f32::MAX) {
+            1.0 / (squares / width as f64 + f64::from(eps)).sqrt()
+        } else {
+            f64::NAN
+        };
         for (&x, &w) in row.iter().zip(weight) {
             out.push((f64::from(x) * scale * f64::from(w)) as f32);
         }

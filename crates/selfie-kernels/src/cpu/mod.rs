@@ -177,12 +177,12 @@ impl Backend for Cpu {
         Ok(CpuActs::new(self.isa, capacity, width, weights))
     }
 
-    fn kv_dtype(&self, _: DType) -> DType {
-        DType::F32
-    }
-
     fn kv_bytes(&self, layout: &KvLayout) -> u64 {
         CpuKv::bytes(layout)
+    }
+
+    fn kv_dtype(&self, _: DType) -> DType {
+        DType::F32
     }
 
     fn kv(&self, layout: &KvLayout) -> Result<CpuKv> {

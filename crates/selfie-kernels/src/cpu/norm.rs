@@ -77,7 +77,12 @@ impl<T: Operand> Loop for Row<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let squares = lane_sum(self.x, |x, sum| s.mul_add(x, x, sum));
-        let scale = 1.0 / (squares / self.x.len() as f32 + self.eps).sqrt();
+        // A sum that overflows would scale the row to zeros, which nobody could tell from a sound one.
+        let scale = if squares.is_finite() {
+            1.0 / (squares / self.x.len() as f32 + self.eps).sqrt()
+        } else {
+            f32::NAN
+        };
         for ((out, &x), &w) in self.out.iter_mut().zip(self.x).zip(self.weight) {
             *out = T::round(x * scale * w);
         }

@@ -140,12 +140,12 @@ impl<D: Driver> Backend for Gpu<D> {
         Ok(GpuActs::new(buffer, capacity, width, weights))
     }
 
-    fn kv_dtype(&self, weights: DType) -> DType {
-        weights
-    }
-
     fn kv_bytes(&self, layout: &KvLayout) -> u64 {
         GpuKv::<D>::bytes(layout)
+    }
+
+    fn kv_dtype(&self, weights: DType) -> DType {
+        weights
     }
 
     fn kv(&self, layout: &KvLayout) -> Result<GpuKv<D>> {

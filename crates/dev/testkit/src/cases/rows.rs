@@ -159,6 +159,40 @@ pub fn check_rms_norm<B: Operands>(backend: &B) {
         }
     }
     errors.finish();
+    overflows(backend);
+}
+
+/// A row whose squares overflow is NaN to its last value, and those beside it are as they are alone.
+fn overflows<B: Operands>(backend: &B) {
+    for (width, large) in [(16, 1e20), (100, 3e38), (64, f32::INFINITY), (64, f32::NAN)] {
+        let weight = must("vector", backend.vector(&vec![1.0; width]));
+        let mut x = values(3, 3 * width, (-1.0, 1.0));
+        let sound = reference::rms_norm(&x, &vec![1.0; width], 1e-5);
+        x[width + width / 2] = large;
+        assert!(reference::rms_norm(&x, &vec![1.0; width], 1e-5)[width].is_nan());
+        let x = rows_of(backend, &x, width);
+        let mut out = must("rows", backend.rows(3, width));
+        must(
+            "rms_norm_f32",
+            backend.rms_norm_f32(&x, &weight, 1e-5, &mut out),
+        );
+        let mut all = vec![(read_all(backend, &out), 1e-5)];
+        for dtype in DTYPES {
+            let mut out = must("acts", backend.acts(3, width, dtype));
+            must("rms_norm", backend.rms_norm(&x, &weight, 1e-5, &mut out));
+            all.push((read_acts(backend, &out, 3), 1e-2));
+        }
+        for (got, bound) in all {
+            assert!(
+                got[width..2 * width].iter().all(|x| x.is_nan()),
+                "{width} wide, with {large}: {:?}",
+                &got[width..2 * width]
+            );
+            for at in (0..width).chain(2 * width..3 * width) {
+                assert!((got[at] - sound[at]).abs() <= bound, "value {at}");
+            }
+        }
+    }
 }
 
 pub fn check_swiglu<B: Operands>(backend: &B) {
