@@ -77,9 +77,11 @@ pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Export
             continue;
         }
         for tensor in own.values() {
-            let old = checkpoint.find(&tensor.name).map_or(0, |info| info.bytes);
-            change += tensor.bytes.len() as i64 - old as i64;
-            exported.other_dtype |= old != tensor.bytes.len() as u64;
+            let old = checkpoint.find(&tensor.name);
+            change += tensor.bytes.len() as i64 - old.as_ref().map_or(0, |info| info.bytes) as i64;
+            // By its name: two types may have the same size.
+            let dtype = format!("{:?}", file_dtype(tensor.dtype));
+            exported.other_dtype |= old.is_none_or(|info| info.dtype != dtype);
         }
         rewrite(shard, &own, &to)?;
         exported.rewritten.push(name);

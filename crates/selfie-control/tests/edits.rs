@@ -32,6 +32,8 @@ fn a_file_brings_an_edit_back_to_the_bit() {
         ("llama2-mha", Some(DType::F16)),
         ("llama3-gqa", None),
         ("llama3-gqa", Some(DType::F32)),
+        // The checkpoint is in bf16, which is as large.
+        ("llama3-gqa", Some(DType::F16)),
     ] {
         let (mut model, tokenizer) = load(name, dtype);
         let edit = edit(&mut model, &tokenizer, name, 2);
@@ -198,6 +200,8 @@ fn an_export_opens_as_the_edited_model() {
         ("llama2-mha", None),
         ("llama3-gqa", None),
         ("llama3-gqa", Some(DType::F32)),
+        // The checkpoint is in bf16, which is as large.
+        ("llama3-gqa", Some(DType::F16)),
     ] {
         let (mut model, tokenizer) = load(name, dtype);
         let prompt = tokenizer.encode("a type of drink").unwrap();
@@ -240,5 +244,5 @@ fn an_export_opens_as_the_edited_model() {
         assert!(!out.exists());
     }
     // No temporary folder is left behind.
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
 }
