@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use selfie::Device;
+use selfie::kernels::InjectMode;
+use selfie::llama::Bos;
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
 
@@ -21,7 +24,7 @@ pub(crate) enum Command {
     Info(InfoArgs),
     /// Index, id and piece of a prompt's tokens: what --tokens counts
     Tokens(TokensArgs),
-    /// Continue a prompt
+    /// Continue a prompt; tokens are chosen as generation_config.json says, and the options of sampling come first
     Generate(GenerateArgs),
     /// Write hidden_states, pre_mlp, residual, logits and input_ids of a prompt to a safetensors file
     Trace(TraceArgs),
@@ -59,6 +62,9 @@ pub(crate) struct ModelArgs {
     /// CPU threads [default: one a core]; at most 8 a core are started
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Whether prompts begin with bos; auto is as the checkpoint says. Control and eval know only auto
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) bos: BosArg,
     /// An edit to apply; several are applied in order
     #[arg(long, value_name = "EDIT")]
     pub(crate) edit: Vec<PathBuf>,
@@ -75,6 +81,24 @@ pub(crate) enum DTypeArg {
     F16,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BosArg {
+    Auto,
+    Always,
+    Never,
+}
+
+impl BosArg {
+    pub(crate) fn bos(self) -> Bos {
+        match self {
+            BosArg::Auto => Bos::Auto,
+            BosArg::Always => Bos::Always,
+            BosArg::Never => Bos::Never,
+        }
+    }
+}
+
+/// How tokens are chosen. `generate` takes what is not given from the checkpoint; everything else is greedy then.
 #[derive(Args, Debug)]
 pub(crate) struct SamplingArgs {
     /// 0 is greedy
@@ -86,6 +110,12 @@ pub(crate) struct SamplingArgs {
     /// Draw from the most likely tokens that have this probability together
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
+    /// Draw from the tokens that have at least this share of the most likely one's probability; 0 is all
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+    /// What the logits of tokens that are there already are divided by (multiplied, if below 0); 1 is none
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: Option<f32>,
     /// Settles every draw, and the random control
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -101,8 +131,14 @@ pub(crate) struct InfoArgs {
 pub(crate) struct TokensArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["interpretation_prompt", "template"])]
+    pub(crate) prompt: Option<String>,
+    /// Show the tokens of this interpretation prompt, and which are written over; as for interpret
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["template", "prompt"])]
+    pub(crate) interpretation_prompt: Option<String>,
+    /// The same for an interpretation prompt by name: summarize, materials
+    #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
+    pub(crate) template: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -148,9 +184,9 @@ pub(crate) struct SweepArgs {
         allow_hyphen_values = true
     )]
     pub(crate) inject_layer: String,
-    /// replace: s*v + (1-s)*h; add: h + s*v
-    #[arg(long, value_enum, default_value = "replace")]
-    pub(crate) mode: ModeArg,
+    /// replace: s*v + (1-s)*h; add: h + s*v; add-matched: h + s*|h|*v/|v|; replace-norm: s*v/|v|
+    #[arg(long, value_parser = mode(), default_value = "replace")]
+    pub(crate) mode: InjectMode,
     /// The factor s of --mode; several: 0.5,1
     #[arg(
         long,
@@ -182,10 +218,10 @@ pub(crate) struct SweepArgs {
     pub(crate) format: Option<FormatArg>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModeArg {
-    Replace,
-    Add,
+/// The modes of writing, by the names of their table.
+pub(crate) fn mode() -> impl TypedValueParser<Value = InjectMode> {
+    PossibleValuesParser::new(InjectMode::ALL.map(InjectMode::name))
+        .try_map(|name| name.parse::<InjectMode>())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -202,9 +238,12 @@ pub(crate) struct InterpretArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// A prompt whose embeddings are interpreted; can be given several times
-    #[arg(long, value_name = "TEXT", required = true)]
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
-    /// Layer:token pairs: 3:5,4:5
+    /// A file with a prompt a line, or - for stdin. A line that is a JSON string is decoded, blank ones are skipped
+    #[arg(long, value_name = "FILE|-", conflicts_with = "prompt")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Layer:token pairs: 3:5,4:5; tokens from the end: 4:-1
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
     /// Layers: A..B, A..=B, 1,2, last or all
@@ -215,7 +254,7 @@ pub(crate) struct InterpretArgs {
         allow_hyphen_values = true
     )]
     pub(crate) layers: String,
-    /// Tokens: A..B, A..=B, 1,2, last or all
+    /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1
     #[arg(
         long,
         value_name = "TOKENS",
@@ -223,6 +262,9 @@ pub(crate) struct InterpretArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: String,
+    /// Another model that puts the embeddings into words, as wide as --model (d_model) [default: --model itself]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
 }
@@ -243,7 +285,7 @@ pub(crate) struct InterpretVectorsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct RandomCheckpointArgs {
-    /// tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
+    /// smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: String,
     /// A folder whose tokenizer.json the checkpoint gets

@@ -1,5 +1,7 @@
 //! What goes to stderr while the program works.
 
+use std::fmt::Display;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use selfie::{Note, Observer};
 
@@ -21,9 +23,7 @@ impl Console {
 
 impl Observer for Console {
     fn note(&mut self, note: Note) {
-        if !self.quiet {
-            eprintln!("note: {note}");
-        }
+        tell(self.quiet, note);
     }
 
     fn loaded(&mut self, bytes: u64, total: u64) {
@@ -35,6 +35,13 @@ impl Observer for Console {
 impl Drop for Console {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A line on stderr for what a user should know, unless it is to be quiet.
+pub(crate) fn tell(quiet: bool, note: impl Display) {
+    if !quiet {
+        eprintln!("note: {note}");
     }
 }
 

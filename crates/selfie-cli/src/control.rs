@@ -11,19 +11,21 @@ use selfie::control::{
     CommandReward, ControlError, End, Judge, Observer, Outcome, OutputFile, Probes, Reference,
     Reinforce, Reward, Step, Supervised, Target, TargetCell, Training, When, WordReward, lines,
 };
-use selfie::interp::{InjectAt, InterpretationPrompt, Options, Vector};
-use selfie::kernels::{Backend, Cpu, InjectMode};
+use selfie::interp::{InjectAt, Options, Vector};
+use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer};
 use selfie::{Model, OpenOptions, Opened, Source, on};
 
-use crate::args::ModeArg;
-use crate::cells::{list, numbers, pairs};
+use crate::cells::{list, pairs, tokens};
 use crate::console::{bar, style};
 use crate::control_args::{
     ControlCommand, InterpretationArgs, ReinforceArgs, SupervisedArgs, TrainingArgs, WhenArg,
 };
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, load_on, open};
+use crate::prompts::{
+    interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_prompts,
+};
 use crate::stop::Stop;
 use crate::text::clean;
 
@@ -35,18 +37,21 @@ pub(crate) fn control(command: &ControlCommand) -> Result<()> {
 }
 
 fn supervised(args: &SupervisedArgs) -> Result<()> {
+    only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let cells = pairs("source", &args.source)?;
-    let layer = cells[0].0;
-    if let Some((other, _)) = cells.iter().find(|cell| cell.0 != layer) {
+    let (mut layers, mut sources) = (Vec::new(), Vec::new());
+    for prompt in &args.prompt {
+        for (layer, token) in pairs("source", &args.source, opened.encode(prompt)?.len())? {
+            layers.push(layer);
+            sources.push((prompt.clone(), token));
+        }
+    }
+    let layer = layers[0];
+    if let Some(other) = layers.iter().find(|&&other| other != layer) {
         return usage(format!(
             "--source {}: layers {layer} and {other}; an edit changes one layer, so give cells of one",
             args.source
         ));
-    }
-    let mut sources = Vec::new();
-    for prompt in &args.prompt {
-        sources.extend(cells.iter().map(|&(_, token)| (prompt.clone(), token)));
     }
     let control = Supervised {
         sources,
@@ -71,6 +76,10 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
         .map(|(prompt, token)| label(&opened, prompt, *token));
     let labels = labels.collect::<Result<_>>()?;
     let quiet = args.model.quiet;
+    tell_of_prompts(&opened, &args.prompt, quiet)?;
+    if let Some(options) = &control.interpretation {
+        tell_of_interpretation_prompt(&opened, &options.prompt, quiet)?;
+    }
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
     let tokenizer = &model.opened.tokenizer;
@@ -79,9 +88,10 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
 }
 
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
+    only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
     let count = opened.encode(&args.prompt)?.len();
-    let tokens = numbers("tokens", &args.tokens, count)?;
+    let tokens = tokens("tokens", &args.tokens, count)?;
     let seed = args.interpretation.sampling.seed;
     let control = Reinforce {
         prompt: args.prompt.clone(),
@@ -98,6 +108,8 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     // A reward that cannot work is found before the weights are loaded.
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
+    tell_of_prompts(&opened, &[&args.prompt], quiet)?;
+    tell_of_interpretation_prompt(&opened, &control.interpretation.prompt, quiet)?;
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
     let judge = reward.load_judge(&model, quiet)?;
@@ -118,18 +130,17 @@ fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
             vectors: vectors.into_iter().map(|vector| vector.values).collect(),
         });
     }
-    let cells = pairs("target", args.target.as_deref().unwrap_or(""))?;
-    let of_prompt = |prompt: &String| {
-        let cell = |&(layer, token): &(usize, usize)| TargetCell {
+    let text = args.target.as_deref().unwrap_or("");
+    let mut cells = Vec::new();
+    for prompt in &args.target_prompt {
+        let pairs = pairs("target", text, opened.encode(prompt)?.len())?;
+        cells.extend(pairs.into_iter().map(|(layer, token)| TargetCell {
             prompt: prompt.clone(),
             layer,
             token,
-        };
-        cells.iter().map(cell).collect::<Vec<_>>()
-    };
-    Ok(Target::Cells(
-        args.target_prompt.iter().flat_map(of_prompt).collect(),
-    ))
+        }));
+    }
+    Ok(Target::Cells(cells))
 }
 
 fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Result<Training> {
@@ -167,23 +178,17 @@ fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Re
 }
 
 fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options> {
-    let prompt: InterpretationPrompt = match (&args.interpretation_prompt, &args.template) {
-        (Some(json), _) => json.parse()?,
-        (None, Some(name)) => InterpretationPrompt::template(name)?,
-        (None, None) => InterpretationPrompt::template("summarize")?,
-    };
+    let (json, template) = (&args.interpretation_prompt, &args.template);
+    let prompt = interpretation_prompt(json.as_deref(), template.as_deref())?;
     Ok(Options {
         prompt,
         injections: vec![InjectAt {
             layer: args.inject_layer,
-            mode: match args.mode {
-                ModeArg::Replace => InjectMode::Replace,
-                ModeArg::Add => InjectMode::Add,
-            },
+            mode: args.mode,
             strength: args.strength,
         }],
         max_new_tokens: args.max_new_tokens,
-        sampling: args.sampling.resolve(None)?,
+        sampling: args.sampling.alone()?,
         relevancy: false,
         ..opened.interpret_options()?
     })
@@ -194,7 +199,7 @@ enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
     /// A judge, and the model that it asks until that is loaded; `None` is the controlled model.
-    Judge(Box<Judge<Cpu>>, Option<Box<Opened>>),
+    Judge(Box<Judge>, Option<Box<Opened>>),
 }
 
 impl RewardSource {
@@ -258,7 +263,7 @@ impl RewardSource {
         let Self::Judge(_, other) = self else {
             return Ok(None);
         };
-        let load = |other: Box<Opened>| load_on(*other, beside.device()?, quiet);
+        let load = |other: Box<Opened>| load_on(*other, beside.device(), quiet);
         other.take().map(load).transpose()
     }
 
@@ -316,6 +321,8 @@ struct Report {
 
 impl Report {
     fn open(args: &TrainingArgs, labels: Vec<String>, steps: usize, quiet: bool) -> Result<Self> {
+        // Before there is a file that somebody who waits for it could see.
+        let stop = Stop::listen();
         let (mut edit, mut log) = (None, None);
         if !args.dry_run {
             edit = args.out.as_deref().map(OutputFile::new).transpose()?;
@@ -334,7 +341,7 @@ impl Report {
             edit,
             bar,
             quiet,
-            stop: Stop::listen(),
+            stop,
             error: None,
         })
     }
@@ -469,6 +476,17 @@ impl Observer for Report {
             return ControlFlow::Break(());
         }
         self.bar.set_position(step.step as u64 + 1);
+        let empty = |text: &&String| text.trim().is_empty();
+        let empty = step.interpretations.iter().filter(empty).count();
+        if empty > 0 && 2 * empty >= step.interpretations.len() && step.step == 0 && !self.quiet {
+            let all = step.interpretations.len();
+            self.bar.suspend(|| {
+                eprintln!(
+                    "note: {empty} of {all} interpretations are empty at the first step: the model ended the text at \
+                     once, and that is what is rewarded; another end of the interpretation prompt may help"
+                );
+            });
+        }
         if self.stop.is_asked_for() {
             return ControlFlow::Break(());
         }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::args::{ModeArg, ModelArgs, SamplingArgs};
+use selfie::kernels::InjectMode;
+
+use crate::args::{ModelArgs, SamplingArgs, mode};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ControlCommand {
@@ -93,8 +95,8 @@ pub(crate) struct InterpretationArgs {
     #[arg(long, value_name = "K", default_value_t = 2)]
     pub(crate) inject_layer: usize,
     /// replace: s*v + (1-s)*h; add: h + s*v
-    #[arg(long, value_enum, default_value = "replace")]
-    pub(crate) mode: ModeArg,
+    #[arg(long, value_parser = mode(), default_value = "replace")]
+    pub(crate) mode: InjectMode,
     /// The factor s of --mode
     #[arg(
         long,
@@ -117,7 +119,7 @@ pub(crate) struct SupervisedArgs {
     /// The prompt whose embeddings are changed; given several times, the cells of each
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
-    /// The cells that are changed, all of one layer, counted as in hidden_states: 7:3,7:4
+    /// The cells that are changed, all of one layer, counted as in hidden_states: 7:3,7:4; tokens from the end: 7:-1
     #[arg(long, value_name = "L:T,..", allow_hyphen_values = true)]
     pub(crate) source: String,
     /// The prompt of the target; given several times, the mean over all
@@ -164,7 +166,7 @@ pub(crate) struct ReinforceArgs {
     /// Their layer, counted as in hidden_states
     #[arg(long, value_name = "L", allow_negative_numbers = true)]
     pub(crate) layer: usize,
-    /// Their tokens: A..B, A..=B, 1,2 or all
+    /// Their tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1
     #[arg(
         long,
         value_name = "TOKENS",

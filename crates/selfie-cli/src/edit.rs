@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use selfie::control::{ControlError, Edit, export};
-use selfie::llama::HostTensor;
+use selfie::llama::{HostTensor, resolve_folder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -124,7 +124,7 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
         return usage("give at least one edit: selfie edit export --model DIR EDIT --out DIR");
     }
     let exported = match &args.model.model {
-        Some(dir) => export(dir, &edits, &args.out)?,
+        Some(dir) => export(&resolve_folder(dir)?, &edits, &args.out)?,
         None => {
             let folder = demo_folder()?;
             export(folder.path(), &edits, &args.out)?

@@ -1,6 +1,7 @@
 //! Errors as the user sees them: one line, and an exit code.
 
 use std::io;
+use std::path::PathBuf;
 
 use selfie::Error;
 use selfie::control::ControlError;
@@ -26,6 +27,8 @@ pub(crate) enum CliError {
         "the first update brings the drift to {drift:.6}, over --max-drift {bound}: no edit is written; try a smaller --lr"
     )]
     NoUpdate { drift: f64, bound: f64 },
+    #[error("--prompts {}: {source}", path.display())]
+    ReadPrompts { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Selfie(#[from] Error),
 }
@@ -77,7 +80,7 @@ fn of_selfie(error: &Error) -> u8 {
 
 fn of_llama(error: &LlamaError) -> u8 {
     match error {
-        LlamaError::SamplingValue { .. } => 2,
+        LlamaError::SamplingValue { .. } | LlamaError::NoBos { .. } => 2,
         _ => 1,
     }
 }
@@ -87,6 +90,8 @@ fn of_interp(error: &InterpError) -> u8 {
         InterpError::Llama(error) => of_llama(error),
         InterpError::Kernel(_) => 1,
         InterpError::ReadVectors { .. } | InterpError::VectorFile { .. } => 1,
+        InterpError::NotFinite { .. } | InterpError::CleanNotFinite => 1,
+        InterpError::Unanswered => 1,
         _ => 2,
     }
 }

@@ -15,8 +15,15 @@ use crate::control_args::{
 };
 use crate::error::{CliError, Result, usage};
 use crate::open::{load_unedited, open};
+use crate::prompts::only_auto_bos;
 
 pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
+    only_auto_bos(match command {
+        EvalCommand::Facts(args) => &args.model,
+        EvalCommand::Choices(args) => &args.model,
+        EvalCommand::Behaviours(args) => &args.model,
+        EvalCommand::Drift(args) => &args.model,
+    })?;
     match command {
         EvalCommand::Facts(args) => of_facts(args),
         EvalCommand::Choices(args) => of_choices(args),
@@ -57,7 +64,7 @@ fn run(opened: Opened, suite: &Suite, args: &SuiteArgs, model: &ModelArgs) -> Re
     suite.check(&opened.config, &opened.tokenizer, args.max_new_tokens)?;
     let out = args.out.as_deref().map(OutputFile::new).transpose()?;
     let decoding = Decoding {
-        sampling: args.sampling.resolve(None)?,
+        sampling: args.sampling.alone()?,
         ..opened.decoding(args.max_new_tokens)
     };
     let mut loaded = load_unedited(opened, model.quiet)?;

@@ -3,12 +3,14 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use selfie::llama::Decoding;
+use selfie::llama::{Decoding, GenerationConfig};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
+use crate::console::tell;
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
+use crate::prompts::tell_of_prompts;
 
 /// The object of `--json`, in this order.
 #[derive(Serialize)]
@@ -25,13 +27,23 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     }
     let opened = open(&args.model)?;
     let prompt = opened.encode(&args.prompt)?;
+    let quiet = args.model.quiet;
+    tell_of_prompts(&opened, &[&args.prompt], quiet)?;
+    let resolved =
+        GenerationConfig::resolve(opened.generation.as_ref(), &args.sampling.overrides())?;
+    if let Some(taken) = &resolved.taken {
+        tell(quiet, taken);
+    }
+    for note in &resolved.notes {
+        tell(quiet, note);
+    }
     let decoding = Decoding {
-        sampling: args.sampling.resolve(opened.generation.as_ref())?,
+        sampling: resolved.sampling,
         ..opened.decoding(args.max_new_tokens)
     };
     let positions = prompt.len() + args.max_new_tokens;
     opened.config.check_context(positions)?;
-    let model = load(opened, args.model.quiet)?;
+    let model = load(opened, quiet)?;
 
     let mut out = io::stdout().lock();
     if args.json {

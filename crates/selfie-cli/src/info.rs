@@ -6,22 +6,26 @@ use selfie::kernels::CpuPath;
 use selfie::llama::{Rope, RopeScaling, stored_dtype};
 
 use crate::args::{InfoArgs, TokensArgs};
-use crate::console::Console;
+use crate::console::{Console, tell};
 use crate::error::{CliError, Result};
 use crate::open::open;
+use crate::prompts::{interpretation_prompt, tell_of_interpretation_prompt, tell_of_prompts};
 use crate::text::visible;
 
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let opened = open(&args.model)?;
     let config = &opened.config;
     let checkpoint = opened.source.checkpoint()?;
+    for note in checkpoint.notes() {
+        tell(args.model.quiet, note);
+    }
     let (stored, dtype) = (
         stored_dtype(config, &checkpoint)?,
         opened.dtype(&checkpoint)?,
     );
     let attn = &config.attn;
     let device = opened.device(&mut Console::new(args.model.quiet))?;
-    let cache = device.kv_bytes(&opened.kv_layout(dtype, 1024));
+    let cache = device.kv_bytes(config, dtype, 1024);
     let memory = device.memory()?;
     let parameters = config.n_parameters();
     let mut heads = format!(
@@ -87,10 +91,29 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
 
 pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
     let opened = open(&args.model)?;
+    let quiet = args.model.quiet;
+    let (tokens, written) = match &args.prompt {
+        Some(prompt) => {
+            tell_of_prompts(&opened, &[prompt], quiet)?;
+            (opened.tokens(prompt)?, Vec::new())
+        }
+        None => {
+            let (json, template) = (&args.interpretation_prompt, &args.template);
+            let prompt = interpretation_prompt(json.as_deref(), template.as_deref())?;
+            let located = tell_of_interpretation_prompt(&opened, &prompt, quiet)?;
+            (opened.tokenizer.tokens(&located.ids)?, located.rows)
+        }
+    };
     let mut out = io::stdout().lock();
-    for (index, token) in opened.tokens(&args.prompt)?.into_iter().enumerate() {
+    for (index, token) in tokens.iter().enumerate() {
         let (id, piece) = (token.id, visible(&token.piece));
-        writeln!(out, "{index}\t{id}\t{piece}").map_err(CliError::Stdout)?;
+        let special = if token.special { "special" } else { "" };
+        let by = written.iter().zip(1..);
+        let by = by.filter(|(placeholder, _)| placeholder.rows.contains(&index));
+        let by: Vec<String> = by.map(|(_, number)| format!("write {number}")).collect();
+        let line = format!("{index}\t{id}\t{piece}\t{special}\t{}", by.join(", "));
+        // A token that is neither special nor written over has three columns.
+        writeln!(out, "{}", line.trim_end_matches('\t')).map_err(CliError::Stdout)?;
     }
     Ok(())
 }

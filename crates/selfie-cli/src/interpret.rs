@@ -3,33 +3,66 @@
 use std::ops::ControlFlow;
 
 use indicatif::ProgressBar;
-use selfie::Opened;
-use selfie::interp::{
-    Cell, Control, InjectAt, InterpError, InterpretationPrompt, Options, Row, Sink, Vector,
-};
-use selfie::kernels::InjectMode;
+use selfie::interp::{Cell, Control, InjectAt, InterpError, Options, Row, Sink, Swept, Vector};
+use selfie::{OpenOptions, Opened, Source};
 
-use crate::args::{InterpretArgs, InterpretVectorsArgs, ModeArg, SweepArgs};
-use crate::cells::{list, numbers, pairs};
+use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
+use crate::cells::{list, numbers, pairs, tokens};
 use crate::console::{bar, style};
 use crate::error::{CliError, Result, usage};
-use crate::open::{load, open};
+use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
+use crate::prompts::{
+    interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_prompts,
+};
 use crate::stop::Stop;
 
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
+    let prompts = prompts(args)?;
     let opened = open(&args.model)?;
-    let cells = cells(args, &opened)?;
-    let options = options(&args.sweep, &opened)?;
-    let (config, tokenizer) = (&opened.config, &opened.tokenizer);
-    selfie::interp::check(config, tokenizer, &args.prompt, &cells, &options)?;
+    let reader = reader(args, &opened)?;
+    let reads = reader.as_ref().unwrap_or(&opened);
+    let cells = cells(args, &prompts, &opened)?;
+    let options = Options {
+        model_name: opened.name.clone(),
+        reader_name: reader.as_ref().map(|reader| reader.name.clone()),
+        ..options(&args.sweep, reads)?
+    };
+    selfie::interp::check_by(
+        (&opened.config, &opened.tokenizer),
+        (&reads.config, &reads.tokenizer),
+        &prompts,
+        &cells,
+        &options,
+    )?;
     let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
-    let model = load(opened, args.model.quiet)?;
+    let quiet = args.model.quiet;
+    tell_of_prompts(&opened, &prompts, quiet)?;
+    tell_of_interpretation_prompt(reads, &options.prompt, quiet)?;
+    let model = load(opened, quiet)?;
+    let reader = match reader {
+        Some(reader) => Some(load_on(reader, model.device(), quiet)?),
+        None => None,
+    };
     let rows = cells.len() * options.injections.len();
-    let writer = target.open(&options.controls)?;
-    let mut output = Output::new(writer, rows, args.model.quiet);
-    let swept = model.interpret(&args.prompt, &cells, &options, &mut output);
+    let mut output = Output::new(target, &options.controls, rows, quiet)?;
+    let swept = match &reader {
+        None => model.interpret(&prompts, &cells, &options, &mut output),
+        Some(reader) => model.interpret_by(reader, &prompts, &cells, &options, &mut output),
+    };
     output.finish(swept)
+}
+
+/// The model of `--reader`, on the same device, in the same dtype, without the edits; `None` where it is the subject.
+fn reader(args: &InterpretArgs, subject: &Opened) -> Result<Option<Opened>> {
+    let Some(dir) = &args.reader else {
+        return Ok(None);
+    };
+    let options = OpenOptions {
+        edits: Vec::new(),
+        ..subject.options.clone()
+    };
+    Ok(Some(Opened::new(Source::from(dir.as_path()), options)?))
 }
 
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
@@ -40,22 +73,22 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let prompts: [&str; 0] = [];
     selfie::interp::check(config, tokenizer, &prompts, &[], &options)?;
     let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
+    tell_of_interpretation_prompt(&opened, &options.prompt, args.model.quiet)?;
     let model = load(opened, args.model.quiet)?;
     let rows = vectors.len() * options.injections.len();
-    let writer = target.open(&options.controls)?;
-    let mut output = Output::new(writer, rows, args.model.quiet);
+    let mut output = Output::new(target, &options.controls, rows, args.model.quiet)?;
     let swept = model.interpret_vectors(&vectors, &options, &mut output);
     output.finish(swept)
 }
 
 /// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
-fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
+fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
-    for (prompt, text) in args.prompt.iter().enumerate() {
-        let tokens = opened.encode(text)?.len();
+    for (prompt, text) in prompts.iter().enumerate() {
+        let len = opened.encode(text)?.len();
         if let Some(list) = &args.cells {
             cells.extend(
-                pairs("cells", list)?
+                pairs("cells", list, len)?
                     .into_iter()
                     .map(|(layer, token)| Cell {
                         prompt,
@@ -67,7 +100,7 @@ fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
         }
         // hidden_states has one more entry than there are layers.
         let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
-        let tokens = numbers("tokens", &args.tokens, tokens)?;
+        let tokens = tokens("tokens", &args.tokens, len)?;
         for layer in layers {
             cells.extend(tokens.iter().map(|&token| Cell {
                 prompt,
@@ -80,15 +113,9 @@ fn cells(args: &InterpretArgs, opened: &Opened) -> Result<Vec<Cell>> {
 }
 
 fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
-    let prompt: InterpretationPrompt = match (&args.interpretation_prompt, &args.template) {
-        (Some(json), _) => json.parse()?,
-        (None, Some(name)) => InterpretationPrompt::template(name)?,
-        (None, None) => InterpretationPrompt::template("summarize")?,
-    };
-    let mode = match args.mode {
-        ModeArg::Replace => InjectMode::Replace,
-        ModeArg::Add => InjectMode::Add,
-    };
+    let (json, template) = (&args.interpretation_prompt, &args.template);
+    let prompt = interpretation_prompt(json.as_deref(), template.as_deref())?;
+    let mode = args.mode;
     let strengths: Vec<f32> = list("strength", &args.strength)?;
     let mut injections = Vec::new();
     for layer in list("inject-layer", &args.inject_layer)? {
@@ -109,8 +136,7 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
         prompt,
         injections,
         max_new_tokens: args.max_new_tokens,
-        // What generation_config.json says of sampling is meant for chat, not for interpretations.
-        sampling: args.sampling.resolve(None)?,
+        sampling: args.sampling.alone()?,
         relevancy: !args.no_relevancy,
         batch_size,
         controls: match &args.controls {
@@ -133,28 +159,42 @@ struct Output {
     bar: ProgressBar,
     rows: usize,
     written: usize,
+    quiet: bool,
     stop: Stop,
     error: Option<CliError>,
 }
 
 impl Output {
-    fn new(writer: RowWriter, rows: usize, quiet: bool) -> Self {
+    fn new(target: RowTarget, controls: &[Control], rows: usize, quiet: bool) -> Result<Self> {
+        // Before there is a file that somebody who waits for it could see.
+        let stop = Stop::listen();
         let bar = bar(rows as u64, quiet).with_style(style(
             "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} gone, {eta} left",
         ));
-        Self {
-            writer,
+        Ok(Self {
+            writer: target.open(controls)?,
             bar,
             rows,
             written: 0,
-            stop: Stop::listen(),
+            quiet,
+            stop,
             error: None,
-        }
+        })
     }
 
     /// Finishes what is written, whether the sweep came to its end or not.
-    fn finish(self, swept: Result<(), selfie::Error>) -> Result<()> {
+    fn finish(self, swept: Result<Swept, selfie::Error>) -> Result<()> {
         self.bar.finish_and_clear();
+        if let Ok(swept) = &swept
+            && swept.empty > 0
+            && !self.quiet
+        {
+            eprintln!(
+                "note: {} of {} interpretations are empty: the model ended the text at once; another end of the \
+                 interpretation prompt may help",
+                swept.empty, swept.rows
+            );
+        }
         let error = self.error.or(swept.err().map(CliError::from));
         if error.is_none() && self.written == self.rows {
             return self.writer.finish();
@@ -183,6 +223,14 @@ impl Sink for Output {
         }
         self.written += 1;
         // The rows that are finished are still written after Ctrl-C; `progress` ends the sweep.
+        ControlFlow::Continue(())
+    }
+
+    fn failed(&mut self, cell: &str) -> ControlFlow<()> {
+        if !self.quiet {
+            self.bar
+                .suspend(|| eprintln!("note: no row for {cell}: its activations overflow"));
+        }
         ControlFlow::Continue(())
     }
 
@@ -220,9 +268,13 @@ mod tests {
             new_ids: vec![7],
             pieces: vec!["words".to_owned()],
             inject_layer: 1,
-            mode: InjectMode::Replace,
+            mode: selfie::kernels::InjectMode::Replace,
             strength: 1.0,
             model: "demo".to_owned(),
+            prompt_index: Some(0),
+            key: selfie::interp::Key(7),
+            reader: None,
+            map: None,
             controls: Vec::new(),
         }
     }
@@ -230,7 +282,7 @@ mod tests {
     /// A sweep of three rows that fails after `done`.
     fn fails_after(done: usize, out: &Path) -> CliError {
         let target = RowTarget::new(Some(out), None).unwrap();
-        let mut output = Output::new(target.open(&[]).unwrap(), 3, true);
+        let mut output = Output::new(target, &[], 3, true).unwrap();
         for token in 0..done {
             assert!(output.row(row(token)).is_continue());
         }

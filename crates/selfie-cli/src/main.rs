@@ -14,6 +14,7 @@ mod info;
 mod interpret;
 mod open;
 mod output;
+mod prompts;
 mod random;
 mod stop;
 mod text;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use selfie::kernels::DType;
-use selfie::llama::{GenerationConfig, Sampling};
+use selfie::llama::{GenerationConfig, Sampling, SamplingOverrides};
 use selfie::{AnyDevice, DeviceOptions, Model, OpenOptions, Opened, Source};
 
 use crate::args::{DTypeArg, ModelArgs, SamplingArgs};
@@ -24,6 +24,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Opened> {
             ..DeviceOptions::from_env()?
         },
         dtype: args.dtype.dtype(),
+        bos: args.bos.bos(),
         edits: args.edit.clone(),
     };
     let source = match &args.model {
@@ -68,27 +69,20 @@ impl DTypeArg {
 }
 
 impl SamplingArgs {
-    /// `None` is greedy. Flags come before `defaults`, those of generation_config.json.
-    pub(crate) fn resolve(&self, defaults: Option<&GenerationConfig>) -> Result<Option<Sampling>> {
-        let defaults = defaults.filter(|defaults| defaults.do_sample);
-        let asked = self.top_k.is_some() || self.top_p.is_some();
-        let temperature = match (self.temperature, defaults) {
-            (Some(temperature), _) => temperature,
-            (None, Some(defaults)) => defaults.temperature.unwrap_or(1.0),
-            (None, None) if asked => 1.0,
-            (None, None) => 0.0,
-        };
-        if temperature == 0.0 {
-            return Ok(None);
-        }
-        let sampling = Sampling {
-            temperature,
-            top_k: self.top_k.or(defaults.and_then(|d| d.top_k)).unwrap_or(0),
-            top_p: self.top_p.or(defaults.and_then(|d| d.top_p)).unwrap_or(1.0),
+    pub(crate) fn overrides(&self) -> SamplingOverrides {
+        SamplingOverrides {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
             seed: self.seed,
-            ..Sampling::default()
-        };
-        sampling.check()?;
-        Ok(Some(sampling))
+        }
+    }
+
+    /// Greedy unless these options ask for more: what `generation_config.json` says is meant for chat, not for
+    /// interpretations. `None` is greedy.
+    pub(crate) fn alone(&self) -> Result<Option<Sampling>> {
+        Ok(GenerationConfig::resolve(None, &self.overrides())?.sampling)
     }
 }

@@ -132,10 +132,6 @@ fn cells() {
     );
     says(&["--controls", "none,none"], &["none", "twice"]);
     says(
-        &["--cells", "1:1", "--controls", "shuffled"],
-        &["shuffled", "more cells"],
-    );
-    says(
         &["--cells", "1:2", "--layers", "1", "--tokens", "2"],
         &["cannot be used with"],
     );

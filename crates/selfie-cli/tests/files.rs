@@ -33,8 +33,21 @@ fn commands(folder: &Folder, edit: &str, model: &Path) -> Vec<(Vec<String>, &'st
     fs::write(&facts, "prompt,attribute\na type,drink\n").unwrap();
     let golden = dir("llama2-mha").join("golden.safetensors");
     let golden = golden.to_str().unwrap();
-    let interpret = ["interpret", "--prompt", "a", "--max-new-tokens", "2"];
-    let vectors = ["interpret-vectors", "--vectors", golden, "--tensor"];
+    let interpret = [
+        "interpret",
+        "--quiet",
+        "--prompt",
+        "a",
+        "--max-new-tokens",
+        "2",
+    ];
+    let vectors = [
+        "interpret-vectors",
+        "--quiet",
+        "--vectors",
+        golden,
+        "--tensor",
+    ];
     let vectors = [
         &vectors[..],
         &["forward.0.hidden_states", "--max-new-tokens", "2"],

@@ -1,11 +1,14 @@
 //! How far an edit moves the model's next-token distributions.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
-use selfie_kernels::{Backend, BatchRow};
-use selfie_llama::{KvCache, Llama, Site, Workspace, branch_rows, capture};
+use selfie_kernels::Backend;
+use selfie_llama::{
+    Capture, Feed, Llama, Pass, PromptSite, Session, SessionSize, Site, Slot, Want, capture,
+};
 
 use crate::Result;
-use crate::states::all_tokens;
 
 /// Tokens of texts that are passed together (a longer text goes in pieces).
 const PASS_ROWS: usize = 512;
@@ -27,51 +30,38 @@ pub struct Drift {
 pub struct DriftMeter<B: Backend> {
     /// The first layer that may change.
     layer: usize,
-    /// The rows of the texts, in groups that share a pass; a group's slots start from 0.
-    groups: Vec<Vec<BatchRow>>,
-    /// `hidden_states[layer]` of all rows; nothing below it changes.
+    texts: Vec<Vec<u32>>,
+    /// The texts that share a pass.
+    groups: Vec<Range<usize>>,
+    /// `hidden_states[layer]` of all tokens; nothing below it changes.
     inputs: B::Rows,
     /// The residual stream before the final norm, by the unedited model.
     before: B::Rows,
     after: B::Rows,
-    ws: Workspace<B>,
-    cache: KvCache<B>,
+    session: Session<B>,
 }
 
 impl<B: Backend> DriftMeter<B> {
     /// Passes the texts through the model as it is; edits may change layers from `layer` on.
     pub fn new(model: &Llama<B>, texts: &[Vec<u32>], layer: usize) -> Result<Self> {
-        let (backend, config) = (model.backend(), model.config());
-        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let (backend, width) = (model.backend(), model.config().d_model);
         let total: usize = texts.iter().map(Vec::len).sum();
-        let mut ws = Workspace::new(model, PASS_ROWS.min(total), longest)?;
-        let wants = all_tokens(texts, Site::HiddenStates(layer));
-        let inputs = capture(model, &mut ws, texts, &wants)?;
-        let mut groups: Vec<Vec<BatchRow>> = Vec::new();
-        let (mut slot, mut slots) = (0, 0);
-        for text in texts {
-            match groups.last_mut() {
-                Some(group) if group.len() + text.len() <= PASS_ROWS => {
-                    slot += 1;
-                    group.extend(branch_rows(slot, 0, text));
-                }
-                _ => {
-                    slot = 0;
-                    groups.push(branch_rows(slot, 0, text).collect());
-                }
-            }
-            slots = slots.max(slot as usize + 1);
-        }
-        let positions = |l| if l < layer { 0 } else { longest };
-        let own = (0..config.n_layers).map(positions).collect();
+        let wants = PromptSite::all(texts, Site::HiddenStates(layer));
+        let inputs = capture(model, texts, &wants)?;
+        let groups = groups(texts);
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
+        let slots = groups.iter().map(Range::len).max().unwrap_or(1);
+        let mut size = SessionSize::new(model, slots, longest);
+        size.rows = size.rows.min(PASS_ROWS);
+        size.own[..layer].fill(0);
         let mut meter = Self {
             layer,
+            texts: texts.to_vec(),
             groups,
             inputs,
-            before: backend.rows(total, config.d_model)?,
-            after: backend.rows(total, config.d_model)?,
-            ws,
-            cache: KvCache::new(backend, config.kv_layout(0, own, slots))?,
+            before: backend.rows(total, width)?,
+            after: backend.rows(total, width)?,
+            session: Session::new(model, &size)?,
         };
         meter.pass(model)?;
         std::mem::swap(&mut meter.before, &mut meter.after);
@@ -85,8 +75,8 @@ impl<B: Backend> DriftMeter<B> {
         let rows: Vec<usize> = (0..total).collect();
         let (mut kl, mut same) = (0.0, 0);
         for rows in rows.chunks(LOGIT_ROWS) {
-            let before = logits(model, &mut self.ws, &self.before, rows)?;
-            let after = logits(model, &mut self.ws, &self.after, rows)?;
+            let before = logits(&mut self.session, &self.before, rows)?;
+            let after = logits(&mut self.session, &self.after, rows)?;
             let pairs: Vec<(f64, bool)> = before
                 .par_iter()
                 .zip(&after)
@@ -109,52 +99,73 @@ impl<B: Backend> DriftMeter<B> {
     /// Runs all texts through the layers that may have changed; their last states are in `after`.
     fn pass(&mut self, model: &Llama<B>) -> Result<()> {
         let (backend, n_layers) = (model.backend(), model.config().n_layers);
+        self.session.switch(model)?;
         backend.clear(&mut self.after);
         let mut first = 0;
         for group in &self.groups {
-            let slots = 1 + group.iter().filter(|row| row.position == 0).count();
-            for slot in 0..slots.min(self.cache.layout().slots) {
-                let fresh = vec![0; n_layers];
-                self.cache.share(backend, slot as u32, &fresh)?;
+            let texts = &self.texts[group.clone()];
+            let mut slots = Vec::with_capacity(texts.len());
+            for _ in texts {
+                slots.push(self.session.open()?);
             }
-            for rows in group.chunks(self.ws.max_rows()) {
-                let residual = self.ws.residual_mut();
-                backend.clear(residual);
-                if self.layer > 0 {
-                    let index: Vec<usize> = (first..first + rows.len()).collect();
-                    backend.gather(&self.inputs, &index, residual)?;
-                }
-                let layers = self.layer..n_layers;
-                model.forward(&mut self.ws, &mut self.cache, rows, layers, &mut ())?;
-                let all: Vec<usize> = (0..rows.len()).collect();
-                backend.gather(self.ws.residual(), &all, &mut self.after)?;
-                first += rows.len();
+            let feeds = slots.iter().zip(texts);
+            let feeds: Vec<Feed<'_>> = feeds.map(|(&slot, text)| Feed::new(slot, text)).collect();
+            let wants: Vec<Want> = slots.iter().zip(texts).flat_map(outputs).collect();
+            let mut kept = Capture::new(backend, &wants, model.config().d_model)?;
+            let states: Vec<usize> = (first..first + wants.len()).collect();
+            let pass = Pass {
+                layers: self.layer..n_layers,
+                states: (self.layer > 0).then_some((&self.inputs, &states[..])),
+                ..Pass::new(model, &feeds)
+            };
+            self.session.run(&pass, &mut kept)?;
+            let index: Vec<usize> = wants
+                .iter()
+                .map(|&want| kept.index(want))
+                .collect::<Result<_, _>>()?;
+            backend.gather(kept.rows(), &index, &mut self.after)?;
+            first += wants.len();
+            for slot in slots {
+                self.session.close(slot)?;
             }
         }
         Ok(())
     }
 }
 
+/// The last states of a text's tokens.
+fn outputs((&slot, text): (&Slot, &Vec<u32>)) -> impl Iterator<Item = Want> {
+    (0..text.len() as u32).map(move |position| (Site::Output, slot, position))
+}
+
+/// Texts that are passed together.
+fn groups(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (at, text) in texts.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group) if tokens + text.len() <= PASS_ROWS => group.end = at + 1,
+            _ => {
+                groups.push(at..at + 1);
+                tokens = 0;
+            }
+        }
+        tokens += text.len();
+    }
+    groups
+}
+
 /// The logits of some states, a vector each.
 fn logits<B: Backend>(
-    model: &Llama<B>,
-    ws: &mut Workspace<B>,
+    session: &mut Session<B>,
     states: &B::Rows,
     rows: &[usize],
 ) -> Result<Vec<Vec<f32>>> {
-    let backend = model.backend();
     let mut all = Vec::with_capacity(rows.len());
-    // The workspace may be narrower than this.
-    for rows in rows.chunks(ws.max_rows()) {
-        let residual = ws.residual_mut();
-        backend.clear(residual);
-        backend.gather(states, rows, residual)?;
-        let index: Vec<usize> = (0..rows.len()).collect();
-        model.logits(ws, &index, |_, logits| {
-            all.push(logits.to_vec());
-            Ok(())
-        })?;
-    }
+    session.logits(states, rows, |_, logits| {
+        all.push(logits.to_vec());
+        Ok(())
+    })?;
     Ok(all)
 }
 

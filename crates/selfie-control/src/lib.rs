@@ -7,14 +7,14 @@
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = std::path::Path::new("../selfie-llama/tests/golden/llama2-mha");
-//! use selfie_control::{EditStack, Step, Supervised, Target, TargetCell, Training};
+//! use selfie_control::{Step, Supervised, Target, TargetCell, Training};
 //! use selfie_kernels::{Cpu, CpuOptions};
 //! use selfie_llama::{Llama, Tokenizer};
 //! use std::ops::ControlFlow;
 //!
 //! let mut model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
 //! let tokenizer = Tokenizer::open(dir)?;
-//! let before = model.mlp(1)?;
+//! let before = model.clone();
 //! let control = Supervised {
 //!     sources: vec![("What's highest mountain in the world?".to_owned(), 5)],
 //!     layer: 2,
@@ -31,12 +31,11 @@
 //!     ControlFlow::Continue(())
 //! })?;
 //!
-//! // The model has the edit on it. Elsewhere it is applied from its file, and reverted to the exact bytes.
-//! model.set_mlp(&before)?;
-//! let mut edits = EditStack::new();
-//! edits.apply(&mut model, "my edit", &outcome.edit)?;
-//! edits.revert(&mut model, 0)?;
-//! assert_eq!(model.mlp(1)?, before);
+//! // The model has the edit on it. It can be taken off, to the exact bytes, and put back; the clone never had it.
+//! outcome.revert(&mut model)?;
+//! assert_eq!(model.mlp(1)?, before.mlp(1)?);
+//! outcome.apply(&mut model)?;
+//! assert_eq!(model.mlp(1)?, outcome.edit.mlp);
 //! # Ok(())
 //! # }
 //! ```
@@ -66,7 +65,9 @@ pub use export::{Exported, export};
 pub use options::{Probes, Reference, Training};
 pub use output::{OutputFile, OutputFolder};
 pub use reinforce::Reinforce;
-pub use reward::{CommandReward, Interpreted, Judge, Reward, Verdicts, When, WordReward, mentions};
+pub use reward::{
+    CommandReward, Interpreted, Judge, JudgeModel, Reward, Verdicts, When, WordReward, mentions,
+};
 pub use step::{End, Observer, Outcome, Step};
 pub use supervised::{Supervised, Target, TargetCell};
 pub use training::TrainedMlp;

@@ -7,11 +7,16 @@ use serde_json::{Value, json};
 use crate::{ControlError, Result};
 
 /// How to train.
+///
+/// What works depends on the model and the layer. On a 135M LLaMA (SmolLM2-135M-Instruct) supervised control of layer 6
+/// came to its target within 30 steps at a rate of 3e-4, and reinforcement control had its reward after 5 steps at 3e-3;
+/// a larger model wants a smaller rate. A rate that is too large shows as a loss that grows, or as a drift on the
+/// reference prompts: give some, with a weight `beta` of 0.1 to 1 and a bound `max_drift`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Training {
-    /// Most updates.
+    /// Most updates: tens for supervised control, fewer for reinforcement.
     pub steps: usize,
-    /// The step size of Adam.
+    /// The step size of Adam: 1e-4 to 3e-3.
     pub lr: f64,
     /// The decays of Adam's moments.
     pub betas: [f64; 2],

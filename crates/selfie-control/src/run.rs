@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use selfie_kernels::{Adam, Backend};
-use selfie_llama::{Decoding, Llama, MlpWeights, PackedMlp, PromptSite, Site, Tokenizer};
+use selfie_llama::{Decoding, Llama, MlpWeights, PackedMlp, PromptSite, Site, Tokenizer, capture};
 use serde_json::Value;
 
 use crate::drift::DriftMeter;
 use crate::edit::{BaseShape, EditMeta, hashes};
 use crate::keep::Keep;
-use crate::states::{all_tokens, capture_rows, continue_all, encode_all};
+use crate::states::{continue_all, encode_all};
 use crate::training::TrainedMlp;
 use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training};
 
@@ -64,6 +64,8 @@ pub(crate) fn train<B: Backend>(
 ) -> Result<Outcome> {
     let base = model.mlp(sources.layer - 1)?;
     let base_sha256 = hashes(&base);
+    // The weights are shared, so that this keeps the MLP that is there now, and nothing else.
+    let unedited = model.clone();
     let mut run = Run::new(model, tokenizer, sources, training, base)?;
     let mut steps: Vec<Step> = Vec::new();
     let mut draws = fastrand::Rng::with_seed(training.seed);
@@ -157,7 +159,12 @@ pub(crate) fn train<B: Backend>(
         mlp: model.mlp(sources.layer - 1)?,
         meta,
     };
-    Ok(Outcome { edit, steps, end })
+    Ok(Outcome {
+        edit,
+        base: unedited.mlp(sources.layer - 1)?,
+        steps,
+        end,
+    })
 }
 
 fn gate(training: &Training) -> Option<f64> {
@@ -222,7 +229,7 @@ impl<B: Backend> Run<B> {
                     token,
                 })
                 .collect();
-            capture_rows(model, &prompts, &wants)
+            Ok(capture(model, &prompts, &wants)?)
         };
         let inputs = rows_at(Site::PreMlp(layer))?;
         let residual = rows_at(Site::Residual(layer))?;
@@ -233,8 +240,8 @@ impl<B: Backend> Run<B> {
         let mut meter = None;
         if let Some(reference) = &training.reference {
             let texts = encode_all(tokenizer, &reference.prompts)?;
-            let wants = all_tokens(&texts, Site::PreMlp(layer));
-            let rows = capture_rows(model, &texts, &wants)?;
+            let wants = PromptSite::all(&texts, Site::PreMlp(layer));
+            let rows = capture(model, &texts, &wants)?;
             let rows = Keep::new(backend, rows, reference.batch, training.seed);
             keep = Some((rows, reference.beta));
             meter = Some(DriftMeter::new(model, &texts, layer)?);

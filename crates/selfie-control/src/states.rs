@@ -4,39 +4,10 @@ use std::ops::ControlFlow;
 
 use selfie_interp::{Options, Row, Vector, interpret_vectors};
 use selfie_kernels::Backend;
-use selfie_llama::{
-    Decoding, Llama, PromptSite, Sampling, Site, Tokenizer, Workspace, capture, generate_all,
-};
+use selfie_llama::{Decoding, Llama, Sampling, Tokenizer, generate_all};
 
 use crate::Result;
 use crate::run::Now;
-
-/// Rows of prompts that go through the model at a time.
-const PASS_ROWS: usize = 512;
-
-/// Runs prompts as far as `wants` needs, and keeps the rows.
-pub(crate) fn capture_rows<B: Backend>(
-    model: &Llama<B>,
-    prompts: &[Vec<u32>],
-    wants: &[PromptSite],
-) -> Result<B::Rows> {
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let tokens: usize = prompts.iter().map(Vec::len).sum();
-    let mut ws = Workspace::new(model, PASS_ROWS.min(tokens), longest)?;
-    Ok(capture(model, &mut ws, prompts, wants)?)
-}
-
-/// Every token of every prompt at one site.
-pub(crate) fn all_tokens(prompts: &[Vec<u32>], site: Site) -> Vec<PromptSite> {
-    let of_prompt = |(prompt, ids): (usize, &Vec<u32>)| {
-        (0..ids.len()).map(move |token| PromptSite {
-            prompt,
-            site,
-            token,
-        })
-    };
-    prompts.iter().enumerate().flat_map(of_prompt).collect()
-}
 
 /// The ids of texts.
 pub(crate) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
@@ -87,6 +58,7 @@ pub(crate) fn interpret_embeddings<B: Backend>(
         texts.push(row.interpretation);
         ControlFlow::Continue(())
     };
-    interpret_vectors(now.model, now.tokenizer, &vectors, &options, &mut keep)?;
+    let swept = interpret_vectors(now.model, now.tokenizer, &vectors, &options, &mut keep)?;
+    debug_assert_eq!(swept.rows, vectors.len());
     Ok(texts)
 }

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
+use selfie_kernels::Backend;
+use selfie_llama::{Llama, MlpWeights};
 use serde::Serialize;
 
-use crate::{ControlError, Edit};
+use crate::{ControlError, Edit, Result};
 
 /// A step, as it was before its update. The first seven fields, in this order, are those of the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -43,11 +45,14 @@ impl<F: FnMut(&Step) -> ControlFlow<()>> Observer for F {
     }
 }
 
-/// What came of a run. The model has the edit on it.
+/// What came of a run. The model has the edit on it; [`revert`](Outcome::revert) takes it off, [`apply`](Outcome::apply)
+/// brings it back.
 #[derive(Debug)]
 pub struct Outcome {
     /// The edit. With [`Outcome::updates`] 0 it changes nothing.
     pub edit: Edit,
+    /// The MLP that the edit takes the place of.
+    pub(crate) base: MlpWeights,
     /// The steps, in order.
     pub steps: Vec<Step>,
     /// Why it ended.
@@ -58,6 +63,28 @@ impl Outcome {
     /// Updates that are in the edit.
     pub fn updates(&self) -> usize {
         self.edit.meta.updates
+    }
+
+    /// Puts the edit on the model that it was made on; an error, and no change, where that has another MLP by now.
+    pub fn apply<B: Backend>(&self, model: &mut Llama<B>) -> Result<()> {
+        for tensor in &model.mlp(self.edit.mlp.layer)?.tensors {
+            self.edit.check_base("the edit", tensor)?;
+        }
+        Ok(model.set_mlp(&self.edit.mlp)?)
+    }
+
+    /// Takes the edit off, to the exact bytes that were there before the run; an error, and no change, where the model has
+    /// another MLP than the edit's.
+    pub fn revert<B: Backend>(&self, model: &mut Llama<B>) -> Result<()> {
+        let there = model.mlp(self.edit.mlp.layer)?;
+        let mut tensors = there.tensors.iter().zip(&self.edit.mlp.tensors);
+        if let Some((tensor, _)) = tensors.find(|(there, edited)| there != edited) {
+            return Err(ControlError::ChangedSince {
+                edit: "the edit".to_owned(),
+                tensor: tensor.name.clone(),
+            });
+        }
+        Ok(model.set_mlp(&self.base)?)
     }
 }
 

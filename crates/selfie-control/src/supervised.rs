@@ -2,12 +2,12 @@
 
 use selfie_interp::Options;
 use selfie_kernels::Backend;
-use selfie_llama::{Llama, LlamaConfig, PromptSite, Site, Tokenizer};
+use selfie_llama::{Llama, LlamaConfig, PromptSite, Site, Tokenizer, capture};
 use serde_json::{Value, json};
 
 use crate::options::{check_interpretation, check_layer, check_token, describe_interpretation};
 use crate::run::{Loss, Now, Objective, Sources, train};
-use crate::states::{capture_rows, interpret_embeddings};
+use crate::states::interpret_embeddings;
 use crate::{ControlError, Observer, Outcome, Result, Training};
 
 /// Makes `hidden_states[layer]` at some tokens a target embedding, by training the MLP of layer `layer - 1` on the mean
@@ -178,7 +178,7 @@ impl Target {
                         token: cell.token,
                     });
                 }
-                let rows = capture_rows(model, &prompts, &wants)?;
+                let rows = capture(model, &prompts, &wants)?;
                 model.backend().read_rows(&rows, 0..wants.len())?
             }
         };

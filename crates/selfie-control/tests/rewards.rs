@@ -99,9 +99,9 @@ fn a_judge_is_asked_in_its_template() {
     assert_eq!(outcome.steps[0].undecided, [0, 1, 2]);
     assert_eq!(outcome.steps[1].loss, 0.0);
     let words = || vec!["yes".to_owned()];
-    let refused = Judge::<Cpu>::new("no place".to_owned(), words(), words(), decoding());
+    let refused = Judge::new("no place".to_owned(), words(), words(), decoding());
     assert!(matches!(refused, Err(ControlError::JudgeTemplate { .. })));
-    assert!(Judge::<Cpu>::new(template.to_owned(), vec![], words(), decoding()).is_err());
+    assert!(Judge::new(template.to_owned(), vec![], words(), decoding()).is_err());
 }
 
 struct Wrong(Vec<f64>);

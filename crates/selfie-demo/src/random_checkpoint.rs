@@ -66,7 +66,8 @@ pub struct RandomCheckpoint {
 
 impl RandomCheckpoint {
     /// The names that [`shape`](Self::shape) knows.
-    pub const SHAPES: [&str; 5] = [
+    pub const SHAPES: [&str; 6] = [
+        "smollm2-135m",
         "tinyllama-1.1b",
         "llama-3.2-1b",
         "llama-2-7b",
@@ -104,6 +105,13 @@ impl RandomCheckpoint {
             ..shape
         };
         Some(match name {
+            "smollm2-135m" => RandomCheckpoint {
+                vocab_size: 49152,
+                rope_theta: 100000.0,
+                max_positions: 8192,
+                tie_word_embeddings: true,
+                ..shape(576, 1536, 30, 9, 3, 64)
+            },
             "tinyllama-1.1b" => shape(2048, 5632, 22, 32, 4, 64),
             "llama-3.2-1b" => RandomCheckpoint {
                 tie_word_embeddings: true,

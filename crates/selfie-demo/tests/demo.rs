@@ -92,7 +92,7 @@ fn an_embedding_names_the_country_that_the_prompt_does_not() {
         ..Options::new(model.config()).unwrap()
     };
     let mut rows = Vec::new();
-    interpret(
+    let swept = interpret(
         &model,
         &tokenizer,
         &prompts,
@@ -104,6 +104,7 @@ fn an_embedding_names_the_country_that_the_prompt_does_not() {
         },
     )
     .unwrap();
+    assert_eq!(swept.rows, cells.len());
     for (row, (_, country)) in rows.iter().zip(about) {
         assert!(!row.prompt.contains(country));
         assert!(

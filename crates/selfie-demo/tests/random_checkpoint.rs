@@ -17,7 +17,7 @@ const DTYPES: [(DType, &str); 3] = [
 ];
 
 fn tokenizer() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama2-mha")
+    selfie_testkit::llama::dir("llama2-mha")
 }
 
 fn written(random: &RandomCheckpoint) -> TempDir {
@@ -72,6 +72,7 @@ fn named_shapes() {
         tables * c.vocab_size * c.d_model + c.n_layers * layer + c.d_model
     };
     let expected = [
+        ("smollm2-135m", 134_515_008, 9, 3, 100000.0),
         ("tinyllama-1.1b", 1_100_048_384, 32, 4, 10000.0),
         ("llama-3.2-1b", 1_235_814_400, 32, 8, 500000.0),
         ("llama-2-7b", 6_738_415_616, 32, 32, 10000.0),

@@ -9,10 +9,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::{Cell, InterpError};
+use crate::{Cell, InterpError, Key};
 
 /// Something that is put in the place of a cell's embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +21,8 @@ pub enum Control {
     None,
     /// A vector of the embedding's norm in a random direction.
     Random,
-    /// The vector of another cell: at the same layer and of another prompt, where there is one.
+    /// The embedding of another token, at the same layer: of another of the prompts behind where the two part, where there
+    /// is one, else of the same prompt. The cell and the seed settle which, not the other cells.
     Shuffled,
 }
 
@@ -75,13 +76,13 @@ pub(crate) fn evidence(with: &[f32], without: &[f32]) -> f32 {
     (sum / with.len().max(1) as f64) as f32
 }
 
-/// A vector of `vector`'s norm in a random direction, which `seed` and the cell's index in the sweep settle: what
+/// A vector of `vector`'s norm in a random direction, which `seed` and the cell's key settle: what
 /// [`Control::Random`] puts in its place.
-pub fn random_vector(vector: &[f32], seed: u64, index: usize) -> Vec<f32> {
+pub fn random_vector(vector: &[f32], seed: u64, key: Key) -> Vec<f32> {
     let norm = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>().sqrt();
     let values: Vec<f64> = vector.iter().map(|&x| f64::from(x)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(index as u64);
+    rng.set_stream(key.0);
     let direction: Vec<f64> = StandardNormal
         .sample_iter(&mut rng)
         .take(values.len())
@@ -90,56 +91,116 @@ pub fn random_vector(vector: &[f32], seed: u64, index: usize) -> Vec<f32> {
     direction.iter().map(|x| (x * scale) as f32).collect()
 }
 
-/// For each cell the index of the one whose vector it is shuffled with; `None` when all cells are the same.
+/// The cell whose embedding [`Control::Shuffled`] puts in the place of `cell`'s. `texts` and `ids` are the prompts and their
+/// tokens; `None` when these hold one token only.
 ///
-/// It is the next cell, in a cycle through those of its layer by token and prompt, that is of another prompt; without one,
-/// the next that is another token; without one, any other cell.
-pub(crate) fn partners(cells: &[Cell]) -> Option<Vec<usize>> {
-    let n = cells.len();
-    // Cells of one layer, of one prompt after the other.
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by_key(|&i| (cells[i].layer, cells[i].token, cells[i].prompt));
-    let mut partners = vec![0; n];
-    for same in order.chunk_by(|&a, &b| cells[a].layer == cells[b].layer) {
-        for (at, &cell) in same.iter().enumerate() {
-            let after = |wanted: &dyn Fn(&Cell) -> bool| {
-                let mut others = same[at + 1..].iter().chain(&same[..at]);
-                others.find(|&&other| wanted(&cells[other])).copied()
-            };
-            let own = cells[cell];
-            let other = after(&|other| other.prompt != own.prompt)
-                .or_else(|| after(&|other| *other != own))
-                .or_else(|| (0..n).find(|&other| cells[other] != own));
-            partners[cell] = other?;
-        }
+/// Prompts that begin alike have the same states as far as they do, so the token is one behind where the two part.
+pub fn partner_of_cell(cell: Cell, texts: &[&str], ids: &[Vec<u32>], seed: u64) -> Option<Cell> {
+    let own = &ids[cell.prompt];
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(Key::of_place(texts[cell.prompt], cell.layer, cell.token).0);
+    let n = texts.len();
+    let first = below(&mut rng, n);
+    let others = (0..n).map(|i| (first + i) % n);
+    let mut others = others.filter(|&other| ids[other] != *own);
+    if let Some(prompt) = others.next() {
+        let other = &ids[prompt];
+        let alike = own.iter().zip(other).take_while(|(a, b)| a == b).count();
+        let behind = alike.min(other.len() - 1)..other.len();
+        let token = if behind.contains(&cell.token) {
+            cell.token
+        } else {
+            behind.start + below(&mut rng, behind.len())
+        };
+        return Some(Cell {
+            prompt,
+            token,
+            ..cell
+        });
     }
-    Some(partners)
+    // The first token says nothing of a prompt: it is the last choice.
+    let tokens: Vec<usize> = (1..own.len()).filter(|&t| t != cell.token).collect();
+    let token = match tokens.len() {
+        0 if cell.token > 0 => 0,
+        0 => return None,
+        n => tokens[below(&mut rng, n)],
+    };
+    Some(Cell { token, ..cell })
+}
+
+/// A number below `n`; the bias of the remainder is of no account here.
+fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
+    (rng.next_u64() % n as u64) as usize
+}
+
+/// The vector that [`Control::Shuffled`] puts in the place of vector `item`, of `n`: any other.
+pub fn partner_of_vector(item: usize, n: usize, seed: u64) -> usize {
+    if n < 2 {
+        return item;
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(item as u64);
+    (item + 1 + below(&mut rng, n - 1)) % n
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cells(list: &[(usize, usize, usize)]) -> Vec<Cell> {
-        let cell = |&(prompt, layer, token)| Cell {
+    fn cell(prompt: usize, layer: usize, token: usize) -> Cell {
+        Cell {
             prompt,
             layer,
             token,
-        };
-        list.iter().map(cell).collect()
+        }
     }
 
     #[test]
-    fn a_partner_is_at_the_same_layer_and_of_another_prompt_where_there_is_one() {
-        let cells = cells(&[(0, 1, 5), (1, 1, 5), (0, 2, 5), (0, 2, 6), (1, 3, 0)]);
-        let partners = partners(&cells).unwrap();
-        assert_eq!(partners, [1, 0, 3, 2, 0]);
+    fn a_partner_is_of_another_prompt_behind_where_the_two_part() {
+        let texts = ["a", "b", "a"];
+        let ids = [vec![1, 5, 6, 7, 8], vec![1, 5, 9, 10], vec![1, 5, 6, 7, 8]];
+        for seed in 0..20 {
+            for token in 0..5 {
+                let partner = partner_of_cell(cell(0, 3, token), &texts, &ids, seed).unwrap();
+                assert_eq!((partner.prompt, partner.layer), (1, 3));
+                assert!((2..4).contains(&partner.token), "{partner:?}");
+                if (2..4).contains(&token) {
+                    assert_eq!(partner.token, token);
+                }
+                // The same prompt under another index is the same cell.
+                let again = partner_of_cell(cell(2, 3, token), &texts, &ids, seed);
+                assert_eq!(again, Some(partner));
+            }
+        }
     }
 
     #[test]
-    fn one_cell_has_no_partner() {
-        assert_eq!(partners(&cells(&[(0, 1, 5)])), None);
-        assert_eq!(partners(&cells(&[(0, 1, 5), (0, 1, 5)])), None);
+    fn one_prompt_gives_another_of_its_tokens() {
+        let ids = [vec![1, 5, 6, 7]];
+        let partner = |token, seed| partner_of_cell(cell(0, 2, token), &["a"], &ids, seed);
+        for seed in 0..20 {
+            let of_two = partner(2, seed).unwrap();
+            assert!([1, 3].contains(&of_two.token) && of_two.layer == 2);
+        }
+        let tokens: std::collections::HashSet<_> = (0..20).map(|seed| partner(2, seed)).collect();
+        assert_eq!(tokens.len(), 2, "the seed settles which");
+        let two = [vec![1, 5]];
+        assert_eq!(
+            partner_of_cell(cell(0, 2, 1), &["a"], &two, 0),
+            Some(cell(0, 2, 0))
+        );
+        let one = [vec![1]];
+        assert_eq!(partner_of_cell(cell(0, 2, 0), &["a"], &one, 0), None);
+    }
+
+    #[test]
+    fn a_vectors_partner_is_any_other() {
+        for n in [2, 3, 200_000] {
+            for item in [0, 1, n - 1] {
+                let partner = partner_of_vector(item, n, 7);
+                assert!(partner < n && partner != item);
+            }
+        }
     }
 
     #[test]
@@ -147,7 +208,8 @@ mod tests {
         let vector: Vec<f32> = (0..256).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
         let norm = dot(&vector, &vector).sqrt();
-        let random = [(1, 0), (1, 1), (2, 0)].map(|(seed, i)| random_vector(&vector, seed, i));
+        let random = [(1, 0), (1, 1), (2, 0)];
+        let random = random.map(|(seed, key)| random_vector(&vector, seed, Key(key)));
         for (i, one) in random.iter().enumerate() {
             assert!((dot(one, one).sqrt() / norm - 1.0).abs() < 1e-5);
             for other in random[i + 1..].iter().chain([&vector]) {
@@ -155,7 +217,7 @@ mod tests {
                 assert!(dot(one, other).abs() / (norm * norm) < 0.3);
             }
         }
-        assert_eq!(random[0], random_vector(&vector, 1, 0));
+        assert_eq!(random[0], random_vector(&vector, 1, Key(0)));
     }
 
     #[test]

@@ -1,197 +1,287 @@
-//! From finished jobs to rows in order.
+//! From finished texts to rows, in order.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use selfie_kernels::Backend;
 use selfie_llama::Tokenizer;
 
 use crate::control::evidence;
-use crate::engine::{Against, Listener, Own};
-use crate::{Control, Controlled, Options, Result, Row, Sink};
+use crate::source::Source;
+use crate::{Control, Controlled, InterpError, Options, Outcome, Result, Row, Sink, Swept, Text};
 
-/// Where the vector of a row comes from.
-pub(crate) struct Origin {
-    pub(crate) prompt: String,
-    pub(crate) layer: Option<usize>,
-    pub(crate) token: usize,
-    pub(crate) token_decoded: Option<String>,
+/// What a text of a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The text of its own embedding.
+    Own,
+    /// The text of the control of this index.
+    Control(usize),
+    /// The continuation of the interpretation prompt as it is, which all rows share.
+    Clean,
 }
 
-/// A row of which parts are still being worked out.
-#[derive(Default)]
-struct Unfinished {
-    own: Option<Own>,
-    against: Vec<Against>,
+/// The texts of a row, as far as they are there.
+struct Texts {
+    own: Option<Text>,
+    /// One for each control of the options; that of [`Control::None`] is shared.
+    controls: Vec<Option<Text>>,
 }
 
-/// Turns finished texts into rows, and hands them out in order.
-pub(crate) struct Delivery<'a, S> {
+/// A row that waits for its turn.
+enum Ready {
+    Row(Box<Row>),
+    /// A cell without a row, by what it is called.
+    Failed(String),
+}
+
+/// Makes rows of texts, and hands them out in order.
+pub(crate) struct Delivery<'a, B: Backend, S> {
     tokenizer: &'a Tokenizer,
     options: &'a Options,
-    origin: &'a dyn Fn(usize) -> Result<Origin>,
+    source: &'a dyn Source<B>,
     sink: &'a mut S,
-    /// Rows that wait for a text of theirs, or for the clean prompt's.
-    unfinished: BTreeMap<usize, Unfinished>,
-    /// The clean prompt's continuation, when it is known.
-    clean: Option<String>,
+    /// Rows that wait for texts of theirs.
+    unfinished: BTreeMap<usize, Texts>,
     /// Rows that wait for an earlier one.
-    waiting: BTreeMap<usize, Row>,
-    /// The index of the row that is next.
+    ready: BTreeMap<usize, Ready>,
+    /// The continuation of the interpretation prompt as it is, when it is known.
+    clean: Option<String>,
     next: usize,
-    generated: usize,
-    total: usize,
-    /// Whether the sink has refused a row.
+    rows: usize,
+    /// The most tokens that may be generated in all.
+    tokens: usize,
+    swept: Swept,
+    /// Whether the sink has refused a row: it gets no more.
     refused: bool,
+    /// The first cell without a row, and how many there are.
+    failed: Option<(String, usize)>,
 }
 
-impl<'a, S: Sink> Delivery<'a, S> {
+impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
     pub(crate) fn new(
         tokenizer: &'a Tokenizer,
         options: &'a Options,
         texts: usize,
-        origin: &'a dyn Fn(usize) -> Result<Origin>,
+        source: &'a dyn Source<B>,
         sink: &'a mut S,
     ) -> Self {
         Self {
             tokenizer,
             options,
-            origin,
+            source,
             sink,
             unfinished: BTreeMap::new(),
+            ready: BTreeMap::new(),
             clean: None,
-            waiting: BTreeMap::new(),
             next: 0,
-            generated: 0,
-            total: texts * options.max_new_tokens,
+            rows: source.len() * options.injections.len(),
+            tokens: texts * options.max_new_tokens,
+            swept: Swept::default(),
             refused: false,
+            failed: None,
         }
     }
 
-    /// Whether every text of the row is there.
-    fn is_finished(&self, row: &Unfinished) -> bool {
-        let has = |control: &Control| match control {
-            Control::None => self.clean.is_some(),
-            control => row.against.iter().any(|a| a.control == *control),
+    /// The first row that has not been handed out.
+    pub(crate) fn next_row(&self) -> usize {
+        self.next
+    }
+
+    /// Takes what came of a text, and hands out the rows that it completes. `Break` when the sink wants no more.
+    pub(crate) fn take(
+        &mut self,
+        row: usize,
+        part: Part,
+        outcome: Outcome,
+    ) -> Result<ControlFlow<()>> {
+        let Outcome::Text(text) = outcome else {
+            if part == Part::Clean {
+                // Every row needs it.
+                return Err(InterpError::CleanNotFinite);
+            }
+            return self.fail(row, part);
         };
-        row.own.is_some() && self.options.controls.iter().all(has)
+        // A text that ended early leaves less to generate.
+        self.tokens -= self.options.max_new_tokens - text.new_ids.len();
+        if part == Part::Clean {
+            self.clean = Some(self.tokenizer.decode(&text.new_ids)?);
+            let waiting: Vec<usize> = self.unfinished.keys().copied().collect();
+            for row in waiting {
+                self.complete(row)?;
+            }
+            return Ok(self.hand_out());
+        }
+        if matches!(self.ready.get(&row), Some(Ready::Failed(_))) || row < self.next {
+            // Another text of its cell has failed.
+            return Ok(ControlFlow::Continue(()));
+        }
+        let texts = self.unfinished.entry(row).or_insert_with(|| Texts {
+            own: None,
+            controls: vec![None; self.options.controls.len()],
+        });
+        match part {
+            Part::Control(at) => texts.controls[at] = Some(text),
+            Part::Own | Part::Clean => texts.own = Some(text),
+        }
+        self.complete(row)?;
+        Ok(self.hand_out())
     }
 
-    /// Turns the rows that are finished into rows to hand out, and hands out those whose turn it is.
-    fn advance(&mut self) -> Result<ControlFlow<()>> {
-        let finished: Vec<usize> = self
-            .unfinished
-            .iter()
-            .filter(|(_, row)| self.is_finished(row))
-            .map(|(&index, _)| index)
-            .collect();
-        for index in finished {
-            if let Some(Unfinished {
-                own: Some(own),
-                against,
-            }) = self.unfinished.remove(&index)
-            {
-                let row = self.row(index, own, against)?;
-                self.waiting.insert(index, row);
-            }
-        }
-        while let Some(row) = self.waiting.remove(&self.next) {
-            self.next += 1;
-            if self.hand_out(row).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+    /// Tells the sink how many tokens have been generated.
+    pub(crate) fn progress(&mut self, decoded: usize) -> ControlFlow<()> {
+        let flow = self.sink.progress(decoded, self.tokens);
+        self.swept.stopped |= flow.is_break();
+        flow
     }
 
-    fn row(&self, index: usize, own: Own, against: Vec<Against>) -> Result<Row> {
+    /// Hands out what is left of a sweep that ended early: rows that are done, in order, with gaps.
+    pub(crate) fn finish(mut self) -> Result<Swept> {
+        while !self.refused
+            && let Some((_, ready)) = self.ready.pop_first()
+        {
+            self.refused = self.hand(ready).is_break();
+        }
+        match self.failed {
+            None => Ok(self.swept),
+            Some((first, failed)) => Err(InterpError::NotFinite {
+                first,
+                failed,
+                rows: self.rows,
+            }),
+        }
+    }
+
+    /// Makes a row whose texts are all there.
+    fn complete(&mut self, row: usize) -> Result<()> {
+        let Some(texts) = self.unfinished.get(&row) else {
+            return Ok(());
+        };
+        let controls = self.options.controls.iter().zip(&texts.controls);
+        let mut there = controls.map(|(control, text)| match control {
+            Control::None => self.clean.is_some(),
+            _ => text.is_some(),
+        });
+        if texts.own.is_none() || !there.all(|there| there) {
+            return Ok(());
+        }
+        if let Some(Texts {
+            own: Some(own),
+            controls,
+        }) = self.unfinished.remove(&row)
+        {
+            let made = self.row(row, own, controls)?;
+            self.ready.insert(row, Ready::Row(Box::new(made)));
+        }
+        Ok(())
+    }
+
+    fn row(&self, row: usize, own: Text, texts: Vec<Option<Text>>) -> Result<Row> {
         let injections = &self.options.injections;
-        let inject = injections[index % injections.len()];
-        let origin = (self.origin)(index / injections.len())?;
-        let mut controls = Vec::with_capacity(self.options.controls.len());
-        for &control in &self.options.controls {
-            let (interpretation, scores) = match against.iter().find(|a| a.control == control) {
-                Some(against) => (self.tokenizer.decode(&against.new_ids)?, &against.scores),
-                None => (self.clean.clone().unwrap_or_default(), &own.clean),
+        let (item, inject) = (row / injections.len(), injections[row % injections.len()]);
+        let origin = self.source.origin(item)?;
+        let mut controls = Vec::with_capacity(texts.len());
+        for (&control, text) in self.options.controls.iter().zip(texts) {
+            let (interpretation, scores) = match text {
+                Some(text) => (self.tokenizer.decode(&text.new_ids)?, text.scores),
+                None => {
+                    let clean = self.clean.clone().ok_or(InterpError::Unanswered)?;
+                    (clean, own.clean.clone())
+                }
             };
             controls.push(Controlled {
                 control,
                 interpretation,
-                evidence: evidence(&own.logprobs, scores),
+                evidence: evidence(&own.logprobs, &scores),
             });
         }
-        let relevancy = own.logprobs.iter().zip(&own.clean);
+        let relevancy_score = if self.options.relevancy {
+            let pairs = own.logprobs.iter().zip(&own.clean);
+            pairs
+                .map(|(with, without)| (with.exp() - without.exp()).abs())
+                .collect()
+        } else {
+            Vec::new()
+        };
         Ok(Row {
             prompt: origin.prompt,
             interpretation: self.tokenizer.decode(&own.new_ids)?,
             layer: origin.layer,
             token: origin.token,
             token_decoded: origin.token_decoded,
-            relevancy_score: match self.options.relevancy {
-                true => relevancy
-                    .map(|(with, without)| (with.exp() - without.exp()).abs())
-                    .collect(),
-                false => Vec::new(),
-            },
+            relevancy_score,
             pieces: self.tokenizer.pieces(&own.new_ids)?,
             new_ids: own.new_ids,
             inject_layer: inject.layer,
             mode: inject.mode,
             strength: inject.strength,
             model: self.options.model_name.clone(),
+            prompt_index: origin.prompt_index,
+            key: self.source.key(item, &inject, &self.options.prompt),
+            reader: self.options.reader_name.clone(),
+            map: None,
             controls,
         })
     }
 
-    /// A text that ended early leaves less to generate.
-    fn ended(&mut self, new_ids: &[u32]) {
-        self.total -= self.options.max_new_tokens - new_ids.len();
-    }
-
-    fn hand_out(&mut self, row: Row) -> ControlFlow<()> {
-        if self.refused {
-            return ControlFlow::Break(());
+    /// Gives a row up, and tells the sink what is missing.
+    fn fail(&mut self, row: usize, part: Part) -> Result<ControlFlow<()>> {
+        self.unfinished.remove(&row);
+        if row < self.next || matches!(self.ready.get(&row), Some(Ready::Failed(_))) {
+            return Ok(ControlFlow::Continue(()));
         }
-        let flow = self.sink.row(row);
-        self.refused |= flow.is_break();
-        flow
+        let injections = &self.options.injections;
+        let origin = self.source.origin(row / injections.len())?;
+        let mut cell = match origin.layer {
+            Some(layer) => format!(
+                "layer {layer}, token {} of {:?}",
+                origin.token, origin.prompt
+            ),
+            None => format!("vector {} of {}", origin.token, origin.prompt),
+        };
+        if injections.len() > 1 {
+            let inject = injections[row % injections.len()];
+            cell.push_str(&format!(
+                " ({} at layer {}, strength {})",
+                inject.mode, inject.layer, inject.strength
+            ));
+        }
+        if let Part::Control(at) = part {
+            cell.push_str(&format!(
+                ", under the control {}",
+                self.options.controls[at]
+            ));
+        }
+        self.ready.insert(row, Ready::Failed(cell));
+        Ok(self.hand_out())
     }
 
-    /// Hands out what is left when a sweep ended early: rows that are finished, in order, with gaps.
-    pub(crate) fn flush(mut self) -> Result<()> {
-        while let Some((_, row)) = self.waiting.pop_first() {
-            if self.hand_out(row).is_break() {
-                break;
+    fn hand_out(&mut self) -> ControlFlow<()> {
+        while let Some(ready) = self.ready.remove(&self.next) {
+            self.next += 1;
+            if self.hand(ready).is_break() {
+                self.refused = true;
+                return ControlFlow::Break(());
             }
         }
-        Ok(())
-    }
-}
-
-impl<S: Sink> Listener for Delivery<'_, S> {
-    fn clean_text(&mut self, new_ids: Vec<u32>) -> Result<ControlFlow<()>> {
-        self.ended(&new_ids);
-        self.clean = Some(self.tokenizer.decode(&new_ids)?);
-        self.advance()
+        ControlFlow::Continue(())
     }
 
-    fn own(&mut self, index: usize, own: Own) -> Result<ControlFlow<()>> {
-        self.ended(&own.new_ids);
-        self.unfinished.entry(index).or_default().own = Some(own);
-        self.advance()
-    }
-
-    fn against(&mut self, index: usize, against: Against) -> Result<ControlFlow<()>> {
-        self.ended(&against.new_ids);
-        self.unfinished
-            .entry(index)
-            .or_default()
-            .against
-            .push(against);
-        self.advance()
-    }
-
-    fn generated(&mut self, tokens: usize) -> ControlFlow<()> {
-        self.generated += tokens;
-        self.sink.progress(self.generated, self.total)
+    fn hand(&mut self, ready: Ready) -> ControlFlow<()> {
+        let flow = match ready {
+            Ready::Row(row) => {
+                self.swept.rows += 1;
+                self.swept.empty += usize::from(row.interpretation.trim().is_empty());
+                self.sink.row(*row)
+            }
+            Ready::Failed(cell) => {
+                let flow = self.sink.failed(&cell);
+                let (_, failed) = self.failed.get_or_insert((cell, 0));
+                *failed += 1;
+                flow
+            }
+        };
+        self.swept.stopped |= flow.is_break();
+        flow
     }
 }

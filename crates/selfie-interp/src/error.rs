@@ -201,6 +201,56 @@ pub enum InterpError {
         /// The value.
         value: f32,
     },
+    /// A reader whose residual stream is not as wide as the embeddings.
+    #[error(
+        "the embeddings have {subject} values, and the reader's residual stream has {reader}: \
+         the two models have to be equally wide (d_model)"
+    )]
+    ReaderWidth {
+        /// The width of the embeddings.
+        subject: usize,
+        /// The reader's.
+        reader: usize,
+    },
+    /// A job that the reader was not made for.
+    #[error(
+        "{what}: {found}, and the reader has room for {room}; make it with a larger ReaderSize"
+    )]
+    ReaderRoom {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// How many there may be.
+        room: usize,
+    },
+    /// A text that is no key of a cell.
+    #[error("\"{text}\" is no key of a cell: expected 16 hexadecimal digits, as rows have them")]
+    Key {
+        /// The text.
+        text: String,
+    },
+    /// Cells whose activations have overflowed; all others have their rows.
+    #[error(
+        "{failed} of {rows} rows are missing, as activations have overflowed (the first: {first}); \
+         compute in f32, or write with a smaller strength"
+    )]
+    NotFinite {
+        /// The first of them.
+        first: String,
+        /// How many there are.
+        failed: usize,
+        /// How many rows were asked for.
+        rows: usize,
+    },
+    /// The interpretation prompt itself overflows.
+    #[error(
+        "the interpretation prompt overflows the model's activations, with nothing written into it; compute in f32"
+    )]
+    CleanNotFinite,
+    /// The reader lost a text: a fault of this crate.
+    #[error("a text was not answered for: this is a bug of selfie-interp, please report it")]
+    Unanswered,
     /// The model failed.
     #[error(transparent)]
     Llama(#[from] LlamaError),

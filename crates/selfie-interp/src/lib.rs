@@ -16,10 +16,11 @@
 //! let cells = [1, 2, 3].map(|layer| Cell { prompt: 0, layer, token: 3 });
 //! let options = Options { max_new_tokens: 8, ..Options::new(model.config())? };
 //! let prompts = ["a type of drink"];
-//! interpret(&model, &tokenizer, &prompts, &cells, &options, &mut |row: Row| {
+//! let swept = interpret(&model, &tokenizer, &prompts, &cells, &options, &mut |row: Row| {
 //!     println!("layer {:?}: {}", row.layer, row.interpretation);
 //!     ControlFlow::Continue(())
 //! })?;
+//! assert_eq!(swept.rows, 3);
 //! # Ok(())
 //! # }
 //! ```
@@ -31,18 +32,30 @@
 
 mod control;
 mod delivery;
-mod engine;
+mod drive;
+mod embeddings;
 mod error;
+mod identity;
+mod options;
 mod prompt;
+pub mod reader;
 mod row;
-mod scoring;
 mod source;
 mod sweep;
 mod vectors;
 
-pub use control::{Control, Controlled, random_vector};
+pub use control::{Control, Controlled, partner_of_cell, partner_of_vector, random_vector};
+pub use embeddings::Embeddings;
 pub use error::{InterpError, Result};
+pub use identity::Key;
+pub use options::{InjectAt, Options};
 pub use prompt::{InterpretationPrompt, Joining, LocatedPrompt, PlaceholderRows, PromptPart};
+pub use reader::{Job, JobWrite, Outcome, PromptId, Reader, ReaderSize, ReaderStats, Text, Ticket};
 pub use row::Row;
-pub use sweep::{Cell, InjectAt, Options, Sink, check, interpret, interpret_vectors};
+pub use sweep::{Cell, Sink, Swept, check, check_by, interpret, interpret_by, interpret_vectors};
 pub use vectors::Vector;
+
+/// The example of README.md is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

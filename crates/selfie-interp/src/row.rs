@@ -4,7 +4,7 @@ use selfie_kernels::InjectMode;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::Controlled;
+use crate::{Controlled, Key};
 
 /// The interpretation of one embedding. Its fields are those of the Python package of SelfIE, then ours; serialized, each
 /// control adds two, named after it: `none_interpretation` and `none_evidence`.
@@ -34,8 +34,16 @@ pub struct Row {
     pub mode: InjectMode,
     /// The factor of `mode`.
     pub strength: f32,
-    /// The model's name, as the caller gave it.
+    /// The name of the model that the embedding comes from, as the caller gave it.
     pub model: String,
+    /// The index of the prompt among those that were given; `None` for a vector from elsewhere.
+    pub prompt_index: Option<usize>,
+    /// What the cell is: the same whichever other cells are asked for.
+    pub key: Key,
+    /// The name of the model that reads it, where it is another one.
+    pub reader: Option<String>,
+    /// The map that the embedding went through; none can be named yet.
+    pub map: Option<String>,
     /// The controls that were asked for, in that order.
     #[serde(flatten, serialize_with = "control_fields")]
     pub controls: Vec<Controlled>,

@@ -4,15 +4,13 @@
 use std::ops::ControlFlow;
 
 use selfie_interp::{
-    Control, InterpError, Options, Row, Vector, check, interpret_vectors, random_vector,
+    Cell, Control, InterpError, Key, Options, Row, Vector, check, interpret_vectors,
+    partner_of_cell, partner_of_vector, random_vector,
 };
 use selfie_kernels::{Backend, Cpu, CpuRows, DType};
 use selfie_llama::{Llama, Sampling, Tokenizer};
 use selfie_testkit::interp::naive::{Naive, PROMPTS, at, cells, options, vector_of};
 use selfie_testkit::interp::{GOLDEN, collect, load};
-
-/// Whose vector a cell is shuffled with: of `cells`, in a model of more than three layers.
-const PARTNERS: [usize; 7] = [1, 4, 0, 0, 1, 0, 0];
 
 fn controlled(model: &Llama<Cpu>) -> Options {
     Options {
@@ -22,11 +20,11 @@ fn controlled(model: &Llama<Cpu>) -> Options {
     }
 }
 
-fn random(model: &Llama<Cpu>, vector: &CpuRows, seed: u64, cell: usize) -> CpuRows {
+fn random(model: &Llama<Cpu>, vector: &CpuRows, seed: u64, key: Key) -> CpuRows {
     let backend = model.backend();
     let values = backend.read_rows(vector, 0..1).unwrap();
     let mut rows = backend.rows(1, values.len()).unwrap();
-    let values = random_vector(&values, seed, cell);
+    let values = random_vector(&values, seed, key);
     backend.write_rows(&values, &mut rows).unwrap();
     rows
 }
@@ -38,6 +36,7 @@ fn compare(model: &Llama<Cpu>, tokenizer: &Tokenizer, options: &Options) {
         .iter()
         .map(|&cell| vector_of(model, tokenizer, cell))
         .collect();
+    let sources = PROMPTS.map(|text| tokenizer.encode(text).unwrap());
     let prompt = options.prompt.locate(tokenizer).unwrap();
     let clean = Naive::new(model, &prompt, None);
     let clean_text = tokenizer.decode(&clean.text(options, 0)).unwrap();
@@ -48,21 +47,32 @@ fn compare(model: &Llama<Cpu>, tokenizer: &Tokenizer, options: &Options) {
         let cell = index / options.injections.len();
         let inject = options.injections[index % options.injections.len()];
         let own = Naive::new(model, &prompt, Some((&vectors[cell], inject)));
-        assert_eq!(row.new_ids, own.text(options, index as u64));
+        let Cell {
+            prompt: of,
+            layer,
+            token,
+        } = cells[cell];
+        let key = Key::of_cell(PROMPTS[of], layer, token, &inject, &options.prompt);
+        assert_eq!(row.key, key);
+        assert_eq!(row.new_ids, own.text(options, key.0));
         let with = own.scores(&row.new_ids);
         let names: Vec<Control> = row.controls.iter().map(|c| c.control).collect();
         assert_eq!(names, options.controls);
         for got in &row.controls {
-            let random = random(model, &vectors[cell], options.control_seed, cell);
+            let random = random(model, &vectors[cell], options.control_seed, key);
             let (text, without) = match got.control {
                 Control::None => (clean_text.clone(), clean.scores(&row.new_ids)),
                 control => {
                     let vector = match control {
-                        Control::Random => &random,
-                        _ => &vectors[PARTNERS[cell]],
+                        Control::Random => random,
+                        _ => {
+                            let seed = options.control_seed;
+                            let partner = partner_of_cell(cells[cell], &PROMPTS, &sources, seed);
+                            vector_of(model, tokenizer, partner.unwrap())
+                        }
                     };
-                    let naive = Naive::new(model, &prompt, Some((vector, inject)));
-                    let text = naive.text(options, index as u64);
+                    let naive = Naive::new(model, &prompt, Some((&vector, inject)));
+                    let text = naive.text(options, key.0);
                     (tokenizer.decode(&text).unwrap(), naive.scores(&row.new_ids))
                 }
             };
@@ -170,7 +180,6 @@ fn vectors_have_controls_too() {
     let (model, tokenizer) = load("llama2-mha", None, 2);
     let cells = cells(&model);
     let backend = model.backend();
-    // Layer 0 for all, so that the next cell is the partner.
     let vectors: Vec<Vector> = cells[..3]
         .iter()
         .enumerate()
@@ -193,13 +202,13 @@ fn vectors_have_controls_too() {
             ControlFlow::Continue(())
         };
         let done = interpret_vectors(&model, &tokenizer, vectors, &options, &mut sink);
-        done.map(|()| rows)
+        done.map(|_| rows)
     };
     let rows = sweep(&vectors, &[Control::Shuffled, Control::None]).unwrap();
     for (i, row) in rows.iter().enumerate() {
         assert_eq!(
             row.controls[0].interpretation,
-            rows[(i + 1) % 3].interpretation
+            rows[partner_of_vector(i, 3, 9)].interpretation
         );
     }
     let refused = sweep(&vectors[..1], &[Control::Shuffled]).unwrap_err();
@@ -224,14 +233,39 @@ fn wrong_controls_are_refused_before_the_weights_are_needed() {
             control: Control::None
         }
     ));
-    let shuffled = || vec![Control::Shuffled];
-    for same in [&cells[..1], &[cells[3], cells[6]]] {
-        assert!(matches!(
-            check(same, shuffled()).unwrap_err(),
-            InterpError::NothingToShuffle
-        ));
-    }
-    check(&cells[..2], shuffled()).unwrap();
+    // One token in all: there is nothing to shuffle it with.
+    let lone = |text: &str| {
+        let options = Options {
+            controls: vec![Control::Shuffled],
+            ..options(&model)
+        };
+        let ids = tokenizer.encode(text).unwrap();
+        let cell = Cell {
+            prompt: 0,
+            layer: 1,
+            token: 0,
+        };
+        let checked = selfie_interp::check(model.config(), &tokenizer, &[text], &[cell], &options);
+        (ids.len(), checked)
+    };
+    let (tokens, checked) = lone("The");
+    assert!(tokens > 1);
+    checked.unwrap();
+    let vector = Vector {
+        name: "one".to_owned(),
+        index: 0,
+        values: vec![1.0; model.config().d_model],
+    };
+    let options = Options {
+        controls: vec![Control::Shuffled],
+        ..options(&model)
+    };
+    let mut sink = |_: Row| -> ControlFlow<()> { panic!("a row came") };
+    let refused = interpret_vectors(&model, &tokenizer, &[vector], &options, &mut sink);
+    assert!(matches!(
+        refused.unwrap_err(),
+        InterpError::NothingToShuffle
+    ));
 }
 
 #[test]
@@ -249,6 +283,10 @@ fn a_row_names_its_controls_after_its_model() {
         names[11..],
         [
             "model",
+            "prompt_index",
+            "key",
+            "reader",
+            "map",
             "shuffled_interpretation",
             "shuffled_evidence",
             "none_interpretation",

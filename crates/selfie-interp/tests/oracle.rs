@@ -2,25 +2,26 @@
 //! kept; then two passes over the text, with the injection and without. Ids and relevancy agree to the bit.
 
 use selfie_demo::RandomCheckpoint;
-use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options, Row};
+use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Key, Options, Row};
 use selfie_kernels::{Cpu, DType, InjectMode};
 use selfie_llama::{Llama, Sampling, Tokenizer};
 use selfie_testkit::interp::naive::{Naive, PROMPTS, at, cells, options, vector_of};
 use selfie_testkit::interp::{GOLDEN, collect, load, load_dir};
 
-/// `(new_ids, relevancy)` of the cell with this index in the sweep.
+/// `(new_ids, relevancy)` of a cell.
 fn naive(
     model: &Llama<Cpu>,
     tokenizer: &Tokenizer,
     cell: Cell,
     inject: InjectAt,
     options: &Options,
-    index: u64,
 ) -> (Vec<u32>, Vec<f32>) {
+    let text = PROMPTS[cell.prompt];
+    let key = Key::of_cell(text, cell.layer, cell.token, &inject, &options.prompt);
     let prompt = options.prompt.locate(tokenizer).unwrap();
     let vector = vector_of(model, tokenizer, cell);
     let with = Naive::new(model, &prompt, Some((&vector, inject)));
-    let new_ids = with.text(options, index);
+    let new_ids = with.text(options, key.0);
     if !options.relevancy {
         return (new_ids, vec![]);
     }
@@ -49,7 +50,7 @@ fn compare(
             (row.inject_layer, row.mode, row.strength),
             (inject.layer, inject.mode, inject.strength)
         );
-        let (ids, relevancy) = naive(model, tokenizer, cell, inject, options, index as u64);
+        let (ids, relevancy) = naive(model, tokenizer, cell, inject, options);
         assert_eq!(row.new_ids, ids, "{cell:?} {inject:?}");
         assert_eq!(row.relevancy_score.len(), relevancy.len());
         for (got, want) in row.relevancy_score.iter().zip(relevancy) {
@@ -75,11 +76,11 @@ fn inject_layers_modes_and_strengths() {
             let n = model.config().n_layers;
             // All in one sweep, so that cells of one batch differ in them.
             let mut injections: Vec<InjectAt> = [0, 1, n / 2, n - 1].map(at).to_vec();
-            injections.push(InjectAt {
+            injections.extend(InjectMode::ALL.map(|mode| InjectAt {
                 layer: 2,
-                mode: InjectMode::Add,
+                mode,
                 strength: 2.5,
-            });
+            }));
             injections.push(InjectAt {
                 strength: 0.6,
                 ..at(1)
@@ -203,7 +204,7 @@ fn biases_and_odd_heads() {
     }
 }
 
-/// More tokens to score than rows fit into a pass, so that a text is scored in parts: the naive way would take minutes,
+/// More tokens to score than rows fit into a pass, so that a text is scored in pieces: the naive way would take minutes,
 /// so the text is scored by two whole passes only.
 #[test]
 fn long_texts_are_scored_in_parts() {

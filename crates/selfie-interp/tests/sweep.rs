@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use selfie_interp::{
-    Cell, InjectAt, InterpError, InterpretationPrompt, Options, Row, Sink, Vector, interpret,
-    interpret_vectors,
+    Cell, InjectAt, InterpError, InterpretationPrompt, Options, Row, Sink, Swept, Vector,
+    interpret, interpret_vectors,
 };
 use selfie_kernels::{Cpu, InjectMode};
 use selfie_llama::{Llama, Tokenizer, Trace};
@@ -83,7 +83,7 @@ impl Sink for Stopper {
     }
 }
 
-fn stopped(after_rows: usize, after_tokens: usize) -> Stopper {
+fn stopped(after_rows: usize, after_tokens: usize) -> (Stopper, Swept) {
     let (model, tokenizer) = model();
     let mut sink = Stopper {
         rows: vec![],
@@ -91,7 +91,7 @@ fn stopped(after_rows: usize, after_tokens: usize) -> Stopper {
         after_tokens,
         progress: vec![],
     };
-    interpret(
+    let swept = interpret(
         &model,
         &tokenizer,
         &PROMPT,
@@ -100,12 +100,14 @@ fn stopped(after_rows: usize, after_tokens: usize) -> Stopper {
         &mut sink,
     )
     .unwrap();
-    sink
+    assert_eq!(swept.rows, sink.rows.len());
+    (sink, swept)
 }
 
 #[test]
 fn a_sweep_that_is_stopped_keeps_what_is_finished() {
-    let whole = stopped(usize::MAX, usize::MAX);
+    let (whole, swept) = stopped(usize::MAX, usize::MAX);
+    assert!(!swept.stopped);
     assert_eq!(whole.rows.len(), 6);
     let (done, total) = *whole.progress.last().unwrap();
     assert_eq!(done, total);
@@ -113,16 +115,19 @@ fn a_sweep_that_is_stopped_keeps_what_is_finished() {
     let generated: usize = whole.rows.iter().map(|row| row.new_ids.len()).sum();
     assert_eq!(done, generated);
 
-    assert_eq!(stopped(3, usize::MAX).rows, whole.rows[..3]);
+    let (three, swept) = stopped(3, usize::MAX);
+    assert_eq!(three.rows, whole.rows[..3]);
+    assert!(swept.stopped);
     // Two slots: after the first two cells' tokens and some of the next ones', two rows are finished.
-    let early = stopped(usize::MAX, 13);
+    let (early, swept) = stopped(usize::MAX, 13);
+    assert!(swept.stopped);
     assert!(
         !early.rows.is_empty() && early.rows.len() < 6,
         "{}",
         early.rows.len()
     );
     assert_eq!(early.rows, whole.rows[..early.rows.len()]);
-    assert_eq!(stopped(usize::MAX, 1).rows, []);
+    assert_eq!(stopped(usize::MAX, 1).0.rows, []);
 }
 
 #[test]
@@ -135,7 +140,7 @@ fn vectors_of_a_file_are_the_cells_that_they_come_from() {
     let vectors = Vector::read_file(&path, Some("hidden_states"), model.config().d_model).unwrap();
     assert_eq!(vectors.len(), 5 * ids.len());
     let mut rows = vec![];
-    interpret_vectors(
+    let swept = interpret_vectors(
         &model,
         &tokenizer,
         &vectors,
@@ -146,6 +151,7 @@ fn vectors_of_a_file_are_the_cells_that_they_come_from() {
         },
     )
     .unwrap();
+    assert_eq!(swept.rows, vectors.len());
     for want in collect(&model, &tokenizer, &PROMPT, &cells(), &options(&model)) {
         let row = &rows[want.layer.unwrap() * ids.len() + want.token];
         assert_eq!(row.new_ids, want.new_ids);
@@ -184,7 +190,11 @@ fn many_prompts_are_passed_in_groups() {
             &alone,
             &options(&model),
         );
-        assert_eq!(*row, alone[0]);
+        let row = Row {
+            prompt_index: Some(0),
+            ..row.clone()
+        };
+        assert_eq!(row, alone[0]);
     }
 }
 

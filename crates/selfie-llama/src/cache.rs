@@ -1,40 +1,34 @@
-//! The explicit KV cache: a shared segment, and a branch for each slot.
+//! The KV cache of a session: prefixes that slots share, and a branch for each slot.
 
 use selfie_kernels::{Backend, BatchRow, KvLayout, Slot};
 
 use crate::{LlamaError, Result};
 
 /// Keys and values of all layers, allocated once, with the slots that are free.
-pub struct KvCache<B: Backend> {
+pub(crate) struct KvCache<B: Backend> {
     pub(crate) kv: B::Kv,
     layout: KvLayout,
     free: Vec<u32>,
-    /// Whether a slot sees nothing of the shared segment at any layer.
+    /// Whether a slot sees nothing of a prefix at any layer.
     alone: Vec<bool>,
 }
 
 impl<B: Backend> KvCache<B> {
-    /// Bytes that a cache of this layout takes.
-    pub fn bytes(backend: &B, layout: &KvLayout) -> u64 {
-        backend.kv_bytes(&kept(backend, layout))
-    }
-
-    /// How many slots fit into `budget` bytes beside the shared segment; `layout.slots` is ignored.
-    pub fn slots_that_fit(backend: &B, layout: &KvLayout, budget: u64) -> usize {
+    /// How many slots fit into `budget` bytes beside the prefixes; `layout.slots` is ignored.
+    pub(crate) fn slots_that_fit(backend: &B, layout: &KvLayout, budget: u64) -> usize {
         let with = |slots| {
             backend.kv_bytes(&KvLayout {
                 slots,
-                ..kept(backend, layout)
+                ..layout.clone()
             })
         };
-        let shared = with(0);
-        let slot = (with(1) - shared).max(1);
-        (budget.saturating_sub(shared) / slot) as usize
+        let prefixes = with(0);
+        let slot = (with(1) - prefixes).max(1);
+        (budget.saturating_sub(prefixes) / slot) as usize
     }
 
     /// Allocates the cache; an error that says how many slots would fit when memory is too small.
-    pub fn new(backend: &B, layout: KvLayout) -> Result<Self> {
-        let layout = kept(backend, &layout);
+    pub(crate) fn new(backend: &B, layout: KvLayout) -> Result<Self> {
         let bytes = backend.kv_bytes(&layout);
         let available = backend.memory()?.available;
         if bytes > available {
@@ -53,41 +47,50 @@ impl<B: Backend> KvCache<B> {
         })
     }
 
-    /// The layout that it was made with.
-    pub fn layout(&self) -> &KvLayout {
+    pub(crate) fn layout(&self) -> &KvLayout {
         &self.layout
     }
 
-    /// Slots that nobody holds.
-    pub fn free_slots(&self) -> usize {
+    pub(crate) fn free_slots(&self) -> usize {
         self.free.len()
     }
 
-    /// Takes a free slot that sees `shared` positions of the shared segment, for each layer (`[n_layers]`).
-    pub fn take(&mut self, backend: &B, shared: &[usize]) -> Result<u32> {
+    /// Takes a free slot, which sees the first `shared[l]` positions of a prefix at layer l.
+    pub(crate) fn take(&mut self, backend: &B, prefix: u32, shared: &[usize]) -> Result<u32> {
         let Some(&slot) = self.free.last() else {
             return Err(LlamaError::NoFreeSlot {
                 slots: self.layout.slots,
             });
         };
-        self.share(backend, slot, shared)?;
+        self.share(backend, slot, prefix, shared)?;
         self.free.pop();
         Ok(slot)
     }
 
-    /// Starts a taken slot anew: its own branch is forgotten, and it sees `shared` positions of the
-    /// shared segment, for each layer.
-    pub fn share(&mut self, backend: &B, slot: u32, shared: &[usize]) -> Result<()> {
-        backend.kv_share(&mut self.kv, slot as usize, 0, shared)?;
+    /// Starts a slot anew: what it held is forgotten, and it sees the first `shared[l]` positions of a prefix at layer l.
+    pub(crate) fn share(
+        &mut self,
+        backend: &B,
+        slot: u32,
+        prefix: u32,
+        shared: &[usize],
+    ) -> Result<()> {
+        backend.kv_share(&mut self.kv, slot as usize, prefix, shared)?;
         self.alone[slot as usize] = shared.iter().all(|&n| n == 0);
         Ok(())
     }
 
-    /// Gives a slot back.
-    pub fn release(&mut self, slot: u32) {
-        debug_assert!(!self.free.contains(&slot), "slot {slot} was released twice");
+    /// Makes `to` see what `from` sees, and copies `from`'s own keys and values of positions below `positions`.
+    pub(crate) fn copy(&mut self, backend: &B, from: u32, to: u32, positions: usize) -> Result<()> {
+        backend.kv_copy(&mut self.kv, from as usize, to as usize, positions)?;
+        self.alone[to as usize] = self.alone[from as usize];
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, slot: u32) {
         self.free.push(slot);
     }
+
     /// Up to `n` rows that nobody reads, each in a free slot of its own, to fill a pass up with.
     pub(crate) fn idle_rows(&mut self, backend: &B, n: usize) -> Result<Vec<BatchRow>> {
         // Those that are taken last.
@@ -95,38 +98,14 @@ impl<B: Backend> KvCache<B> {
         let nothing = vec![0; self.layout.own.len()];
         for &slot in &slots {
             if !self.alone[slot as usize] {
-                self.share(backend, slot, &nothing)?;
+                self.share(backend, slot, 0, &nothing)?;
             }
         }
-        Ok(slots
-            .iter()
-            .flat_map(|&slot| branch_rows(slot, 0, &[0]))
-            .collect())
+        let row = |slot| BatchRow {
+            token: 0,
+            slot: Slot::Branch(slot),
+            position: 0,
+        };
+        Ok(slots.into_iter().map(row).collect())
     }
-}
-
-/// A layout whose dtype is that of the weights, with the one that the backend keeps keys and values in beside them.
-fn kept<B: Backend>(backend: &B, layout: &KvLayout) -> KvLayout {
-    KvLayout {
-        dtype: backend.kv_dtype(layout.dtype),
-        ..layout.clone()
-    }
-}
-
-/// The rows of `tokens` in a slot's branch, at the positions from `first` on.
-pub fn branch_rows(slot: u32, first: usize, tokens: &[u32]) -> impl Iterator<Item = BatchRow> {
-    rows_of(Slot::Branch(slot), first, tokens)
-}
-
-/// The rows of `tokens` in the shared segment, at the positions from `first` on.
-pub fn shared_rows(first: usize, tokens: &[u32]) -> impl Iterator<Item = BatchRow> {
-    rows_of(Slot::Prefix(0), first, tokens)
-}
-
-fn rows_of(slot: Slot, first: usize, tokens: &[u32]) -> impl Iterator<Item = BatchRow> {
-    tokens.iter().enumerate().map(move |(i, &token)| BatchRow {
-        token,
-        slot,
-        position: (first + i) as u32,
-    })
 }

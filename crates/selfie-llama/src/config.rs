@@ -5,12 +5,12 @@
 use std::fs;
 use std::path::Path;
 
-use selfie_kernels::{AttnShape, DType, KvLayout};
+use selfie_kernels::{AttnShape, DType};
 
 use crate::checkpoint::{check_folder, only_adapter};
 use crate::folder::resolve_folder;
 use crate::json::{Fields, parse_object};
-use crate::{LlamaError, Result, Rope, RopeScaling};
+use crate::{GenerationConfig, LlamaError, Result, Rope, RopeScaling};
 
 /// Bounds under which bytes of parameters fit 63 bits, and positions are exact in f32.
 const MAX_SIZE: usize = 1 << 24;
@@ -63,23 +63,31 @@ pub struct LlamaConfig {
     pub max_positions: usize,
     /// Token ids that begin a text.
     pub bos: Vec<u32>,
-    /// Token ids that end a text.
+    /// Token ids that end a text: of the two files that may name them, `generation_config.json` comes first.
     pub eos: Vec<u32>,
-    /// The weights' type by the configuration; the checkpoint's tensors have the last word. That of a model
-    /// that is loaded is the type that its matrix products are computed in.
+    /// The type that the file says the weights are stored in. It only informs: the checkpoint's tensors have the last
+    /// word ([`stored_dtype`](crate::stored_dtype)), and a model is computed in [`Llama::dtype`](crate::Llama::dtype).
     pub dtype: Option<DType>,
 }
 
 impl LlamaConfig {
-    /// Reads `dir/config.json`, or that of the snapshot of a `models--org--name` folder.
+    /// Reads `dir/config.json`, or that of the snapshot of a `models--org--name` folder. The ids that end a text are those
+    /// of `generation_config.json`, where that has some ([`eos_ids`](crate::eos_ids) asks the tokenizer last).
     pub fn open(dir: &Path) -> Result<Self> {
         let dir = resolve_folder(dir)?;
         check_folder(&dir)?;
         let path = dir.join("config.json");
-        match fs::read_to_string(&path) {
-            Ok(json) => Self::parse(&json, &path),
-            Err(source) => Err(only_adapter(&dir)?.unwrap_or(LlamaError::Read { path, source })),
-        }
+        let config = match fs::read_to_string(&path) {
+            Ok(json) => Self::parse(&json, &path)?,
+            Err(source) => {
+                return Err(only_adapter(&dir)?.unwrap_or(LlamaError::Read { path, source }));
+            }
+        };
+        let generation = GenerationConfig::open(&dir)?;
+        Ok(Self {
+            eos: generation.and_then(|g| g.eos).unwrap_or(config.eos),
+            ..config
+        })
     }
 
     /// Reads the text of a `config.json`; `path` is what errors call it.
@@ -135,19 +143,6 @@ impl LlamaConfig {
             positions,
             max: self.max_positions,
         })
-    }
-
-    /// A cache for this model: a prefix of `shared` positions, `own[l]` positions of each slot at layer l. Its dtype is that
-    /// of the weights; [`KvCache`](crate::KvCache) takes what the backend keeps beside them.
-    pub fn kv_layout(&self, shared: usize, own: Vec<usize>, slots: usize) -> KvLayout {
-        KvLayout {
-            kv_heads: self.attn.kv_heads,
-            head_dim: self.attn.head_dim,
-            prefixes: vec![shared],
-            own,
-            slots,
-            dtype: self.dtype.unwrap_or(DType::F32),
-        }
     }
 
     /// The number of parameters; a head tied to the embedding table counts once.

@@ -415,6 +415,79 @@ pub enum LlamaError {
         /// The rows that fit.
         max: usize,
     },
+    /// A sequence is longer than its session was made for.
+    #[error(
+        "a sequence would come to {positions} positions, and the session was made for {max}; \
+         make SessionSize::positions larger"
+    )]
+    SessionPositions {
+        /// The positions that are needed.
+        positions: usize,
+        /// The positions that there are.
+        max: usize,
+    },
+    /// A slot or prefix that is not open.
+    #[error("{slot:?} is not open in this session")]
+    NotOpen {
+        /// The slot.
+        slot: selfie_kernels::Slot,
+    },
+    /// Something that only a prefix can do.
+    #[error("{slot:?} is a slot, and a prefix is needed here")]
+    NotAPrefix {
+        /// The slot.
+        slot: selfie_kernels::Slot,
+    },
+    /// Something that only a slot can do.
+    #[error("{slot:?} is a prefix, and a slot is needed here")]
+    NotASlot {
+        /// The prefix.
+        slot: selfie_kernels::Slot,
+    },
+    /// All prefixes of a session are open.
+    #[error(
+        "all {prefixes} prefixes of the session are open; close one, or name more in SessionSize::prefixes"
+    )]
+    NoFreePrefix {
+        /// The prefixes that there are.
+        prefixes: usize,
+    },
+    /// More positions than a sequence has come to.
+    #[error("{positions} positions of a sequence are named, and it has come to {there}")]
+    PrefixLength {
+        /// The positions that were named.
+        positions: usize,
+        /// The positions that there are.
+        there: usize,
+    },
+    /// More tokens to score than rows to score them.
+    #[error("{tokens} tokens are to be scored by {rows} rows: each token takes the row before it")]
+    ScoreRows {
+        /// The tokens.
+        tokens: usize,
+        /// The rows.
+        rows: usize,
+    },
+    /// A model that a session was not made for.
+    #[error("the session was made for a model of another shape or dtype; make a new session")]
+    OtherModel,
+    /// A prompt that was not given.
+    #[error("prompt {prompt} is named, and there are {prompts}")]
+    NoPrompt {
+        /// The prompt's index.
+        prompt: usize,
+        /// How many there are.
+        prompts: usize,
+    },
+    /// A logit that is NaN or infinite.
+    #[error(
+        "the logits after position {position} are not finite numbers: an activation has overflowed; \
+         compute in f32 (--dtype f32), or write with a smaller strength"
+    )]
+    LogitNotFinite {
+        /// The position of the row.
+        position: usize,
+    },
     /// A pass starts in the middle of the model from a residual stream of another size.
     #[error("a pass of {rows} rows cannot start from a residual stream of {there} rows")]
     ResidualRows {
@@ -450,15 +523,15 @@ pub enum LlamaError {
         /// The value and where it is.
         source: KernelError,
     },
-    /// An injection reached fewer rows than it named.
-    #[error("the injection at layer {layer} names {named} rows and reached {written}")]
-    InjectionMissed {
-        /// The layer.
-        layer: usize,
-        /// The rows that were named.
+    /// Writes that met no row.
+    #[error("{named} writes at layers {layers:?} are named, and {reached} met a row of the pass")]
+    WriteMissed {
+        /// The layers.
+        layers: Vec<usize>,
+        /// The writes that were named.
         named: usize,
-        /// The rows that were written.
-        written: usize,
+        /// The writes that met their row.
+        reached: usize,
     },
     /// A safetensors file could not be written.
     #[error("cannot write {}: {source}", path.display())]

@@ -4,21 +4,22 @@ use std::ops::Range;
 
 use selfie_kernels::{Backend, BatchRow, Best};
 
-use crate::model::{Layer, Linear};
-use crate::{KvCache, Llama, LlamaError, Probe, Result, Site, Visit};
+use crate::cache::KvCache;
+use crate::model::Layer;
+use crate::{Llama, LlamaError, Probe, Result, Site, Visit};
 
 /// Rows of logits that are in memory at a time.
 const LOGITS_ROWS: usize = 32;
 
 /// The buffers of a forward pass, made once for passes of up to `max_rows` rows.
-pub struct Workspace<B: Backend> {
+pub(crate) struct Workspace<B: Backend> {
     max_rows: usize,
     batch: B::Batch,
     rows_in_batch: Vec<BatchRow>,
     /// `[positions, head_dim]`
     rope: B::Rows,
     /// `[rows, d_model]`
-    residual: B::Rows,
+    pub(crate) residual: B::Rows,
     /// A copy of rows for a site that cannot be written, or for the head.
     copy: B::Rows,
     normed: B::Acts,
@@ -32,7 +33,7 @@ pub struct Workspace<B: Backend> {
 
 impl<B: Backend> Workspace<B> {
     /// Buffers for passes of up to `max_rows` rows at positions below `max_positions`.
-    pub fn new(model: &Llama<B>, max_rows: usize, max_positions: usize) -> Result<Self> {
+    pub(crate) fn new(model: &Llama<B>, max_rows: usize, max_positions: usize) -> Result<Self> {
         let (config, backend) = (&model.config, &model.backend);
         config.check_context(max_positions)?;
         let max_rows = max_rows.max(1);
@@ -57,19 +58,17 @@ impl<B: Backend> Workspace<B> {
     }
 
     /// Most rows of a pass.
-    pub fn max_rows(&self) -> usize {
+    pub(crate) fn max_rows(&self) -> usize {
         self.max_rows
     }
+}
 
-    /// The residual stream where the last pass left it, `[rows, d_model]`: the input of the layer after its last.
-    pub fn residual(&self) -> &B::Rows {
-        &self.residual
-    }
-
-    /// The same, to start a pass in the middle from.
-    pub fn residual_mut(&mut self) -> &mut B::Rows {
-        &mut self.residual
-    }
+/// The rows that the head reads.
+pub(crate) enum HeadRows<'a, B: Backend> {
+    /// Rows of the last pass.
+    Pass,
+    /// Rows that were kept: the residual stream before the final norm, `[rows, d_model]`.
+    Kept(&'a B::Rows),
 }
 
 impl<B: Backend> Llama<B> {
@@ -82,7 +81,7 @@ impl<B: Backend> Llama<B> {
     ///
     /// The probe visits `hidden_states[l]` for each l in `layers.start..=layers.end`: also the states that the pass
     /// ends with.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         ws: &mut Workspace<B>,
         cache: &mut KvCache<B>,
@@ -109,7 +108,10 @@ impl<B: Backend> Llama<B> {
         let last = Site::HiddenStates(layers.end);
         if layers.end < self.config.n_layers {
             self.write_site(ws, last, probe)?;
-        } else if probe.wants(last) {
+            return Ok(());
+        }
+        self.write_site(ws, Site::Output, probe)?;
+        if probe.wants(last) {
             let eps = self.config.rms_norm_eps;
             b.rms_norm_f32(&ws.residual, &self.norm, eps, &mut ws.copy)?;
             self.copy_site(ws, last, probe)?;
@@ -117,48 +119,70 @@ impl<B: Backend> Llama<B> {
         Ok(())
     }
 
-    /// The most likely token of each of `rows`, which index the rows of the last pass.
-    pub fn best(&self, ws: &mut Workspace<B>, rows: &[usize]) -> Result<Vec<Best>> {
-        self.head_input(ws, rows)?;
-        Ok(self.backend.head_best(&ws.normed, self.head())?)
-    }
-
-    /// The log-probability of `tokens[i]` at `rows[i]` of the last pass.
-    pub fn score(&self, ws: &mut Workspace<B>, rows: &[usize], tokens: &[u32]) -> Result<Vec<f32>> {
-        self.head_input(ws, rows)?;
-        Ok(self.backend.head_score(&ws.normed, self.head(), tokens)?)
-    }
-
-    /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows` of the last pass, in turn.
-    pub fn logits(
+    /// The most likely token of each of `rows`.
+    pub(crate) fn best(
         &self,
         ws: &mut Workspace<B>,
+        from: &HeadRows<'_, B>,
+        rows: &[usize],
+    ) -> Result<Vec<Best>> {
+        self.head_input(ws, from, rows)?;
+        Ok(self.backend.head_best(&ws.normed, &self.head)?)
+    }
+
+    /// The log-probability of `tokens[i]` at `rows[i]`.
+    pub(crate) fn score(
+        &self,
+        ws: &mut Workspace<B>,
+        from: &HeadRows<'_, B>,
+        rows: &[usize],
+        tokens: &[u32],
+    ) -> Result<Vec<f32>> {
+        self.head_input(ws, from, rows)?;
+        Ok(self.backend.head_score(&ws.normed, &self.head, tokens)?)
+    }
+
+    /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows`, in turn.
+    pub(crate) fn logits(
+        &self,
+        ws: &mut Workspace<B>,
+        from: &HeadRows<'_, B>,
         rows: &[usize],
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let b = &self.backend;
         let vocab = self.config.vocab_size;
+        let at_a_time = LOGITS_ROWS.min(ws.max_rows);
         let mut logits = match ws.logits.take() {
             Some(logits) => logits,
-            None => b.rows(LOGITS_ROWS, vocab)?,
+            None => b.rows(at_a_time, vocab)?,
         };
-        for (chunk, rows) in rows.chunks(LOGITS_ROWS).enumerate() {
-            self.head_input(ws, rows)?;
-            b.linear(&ws.normed, self.head(), None, &mut logits)?;
+        for (chunk, rows) in rows.chunks(at_a_time).enumerate() {
+            self.head_input(ws, from, rows)?;
+            b.linear(&ws.normed, &self.head, None, &mut logits)?;
             let values = b.read_rows(&logits, 0..rows.len())?;
             for (i, row) in values.chunks_exact(vocab).enumerate() {
-                each(chunk * LOGITS_ROWS + i, row)?;
+                each(chunk * at_a_time + i, row)?;
             }
         }
         ws.logits = Some(logits);
         Ok(())
     }
 
-    /// The normed rows of the last pass, in `ws.normed`.
-    fn head_input(&self, ws: &mut Workspace<B>, rows: &[usize]) -> Result<()> {
+    /// The normed rows, in `ws.normed`.
+    fn head_input(
+        &self,
+        ws: &mut Workspace<B>,
+        from: &HeadRows<'_, B>,
+        rows: &[usize],
+    ) -> Result<()> {
         let b = &self.backend;
         b.clear(&mut ws.copy);
-        b.gather(&ws.residual, rows, &mut ws.copy)?;
+        let source = match from {
+            HeadRows::Pass => &ws.residual,
+            HeadRows::Kept(kept) => kept,
+        };
+        b.gather(source, rows, &mut ws.copy)?;
         let eps = self.config.rms_norm_eps;
         b.rms_norm(&ws.copy, &self.norm, eps, &mut ws.normed)?;
         Ok(())
@@ -174,8 +198,8 @@ impl<B: Backend> Llama<B> {
         let (b, attn, eps) = (&self.backend, &self.config.attn, self.config.rms_norm_eps);
         let layer: &Layer<B> = &self.layers[l];
         b.rms_norm(&ws.residual, &layer.input_norm, eps, &mut ws.normed)?;
-        let Linear { weight, bias } = &layer.qkv;
-        b.linear(&ws.normed, weight, bias.as_ref(), &mut ws.qkv)?;
+        layer.qkv.apply(b, &ws.normed, &mut ws.qkv)?;
+        // A norm of queries and keys belongs here.
         b.rope_append(
             attn,
             Some(&ws.rope),
@@ -185,8 +209,7 @@ impl<B: Backend> Llama<B> {
             &mut cache.kv,
         )?;
         b.attend(attn, &ws.qkv, &ws.batch, l, &cache.kv, &mut ws.attended)?;
-        let Linear { weight, bias } = &layer.o;
-        b.linear_add(&ws.attended, weight, bias.as_ref(), &mut ws.residual)?;
+        layer.o.add_to(b, &ws.attended, &mut ws.residual)?;
 
         self.write_site(ws, Site::Residual(l), probe)?;
         if probe.wants(Site::PreMlp(l)) {
@@ -194,12 +217,9 @@ impl<B: Backend> Llama<B> {
             self.copy_site(ws, Site::PreMlp(l), probe)?;
         }
         b.rms_norm(&ws.residual, &layer.mlp_norm, eps, &mut ws.normed)?;
-        let Linear { weight, bias } = &layer.gate_up;
-        b.linear(&ws.normed, weight, bias.as_ref(), &mut ws.gate_up)?;
+        layer.gate_up.apply(b, &ws.normed, &mut ws.gate_up)?;
         b.swiglu(&ws.gate_up, &mut ws.hidden)?;
-        let Linear { weight, bias } = &layer.down;
-        b.linear_add(&ws.hidden, weight, bias.as_ref(), &mut ws.residual)?;
-        Ok(())
+        layer.down.add_to(b, &ws.hidden, &mut ws.residual)
     }
 
     /// A visit to the residual stream itself.

@@ -4,11 +4,10 @@ use std::ops::ControlFlow;
 
 use selfie_kernels::Backend;
 
-use crate::cache::branch_rows;
-use crate::{Decoder, Decoding, KvCache, Llama, LlamaError, Result, Sequence, Workspace};
+use crate::{
+    Decoding, Feed, Llama, LlamaError, Pass, Probe, Result, Sequence, Session, SessionSize,
+};
 
-/// Rows of prompts that go through the model at a time.
-const PROMPT_ROWS: usize = 512;
 /// Most prompts that are continued together: more make a row no cheaper.
 const SLOTS: usize = 64;
 
@@ -26,46 +25,50 @@ pub fn generate<B: Backend>(
     model: &Llama<B>,
     prompt: &[u32],
     decoding: Decoding,
+    each: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generated> {
+    generate_with(model, prompt, decoding, &mut (), each)
+}
+
+/// [`generate`] with a probe, which reads or steers the residual stream of the prompt and of every new token.
+pub fn generate_with<B: Backend>(
+    model: &Llama<B>,
+    prompt: &[u32],
+    decoding: Decoding,
+    probe: &mut dyn Probe<B>,
     mut each: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated> {
+    check(model, &decoding, prompt.len())?;
     if prompt.is_empty() {
         return Err(LlamaError::EmptyPrompt);
     }
-    let positions = prompt.len() + decoding.max_new_tokens;
-    model.config().check_context(positions)?;
-    let config = model.config();
-    let layout = config.kv_layout(0, vec![positions; config.n_layers], 1);
-    let mut cache = KvCache::new(model.backend(), layout)?;
-    let mut ws = Workspace::new(model, prompt.len().min(PROMPT_ROWS), positions)?;
-    let slot = cache.take(model.backend(), &vec![0; config.n_layers])?;
-
-    let mut last_row = 0;
-    for (chunk, tokens) in prompt.chunks(ws.max_rows()).enumerate() {
-        let rows: Vec<_> = branch_rows(slot, chunk * ws.max_rows(), tokens).collect();
-        model.forward(&mut ws, &mut cache, &rows, 0..config.n_layers, &mut ())?;
-        last_row = tokens.len() - 1;
+    if decoding.max_new_tokens == 0 {
+        return Ok(Generated::default());
     }
-    let mut decoder = Decoder::new(decoding)?;
-    let sequence = Sequence::new(0, slot, prompt.len());
-    let mut done = decoder.join(model, &mut ws, vec![sequence], &[last_row])?;
+    let positions = prompt.len() + decoding.max_new_tokens;
+    let mut session = Session::new(model, &SessionSize::new(model, 1, positions))?;
+    let slot = session.open()?;
+    let mut sequence = Sequence::new(0, slot, prompt.to_vec());
     loop {
-        let sequence = match done.pop() {
-            Some(sequence) => {
-                if let Some(&id) = sequence.new_ids.last() {
-                    let _ = each(id);
-                }
-                return Ok(sequence.into());
-            }
-            None => &decoder.active[0],
+        let step = sequence.feed(&decoding);
+        // The first feed is the whole prompt.
+        let tokens = if sequence.new_ids().is_empty() {
+            prompt
+        } else {
+            step.tokens
         };
-        if sequence
-            .new_ids
-            .last()
-            .is_some_and(|&id| each(id).is_break())
-        {
-            return Ok(sequence.clone().into());
+        let feed = Feed { tokens, ..step };
+        let answers = session.run(&Pass::new(model, &[feed]), probe)?;
+        for answer in &answers {
+            sequence.push(answer)?;
         }
-        done = decoder.step(model, &mut ws, &mut cache, &[])?;
+        let stopped = sequence
+            .new_ids()
+            .last()
+            .is_some_and(|&id| each(id).is_break());
+        if stopped || sequence.is_done(&decoding) {
+            return Ok(sequence.into());
+        }
     }
 }
 
@@ -78,63 +81,40 @@ pub fn generate_all<B: Backend>(
     decoding: &Decoding,
     mut finished: impl FnMut(usize),
 ) -> Result<Vec<Generated>> {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    check(model, decoding, longest)?;
     if prompts.iter().any(Vec::is_empty) {
         return Err(LlamaError::EmptyPrompt);
     }
-    let (backend, config) = (model.backend(), model.config());
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let positions = longest + decoding.max_new_tokens;
-    config.check_context(positions)?;
-    let layout = config.kv_layout(0, vec![positions; config.n_layers], 0);
-    let fit = KvCache::slots_that_fit(backend, &layout, backend.memory()?.available / 2);
-    let slots = fit.clamp(1, SLOTS).min(prompts.len());
-    let mut cache = KvCache::new(backend, selfie_kernels::KvLayout { slots, ..layout })?;
-    let mut ws = Workspace::new(
-        model,
-        PROMPT_ROWS.min(longest * slots).max(slots),
-        positions,
-    )?;
-    let mut decoder = Decoder::new(decoding.clone())?;
     let mut results: Vec<Generated> = vec![Generated::default(); prompts.len()];
-    let mut waiting = prompts.iter().enumerate();
+    if decoding.max_new_tokens == 0 || prompts.is_empty() {
+        return Ok(results);
+    }
+    let mut size = SessionSize::new(model, SLOTS, longest + decoding.max_new_tokens);
+    let fit = size.slots_that_fit(model, model.backend().memory()?.available / 2);
+    size.slots = fit.clamp(1, SLOTS).min(prompts.len());
+    let mut session = Session::new(model, &size)?;
+    let mut waiting = prompts.iter().zip(0..).peekable();
+    let mut active: Vec<Sequence> = Vec::new();
     let mut count = 0;
     while count < prompts.len() {
-        let mut ended = Vec::new();
-        let mut rows = Vec::new();
-        let mut joining = Vec::new();
         // A full group at a time, so that prompt passes stay wide.
-        while cache.free_slots() > 0 && rows.len() < ws.max_rows() {
-            let Some((index, prompt)) = waiting.next() else {
+        let (mut joining, mut rows) = (Vec::new(), 0);
+        while session.free_slots() > 0 && rows < size.rows {
+            let Some((prompt, key)) = waiting.next() else {
                 break;
             };
-            let slot = cache.take(backend, &vec![0; config.n_layers])?;
-            rows.extend(branch_rows(slot, 0, prompt));
-            joining.push((
-                rows.len() - 1,
-                Sequence::new(index as u64, slot, prompt.len()),
-            ));
+            rows += prompt.len();
+            joining.push(Sequence::new(key, session.open()?, prompt.clone()));
         }
-        let mut joining = joining.into_iter().peekable();
-        for (chunk, rows) in rows.chunks(ws.max_rows()).enumerate() {
-            model.forward(&mut ws, &mut cache, rows, 0..config.n_layers, &mut ())?;
-            let first = chunk * ws.max_rows();
-            let mut last_rows = Vec::new();
-            let mut sequences = Vec::new();
-            while let Some((last, sequence)) =
-                joining.next_if(|(last, _)| *last < first + rows.len())
-            {
-                last_rows.push(last - first);
-                sequences.push(sequence);
-            }
-            ended.extend(decoder.join(model, &mut ws, sequences, &last_rows)?);
-        }
-        if decoder.active() > 0 {
-            ended.extend(decoder.step(model, &mut ws, &mut cache, &[])?);
-        }
-        for sequence in ended {
-            cache.release(sequence.slot);
+        let prompt_of = |sequence: &Sequence| &prompts[sequence.key as usize][..];
+        advance(&mut session, &mut joining, decoding, |s| Some(prompt_of(s)))?;
+        advance(&mut session, &mut active, decoding, |_| None)?;
+        active.append(&mut joining);
+        for sequence in active.extract_if(.., |sequence| sequence.is_done(decoding)) {
+            session.close(sequence.slot)?;
             count += 1;
-            let index = sequence.id as usize;
+            let index = sequence.key as usize;
             results[index] = sequence.into();
         }
         finished(count);
@@ -142,11 +122,46 @@ pub fn generate_all<B: Backend>(
     Ok(results)
 }
 
+/// Gives each sequence its next token, after its prompt where `prompt` says so, else after its last token.
+fn advance<'a, B: Backend>(
+    session: &mut Session<B>,
+    sequences: &mut [Sequence],
+    decoding: &Decoding,
+    prompt: impl Fn(&Sequence) -> Option<&'a [u32]>,
+) -> Result<()> {
+    if sequences.is_empty() {
+        return Ok(());
+    }
+    let feeds: Vec<Feed<'_>> = sequences
+        .iter()
+        .map(|sequence| {
+            let step = sequence.feed(decoding);
+            Feed {
+                tokens: prompt(sequence).unwrap_or(step.tokens),
+                ..step
+            }
+        })
+        .collect();
+    let model = session.model().clone();
+    let answers = session.run(&Pass::new(&model, &feeds), &mut ())?;
+    for (sequence, answer) in sequences.iter_mut().zip(&answers) {
+        sequence.push(answer)?;
+    }
+    Ok(())
+}
+
+fn check<B: Backend>(model: &Llama<B>, decoding: &Decoding, prompt_len: usize) -> Result<()> {
+    if let Some(sampling) = &decoding.sampling {
+        sampling.check()?;
+    }
+    model
+        .config()
+        .check_context(prompt_len + decoding.max_new_tokens)
+}
+
 impl From<Sequence> for Generated {
     fn from(sequence: Sequence) -> Self {
-        Self {
-            new_ids: sequence.new_ids,
-            logprobs: sequence.logprobs,
-        }
+        let (new_ids, logprobs) = sequence.into_new();
+        Self { new_ids, logprobs }
     }
 }

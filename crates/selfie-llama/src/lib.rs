@@ -1,4 +1,30 @@
-//! A LLaMA: its checkpoint, its tokenizer, an explicit KV cache, a forward pass with probes, decoding.
+//! A LLaMA: its checkpoint, its tokenizer, sessions with an explicit KV cache, probes, decoding.
+//!
+//! ```
+//! # fn main() -> selfie_llama::Result<()> {
+//! # let dir = std::path::Path::new("tests/golden/llama2-mha");
+//! use selfie_llama::{
+//!     Backend, Capture, Cpu, CpuOptions, Feed, Llama, Pass, Session, SessionSize, Site, Tokenizer,
+//! };
+//!
+//! // A Hugging Face folder: config.json, *.safetensors, tokenizer.json.
+//! let model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
+//! let ids = Tokenizer::open(dir)?.encode("The capital of France is")?;
+//!
+//! // The residual stream at the input of layer 2, of the prompt's last token.
+//! let mut session = Session::new(&model, &SessionSize::new(&model, 1, ids.len()))?;
+//! let slot = session.open()?;
+//! let last = (Site::HiddenStates(2), slot, ids.len() as u32 - 1);
+//! let mut state = Capture::new(model.backend(), &[last], model.config().d_model)?;
+//! session.run(&Pass::new(&model, &[Feed::new(slot, &ids)]), &mut state)?;
+//! let values = model.backend().read_rows(state.rows(), 0..1)?;
+//! assert_eq!(values.len(), model.config().d_model);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`capture`] does the same for sites of many prompts, [`Trace`] keeps all states of one, [`generate`] continues a prompt,
+//! [`generate_with`] steers it, and [`Session`] is what all of them are built on.
 #![deny(unsafe_code)]
 
 mod cache;
@@ -14,31 +40,46 @@ mod json;
 mod mlp;
 mod model;
 mod note;
+mod pass;
 mod probe;
 mod rope;
 mod sampling;
+mod session;
 mod splitmix;
 mod states;
 mod tokenizer;
 mod trace;
+mod write;
 
-pub use cache::{KvCache, branch_rows, shared_rows};
 pub use checkpoint::{Checkpoint, Tensor, TensorInfo};
 pub use config::{LlamaConfig, ModelType};
-pub use decode::{Decoder, Decoding, Sequence};
+pub use decode::{Decoding, Sequence};
 pub use error::{LlamaError, Result};
 pub use folder::resolve_folder;
-pub use forward::Workspace;
-pub use generate::{Generated, generate, generate_all};
+pub use generate::{Generated, generate, generate_all, generate_with};
 pub use generation_config::{
     GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
 };
 pub use mlp::{HostTensor, MlpRows, MlpValues, MlpWeights, PackedMlp};
 pub use model::{Llama, stored_dtype};
 pub use note::Note;
-pub use probe::{Capture, Inject, Probe, Site, Visit, Want};
+pub use pass::{Answer, Ask, Draw, Feed, Pass, SessionSize};
+pub use probe::{Capture, Probe, Site, Visit, Want};
 pub use rope::{Rope, RopeScaling};
 pub use sampling::Sampling;
+pub use session::Session;
 pub use states::{PromptSite, capture};
 pub use tokenizer::{Bos, TextStream, TokenText, Tokenizer};
 pub use trace::Trace;
+pub use write::Write;
+
+// What a user of this crate alone needs of the one below.
+pub use selfie_kernels::{
+    Backend, BatchRow, Best, Cpu, CpuOptions, CpuPath, DType, InjectMode, Injection, KernelError,
+    Slot,
+};
+
+/// The example of README.md is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

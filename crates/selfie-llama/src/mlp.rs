@@ -160,7 +160,7 @@ impl<B: Backend> Llama<B> {
                 Some(bias) => Some(b.vector(&b.read_rows(bias, 0..b.len(bias))?)?),
                 None => None,
             };
-            Ok::<_, LlamaError>(Linear { weight, bias })
+            Ok::<_, LlamaError>(Linear::new(weight, bias))
         };
         let up = ["gate_proj", "up_proj"];
         Ok(PackedMlp {
@@ -243,28 +243,19 @@ impl<B: Backend> Llama<B> {
         let [gate, up, down] = weights[..] else {
             return Ok(());
         };
-        let gate_up = Linear {
-            weight: pack(
-                b,
-                mlp.layer,
-                &[gate, up],
-                &["gate_proj", "up_proj"],
-                self.dtype,
-            )?,
-            bias: match &biases[..] {
-                [gate, up, _] => Some(b.vector(&[&gate[..], up].concat())?),
-                _ => None,
-            },
+        let (gate_up_bias, down_bias) = match &biases[..] {
+            [gate, up, down] => (
+                Some(b.vector(&[&gate[..], up].concat())?),
+                Some(b.vector(down)?),
+            ),
+            _ => (None, None),
         };
-        let down = Linear {
-            weight: pack(b, mlp.layer, &[down], &["down_proj"], self.dtype)?,
-            bias: match &biases[..] {
-                [_, _, down] => Some(b.vector(down)?),
-                _ => None,
-            },
-        };
+        let up_names = ["gate_proj", "up_proj"];
+        let gate_up = pack(b, mlp.layer, &[gate, up], &up_names, self.dtype)?;
+        let down = pack(b, mlp.layer, &[down], &["down_proj"], self.dtype)?;
         let layer = &mut self.layers[mlp.layer];
-        (layer.gate_up, layer.down) = (gate_up, down);
+        layer.gate_up = Linear::new(gate_up, gate_up_bias);
+        layer.down = Linear::new(down, down_bias);
         Ok(())
     }
 

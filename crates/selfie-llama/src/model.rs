@@ -1,38 +1,102 @@
 //! The model: weights of all layers, and loading them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
 
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
-/// A LLaMA with its weights on a device.
+/// A LLaMA with its weights on a device: a handle, which is cheap to clone.
+///
+/// Clones share the weights and the device. One that gets another MLP ([`set_mlp`](Llama::set_mlp)) shares all the
+/// others still, so that a model and its edited self fit where one does.
+///
+/// A model may be used from several threads at once, each with a [`Session`](crate::Session) of its own: each gets the
+/// bits that it would get alone, and they share the device's threads.
 pub struct Llama<B: Backend> {
     pub(crate) backend: B,
-    pub(crate) config: LlamaConfig,
+    pub(crate) config: Arc<LlamaConfig>,
     pub(crate) dtype: DType,
-    pub(crate) embed: B::Matrix,
+    pub(crate) embed: Arc<B::Matrix>,
     pub(crate) layers: Vec<Layer<B>>,
-    pub(crate) norm: B::Vector,
-    /// `None`: the head is the embedding table.
-    pub(crate) head: Option<B::Matrix>,
+    pub(crate) norm: Arc<B::Vector>,
+    /// The embedding table, where the two are tied.
+    pub(crate) head: Arc<B::Matrix>,
+}
+
+impl<B: Backend> Clone for Llama<B> {
+    fn clone(&self) -> Self {
+        Self {
+            backend: self.backend.clone(),
+            config: self.config.clone(),
+            dtype: self.dtype,
+            embed: self.embed.clone(),
+            layers: self.layers.clone(),
+            norm: self.norm.clone(),
+            head: self.head.clone(),
+        }
+    }
 }
 
 /// The weights of one layer.
 pub(crate) struct Layer<B: Backend> {
-    pub(crate) input_norm: B::Vector,
+    pub(crate) input_norm: Arc<B::Vector>,
     /// Queries, keys and values: `[q_dim + 2 kv_dim, d_model]`.
     pub(crate) qkv: Linear<B>,
     pub(crate) o: Linear<B>,
-    pub(crate) mlp_norm: B::Vector,
+    pub(crate) mlp_norm: Arc<B::Vector>,
     /// `[2 ffn, d_model]`, gate first.
     pub(crate) gate_up: Linear<B>,
     pub(crate) down: Linear<B>,
 }
 
+impl<B: Backend> Clone for Layer<B> {
+    fn clone(&self) -> Self {
+        Self {
+            input_norm: self.input_norm.clone(),
+            qkv: self.qkv.clone(),
+            o: self.o.clone(),
+            mlp_norm: self.mlp_norm.clone(),
+            gate_up: self.gate_up.clone(),
+            down: self.down.clone(),
+        }
+    }
+}
+
+/// A weight and its bias.
 pub(crate) struct Linear<B: Backend> {
-    pub(crate) weight: B::Matrix,
-    pub(crate) bias: Option<B::Vector>,
+    pub(crate) weight: Arc<B::Matrix>,
+    pub(crate) bias: Option<Arc<B::Vector>>,
+}
+
+impl<B: Backend> Clone for Linear<B> {
+    fn clone(&self) -> Self {
+        Self {
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+        }
+    }
+}
+
+impl<B: Backend> Linear<B> {
+    pub(crate) fn new(weight: B::Matrix, bias: Option<B::Vector>) -> Self {
+        Self {
+            weight: Arc::new(weight),
+            bias: bias.map(Arc::new),
+        }
+    }
+
+    /// `out = a · wᵀ (+ bias)`.
+    pub(crate) fn apply(&self, backend: &B, a: &B::Acts, out: &mut B::Rows) -> Result<()> {
+        Ok(backend.linear(a, &self.weight, self.bias.as_deref(), out)?)
+    }
+
+    /// `residual += a · wᵀ (+ bias)`: the end of attention and of the MLP. Where several devices hold a part of the
+    /// weight each, their products are to be summed here, before the residual stream is added.
+    pub(crate) fn add_to(&self, backend: &B, a: &B::Acts, residual: &mut B::Rows) -> Result<()> {
+        Ok(backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?)
+    }
 }
 
 impl<B: Backend> Llama<B> {
@@ -73,25 +137,25 @@ impl<B: Backend> Llama<B> {
             loaded: 0,
             progress: &mut progress,
         };
-        let embed = loader.matrix(&[&plan.embed])?;
+        let embed = Arc::new(loader.matrix(&[&plan.embed])?);
         let layers = plan
             .layers
             .iter()
             .map(|layer| {
                 Ok(Layer {
-                    input_norm: loader.vector(&layer.input_norm)?,
+                    input_norm: Arc::new(loader.vector(&layer.input_norm)?),
                     qkv: loader.linear(&layer.qkv)?,
                     o: loader.linear(&layer.o)?,
-                    mlp_norm: loader.vector(&layer.mlp_norm)?,
+                    mlp_norm: Arc::new(loader.vector(&layer.mlp_norm)?),
                     gate_up: loader.linear(&layer.gate_up)?,
                     down: loader.linear(&layer.down)?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let norm = loader.vector(&plan.norm)?;
+        let norm = Arc::new(loader.vector(&plan.norm)?);
         let head = match &plan.head {
-            Some(head) => Some(loader.matrix(&[head])?),
-            None => None,
+            Some(head) => Arc::new(loader.matrix(&[head])?),
+            None => embed.clone(),
         };
         Ok(Self {
             embed,
@@ -99,15 +163,12 @@ impl<B: Backend> Llama<B> {
             norm,
             head,
             backend,
-            config: LlamaConfig {
-                dtype: Some(dtype),
-                ..config
-            },
+            config: Arc::new(config),
             dtype,
         })
     }
 
-    /// The device that it runs on.
+    /// The device that it runs on: a handle, to open another model beside this one with.
     pub fn backend(&self) -> &B {
         &self.backend
     }
@@ -120,10 +181,6 @@ impl<B: Backend> Llama<B> {
     /// The type that matrix products are computed in.
     pub fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    pub(crate) fn head(&self) -> &B::Matrix {
-        self.head.as_ref().unwrap_or(&self.embed)
     }
 }
 
@@ -211,9 +268,10 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let head = match config.tie_word_embeddings {
-            true => None,
-            false => Some(checkpoint.tensor("lm_head.weight", &table)?),
+        let head = if config.tie_word_embeddings {
+            None
+        } else {
+            Some(checkpoint.tensor("lm_head.weight", &table)?)
         };
         Ok(Self {
             embed: checkpoint.tensor("model.embed_tokens.weight", &table)?,
@@ -251,16 +309,13 @@ impl<B: Backend> Loader<'_, B> {
         let weights: Vec<&Tensor> = plan.weights.iter().collect();
         let weight = self.matrix(&weights)?;
         if plan.biases.is_empty() {
-            return Ok(Linear { weight, bias: None });
+            return Ok(Linear::new(weight, None));
         }
         let mut bias = Vec::new();
         for part in &plan.biases {
             bias.extend(part.vector()?);
         }
-        Ok(Linear {
-            weight,
-            bias: Some(self.backend.vector(&bias)?),
-        })
+        Ok(Linear::new(weight, Some(self.backend.vector(&bias)?)))
     }
 
     fn matrix(&mut self, sources: &[&Tensor]) -> Result<B::Matrix> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use selfie_kernels::{Backend, BatchRow, Injection, Slot};
+use selfie_kernels::{Backend, BatchRow, Slot};
 
 use crate::{LlamaError, Result};
 
@@ -16,6 +16,8 @@ pub enum Site {
     Residual(usize),
     /// `pre_mlp[l]`: the input of layer `l`'s MLP, after its norm, in f32. A copy, as above.
     PreMlp(usize),
+    /// The residual stream after the last layer, before the final norm: what the head starts from.
+    Output,
 }
 
 /// What a probe sees of a site.
@@ -30,9 +32,10 @@ pub struct Visit<'a, B: Backend> {
     pub rows: &'a mut B::Rows,
 }
 
-/// Something that reads or writes the residual stream while [`Llama::forward`](crate::Llama::forward) runs.
+/// Something that reads or writes the residual stream while a [`Session`](crate::Session) runs rows.
 ///
-/// A site that no probe wants costs nothing. With the backend's row ops nothing leaves the device.
+/// A long prompt goes through the model in pieces; a probe is called for each, and `batch` says which rows these are. A
+/// site that no probe wants costs nothing. With the backend's row ops nothing leaves the device.
 pub trait Probe<B: Backend> {
     /// Whether [`visit`](Probe::visit) is to be called at `site`.
     fn wants(&self, site: Site) -> bool;
@@ -48,6 +51,16 @@ impl<B: Backend> Probe<B> for () {
 
     fn visit(&mut self, _: Visit<'_, B>) -> Result<()> {
         Ok(())
+    }
+}
+
+impl<B: Backend, P: Probe<B> + ?Sized> Probe<B> for &mut P {
+    fn wants(&self, site: Site) -> bool {
+        (**self).wants(site)
+    }
+
+    fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
+        (**self).visit(visit)
     }
 }
 
@@ -78,7 +91,7 @@ pub type Want = (Site, Slot, u32);
 
 /// A probe that keeps the rows that are asked for, on the device.
 ///
-/// It can be used for several batches: each row is kept when its slot and position come by.
+/// It can be used for several passes: each row is kept when its slot and position come by.
 pub struct Capture<B: Backend> {
     wants: HashMap<Site, Vec<(Slot, u32)>>,
     found: HashMap<Want, usize>,
@@ -148,65 +161,6 @@ impl<B: Backend> Probe<B> for Capture<B> {
             next += 1;
         }
         visit.backend.gather(visit.rows, &index, &mut self.rows)?;
-        Ok(())
-    }
-}
-
-/// A probe that writes vectors into rows at the input of one layer.
-pub struct Inject<'a, B: Backend> {
-    layer: usize,
-    vectors: &'a B::Rows,
-    writes: &'a [Injection],
-    written: usize,
-    /// The backend that wrote, and its count.
-    tally: Option<(B, B::Tally)>,
-}
-
-impl<'a, B: Backend> Inject<'a, B> {
-    /// Each write names a row of the batch and a row of `vectors`.
-    pub fn new(layer: usize, vectors: &'a B::Rows, writes: &'a [Injection]) -> Self {
-        Self {
-            layer,
-            vectors,
-            writes,
-            written: 0,
-            tally: None,
-        }
-    }
-
-    /// An error unless every row that was named has been written. Waits for the device.
-    pub fn finish(self) -> Result<()> {
-        if let Some((backend, mut tally)) = self.tally {
-            backend.check_tally(&mut tally)?;
-        }
-        if self.written == self.writes.len() {
-            return Ok(());
-        }
-        Err(LlamaError::InjectionMissed {
-            layer: self.layer,
-            named: self.writes.len(),
-            written: self.written,
-        })
-    }
-}
-
-impl<B: Backend> Probe<B> for Inject<'_, B> {
-    fn wants(&self, site: Site) -> bool {
-        site == Site::HiddenStates(self.layer)
-    }
-
-    fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
-        let (_, tally) = match &mut self.tally {
-            Some(tally) => tally,
-            None => {
-                let tally = visit.backend.tally()?;
-                self.tally.insert((visit.backend.clone(), tally))
-            }
-        };
-        visit
-            .backend
-            .inject(self.vectors, self.writes, visit.rows, tally)?;
-        self.written += self.writes.len();
         Ok(())
     }
 }

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use selfie_kernels::{Backend, Slot};
 
-use crate::cache::branch_rows;
-use crate::{Capture, KvCache, Llama, Result, Site, Workspace};
+use crate::{Capture, Feed, Llama, LlamaError, Pass, Result, Session, SessionSize, Site};
 
 /// Tokens of prompts whose keys and values are in memory at a time (a longer prompt goes alone).
 const GROUP_TOKENS: usize = 512;
@@ -21,52 +20,64 @@ pub struct PromptSite {
     pub token: usize,
 }
 
+impl PromptSite {
+    /// Every token of every prompt at one site, in order.
+    pub fn all(prompts: &[Vec<u32>], site: Site) -> Vec<Self> {
+        let of_prompt = |(prompt, ids): (usize, &Vec<u32>)| {
+            (0..ids.len()).map(move |token| Self {
+                prompt,
+                site,
+                token,
+            })
+        };
+        prompts.iter().enumerate().flat_map(of_prompt).collect()
+    }
+}
+
 /// Runs the prompts that `wants` names as far as it needs, and keeps the rows: `[wants.len(), d_model]`, in its order.
 ///
-/// A prompt or token that does not exist is an error.
+/// A prompt or token that does not exist is an error. All states of a layer are
+/// `capture(&model, &prompts, &PromptSite::all(&prompts, Site::HiddenStates(layer)))`.
 pub fn capture<B: Backend>(
     model: &Llama<B>,
-    ws: &mut Workspace<B>,
     prompts: &[Vec<u32>],
     wants: &[PromptSite],
 ) -> Result<B::Rows> {
     let (backend, config) = (model.backend(), model.config());
-    let layers = wants.iter().map(|want| layers_to(want.site)).max();
-    let layers = layers.unwrap_or(0);
+    let mut kept = backend.rows(wants.len(), config.d_model)?;
+    let n_layers = config.n_layers;
+    let layers = wants
+        .iter()
+        .map(|want| layers_to(want.site, n_layers))
+        .max();
+    let layers = 0..layers.unwrap_or(0);
     let mut named: Vec<usize> = wants.iter().map(|want| want.prompt).collect();
     named.sort_unstable();
     named.dedup();
+    let groups = groups(&named, prompts)?;
+    let mut session = session(model, prompts, &groups, layers.end)?;
+
     // Rows come group by group; `places` leads from a want to its row there.
-    let mut kept = backend.rows(wants.len(), config.d_model)?;
     let mut places: HashMap<PromptSite, usize> = HashMap::new();
-    while !named.is_empty() {
-        let group = take_group(&mut named, prompts);
-        let slots: HashMap<usize, u32> = group.iter().copied().zip(0..).collect();
-        let mut own: Vec<PromptSite> = wants
-            .iter()
-            .copied()
-            .filter(|want| slots.contains_key(&want.prompt))
-            .collect();
+    for group in groups {
+        let mut slots: HashMap<usize, Slot> = HashMap::new();
+        for &prompt in group {
+            slots.insert(prompt, session.open()?);
+        }
+        let own = wants.iter().filter(|want| slots.contains_key(&want.prompt));
+        let mut own: Vec<PromptSite> = own.copied().collect();
         own.sort_unstable();
         own.dedup();
-        let row = |want: &PromptSite| {
-            let slot = Slot::Branch(slots[&want.prompt]);
-            (want.site, slot, want.token as u32)
-        };
+        let row = |want: &PromptSite| (want.site, slots[&want.prompt], want.token as u32);
         let rows: Vec<_> = own.iter().map(row).collect();
         let mut probe = Capture::new(backend, &rows, config.d_model)?;
-        let longest = group.iter().map(|&p| tokens(prompts, p).len()).max();
-        let positions = longest.unwrap_or(0);
-        let positions = |layer| if layer < layers { positions } else { 0 };
-        let own_positions = (0..config.n_layers).map(positions).collect();
-        let mut cache = KvCache::new(backend, config.kv_layout(0, own_positions, group.len()))?;
-        let mut batch = Vec::new();
-        for &prompt in &group {
-            batch.extend(branch_rows(slots[&prompt], 0, tokens(prompts, prompt)));
-        }
-        for batch in batch.chunks(ws.max_rows()) {
-            model.forward(ws, &mut cache, batch, 0..layers, &mut probe)?;
-        }
+        let feed = |prompt: &usize| Feed::new(slots[prompt], &prompts[*prompt]);
+        let feeds: Vec<Feed<'_>> = group.iter().map(feed).collect();
+        let pass = Pass {
+            layers: layers.clone(),
+            ..Pass::new(model, &feeds)
+        };
+        session.run(&pass, &mut probe)?;
         let index: Vec<usize> = rows
             .iter()
             .map(|&row| probe.index(row))
@@ -74,6 +85,9 @@ pub fn capture<B: Backend>(
         let first = backend.len(&kept);
         backend.gather(probe.rows(), &index, &mut kept)?;
         places.extend(own.into_iter().zip(first..));
+        for prompt in group {
+            session.close(slots[prompt])?;
+        }
     }
     let order: Vec<usize> = wants.iter().map(|want| places[want]).collect();
     if order.iter().copied().eq(0..wants.len()) {
@@ -84,26 +98,54 @@ pub fn capture<B: Backend>(
     Ok(rows)
 }
 
+/// Room for each of the groups, one after the other; keys and values only of the layers that are run.
+fn session<B: Backend>(
+    model: &Llama<B>,
+    prompts: &[Vec<u32>],
+    groups: &[&[usize]],
+    layers: usize,
+) -> Result<Session<B>> {
+    let tokens = |group: &&[usize]| group.iter().map(|&p| prompts[p].len()).sum::<usize>();
+    let named = groups.iter().flat_map(|group| group.iter());
+    let longest = named.map(|&p| prompts[p].len()).max().unwrap_or(1);
+    let slots = groups.iter().map(|group| group.len()).max().unwrap_or(1);
+    let widest = groups.iter().map(tokens).max().unwrap_or(1);
+    let mut size = SessionSize::new(model, slots, longest);
+    size.rows = size.rows.min(widest);
+    for own in &mut size.own[layers..] {
+        *own = 0;
+    }
+    Session::new(model, &size)
+}
+
 /// How many layers a pass needs to come by a site.
-fn layers_to(site: Site) -> usize {
+fn layers_to(site: Site, n_layers: usize) -> usize {
     match site {
         Site::HiddenStates(layer) => layer,
         Site::Residual(layer) | Site::PreMlp(layer) => layer + 1,
+        Site::Output => n_layers,
     }
 }
 
-/// No tokens for a prompt that does not exist: its rows are then missed, which is an error.
-fn tokens(prompts: &[Vec<u32>], prompt: usize) -> &[u32] {
-    prompts.get(prompt).map_or(&[], |prompt| prompt)
-}
-
-/// The next prompts that are passed together.
-fn take_group(named: &mut Vec<usize>, prompts: &[Vec<u32>]) -> Vec<usize> {
-    let mut sum = 0;
-    let fit = named.iter().take_while(|&&prompt| {
-        sum += tokens(prompts, prompt).len();
-        sum <= GROUP_TOKENS
-    });
-    let count = fit.count().max(1);
-    named.drain(..count).collect()
+/// The named prompts, in groups that are passed together.
+fn groups<'a>(named: &'a [usize], prompts: &[Vec<u32>]) -> Result<Vec<&'a [usize]>> {
+    let mut groups = Vec::new();
+    let (mut first, mut tokens) = (0, 0);
+    for (at, &prompt) in named.iter().enumerate() {
+        let Some(ids) = prompts.get(prompt) else {
+            return Err(LlamaError::NoPrompt {
+                prompt,
+                prompts: prompts.len(),
+            });
+        };
+        if tokens + ids.len() > GROUP_TOKENS && at > first {
+            groups.push(&named[first..at]);
+            (first, tokens) = (at, 0);
+        }
+        tokens += ids.len();
+    }
+    if first < named.len() {
+        groups.push(&named[first..]);
+    }
+    Ok(groups)
 }

@@ -6,11 +6,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use selfie_kernels::Backend;
 
-use crate::cache::branch_rows;
-use crate::{KvCache, Llama, LlamaError, Probe, Result, Site, Visit, Workspace};
-
-/// Rows of a prompt that go through the model at a time.
-const PROMPT_ROWS: usize = 512;
+use crate::{
+    Capture, Feed, Llama, LlamaError, Pass, Probe, Result, Session, SessionSize, Site, Visit,
+};
 
 /// Everything that a prompt makes of the residual stream, in f32. `T` is the number of tokens, `L` of layers,
 /// `D` is d_model, `V` the vocabulary.
@@ -38,10 +36,8 @@ impl Trace {
         }
         let (config, backend) = (model.config(), model.backend());
         let (n_layers, d_model, tokens) = (config.n_layers, config.d_model, input_ids.len());
-        let layout = config.kv_layout(0, vec![tokens; n_layers], 1);
-        let mut cache = KvCache::new(backend, layout)?;
-        let mut ws = Workspace::new(model, tokens.min(PROMPT_ROWS), tokens)?;
-        let slot = cache.take(backend, &vec![0; n_layers])?;
+        let mut session = Session::new(model, &SessionSize::new(model, 1, tokens))?;
+        let slot = session.open()?;
 
         let state = tokens * d_model;
         let mut trace = Trace {
@@ -53,15 +49,20 @@ impl Trace {
             n_layers,
             d_model,
         };
-        for (chunk, ids) in input_ids.chunks(ws.max_rows()).enumerate() {
-            let rows: Vec<_> = branch_rows(slot, chunk * ws.max_rows(), ids).collect();
-            model.forward(&mut ws, &mut cache, &rows, 0..n_layers, &mut trace)?;
-            let all: Vec<usize> = (0..ids.len()).collect();
-            model.logits(&mut ws, &all, |_, logits| {
-                trace.logits.extend_from_slice(logits);
-                Ok(())
-            })?;
-        }
+        let wants: Vec<_> = (0..tokens as u32)
+            .map(|position| (Site::Output, slot, position))
+            .collect();
+        let mut output = Capture::new(backend, &wants, d_model)?;
+        let feeds = [Feed::new(slot, input_ids)];
+        session.run(&Pass::new(model, &feeds), &mut (&mut trace, &mut output))?;
+        let rows = wants
+            .iter()
+            .map(|&want| output.index(want))
+            .collect::<Result<Vec<_>>>()?;
+        session.logits(output.rows(), &rows, |_, logits| {
+            trace.logits.extend_from_slice(logits);
+            Ok(())
+        })?;
         Ok(trace)
     }
 
@@ -98,8 +99,8 @@ impl Trace {
 }
 
 impl<B: Backend> Probe<B> for Trace {
-    fn wants(&self, _: Site) -> bool {
-        true
+    fn wants(&self, site: Site) -> bool {
+        site != Site::Output
     }
 
     fn visit(&mut self, visit: Visit<'_, B>) -> Result<()> {
@@ -107,6 +108,7 @@ impl<B: Backend> Probe<B> for Trace {
             Site::HiddenStates(layer) => (&mut self.hidden_states, layer),
             Site::PreMlp(layer) => (&mut self.pre_mlp, layer),
             Site::Residual(layer) => (&mut self.residual, layer),
+            Site::Output => return Ok(()),
         };
         let values = visit.backend.read_rows(visit.rows, 0..visit.batch.len())?;
         let (tokens, width) = (self.input_ids.len(), self.d_model);

@@ -349,3 +349,25 @@ fn texts_end_by_the_first_file_that_says_so() {
     assert_eq!(eos_ids(None, &config(Value::Null), &tokenizer), [2]);
     assert_eq!(eos_ids(None, &config(json!(-1)), &tokenizer), [2]);
 }
+
+/// The library, which takes `LlamaConfig::eos`, ends texts where the program does.
+#[test]
+fn a_folders_config_ends_texts_as_its_generation_config_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = selfie_testkit::llama::dir("llama2-mha");
+    let config = std::fs::read_to_string(golden.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["eos_token_id"] = serde_json::json!(7);
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("config.json", &config.to_string());
+    let eos = || selfie_llama::LlamaConfig::open(folder.path()).unwrap().eos;
+    assert_eq!(eos(), [7]);
+    for (says, want) in [
+        (r#"{"eos_token_id": [3, 5]}"#, vec![3, 5]),
+        (r#"{"do_sample": true}"#, vec![7]),
+        (r#"{"eos_token_id": null}"#, vec![7]),
+    ] {
+        write("generation_config.json", says);
+        assert_eq!(eos(), want, "{says}");
+    }
+}

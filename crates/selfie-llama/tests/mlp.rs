@@ -3,8 +3,8 @@
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Backend, Cpu, DType};
 use selfie_llama::{
-    Decoding, Generated, Llama, LlamaError, MlpRows, PromptSite, Sampling, Site, Trace, Workspace,
-    capture, generate, generate_all,
+    Decoding, Generated, Llama, LlamaError, MlpRows, PromptSite, Sampling, Site, Trace, capture,
+    generate, generate_all,
 };
 use selfie_testkit::llama::{GOLDEN, golden, ids, load};
 use std::ops::ControlFlow;
@@ -209,8 +209,7 @@ fn captured_rows_are_those_of_a_trace() {
             want(0, Site::HiddenStates(1), 4),
             want(0, Site::HiddenStates(0), 2),
         ];
-        let mut ws = Workspace::new(&model, 7, 64).unwrap();
-        let rows = capture(&model, &mut ws, &prompts, &wants).unwrap();
+        let rows = capture(&model, &prompts, &wants).unwrap();
         assert_eq!(model.backend().len(&rows), wants.len());
         for (i, want) in wants.iter().enumerate() {
             let trace = Trace::new(&model, &prompts[want.prompt]).unwrap();
@@ -218,12 +217,13 @@ fn captured_rows_are_those_of_a_trace() {
                 Site::HiddenStates(layer) => (&trace.hidden_states, layer),
                 Site::Residual(layer) => (&trace.residual, layer),
                 Site::PreMlp(layer) => (&trace.pre_mlp, layer),
+                Site::Output => unreachable!("a trace has the normed states"),
             };
             let at = (layer * trace.input_ids.len() + want.token) * d;
             assert_eq!(rows.row(i), &values[at..at + d], "{want:?}");
         }
         let missed = [want(1, Site::HiddenStates(1), 99)];
-        let refused = capture(&model, &mut ws, &prompts, &missed);
+        let refused = capture(&model, &prompts, &missed);
         assert!(matches!(
             refused,
             Err(LlamaError::NotCaptured { position: 99, .. })

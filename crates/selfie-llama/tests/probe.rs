@@ -1,33 +1,27 @@
 //! Probes: what they see, what they change, and what is refused.
 
 use selfie_demo::RandomCheckpoint;
-use selfie_kernels::{Backend, Cpu, InjectMode, Injection, KvLayout, Slot};
+use selfie_kernels::{Backend, Cpu, InjectMode, Injection, Slot};
 use selfie_llama::{
-    Capture, Checkpoint, Inject, KvCache, Llama, LlamaConfig, LlamaError, Probe, Result, Site,
-    Trace, Visit, Workspace, branch_rows,
+    Capture, Checkpoint, Feed, Llama, LlamaConfig, LlamaError, Pass, Probe, Result, Session,
+    SessionSize, Site, Trace, Visit, Write, generate, generate_with,
 };
 use selfie_testkit::llama::{cpu, dir, golden, ids, load};
 
-fn layout(model: &Llama<Cpu>, positions: usize, slots: usize) -> KvLayout {
-    let config = model.config();
-    config.kv_layout(0, vec![positions; config.n_layers], slots)
+/// The slot of a session's first sequence.
+const SLOT: Slot = Slot::Branch(0);
+
+fn session(model: &Llama<Cpu>, positions: usize) -> Session<Cpu> {
+    let mut session = Session::new(model, &SessionSize::new(model, 1, positions)).unwrap();
+    assert_eq!(session.open().unwrap(), SLOT);
+    session
 }
 
-/// Runs a prompt with a probe, and returns the residual stream that it ends with.
-fn run(model: &Llama<Cpu>, prompt: &[u32], probe: &mut dyn Probe<Cpu>) -> Result<Vec<f32>> {
-    let backend = model.backend();
-    let mut cache = KvCache::new(backend, layout(model, prompt.len(), 1))?;
-    let mut ws = Workspace::new(model, prompt.len(), prompt.len())?;
-    let slot = cache.take(backend, &vec![0; model.config().n_layers])?;
-    let rows: Vec<_> = branch_rows(slot, 0, prompt).collect();
-    model.forward(
-        &mut ws,
-        &mut cache,
-        &rows,
-        0..model.config().n_layers,
-        probe,
-    )?;
-    Ok(backend.read_rows(ws.residual(), 0..prompt.len())?)
+/// Runs a prompt with a probe.
+fn run(model: &Llama<Cpu>, prompt: &[u32], probe: &mut dyn Probe<Cpu>) -> Result<()> {
+    let feeds = [Feed::new(SLOT, prompt)];
+    session(model, prompt.len()).run(&Pass::new(model, &feeds), probe)?;
+    Ok(())
 }
 
 fn prompt(name: &str) -> Vec<u32> {
@@ -60,8 +54,7 @@ impl Probe<Cpu> for Steer {
         visit
             .backend
             .inject(&self.vector, &writes, visit.rows, &mut tally)?;
-        visit.backend.check_tally(&mut tally)?;
-        Ok(())
+        Ok(visit.backend.check_tally(&mut tally)?)
     }
 }
 
@@ -74,9 +67,7 @@ fn a_users_probe_changes_the_stream_from_its_layer_on() {
         .backend()
         .write_rows(&vec![0.5; d], &mut vector)
         .unwrap();
-    let wants: Vec<_> = (0..4)
-        .map(|l| (Site::HiddenStates(l), Slot::Branch(0), 3))
-        .collect();
+    let wants: Vec<_> = (0..4).map(|l| (Site::HiddenStates(l), SLOT, 3)).collect();
     let mut capture = Capture::new(model.backend(), &wants, d).unwrap();
     let steer = Steer {
         layer: 2,
@@ -126,102 +117,226 @@ fn sites_come_in_the_order_of_the_pass() {
     for l in 0..4 {
         want.extend([Site::HiddenStates(l), Site::Residual(l), Site::PreMlp(l)]);
     }
-    want.push(Site::HiddenStates(4));
+    want.extend([Site::Output, Site::HiddenStates(4)]);
     assert_eq!(log.0, want);
 }
 
 #[test]
-fn an_injection_that_misses_rows_is_an_error() {
-    let model = load("llama2-mha", None, 1);
-    let vectors = model.backend().rows(1, model.config().d_model).unwrap();
-    let writes = [Injection {
-        row: 0,
+fn steering_reaches_every_new_token() {
+    let model = load("llama2-mha", None, 2);
+    let (prompt, d) = (prompt("llama2-mha"), model.config().d_model);
+    let backend = model.backend();
+    let steer = |value: f32| {
+        let mut vector = backend.rows(1, d).unwrap();
+        let values: Vec<f32> = (0..d).map(|i| value * (i as f32 * 0.7).sin()).collect();
+        backend.write_rows(&values, &mut vector).unwrap();
+        Steer {
+            layer: 2,
+            vector,
+            seen: vec![],
+        }
+    };
+    let decoding = || selfie_llama::Decoding {
+        max_new_tokens: 6,
+        eos: vec![],
+        sampling: None,
+    };
+    let keep_on = |_| std::ops::ControlFlow::Continue(());
+    let plain = generate(&model, &prompt, decoding(), keep_on).unwrap();
+    let mut nothing = steer(0.0);
+    let same = generate_with(&model, &prompt, decoding(), &mut nothing, keep_on).unwrap();
+    assert_eq!(same, plain);
+    // The prompt, then a pass for each new token but the last.
+    assert_eq!(nothing.seen, [Site::HiddenStates(2); 6]);
+    let steered = generate_with(&model, &prompt, decoding(), &mut steer(3.0), keep_on).unwrap();
+    assert_ne!(steered.new_ids, plain.new_ids);
+}
+
+fn write(position: u32, layer: usize) -> Write {
+    Write {
+        slot: SLOT,
+        position,
+        layer,
         vector: 0,
         mode: InjectMode::Replace,
         strength: 1.0,
-    }];
-    // A probe whose layer the pass never reaches.
-    let missed = Inject::<Cpu>::new(3, &vectors, &writes)
-        .finish()
-        .unwrap_err();
-    assert!(matches!(
-        missed,
-        LlamaError::InjectionMissed {
-            layer: 3,
-            named: 1,
-            written: 0
-        }
-    ));
-    // A row that the batch does not have.
-    let mut vectors = vectors;
-    model
-        .backend()
-        .write_rows(&vec![0.0; 64], &mut vectors)
-        .unwrap();
-    let writes = [Injection {
-        row: 11,
-        ..writes[0]
-    }];
-    let prompt = prompt("llama2-mha");
-    assert_eq!(prompt.len(), 11);
-    let mut probe = Inject::new(1, &vectors, &writes);
-    let error = run(&model, &prompt, &mut probe).unwrap_err().to_string();
-    assert!(
-        error.contains("row 11") && error.contains("0..11"),
-        "{error}"
-    );
+    }
 }
 
 #[test]
-fn what_no_pass_can_do_is_refused() {
+fn a_write_meets_its_row_in_whichever_piece_it_is() {
     let model = load("llama2-mha", None, 1);
-    let backend = model.backend();
-    let mut cache = KvCache::new(backend, layout(&model, 8, 1)).unwrap();
-    let slot = cache.take(backend, &[0; 4]).unwrap();
+    let (backend, d, prompt) = (
+        model.backend(),
+        model.config().d_model,
+        prompt("llama2-mha"),
+    );
+    let mut vectors = backend.rows(1, d).unwrap();
+    backend.write_rows(&vec![0.25; d], &mut vectors).unwrap();
+    let writes = [write(9, 1), write(2, 3)];
+    let states = |rows: usize| {
+        let size = SessionSize {
+            rows,
+            ..SessionSize::new(&model, 1, 64)
+        };
+        let mut session = Session::new(&model, &size).unwrap();
+        session.open().unwrap();
+        let wants = [
+            (Site::HiddenStates(1), SLOT, 9),
+            (Site::HiddenStates(3), SLOT, 2),
+            (Site::Output, SLOT, 10),
+        ];
+        let mut capture = Capture::new(backend, &wants, d).unwrap();
+        let feeds = [Feed::new(SLOT, &prompt)];
+        let pass = Pass {
+            writes: Some((&vectors, &writes)),
+            ..Pass::new(&model, &feeds)
+        };
+        session.run(&pass, &mut capture).unwrap();
+        wants.map(|want| capture.rows().row(capture.index(want).unwrap()).to_vec())
+    };
+    let whole = states(64);
+    assert_eq!(whole[0], vec![0.25; d]);
+    assert_eq!(whole[1], vec![0.25; d]);
+    for rows in [1, 3, 10] {
+        assert_eq!(states(rows), whole);
+    }
+}
+
+#[test]
+fn a_write_that_misses_its_row_is_an_error() {
+    let model = load("llama2-mha", None, 1);
+    let prompt = prompt("llama2-mha");
+    assert_eq!(prompt.len(), 11);
+    let vectors = {
+        let backend = model.backend();
+        let mut vectors = backend.rows(1, model.config().d_model).unwrap();
+        backend.write_rows(&[0.0; 64], &mut vectors).unwrap();
+        vectors
+    };
+    let missed = |write: Write, layers: std::ops::Range<usize>| {
+        let (feeds, writes) = ([Feed::new(SLOT, &prompt)], [write]);
+        let pass = Pass {
+            layers,
+            writes: Some((&vectors, &writes)),
+            ..Pass::new(&model, &feeds)
+        };
+        session(&model, 11).run(&pass, &mut ()).unwrap_err()
+    };
+    let other_slot = Write {
+        slot: Slot::Branch(1),
+        ..write(3, 1)
+    };
+    // A position that no feed has, a layer that the pass does not reach, another slot.
+    for error in [
+        missed(write(11, 1), 0..4),
+        missed(write(3, 3), 0..2),
+        missed(other_slot, 0..4),
+    ] {
+        assert!(
+            matches!(
+                error,
+                LlamaError::WriteMissed {
+                    named: 1,
+                    reached: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_no_session_can_do_is_refused() {
+    let model = load("llama2-mha", None, 1);
+    let size = SessionSize {
+        prefixes: vec![4],
+        ..SessionSize::new(&model, 1, 8)
+    };
+    let mut session = Session::new(&model, &size).unwrap();
+    let slot = session.open().unwrap();
     assert!(matches!(
-        cache.take(backend, &[0; 4]),
+        session.open(),
         Err(LlamaError::NoFreeSlot { slots: 1 })
     ));
     assert!(matches!(
-        Workspace::new(&model, 4, 513),
+        Session::new(&model, &SessionSize::new(&model, 1, 513)),
         Err(LlamaError::ContextLength {
             positions: 513,
             max: 512
         })
     ));
-    let mut ws = Workspace::new(&model, 4, 8).unwrap();
-    let rows: Vec<_> = branch_rows(slot, 0, &[1, 2, 3, 4, 5]).collect();
-    let mut forward =
-        |rows: &[_], layers| model.forward(&mut ws, &mut cache, rows, layers, &mut ());
+    let prefix = session.open_prefix().unwrap();
     assert!(matches!(
-        forward(&rows, 0..4),
-        Err(LlamaError::TooManyRows { rows: 5, max: 4 })
+        session.open_prefix(),
+        Err(LlamaError::NoFreePrefix { prefixes: 1 })
     ));
     assert!(matches!(
-        forward(&rows[..3], 0..5),
-        Err(LlamaError::LayerRange {
+        session.open_on(prefix, 1),
+        Err(LlamaError::PrefixLength {
+            positions: 1,
+            there: 0
+        })
+    ));
+    assert!(matches!(
+        session.open_on(slot, 0),
+        Err(LlamaError::NotAPrefix { .. })
+    ));
+    assert!(matches!(
+        session.fork(prefix, slot, 0),
+        Err(LlamaError::NotASlot { .. })
+    ));
+    assert!(matches!(
+        session.fork(slot, slot, 1),
+        Err(LlamaError::PrefixLength {
+            positions: 1,
+            there: 0
+        })
+    ));
+    let closed = Slot::Branch(7);
+    assert!(matches!(
+        session.step(&[(closed, 1)]),
+        Err(LlamaError::NotOpen { .. })
+    ));
+    assert!(matches!(
+        session.prefill(&[(slot, &[])]),
+        Err(LlamaError::EmptyPrompt)
+    ));
+    assert!(matches!(
+        session.prefill(&[(slot, &[1; 9])]),
+        Err(LlamaError::SessionPositions {
+            positions: 9,
+            max: 8
+        })
+    ));
+    let mut run = |layers, states: Option<(&_, &[usize])>| {
+        let feeds = [Feed::new(slot, &[1, 2, 3])];
+        let pass = Pass {
+            layers,
+            states,
+            ..Pass::new(&model, &feeds)
+        };
+        session.run(&pass, &mut ()).unwrap_err()
+    };
+    assert!(matches!(
+        run(0..5, None),
+        LlamaError::LayerRange {
             start: 0,
             end: 5,
             n_layers: 4
-        })
+        }
     ));
-    forward(&rows[..3], 0..2).unwrap();
+    let states = model.backend().rows(1, 64).unwrap();
     assert!(matches!(
-        forward(&rows[..2], 2..4),
-        Err(LlamaError::ResidualRows { rows: 2, there: 3 })
+        run(2..4, Some((&states, &[0]))),
+        LlamaError::ResidualRows { rows: 3, there: 1 }
     ));
-    let far: Vec<_> = branch_rows(slot, 8, &[1]).collect();
-    assert!(
-        forward(&far, 0..4)
-            .unwrap_err()
-            .to_string()
-            .contains("position 8")
-    );
     assert!(matches!(
         Trace::new(&model, &[]),
         Err(LlamaError::EmptyPrompt)
     ));
-    let capture = Capture::<Cpu>::new(backend, &[], 64).unwrap();
+    let capture = Capture::<Cpu>::new(model.backend(), &[], 64).unwrap();
     let want = (Site::HiddenStates(1), Slot::Prefix(0), 3);
     assert!(matches!(
         capture.index(want),
@@ -232,9 +347,12 @@ fn what_no_pass_can_do_is_refused() {
 #[test]
 fn a_cache_that_is_too_large_names_the_batch_that_fits() {
     let model = load("llama2-mha", None, 1);
-    let backend = model.backend();
     let slots = 1 << 24;
-    let Err(error) = KvCache::<Cpu>::new(backend, layout(&model, 512, slots)) else {
+    let size = |slots| SessionSize {
+        rows: 1,
+        ..SessionSize::new(&model, slots, 512)
+    };
+    let Err(error) = Session::new(&model, &size(slots)) else {
         panic!("a cache of terabytes was made");
     };
     let LlamaError::CacheMemory {
@@ -246,11 +364,11 @@ fn a_cache_that_is_too_large_names_the_batch_that_fits() {
     else {
         panic!("{error}");
     };
-    assert_eq!(bytes, KvCache::bytes(backend, &layout(&model, 512, slots)));
+    assert_eq!(bytes, size(slots).kv_bytes(&model));
     // One slot: keys and values, 4 layers, 512 positions, 64 wide, f32.
     assert_eq!(bytes, slots as u64 * 2 * 4 * 512 * 64 * 4);
-    assert!(KvCache::bytes(backend, &layout(&model, 512, fit)) <= available);
-    assert!(KvCache::bytes(backend, &layout(&model, 512, fit + 1)) > available);
+    assert!(size(fit).kv_bytes(&model) <= available);
+    assert!(size(fit + 1).kv_bytes(&model) > available);
     assert!(
         error
             .to_string()

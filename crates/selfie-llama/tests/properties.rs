@@ -1,69 +1,67 @@
-//! The same rows give the same bits, however a pass is cut, batched, cached or threaded.
+//! The same rows give the same bits, however they are cut, batched, shared, copied or threaded.
 
 use std::ops::ControlFlow;
 
-use selfie_kernels::{BatchRow, Cpu, DType, KvLayout, Slot};
+use selfie_kernels::{Backend, Cpu, DType, Slot};
 use selfie_llama::{
-    Decoder, Decoding, KvCache, Llama, Sampling, Sequence, Workspace, branch_rows, generate,
-    shared_rows,
+    Ask, Capture, Decoding, Feed, Llama, Pass, Sampling, Sequence, Session, SessionSize, Site,
+    generate,
 };
 use selfie_testkit::llama::{GOLDEN, golden, ids, load};
 
 /// f32, and the type that the weights are stored in.
 const DTYPES: [Option<DType>; 2] = [Some(DType::F32), None];
 
-fn layout(model: &Llama<Cpu>, shared: usize, own: usize, slots: usize) -> KvLayout {
-    let config = model.config();
-    config.kv_layout(shared, vec![own; config.n_layers], slots)
-}
-
-fn cache(model: &Llama<Cpu>, shared: usize, own: usize, slots: usize) -> KvCache<Cpu> {
-    KvCache::new(model.backend(), layout(model, shared, own, slots)).unwrap()
-}
-
-fn take(model: &Llama<Cpu>, cache: &mut KvCache<Cpu>, shared: usize) -> u32 {
-    let shared = vec![shared; model.config().n_layers];
-    cache.take(model.backend(), &shared).unwrap()
+/// Room for sequences of up to 64 tokens, run in pieces of `rows`.
+fn session(model: &Llama<Cpu>, prefixes: &[usize], slots: usize, rows: usize) -> Session<Cpu> {
+    let size = SessionSize {
+        prefixes: prefixes.to_vec(),
+        rows,
+        ..SessionSize::new(model, slots, 64)
+    };
+    Session::new(model, &size).unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Runs rows in passes of at most `at_a_time`, each cut at some layers, and returns the bits of the logits of
-/// every row.
-fn logits(
-    model: &Llama<Cpu>,
-    cache: &mut KvCache<Cpu>,
-    rows: &[BatchRow],
-    at_a_time: usize,
-    cuts: &[usize],
-) -> Vec<Vec<u32>> {
-    let mut ws = Workspace::new(model, at_a_time, 64).unwrap();
-    let mut all = vec![];
-    let bounds = [&[0], cuts, &[model.config().n_layers]].concat();
-    for rows in rows.chunks(at_a_time) {
-        for layers in bounds.windows(2).map(|bounds| bounds[0]..bounds[1]) {
-            model
-                .forward(&mut ws, cache, rows, layers, &mut ())
-                .unwrap();
-        }
-        let index: Vec<usize> = (0..rows.len()).collect();
-        model
-            .logits(&mut ws, &index, |_, logits| {
-                all.push(bits(logits));
-                Ok(())
-            })
-            .unwrap();
+/// Runs feeds and returns the bits of the logits of every row.
+fn logits(session: &mut Session<Cpu>, feeds: &[(Slot, &[u32])]) -> Vec<Vec<u32>> {
+    let model = session.model().clone();
+    let feeds: Vec<_> = feeds
+        .iter()
+        .map(|&(slot, ids)| Feed::new(slot, ids))
+        .collect();
+    run(session, &Pass::new(&model, &feeds))
+}
+
+/// Runs a pass that ends at the last layer, and returns the bits of the logits of every row.
+fn run(session: &mut Session<Cpu>, pass: &Pass<'_, Cpu>) -> Vec<Vec<u32>> {
+    let model = session.model().clone();
+    let mut wants = vec![];
+    for feed in pass.feeds {
+        let first = session.position(feed.slot).unwrap();
+        let positions = first..first + feed.tokens.len();
+        wants.extend(positions.map(|p| (Site::Output, feed.slot, p as u32)));
     }
+    let mut capture = Capture::new(model.backend(), &wants, model.config().d_model).unwrap();
+    session.run(pass, &mut capture).unwrap();
+    let rows: Vec<usize> = wants.iter().map(|&w| capture.index(w).unwrap()).collect();
+    let mut all = vec![];
+    session
+        .logits(capture.rows(), &rows, |_, logits| {
+            all.push(bits(logits));
+            Ok(())
+        })
+        .unwrap();
     all
 }
 
 fn whole(model: &Llama<Cpu>, prompt: &[u32]) -> Vec<Vec<u32>> {
-    let mut cache = cache(model, 0, 64, 1);
-    let slot = take(model, &mut cache, 0);
-    let rows: Vec<_> = branch_rows(slot, 0, prompt).collect();
-    logits(model, &mut cache, &rows, rows.len(), &[])
+    let mut session = session(model, &[], 1, 64);
+    let slot = session.open().unwrap();
+    logits(&mut session, &[(slot, prompt)])
 }
 
 fn prompts(name: &str) -> Vec<Vec<u32>> {
@@ -85,25 +83,58 @@ fn each_model(check: impl Fn(&Llama<Cpu>, &[Vec<u32>])) {
 fn chunked_is_whole() {
     each_model(|model, prompts| {
         let want = whole(model, &prompts[0]);
-        for at_a_time in [1, 2, 3, 7] {
-            let mut cache = cache(model, 0, 64, 1);
-            let slot = take(model, &mut cache, 0);
-            let rows: Vec<_> = branch_rows(slot, 0, &prompts[0]).collect();
-            assert_eq!(logits(model, &mut cache, &rows, at_a_time, &[]), want);
+        for rows in [1, 2, 3, 7] {
+            let mut session = session(model, &[], 1, rows);
+            let slot = session.open().unwrap();
+            assert_eq!(logits(&mut session, &[(slot, &prompts[0])]), want);
         }
+        // Fed in two calls, the second where the first left off.
+        let mut session = session(model, &[], 1, 3);
+        let slot = session.open().unwrap();
+        let (first, second) = prompts[0].split_at(4);
+        let got = [
+            logits(&mut session, &[(slot, first)]),
+            logits(&mut session, &[(slot, second)]),
+        ];
+        assert_eq!(got.concat(), want);
     });
+}
+
+/// The states at the input of a layer, of every token of a prompt in `slot`; the slot does not move on.
+fn states_at(session: &mut Session<Cpu>, slot: Slot, ids: &[u32], layer: usize) -> Capture<Cpu> {
+    let model = session.model().clone();
+    let wants: Vec<_> = (0..ids.len() as u32)
+        .map(|p| (Site::HiddenStates(layer), slot, p))
+        .collect();
+    let mut capture = Capture::new(model.backend(), &wants, model.config().d_model).unwrap();
+    let feeds = [Feed::new(slot, ids)];
+    let pass = Pass {
+        layers: 0..layer,
+        ..Pass::new(&model, &feeds)
+    };
+    session.run(&pass, &mut capture).unwrap();
+    capture
 }
 
 #[test]
 fn a_pass_cut_into_layers_is_whole() {
     each_model(|model, prompts| {
         let want = whole(model, &prompts[0]);
-        let n = model.config().n_layers;
-        for cut in 0..=n {
-            let mut cache = cache(model, 0, 64, 1);
-            let slot = take(model, &mut cache, 0);
-            let rows: Vec<_> = branch_rows(slot, 0, &prompts[0]).collect();
-            assert_eq!(logits(model, &mut cache, &rows, rows.len(), &[cut]), want);
+        for cut in 1..model.config().n_layers {
+            for rows in [4, 64] {
+                let mut session = session(model, &[], 1, rows);
+                let slot = session.open().unwrap();
+                let states = states_at(&mut session, slot, &prompts[0], cut);
+                assert_eq!(session.position(slot).unwrap(), 0);
+                let index: Vec<usize> = (0..prompts[0].len()).collect();
+                let feeds = [Feed::new(slot, &prompts[0])];
+                let pass = Pass {
+                    layers: cut..model.config().n_layers,
+                    states: Some((states.rows(), &index)),
+                    ..Pass::new(model, &feeds)
+                };
+                assert_eq!(run(&mut session, &pass), want);
+            }
         }
     });
 }
@@ -111,34 +142,59 @@ fn a_pass_cut_into_layers_is_whole() {
 #[test]
 fn batched_is_single() {
     each_model(|model, prompts| {
-        let mut cache = cache(model, 0, 64, prompts.len());
-        let (mut rows, mut want) = (vec![], vec![]);
-        for prompt in prompts {
-            let slot = take(model, &mut cache, 0);
-            rows.extend(branch_rows(slot, 0, prompt));
-            want.extend(whole(model, prompt));
+        for rows in [5, 64] {
+            let mut session = session(model, &[], prompts.len(), rows);
+            let (mut feeds, mut want) = (vec![], vec![]);
+            for prompt in prompts {
+                feeds.push((session.open().unwrap(), &prompt[..]));
+                want.extend(whole(model, prompt));
+            }
+            assert_eq!(logits(&mut session, &feeds), want);
         }
-        assert_eq!(logits(model, &mut cache, &rows, rows.len(), &[]), want);
     });
 }
 
 #[test]
-fn a_shared_segment_is_a_branch_of_its_own() {
+fn a_slot_on_a_prefix_is_one_of_its_own() {
     each_model(|model, prompts| {
         let prompt = &prompts[0];
         let want = whole(model, prompt);
         for shared in [1, 4, prompt.len() - 1] {
-            let mut cache = cache(model, prompt.len(), 64, 2);
-            let rows: Vec<_> = shared_rows(0, prompt).collect();
-            logits(model, &mut cache, &rows, rows.len(), &[]);
-            // Two slots see the first positions; what else is in the segment is not theirs.
+            let mut session = session(model, &[prompt.len()], 2, 64);
+            let prefix = session.open_prefix().unwrap();
+            assert_eq!(logits(&mut session, &[(prefix, prompt)]), want);
+            // Two slots see the first positions; what else is in the prefix is not theirs.
             for _ in 0..2 {
-                let slot = take(model, &mut cache, shared);
-                let rows: Vec<_> = branch_rows(slot, shared, &prompt[shared..]).collect();
-                let got = logits(model, &mut cache, &rows, rows.len(), &[]);
+                let slot = session.open_on(prefix, shared).unwrap();
+                let got = logits(&mut session, &[(slot, &prompt[shared..])]);
                 assert_eq!(got, want[shared..]);
             }
         }
+    });
+}
+
+#[test]
+fn slots_on_several_prefixes_share_a_pass() {
+    each_model(|model, prompts| {
+        let (a, b) = (&prompts[0], &prompts[1]);
+        let mut session = session(model, &[a.len(), b.len() + 3], 3, 64);
+        let prefixes = [a, b].map(|prompt| {
+            let prefix = session.open_prefix().unwrap();
+            logits(&mut session, &[(prefix, prompt)]);
+            prefix
+        });
+        let slots = [
+            (session.open_on(prefixes[1], 2).unwrap(), &b[2..]),
+            (session.open_on(prefixes[0], 4).unwrap(), &a[4..]),
+            (session.open().unwrap(), &b[..]),
+        ];
+        let want = [
+            &whole(model, b)[2..],
+            &whole(model, a)[4..],
+            &whole(model, b),
+        ]
+        .concat();
+        assert_eq!(logits(&mut session, &slots), want);
     });
 }
 
@@ -147,36 +203,59 @@ fn shared_lengths_may_differ_by_layer() {
     each_model(|model, prompts| {
         let (prompt, n) = (&prompts[0], model.config().n_layers);
         let (want, half, m) = (whole(model, prompt), n / 2, prompt.len());
-        let mut cache = cache(model, m, 64, 1);
-        let mut ws = Workspace::new(model, m, 64).unwrap();
-        let rows: Vec<_> = shared_rows(0, prompt).collect();
-        model
-            .forward(&mut ws, &mut cache, &rows, 0..half, &mut ())
-            .unwrap();
-        // Below `half` the branch sees all m positions; from there on it computes those from 4 on itself.
-        let kept = model.backend();
-        let mut tail = selfie_kernels::Backend::rows(kept, m, model.config().d_model).unwrap();
+        let mut session = session(model, &[m], 1, 64);
+        let prefix = session.open_prefix().unwrap();
+        let states = states_at(&mut session, prefix, prompt, half);
+        logits(&mut session, &[(prefix, prompt)]);
+        // Below `half` the slot sees all m positions; from there on it computes those from 4 on itself.
+        let slot = session.open_from(prefix, half, m, 4).unwrap();
         let index: Vec<usize> = (4..m).collect();
-        selfie_kernels::Backend::gather(kept, ws.residual(), &index, &mut tail).unwrap();
-        model
-            .forward(&mut ws, &mut cache, &rows, half..n, &mut ())
-            .unwrap();
-        let seen: Vec<usize> = (0..n).map(|l| if l < half { m } else { 4 }).collect();
-        let slot = cache.take(kept, &seen).unwrap();
-        let rows: Vec<_> = branch_rows(slot, 4, &prompt[4..]).collect();
-        *ws.residual_mut() = tail;
-        model
-            .forward(&mut ws, &mut cache, &rows, half..n, &mut ())
-            .unwrap();
-        let all: Vec<usize> = (0..rows.len()).collect();
-        let mut got = vec![];
-        model
-            .logits(&mut ws, &all, |_, logits| {
-                got.push(bits(logits));
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(got, want[4..]);
+        let feeds = [Feed::new(slot, &prompt[4..])];
+        let pass = Pass {
+            layers: half..n,
+            states: Some((states.rows(), &index)),
+            ..Pass::new(model, &feeds)
+        };
+        assert_eq!(run(&mut session, &pass), want[4..]);
+    });
+}
+
+#[test]
+fn a_fork_goes_on_as_its_origin_would() {
+    each_model(|model, prompts| {
+        let (prompt, m) = (&prompts[0], prompts[0].len());
+        let want = whole(model, prompt);
+        let other: Vec<u32> = prompt.iter().rev().copied().collect();
+        for shared in [0, 3] {
+            let mut session = session(model, &[m], 2, 64);
+            let prefix = session.open_prefix().unwrap();
+            logits(&mut session, &[(prefix, prompt)]);
+            let from = session.open_on(prefix, shared).unwrap();
+            logits(&mut session, &[(from, &prompt[shared..])]);
+            // What the other slot held and shared is gone.
+            let to = session.open_on(prefix, 2).unwrap();
+            logits(&mut session, &[(to, &other)]);
+            for positions in [shared, shared + 1, m - 1] {
+                session.fork(from, to, positions).unwrap();
+                assert_eq!(session.position(to).unwrap(), positions);
+                let got = logits(&mut session, &[(to, &prompt[positions..])]);
+                assert_eq!(got, want[positions..]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_slot_that_goes_back_takes_another_way() {
+    each_model(|model, prompts| {
+        let (a, b) = (&prompts[0], &prompts[1]);
+        let mut session = session(model, &[], 1, 64);
+        let slot = session.open().unwrap();
+        logits(&mut session, &[(slot, a)]);
+        session.rewind(slot, 2).unwrap();
+        let text = [&a[..2], b].concat();
+        let got = logits(&mut session, &[(slot, b)]);
+        assert_eq!(got, whole(model, &text)[2..]);
     });
 }
 
@@ -196,14 +275,13 @@ fn threads_change_nothing() {
 #[test]
 fn a_slot_that_is_used_again_is_as_new() {
     each_model(|model, prompts| {
-        let mut cache = cache(model, 0, 64, 1);
+        let mut session = session(model, &[], 1, 64);
         for prompt in prompts {
-            let slot = take(model, &mut cache, 0);
-            assert_eq!(cache.free_slots(), 0);
-            let rows: Vec<_> = branch_rows(slot, 0, prompt).collect();
-            let got = logits(model, &mut cache, &rows, rows.len(), &[]);
+            let slot = session.open().unwrap();
+            assert_eq!(session.free_slots(), 0);
+            let got = logits(&mut session, &[(slot, prompt)]);
             assert_eq!(got, whole(model, prompt));
-            cache.release(slot);
+            session.close(slot).unwrap();
         }
     });
 }
@@ -218,24 +296,28 @@ fn decoding_with_a_cache_is_a_pass_of_everything() {
         };
         let got = generate(model, &prompts[0], decoding, |_| ControlFlow::Continue(())).unwrap();
         let text = [&prompts[0][..], &got.new_ids].concat();
-        let mut cache = cache(model, 0, 64, 1);
-        let slot = take(model, &mut cache, 0);
-        let rows: Vec<BatchRow> = branch_rows(slot, 0, &text).collect();
-        let mut ws = Workspace::new(model, rows.len(), 64).unwrap();
-        let layers = 0..model.config().n_layers;
-        model
-            .forward(&mut ws, &mut cache, &rows, layers, &mut ())
-            .unwrap();
+        let mut session = session(model, &[], 2, 64);
+        let slot = session.open().unwrap();
+        // A token's score is what the best one was told, and the last one is found again.
+        let feed = Feed {
+            ask: Ask {
+                next: None,
+                score: &got.new_ids,
+            },
+            ..Feed::new(slot, &text[..text.len() - 1])
+        };
+        let answers = session.run(&Pass::new(model, &[feed]), &mut ()).unwrap();
+        assert_eq!(bits(&answers[0].scores), bits(&got.logprobs));
+        let slot = session.open().unwrap();
+        let before = text.len() - 1;
+        let best = session.prefill(&[(slot, &text[..before])]).unwrap()[0];
+        assert_eq!(best.token, got.new_ids[7]);
+        assert_eq!(best.logprob.to_bits(), got.logprobs[7].to_bits());
+        session.rewind(slot, 0).unwrap();
+        let scores = session.score(&[(slot, &text)]).unwrap();
         let first = prompts[0].len() - 1;
-        let last: Vec<usize> = (first..first + 8).collect();
-        let best = model.best(&mut ws, &last).unwrap();
-        let tokens: Vec<u32> = best.iter().map(|best| best.token).collect();
-        let logprobs: Vec<f32> = best.iter().map(|best| best.logprob).collect();
-        assert_eq!(tokens, got.new_ids);
-        assert_eq!(bits(&logprobs), bits(&got.logprobs));
-        // A token's score is what the best one was told.
-        let scores = model.score(&mut ws, &last, &tokens).unwrap();
-        assert_eq!(bits(&scores), bits(&logprobs));
+        assert_eq!(bits(&scores[0][first..]), bits(&got.logprobs));
+        assert_eq!(scores[0].len(), text.len() - 1);
     });
 }
 
@@ -246,40 +328,45 @@ fn pooled(
     slots: usize,
     decoding: &Decoding,
 ) -> Vec<(Vec<u32>, Vec<u32>)> {
-    let mut cache = cache(model, 0, 64, slots);
-    let mut ws = Workspace::new(model, 64, 64).unwrap();
-    let mut decoder = Decoder::new(decoding.clone()).unwrap();
-    let mut done = vec![];
+    let mut session = session(model, &[], slots, 64);
+    let mut done: Vec<Sequence> = vec![];
+    let mut active: Vec<Sequence> = vec![];
     let mut waiting: Vec<usize> = (0..prompts.len()).rev().collect();
     while done.len() < prompts.len() {
-        let mut ended = vec![];
-        while let Some(&index) = waiting.last().filter(|_| cache.free_slots() > 0) {
-            waiting.pop();
-            let slot = take(model, &mut cache, 0);
-            let rows: Vec<_> = branch_rows(slot, 0, &prompts[index]).collect();
-            let layers = 0..model.config().n_layers;
-            model
-                .forward(&mut ws, &mut cache, &rows, layers, &mut ())
-                .unwrap();
-            let sequence = Sequence::new(index as u64, slot, prompts[index].len());
-            ended.extend(
-                decoder
-                    .join(model, &mut ws, vec![sequence], &[rows.len() - 1])
-                    .unwrap(),
-            );
+        let mut feeds = vec![];
+        let mut joining = vec![];
+        while session.free_slots() > 0
+            && let Some(index) = waiting.pop()
+        {
+            let slot = session.open().unwrap();
+            joining.push(Sequence::new(index as u64, slot, prompts[index].clone()));
         }
-        if decoder.active() > 0 {
-            ended.extend(decoder.step(model, &mut ws, &mut cache, &[]).unwrap());
+        for sequence in &active {
+            feeds.push(sequence.feed(decoding));
         }
-        for sequence in ended {
-            cache.release(sequence.slot);
+        for sequence in &joining {
+            feeds.push(Feed {
+                tokens: &prompts[sequence.key as usize],
+                ..sequence.feed(decoding)
+            });
+        }
+        let answers = session.run(&Pass::new(model, &feeds), &mut ()).unwrap();
+        drop(feeds);
+        active.append(&mut joining);
+        for (sequence, answer) in active.iter_mut().zip(&answers) {
+            sequence.push(answer).unwrap();
+        }
+        for sequence in active.extract_if(.., |sequence| sequence.is_done(decoding)) {
+            session.close(sequence.slot).unwrap();
             done.push(sequence);
         }
     }
-    done.sort_by_key(|sequence| sequence.id);
-    done.into_iter()
-        .map(|s| (s.new_ids, bits(&s.logprobs)))
-        .collect()
+    done.sort_by_key(|sequence| sequence.key);
+    let text = |sequence: Sequence| {
+        let (ids, logprobs) = sequence.into_new();
+        (ids, bits(&logprobs))
+    };
+    done.into_iter().map(text).collect()
 }
 
 #[test]
@@ -347,18 +434,20 @@ fn samples_do_not_depend_on_their_batch() {
 fn logits_of_some_rows_are_those_of_all() {
     each_model(|model, prompts| {
         let want = whole(model, &prompts[0]);
-        let mut cache = cache(model, 0, 64, 1);
-        let slot = take(model, &mut cache, 0);
-        let rows: Vec<_> = branch_rows(slot, 0, &prompts[0]).collect();
-        let mut ws = Workspace::new(model, rows.len(), 64).unwrap();
-        let layers = 0..model.config().n_layers;
-        model
-            .forward(&mut ws, &mut cache, &rows, layers, &mut ())
+        let mut session = session(model, &[], 1, 64);
+        let slot = session.open().unwrap();
+        let wants: Vec<_> = (0..prompts[0].len() as u32)
+            .map(|p| (Site::Output, slot, p))
+            .collect();
+        let d_model = model.config().d_model;
+        let mut capture = Capture::new(model.backend(), &wants, d_model).unwrap();
+        let feeds = [Feed::new(slot, &prompts[0])];
+        session
+            .run(&Pass::new(model, &feeds), &mut capture)
             .unwrap();
-        assert!(rows.iter().all(|row| row.slot == Slot::Branch(slot)));
         let mut seen = vec![];
-        model
-            .logits(&mut ws, &[5, 0, 5], |i, logits| {
+        session
+            .logits(capture.rows(), &[5, 0, 5], |i, logits| {
                 seen.push((i, bits(logits)));
                 Ok(())
             })
@@ -370,4 +459,28 @@ fn logits_of_some_rows_are_those_of_all() {
         ];
         assert_eq!(seen, want);
     });
+}
+
+#[test]
+fn keys_in_bf16_take_half_the_room() {
+    let model = load("llama2-mha", None, 2);
+    let prompt = &prompts("llama2-mha")[0];
+    let exact = SessionSize::new(&model, 2, 64);
+    let half = SessionSize {
+        kv: Some(DType::Bf16),
+        ..exact.clone()
+    };
+    assert_eq!(exact.kv_bytes(&model), 2 * half.kv_bytes(&model));
+    let mut session = Session::new(&model, &half).unwrap();
+    let slot = session.open().unwrap();
+    let scores = session.score(&[(slot, prompt)]).unwrap();
+    let mut session = Session::new(&model, &exact).unwrap();
+    let slot = session.open().unwrap();
+    let want = session.score(&[(slot, prompt)]).unwrap();
+    assert_ne!(scores, want);
+    for (got, want) in scores[0].iter().zip(&want[0]) {
+        // Keys and values are off by up to 2^-9 of themselves, and the model is 4 layers deep.
+        assert!((got - want).abs() < 0.05, "{got}, {want} with keys in f32");
+    }
+    assert_eq!(model.backend().kv_dtype(model.dtype()), DType::F32);
 }

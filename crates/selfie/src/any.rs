@@ -2,15 +2,14 @@
 
 #[cfg(feature = "cuda")]
 use selfie_kernels::gpu::Cuda;
-use selfie_kernels::{Backend, Cpu, KvLayout, Memory};
-use selfie_llama::Llama;
+use selfie_kernels::{Backend, Cpu, DType, KvLayout, Memory};
+use selfie_llama::{Llama, LlamaConfig};
 
 use crate::Result;
 use crate::cuda::on_device;
 
-/// A device that is open.
-// There are few of them.
-#[allow(clippy::large_enum_variant)]
+/// A device that is open: a handle, which is cheap to clone. Clones share threads, stream and memory.
+#[derive(Clone)]
 pub enum AnyDevice {
     /// The CPU.
     Cpu(Cpu),
@@ -19,9 +18,9 @@ pub enum AnyDevice {
     Cuda(Cuda),
 }
 
-/// A model with its weights on a device. [`on!`](crate::on) calls what is generic over the device.
-// There are few of them.
-#[allow(clippy::large_enum_variant)]
+/// A model with its weights on a device. [`on!`](crate::on) calls what is generic over the device. It is a handle: clones
+/// share the weights.
+#[derive(Clone)]
 pub enum AnyModel {
     /// On the CPU.
     Cpu(Llama<Cpu>),
@@ -41,9 +40,29 @@ impl AnyDevice {
         Ok(on_device!(self, device => device.memory())?)
     }
 
-    /// Bytes that keys and values of this layout take on it.
-    pub fn kv_bytes(&self, layout: &KvLayout) -> u64 {
-        on_device!(self, device => device.kv_bytes(layout))
+    /// Bytes that keys and values of one text of so many positions take on it, for a model that is computed in `dtype`.
+    pub fn kv_bytes(&self, config: &LlamaConfig, dtype: DType, positions: usize) -> u64 {
+        on_device!(self, device => device.kv_bytes(&KvLayout {
+            kv_heads: config.attn.kv_heads,
+            head_dim: config.attn.head_dim,
+            prefixes: Vec::new(),
+            own: vec![positions; config.n_layers],
+            slots: 1,
+            dtype: device.kv_dtype(dtype),
+        }))
+    }
+}
+
+impl From<Cpu> for AnyDevice {
+    fn from(device: Cpu) -> Self {
+        Self::Cpu(device)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<Cuda> for AnyDevice {
+    fn from(device: Cuda) -> Self {
+        Self::Cuda(device)
     }
 }
 

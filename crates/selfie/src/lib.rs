@@ -19,10 +19,11 @@
 //! let cells = [1, 3].map(|layer| Cell { prompt: 0, layer, token: colosseum });
 //!
 //! let options = model.opened.interpret_options()?;
-//! model.interpret(&[prompt], &cells, &options, &mut |row: Row| {
+//! let swept = model.interpret(&[prompt], &cells, &options, &mut |row: Row| {
 //!     assert_eq!(row.interpretation, "The message asks for the continent of Italy.");
 //!     ControlFlow::Continue(())
 //! })?;
+//! assert_eq!(swept.rows, 2);
 //! # Ok(())
 //! # }
 //! ```
@@ -62,7 +63,7 @@ pub use device::{Device, DeviceOptions};
 pub use error::{Error, Result};
 pub use model::{Model, Text};
 pub use observer::{Note, Observer};
-pub use opened::{OpenOptions, Opened, Token};
+pub use opened::{OpenOptions, Opened};
 pub use source::Source;
 
 pub use selfie_control as control;

@@ -2,13 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use selfie_interp::{Cell, Options, Sink, Vector};
-use selfie_llama::{Decoding, Trace};
+use selfie_interp::{Cell, Options, Sink, Swept, Vector};
+use selfie_llama::{Decoding, TokenText, Trace};
 
-use crate::{
-    AnyDevice, AnyModel, Device, DeviceOptions, Observer, OpenOptions, Opened, Result, Source,
-    Token, on,
-};
+use crate::{AnyDevice, AnyModel, Observer, OpenOptions, Opened, Result, Source, on};
 
 /// A model with its weights on a device, and everything else that belongs to it.
 ///
@@ -38,16 +35,9 @@ impl Model {
         Opened::new(source, options)?.load(observer)
     }
 
-    /// Its device, for another model beside it: pass it to [`Opened::load_on`].
-    // Another handle of the same device once backends clone: `llama.backend().clone()`. Until then one of the same kind.
-    pub fn device(&self) -> Result<AnyDevice> {
-        let own = &self.opened.options.device;
-        let on_cpu = matches!(self.llama, AnyModel::Cpu(_));
-        let options = DeviceOptions {
-            device: if on_cpu { Device::Cpu } else { own.device },
-            ..own.clone()
-        };
-        options.open(0, &mut ())
+    /// A handle on its device, for another model beside it: pass it to [`Opened::load_on`].
+    pub fn device(&self) -> AnyDevice {
+        on!(&self.llama, llama => AnyDevice::from(llama.backend().clone()))
     }
 
     /// Applies the edits that were opened with it, in order: only for a model that was loaded without.
@@ -56,7 +46,7 @@ impl Model {
     }
 
     /// The tokens of a prompt: what cells count.
-    pub fn tokens(&self, prompt: &str) -> Result<Vec<Token>> {
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<TokenText>> {
         self.opened.tokens(prompt)
     }
 
@@ -105,11 +95,28 @@ impl Model {
         cells: &[Cell],
         options: &Options,
         sink: &mut impl Sink,
-    ) -> Result<()> {
+    ) -> Result<Swept> {
         let tokenizer = &self.opened.tokenizer;
         Ok(on!(&self.llama, llama => {
             selfie_interp::interpret(llama, tokenizer, prompts, cells, options, sink)
         })?)
+    }
+
+    /// [`interpret`](Model::interpret) with another model as the reader, which puts this one's embeddings into words. The
+    /// options are the reader's.
+    pub fn interpret_by(
+        &self,
+        reader: &Model,
+        prompts: &[impl AsRef<str>],
+        cells: &[Cell],
+        options: &Options,
+        sink: &mut impl Sink,
+    ) -> Result<Swept> {
+        let (words, reads) = (&self.opened.tokenizer, &reader.opened.tokenizer);
+        Ok(on!(&self.llama, subject => on!(&reader.llama, reader => {
+            let (subject, reader) = ((subject, words), (reader, reads));
+            selfie_interp::interpret_by(subject, reader, prompts, cells, options, sink)
+        }))?)
     }
 
     /// Interprets vectors of the residual stream's width; `sink` gets a row for each vector and injection.
@@ -118,7 +125,7 @@ impl Model {
         vectors: &[Vector],
         options: &Options,
         sink: &mut impl Sink,
-    ) -> Result<()> {
+    ) -> Result<Swept> {
         let tokenizer = &self.opened.tokenizer;
         Ok(on!(&self.llama, llama => {
             selfie_interp::interpret_vectors(llama, tokenizer, vectors, options, sink)

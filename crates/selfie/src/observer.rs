@@ -46,11 +46,14 @@ pub enum Note {
         /// The cores that the process may use.
         cores: usize,
     },
+    /// What the files of a model, or a prompt, ask for is done otherwise than one may expect.
+    Files(selfie_llama::Note),
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Files(note) => note.fmt(f),
             Self::Rounded { stored, dtype } => write!(
                 f,
                 "the {stored} weights are rounded to {dtype} (--dtype {dtype})"

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use selfie_control::{Edit, EditStack};
 use selfie_interp::Options;
-use selfie_kernels::{Backend, DType, KvLayout};
+use selfie_kernels::{Backend, DType};
 use selfie_llama::{
-    Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, Tokenizer, stored_dtype,
+    Bos, Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, TokenText, Tokenizer, eos_ids,
+    stored_dtype,
 };
 
 use crate::cuda::on_device;
@@ -19,6 +20,8 @@ pub struct OpenOptions {
     pub device: DeviceOptions,
     /// What to compute in; `None` is as the file has it. f32 holds every type exactly, others round and are noted.
     pub dtype: Option<DType>,
+    /// Whether prompts begin with bos. Control and evaluations do as the files say.
+    pub bos: Bos,
     /// Files of edits to apply, in order.
     pub edits: Vec<PathBuf>,
 }
@@ -43,15 +46,6 @@ pub struct Opened {
     pub options: OpenOptions,
 }
 
-/// A token of a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Its id.
-    pub id: u32,
-    /// How the vocabulary writes it, with its marks for spaces and bytes.
-    pub piece: String,
-}
-
 impl Opened {
     /// Reads the small files of a model, and the edits; an error when an edit cannot belong to it.
     pub fn new(source: Source, options: OpenOptions) -> Result<Self> {
@@ -60,7 +54,7 @@ impl Opened {
         let generation = source.generation()?;
         Ok(Self {
             edits: open_edits(&source, &config, &options)?,
-            eos: eos(&config, &tokenizer, generation.as_ref()),
+            eos: eos_ids(generation.as_ref(), &config, &tokenizer),
             name: source.name(),
             source,
             config,
@@ -93,6 +87,9 @@ impl Opened {
         let checkpoint = self.source.checkpoint()?;
         let dtype = self.dtype(&checkpoint)?;
         let stored = stored_dtype(&self.config, &checkpoint)?;
+        for note in checkpoint.notes() {
+            observer.note(Note::Files(note.clone()));
+        }
         // f32 holds every type; anything else is another model than the file's.
         if dtype != stored && dtype != DType::F32 {
             observer.note(Note::Rounded { stored, dtype });
@@ -127,31 +124,23 @@ impl Opened {
         dtype(&self.config, checkpoint, &self.options)
     }
 
-    /// The keys and values of one text of so many positions, for a model computed in `dtype`. What type they have is up to
-    /// the device.
-    pub fn kv_layout(&self, dtype: DType, positions: usize) -> KvLayout {
-        let config = LlamaConfig {
-            dtype: Some(dtype),
-            ..self.config.clone()
-        };
-        config.kv_layout(0, vec![positions; config.n_layers], 1)
-    }
-
-    /// The ids of a prompt.
+    /// The ids of a prompt, with or without bos as the options say.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        Ok(self.tokenizer.encode(prompt)?)
+        Ok(self.tokenizer.encode_as(prompt, self.options.bos)?)
     }
 
     /// The tokens of a prompt: what cells count.
-    pub fn tokens(&self, prompt: &str) -> Result<Vec<Token>> {
-        let token = |id| Token {
-            id,
-            piece: self.tokenizer.piece(id).unwrap_or_default(),
-        };
-        Ok(self.encode(prompt)?.into_iter().map(token).collect())
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<TokenText>> {
+        Ok(self.tokenizer.tokens(&self.encode(prompt)?)?)
+    }
+
+    /// A note if a prompt has bos twice: once of its own, and once that [`encode`](Opened::encode) adds.
+    pub fn prompt_note(&self, prompt: &str) -> Result<Option<Note>> {
+        let note = self.tokenizer.bos_note(prompt, self.options.bos)?;
+        Ok(note.map(Note::Files))
     }
 
     /// Greedy decoding that ends where this model's texts end.
@@ -163,9 +152,10 @@ impl Opened {
         }
     }
 
-    /// The defaults of SelfIE for this model.
+    /// The defaults of SelfIE for this model, which reads its own embeddings.
     pub fn interpret_options(&self) -> Result<Options> {
         Ok(Options {
+            bos: self.options.bos,
             eos: self.eos.clone(),
             model_name: self.name.clone(),
             ..Options::new(&self.config)?
@@ -196,19 +186,6 @@ fn dtype(config: &LlamaConfig, checkpoint: &Checkpoint, options: &OpenOptions) -
         Some(dtype) => Ok(dtype),
         None => Ok(stored_dtype(config, checkpoint)?),
     }
-}
-
-fn eos(
-    config: &LlamaConfig,
-    tokenizer: &Tokenizer,
-    generation: Option<&GenerationConfig>,
-) -> Vec<u32> {
-    let eos = generation.and_then(|generation| generation.eos.clone());
-    let eos = eos.unwrap_or_else(|| config.eos.clone());
-    if eos.is_empty() {
-        return tokenizer.eos().into_iter().collect();
-    }
-    eos
 }
 
 fn open_edits(

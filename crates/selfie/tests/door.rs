@@ -9,7 +9,7 @@ use selfie::demo;
 use selfie::interp::{self, Cell, Row, Vector};
 use selfie::kernels::{Backend, Cpu, CpuOptions, DType};
 use selfie::llama::{Decoding, Llama, Tokenizer, Trace};
-use selfie::{Device, DeviceOptions, Error, Model, Note, OpenOptions, Opened, Source};
+use selfie::{AnyDevice, Device, DeviceOptions, Error, Model, Note, OpenOptions, Opened, Source};
 use tempfile::{TempDir, tempdir};
 
 const PROMPT: &str = "[INST] What is the capital of the country of the Colosseum? [/INST]";
@@ -201,15 +201,16 @@ fn a_model_says_what_the_crates_below_say() {
     });
     let options = model.opened.interpret_options().unwrap();
     let got = rows(|sink| {
-        model
+        let swept = model
             .interpret(&[PROMPT], &cells, &options, &mut |row| sink(row))
             .unwrap();
+        assert_eq!(swept.rows, 2);
     });
     let want = rows(|sink| {
-        interp::interpret(below, &tokenizer, &[PROMPT], &cells, &options, &mut |row| {
+        let swept = interp::interpret(below, &tokenizer, &[PROMPT], &cells, &options, &mut |row| {
             sink(row)
-        })
-        .unwrap();
+        });
+        assert_eq!(swept.unwrap().rows, 2);
     });
     assert_eq!(got, want);
     assert_eq!(got[0].model, "demo");
@@ -226,9 +227,10 @@ fn a_model_says_what_the_crates_below_say() {
     };
     let vectors: Vec<Vector> = cells.iter().map(vector).collect();
     let of_vectors = rows(|sink| {
-        model
+        let swept = model
             .interpret_vectors(&vectors, &options, &mut |row| sink(row))
             .unwrap();
+        assert_eq!(swept.rows, 2);
     });
     for (row, want) in of_vectors.iter().zip(&got) {
         assert_eq!(row.new_ids, want.new_ids);
@@ -242,7 +244,7 @@ fn another_model_opens_beside_the_first() {
     let folder = tempdir().unwrap();
     demo::write(folder.path()).unwrap();
     let opened = Opened::new(folder.path().into(), on_cpu()).unwrap();
-    let second = opened.load_on(first.device().unwrap(), &mut ()).unwrap();
+    let second = opened.load_on(first.device(), &mut ()).unwrap();
     let device = |model: &Model| selfie::on!(&model.llama, llama => llama.backend().describe());
     assert_eq!(device(&second), device(&first));
     assert_eq!(second.opened.name, folder.path().display().to_string());
@@ -263,24 +265,15 @@ fn sources_are_the_same_files_by_any_name() {
 #[test]
 fn the_cache_is_sized_by_what_the_model_is_computed_in() {
     let opened = Opened::new(Source::Demo, on_cpu()).unwrap();
-    let (cpu, gpu) = (
-        Cpu::new(CpuOptions::default()).unwrap(),
-        selfie_sim::sim().unwrap(),
-    );
+    let cpu = AnyDevice::from(Cpu::new(CpuOptions::default()).unwrap());
+    let gpu = selfie_sim::sim().unwrap();
     let config = &opened.config;
     // Of 64 positions: what comes to them whatever their number is left out.
     let values = (2 * config.n_layers * config.attn.kv_dim() * 64) as u64;
-    for (dtype, bytes) in [(DType::Bf16, 2), (DType::F16, 2), (DType::F32, 4)] {
-        let layouts = [128, 64].map(|positions| opened.kv_layout(dtype, positions));
-        let more = |bytes: [u64; 2]| bytes[0] - bytes[1];
-        assert_eq!(
-            more(layouts.each_ref().map(|l| cpu.kv_bytes(l))),
-            4 * values
-        );
-        assert_eq!(
-            more(layouts.each_ref().map(|l| gpu.kv_bytes(l))),
-            bytes * values
-        );
+    for dtype in [DType::Bf16, DType::F16, DType::F32] {
+        let bytes = [128, 64].map(|positions| cpu.kv_bytes(config, dtype, positions));
+        assert_eq!(bytes[0] - bytes[1], 4 * values);
+        assert_eq!(gpu.kv_dtype(dtype), dtype);
     }
 }
 

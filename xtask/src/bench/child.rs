@@ -42,6 +42,8 @@ pub(crate) struct SweepRun {
     /// Rows of the prompt that each cell passes itself.
     pub(crate) own_rows: usize,
     pub(crate) new_tokens: usize,
+    /// Rows that scored the texts without the embeddings: those that begin alike share them.
+    pub(crate) scored_rows: usize,
     pub(crate) peak_rss_bytes: Option<u64>,
 }
 
@@ -86,10 +88,18 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     let load_s = start.elapsed().as_secs_f64();
 
     let layers = model.config().n_layers;
+    // Each cell is another one, so that no text is there twice for nothing.
+    let of_prompt = layers * TOKENS.len();
+    let prompts: Vec<String> = (0..args.cells.div_ceil(of_prompt))
+        .map(|i| match i {
+            0 => PROMPT.to_owned(),
+            i => format!("{i} {PROMPT}"),
+        })
+        .collect();
     let cells: Vec<Cell> = (0..args.cells)
         .map(|i| Cell {
-            prompt: 0,
-            layer: i / TOKENS.len() % layers,
+            prompt: i / of_prompt,
+            layer: i % of_prompt / TOKENS.len(),
             token: TOKENS[i % TOKENS.len()],
         })
         .collect();
@@ -101,10 +111,10 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     };
     let start = Instant::now();
     let mut rows = 0;
-    interpret(
+    let swept = interpret(
         &model,
         &tokenizer,
-        &[PROMPT],
+        &prompts,
         &cells,
         &options,
         &mut |_: Row| {
@@ -121,6 +131,7 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     let run = SweepRun {
         own_rows: located.ids.len() - first,
         new_tokens: args.new_tokens,
+        scored_rows: swept.stats.scored_rows,
         dtype: model.dtype().to_string(),
         load_s,
         sweep_s,

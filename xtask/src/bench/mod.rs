@@ -23,7 +23,7 @@ pub(crate) use host::commit;
 /// Weights are random: the figures say how fast the work is, not what the words are worth.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// tiny, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
+    /// tiny, smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
     #[arg(long, default_value = "tiny")]
     shape: String,
     /// Cells of the sweep: layers from 0 up, tokens 4 to 7; several numbers are measured one after the other
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// auto, f32, bf16 or f16
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
     dtype: String,
-    /// Where the checkpoint is, or is to be written [default: target/bench/SHAPE]
+    /// Where the checkpoint is (real weights of the shape, say), or is to be written [default: target/bench/SHAPE]
     #[arg(long)]
     checkpoint: Option<PathBuf>,
     /// A folder with tokenizer.json for a checkpoint that is written
@@ -105,7 +105,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let default = Path::new("target/bench").join(&args.shape);
     let dir = args.checkpoint.as_ref().unwrap_or(&default);
     // config.json is the last file that is written.
-    if !dir.join("config.json").exists() {
+    let written_before = dir.join("config.json").exists();
+    if !written_before {
         let start = Instant::now();
         shape.write(dir, &args.tokenizer)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -121,7 +122,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         commit: host::commit(),
         host: host::Host::new(&cpu)?,
         shape: args.shape.clone(),
-        weights: "random",
+        weights: if args.checkpoint.is_some() && written_before {
+            "of --checkpoint"
+        } else {
+            "random"
+        },
         dtype: args.dtype.clone(),
         checkpoint_bytes: selfie_llama::Checkpoint::open(dir)?.total_bytes(),
         roof,
@@ -131,8 +136,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     println!("{}, {}", report.host.cpu, report.host.device);
     println!(
-        "shape {}, random weights, {} bytes",
-        report.shape, report.checkpoint_bytes
+        "shape {}, {} weights, {} bytes",
+        report.shape, report.weights, report.checkpoint_bytes
     );
     println!(
         "peak {:.0} GFLOP/s, parallel read {:.1} GB/s",

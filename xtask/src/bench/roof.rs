@@ -64,7 +64,7 @@ impl Roof {
         let work = Work::new(shape);
         let (cells, steps) = (cells as f64, (run.new_tokens - 1) as f64);
         let prompts = cells * (run.own_rows as f64 * work.layers + work.head);
-        let scores = cells * (steps * work.layers + (steps + 1.0) * work.head);
+        let scores = run.scored_rows as f64 * (work.layers + work.head);
         let step = cells * (work.layers + work.head);
         self.seconds(prompts + scores, 0.0) + steps * self.seconds(step, work.bytes)
     }
@@ -72,9 +72,10 @@ impl Roof {
     /// Operations of the matrix products of a sweep.
     pub(super) fn sweep_flop(shape: &RandomCheckpoint, cells: usize, run: &SweepRun) -> f64 {
         let work = Work::new(shape);
-        let rows = run.own_rows as f64 + 2.0 * (run.new_tokens - 1) as f64;
-        let heads = 2.0 * run.new_tokens as f64;
-        cells as f64 * (rows * work.layers + heads * work.head)
+        let rows = run.own_rows as f64 + (run.new_tokens - 1) as f64;
+        let heads = run.new_tokens as f64;
+        let scores = run.scored_rows as f64 * (work.layers + work.head);
+        cells as f64 * (rows * work.layers + heads * work.head) + scores
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Sweep {
     cells_per_s_median: f64,
     cells_per_s: Vec<f64>,
     load_s: f64,
+    /// Rows that scored the texts, for each token that was scored.
+    scored_rows_per_token: f64,
     /// The roofline's time over the sweep's.
     of_roof: f64,
     /// The matrix products' FLOP/s over the peak.
@@ -81,6 +83,7 @@ pub(super) fn measure(
                 .map(|run: &SweepRun| run.load_s)
                 .collect::<Vec<_>>(),
         ),
+        scored_rows_per_token: runs[0].scored_rows as f64 / (cells * args.new_tokens) as f64,
         of_roof: median(&of_roof),
         of_peak: median(&of_peak),
         peak_rss_bytes: peak,
@@ -103,6 +106,11 @@ pub(super) fn print(sweep: &Sweep) {
     line("selfie", sweep.cells_per_s_median, &runs);
     let of_peak = format!("of the roofline, {:.2} of the peak", sweep.of_peak);
     line("", sweep.of_roof, &of_peak);
+    line(
+        "scored",
+        sweep.scored_rows_per_token,
+        "rows a token, as texts that begin alike share theirs",
+    );
     line("load", sweep.load_s, "s");
     if let (Some(peak), Some(over)) = (sweep.peak_rss_bytes, sweep.peak_rss_over_checkpoint) {
         line(

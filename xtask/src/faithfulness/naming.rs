@@ -82,10 +82,11 @@ pub(super) fn measure(
         // Other random vectors for each group.
         options.control_seed += 1;
         let mut rows = Vec::with_capacity(cells.len());
-        interpret(model, tokenizer, &prompts, &cells, &options, &mut |row| {
+        let swept = interpret(model, tokenizer, &prompts, &cells, &options, &mut |row| {
             rows.push(row);
             ControlFlow::Continue(())
         })?;
+        assert_eq!(swept.rows, cells.len());
         for (cell, row) in cells.iter().zip(rows) {
             layers[cell.layer].add(&row, &group[cell.prompt].country);
         }

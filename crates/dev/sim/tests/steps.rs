@@ -1,50 +1,34 @@
 //! Decode steps that are filled up with rows which nobody reads.
 
 use selfie_demo::RandomCheckpoint;
-use selfie_kernels::{Backend, Cpu, CpuOptions, DType, KvLayout};
-use selfie_llama::{
-    Decoder, Decoding, KvCache, Llama, LlamaConfig, Sequence, Workspace, branch_rows,
-};
+use selfie_kernels::{Backend, Cpu, CpuOptions, DType, Slot};
+use selfie_llama::{Llama, Session, SessionSize};
 use selfie_testkit::llama;
 
 /// A step of so many sequences has ten rows on a GPU.
 const SEQUENCES: usize = 9;
 const STEPS: usize = 4;
 
-/// The tokens and log-probabilities of texts that are decoded together, in a cache of `slots` slots.
+/// The tokens and log-probabilities of texts that are decoded together, in a session of `slots` slots.
 fn decode<B: Backend>(model: &Llama<B>, slots: usize) -> Vec<(Vec<u32>, Vec<f32>)> {
-    let config: &LlamaConfig = model.config();
-    let layout = KvLayout {
-        slots,
-        ..config.kv_layout(0, vec![STEPS + 1; config.n_layers], 0)
+    let size = SessionSize {
+        rows: 2 * SEQUENCES,
+        ..SessionSize::new(model, slots, STEPS + 1)
     };
-    let mut cache = KvCache::new(model.backend(), layout).unwrap();
-    let mut ws = Workspace::new(model, 2 * SEQUENCES, STEPS + 1).unwrap();
-    let nothing = vec![0; config.n_layers];
-    let (mut rows, mut sequences) = (Vec::new(), Vec::new());
-    for id in 0..SEQUENCES as u64 {
-        let slot = cache.take(model.backend(), &nothing).unwrap();
-        rows.extend(branch_rows(slot, 0, &[5 + 7 * id as u32]));
-        sequences.push(Sequence::new(id, slot, 1));
+    let mut session = Session::new(model, &size).unwrap();
+    let mut last: Vec<(Slot, u32)> = (0..SEQUENCES as u32)
+        .map(|id| (session.open().unwrap(), 5 + 7 * id))
+        .collect();
+    let mut texts = vec![(Vec::new(), Vec::new()); SEQUENCES];
+    for _ in 0..STEPS {
+        let best = session.step(&last).unwrap();
+        for ((text, last), best) in texts.iter_mut().zip(&mut last).zip(best) {
+            last.1 = best.token;
+            text.0.push(best.token);
+            text.1.push(best.logprob);
+        }
     }
-    let layers = 0..config.n_layers;
-    model
-        .forward(&mut ws, &mut cache, &rows, layers, &mut ())
-        .unwrap();
-    let decoding = Decoding {
-        max_new_tokens: STEPS,
-        eos: Vec::new(),
-        sampling: None,
-    };
-    let mut decoder = Decoder::new(decoding).unwrap();
-    let last: Vec<usize> = (0..SEQUENCES).collect();
-    let mut done = decoder.join(model, &mut ws, sequences, &last).unwrap();
-    while decoder.active() > 0 {
-        done.extend(decoder.step(model, &mut ws, &mut cache, &[]).unwrap());
-    }
-    done.sort_by_key(|sequence| sequence.id);
-    let text = |sequence: Sequence| (sequence.new_ids, sequence.logprobs);
-    done.into_iter().map(text).collect()
+    texts
 }
 
 #[test]

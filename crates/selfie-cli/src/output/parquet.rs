@@ -30,6 +30,10 @@ const COLUMNS: &str = "
   required binary mode (STRING);
   required float strength;
   required binary model (STRING);
+  optional int64 prompt_index;
+  required binary key (STRING);
+  optional binary reader (STRING);
+  optional binary map (STRING);
 ";
 
 pub(super) struct Parquet<W: Write + Send> {
@@ -104,6 +108,10 @@ fn write_columns<W: Write + Send>(
     columns.plain::<ByteArrayType>(|row| text(row.mode.name()))?;
     columns.plain::<FloatType>(|row| row.strength)?;
     columns.plain::<ByteArrayType>(|row| text(&row.model))?;
+    columns.optional::<Int64Type>(|row| row.prompt_index.map(|index| index as i64))?;
+    columns.plain::<ByteArrayType>(|row| text(&row.key.to_string()))?;
+    columns.optional::<ByteArrayType>(|row| row.reader.as_deref().map(text))?;
+    columns.optional::<ByteArrayType>(|row| row.map.as_deref().map(text))?;
     for at in 0..controls {
         columns.plain::<ByteArrayType>(|row| text(&row.controls[at].interpretation))?;
         columns.plain::<FloatType>(|row| row.controls[at].evidence)?;

@@ -1,6 +1,6 @@
 //! Rewards by a model that is asked about each interpretation.
 
-use selfie_kernels::{Backend, Cpu};
+use selfie_kernels::Backend;
 use selfie_llama::{Decoding, Llama, Tokenizer};
 use serde_json::{Value, json};
 
@@ -11,20 +11,27 @@ use crate::{ControlError, Result};
 /// What stands for the interpretation in a template.
 const PLACE: &str = "{interpretation}";
 
-/// Asks a model about each interpretation. The first of its words that the answer says decides: 1, or -1. An answer with
-/// none of them is worth 0 and is reported.
-pub struct Judge<B: Backend> {
-    /// What answers, with the name of its checkpoint; `None` is the model that is controlled, with the edit so far.
-    other: Option<(Llama<B>, Tokenizer, String)>,
+/// Asks the model that is controlled, with the edit so far, about each interpretation. The first of its words that the
+/// answer says decides: 1, or -1. An answer with none of them is worth 0 and is reported.
+///
+/// [`by`](Judge::by) has another model asked: a judge that the edit cannot change.
+pub struct Judge {
     template: String,
     good: Vec<String>,
     bad: Vec<String>,
     decoding: Decoding,
 }
 
-impl Judge<Cpu> {
-    /// The controlled model is its own judge, on whichever device it is. `template` holds `{interpretation}`; `good` and `bad` are the words that are
-    /// worth 1 and -1.
+/// A [`Judge`] that asks a model of its own.
+pub struct JudgeModel<J: Backend> {
+    judge: Judge,
+    model: Llama<J>,
+    tokenizer: Tokenizer,
+    name: String,
+}
+
+impl Judge {
+    /// `template` holds `{interpretation}`; `good` and `bad` are the words that are worth 1 and -1.
     pub fn new(
         template: String,
         good: Vec<String>,
@@ -43,54 +50,42 @@ impl Judge<Cpu> {
             }
         }
         Ok(Self {
-            other: None,
             template,
             good,
             bad,
             decoding,
         })
     }
-}
 
-impl<B: Backend> Judge<B> {
-    /// Another model judges, on whichever device it is.
-    pub fn by<J: Backend>(self, model: Llama<J>, tokenizer: Tokenizer, name: String) -> Judge<J> {
-        Judge {
-            other: Some((model, tokenizer, name)),
-            template: self.template,
-            good: self.good,
-            bad: self.bad,
-            decoding: self.decoding,
+    /// Another model judges. It may be a clone of the controlled one, which then stays as it is now and shares all weights
+    /// but those of the edit; or one opened beside it on the same device. `name` is what an edit calls it.
+    pub fn by<J: Backend>(
+        self,
+        model: Llama<J>,
+        tokenizer: Tokenizer,
+        name: String,
+    ) -> JudgeModel<J> {
+        JudgeModel {
+            judge: self,
+            model,
+            tokenizer,
+            name,
         }
     }
 
-    /// What a model answers about each interpretation.
+    /// What a model's answers about the interpretations are worth.
     fn ask<M: Backend>(
         &self,
         model: &Llama<M>,
         tokenizer: &Tokenizer,
         interpretations: &[Interpreted<'_>],
-    ) -> Result<Vec<String>> {
+    ) -> Result<Verdicts> {
         let prompt = |item: &Interpreted<'_>| {
             let text = self.template.replace(PLACE, item.interpretation);
             Ok(tokenizer.encode(&text)?)
         };
         let prompts: Vec<Vec<u32>> = interpretations.iter().map(prompt).collect::<Result<_>>()?;
-        continue_all(model, tokenizer, &prompts, &self.decoding, |_| {})
-    }
-}
-
-impl<B: Backend, J: Backend> Reward<B> for Judge<J> {
-    fn rewards(
-        &mut self,
-        model: &Llama<B>,
-        tokenizer: &Tokenizer,
-        interpretations: &[Interpreted<'_>],
-    ) -> Result<Verdicts> {
-        let answers = match &self.other {
-            Some((judge, tokenizer, _)) => self.ask(judge, tokenizer, interpretations)?,
-            None => self.ask(model, tokenizer, interpretations)?,
-        };
+        let answers = continue_all(model, tokenizer, &prompts, &self.decoding, |_| {})?;
         let mut verdicts = Verdicts::default();
         for (index, answer) in answers.iter().enumerate() {
             let reward = decide(answer, &self.good, &self.bad);
@@ -102,14 +97,45 @@ impl<B: Backend, J: Backend> Reward<B> for Judge<J> {
         Ok(verdicts)
     }
 
-    fn describe(&self) -> Value {
+    fn describe_by(&self, judge: &str) -> Value {
         json!({
-            "judge": self.other.as_ref().map_or("the controlled model", |(_, _, name)| name),
+            "judge": judge,
             "template": self.template,
             "good": self.good,
             "bad": self.bad,
             "max_new_tokens": self.decoding.max_new_tokens,
         })
+    }
+}
+
+impl<B: Backend> Reward<B> for Judge {
+    fn rewards(
+        &mut self,
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+        interpretations: &[Interpreted<'_>],
+    ) -> Result<Verdicts> {
+        self.ask(model, tokenizer, interpretations)
+    }
+
+    fn describe(&self) -> Value {
+        self.describe_by("the controlled model")
+    }
+}
+
+impl<B: Backend, J: Backend> Reward<B> for JudgeModel<J> {
+    fn rewards(
+        &mut self,
+        _: &Llama<B>,
+        _: &Tokenizer,
+        interpretations: &[Interpreted<'_>],
+    ) -> Result<Verdicts> {
+        self.judge
+            .ask(&self.model, &self.tokenizer, interpretations)
+    }
+
+    fn describe(&self) -> Value {
+        self.judge.describe_by(&self.name)
     }
 }
 

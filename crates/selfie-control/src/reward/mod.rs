@@ -5,7 +5,7 @@ mod judge;
 mod words;
 
 pub use command::CommandReward;
-pub use judge::Judge;
+pub use judge::{Judge, JudgeModel};
 pub use words::{When, WordReward, mentions};
 
 use selfie_kernels::Backend;

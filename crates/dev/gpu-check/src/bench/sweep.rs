@@ -52,7 +52,7 @@ pub(crate) fn measure(
     for run in 0..=RUNS {
         let start = Instant::now();
         let mut rows = 0;
-        interpret(
+        let swept = interpret(
             &model,
             &tokenizer,
             &[&prompt],
@@ -64,7 +64,7 @@ pub(crate) fn measure(
             },
         )?;
         let seconds = start.elapsed().as_secs_f64();
-        assert_eq!(rows, cells.len());
+        assert_eq!((rows, swept.rows), (cells.len(), cells.len()));
         match run {
             0 => report.add("sweep, first run of the process", seconds, "s"),
             _ => samples.push(seconds),

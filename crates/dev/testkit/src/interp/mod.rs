@@ -47,6 +47,7 @@ pub fn collect<B: Backend>(
         rows.push(row);
         ControlFlow::Continue(())
     };
-    interpret(model, tokenizer, prompts, cells, options, &mut sink).unwrap();
+    let swept = interpret(model, tokenizer, prompts, cells, options, &mut sink).unwrap();
+    assert_eq!(swept.rows, rows.len());
     rows
 }

@@ -1,9 +1,9 @@
 //! Interpreting the naive way: whole passes, nothing shared, nothing kept.
 
 use selfie_interp::{Cell, InjectAt, LocatedPrompt, Options};
-use selfie_kernels::{Backend, Cpu, CpuRows, InjectMode, Injection, Slot};
+use selfie_kernels::{Backend, Cpu, CpuRows, InjectMode, Slot};
 use selfie_llama::{
-    Capture, Inject, KvCache, Llama, Probe, Site, Tokenizer, Workspace, branch_rows,
+    Answer, Ask, Capture, Draw, Feed, Llama, Pass, Session, SessionSize, Site, Tokenizer, Write,
 };
 
 pub const PROMPTS: [&str; 3] = [
@@ -47,36 +47,30 @@ pub fn options(model: &Llama<Cpu>) -> Options {
     }
 }
 
+/// The slot of every pass here.
+const SLOT: Slot = Slot::Branch(0);
+
 /// The embedding of a cell of [`PROMPTS`], as row 0.
 pub fn vector_of(model: &Llama<Cpu>, tokenizer: &Tokenizer, cell: Cell) -> CpuRows {
     let source = tokenizer.encode(PROMPTS[cell.prompt]).unwrap();
-    let want = (
-        Site::HiddenStates(cell.layer),
-        Slot::Branch(0),
-        cell.token as u32,
-    );
+    let want = (Site::HiddenStates(cell.layer), SLOT, cell.token as u32);
     let (backend, width) = (model.backend(), model.config().d_model);
     let mut capture = Capture::new(backend, &[want], width).unwrap();
-    pass(model, &source, &mut capture);
+    let feeds = [Feed::new(SLOT, &source)];
+    let pass = Pass::new(model, &feeds);
+    session(model, source.len())
+        .run(&pass, &mut capture)
+        .unwrap();
     let mut vector = backend.rows(1, width).unwrap();
     backend.gather(capture.rows(), &[0], &mut vector).unwrap();
     vector
 }
 
-/// A pass over a whole text in a cache of its own.
-fn pass(model: &Llama<Cpu>, ids: &[u32], probe: &mut dyn Probe<Cpu>) -> Workspace<Cpu> {
-    let config = model.config();
-    let layout = config.kv_layout(0, vec![ids.len(); config.n_layers], 1);
-    let mut cache = KvCache::new(model.backend(), layout).unwrap();
-    let mut ws = Workspace::new(model, ids.len(), ids.len()).unwrap();
-    let slot = cache
-        .take(model.backend(), &vec![0; config.n_layers])
-        .unwrap();
-    let rows: Vec<_> = branch_rows(slot, 0, ids).collect();
-    model
-        .forward(&mut ws, &mut cache, &rows, 0..config.n_layers, probe)
-        .unwrap();
-    ws
+/// Room for one whole text.
+fn session(model: &Llama<Cpu>, positions: usize) -> Session<Cpu> {
+    let mut session = Session::new(model, &SessionSize::new(model, 1, positions)).unwrap();
+    assert_eq!(session.open().unwrap(), SLOT);
+    session
 }
 
 /// An interpretation prompt, with a vector over its placeholders or as it is.
@@ -99,45 +93,50 @@ impl<'a> Naive<'a> {
         }
     }
 
-    fn pass(&self, ids: &[u32]) -> Workspace<Cpu> {
-        let Some((vector, inject)) = self.inject else {
-            return pass(self.model, ids, &mut ());
+    /// A pass over a whole text in a session of its own.
+    fn pass(&self, ids: &[u32], ask: Ask<'_>) -> Answer {
+        let feeds = [Feed {
+            ask,
+            ..Feed::new(SLOT, ids)
+        }];
+        let mut writes = vec![];
+        if let Some((_, inject)) = self.inject {
+            writes.extend(self.prompt.placeholders.iter().map(|&position| Write {
+                slot: SLOT,
+                position: position as u32,
+                layer: inject.layer,
+                vector: 0,
+                mode: inject.mode,
+                strength: inject.strength,
+            }));
+        }
+        let pass = Pass {
+            writes: self.inject.map(|(vector, _)| (vector, &writes[..])),
+            ..Pass::new(self.model, &feeds)
         };
-        let write = |&row: &usize| Injection {
-            row,
-            vector: 0,
-            mode: inject.mode,
-            strength: inject.strength,
-        };
-        let writes: Vec<Injection> = self.prompt.placeholders.iter().map(write).collect();
-        let mut probe = Inject::new(inject.layer, vector, &writes);
-        let ws = pass(self.model, ids, &mut probe);
-        probe.finish().unwrap();
-        ws
+        let answers = session(self.model, ids.len()).run(&pass, &mut ());
+        answers.unwrap().remove(0)
     }
 
-    /// The new ids; `index` is that of the cell in the sweep, on which draws depend.
-    pub fn text(&self, options: &Options, index: u64) -> Vec<u32> {
+    /// The new ids; `key` is that of the cell, on which draws depend.
+    pub fn text(&self, options: &Options, key: u64) -> Vec<u32> {
         let mut ids = self.prompt.ids.clone();
         let m = ids.len();
         while ids.len() < m + options.max_new_tokens {
-            let mut ws = self.pass(&ids);
-            let last = ids.len() - 1;
-            let next = match options.sampling {
-                None => self.model.best(&mut ws, &[last]).unwrap()[0].token,
-                Some(sampling) => {
-                    let mut picked = 0;
-                    self.model
-                        .logits(&mut ws, &[last], |_, logits| {
-                            picked = sampling
-                                .pick(logits, &ids, index, (ids.len() - m) as u64)
-                                .token;
-                            Ok(())
-                        })
-                        .unwrap();
-                    picked
-                }
+            let draw = match &options.sampling {
+                None => Draw::Greedy,
+                Some(sampling) => Draw::Sample {
+                    sampling,
+                    context: &ids,
+                    key,
+                    step: (ids.len() - m) as u64,
+                },
             };
+            let ask = Ask {
+                next: Some(draw),
+                score: &[],
+            };
+            let next = self.pass(&ids, ask).next.unwrap().token;
             ids.push(next);
             if options.eos.contains(&next) {
                 break;
@@ -148,11 +147,11 @@ impl<'a> Naive<'a> {
 
     /// The log-probability of each of `new_ids` after the prompt and those before it.
     pub fn scores(&self, new_ids: &[u32]) -> Vec<f32> {
-        let m = self.prompt.ids.len();
         let text = [&self.prompt.ids[..], &new_ids[..new_ids.len() - 1]].concat();
-        let rows: Vec<usize> = (m - 1..text.len()).collect();
-        self.model
-            .score(&mut self.pass(&text), &rows, new_ids)
-            .unwrap()
+        let ask = Ask {
+            next: None,
+            score: new_ids,
+        };
+        self.pass(&text, ask).scores
     }
 }

@@ -1,0 +1,142 @@
+//! How to interpret, and what is wrong with it.
+
+use selfie_kernels::InjectMode;
+use selfie_llama::{Bos, Decoding, LlamaConfig, Sampling, Tokenizer};
+
+use crate::{Control, InterpError, InterpretationPrompt, LocatedPrompt, Result};
+
+/// Where and how an embedding is written into the interpretation prompt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InjectAt {
+    /// The layer at whose input it is written, in 0..n_layers.
+    pub layer: usize,
+    /// How it is combined with the row that is there.
+    pub mode: InjectMode,
+    /// The factor of `mode`.
+    pub strength: f32,
+}
+
+/// How to interpret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// The prompt that the embeddings are written into.
+    pub prompt: InterpretationPrompt,
+    /// Whether that prompt and those that embeddings come from begin with bos.
+    pub bos: Bos,
+    /// Each cell is interpreted once for each of these.
+    pub injections: Vec<InjectAt>,
+    /// Most tokens of an interpretation.
+    pub max_new_tokens: usize,
+    /// Ids that end an interpretation.
+    pub eos: Vec<u32>,
+    /// `None` is greedy.
+    pub sampling: Option<Sampling>,
+    /// Whether to work out the relevancy of each generated token.
+    pub relevancy: bool,
+    /// Interpretations that are decoded together; `None` chooses by memory.
+    pub batch_size: Option<usize>,
+    /// What rows call the model that the embeddings come from.
+    pub model_name: String,
+    /// What rows call the model that reads them; `None` where it is the same.
+    pub reader_name: Option<String>,
+    /// What each cell is held against; each that has a vector costs about as much as the cells themselves.
+    pub controls: Vec<Control>,
+    /// With a cell's [`Key`](crate::Key), settles the vector of [`Control::Random`] and the partner of
+    /// [`Control::Shuffled`].
+    pub control_seed: u64,
+}
+
+impl Options {
+    /// The defaults of SelfIE for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy, no
+    /// controls.
+    pub fn new(config: &LlamaConfig) -> Result<Self> {
+        Ok(Self {
+            prompt: InterpretationPrompt::template("summarize")?,
+            bos: Bos::Auto,
+            injections: vec![InjectAt {
+                layer: 1,
+                mode: InjectMode::Replace,
+                strength: 1.0,
+            }],
+            max_new_tokens: 30,
+            eos: config.eos.clone(),
+            sampling: None,
+            relevancy: true,
+            batch_size: None,
+            model_name: String::new(),
+            reader_name: None,
+            controls: Vec::new(),
+            control_seed: 0,
+        })
+    }
+
+    /// The prompt in the reader's ids, after a check of all options.
+    pub(crate) fn locate(
+        &self,
+        reader: &LlamaConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<LocatedPrompt> {
+        self.check(reader)?;
+        let prompt = self.prompt.locate_as(tokenizer, self.bos)?;
+        reader.check_context(prompt.ids.len() + self.max_new_tokens)?;
+        Ok(prompt)
+    }
+
+    fn check(&self, reader: &LlamaConfig) -> Result<()> {
+        let n_layers = reader.n_layers;
+        for inject in &self.injections {
+            if inject.layer >= n_layers {
+                return Err(InterpError::InjectLayer {
+                    layer: inject.layer,
+                    n_layers,
+                });
+            }
+            if !inject.strength.is_finite() {
+                return Err(InterpError::Strength {
+                    strength: inject.strength,
+                });
+            }
+        }
+        if let Some(sampling) = &self.sampling {
+            sampling.check()?;
+        }
+        for (at, control) in self.controls.iter().enumerate() {
+            if self.controls[..at].contains(control) {
+                return Err(InterpError::ControlTwice { control: *control });
+            }
+        }
+        for (what, number) in [
+            ("the number of injections", self.injections.len()),
+            ("max_new_tokens", self.max_new_tokens),
+            ("the batch size", self.batch_size.unwrap_or(1)),
+        ] {
+            if number == 0 {
+                return Err(InterpError::Zero { what });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn decoding(&self) -> Decoding {
+        Decoding {
+            max_new_tokens: self.max_new_tokens,
+            eos: self.eos.clone(),
+            sampling: self.sampling,
+        }
+    }
+
+    /// Whether texts are scored against the interpretation prompt as it is.
+    pub(crate) fn scores_clean(&self) -> bool {
+        self.relevancy || self.controls.contains(&Control::None)
+    }
+
+    pub(crate) fn shuffles(&self) -> bool {
+        self.controls.contains(&Control::Shuffled)
+    }
+
+    /// The texts of a sweep over so many cells, those of controls included.
+    pub(crate) fn texts(&self, cells: usize) -> usize {
+        let clean = usize::from(self.controls.contains(&Control::None));
+        cells * self.injections.len() * (1 + self.controls.len() - clean) + clean
+    }
+}

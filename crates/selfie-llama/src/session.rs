@@ -1,0 +1,550 @@
+//! Sessions: running rows through a model, with a KV cache.
+
+use std::ops::Range;
+
+use selfie_kernels::{Backend, BatchRow, Best, Slot};
+
+use crate::cache::KvCache;
+use crate::forward::{HeadRows, Workspace};
+use crate::write::Writer;
+use crate::{Answer, Ask, Draw, Feed, Llama, LlamaError, Pass, Probe, Result, SessionSize};
+
+/// Buffers and a KV cache for sequences of one model, made once: the only way to run rows.
+///
+/// A sequence has a [`Slot`]. It may continue a *prefix*, whose keys and values it shares with other slots. Everything is
+/// addressed by slot and position, so that it does not matter in which pieces a prompt is run. The same row has the same
+/// bits in any pass.
+///
+/// ```
+/// # fn main() -> selfie_llama::Result<()> {
+/// # let dir = std::path::Path::new("tests/golden/llama2-mha");
+/// use selfie_llama::{Cpu, CpuOptions, Llama, Session, SessionSize, Tokenizer};
+///
+/// let model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
+/// let prompt = Tokenizer::open(dir)?.encode("The capital of France is")?;
+/// let size = SessionSize::new(&model, 1, prompt.len() + 8);
+/// let mut session = Session::new(&model, &size)?;
+/// let slot = session.open()?;
+/// let mut best = session.prefill(&[(slot, &prompt)])?[0];
+/// for _ in 0..8 {
+///     println!("{} ({:.2} nats)", best.token, best.logprob);
+///     best = session.step(&[(slot, best.token)])?[0];
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session<B: Backend> {
+    model: Llama<B>,
+    size: SessionSize,
+    ws: Workspace<B>,
+    cache: KvCache<B>,
+    /// Away while a pass writes.
+    tally: Option<B::Tally>,
+    /// The next position of each open slot, and of each open prefix.
+    slots: Vec<Option<usize>>,
+    prefixes: Vec<Option<usize>>,
+    rows: Vec<BatchRow>,
+    asked: Vec<Asked>,
+    index: Vec<usize>,
+}
+
+/// Something that a row is asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    row: usize,
+    feed: usize,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    Next,
+    Score(u32),
+}
+
+impl<B: Backend> Session<B> {
+    /// Allocates all buffers; an error when they do not fit.
+    pub fn new(model: &Llama<B>, size: &SessionSize) -> Result<Self> {
+        let backend = model.backend();
+        let layout = size.layout(model);
+        let ws = Workspace::new(model, size.rows, size.positions)?;
+        Ok(Self {
+            cache: KvCache::new(backend, layout)?,
+            tally: None,
+            slots: vec![None; size.slots],
+            prefixes: vec![None; size.prefixes.len()],
+            rows: Vec::with_capacity(ws.max_rows()),
+            asked: Vec::new(),
+            index: Vec::new(),
+            ws,
+            size: size.clone(),
+            model: model.clone(),
+        })
+    }
+
+    /// The model that rows are run through.
+    pub fn model(&self) -> &Llama<B> {
+        &self.model
+    }
+
+    /// Runs rows through another model of the same shape from now on: the same one with an edit, say. All slots and
+    /// prefixes are closed.
+    pub fn switch(&mut self, model: &Llama<B>) -> Result<()> {
+        if model.config() != self.model.config() || model.dtype() != self.model.dtype() {
+            return Err(LlamaError::OtherModel);
+        }
+        self.model = model.clone();
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].is_some() {
+                self.close(Slot::Branch(slot as u32))?;
+            }
+        }
+        self.prefixes.fill(None);
+        Ok(())
+    }
+
+    /// What it has room for.
+    pub fn size(&self) -> &SessionSize {
+        &self.size
+    }
+
+    /// Slots that are free.
+    pub fn free_slots(&self) -> usize {
+        self.cache.free_slots()
+    }
+
+    /// Opens a prefix, to be fed like a slot, and then shared by slots. It is the first that is free.
+    pub fn open_prefix(&mut self) -> Result<Slot> {
+        let free = self.prefixes.iter().position(Option::is_none);
+        let Some(prefix) = free else {
+            return Err(LlamaError::NoFreePrefix {
+                prefixes: self.prefixes.len(),
+            });
+        };
+        self.prefixes[prefix] = Some(0);
+        Ok(Slot::Prefix(prefix as u32))
+    }
+
+    /// Opens a slot for a sequence that begins at position 0.
+    pub fn open(&mut self) -> Result<Slot> {
+        let seen = vec![0; self.cache.layout().own.len()];
+        self.take(0, &seen, 0)
+    }
+
+    /// Opens a slot for a sequence that continues the first `positions` of a prefix.
+    pub fn open_on(&mut self, prefix: Slot, positions: usize) -> Result<Slot> {
+        self.open_from(prefix, 0, positions, positions)
+    }
+
+    /// Opens a slot whose rows begin at `from` and at layer `layer`: below that layer it sees `below` positions of the
+    /// prefix, from there on `from`.
+    pub fn open_from(
+        &mut self,
+        prefix: Slot,
+        layer: usize,
+        below: usize,
+        from: usize,
+    ) -> Result<Slot> {
+        let there = self.position(prefix)?;
+        let Slot::Prefix(prefix) = prefix else {
+            return Err(LlamaError::NotAPrefix { slot: prefix });
+        };
+        if below.max(from) > there {
+            return Err(LlamaError::PrefixLength {
+                positions: below.max(from),
+                there,
+            });
+        }
+        let layers = 0..self.cache.layout().own.len();
+        let seen: Vec<usize> = layers
+            .map(|l| if l < layer { below } else { from })
+            .collect();
+        self.take(prefix, &seen, from)
+    }
+
+    fn take(&mut self, prefix: u32, seen: &[usize], position: usize) -> Result<Slot> {
+        let slot = self.cache.take(self.model.backend(), prefix, seen)?;
+        self.slots[slot as usize] = Some(position);
+        Ok(Slot::Branch(slot))
+    }
+
+    /// Closes a slot or a prefix. What was in it is forgotten; slots that share a closed prefix have to be closed before
+    /// it is opened again.
+    pub fn close(&mut self, slot: Slot) -> Result<()> {
+        self.position(slot)?;
+        match slot {
+            Slot::Prefix(prefix) => self.prefixes[prefix as usize] = None,
+            Slot::Branch(branch) => {
+                self.slots[branch as usize] = None;
+                self.cache.release(branch);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next position of a slot or prefix.
+    pub fn position(&self, slot: Slot) -> Result<usize> {
+        let position = match slot {
+            Slot::Prefix(prefix) => self.prefixes.get(prefix as usize),
+            Slot::Branch(branch) => self.slots.get(branch as usize),
+        };
+        position
+            .copied()
+            .flatten()
+            .ok_or(LlamaError::NotOpen { slot })
+    }
+
+    /// Goes back to `position`: what comes next takes the place of what is there.
+    pub fn rewind(&mut self, slot: Slot, position: usize) -> Result<()> {
+        let there = self.position(slot)?;
+        if position > there {
+            return Err(LlamaError::PrefixLength {
+                positions: position,
+                there,
+            });
+        }
+        self.set_position(slot, position);
+        Ok(())
+    }
+
+    /// Copies the first `positions` of one slot to another, which then continues from there.
+    pub fn fork(&mut self, from: Slot, to: Slot, positions: usize) -> Result<()> {
+        let there = self.position(from)?;
+        self.position(to)?;
+        if positions > there {
+            return Err(LlamaError::PrefixLength { positions, there });
+        }
+        match (from, to) {
+            (Slot::Branch(from), Slot::Branch(to)) => {
+                self.cache.copy(self.model.backend(), from, to, positions)?;
+            }
+            (Slot::Prefix(_), _) => return Err(LlamaError::NotASlot { slot: from }),
+            (_, Slot::Prefix(_)) => return Err(LlamaError::NotASlot { slot: to }),
+        }
+        self.set_position(to, positions);
+        Ok(())
+    }
+
+    fn set_position(&mut self, slot: Slot, position: usize) {
+        match slot {
+            Slot::Prefix(prefix) => self.prefixes[prefix as usize] = Some(position),
+            Slot::Branch(branch) => self.slots[branch as usize] = Some(position),
+        }
+    }
+
+    /// Runs prompts of any lengths, and gives the most likely token after each.
+    pub fn prefill(&mut self, prompts: &[(Slot, &[u32])]) -> Result<Vec<Best>> {
+        let feed = |&(slot, tokens): &(Slot, _)| Feed {
+            ask: Ask {
+                next: Some(Draw::Greedy),
+                score: &[],
+            },
+            ..Feed::new(slot, tokens)
+        };
+        let feeds: Vec<Feed<'_>> = prompts.iter().map(feed).collect();
+        let answers = self.run_whole(&feeds)?;
+        Ok(answers.into_iter().filter_map(|a| a.next).collect())
+    }
+
+    /// Runs one token of each sequence, and gives the most likely token after it.
+    pub fn step(&mut self, tokens: &[(Slot, u32)]) -> Result<Vec<Best>> {
+        let prompts: Vec<(Slot, &[u32])> = tokens
+            .iter()
+            .map(|(slot, token)| (*slot, std::slice::from_ref(token)))
+            .collect();
+        self.prefill(&prompts)
+    }
+
+    /// Runs texts, and gives the log-probability of each token but the first of each.
+    pub fn score(&mut self, texts: &[(Slot, &[u32])]) -> Result<Vec<Vec<f32>>> {
+        let mut feeds = Vec::with_capacity(texts.len());
+        for &(slot, text) in texts {
+            let [_, targets @ ..] = text else {
+                return Err(LlamaError::EmptyPrompt);
+            };
+            let ask = Ask {
+                next: None,
+                score: targets,
+            };
+            // A single token has nothing to be scored, and is run all the same.
+            let tokens = &text[..targets.len().max(1)];
+            feeds.push(Feed {
+                ask,
+                ..Feed::new(slot, tokens)
+            });
+        }
+        let answers = self.run_whole(&feeds)?;
+        Ok(answers.into_iter().map(|answer| answer.scores).collect())
+    }
+
+    /// A pass without anything else; a logit that is no finite number is an error.
+    fn run_whole(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Answer>> {
+        let model = self.model.clone();
+        let answers = self.run(&Pass::new(&model, feeds), &mut ())?;
+        match answers.iter().position(|answer| !answer.is_finite()) {
+            None => Ok(answers),
+            Some(feed) => Err(LlamaError::LogitNotFinite {
+                position: self.position(feeds[feed].slot)?.saturating_sub(1),
+            }),
+        }
+    }
+
+    /// Runs the rows of a pass, in pieces of at most [`SessionSize::rows`], and answers what is asked, a feed each.
+    ///
+    /// The probe sees what has been written. A write that meets no row is an error.
+    pub fn run(&mut self, pass: &Pass<'_, B>, probe: &mut dyn Probe<B>) -> Result<Vec<Answer>> {
+        let own = self.lay_out(pass)?;
+        let answers = match pass.writes {
+            None => self.pieces(pass, own, probe)?,
+            Some((vectors, writes)) => {
+                let backend = self.model.backend().clone();
+                let mut tally = match self.tally.take() {
+                    Some(tally) => tally,
+                    None => backend.tally()?,
+                };
+                let mut writer = Writer::new(vectors, writes, &mut tally);
+                let answers = self.pieces(pass, own, &mut (&mut writer, probe))?;
+                writer.finish()?;
+                backend.check_tally(&mut tally)?;
+                self.tally = Some(tally);
+                answers
+            }
+        };
+        if pass.layers.end == self.model.config().n_layers {
+            for feed in pass.feeds {
+                let position = self.position(feed.slot)?;
+                self.set_position(feed.slot, position + feed.tokens.len());
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Answers about states that were kept at [`Site::Output`](crate::Site::Output): for each ask a row of `states`
+    /// (`[n, d_model]`), of which `ask.score` may name one token.
+    pub fn answer(&mut self, states: &B::Rows, asks: &[(usize, Ask<'_>)]) -> Result<Vec<Answer>> {
+        self.asked.clear();
+        for (feed, (_, ask)) in asks.iter().enumerate() {
+            if ask.score.len() > 1 {
+                return Err(LlamaError::ScoreRows {
+                    tokens: ask.score.len(),
+                    rows: 1,
+                });
+            }
+            note(&mut self.asked, feed, feed..feed + 1, ask);
+        }
+        let mut answers = vec![Answer::default(); asks.len()];
+        let asked = std::mem::take(&mut self.asked);
+        for asked in asked.chunks(self.ws.max_rows()) {
+            let row = |feed: usize| asks[feed].0;
+            self.heads(
+                &HeadRows::Kept(states),
+                asked,
+                |a| row(a.feed),
+                None,
+                |feed| asks[feed].1,
+                &mut answers,
+            )?;
+        }
+        self.asked = asked;
+        Ok(answers)
+    }
+
+    /// Calls `each` with the logits (`[vocab]`, f32) of rows of states that were kept at
+    /// [`Site::Output`](crate::Site::Output), in turn.
+    pub fn logits(
+        &mut self,
+        states: &B::Rows,
+        rows: &[usize],
+        each: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.model
+            .logits(&mut self.ws, &HeadRows::Kept(states), rows, each)
+    }
+
+    /// Lists the pass's rows and what is asked of them, and idle rows behind them where the device wants a step of
+    /// another size. Returns the number of the pass's own rows.
+    fn lay_out(&mut self, pass: &Pass<'_, B>) -> Result<usize> {
+        self.rows.clear();
+        self.asked.clear();
+        for (index, feed) in pass.feeds.iter().enumerate() {
+            let position = self.position(feed.slot)?;
+            let end = position + feed.tokens.len();
+            if end > self.size.positions {
+                return Err(LlamaError::SessionPositions {
+                    positions: end,
+                    max: self.size.positions,
+                });
+            }
+            if feed.ask.score.len() > feed.tokens.len() {
+                return Err(LlamaError::ScoreRows {
+                    tokens: feed.ask.score.len(),
+                    rows: feed.tokens.len(),
+                });
+            }
+            if feed.tokens.is_empty() {
+                return Err(LlamaError::EmptyPrompt);
+            }
+            let first = self.rows.len();
+            self.rows.extend(
+                feed.tokens
+                    .iter()
+                    .zip(position..)
+                    .map(|(&token, position)| BatchRow {
+                        token,
+                        slot: feed.slot,
+                        position: position as u32,
+                    }),
+            );
+            note(&mut self.asked, index, first..self.rows.len(), &feed.ask);
+        }
+        let own = self.rows.len();
+        if let Some((_, states)) = pass.states
+            && states.len() != own
+        {
+            return Err(LlamaError::ResidualRows {
+                rows: own,
+                there: states.len(),
+            });
+        }
+        if is_plain_step(pass, self.model.config().n_layers) {
+            let backend = self.model.backend();
+            let wanted = backend.step_rows(own).min(self.ws.max_rows());
+            if wanted > own {
+                let idle = self.cache.idle_rows(backend, wanted - own)?;
+                self.rows.extend(idle);
+            }
+        }
+        Ok(own)
+    }
+
+    /// Runs the rows that are laid out, of which the first `own` are the pass's.
+    fn pieces(
+        &mut self,
+        pass: &Pass<'_, B>,
+        own: usize,
+        probe: &mut dyn Probe<B>,
+    ) -> Result<Vec<Answer>> {
+        let mut answers = vec![Answer::default(); pass.feeds.len()];
+        let (rows, asked) = (
+            std::mem::take(&mut self.rows),
+            std::mem::take(&mut self.asked),
+        );
+        let answered = pass.layers.end == self.model.config().n_layers;
+        let mut asked_left = &asked[..];
+        let max = self.ws.max_rows();
+        for (piece, rows) in rows.chunks(max).enumerate() {
+            let first = piece * max;
+            if let Some((states, index)) = pass.states {
+                let backend = self.model.backend();
+                backend.clear(&mut self.ws.residual);
+                let index = &index[first..first + rows.len()];
+                backend.gather(states, index, &mut self.ws.residual)?;
+            }
+            let (ws, cache) = (&mut self.ws, &mut self.cache);
+            self.model
+                .forward(ws, cache, rows, pass.layers.clone(), probe)?;
+            let here = asked_left.partition_point(|asked| asked.row < first + rows.len());
+            let (asked, left) = asked_left.split_at(here);
+            asked_left = left;
+            if answered && !asked.is_empty() {
+                // A step that is filled up has the same head for all its rows, so that it is the same step to its end.
+                let filled = (rows.len() > own).then_some(rows.len());
+                let ask = |feed: usize| pass.feeds[feed].ask;
+                let row = |asked: &Asked| asked.row - first;
+                self.heads(&HeadRows::Pass, asked, row, filled, ask, &mut answers)?;
+            }
+        }
+        (self.rows, self.asked) = (rows, asked);
+        Ok(answers)
+    }
+
+    /// Answers what some rows are asked for. With `filled` the most likely token is found for the first so many rows.
+    fn heads<'a>(
+        &mut self,
+        from: &HeadRows<'_, B>,
+        asked: &[Asked],
+        row: impl Fn(&Asked) -> usize,
+        filled: Option<usize>,
+        ask: impl Fn(usize) -> Ask<'a>,
+        answers: &mut [Answer],
+    ) -> Result<()> {
+        let is_greedy =
+            |a: &&Asked| a.what == What::Next && matches!(ask(a.feed).next, Some(Draw::Greedy));
+        let is_sampled = |a: &&Asked| a.what == What::Next && !is_greedy(a);
+        let is_scored = |a: &&Asked| a.what != What::Next;
+
+        self.index.clear();
+        match filled {
+            Some(rows) => self.index.extend(0..rows),
+            None => self.index.extend(asked.iter().filter(is_greedy).map(&row)),
+        }
+        if !self.index.is_empty() {
+            let best = self.model.best(&mut self.ws, from, &self.index)?;
+            for (asked, best) in asked.iter().filter(is_greedy).zip(best) {
+                answers[asked.feed].next = Some(best);
+            }
+        }
+        self.index.clear();
+        self.index.extend(asked.iter().filter(is_sampled).map(&row));
+        if !self.index.is_empty() {
+            let mut sampled = asked.iter().filter(is_sampled);
+            let (model, ws) = (&self.model, &mut self.ws);
+            model.logits(ws, from, &self.index, |_, logits| {
+                if let Some(asked) = sampled.next()
+                    && let Some(Draw::Sample {
+                        sampling,
+                        context,
+                        key,
+                        step,
+                    }) = ask(asked.feed).next
+                {
+                    answers[asked.feed].next = Some(sampling.pick(logits, context, key, step));
+                }
+                Ok(())
+            })?;
+        }
+        self.index.clear();
+        self.index.extend(asked.iter().filter(is_scored).map(&row));
+        if !self.index.is_empty() {
+            let target = |a: &Asked| match a.what {
+                What::Score(token) => Some(token),
+                What::Next => None,
+            };
+            let targets: Vec<u32> = asked.iter().filter_map(target).collect();
+            let scores = self
+                .model
+                .score(&mut self.ws, from, &self.index, &targets)?;
+            for (asked, score) in asked.iter().filter(is_scored).zip(scores) {
+                answers[asked.feed].scores.push(score);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether every sequence has one row and wants its most likely next token.
+fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
+    let is_step = |feed: &Feed<'_>| {
+        let greedy = matches!(feed.ask.next, Some(Draw::Greedy));
+        greedy && feed.tokens.len() == 1 && feed.ask.score.is_empty()
+    };
+    let whole = pass.layers == (0..n_layers) && pass.states.is_none() && pass.writes.is_none();
+    whole && pass.feeds.iter().all(is_step)
+}
+
+/// Notes what the rows of a feed are asked for, in the order of the rows.
+fn note(asked: &mut Vec<Asked>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
+    let scored = rows.end - ask.score.len()..rows.end;
+    asked.extend(scored.zip(ask.score).map(|(row, &token)| Asked {
+        row,
+        feed,
+        what: What::Score(token),
+    }));
+    if ask.next.is_some() {
+        asked.push(Asked {
+            row: rows.end - 1,
+            feed,
+            what: What::Next,
+        });
+    }
+}
