@@ -158,78 +158,95 @@ mod x86 {
     impl Tile<'_> {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn multiply<const R: usize>(&self, sums: &mut [[f32; TILE]]) {
-            assert!((R - 1) * self.sums_stride < sums.len());
-            let first = sums.as_flattened_mut()[self.p * PANEL..].as_mut_ptr();
-            let row = |r: usize| first.wrapping_add(r * self.sums_stride * TILE);
+            match self.source {
+                Source::F32(steps) => self.f32::<R>(sums, steps),
+                Source::F16(steps) => self.f16::<R>(sums, steps),
+                Source::Bf16(lines) => self.bf16::<R>(sums, lines),
+            }
+        }
+
+        /// The sums so far.
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn begin<const R: usize>(&self, sums: &mut [[f32; TILE]]) -> Acc<R> {
             let mut acc = [[_mm256_setzero_ps(); 2]; R];
             if !self.first {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: the assertion bounds the rows; a row of sums has sixteen floats of each panel.
-                    *acc = unsafe { [_mm256_loadu_ps(row(r)), _mm256_loadu_ps(row(r).add(8))] };
+                for (acc, row) in acc.iter_mut().zip(self.rows::<R>(sums)) {
+                    // SAFETY: a row has sixteen floats.
+                    *acc = unsafe { [_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8))] };
                 }
             }
-            match self.source {
-                Source::F32(steps) => self.f32(&mut acc, steps),
-                Source::F16(steps) => self.f16(&mut acc, steps),
-                Source::Bf16(lines) => self.bf16(&mut acc, lines),
-            }
-            for (r, acc) in acc.iter().enumerate() {
-                // SAFETY: as above.
+            acc
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn end<const R: usize>(&self, acc: Acc<R>, sums: &mut [[f32; TILE]]) {
+            for (acc, row) in acc.into_iter().zip(self.rows::<R>(sums)) {
+                // SAFETY: a row has sixteen floats.
                 unsafe {
-                    _mm256_storeu_ps(row(r), acc[0]);
-                    _mm256_storeu_ps(row(r).add(8), acc[1]);
+                    _mm256_storeu_ps(row, acc[0]);
+                    _mm256_storeu_ps(row.add(8), acc[1]);
                 }
             }
+        }
+
+        /// Where the tile's rows have the sums of this panel, sixteen floats each.
+        #[inline]
+        fn rows<const R: usize>(&self, sums: &mut [[f32; TILE]]) -> [*mut f32; R] {
+            assert!((R - 1) * self.sums_stride < sums.len());
+            let first = sums.as_flattened_mut()[self.p * PANEL..].as_mut_ptr();
+            std::array::from_fn(|r| first.wrapping_add(r * self.sums_stride * TILE))
         }
 
         // Inlined, all of these together are too much for the compiler to keep the sums in registers.
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn f32<const R: usize>(&self, acc: &mut Acc<R>, steps: &[[f32; PANEL]]) {
+        fn f32<const R: usize>(&self, sums: &mut [[f32; TILE]], steps: &[[f32; PANEL]]) {
             assert!((R - 1) * self.stride + steps.len() <= self.a.len());
-            let mut sums = *acc;
+            let mut acc = self.begin::<R>(sums);
             let (groups, rest) = steps.as_chunks::<FETCH_STEPS>();
             for (g, group) in groups.iter().enumerate() {
                 // Beyond the end it does nothing, or fetches what is not needed.
                 _mm_prefetch::<_MM_HINT_T0>(self.next.as_ptr().wrapping_add(g * 64).cast());
                 for (k, step) in group.iter().enumerate() {
                     // SAFETY: the assertion bounds the operand.
-                    unsafe { self.step(&mut sums, FETCH_STEPS * g + k, halves(step)) };
+                    unsafe { self.step(&mut acc, FETCH_STEPS * g + k, halves(step)) };
                 }
             }
             for (k, step) in rest.iter().enumerate() {
                 // SAFETY: the assertion bounds the operand.
-                unsafe { self.step(&mut sums, FETCH_STEPS * groups.len() + k, halves(step)) };
+                unsafe { self.step(&mut acc, FETCH_STEPS * groups.len() + k, halves(step)) };
             }
-            *acc = sums;
+            self.end(acc, sums);
         }
 
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn f16<const R: usize>(&self, acc: &mut Acc<R>, steps: &[[u16; PANEL]]) {
+        fn f16<const R: usize>(&self, sums: &mut [[f32; TILE]], steps: &[[u16; PANEL]]) {
             assert!((R - 1) * self.stride + steps.len() <= self.a.len());
-            let mut sums = *acc;
+            let mut acc = self.begin::<R>(sums);
             for (k, step) in steps.iter().enumerate() {
                 // SAFETY: the assertion bounds the operand.
-                unsafe { self.step(&mut sums, k, widen_f16(step)) };
+                unsafe { self.step(&mut acc, k, widen_f16(step)) };
             }
-            *acc = sums;
+            self.end(acc, sums);
         }
 
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn bf16<const R: usize>(&self, acc: &mut Acc<R>, lines: &[[u32; PANEL]]) {
+        fn bf16<const R: usize>(&self, sums: &mut [[f32; TILE]], lines: &[[u32; PANEL]]) {
             assert!((R - 1) * self.stride + 2 * lines.len() <= self.a.len());
-            let mut sums = *acc;
+            let mut acc = self.begin::<R>(sums);
             for (g, line) in lines.iter().enumerate() {
                 let [even, odd] = widen_bf16(line);
                 // SAFETY: the assertion bounds the operand.
                 unsafe {
-                    self.step(&mut sums, 2 * g, even);
-                    self.step(&mut sums, 2 * g + 1, odd);
+                    self.step(&mut acc, 2 * g, even);
+                    self.step(&mut acc, 2 * g + 1, odd);
                 }
             }
-            *acc = sums;
+            self.end(acc, sums);
         }
 
         /// One step of k for all rows.
