@@ -108,8 +108,10 @@ pub fn generate_all<B: Backend>(
             joining.push(Sequence::new(key, session.open()?, prompt.clone()));
         }
         let prompt_of = |sequence: &Sequence| &prompts[sequence.key as usize][..];
-        advance(&mut session, &mut joining, decoding, |s| Some(prompt_of(s)))?;
-        advance(&mut session, &mut active, decoding, |_| None)?;
+        advance(model, &mut session, &mut joining, decoding, |s| {
+            Some(prompt_of(s))
+        })?;
+        advance(model, &mut session, &mut active, decoding, |_| None)?;
         active.append(&mut joining);
         for sequence in active.extract_if(.., |sequence| sequence.is_done(decoding)) {
             session.close(sequence.slot)?;
@@ -124,6 +126,7 @@ pub fn generate_all<B: Backend>(
 
 /// Gives each sequence its next token, after its prompt where `prompt` says so, else after its last token.
 fn advance<'a, B: Backend>(
+    model: &Llama<B>,
     session: &mut Session<B>,
     sequences: &mut [Sequence],
     decoding: &Decoding,
@@ -142,8 +145,7 @@ fn advance<'a, B: Backend>(
             }
         })
         .collect();
-    let model = session.model().clone();
-    let answers = session.run(&Pass::new(&model, &feeds), &mut ())?;
+    let answers = session.run(&Pass::new(model, &feeds), &mut ())?;
     for (sequence, answer) in sequences.iter_mut().zip(&answers) {
         sequence.push(answer)?;
     }

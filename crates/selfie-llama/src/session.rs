@@ -279,8 +279,13 @@ impl<B: Backend> Session<B> {
 
     /// A pass without anything else; a logit that is no finite number is an error.
     fn run_whole(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Answer>> {
-        let model = self.model.clone();
-        let answers = self.run(&Pass::new(&model, feeds), &mut ())?;
+        let pass = Pass {
+            feeds,
+            layers: 0..self.model.config().n_layers,
+            states: None,
+            writes: None,
+        };
+        let answers = self.run(&pass, &mut ())?;
         match answers.iter().position(|answer| !answer.is_finite()) {
             None => Ok(answers),
             Some(feed) => Err(LlamaError::LogitNotFinite {
