@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selfie_benches::{LLAMA_2_7B, Model, TINYLLAMA, cpus, rows, settings};
-use selfie_kernels::{Backend, BatchRow, Cpu, DType, KvLayout, Result, Slot};
+use selfie_kernels::{Attend, Backend, BatchRow, Cpu, DType, KvLayout, Result, Slot};
 
 /// The rows that attend, behind a history that is in the cache.
 struct Work {
@@ -111,8 +111,14 @@ impl<'a> Attend<'a> {
 
     fn run(&mut self) -> Result<()> {
         let shape = &self.model.shape;
-        self.cpu
-            .attend(shape, &self.qkv, &self.batch, 0, &self.kv, &mut self.out)
+        self.cpu.attend(
+            &Attend::new(*shape),
+            &self.qkv,
+            &self.batch,
+            0,
+            &self.kv,
+            &mut self.out,
+        )
     }
 }
 

@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selfie_benches::{LLAMA_2_7B, Model, TINYLLAMA, Weights, acts, cpus, settings};
-use selfie_kernels::{Backend, Cpu, DType, Result};
+use selfie_kernels::{Backend, Cpu, DType, LogitMap, Result};
 
 fn head(c: &mut Criterion) {
     let cpus = cpus().expect("a CPU backend");
@@ -24,10 +24,16 @@ fn bench(c: &mut Criterion, cpus: &[Cpu], model: &Model) -> Result<()> {
             });
             let id = |op| BenchmarkId::new(cpu.path().name(), format!("{op}, {n} rows"));
             group.bench_function(id("best"), |b| {
-                b.iter(|| cpu.head_best(&a, &head).expect("shapes fit"))
+                b.iter(|| {
+                    cpu.head_best(&a, &head, &LogitMap::PLAIN)
+                        .expect("shapes fit")
+                })
             });
             group.bench_function(id("score"), |b| {
-                b.iter(|| cpu.head_score(&a, &head, &tokens).expect("shapes fit"));
+                b.iter(|| {
+                    cpu.head_score(&a, &head, &LogitMap::PLAIN, &tokens)
+                        .expect("shapes fit")
+                });
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selfie_benches::{LLAMA_2_7B, Model, TINYLLAMA, cpus, rows, settings};
-use selfie_kernels::{Backend, BatchRow, Cpu, DType, KvLayout, Result, Slot};
+use selfie_kernels::{Activation, Backend, BatchRow, Cpu, DType, KvLayout, Result, Slot};
 
 const ROWS: [usize; 2] = [1, 64];
 
@@ -50,7 +50,7 @@ fn swiglu(c: &mut Criterion, cpu: &Cpu, model: &Model, n: usize) -> Result<()> {
     let gate_up = rows(cpu, n, 2 * model.ffn)?;
     let mut out = cpu.acts(n, model.ffn, DType::Bf16)?;
     bench(c, "swiglu", cpu, model, n, n * model.ffn * (8 + 2), || {
-        cpu.swiglu(&gate_up, &mut out)
+        cpu.glu(Activation::Silu, &gate_up, &mut out)
     });
     Ok(())
 }

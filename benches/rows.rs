@@ -33,7 +33,10 @@ fn bench(c: &mut Criterion) -> Result<()> {
     group.throughput(Throughput::Bytes((ROWS * d * 4) as u64));
     let id = |op: &str| BenchmarkId::new(op, format!("{ROWS} rows"));
     group.bench_function(id("embed"), |b| {
-        b.iter(|| cpu.embed(&table, &batch, &mut dst).expect("shapes fit"));
+        b.iter(|| {
+            cpu.embed(&table, &batch, 1.0, &mut dst)
+                .expect("shapes fit")
+        });
     });
     group.bench_function(id("gather"), |b| {
         b.iter(|| {

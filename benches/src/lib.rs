@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use selfie_kernels::{
-    AttnShape, Backend, Cpu, CpuActs, CpuMatrix, CpuOptions, CpuPath, CpuRows, DType, MatrixSource,
-    Result,
+    Activation, AttnShape, Backend, Cpu, CpuActs, CpuMatrix, CpuOptions, CpuPath, CpuRows, DType,
+    MatrixSource, Result,
 };
 
 /// The sizes of a model that decide what its ops cost.
@@ -139,6 +139,6 @@ pub fn rows(cpu: &Cpu, n: usize, width: usize) -> Result<CpuRows> {
 /// `n` rows of a GEMM operand.
 pub fn acts(cpu: &Cpu, n: usize, width: usize, weights: DType) -> Result<CpuActs> {
     let mut acts = cpu.acts(n, width, weights)?;
-    cpu.swiglu(&rows(cpu, n, 2 * width)?, &mut acts)?;
+    cpu.glu(Activation::Silu, &rows(cpu, n, 2 * width)?, &mut acts)?;
     Ok(acts)
 }

@@ -1,6 +1,6 @@
 //! The MLP that is edited, in f32, with its gradients and Adam.
 
-use selfie_kernels::{Adam, Backend};
+use selfie_kernels::{Activation, Adam, Backend};
 use selfie_llama::{MlpRows, MlpWeights};
 
 use crate::Result;
@@ -73,7 +73,7 @@ impl<B: Backend> TrainedMlp<B> {
     pub fn forward(&mut self, backend: &B, x: &B::Rows) -> Result<Vec<f32>> {
         let bias = self.gate_up_bias.as_ref().map(|bias| &bias.w);
         backend.linear_f32(x, &self.gate_up.w, bias, &mut self.inner)?;
-        backend.swiglu_f32(&self.inner, &mut self.hidden)?;
+        backend.glu_f32(Activation::Silu, &self.inner, &mut self.hidden)?;
         let bias = self.down_bias.as_ref().map(|bias| &bias.w);
         backend.linear_f32(&self.hidden, &self.down.w, bias, &mut self.out)?;
         Ok(backend.read_rows(&self.out, 0..backend.len(x))?)
@@ -84,7 +84,12 @@ impl<B: Backend> TrainedMlp<B> {
     pub fn step(&mut self, backend: &B, x: &B::Rows, d_out: &[f32]) -> Result<()> {
         backend.write_rows(d_out, &mut self.d_out)?;
         backend.linear_f32_back(&self.d_out, &self.down.w, &mut self.d_hidden)?;
-        backend.mlp_backward(&self.inner, &self.d_hidden, &mut self.d_inner)?;
+        backend.mlp_backward(
+            Activation::Silu,
+            &self.inner,
+            &self.d_hidden,
+            &mut self.d_inner,
+        )?;
         backend.write_rows(&vec![1.0; backend.len(x)], &mut self.ones)?;
         let adam = &self.adam;
         self.down.step(backend, &self.d_out, &self.hidden, adam)?;

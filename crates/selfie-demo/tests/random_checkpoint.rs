@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{AttnShape, DType};
-use selfie_llama::{Checkpoint, LlamaConfig, LlamaError, ModelType, Rope, RopeScaling};
+use selfie_llama::{Checkpoint, LlamaConfig, LlamaError, ModelType, Rope, RopeScaling, Spec};
 use tempfile::TempDir;
 
 const DTYPES: [(DType, &str); 3] = [
@@ -128,6 +128,7 @@ fn config_is_read_back() {
             theta: 123456.0,
             scaling: RopeScaling::None,
         },
+        spec: Spec::llama(&random.attn, 2),
         qkv_bias: true,
         o_bias: true,
         mlp_bias: true,

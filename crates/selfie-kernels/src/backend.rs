@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::{
-    Adam, AttnShape, BatchRow, Best, DType, Injection, KvLayout, MatrixSource, Memory, Result,
+    Activation, Adam, Attend, AttnShape, BatchRow, Best, DType, Injection, KvLayout, LogitMap,
+    MatrixSource, Memory, Parts, Result,
 };
 
 /// One device and its kernels.
@@ -105,13 +106,19 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     // Ops of a forward pass.
 
-    /// `out[i] = table[token of row i]`, `[n, d_model]`.
-    fn embed(&self, table: &Self::Matrix, batch: &Self::Batch, out: &mut Self::Rows) -> Result<()>;
+    /// `out[i] = scale * table[token of row i]`, `[n, d_model]`.
+    fn embed(
+        &self,
+        table: &Self::Matrix,
+        batch: &Self::Batch,
+        scale: f32,
+        out: &mut Self::Rows,
+    ) -> Result<()>;
     /// `out = x`, rounded to the GEMM's dtype: to nearest, ties to even.
     fn cast(&self, x: &Self::Rows, out: &mut Self::Acts) -> Result<()>;
-    /// `residual += x`, both `[n, width]`. Where several devices share a layer, [`linear`](Backend::linear), an all-reduce of
+    /// `residual += scale * x`, both `[n, width]`. Where several devices share a layer, [`linear`](Backend::linear), an all-reduce of
     /// its output, and this are what [`linear_add`](Backend::linear_add) does at once on a single one.
-    fn add(&self, x: &Self::Rows, residual: &mut Self::Rows) -> Result<()>;
+    fn add(&self, x: &Self::Rows, scale: f32, residual: &mut Self::Rows) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, rounded to the GEMM's dtype. A row whose squares overflow f32, or
     /// that is not finite, is NaN: an overflow is not to pass for a row of zeros.
     fn rms_norm(
@@ -128,6 +135,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
         weight: &Self::Vector,
         eps: f32,
         out: &mut Self::Rows,
+    ) -> Result<()>;
+    /// [`rms_norm`](Backend::rms_norm) of `parts` of each row in place, each part by itself, weight `[parts.width]`: of the
+    /// heads of queries and keys, between their projection and their rotation.
+    fn rms_norm_parts(
+        &self,
+        parts: Parts,
+        weight: &Self::Vector,
+        eps: f32,
+        rows: &mut Self::Rows,
     ) -> Result<()>;
     /// `out = a · wᵀ (+ bias)`: `[n, in] x [out, in] -> [n, out]`.
     fn linear(
@@ -146,13 +162,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
         residual: &mut Self::Rows,
     ) -> Result<()>;
     /// Rotates the queries of `qkv` (`[n, (heads + 2 kv_heads) * head_dim]`) in place, and writes rotated
-    /// keys and the values into `layer` of the cache. `rope` is `[positions, head_dim]`: cosines of
-    /// the `head_dim / 2` frequencies, then sines; pairs are (i, i + head_dim / 2). Without it queries are left
+    /// keys and the values into `layer` of the cache. `rope` is `[positions, rotated]`: cosines of
+    /// the `rotated / 2` frequencies, then sines; pairs are (i, i + rotated / 2). Of each head the first `rotated` columns
+    /// are turned, at most `head_dim` and an even number; the others stay. Without a table queries are left
     /// as they are, and keys are written as they are: for layers without rotation, and for what is rotated already.
     ///
-    /// Families that norm queries and keys do that here, between the projection and the rotation: in `qkv` a row's heads
-    /// lie one behind the other, so that such a norm is [`rms_norm`](Backend::rms_norm) of rows of `head_dim`, in place, over
-    /// the first `heads + kv_heads` of them. There is no op for it yet.
+    /// Families that norm queries and keys do that before, with [`rms_norm_parts`](Backend::rms_norm_parts).
     fn rope_append(
         &self,
         shape: &AttnShape,
@@ -162,19 +177,21 @@ pub trait Backend: Clone + Send + Sync + 'static {
         qkv: &mut Self::Rows,
         kv: &mut Self::Kv,
     ) -> Result<()>;
-    /// Causal attention of each row over the positions of the prefix that its slot sees, then its own branch.
+    /// Causal attention of each row over the positions of the prefix that its slot sees, then its own branch, as
+    /// `attend` says. What a window leaves out is stored all the same.
     /// `out` is `[n, heads * head_dim]`; on a GPU its type must be that of the cache.
     fn attend(
         &self,
-        shape: &AttnShape,
+        attend: &Attend,
         qkv: &Self::Rows,
         batch: &Self::Batch,
         layer: usize,
         kv: &Self::Kv,
         out: &mut Self::Acts,
     ) -> Result<()>;
-    /// `out = silu(gate) * up` of `gate_up` (`[n, 2 ffn]`: gate first), `[n, ffn]`.
-    fn swiglu(&self, gate_up: &Self::Rows, out: &mut Self::Acts) -> Result<()>;
+    /// `out = activation(gate) * up` of `gate_up` (`[n, 2 ffn]`: gate first), `[n, ffn]`.
+    fn glu(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Acts)
+    -> Result<()>;
 
     // Rows of a probe.
 
@@ -200,10 +217,16 @@ pub trait Backend: Clone + Send + Sync + 'static {
     // The head.
 
     /// The most likely token of each row, with its log-probability, without keeping the logits. The log-probability is
-    /// NaN exactly when a logit of the row is not finite, and the token then means nothing.
-    fn head_best(&self, a: &Self::Acts, head: &Self::Matrix) -> Result<Vec<Best>>;
-    /// The log-probability of `tokens[i]` at row `i`; NaN exactly when a logit of the row is not finite.
-    fn head_score(&self, a: &Self::Acts, head: &Self::Matrix, tokens: &[u32]) -> Result<Vec<f32>>;
+    /// NaN exactly when a product of the row with the head is not finite, and the token then means nothing.
+    fn head_best(&self, a: &Self::Acts, head: &Self::Matrix, map: &LogitMap) -> Result<Vec<Best>>;
+    /// The log-probability of `tokens[i]` at row `i`; NaN exactly when a product of the row with the head is not finite.
+    fn head_score(
+        &self,
+        a: &Self::Acts,
+        head: &Self::Matrix,
+        map: &LogitMap,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>>;
 
     // One layer's MLP in training. Weights, moments and gradients are f32 rows; a bias is `[out, 1]`.
 
@@ -218,11 +241,17 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The gradient of [`linear_f32`](Backend::linear_f32)'s input from that of its output:
     /// `out = d · w`, `[n, out] x [out, in] -> [n, in]`.
     fn linear_f32_back(&self, d: &Self::Rows, w: &Self::Rows, out: &mut Self::Rows) -> Result<()>;
-    /// [`swiglu`](Backend::swiglu), kept in f32.
-    fn swiglu_f32(&self, gate_up: &Self::Rows, out: &mut Self::Rows) -> Result<()>;
-    /// The gradient of `gate_up` (`[n, 2 ffn]`) from that of `silu(gate) * up` (`[n, ffn]`).
+    /// [`glu`](Backend::glu), kept in f32.
+    fn glu_f32(
+        &self,
+        activation: Activation,
+        gate_up: &Self::Rows,
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+    /// The gradient of `gate_up` (`[n, 2 ffn]`) from that of `activation(gate) * up` (`[n, ffn]`).
     fn mlp_backward(
         &self,
+        activation: Activation,
         gate_up: &Self::Rows,
         d_hidden: &Self::Rows,
         out: &mut Self::Rows,

@@ -54,6 +54,84 @@ impl AttnShape {
     }
 }
 
+/// What a row of queries does with the keys that it may see:
+/// `softmax(cap(scale * q · k)) v` over the last `window` of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attend {
+    /// The heads.
+    pub shape: AttnShape,
+    /// The factor of a dot product.
+    pub scale: f32,
+    /// How many positions a row sees, its own included; all before it where there is none.
+    pub window: Option<usize>,
+    /// `cap(x) = softcap * tanh(x / softcap)`, before anything is masked (Gemma 2, arXiv 2408.00118, section 2).
+    pub softcap: Option<f32>,
+}
+
+impl Attend {
+    /// Attention as LLaMA has it: scaled by `1 / sqrt(head_dim)`, no window, no cap.
+    pub fn new(shape: AttnShape) -> Self {
+        Self {
+            shape,
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+            window: None,
+            softcap: None,
+        }
+    }
+
+    /// The first position that a row at `position` sees.
+    pub fn first(&self, position: usize) -> usize {
+        self.window
+            .map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
+/// The gate of an MLP (arXiv 2002.05202, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`: SwiGLU.
+    Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`: GeGLU with the approximation of arXiv 1606.08415, section 2.
+    GeluTanh,
+}
+
+/// What is done to the products with the head before they are logits: `softcap * tanh(scale * x / softcap)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitMap {
+    /// The factor.
+    pub scale: f32,
+    /// The bound, if there is one.
+    pub softcap: Option<f32>,
+}
+
+impl LogitMap {
+    /// Products as they are.
+    pub const PLAIN: LogitMap = LogitMap {
+        scale: 1.0,
+        softcap: None,
+    };
+
+    /// A logit from a product. What is not finite stays so: a cap is not to hide it.
+    pub fn apply(&self, x: f32) -> f32 {
+        let x = x * self.scale;
+        match self.softcap {
+            Some(cap) if x.is_finite() => cap * (x / cap).tanh(),
+            _ => x,
+        }
+    }
+}
+
+/// Neighbouring parts of each row, as wide as each other: the heads of queries, say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// The first column of the first part.
+    pub first: usize,
+    /// Columns of a part.
+    pub width: usize,
+    /// Number of parts.
+    pub count: usize,
+}
+
 /// The size of a cache of keys and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvLayout {

@@ -1,7 +1,7 @@
 //! What ops check alike on every device.
 
 use crate::error::{check_index, check_shape};
-use crate::{AttnShape, BatchRow, Injection, KvLayout, Result, Slot};
+use crate::{AttnShape, BatchRow, Injection, KvLayout, Parts, Result, Slot};
 
 /// Whether queries, keys and values of `rows` rows fit a cache.
 pub(crate) fn check_qkv(
@@ -24,12 +24,32 @@ pub(crate) fn check_rope(
     (table_rows, table_width): (usize, usize),
     rows: &[BatchRow],
 ) -> Result<()> {
-    check_shape(op, "width of the rope table", shape.head_dim, table_width)?;
+    check_index(
+        op,
+        "width of the rope table",
+        table_width,
+        shape.head_dim + 1,
+    )?;
+    check_shape(
+        op,
+        "width of the rope table",
+        table_width / 2 * 2,
+        table_width,
+    )?;
     for row in rows {
         let position = row.position as usize;
         check_index(op, "position in the rope table", position, table_rows)?;
     }
     Ok(())
+}
+
+/// Whether parts lie in rows of `width`, and a weight fits them.
+pub(crate) fn check_parts(parts: Parts, weight: usize, width: usize) -> Result<()> {
+    const OP: &str = "rms_norm_parts";
+    check_shape(OP, "length of the weight", parts.width, weight)?;
+    let end = parts.count.checked_mul(parts.width);
+    let end = end.and_then(|n| n.checked_add(parts.first));
+    check_index(OP, "end of the parts", end.unwrap_or(usize::MAX), width + 1)
 }
 
 /// Whether the query heads share the key heads evenly.

@@ -76,8 +76,8 @@ mod source;
 
 pub use backend::Backend;
 pub use batch::{
-    Adam, AttnShape, BatchRow, Best, InjectForm, InjectMode, Injection, Keep, KvLayout, Memory,
-    Slot,
+    Activation, Adam, Attend, AttnShape, BatchRow, Best, InjectForm, InjectMode, Injection, Keep,
+    KvLayout, LogitMap, Memory, Parts, Slot,
 };
 pub use cpu::{
     Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuTally, CpuVector,

@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::batch::LEAST_LENGTH;
-use crate::{Adam, AttnShape, Best, DType, Injection, MatrixSource};
+use crate::{Activation, Adam, Attend, Best, DType, Injection, LogitMap, MatrixSource, Parts};
 
 /// What a weight of `dtype` holds when `x` is stored in it: `x` rounded to nearest, ties to even.
 pub fn round(dtype: DType, x: f32) -> f32 {
@@ -91,15 +91,16 @@ impl MatrixSource for Matrix {
     }
 }
 
-/// `x + residual`.
-pub fn add(x: &[f32], residual: &[f32]) -> Vec<f32> {
-    x.iter().zip(residual).map(|(x, r)| x + r).collect()
+/// `scale * x + residual`.
+pub fn add(x: &[f32], scale: f32, residual: &[f32]) -> Vec<f32> {
+    let sum = |(&x, &r): (&f32, &f32)| (f64::from(scale) * f64::from(x) + f64::from(r)) as f32;
+    x.iter().zip(residual).map(sum).collect()
 }
 
-/// The rows of `table` for `tokens`, `[n, columns]`.
-pub fn embed(table: &Matrix, tokens: &[u32]) -> Vec<f32> {
-    let rows = tokens.iter().map(|&token| table.row(token as usize));
-    rows.collect::<Vec<_>>().concat()
+/// The rows of `table` for `tokens`, times `scale`: `[n, columns]`.
+pub fn embed(table: &Matrix, tokens: &[u32], scale: f32) -> Vec<f32> {
+    let rows = tokens.iter().flat_map(|&token| table.row(token as usize));
+    rows.map(|x| scale * x).collect()
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` of each row: `[n, width]`, weight `[width]`. A row whose squares overflow f32 is NaN.
@@ -118,6 +119,16 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
         }
     }
     out
+}
+
+/// [`rms_norm`] of parts of each row, in place: rows `[n, width]`, weight `[parts.width]`.
+pub fn rms_norm_parts(rows: &mut [f32], width: usize, parts: Parts, weight: &[f32], eps: f32) {
+    for row in rows.chunks_exact_mut(width) {
+        for part in 0..parts.count {
+            let part = &mut row[parts.first + part * parts.width..][..parts.width];
+            part.copy_from_slice(&rms_norm(part, weight, eps));
+        }
+    }
 }
 
 /// `a · wᵀ (+ bias) (+ residual)`: `[n, in] x [out, in] -> [n, out]`, bias `[out]`, residual `[n, out]`.
@@ -145,9 +156,10 @@ pub fn rope_table(positions: usize, head_dim: usize, theta: f64) -> Vec<f32> {
     table
 }
 
-/// Rotates one head (`[head_dim]`) in place by a row of the table: pairs are (i, i + head_dim / 2).
+/// Rotates the first columns of one head (`[head_dim]`), as many as a row of the table has, in place: pairs are
+/// (i, i + half of them).
 pub fn rope(head: &mut [f32], table: &[f32]) {
-    let half = head.len() / 2;
+    let half = table.len() / 2;
     for i in 0..half {
         let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
         let (cos, sin) = (f64::from(table[i]), f64::from(table[i + half]));
@@ -158,15 +170,18 @@ pub fn rope(head: &mut [f32], table: &[f32]) {
 
 /// Attention of one row to what it may see: q `[heads * head_dim]`, and for each visible position a key
 /// and a value of `[kv_heads * head_dim]`; the result is `[heads * head_dim]`. Query head `h` reads
-/// key and value head `h / (heads / kv_heads)`. Causality is the caller's: it passes the visible positions.
-pub fn attend(shape: &AttnShape, q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f32> {
-    let dim = shape.head_dim;
+/// key and value head `h / (heads / kv_heads)`. Causality is the caller's: it passes all positions up to the row's own.
+pub fn attend(attend: &Attend, q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f32> {
+    let (shape, dim) = (&attend.shape, attend.shape.head_dim);
+    let first = attend.first(keys.len().saturating_sub(1));
+    let (keys, values) = (&keys[first..], &values[first..]);
     let mut out = Vec::with_capacity(q.len());
     for (head, q) in q.chunks_exact(dim).enumerate() {
         let kv = head / (shape.heads / shape.kv_heads) * dim;
         let scores: Vec<f64> = keys
             .iter()
-            .map(|key| dot(q, &key[kv..kv + dim]) / (dim as f64).sqrt())
+            .map(|key| dot(q, &key[kv..kv + dim]) * f64::from(attend.scale))
+            .map(|score| cap(score, attend.softcap))
             .collect();
         let lse = log_sum_exp(&scores);
         for d in 0..dim {
@@ -180,17 +195,38 @@ pub fn attend(shape: &AttnShape, q: &[f32], keys: &[&[f32]], values: &[&[f32]]) 
     out
 }
 
-/// `silu(gate) * up` of each row: `[n, 2 ffn]`, gate first, to `[n, ffn]`.
-pub fn swiglu(gate_up: &[f32], ffn: usize) -> Vec<f32> {
+/// `activation(gate) * up` of each row: `[n, 2 ffn]`, gate first, to `[n, ffn]`.
+pub fn glu(activation: Activation, gate_up: &[f32], ffn: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(gate_up.len() / 2);
     for row in gate_up.chunks_exact(2 * ffn) {
         let (gate, up) = row.split_at(ffn);
         for (&gate, &up) in gate.iter().zip(up) {
-            let gate = f64::from(gate);
-            out.push((gate / (1.0 + (-gate).exp()) * f64::from(up)) as f32);
+            out.push((activate(activation, f64::from(gate))[0] * f64::from(up)) as f32);
         }
     }
     out
+}
+
+/// An activation and its slope at `x`.
+fn activate(activation: Activation, x: f64) -> [f64; 2] {
+    match activation {
+        Activation::Silu => {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            [x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))]
+        }
+        Activation::GeluTanh => {
+            // (1 + tanh z) / 2 is the logistic function of 2 z, which keeps its digits where it is small.
+            let root = 2.0 * std::f64::consts::FRAC_2_PI.sqrt();
+            let sigmoid = 1.0 / (1.0 + (-root * (x + 0.044715 * x.powi(3))).exp());
+            let inner = root * (1.0 + 3.0 * 0.044715 * x * x);
+            let active = x * sigmoid;
+            [active, sigmoid + active * (1.0 - sigmoid) * inner]
+        }
+    }
+}
+
+fn cap(x: f64, softcap: Option<f32>) -> f64 {
+    softcap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
 }
 
 /// Rows `index` of `src` (`[n, width]`), one after the other.
@@ -233,22 +269,25 @@ pub fn linear_back(d: &[f32], w: &Matrix) -> Vec<f32> {
     d.chunks_exact(w.rows()).flat_map(row).collect()
 }
 
-/// The gradient of `gate_up` (`[n, 2 ffn]`) from that of [`swiglu`]'s output (`[n, ffn]`).
-pub fn mlp_backward(gate_up: &[f32], d_hidden: &[f32], ffn: usize) -> Vec<f32> {
+/// The gradient of `gate_up` (`[n, 2 ffn]`) from that of [`glu`]'s output (`[n, ffn]`).
+pub fn mlp_backward(
+    activation: Activation,
+    gate_up: &[f32],
+    d_hidden: &[f32],
+    ffn: usize,
+) -> Vec<f32> {
     let mut out = Vec::with_capacity(gate_up.len());
     for (row, d) in gate_up
         .chunks_exact(2 * ffn)
         .zip(d_hidden.chunks_exact(ffn))
     {
         let (gate, up) = row.split_at(ffn);
-        let sigmoid = |x: f32| 1.0 / (1.0 + (-f64::from(x)).exp());
+        let at = |i: usize| activate(activation, f64::from(gate[i]));
         for i in 0..ffn {
-            let (x, s) = (f64::from(gate[i]), sigmoid(gate[i]));
-            let slope = s * (1.0 + x * (1.0 - s));
-            out.push((f64::from(d[i]) * f64::from(up[i]) * slope) as f32);
+            out.push((f64::from(d[i]) * f64::from(up[i]) * at(i)[1]) as f32);
         }
         for i in 0..ffn {
-            out.push((f64::from(d[i]) * f64::from(gate[i]) * sigmoid(gate[i])) as f32);
+            out.push((f64::from(d[i]) * at(i)[0]) as f32);
         }
     }
     out
@@ -271,10 +310,10 @@ pub fn log_softmax(logits: &[f64]) -> Vec<f32> {
 }
 
 /// The most likely token of each row, the lowest one of a tie: a `[n, d]`, head `[vocab, d]`. The log-probability is NaN
-/// when a logit of the row is not a finite f32.
-pub fn best(a: &[f32], head: &Matrix) -> Vec<Best> {
+/// when a product of the row with the head is not a finite f32.
+pub fn best(a: &[f32], head: &Matrix, map: &LogitMap) -> Vec<Best> {
     let row = |a: &[f32]| {
-        let logits = logits(a, head);
+        let logits = logits(a, head, map);
         let mut token = 0;
         for (i, &x) in logits.iter().enumerate() {
             if x > logits[token] {
@@ -290,10 +329,10 @@ pub fn best(a: &[f32], head: &Matrix) -> Vec<Best> {
 }
 
 /// The log-probability of `tokens[i]` at row `i`: a `[n, d]`, head `[vocab, d]`, tokens `[n]`; NaN as for [`best`].
-pub fn score(a: &[f32], head: &Matrix, tokens: &[u32]) -> Vec<f32> {
+pub fn score(a: &[f32], head: &Matrix, map: &LogitMap, tokens: &[u32]) -> Vec<f32> {
     a.chunks_exact(head.columns())
         .zip(tokens)
-        .map(|(a, &token)| logprob(&logits(a, head), token as usize))
+        .map(|(a, &token)| logprob(&logits(a, head, map), token as usize))
         .collect()
 }
 
@@ -305,11 +344,17 @@ fn logprob(logits: &[f64], token: usize) -> f32 {
     }
 }
 
-/// One row times the head, `[vocab]`.
-fn logits(a: &[f32], head: &Matrix) -> Vec<f64> {
-    (0..head.rows())
-        .map(|token| dot(a, head.row(token)))
-        .collect()
+/// One row's logits, `[vocab]`; NaN of a product that is not a finite f32.
+fn logits(a: &[f32], head: &Matrix, map: &LogitMap) -> Vec<f64> {
+    let logit = |token| {
+        let product = dot(a, head.row(token));
+        if (product as f32).is_finite() {
+            cap(product * f64::from(map.scale), map.softcap)
+        } else {
+            f64::NAN
+        }
+    };
+    (0..head.rows()).map(logit).collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

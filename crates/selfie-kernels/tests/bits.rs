@@ -5,7 +5,8 @@ use std::fmt::Debug;
 
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{
-    Adam, AttnShape, Backend, BatchRow, Cpu, CpuActs, CpuOptions, CpuPath, DType, KvLayout, Slot,
+    Activation, Adam, Attend, AttnShape, Backend, BatchRow, Cpu, CpuActs, CpuOptions, CpuPath,
+    DType, KvLayout, LogitMap, Slot,
 };
 use selfie_testkit::cases::{DTYPES, acts_of, must, rows_of, values};
 
@@ -121,14 +122,14 @@ fn rms_norm() {
 }
 
 #[test]
-fn swiglu() {
+fn glu() {
     let ffn = 333;
     let gate_up = values(1, ALL * 2 * ffn, (-5.0, 5.0));
     for dtype in DTYPES {
         same_in_any_batch(&format!("swiglu {dtype}"), |cpu, rows| {
             let gate_up = rows_of(cpu, &chosen(&gate_up, 2 * ffn, rows), 2 * ffn);
             let mut out = must("acts", cpu.acts(rows.len(), ffn, dtype));
-            must("swiglu", cpu.swiglu(&gate_up, &mut out));
+            must("swiglu", cpu.glu(Activation::Silu, &gate_up, &mut out));
             acts_bits(&out, rows.len())
         });
     }
@@ -159,7 +160,10 @@ fn training() {
         let gate_up = rows_of(cpu, &chosen(&x, out, rows), out);
         let d = rows_of(cpu, &chosen(&x[..ALL * ffn], ffn, rows), ffn);
         let mut y = must("rows", cpu.rows(rows.len(), out));
-        must("mlp_backward", cpu.mlp_backward(&gate_up, &d, &mut y));
+        must(
+            "mlp_backward",
+            cpu.mlp_backward(Activation::Silu, &gate_up, &d, &mut y),
+        );
         y.values().chunks_exact(out).map(bits).collect()
     });
 }
@@ -201,7 +205,7 @@ fn head() {
         let packed = must("matrix", cpu(CpuPath::Portable, 1).matrix(&[&w], dtype));
         same_in_any_batch(&format!("head_best {dtype}"), |cpu, rows| {
             let a = acts_of(cpu, &chosen(&a, k, rows), k, dtype);
-            let best = must("head_best", cpu.head_best(&a, &packed));
+            let best = must("head_best", cpu.head_best(&a, &packed, &LogitMap::PLAIN));
             best.iter()
                 .map(|b| (b.token, b.logprob.to_bits()))
                 .collect()
@@ -209,7 +213,10 @@ fn head() {
         same_in_any_batch(&format!("head_score {dtype}"), |cpu, rows| {
             let a = acts_of(cpu, &chosen(&a, k, rows), k, dtype);
             let tokens: Vec<u32> = rows.iter().map(|&i| (i * 33) as u32).collect();
-            bits(&must("head_score", cpu.head_score(&a, &packed, &tokens)))
+            bits(&must(
+                "head_score",
+                cpu.head_score(&a, &packed, &LogitMap::PLAIN, &tokens),
+            ))
         });
     }
 }
@@ -264,7 +271,7 @@ fn append_attend(
     let appended = cpu.rope_append(&SHAPE, Some(&rope), &batch, 0, &mut qkv, kv);
     must("rope_append", appended);
     let mut out = must("acts", cpu.acts(rows.len(), SHAPE.q_dim(), dtype));
-    let attended = cpu.attend(&SHAPE, &qkv, &batch, 0, kv, &mut out);
+    let attended = cpu.attend(&Attend::new(SHAPE), &qkv, &batch, 0, kv, &mut out);
     must("attend", attended);
     acts_bits(&out, rows.len())
 }

@@ -81,8 +81,13 @@ fn rms_norm() {
 }
 
 #[test]
-fn swiglu() {
-    on_all_paths(cases::rows::check_swiglu);
+fn rms_norm_parts() {
+    on_all_paths(cases::rows::check_rms_norm_parts);
+}
+
+#[test]
+fn glu() {
+    on_all_paths(cases::rows::check_glu);
 }
 
 #[test]

@@ -52,8 +52,13 @@ fn an_operand_has_the_dtype_that_the_weights_ask_for() {
 }
 
 #[test]
-fn swiglu() {
-    errors::swiglu(&cpu());
+fn rms_norm_parts() {
+    errors::rms_norm_parts(&cpu());
+}
+
+#[test]
+fn glu() {
+    errors::glu(&cpu());
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The reference against numbers worked out by hand, so that the other tests stand on something.
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Adam, AttnShape, Best, DType, InjectMode, Injection};
+use selfie_kernels::{
+    Activation, Adam, Attend, AttnShape, Best, DType, InjectMode, Injection, LogitMap,
+};
 
 #[track_caller]
 fn near(got: &[f32], want: &[f64]) {
@@ -27,7 +29,8 @@ fn rounding() {
 #[test]
 fn embed_and_linear() {
     let w = Matrix::new(DType::F32, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    assert_eq!(reference::embed(&w, &[2, 0]), [5.0, 6.0, 1.0, 2.0]);
+    assert_eq!(reference::embed(&w, &[2, 0], 1.0), [5.0, 6.0, 1.0, 2.0]);
+    assert_eq!(reference::embed(&w, &[1], 0.5), [1.5, 2.0]);
     let a = [1.0, -1.0, 0.5, 2.0];
     assert_eq!(
         reference::linear(&a, &w, None, None),
@@ -56,7 +59,7 @@ fn norm_and_gate() {
     // silu(ln 3) = ln 3 * 3/4.
     let ln3 = 3f64.ln();
     near(
-        &reference::swiglu(&[ln3 as f32, 0.0, 4.0, 5.0], 2),
+        &reference::glu(Activation::Silu, &[ln3 as f32, 0.0, 4.0, 5.0], 2),
         &[f64::from(ln3 as f32) * 3.0, 0.0],
     );
 }
@@ -88,7 +91,7 @@ fn attention() {
     let keys: [&[f32]; 2] = [&[0.0, 0.0], &[ln3, ln3]];
     let values: [&[f32]; 2] = [&[4.0, 40.0], &[8.0, 80.0]];
     near(
-        &reference::attend(&shape, &q, &keys, &values),
+        &reference::attend(&Attend::new(shape), &q, &keys, &values),
         &[7.0, 6.0, 60.0, 50.0],
     );
     // With head_dim 4 scores are halved.
@@ -101,7 +104,7 @@ fn attention() {
     let keys: [&[f32]; 2] = [&zeros, &key];
     let values: [&[f32]; 2] = [&[4.0; 4], &[8.0; 4]];
     near(
-        &reference::attend(&shape, &[1.0; 4], &keys, &values),
+        &reference::attend(&Attend::new(shape), &[1.0; 4], &keys, &values),
         &[7.0; 4],
     );
 }
@@ -171,14 +174,14 @@ fn head() {
             token,
             logprob: got,
         },
-    ] = reference::best(&[1.0], &head)[..]
+    ] = reference::best(&[1.0], &head, &LogitMap::PLAIN)[..]
     else {
         panic!("one row has one best token");
     };
     assert_eq!(token, 1);
     near(&[got], &[logprob]);
     near(
-        &reference::score(&[1.0, 1.0], &head, &[0, 2]),
+        &reference::score(&[1.0, 1.0], &head, &LogitMap::PLAIN, &[0, 2]),
         &[logprob - 1.0, logprob],
     );
 }
@@ -195,9 +198,9 @@ fn gradients() {
     let matrix = |columns, values: &[f32]| Matrix::new(DType::F32, columns, values);
 
     let inner = reference::linear(&x, &matrix(d, &gate_up), None, None);
-    let hidden = reference::swiglu(&inner, ffn);
+    let hidden = reference::glu(Activation::Silu, &inner, ffn);
     let d_hidden = reference::linear_back(&target, &matrix(ffn, &down));
-    let d_inner = reference::mlp_backward(&inner, &d_hidden, ffn);
+    let d_inner = reference::mlp_backward(Activation::Silu, &inner, &d_hidden, ffn);
     let outer = |d: &[f32], x: &[f32], [n, out, width]: [usize; 3], at: usize| -> f64 {
         let (o, k) = (at / width, at % width);
         let term = |r| f64::from(d[r * out + o]) * f64::from(x[r * width + k]);

@@ -5,32 +5,21 @@
 use std::fs;
 use std::path::Path;
 
-use selfie_kernels::{AttnShape, DType};
+use selfie_kernels::{AttnShape, DType, Parts};
 
 use crate::checkpoint::{check_folder, only_adapter};
+use crate::families::{Defaults, model_type};
 use crate::folder::resolve_folder;
 use crate::json::{Fields, parse_object};
-use crate::{GenerationConfig, LlamaError, Result, Rope, RopeScaling};
+use crate::{
+    GenerationConfig, LayerRope, LlamaError, ModelType, QkNorm, Result, Rope, RopeScaling, Spec,
+};
 
 /// Bounds under which bytes of parameters fit 63 bits, and positions are exact in f32.
-const MAX_SIZE: usize = 1 << 24;
+pub(crate) const MAX_SIZE: usize = 1 << 24;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 12;
-const MAX_LAYERS: usize = 1 << 10;
-
-/// The window of transformers for a configuration that has one but does not say how wide.
-const DEFAULT_WINDOW: usize = 4096;
-
-/// The families of checkpoints whose layers are those of a LLaMA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ModelType {
-    /// LLaMA 1 to 3, and everything that calls itself so.
-    Llama,
-    /// Mistral 7B and its kin, without a sliding window.
-    Mistral,
-    /// Qwen 2 and 2.5: biases on queries, keys and values.
-    Qwen2,
-}
+pub(crate) const MAX_LAYERS: usize = 1 << 10;
 
 /// What `config.json` says of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +40,8 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f32,
     /// Rotary position embeddings.
     pub rope: Rope,
+    /// What the family's layers compute.
+    pub spec: Spec,
     /// Whether the projections to queries, keys and values have a bias.
     pub qkv_bias: bool,
     /// Whether attention's output projection has a bias.
@@ -94,44 +85,54 @@ impl LlamaConfig {
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
         let object = parse_object(json, path)?;
         let root = Fields::new(path, &object);
-        let model_type = model_type(&root)?;
-        refuse_quantized(&root)?;
-        if !matches!(root.text("hidden_act")?, None | Some("silu" | "swish")) {
-            return Err(root.refuse("hidden_act", "supported: silu"));
+        match multimodal(&root)? {
+            Some(text) => Self::read(&text, &root),
+            None => Self::read(&root, &root),
         }
+    }
 
-        let d_model = required(&root, "hidden_size", MAX_SIZE)?;
-        let max_positions = root
+    /// Reads the fields of a language model; `root` has the ids of special tokens where `fields` does not.
+    fn read(fields: &Fields, root: &Fields) -> Result<Self> {
+        let model_type = model_type(fields)?;
+        let family = model_type.family();
+        let defaults = &family.defaults;
+        refuse_quantized(fields)?;
+        check_activation(fields, model_type)?;
+        let d_model = required(fields, "hidden_size", MAX_SIZE)?;
+        let max_positions = fields
             .integer("max_position_embeddings", 1..=MAX_SIZE)?
-            .unwrap_or(2048);
-        refuse_window(&root, model_type, max_positions)?;
-        let eps = root.number("rms_norm_eps", "a finite number above 0", |number| {
+            .unwrap_or(defaults.max_positions);
+        let eps = fields.number("rms_norm_eps", "a finite number above 0", |number| {
             let eps = number as f32;
             eps > 0.0 && eps.is_finite()
         })?;
-        // transformers knows these two switches in its LLaMA only; the other families are fixed.
-        let is_llama = model_type == ModelType::Llama;
-        let attention_bias = is_llama && root.flag("attention_bias")?.unwrap_or(false);
-        let mlp_bias = is_llama && root.flag("mlp_bias")?.unwrap_or(false);
-
-        Ok(LlamaConfig {
+        let attn = attn_shape(fields, d_model, defaults)?;
+        let n_layers = required(fields, "num_hidden_layers", MAX_LAYERS)?;
+        let ids = |name: &str| match fields.token_ids(name)? {
+            Some(ids) => Ok(ids),
+            None => Ok::<_, LlamaError>(root.token_ids(name)?.unwrap_or_default()),
+        };
+        let mut config = LlamaConfig {
             model_type,
-            vocab_size: required(&root, "vocab_size", MAX_SIZE)?,
+            vocab_size: or_default(fields, "vocab_size", MAX_SIZE, defaults.vocab_size)?,
             d_model,
-            ffn: required(&root, "intermediate_size", MAX_SIZE)?,
-            n_layers: required(&root, "num_hidden_layers", MAX_LAYERS)?,
-            attn: attn_shape(&root, d_model)?,
-            rms_norm_eps: eps.unwrap_or(1e-6) as f32,
-            rope: rope(&root, max_positions)?,
-            qkv_bias: attention_bias || model_type == ModelType::Qwen2,
-            o_bias: attention_bias,
-            mlp_bias,
-            tie_word_embeddings: root.flag("tie_word_embeddings")?.unwrap_or(false),
+            ffn: required(fields, "intermediate_size", MAX_SIZE)?,
+            n_layers,
+            attn,
+            rms_norm_eps: eps.unwrap_or(defaults.rms_norm_eps) as f32,
+            rope: rope(fields, max_positions, model_type)?,
+            spec: Spec::llama(&attn, n_layers),
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
             max_positions,
-            bos: root.token_ids("bos_token_id")?.unwrap_or_default(),
-            eos: root.token_ids("eos_token_id")?.unwrap_or_default(),
-            dtype: dtype(&root),
-        })
+            bos: ids("bos_token_id")?,
+            eos: ids("eos_token_id")?,
+            dtype: dtype(fields).or(dtype(root)),
+        };
+        (family.read)(fields, &mut config)?;
+        Ok(config)
     }
 
     /// An error when a sequence of `positions` tokens is longer than the model was made for.
@@ -145,6 +146,36 @@ impl LlamaConfig {
         })
     }
 
+    /// Widths of the weights that norm queries and keys, if there are any.
+    pub(crate) fn qk_norm_widths(&self) -> Option<[usize; 2]> {
+        self.spec.qk_norm.map(|norm| match norm {
+            QkNorm::Heads => [self.attn.head_dim; 2],
+            QkNorm::Flat => [self.attn.q_dim(), self.attn.kv_dim()],
+        })
+    }
+
+    /// Where in a row of queries, keys and values those norms go, if there are any.
+    pub(crate) fn qk_parts(&self) -> Option<[Parts; 2]> {
+        let widths = self.qk_norm_widths()?;
+        let parts = |first, width, columns: usize| Parts {
+            first,
+            width,
+            count: columns / width.max(1),
+        };
+        let (q, kv) = (self.attn.q_dim(), self.attn.kv_dim());
+        Some([parts(0, widths[0], q), parts(q, widths[1], kv)])
+    }
+
+    /// The table that turns the heads of a layer, `[positions, rotated]`; none where the layer does not rotate.
+    pub(crate) fn rope_table(&self, rope: LayerRope, positions: usize) -> Option<Vec<f32>> {
+        let rope = match rope {
+            LayerRope::Global => Some(&self.rope),
+            LayerRope::Local => self.spec.local_rope.as_ref(),
+            LayerRope::Off => None,
+        };
+        rope.map(|rope| rope.table(self.spec.rotated, positions))
+    }
+
     /// The number of parameters; a head tied to the embedding table counts once.
     pub fn n_parameters(&self) -> u64 {
         let bias = |has: bool, width: usize| if has { width } else { 0 };
@@ -152,7 +183,8 @@ impl LlamaConfig {
             + bias(self.qkv_bias, self.attn.qkv_dim())
             + bias(self.o_bias, self.d_model);
         let mlp = 3 * self.d_model * self.ffn + bias(self.mlp_bias, 2 * self.ffn + self.d_model);
-        let norms = 2 * self.d_model;
+        let norms = self.spec.norm_names().iter().flatten().count() * self.d_model
+            + self.qk_norm_widths().map_or(0, |[q, k]| q + k);
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         (tables * self.vocab_size * self.d_model
             + self.n_layers * (attention + mlp + norms)
@@ -160,66 +192,38 @@ impl LlamaConfig {
     }
 }
 
-impl ModelType {
-    const ALL: [ModelType; 3] = [ModelType::Llama, ModelType::Mistral, ModelType::Qwen2];
-
-    /// The family's name in `config.json`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            ModelType::Llama => "llama",
-            ModelType::Mistral => "mistral",
-            ModelType::Qwen2 => "qwen2",
-        }
+/// The language model of a multimodal checkpoint, `text_config`.
+fn multimodal<'a>(root: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+    match root.text("model_type")? {
+        Some("gemma3") => root.object("text_config"),
+        _ => Ok(None),
     }
+}
 
-    const fn architecture(self) -> &'static str {
-        match self {
-            ModelType::Llama => "LlamaForCausalLM",
-            ModelType::Mistral => "MistralForCausalLM",
-            ModelType::Qwen2 => "Qwen2ForCausalLM",
-        }
+/// Gemma names its activation in another field than the others, and may call it by an older name in the first one.
+fn check_activation(fields: &Fields, model_type: ModelType) -> Result<()> {
+    let (field, known, supported) = match model_type {
+        ModelType::Gemma2 | ModelType::Gemma3 => (
+            "hidden_activation",
+            &["gelu_pytorch_tanh"][..],
+            "supported: gelu_pytorch_tanh",
+        ),
+        _ => ("hidden_act", &["silu", "swish"][..], "supported: silu"),
+    };
+    match fields.text(field)? {
+        Some(name) if !known.contains(&name) => Err(fields.refuse(field, supported)),
+        _ => Ok(()),
     }
+}
+
+fn or_default(root: &Fields, name: &str, limit: usize, default: Option<usize>) -> Result<usize> {
+    let found = root.integer(name, 1..=limit)?.or(default);
+    found.ok_or_else(|| root.missing(name))
 }
 
 fn required(root: &Fields, name: &str, limit: usize) -> Result<usize> {
     root.integer(name, 1..=limit)?
         .ok_or_else(|| root.missing(name))
-}
-
-fn model_type(root: &Fields) -> Result<ModelType> {
-    let mut architectures = root.texts("architectures")?.unwrap_or_default();
-    for name in &mut architectures {
-        // The spelling of the first checkpoints.
-        if *name == "LLaMAForCausalLM" {
-            *name = ModelType::Llama.architecture();
-        }
-    }
-    let found = match (root.text("model_type")?, architectures.first()) {
-        (Some(name), _) => {
-            let found = ModelType::ALL.into_iter().find(|t| t.name() == name);
-            found.ok_or_else(|| root.refuse("model_type", supported(ModelType::name)))?
-        }
-        (None, Some(name)) => {
-            let found = ModelType::ALL
-                .into_iter()
-                .find(|t| t.architecture() == *name);
-            found.ok_or_else(|| root.refuse("architectures", supported(ModelType::architecture)))?
-        }
-        (None, None) => return Err(root.missing("model_type")),
-    };
-    if !architectures.is_empty() && !architectures.contains(&found.architecture()) {
-        let expected = format!(
-            "supported for model_type {}: {}",
-            found.name(),
-            found.architecture()
-        );
-        return Err(root.refuse("architectures", expected));
-    }
-    Ok(found)
-}
-
-fn supported(name: impl Fn(ModelType) -> &'static str) -> String {
-    format!("supported: {}", ModelType::ALL.map(name).join(", "))
 }
 
 fn refuse_quantized(root: &Fields) -> Result<()> {
@@ -236,55 +240,18 @@ fn refuse_quantized(root: &Fields) -> Result<()> {
     }
 }
 
-/// A window that no admissible position reaches changes nothing; any other changes the numbers.
-fn refuse_window(root: &Fields, model_type: ModelType, max_positions: usize) -> Result<()> {
-    let applies = match model_type {
-        ModelType::Llama => false,
-        ModelType::Mistral => true,
-        ModelType::Qwen2 => {
-            root.flag("use_sliding_window")?.unwrap_or(false) && has_windowed_layer(root)?
-        }
-    };
-    if !applies {
-        return Ok(());
-    }
-    let (window, shown) = match root.integer("sliding_window", 1..=MAX_SIZE)? {
-        Some(window) => (window, window.to_string()),
-        None if root.names("sliding_window") => return Ok(()),
-        None => (DEFAULT_WINDOW, format!("absent, so {DEFAULT_WINDOW}")),
-    };
-    if window >= max_positions {
-        return Ok(());
-    }
-    let expected = format!(
-        "supported: a window of at least max_position_embeddings, {max_positions}; if prompts with \
-         their continuations stay within {window} tokens, set max_position_embeddings to {window} \
-         in this file"
-    );
-    Err(root.refuse_as("sliding_window", shown, expected))
-}
-
-/// Whether any of Qwen 2's layers has the window: as `layer_types` says, else those from `max_window_layers` on.
-fn has_windowed_layer(root: &Fields) -> Result<bool> {
-    if let Some(types) = root.texts("layer_types")? {
-        return Ok(types.contains(&"sliding_attention"));
-    }
-    let first = root
-        .integer("max_window_layers", 0..=MAX_SIZE)?
-        .unwrap_or(28);
-    Ok(first < required(root, "num_hidden_layers", MAX_LAYERS)?)
-}
-
-fn attn_shape(root: &Fields, d_model: usize) -> Result<AttnShape> {
-    let heads = required(root, "num_attention_heads", MAX_HEADS)?;
+fn attn_shape(root: &Fields, d_model: usize, defaults: &Defaults) -> Result<AttnShape> {
+    let heads = or_default(root, "num_attention_heads", MAX_HEADS, defaults.heads)?;
     let kv_heads = root
         .integer("num_key_value_heads", 1..=MAX_HEADS)?
+        .or(defaults.kv_heads)
         .unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
         let expected = format!("expected a divisor of num_attention_heads, {heads}");
         return Err(root.refuse("num_key_value_heads", expected));
     }
-    let head_dim = match root.integer("head_dim", 1..=MAX_HEAD_DIM)? {
+    let head_dim = root.integer("head_dim", 1..=MAX_HEAD_DIM)?;
+    let head_dim = match head_dim.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
         None if d_model.is_multiple_of(heads) => d_model / heads,
         None => {
@@ -316,30 +283,69 @@ fn dtype(root: &Fields) -> Option<DType> {
     }
 }
 
-/// transformers 4 writes `rope_theta` and `rope_scaling`; 5 writes both into `rope_parameters`.
-fn rope(root: &Fields, max_positions: usize) -> Result<Rope> {
+/// Whether `rope_parameters` has a part for each type of layers, as transformers 5 writes it.
+pub(crate) fn has_rope_sections(root: &Fields) -> Result<bool> {
+    let parameters = root.object("rope_parameters")?;
+    Ok(parameters.is_some_and(|p| p.get(GLOBAL).is_some() || p.get(LOCAL).is_some()))
+}
+
+const GLOBAL: &str = "full_attention";
+const LOCAL: &str = "sliding_attention";
+
+/// The two parts of `rope_parameters`: of full layers, and of those with a window.
+pub(crate) fn global_and_local_ropes(root: &Fields, max_positions: usize) -> Result<(Rope, Rope)> {
+    let part = |name: &str| {
+        let parameters = root.object("rope_parameters")?;
+        let parameters = parameters.ok_or_else(|| root.missing("rope_parameters"))?;
+        let part = parameters.object(name)?;
+        let part = part.ok_or_else(|| parameters.missing(name))?;
+        Ok::<_, LlamaError>(Rope {
+            theta: theta(&part)?.ok_or_else(|| part.missing("rope_theta"))?,
+            scaling: rope_scaling(&part, max_positions)?,
+        })
+    };
+    Ok((part(GLOBAL)?, part(LOCAL)?))
+}
+
+/// transformers 4 writes `rope_theta` and `rope_scaling`; 5 writes both into `rope_parameters`, and those of families
+/// with two rotations into two parts of it.
+fn rope(root: &Fields, max_positions: usize, model_type: ModelType) -> Result<Rope> {
+    if has_rope_sections(root)? {
+        let (global, local) = global_and_local_ropes(root, max_positions)?;
+        let two = matches!(model_type, ModelType::Gemma3 | ModelType::Olmo3);
+        if !two && global != local {
+            let expected = "supported here: one rotation for all layers";
+            return Err(root.refuse("rope_parameters", expected));
+        }
+        return Ok(global);
+    }
     let scaling = root.object("rope_scaling")?;
     let parameters = root.object("rope_parameters")?;
-    let mut theta = None;
+    let mut found = None;
     for fields in [scaling.as_ref(), parameters.as_ref(), Some(root)]
         .into_iter()
         .flatten()
     {
-        let found = fields.number("rope_theta", "a number above 1", |number| {
-            number > 1.0 && (number as f32).is_finite()
-        })?;
-        theta = theta.or(found);
-        fields.number("partial_rotary_factor", "1, or no such field", |number| {
-            number == 1.0
-        })?;
+        found = found.or(theta(fields)?);
+        if model_type != ModelType::Phi3 {
+            fields.number("partial_rotary_factor", "1, or no such field", |number| {
+                number == 1.0
+            })?;
+        }
     }
     let scaling = match scaling.or(parameters) {
         Some(fields) => rope_scaling(&fields, max_positions)?,
         None => RopeScaling::None,
     };
     Ok(Rope {
-        theta: theta.unwrap_or(10000.0),
+        theta: found.unwrap_or(model_type.family().defaults.rope_theta),
         scaling,
+    })
+}
+
+fn theta(fields: &Fields) -> Result<Option<f64>> {
+    fields.number("rope_theta", "a number above 1", |number| {
+        number > 1.0 && (number as f32).is_finite()
     })
 }
 

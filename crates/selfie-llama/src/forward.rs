@@ -1,12 +1,13 @@
 //! The forward pass over a flat batch of rows, and the head.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use selfie_kernels::{Backend, BatchRow, Best};
+use selfie_kernels::{Attend, Backend, BatchRow, Best};
 
 use crate::cache::KvCache;
-use crate::model::Layer;
-use crate::{Llama, LlamaError, Probe, Result, Site, Visit};
+use crate::model::{Layer, Linear};
+use crate::{EmbedScale, LayerRope, LayerSpec, Llama, LlamaError, Probe, Result, Site, Visit};
 
 /// Rows of logits that are in memory at a time.
 const LOGITS_ROWS: usize = 32;
@@ -16,12 +17,14 @@ pub(crate) struct Workspace<B: Backend> {
     max_rows: usize,
     batch: B::Batch,
     rows_in_batch: Vec<BatchRow>,
-    /// `[positions, head_dim]`
-    rope: B::Rows,
+    /// `[positions, rotated]` for each rotation that layers have.
+    ropes: HashMap<LayerRope, B::Rows>,
     /// `[rows, d_model]`
     pub(crate) residual: B::Rows,
-    /// A copy of rows for a site that cannot be written, or for the head.
+    /// A copy of rows for a site that cannot be written, or for the head; and what was normed behind attention or MLP.
     copy: B::Rows,
+    /// The output of attention or MLP, where something is done to it before it is added: `[rows, d_model]`.
+    branch: Option<B::Rows>,
     normed: B::Acts,
     qkv: B::Rows,
     attended: B::Acts,
@@ -38,14 +41,28 @@ impl<B: Backend> Workspace<B> {
         config.check_context(max_positions)?;
         let max_rows = max_rows.max(1);
         let attn = &config.attn;
-        let table = config.rope.table(attn.head_dim, max_positions);
-        let mut rope = backend.rows(max_positions, attn.head_dim)?;
-        backend.write_rows(&table, &mut rope)?;
+        let mut ropes = HashMap::new();
+        for rope in config.spec.layers.iter().map(|layer| layer.rope) {
+            if ropes.contains_key(&rope) {
+                continue;
+            }
+            if let Some(table) = config.rope_table(rope, max_positions) {
+                let mut rows = backend.rows(max_positions, config.spec.rotated)?;
+                backend.write_rows(&table, &mut rows)?;
+                ropes.insert(rope, rows);
+            }
+        }
+        let branch = if config.spec.adds_as_it_is() {
+            None
+        } else {
+            Some(backend.rows(max_rows, config.d_model)?)
+        };
         Ok(Self {
             max_rows,
             batch: backend.batch(max_rows)?,
             rows_in_batch: Vec::with_capacity(max_rows),
-            rope,
+            ropes,
+            branch,
             residual: backend.rows(max_rows, config.d_model)?,
             copy: backend.rows(max_rows, config.d_model)?,
             normed: backend.acts(max_rows, config.d_model, model.dtype)?,
@@ -69,6 +86,12 @@ pub(crate) enum HeadRows<'a, B: Backend> {
     Pass,
     /// Rows that were kept: the residual stream before the final norm, `[rows, d_model]`.
     Kept(&'a B::Rows),
+}
+
+/// What the last product of attention or of the MLP reads.
+enum Input {
+    Attended,
+    Hidden,
 }
 
 impl<B: Backend> Llama<B> {
@@ -99,7 +122,7 @@ impl<B: Backend> Llama<B> {
         ws.rows_in_batch.clear();
         ws.rows_in_batch.extend_from_slice(rows);
         if layers.start == 0 {
-            b.embed(&self.embed, &ws.batch, &mut ws.residual)?;
+            b.embed(&self.embed, &ws.batch, self.embed_scale(), &mut ws.residual)?;
         }
         for l in layers.clone() {
             self.write_site(ws, Site::HiddenStates(l), probe)?;
@@ -127,7 +150,9 @@ impl<B: Backend> Llama<B> {
         rows: &[usize],
     ) -> Result<Vec<Best>> {
         self.head_input(ws, from, rows)?;
-        Ok(self.backend.head_best(&ws.normed, &self.head)?)
+        Ok(self
+            .backend
+            .head_best(&ws.normed, &self.head, &self.config.spec.logits)?)
     }
 
     /// The log-probability of `tokens[i]` at `rows[i]`.
@@ -139,7 +164,9 @@ impl<B: Backend> Llama<B> {
         tokens: &[u32],
     ) -> Result<Vec<f32>> {
         self.head_input(ws, from, rows)?;
-        Ok(self.backend.head_score(&ws.normed, &self.head, tokens)?)
+        Ok(self
+            .backend
+            .head_score(&ws.normed, &self.head, &self.config.spec.logits, tokens)?)
     }
 
     /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows`, in turn.
@@ -160,7 +187,9 @@ impl<B: Backend> Llama<B> {
         for (chunk, rows) in rows.chunks(at_a_time).enumerate() {
             self.head_input(ws, from, rows)?;
             b.linear(&ws.normed, &self.head, None, &mut logits)?;
-            let values = b.read_rows(&logits, 0..rows.len())?;
+            let mut values = b.read_rows(&logits, 0..rows.len())?;
+            let map = &self.config.spec.logits;
+            values.iter_mut().for_each(|x| *x = map.apply(*x));
             for (i, row) in values.chunks_exact(vocab).enumerate() {
                 each(chunk * at_a_time + i, row)?;
             }
@@ -196,30 +225,115 @@ impl<B: Backend> Llama<B> {
         probe: &mut dyn Probe<B>,
     ) -> Result<()> {
         let (b, attn, eps) = (&self.backend, &self.config.attn, self.config.rms_norm_eps);
+        let spec = &self.config.spec;
         let layer: &Layer<B> = &self.layers[l];
-        b.rms_norm(&ws.residual, &layer.input_norm, eps, &mut ws.normed)?;
+        self.operand(ws, layer.attn_norm.as_deref())?;
         layer.qkv.apply(b, &ws.normed, &mut ws.qkv)?;
-        // A norm of queries and keys belongs here.
+        if let (Some(norms), Some(parts)) = (&layer.qk_norm, self.config.qk_parts()) {
+            for (norm, parts) in norms.iter().zip(parts) {
+                b.rms_norm_parts(parts, norm, eps, &mut ws.qkv)?;
+            }
+        }
+        let LayerSpec { rope, window } = spec.layers[l];
         b.rope_append(
             attn,
-            Some(&ws.rope),
+            ws.ropes.get(&rope),
             &ws.batch,
             l,
             &mut ws.qkv,
             &mut cache.kv,
         )?;
-        b.attend(attn, &ws.qkv, &ws.batch, l, &cache.kv, &mut ws.attended)?;
-        layer.o.add_to(b, &ws.attended, &mut ws.residual)?;
+        let attend = Attend {
+            shape: *attn,
+            scale: spec.attn_scale,
+            window,
+            softcap: spec.attn_softcap,
+        };
+        b.attend(&attend, &ws.qkv, &ws.batch, l, &cache.kv, &mut ws.attended)?;
+        self.add(
+            &layer.o,
+            layer.attn_out_norm.as_deref(),
+            Input::Attended,
+            ws,
+        )?;
 
         self.write_site(ws, Site::Residual(l), probe)?;
         if probe.wants(Site::PreMlp(l)) {
-            b.rms_norm_f32(&ws.residual, &layer.mlp_norm, eps, &mut ws.copy)?;
+            self.copy_pre_mlp(ws, layer)?;
             self.copy_site(ws, Site::PreMlp(l), probe)?;
         }
-        b.rms_norm(&ws.residual, &layer.mlp_norm, eps, &mut ws.normed)?;
+        self.operand(ws, layer.mlp_norm.as_deref())?;
         layer.gate_up.apply(b, &ws.normed, &mut ws.gate_up)?;
-        b.swiglu(&ws.gate_up, &mut ws.hidden)?;
-        layer.down.add_to(b, &ws.hidden, &mut ws.residual)
+        b.glu(spec.activation, &ws.gate_up, &mut ws.hidden)?;
+        self.add(
+            &layer.down,
+            layer.mlp_out_norm.as_deref(),
+            Input::Hidden,
+            ws,
+        )
+    }
+
+    /// The residual stream as an operand: normed, where there is a norm.
+    fn operand(&self, ws: &mut Workspace<B>, norm: Option<&B::Vector>) -> Result<()> {
+        let (b, eps) = (&self.backend, self.config.rms_norm_eps);
+        match norm {
+            Some(norm) => b.rms_norm(&ws.residual, norm, eps, &mut ws.normed)?,
+            None => b.cast(&ws.residual, &mut ws.normed)?,
+        }
+        Ok(())
+    }
+
+    /// Adds the output of attention or of the MLP to the residual stream: normed and scaled, where the family does that.
+    fn add(
+        &self,
+        linear: &Linear<B>,
+        norm: Option<&B::Vector>,
+        input: Input,
+        ws: &mut Workspace<B>,
+    ) -> Result<()> {
+        let (b, scale) = (&self.backend, self.config.spec.residual_scale);
+        let input = match input {
+            Input::Attended => &ws.attended,
+            Input::Hidden => &ws.hidden,
+        };
+        let Some(branch) = &mut ws.branch else {
+            return linear.add_to(b, input, &mut ws.residual);
+        };
+        linear.apply(b, input, branch)?;
+        match norm {
+            Some(norm) => {
+                b.rms_norm_f32(branch, norm, self.config.rms_norm_eps, &mut ws.copy)?;
+                b.add(&ws.copy, scale, &mut ws.residual)?;
+            }
+            None => b.add(branch, scale, &mut ws.residual)?,
+        }
+        Ok(())
+    }
+
+    /// What the MLP reads, in f32, to `ws.copy`.
+    fn copy_pre_mlp(&self, ws: &mut Workspace<B>, layer: &Layer<B>) -> Result<()> {
+        let (b, eps) = (&self.backend, self.config.rms_norm_eps);
+        match &layer.mlp_norm {
+            Some(norm) => b.rms_norm_f32(&ws.residual, norm, eps, &mut ws.copy)?,
+            None => {
+                let rows: Vec<usize> = (0..b.len(&ws.residual)).collect();
+                b.clear(&mut ws.copy);
+                b.gather(&ws.residual, &rows, &mut ws.copy)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What token embeddings are multiplied by.
+    fn embed_scale(&self) -> f32 {
+        match self.config.spec.embed_scale {
+            EmbedScale::Factor(factor) => factor,
+            EmbedScale::RootOfWidth => {
+                let root = (self.config.d_model as f64).sqrt() as f32;
+                let rounded = self.dtype.to_f32(&self.dtype.to_bytes(&[root]));
+                rounded.first().copied().unwrap_or(root)
+            }
+        }
     }
 
     /// A visit to the residual stream itself.

@@ -32,6 +32,7 @@ mod checkpoint;
 mod config;
 mod decode;
 mod error;
+mod families;
 mod folder;
 mod forward;
 mod generate;
@@ -45,6 +46,7 @@ mod probe;
 mod rope;
 mod sampling;
 mod session;
+mod spec;
 mod splitmix;
 mod states;
 mod tokenizer;
@@ -52,9 +54,10 @@ mod trace;
 mod write;
 
 pub use checkpoint::{Checkpoint, Tensor, TensorInfo};
-pub use config::{LlamaConfig, ModelType};
+pub use config::LlamaConfig;
 pub use decode::{Decoding, Sequence};
 pub use error::{LlamaError, Result};
+pub use families::ModelType;
 pub use folder::resolve_folder;
 pub use generate::{Generated, generate, generate_all, generate_with};
 pub use generation_config::{
@@ -68,6 +71,7 @@ pub use probe::{Capture, Probe, Site, Visit, Want};
 pub use rope::{Rope, RopeScaling};
 pub use sampling::Sampling;
 pub use session::Session;
+pub use spec::{EmbedScale, LayerRope, LayerSpec, Norms, QkNorm, Spec};
 pub use states::{PromptSite, capture};
 pub use tokenizer::{Bos, TextStream, TokenText, Tokenizer};
 pub use trace::Trace;
@@ -75,8 +79,8 @@ pub use write::Write;
 
 // What a user of this crate alone needs of the one below.
 pub use selfie_kernels::{
-    Backend, BatchRow, Best, Cpu, CpuOptions, CpuPath, DType, InjectMode, Injection, KernelError,
-    Slot,
+    Activation, Backend, BatchRow, Best, Cpu, CpuOptions, CpuPath, DType, InjectMode, Injection,
+    KernelError, LogitMap, Slot,
 };
 
 /// The example of README.md is a test.

@@ -148,6 +148,7 @@ impl<B: Backend> Llama<B> {
     pub fn pack_mlp(&self, layer: usize, rows: &MlpRows<'_, B>) -> Result<PackedMlp<B>> {
         self.check_layer(layer)?;
         let (b, ffn, d) = (&self.backend, self.config.ffn, self.config.d_model);
+        let name = |part: &str| self.mlp_name(layer, part);
         let linear = |weight, shape: (usize, usize), bias: Option<&B::Rows>, parts: &[_]| {
             let source = RowsSource {
                 backend: b,
@@ -155,17 +156,17 @@ impl<B: Backend> Llama<B> {
                 shape,
             };
             let weight = b.matrix(&[&source], self.dtype);
-            let weight = weight.map_err(|e| edited(layer, parts, shape.0 / parts.len(), e))?;
+            let weight = weight.map_err(|e| edited(&name, parts, shape.0 / parts.len(), e))?;
             let bias = match bias {
                 Some(bias) => Some(b.vector(&b.read_rows(bias, 0..b.len(bias))?)?),
                 None => None,
             };
             Ok::<_, LlamaError>(Linear::new(weight, bias))
         };
-        let up = ["gate_proj", "up_proj"];
+        let up = self.up_parts();
         Ok(PackedMlp {
             layer,
-            gate_up: linear(rows.gate_up, (2 * ffn, d), rows.gate_up_bias, &up)?,
+            gate_up: linear(rows.gate_up, (2 * ffn, d), rows.gate_up_bias, up)?,
             down: linear(rows.down, (d, ffn), rows.down_bias, &["down_proj"])?,
         })
     }
@@ -184,12 +185,13 @@ impl<B: Backend> Llama<B> {
         let (backend, ffn, d) = (&self.backend, self.config.ffn, self.config.d_model);
         let parts = &self.layers[layer];
         let mut tensors = Vec::new();
-        for (name, linear, rows, columns) in [
-            ("gate_proj", &parts.gate_up, 0..ffn, d),
-            ("up_proj", &parts.gate_up, ffn..2 * ffn, d),
-            ("down_proj", &parts.down, 0..d, ffn),
-        ] {
-            let name = format!("model.layers.{layer}.mlp.{name}");
+        let up = self.up_parts();
+        let ups = up.iter().enumerate().map(|(i, &name)| {
+            let rows = 2 * ffn / up.len();
+            (name, &parts.gate_up, i * rows..(i + 1) * rows, d)
+        });
+        for (name, linear, rows, columns) in ups.chain([("down_proj", &parts.down, 0..d, ffn)]) {
+            let name = self.mlp_name(layer, name);
             let values = backend.read_matrix(&linear.weight, rows.clone())?;
             let shape = vec![rows.len(), columns];
             tensors.push(HostTensor::new(
@@ -220,12 +222,10 @@ impl<B: Backend> Llama<B> {
         let mut weights = Vec::new();
         let mut biases = Vec::new();
         let mut tensors = mlp.tensors.iter();
-        for (name, out, columns) in [
-            ("gate_proj", ffn, d),
-            ("up_proj", ffn, d),
-            ("down_proj", d, ffn),
-        ] {
-            let name = format!("model.layers.{}.mlp.{name}", mlp.layer);
+        let up = self.up_parts();
+        let ups = up.iter().map(|&name| (name, 2 * ffn / up.len(), d));
+        for (name, out, columns) in ups.chain([("down_proj", d, ffn)]) {
+            let name = self.mlp_name(mlp.layer, name);
             let weight = format!("{name}.weight");
             weights.push(expect(tensors.next(), weight, self.dtype, &[out, columns])?);
             if has_bias {
@@ -240,23 +240,36 @@ impl<B: Backend> Llama<B> {
             });
         }
         let b = &self.backend;
-        let [gate, up, down] = weights[..] else {
-            return Ok(());
+        let (ups, down) = weights.split_at(up.len());
+        let (gate_up_bias, down_bias) = if has_bias {
+            let (ups, down) = biases.split_at(up.len());
+            (
+                Some(b.vector(&ups.concat())?),
+                Some(b.vector(&down.concat())?),
+            )
+        } else {
+            (None, None)
         };
-        let (gate_up_bias, down_bias) = match &biases[..] {
-            [gate, up, down] => (
-                Some(b.vector(&[&gate[..], up].concat())?),
-                Some(b.vector(down)?),
-            ),
-            _ => (None, None),
-        };
-        let up_names = ["gate_proj", "up_proj"];
-        let gate_up = pack(b, mlp.layer, &[gate, up], &up_names, self.dtype)?;
-        let down = pack(b, mlp.layer, &[down], &["down_proj"], self.dtype)?;
+        let name = |part: &str| self.mlp_name(mlp.layer, part);
+        let gate_up = pack(b, &name, ups, up, self.dtype)?;
+        let down = pack(b, &name, down, &["down_proj"], self.dtype)?;
         let layer = &mut self.layers[mlp.layer];
         layer.gate_up = Linear::new(gate_up, gate_up_bias);
         layer.down = Linear::new(down, down_bias);
         Ok(())
+    }
+
+    /// The tensors of a checkpoint that are stacked into gate and up.
+    fn up_parts(&self) -> &'static [&'static str] {
+        if self.config.spec.fused {
+            &["gate_up_proj"]
+        } else {
+            &["gate_proj", "up_proj"]
+        }
+    }
+
+    fn mlp_name(&self, layer: usize, part: &str) -> String {
+        format!("{}.{layer}.mlp.{part}", self.layers_name)
     }
 
     fn check_layer(&self, layer: usize) -> Result<()> {
@@ -321,7 +334,7 @@ impl<B: Backend> MatrixSource for RowsSource<'_, B> {
 
 fn pack<B: Backend>(
     backend: &B,
-    layer: usize,
+    name: &dyn Fn(&str) -> String,
     sources: &[&HostTensor],
     parts: &[&str],
     dtype: DType,
@@ -329,17 +342,22 @@ fn pack<B: Backend>(
     let first = MatrixSource::shape(sources[0]).0;
     let sources: Vec<&dyn MatrixSource> = sources.iter().map(|&s| s as &dyn MatrixSource).collect();
     let packed = backend.matrix(&sources, dtype);
-    packed.map_err(|error| edited(layer, parts, first, error))
+    packed.map_err(|error| edited(name, parts, first, error))
 }
 
 /// Names the tensor that cannot be packed; each of `parts` has `rows` rows.
-fn edited(layer: usize, parts: &[&str], rows: usize, source: KernelError) -> LlamaError {
+fn edited(
+    name: &dyn Fn(&str) -> String,
+    parts: &[&str],
+    rows: usize,
+    source: KernelError,
+) -> LlamaError {
     let KernelError::NotFinite { row, .. } = source else {
         return source.into();
     };
     let part = parts[(row / rows.max(1)).min(parts.len() - 1)];
     LlamaError::EditedWeight {
-        tensor: format!("model.layers.{layer}.mlp.{part}.weight"),
+        tensor: format!("{}.weight", name(part)),
         source,
     }
 }

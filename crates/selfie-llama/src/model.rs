@@ -23,6 +23,8 @@ pub struct Llama<B: Backend> {
     pub(crate) norm: Arc<B::Vector>,
     /// The embedding table, where the two are tied.
     pub(crate) head: Arc<B::Matrix>,
+    /// What the names of the layers' tensors begin with in its checkpoint: `model.layers`.
+    pub(crate) layers_name: Arc<str>,
 }
 
 impl<B: Backend> Clone for Llama<B> {
@@ -35,17 +37,22 @@ impl<B: Backend> Clone for Llama<B> {
             layers: self.layers.clone(),
             norm: self.norm.clone(),
             head: self.head.clone(),
+            layers_name: self.layers_name.clone(),
         }
     }
 }
 
-/// The weights of one layer.
+/// The weights of one layer; it has the norms that its family's [`Spec`](crate::Spec) says.
 pub(crate) struct Layer<B: Backend> {
-    pub(crate) input_norm: Arc<B::Vector>,
+    pub(crate) attn_norm: Option<Arc<B::Vector>>,
+    pub(crate) attn_out_norm: Option<Arc<B::Vector>>,
+    pub(crate) mlp_norm: Option<Arc<B::Vector>>,
+    pub(crate) mlp_out_norm: Option<Arc<B::Vector>>,
+    /// Of queries, and of keys.
+    pub(crate) qk_norm: Option<[Arc<B::Vector>; 2]>,
     /// Queries, keys and values: `[q_dim + 2 kv_dim, d_model]`.
     pub(crate) qkv: Linear<B>,
     pub(crate) o: Linear<B>,
-    pub(crate) mlp_norm: Arc<B::Vector>,
     /// `[2 ffn, d_model]`, gate first.
     pub(crate) gate_up: Linear<B>,
     pub(crate) down: Linear<B>,
@@ -54,10 +61,13 @@ pub(crate) struct Layer<B: Backend> {
 impl<B: Backend> Clone for Layer<B> {
     fn clone(&self) -> Self {
         Self {
-            input_norm: self.input_norm.clone(),
+            attn_norm: self.attn_norm.clone(),
+            attn_out_norm: self.attn_out_norm.clone(),
+            mlp_norm: self.mlp_norm.clone(),
+            mlp_out_norm: self.mlp_out_norm.clone(),
+            qk_norm: self.qk_norm.clone(),
             qkv: self.qkv.clone(),
             o: self.o.clone(),
-            mlp_norm: self.mlp_norm.clone(),
             gate_up: self.gate_up.clone(),
             down: self.down.clone(),
         }
@@ -134,6 +144,7 @@ impl<B: Backend> Llama<B> {
         let mut loader = Loader {
             backend: &backend,
             dtype,
+            one_plus_weight: config.spec.one_plus_weight,
             loaded: 0,
             progress: &mut progress,
         };
@@ -142,17 +153,24 @@ impl<B: Backend> Llama<B> {
             .layers
             .iter()
             .map(|layer| {
+                let [attn_norm, attn_out_norm, mlp_norm, mlp_out_norm] = &layer.norms;
                 Ok(Layer {
-                    input_norm: Arc::new(loader.vector(&layer.input_norm)?),
+                    attn_norm: loader.norm_if(attn_norm)?,
+                    attn_out_norm: loader.norm_if(attn_out_norm)?,
+                    mlp_norm: loader.norm_if(mlp_norm)?,
+                    mlp_out_norm: loader.norm_if(mlp_out_norm)?,
+                    qk_norm: match &layer.qk_norm {
+                        Some([q, k]) => Some([loader.norm(q)?, loader.norm(k)?]),
+                        None => None,
+                    },
                     qkv: loader.linear(&layer.qkv)?,
                     o: loader.linear(&layer.o)?,
-                    mlp_norm: Arc::new(loader.vector(&layer.mlp_norm)?),
                     gate_up: loader.linear(&layer.gate_up)?,
                     down: loader.linear(&layer.down)?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let norm = Arc::new(loader.vector(&plan.norm)?);
+        let norm = loader.norm(&plan.norm)?;
         let head = match &plan.head {
             Some(head) => Arc::new(loader.matrix(&[head])?),
             None => embed.clone(),
@@ -163,6 +181,7 @@ impl<B: Backend> Llama<B> {
             norm,
             head,
             backend,
+            layers_name: format!("{}layers", plan.prefix).into(),
             config: Arc::new(config),
             dtype,
         })
@@ -191,6 +210,8 @@ pub fn stored_dtype(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<DTy
 
 /// Every tensor of the model, found and checked before one value is read.
 struct Plan {
+    /// What names begin with: `model.`, or in a multimodal checkpoint more.
+    prefix: &'static str,
     embed: Tensor,
     layers: Vec<LayerPlan>,
     norm: Tensor,
@@ -198,10 +219,11 @@ struct Plan {
 }
 
 struct LayerPlan {
-    input_norm: Tensor,
+    /// In the order of [`Spec::norm_names`](crate::Spec::norm_names).
+    norms: [Option<Tensor>; 4],
+    qk_norm: Option<[Tensor; 2]>,
     qkv: LinearPlan,
     o: LinearPlan,
-    mlp_norm: Tensor,
     gate_up: LinearPlan,
     down: LinearPlan,
 }
@@ -248,22 +270,43 @@ impl Plan {
                 }
                 Ok(plan)
             };
+        let prefix = prefix(checkpoint);
+        let norm =
+            |name: String, width: usize| checkpoint.tensor(&format!("{name}.weight"), &[width]);
+        let spec = &config.spec;
         let layers = (0..config.n_layers)
             .map(|l| {
-                let name = |part: &str| format!("model.layers.{l}.{part}");
+                let name = |part: &str| format!("{prefix}layers.{l}.{part}");
                 let attention = |part: &str| name(&format!("self_attn.{part}_proj"));
                 let mlp = |part: &str| name(&format!("mlp.{part}_proj"));
-                let qkv = [
-                    (attention("q"), q),
-                    (attention("k"), kv),
-                    (attention("v"), kv),
-                ];
+                let (qkv, gate_up) = if spec.fused {
+                    let qkv = vec![(attention("qkv"), q + 2 * kv)];
+                    (qkv, vec![(mlp("gate_up"), 2 * ffn)])
+                } else {
+                    let qkv = vec![
+                        (attention("q"), q),
+                        (attention("k"), kv),
+                        (attention("v"), kv),
+                    ];
+                    (qkv, vec![(mlp("gate"), ffn), (mlp("up"), ffn)])
+                };
+                let mut norms = [const { None }; 4];
+                for (tensor, part) in norms.iter_mut().zip(spec.norm_names()) {
+                    *tensor = part.map(|part| norm(name(part), d)).transpose()?;
+                }
+                let qk_norm = match config.qk_norm_widths() {
+                    Some([q, k]) => Some([
+                        norm(name("self_attn.q_norm"), q)?,
+                        norm(name("self_attn.k_norm"), k)?,
+                    ]),
+                    None => None,
+                };
                 Ok(LayerPlan {
-                    input_norm: checkpoint.tensor(&name("input_layernorm.weight"), &[d])?,
+                    norms,
+                    qk_norm,
                     qkv: linear(&qkv, d, config.qkv_bias)?,
                     o: linear(&[(attention("o"), d)], q, config.o_bias)?,
-                    mlp_norm: checkpoint.tensor(&name("post_attention_layernorm.weight"), &[d])?,
-                    gate_up: linear(&[(mlp("gate"), ffn), (mlp("up"), ffn)], d, config.mlp_bias)?,
+                    gate_up: linear(&gate_up, d, config.mlp_bias)?,
                     down: linear(&[(mlp("down"), d)], ffn, config.mlp_bias)?,
                 })
             })
@@ -274,9 +317,10 @@ impl Plan {
             Some(checkpoint.tensor("lm_head.weight", &table)?)
         };
         Ok(Self {
-            embed: checkpoint.tensor("model.embed_tokens.weight", &table)?,
+            embed: checkpoint.tensor(&format!("{prefix}embed_tokens.weight"), &table)?,
             layers,
-            norm: checkpoint.tensor("model.norm.weight", &[d])?,
+            norm: norm(format!("{prefix}norm"), d)?,
+            prefix,
             head,
         })
     }
@@ -296,10 +340,22 @@ impl Plan {
     }
 }
 
+/// What the names of a language model's tensors begin with; in a multimodal checkpoint it is a part among others.
+fn prefix(checkpoint: &Checkpoint) -> &'static str {
+    let others = ["language_model.model.", "model.language_model."];
+    let has = |prefix: &&str| {
+        checkpoint
+            .find(&format!("{prefix}embed_tokens.weight"))
+            .is_some()
+    };
+    others.into_iter().find(has).unwrap_or("model.")
+}
+
 /// Streams tensors to the backend.
 struct Loader<'a, B> {
     backend: &'a B,
     dtype: DType,
+    one_plus_weight: bool,
     loaded: u64,
     progress: &'a mut dyn FnMut(u64),
 }
@@ -333,8 +389,16 @@ impl<B: Backend> Loader<'_, B> {
         Ok(matrix)
     }
 
-    fn vector(&self, tensor: &Tensor) -> Result<B::Vector> {
-        Ok(self.backend.vector(&tensor.vector()?)?)
+    fn norm(&self, tensor: &Tensor) -> Result<Arc<B::Vector>> {
+        let mut weight = tensor.vector()?;
+        if self.one_plus_weight {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(Arc::new(self.backend.vector(&weight)?))
+    }
+
+    fn norm_if(&self, tensor: &Option<Tensor>) -> Result<Option<Arc<B::Vector>>> {
+        tensor.as_ref().map(|tensor| self.norm(tensor)).transpose()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use selfie_kernels::{AttnShape, DType};
-use selfie_llama::{LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling};
+use selfie_llama::{LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling, Spec};
 use serde_json::{Value, json};
 
 /// Only what has no default.
@@ -43,6 +43,14 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
+fn attn(heads: usize, kv_heads: usize, head_dim: usize) -> AttnShape {
+    AttnShape {
+        heads,
+        kv_heads,
+        head_dim,
+    }
+}
+
 #[test]
 fn defaults() {
     let expected = LlamaConfig {
@@ -61,6 +69,7 @@ fn defaults() {
             theta: 10000.0,
             scaling: RopeScaling::None,
         },
+        spec: Spec::llama(&attn(4, 4, 16), 3),
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,
@@ -106,6 +115,7 @@ fn golden_configs() {
             theta: 10000.0,
             scaling: RopeScaling::None,
         },
+        spec: Spec::llama(&attn(4, 4, 16), 4),
         qkv_bias: false,
         o_bias: false,
         mlp_bias: false,
@@ -137,6 +147,7 @@ fn golden_configs() {
                 original_max_positions: 64,
             },
         },
+        spec: Spec::llama(&attn(8, 2, 16), 5),
         tie_word_embeddings: true,
         bos: vec![568],
         eos: vec![572],
@@ -335,9 +346,9 @@ fn rope_fields() {
 
 /// One case a line: what is given, the field that is blamed, its value, a piece of the advice.
 const REFUSED: &str = r#"
-{"model_type": "gemma"} | model_type | "gemma" | supported: llama, mistral, qwen2
-{"model_type": "mixtral"} | model_type | "mixtral" | supported: llama, mistral, qwen2
-{"model_type": "qwen3"} | model_type | "qwen3" | supported: llama, mistral, qwen2
+{"model_type": "gemma"} | model_type | "gemma" | supported: llama, mistral, ministral, qwen2, qwen3, gemma2, gemma3_text, smollm3, olmo2, olmo3, phi3, granite
+{"model_type": "mixtral"} | model_type | "mixtral" | supported: llama
+{"model_type": "qwen3_moe"} | model_type | "qwen3_moe" | supported: llama
 {"model_type": 1} | model_type | 1 | string
 {"model_type": null, "architectures": ["GPT2LMHeadModel"]} | architectures | ["GPT2LMHeadModel"] | Qwen2ForCausalLM
 {"architectures": ["LlamaForTokenClassification"]} | architectures | ["LlamaForTokenClassification"] | LlamaForCausalLM
@@ -386,11 +397,21 @@ const REFUSED: &str = r#"
 {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 0}} | rope_scaling.original_max_position_embeddings | 0 | integer from 1 to
 {"rope_scaling": {"type": "yarn", "factor": 4, "mscale": -1}} | rope_scaling.mscale | -1 | at least 0
 {"rope_scaling": {"type": "yarn", "factor": 4, "truncate": 0}} | rope_scaling.truncate | 0 | true or false
-{"model_type": "mistral", "sliding_window": 1024} | sliding_window | 1024 | set max_position_embeddings to 1024
-{"model_type": "mistral", "max_position_embeddings": 32768} | sliding_window | absent, so 4096 | set max_position_embeddings to 4096
-{"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": true, "max_window_layers": 2} | sliding_window | 1024 | set max_position_embeddings to 1024
-{"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": true, "layer_types": ["full_attention", "full_attention", "sliding_attention"]} | sliding_window | 1024 | set max_position_embeddings to 1024
 {"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": -1} | max_window_layers | -1 | integer from 0 to
+{"model_type": "mistral", "sliding_window": 0} | sliding_window | 0 | integer from 1 to
+{"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]} | layer_types | ["full_attention","sliding_attention"] | expected 3 of them
+{"model_type": "qwen2", "layer_types": ["full_attention", "linear_attention", "full_attention"]} | layer_types | ["full_attention","linear_attention","full_attention"] | full_attention, sliding_attention
+{"model_type": "gemma2", "hidden_activation": "gelu"} | hidden_activation | "gelu" | gelu_pytorch_tanh
+{"model_type": "gemma2", "attn_logit_softcapping": 0} | attn_logit_softcapping | 0 | above 0
+{"model_type": "gemma3_text", "final_logit_softcapping": 30.0} | final_logit_softcapping | 30.0 | null
+{"model_type": "gemma3_text", "use_bidirectional_attention": true} | use_bidirectional_attention | true | false
+{"model_type": "gemma3_text", "query_pre_attn_scalar": 0} | query_pre_attn_scalar | 0 | above 0
+{"model_type": "smollm3", "no_rope_layers": [1, 0]} | no_rope_layers | [1,0] | list of 3 times 0 or 1
+{"model_type": "smollm3", "no_rope_layers": [1, 0, 2]} | no_rope_layers | [1,0,2] | list of 3 times 0 or 1
+{"model_type": "phi3", "partial_rotary_factor": 1.5} | partial_rotary_factor | 1.5 | at most 1
+{"model_type": "phi3", "partial_rotary_factor": 0.2} | partial_rotary_factor | 0.2 | even
+{"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}} | rope_scaling.type | "longrope" | supported: default
+{"model_type": "granite", "residual_multiplier": 0} | residual_multiplier | 0 | above 0
 "#;
 
 #[test]

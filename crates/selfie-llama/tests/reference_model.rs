@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use selfie_demo::RandomCheckpoint;
-use selfie_kernels::{AttnShape, DType, MatrixSource, reference};
+use selfie_kernels::{Activation, Attend, AttnShape, DType, MatrixSource, reference};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig, Trace};
 use selfie_testkit::llama::{Tensors, assert_close, cpu, cpus, dir, golden, ids};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ impl Naive {
         };
         let table = c.rope.table(attn.head_dim, ids.len());
         let embedding = self.matrix("model.embed_tokens", c.vocab_size, d);
-        let mut x = reference::embed(&embedding, ids);
+        let mut x = reference::embed(&embedding, ids, 1.0);
         let mut states = States {
             hidden_states: vec![],
             pre_mlp: vec![],
@@ -111,7 +111,9 @@ impl Naive {
             let attended: Vec<f32> = q
                 .chunks_exact(attn.q_dim())
                 .enumerate()
-                .flat_map(|(i, q)| reference::attend(&attn, q, &keys[..=i], &values[..=i]))
+                .flat_map(|(i, q)| {
+                    reference::attend(&Attend::new(attn), q, &keys[..=i], &values[..=i])
+                })
                 .collect();
             let o = (d, attn.q_dim());
             x = self.linear(&attended, &name("self_attn.o_proj"), o, c.o_bias, Some(&x));
@@ -122,7 +124,7 @@ impl Naive {
             let (gate, up) = (up("mlp.gate_proj"), up("mlp.up_proj"));
             let rows = gate.chunks_exact(ffn).zip(up.chunks_exact(ffn));
             let gate_up: Vec<f32> = rows.flat_map(|(gate, up)| [gate, up].concat()).collect();
-            let hidden = reference::swiglu(&gate_up, ffn);
+            let hidden = reference::glu(Activation::Silu, &gate_up, ffn);
             x = self.linear(
                 &hidden,
                 &name("mlp.down_proj"),

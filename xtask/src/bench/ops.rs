@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use selfie_benches::{Weights, acts, rows};
 use selfie_demo::RandomCheckpoint;
-use selfie_kernels::{Backend, BatchRow, Cpu, DType, KvLayout, Slot};
+use selfie_kernels::{Activation, Attend, Backend, BatchRow, Cpu, DType, KvLayout, LogitMap, Slot};
 use serde::Serialize;
 
 use super::roof::Roof;
@@ -97,7 +97,7 @@ pub(super) fn measure(
         let a = acts(cpu, n, d, dtype)?;
         let flop = 2.0 * (n * d * shape.vocab_size) as f64;
         add("head_best", n, flop, head.bytes() as f64, &mut || {
-            black_box(cpu.head_best(&a, &head)?);
+            black_box(cpu.head_best(&a, &head, &LogitMap::PLAIN)?);
             Ok(())
         })?;
     }
@@ -114,7 +114,7 @@ pub(super) fn measure(
     let gate_up = rows(cpu, n, 2 * ffn)?;
     let mut hidden = cpu.acts(n, ffn, dtype)?;
     add("swiglu", n, 0.0, bytes(2 * ffn), &mut || {
-        Ok(cpu.swiglu(&gate_up, &mut hidden)?)
+        Ok(cpu.glu(Activation::Silu, &gate_up, &mut hidden)?)
     })?;
 
     let layout = KvLayout {
@@ -149,7 +149,7 @@ pub(super) fn measure(
         n,
         0.0,
         bytes(2 * attn.kv_dim() * (CONTEXT + 1)),
-        &mut || Ok(cpu.attend(&attn, &qkv, &batch, 0, &kv, &mut attended)?),
+        &mut || Ok(cpu.attend(&Attend::new(attn), &qkv, &batch, 0, &kv, &mut attended)?),
     )?;
     Ok(ops)
 }

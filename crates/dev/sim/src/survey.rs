@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
-    Adam, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, Result, Slot,
+    Activation, Adam, Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout,
+    LogitMap, Result, Slot,
 };
 
 use crate::{Ran, Sim, SimDriver};
@@ -108,7 +109,7 @@ impl Survey {
         let mut batch = sim.batch(N)?;
         sim.load_batch(&rows, &mut batch)?;
         let mut out = sim.rows(N, D_MODEL)?;
-        sim.embed(&table, &batch, &mut out)?;
+        sim.embed(&table, &batch, 1.0, &mut out)?;
         let floor = N * (D_MODEL * 6 + 4);
         all.extend(self.took("4 x 4096, bf16", [("embed", floor)]));
 
@@ -152,12 +153,12 @@ impl Survey {
         let mut all = Vec::new();
         let gate_up = self.filled(N, 2 * FFN)?;
         let mut hidden = sim.acts(N, FFN, DType::Bf16)?;
-        sim.swiglu(&gate_up, &mut hidden)?;
-        all.extend(self.took("4 x 11008, bf16", [("swiglu", N * FFN * 10)]));
+        sim.glu(Activation::Silu, &gate_up, &mut hidden)?;
+        all.extend(self.took("4 x 11008, bf16", [("glu", N * FFN * 10)]));
 
         let d = self.filled(N, FFN)?;
         let mut out = sim.rows(N, 2 * FFN)?;
-        sim.mlp_backward(&gate_up, &d, &mut out)?;
+        sim.mlp_backward(Activation::Silu, &gate_up, &d, &mut out)?;
         all.extend(self.took("4 x 11008", [("mlp_backward", N * FFN * 20)]));
 
         // 64 rows of a weight, and the gradient of 20 rows.
@@ -178,11 +179,11 @@ impl Survey {
     fn head(&self) -> Result<Vec<Surveyed>> {
         let sim = &self.sim;
         let mut a = sim.acts(N, 1, DType::Bf16)?;
-        sim.swiglu(&self.filled(N, 2)?, &mut a)?;
+        sim.glu(Activation::Silu, &self.filled(N, 2)?, &mut a)?;
         let head = Matrix::new(DType::Bf16, 1, &values(VOCAB));
         let head = sim.matrix(&[&head], DType::Bf16)?;
         sim.driver().take_ran();
-        sim.head_best(&a, &head)?;
+        sim.head_best(&a, &head, &LogitMap::PLAIN)?;
         let parts = 16 * N * VOCAB.div_ceil(4096);
         let floors = [
             ("head_reduce", N * VOCAB * 4 + parts),
@@ -236,14 +237,14 @@ impl Survey {
         if weights == DType::Bf16 {
             let (batch, qkv) = &prompt;
             let mut out = sim.acts(SHARED, q, weights)?;
-            sim.attend(&ATTN, qkv, batch, 0, &kv, &mut out)?;
+            sim.attend(&Attend::new(ATTN), qkv, batch, 0, &kv, &mut out)?;
             let floor = SHARED * (q * (4 + size) + 2 * kv_dim * size);
             let case = "a prompt of 64, 32 heads and 8 kv heads of 128";
             all.extend(self.took(case, [("attention_prompt_4", floor)]));
         }
         let (batch, qkv) = &decode;
         let mut out = sim.acts(SLOTS, q, weights)?;
-        sim.attend(&ATTN, qkv, batch, 0, &kv, &mut out)?;
+        sim.attend(&Attend::new(ATTN), qkv, batch, 0, &kv, &mut out)?;
         let case = "8 slots, 64 shared and 80 own, 32 heads and 8 kv heads of 128";
         let (queries, output) = (SLOTS * q * 4, SLOTS * q * size);
         let context = (SHARED + SLOTS * OWN) * 2 * kv_dim * size;

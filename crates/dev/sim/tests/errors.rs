@@ -7,7 +7,7 @@ use selfie_kernels::gpu::plan::{self, Inject, Splits, injection_list};
 use selfie_kernels::gpu::{Driver, Gemm, Gpu, Launch};
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
-    AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError, KvLayout,
+    Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError, KvLayout,
     MatrixSource, Memory, Result, Slot,
 };
 use selfie_sim::{Sim, SimDriver};
@@ -53,8 +53,13 @@ fn an_operand_has_the_dtype_that_the_weights_ask_for() {
 }
 
 #[test]
-fn swiglu() {
-    errors::swiglu(&sim());
+fn rms_norm_parts() {
+    errors::rms_norm_parts(&sim());
+}
+
+#[test]
+fn glu() {
+    errors::glu(&sim());
 }
 
 #[test]
@@ -232,7 +237,7 @@ fn sizes_that_there_are_no_kernels_for() {
         let mut qkv = rows_of(&sim, &vec![1.0; 3 * head_dim], 3 * head_dim);
         sim.rope_append(&shape, Some(&table), &batch, 0, &mut qkv, &mut kv)?;
         let mut out = sim.acts(1, head_dim, weights)?;
-        sim.attend(&shape, &qkv, &batch, 0, &kv, &mut out)
+        sim.attend(&Attend::new(shape), &qkv, &batch, 0, &kv, &mut out)
     };
     assert!(unsupported(one_row(24, DType::Bf16)));
     assert!(unsupported(one_row(272, DType::Bf16)));

@@ -1,7 +1,7 @@
 //! Ops at the sizes of real models, against the CPU. `cargo xtask sim --all` runs them.
 
 use selfie_kernels::reference::Matrix;
-use selfie_kernels::{Adam, Backend, Cpu, CpuOptions, DType, Result};
+use selfie_kernels::{Activation, Adam, Backend, Cpu, CpuOptions, DType, LogitMap, Result};
 use selfie_sim::Sim;
 use selfie_testkit::cases::{acts_of, must, read_all, rows_of, values};
 
@@ -31,7 +31,7 @@ fn wide_rows() {
         b.rms_norm_f32(&x, &weight, 1e-5, &mut out)?;
         let gate_up = rows_of(b, &values(3, 16 * 2 * width, (-4.0, 4.0)), 2 * width);
         let mut gated = b.rows(16, width)?;
-        b.swiglu_f32(&gate_up, &mut gated)?;
+        b.glu_f32(Activation::Silu, &gate_up, &mut gated)?;
         Ok([read_all(b, &out), read_all(b, &gated)])
     }
     let (cpu, sim) = devices();
@@ -51,10 +51,10 @@ fn whole_vocabularies() {
     fn run<B: Backend>(b: &B, head: &Matrix, n: usize) -> Result<(Vec<u32>, Vec<f32>)> {
         let packed = b.matrix(&[head], DType::F32)?;
         let a = acts_of(b, &values(5, n * K, (-2.0, 2.0)), K, DType::F32);
-        let best = b.head_best(&a, &packed)?;
+        let best = b.head_best(&a, &packed, &LogitMap::PLAIN)?;
         let tokens: Vec<u32> = (0..n).map(|i| (i * 7919 % head.rows()) as u32).collect();
         let mut logprobs: Vec<f32> = best.iter().map(|best| best.logprob).collect();
-        logprobs.extend(b.head_score(&a, &packed, &tokens)?);
+        logprobs.extend(b.head_score(&a, &packed, &LogitMap::PLAIN, &tokens)?);
         Ok((best.iter().map(|best| best.token).collect(), logprobs))
     }
     let (cpu, sim) = devices();

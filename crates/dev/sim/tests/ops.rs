@@ -34,8 +34,13 @@ fn rms_norm() {
 }
 
 #[test]
-fn swiglu() {
-    on_sim(cases::rows::check_swiglu);
+fn rms_norm_parts() {
+    on_sim(cases::rows::check_rms_norm_parts);
+}
+
+#[test]
+fn glu() {
+    on_sim(cases::rows::check_glu);
 }
 
 #[test]

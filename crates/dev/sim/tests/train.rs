@@ -1,6 +1,6 @@
 //! Steps of training of one MLP on the simulated GPU, against the same steps on the CPU.
 
-use selfie_kernels::{Adam, Backend, Cpu, CpuOptions};
+use selfie_kernels::{Activation, Adam, Backend, Cpu, CpuOptions};
 use selfie_testkit::cases::{must, read_all, rows_of, values};
 
 /// Rows of a batch, width of the residual stream and of the hidden layer.
@@ -23,7 +23,10 @@ fn train<B: Backend>(b: &B, (n, d, ffn): (usize, usize, usize)) -> (Vec<f32>, Ve
     let mut losses = Vec::new();
     for step in 1..=STEPS {
         must("linear_f32", b.linear_f32(&x, &gate_up, None, &mut inner));
-        must("swiglu_f32", b.swiglu_f32(&inner, &mut hidden));
+        must(
+            "swiglu_f32",
+            b.glu_f32(Activation::Silu, &inner, &mut hidden),
+        );
         must(
             "linear_f32",
             b.linear_f32(&hidden, &down, Some(&bias), &mut out),
@@ -42,7 +45,7 @@ fn train<B: Backend>(b: &B, (n, d, ffn): (usize, usize, usize)) -> (Vec<f32>, Ve
         );
         must(
             "mlp_backward",
-            b.mlp_backward(&inner, &d_hidden, &mut d_inner),
+            b.mlp_backward(Activation::Silu, &inner, &d_hidden, &mut d_inner),
         );
         let adam = Adam {
             step,

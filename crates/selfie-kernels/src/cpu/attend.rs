@@ -8,17 +8,17 @@ use std::array::from_fn;
 use rayon::prelude::*;
 
 use super::kv::{LayerKv, Segment, Store};
-use super::math::{Operand, Stored, exp, lane_sum, max};
+use super::math::{Operand, Stored, exp, lane_sum, max, tanh};
 use super::rows::ActValues;
 use super::scratch::with_room;
 use super::simd::{Isa, LANES, Loop, Simd};
 use super::{CpuActs, CpuBatch, CpuKv, CpuRows};
 use crate::checks::{check_groups, check_qkv};
-use crate::{AttnShape, Result};
+use crate::{Attend, Result};
 
 pub(super) fn attend(
     isa: Isa,
-    shape: &AttnShape,
+    attend: &Attend,
     qkv: &CpuRows,
     batch: &CpuBatch,
     layer: usize,
@@ -26,6 +26,7 @@ pub(super) fn attend(
     out: &mut CpuActs,
 ) -> Result<()> {
     const OP: &str = "attend";
+    let shape = &attend.shape;
     let rows = batch.rows.len();
     check_qkv(OP, shape, &kv.layout, rows, (qkv.len(), qkv.width()))?;
     check_groups(OP, shape)?;
@@ -36,7 +37,7 @@ pub(super) fn attend(
     let stride = out.stride;
     let rows = Rows {
         isa,
-        shape,
+        attend,
         qkv,
         batch,
         layer,
@@ -55,7 +56,7 @@ pub(super) fn attend(
 
 struct Rows<'a> {
     isa: Isa,
-    shape: &'a AttnShape,
+    attend: &'a Attend,
     qkv: &'a CpuRows,
     batch: &'a CpuBatch,
     layer: usize,
@@ -77,14 +78,16 @@ impl Rows<'_> {
     }
 
     fn attend_to<T: Operand, E: Stored>(&self, kv: &LayerKv<E>, out: &mut [T], stride: usize) {
-        let dim = self.shape.head_dim;
-        let group = self.shape.heads / self.shape.kv_heads;
+        let shape = &self.attend.shape;
+        let dim = shape.head_dim;
+        let group = shape.heads / shape.kv_heads;
         out.par_chunks_mut(stride)
             .zip(&self.batch.rows)
             .enumerate()
             .for_each(|(i, (out, row))| {
-                let q = &self.qkv.row(i)[..self.shape.q_dim()];
-                let out = &mut out[..self.shape.q_dim()];
+                let q = &self.qkv.row(i)[..shape.q_dim()];
+                let out = &mut out[..shape.q_dim()];
+                let first = self.attend.first(row.position as usize);
                 // The last keys that are scored run into the padding.
                 let room = row.position as usize + 1 + SUMS;
                 with_room(HEADS * room, |scores| {
@@ -97,6 +100,9 @@ impl Rows<'_> {
                             let heads = Heads {
                                 q,
                                 dim,
+                                scale: self.attend.scale,
+                                softcap: self.attend.softcap,
+                                first,
                                 segments: &segments,
                                 value_width: self.kv.value_width(),
                                 scores,
@@ -121,6 +127,10 @@ struct Heads<'a, T, E> {
     /// `[heads, dim]`
     q: &'a [f32],
     dim: usize,
+    scale: f32,
+    softcap: Option<f32>,
+    /// The first position that they see.
+    first: usize,
     segments: &'a [Segment<'a, E>; 2],
     value_width: usize,
     /// `[heads, room]`
@@ -141,6 +151,9 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
         let Heads {
             q,
             dim,
+            scale,
+            softcap,
+            first: seen,
             segments,
             value_width,
             scores,
@@ -155,21 +168,34 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
                 let scores = &mut scores[n + first..];
                 // What is left of a chunk beyond the segment is overwritten or never read.
                 let width = width::<G>(segment.len - first, segment.capacity - first);
-                match width {
-                    64 => score::<S, E, G, 64>(s, q, keys, scores, room),
-                    32 => score::<S, E, G, 32>(s, q, keys, scores, room),
-                    _ => score::<S, E, G, LANES>(s, q, keys, scores, room),
+                // What is before the window is overwritten.
+                if n + first + width > seen {
+                    match width {
+                        64 => score::<S, E, G, 64>(s, q, keys, scores, room),
+                        32 => score::<S, E, G, 32>(s, q, keys, scores, room),
+                        _ => score::<S, E, G, LANES>(s, q, keys, scores, room),
+                    }
                 }
                 first += width;
             }
             n += segment.len;
         }
 
-        let scale = 1.0 / (dim as f32).sqrt();
+        // A cap has the scale in it already.
+        let scale = match softcap {
+            Some(cap) => {
+                for score in scores.chunks_mut(room).flat_map(|scores| &mut scores[..n]) {
+                    *score = cap * tanh(s, *score * (scale / cap));
+                }
+                1.0
+            }
+            None => scale,
+        };
         let mut norms = [0f32; G];
         for (scores, norm) in scores.chunks_mut(room).zip(&mut norms) {
             // Whole vectors: what is padded becomes 0, which changes no sum.
             scores[n..n.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
+            scores[..seen].fill(f32::NEG_INFINITY);
             let scores = &mut scores[..n.next_multiple_of(LANES)];
             let top = max(scores);
             for score in scores.iter_mut() {
@@ -190,6 +216,7 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
                 segments,
                 value_width,
                 column,
+                first: seen,
             };
             match width {
                 64 => mix::<S, T, E, G, 64>(s, &weights, values, out, dim),
@@ -251,6 +278,8 @@ struct Values<'a, E> {
     segments: &'a [Segment<'a, E>; 2],
     value_width: usize,
     column: usize,
+    /// The first position that counts.
+    first: usize,
 }
 
 /// The weighted sums of `W` neighbouring columns of the values.
@@ -266,7 +295,8 @@ fn mix<S: Simd, T: Operand, E: Stored, const G: usize, const W: usize>(
     let mut n = 0;
     for segment in values.segments {
         let rows = segment.values.chunks_exact(values.value_width);
-        for (i, row) in rows.take(segment.len).enumerate() {
+        let before = values.first.saturating_sub(n);
+        for (i, row) in rows.take(segment.len).enumerate().skip(before) {
             let weights: [f32; G] = from_fn(|g| weights.scores[g * weights.room + n + i]);
             sums = add_scaled(s, weights, &row[values.column..][..W], sums);
         }

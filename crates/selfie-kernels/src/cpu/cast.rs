@@ -32,7 +32,7 @@ fn all_rows<T: Operand>(x: &CpuRows, out: &mut [T], stride: usize) {
         });
 }
 
-pub(super) fn add(x: &CpuRows, residual: &mut CpuRows) -> Result<()> {
+pub(super) fn add(x: &CpuRows, scale: f32, residual: &mut CpuRows) -> Result<()> {
     check_shape("add", "width of the residual", x.width(), residual.width())?;
     check_shape("add", "rows of the residual", x.len(), residual.len())?;
     let width = x.width().max(1);
@@ -41,7 +41,10 @@ pub(super) fn add(x: &CpuRows, residual: &mut CpuRows) -> Result<()> {
         .par_chunks_mut(width)
         .zip(x.values().par_chunks(width))
         .for_each(|(residual, x)| {
-            residual.iter_mut().zip(x).for_each(|(r, x)| *r += x);
+            residual
+                .iter_mut()
+                .zip(x)
+                .for_each(|(r, &x)| *r += scale * x);
         });
     Ok(())
 }

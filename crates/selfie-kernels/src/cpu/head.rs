@@ -6,12 +6,12 @@
 use rayon::prelude::*;
 
 use super::gemm::{TILE, check_operands, for_tiles};
-use super::math::{exp, lane_sum, max};
+use super::math::{exp, lane_sum, max, tanh};
 use super::scratch::{FreeList, with_room};
 use super::simd::{Isa, Loop, Simd};
 use super::{CpuActs, CpuMatrix};
 use crate::error::{check_index, check_shape};
-use crate::{Best, Result};
+use crate::{Best, LogitMap, Result};
 
 const CHUNK: usize = 16 * TILE;
 
@@ -20,8 +20,9 @@ pub(super) fn best(
     free: &FreeList<Part>,
     a: &CpuActs,
     head: &CpuMatrix,
+    map: &LogitMap,
 ) -> Result<Vec<Best>> {
-    reduce(isa, free, a, head, None, |_, _, merged| Best {
+    reduce(isa, free, a, head, map, None, |_, _, merged| Best {
         token: merged.token,
         logprob: -merged.log_sum,
     })
@@ -32,16 +33,25 @@ pub(super) fn score(
     free: &FreeList<Part>,
     a: &CpuActs,
     head: &CpuMatrix,
+    map: &LogitMap,
     tokens: &[u32],
 ) -> Result<Vec<f32>> {
     check_shape("head_score", "number of tokens", a.len, tokens.len())?;
     for &token in tokens {
         check_index("head_score", "token", token as usize, head.rows)?;
     }
-    reduce(isa, free, a, head, Some(tokens), |parts, row, merged| {
-        let logit = parts[tokens[row] as usize / CHUNK * a.len + row].wanted;
-        logit - merged.top - merged.log_sum
-    })
+    reduce(
+        isa,
+        free,
+        a,
+        head,
+        map,
+        Some(tokens),
+        |parts, row, merged| {
+            let logit = parts[tokens[row] as usize / CHUNK * a.len + row].wanted;
+            logit - merged.top - merged.log_sum
+        },
+    )
 }
 
 /// One row's logits over one chunk.
@@ -68,6 +78,7 @@ fn reduce<T>(
     free: &FreeList<Part>,
     a: &CpuActs,
     head: &CpuMatrix,
+    map: &LogitMap,
     tokens: Option<&[u32]>,
     each: impl Fn(&[Part], usize, Merged) -> T,
 ) -> Result<Vec<T>> {
@@ -85,8 +96,12 @@ fn reduce<T>(
                     logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
                 });
                 for (row, part) in parts.iter_mut().enumerate() {
+                    let logits = &mut logits[row * CHUNK..][..width];
+                    if *map != LogitMap::PLAIN {
+                        isa.run(Mapped { logits, map });
+                    }
                     *part = isa.run(Chunk {
-                        logits: &logits[row * CHUNK..][..width],
+                        logits,
                         first: first as u32,
                         token: tokens.map(|tokens| tokens[row]),
                     });
@@ -96,6 +111,27 @@ fn reduce<T>(
         let rows = (0..rows).map(|row| each(parts, row, merge(parts, rows, row)));
         Ok(rows.collect())
     })
+}
+
+struct Mapped<'a> {
+    logits: &'a mut [f32],
+    map: &'a LogitMap,
+}
+
+impl Loop for Mapped<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let scale = self.map.scale;
+        match self.map.softcap {
+            None => self.logits.iter_mut().for_each(|x| *x *= scale),
+            // 0 times what is not finite is NaN, which a cap is not to hide.
+            Some(cap) => self.logits.iter_mut().for_each(|x| {
+                *x = s.mul_add(cap, tanh(s, *x * (scale / cap)), 0.0 * *x);
+            }),
+        }
+    }
 }
 
 struct Chunk<'a> {

@@ -32,6 +32,36 @@ pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * scale }
 }
 
+/// `tanh x`, to within 4 units in the last place.
+#[inline(always)]
+pub(super) fn tanh<S: Simd>(s: S, x: f32) -> f32 {
+    let e = exp(s, -2.0 * x.abs());
+    let large = ((1.0 - e) / (1.0 + e)).copysign(x);
+    // Near 0 the difference above would lose digits: Taylor to the 9th power, 5e-9 at 0.25.
+    let square = x * x;
+    let mut p = 62.0 / 2835.0;
+    for c in [-17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0, 1.0] {
+        p = s.mul_add(p, square, c);
+    }
+    if x.abs() < 0.25 { x * p } else { large }
+}
+
+/// The logistic function `1 / (1 + e^-x)`, as a factor of what is divided by it.
+#[inline(always)]
+pub(super) fn one_plus_exp<S: Simd>(s: S, x: f32) -> f32 {
+    1.0 + exp(s, -x)
+}
+
+/// The argument `u` for which `x / (1 + e^-u)` is the approximated GELU: `tanh(z) = 2 / (1 + e^-2z) - 1`.
+#[inline(always)]
+pub(super) fn gelu_argument<S: Simd>(s: S, x: f32) -> f32 {
+    GELU_SLOPE * s.mul_add(GELU_CUBE * x * x, x, x)
+}
+
+/// `2 sqrt(2 / pi)`
+pub(super) const GELU_SLOPE: f32 = 1.595_769_1;
+pub(super) const GELU_CUBE: f32 = 0.044_715;
+
 /// The sum of `f(x)` in a fixed order: lane by lane, then the lanes from first to last.
 #[inline(always)]
 pub(super) fn lane_sum(values: &[f32], mut f: impl FnMut(f32, f32) -> f32) -> f32 {
@@ -140,6 +170,26 @@ mod tests {
         assert!(worst < 2.4e-7, "worst relative error {worst:e}");
         assert_eq!(exp(Portable, f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(Portable, 0.0), 1.0);
+    }
+
+    #[test]
+    fn tanh_agrees_with_f64() {
+        let mut worst = 0f64;
+        for i in -12_000..=12_000 {
+            let x = i as f32 * 1e-3;
+            let want = f64::from(x).tanh();
+            let got = f64::from(tanh(Portable, x));
+            if x != 0.0 {
+                worst = worst.max(((got - want) / want).abs());
+            }
+        }
+        assert!(
+            worst < 4.0 * f64::from(f32::EPSILON),
+            "worst relative error {worst:e}"
+        );
+        assert_eq!(tanh(Portable, 0.0), 0.0);
+        assert_eq!(tanh(Portable, 100.0), 1.0);
+        assert_eq!(tanh(Portable, -100.0), -1.0);
     }
 
     #[test]

@@ -3,14 +3,20 @@
 use rayon::prelude::*;
 
 use super::CpuRows;
-use super::math::exp;
+use super::glu::{GeluTanh, Silu};
+use super::math::{GELU_CUBE, GELU_SLOPE, gelu_argument, one_plus_exp};
 use super::simd::{Isa, Loop, Simd};
-use crate::Result;
 use crate::error::check_shape;
+use crate::{Activation, Result};
 
-/// `out = silu(gate) * up`, kept in f32.
-pub(super) fn swiglu_f32(isa: Isa, gate_up: &CpuRows, out: &mut CpuRows) -> Result<()> {
-    const OP: &str = "swiglu_f32";
+/// `out = activation(gate) * up`, kept in f32.
+pub(super) fn glu_f32(
+    isa: Isa,
+    activation: Activation,
+    gate_up: &CpuRows,
+    out: &mut CpuRows,
+) -> Result<()> {
+    const OP: &str = "glu_f32";
     check_shape(OP, "width of gate_up", 2 * out.width(), gate_up.width())?;
     out.set_len(OP, gate_up.len())?;
     let width = out.width();
@@ -19,31 +25,18 @@ pub(super) fn swiglu_f32(isa: Isa, gate_up: &CpuRows, out: &mut CpuRows) -> Resu
         .zip(gate_up.values().par_chunks(2 * width))
         .for_each(|(out, row)| {
             let (gate, up) = row.split_at(width);
-            isa.run(Forward { gate, up, out });
+            match activation {
+                Activation::Silu => isa.run(Silu { gate, up, out }),
+                Activation::GeluTanh => isa.run(GeluTanh { gate, up, out }),
+            }
         });
     Ok(())
 }
 
-struct Forward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl Loop for Forward<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for ((out, &gate), &up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = gate / (1.0 + exp(s, -gate)) * up;
-        }
-    }
-}
-
-/// The gradients of gate and up from that of `silu(gate) * up`.
+/// The gradients of gate and up from that of `activation(gate) * up`.
 pub(super) fn mlp_backward(
     isa: Isa,
+    activation: Activation,
     gate_up: &CpuRows,
     d_hidden: &CpuRows,
     out: &mut CpuRows,
@@ -61,13 +54,17 @@ pub(super) fn mlp_backward(
         .for_each(|((out, row), d)| {
             let (gate, up) = row.split_at(ffn);
             let (d_gate, d_up) = out.split_at_mut(ffn);
-            isa.run(Backward {
+            let backward = Backward {
                 gate,
                 up,
                 d,
                 d_gate,
                 d_up,
-            });
+            };
+            match activation {
+                Activation::Silu => isa.run(SiluBackward(backward)),
+                Activation::GeluTanh => isa.run(GeluTanhBackward(backward)),
+            }
         });
     Ok(())
 }
@@ -80,18 +77,48 @@ struct Backward<'a> {
     d_up: &'a mut [f32],
 }
 
-impl Loop for Backward<'_> {
+impl Backward<'_> {
+    /// Calls `slope(gate)` for the activation and its slope of each column.
+    #[inline(always)]
+    fn each(self, slope: impl Fn(f32) -> (f32, f32)) {
+        let outputs = self.d_gate.iter_mut().zip(self.d_up);
+        let inputs = self.gate.iter().zip(self.up).zip(self.d);
+        for ((d_gate, d_up), ((&gate, &up), &d)) in outputs.zip(inputs) {
+            let (active, slope) = slope(gate);
+            *d_gate = d * up * slope;
+            *d_up = d * active;
+        }
+    }
+}
+
+struct SiluBackward<'a>(Backward<'a>);
+
+impl Loop for SiluBackward<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let outputs = self.d_gate.iter_mut().zip(self.d_up);
-        let inputs = self.gate.iter().zip(self.up).zip(self.d);
-        for ((d_gate, d_up), ((&gate, &up), &d)) in outputs.zip(inputs) {
-            let sigmoid = 1.0 / (1.0 + exp(s, -gate));
+        self.0.each(|gate| {
+            let sigmoid = 1.0 / one_plus_exp(s, gate);
             // silu' = sigmoid + silu * (1 - sigmoid)
-            *d_gate = d * up * (sigmoid * (1.0 + gate * (1.0 - sigmoid)));
-            *d_up = d * (gate * sigmoid);
-        }
+            (gate * sigmoid, sigmoid * (1.0 + gate * (1.0 - sigmoid)))
+        });
+    }
+}
+
+struct GeluTanhBackward<'a>(Backward<'a>);
+
+impl Loop for GeluTanhBackward<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.0.each(|gate| {
+            let sigmoid = 1.0 / one_plus_exp(s, gelu_argument(s, gate));
+            // x sigmoid(u(x)): sigmoid + x sigmoid (1 - sigmoid) u'
+            let inner = GELU_SLOPE * (1.0 + 3.0 * GELU_CUBE * gate * gate);
+            let active = gate * sigmoid;
+            (active, sigmoid + active * (1.0 - sigmoid) * inner)
+        });
     }
 }

@@ -5,6 +5,7 @@ mod attend;
 mod cast;
 mod embed;
 mod gemm;
+mod glu;
 mod head;
 mod kv;
 mod linear_f32;
@@ -18,7 +19,6 @@ mod rope;
 mod rows;
 mod scratch;
 mod simd;
-mod swiglu;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub use rows::{CpuActs, CpuBatch, CpuRows, CpuVector};
 
 use crate::error::check_index;
 use crate::{
-    Adam, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError, KvLayout,
-    MatrixSource, Memory, Result,
+    Activation, Adam, Attend, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError,
+    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
 };
 use gemm::Target;
 use head::Part;
@@ -235,16 +235,22 @@ impl Backend for Cpu {
         rows.clear();
     }
 
-    fn embed(&self, table: &CpuMatrix, batch: &CpuBatch, out: &mut CpuRows) -> Result<()> {
-        self.pool.install(|| embed::embed(table, batch, out))
+    fn embed(
+        &self,
+        table: &CpuMatrix,
+        batch: &CpuBatch,
+        scale: f32,
+        out: &mut CpuRows,
+    ) -> Result<()> {
+        self.pool.install(|| embed::embed(table, batch, scale, out))
     }
 
     fn cast(&self, x: &CpuRows, out: &mut CpuActs) -> Result<()> {
         self.pool.install(|| cast::cast(x, out))
     }
 
-    fn add(&self, x: &CpuRows, residual: &mut CpuRows) -> Result<()> {
-        self.pool.install(|| cast::add(x, residual))
+    fn add(&self, x: &CpuRows, scale: f32, residual: &mut CpuRows) -> Result<()> {
+        self.pool.install(|| cast::add(x, scale, residual))
     }
 
     fn rms_norm(&self, x: &CpuRows, weight: &CpuVector, eps: f32, out: &mut CpuActs) -> Result<()> {
@@ -261,6 +267,17 @@ impl Backend for Cpu {
     ) -> Result<()> {
         self.pool
             .install(|| norm::rms_norm_f32(self.isa, x, &weight.0, eps, out))
+    }
+
+    fn rms_norm_parts(
+        &self,
+        parts: Parts,
+        weight: &CpuVector,
+        eps: f32,
+        rows: &mut CpuRows,
+    ) -> Result<()> {
+        self.pool
+            .install(|| norm::rms_norm_parts(self.isa, parts, &weight.0, eps, rows))
     }
 
     fn linear(
@@ -312,7 +329,7 @@ impl Backend for Cpu {
 
     fn attend(
         &self,
-        shape: &AttnShape,
+        attend: &Attend,
         qkv: &CpuRows,
         batch: &CpuBatch,
         layer: usize,
@@ -320,11 +337,12 @@ impl Backend for Cpu {
         out: &mut CpuActs,
     ) -> Result<()> {
         self.pool
-            .install(|| attend::attend(self.isa, shape, qkv, batch, layer, kv, out))
+            .install(|| attend::attend(self.isa, attend, qkv, batch, layer, kv, out))
     }
 
-    fn swiglu(&self, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
-        self.pool.install(|| swiglu::swiglu(self.isa, gate_up, out))
+    fn glu(&self, activation: Activation, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
+        self.pool
+            .install(|| glu::glu(self.isa, activation, gate_up, out))
     }
 
     fn gather(&self, src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Result<()> {
@@ -349,14 +367,20 @@ impl Backend for Cpu {
         tally.check()
     }
 
-    fn head_best(&self, a: &CpuActs, head: &CpuMatrix) -> Result<Vec<Best>> {
+    fn head_best(&self, a: &CpuActs, head: &CpuMatrix, map: &LogitMap) -> Result<Vec<Best>> {
         self.pool
-            .install(|| head::best(self.isa, &self.head_parts, a, head))
+            .install(|| head::best(self.isa, &self.head_parts, a, head, map))
     }
 
-    fn head_score(&self, a: &CpuActs, head: &CpuMatrix, tokens: &[u32]) -> Result<Vec<f32>> {
+    fn head_score(
+        &self,
+        a: &CpuActs,
+        head: &CpuMatrix,
+        map: &LogitMap,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>> {
         self.pool
-            .install(|| head::score(self.isa, &self.head_parts, a, head, tokens))
+            .install(|| head::score(self.isa, &self.head_parts, a, head, map, tokens))
     }
 
     fn linear_f32(
@@ -375,14 +399,20 @@ impl Backend for Cpu {
             .install(|| linear_f32::linear_f32_back(self.isa, d, w, out))
     }
 
-    fn swiglu_f32(&self, gate_up: &CpuRows, out: &mut CpuRows) -> Result<()> {
+    fn glu_f32(&self, activation: Activation, gate_up: &CpuRows, out: &mut CpuRows) -> Result<()> {
         self.pool
-            .install(|| mlp_backward::swiglu_f32(self.isa, gate_up, out))
+            .install(|| mlp_backward::glu_f32(self.isa, activation, gate_up, out))
     }
 
-    fn mlp_backward(&self, gate_up: &CpuRows, d_hidden: &CpuRows, out: &mut CpuRows) -> Result<()> {
+    fn mlp_backward(
+        &self,
+        activation: Activation,
+        gate_up: &CpuRows,
+        d_hidden: &CpuRows,
+        out: &mut CpuRows,
+    ) -> Result<()> {
         self.pool
-            .install(|| mlp_backward::mlp_backward(self.isa, gate_up, d_hidden, out))
+            .install(|| mlp_backward::mlp_backward(self.isa, activation, gate_up, d_hidden, out))
     }
 
     fn adam(

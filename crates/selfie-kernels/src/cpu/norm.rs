@@ -6,8 +6,9 @@ use super::math::{Operand, lane_sum};
 use super::rows::ActValues;
 use super::simd::{Isa, Loop, Simd};
 use super::{CpuActs, CpuRows};
-use crate::Result;
+use crate::checks::check_parts;
 use crate::error::check_shape;
+use crate::{Parts, Result};
 
 pub(super) fn rms_norm(
     isa: Isa,
@@ -44,6 +45,42 @@ pub(super) fn rms_norm_f32(
     Ok(())
 }
 
+pub(super) fn rms_norm_parts(
+    isa: Isa,
+    parts: Parts,
+    weight: &[f32],
+    eps: f32,
+    rows: &mut CpuRows,
+) -> Result<()> {
+    check_parts(parts, weight.len(), rows.width())?;
+    let width = rows.width();
+    rows.values_mut().par_chunks_mut(width).for_each(|row| {
+        let normed = &mut row[parts.first..][..parts.count * parts.width];
+        for x in normed.chunks_exact_mut(parts.width) {
+            isa.run(Part { x, weight, eps });
+        }
+    });
+    Ok(())
+}
+
+struct Part<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Loop for Part<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let scale = scale(s, self.x, self.eps);
+        for (x, &w) in self.x.iter_mut().zip(self.weight) {
+            *x = *x * scale * w;
+        }
+    }
+}
+
 fn all_rows<T: Operand>(
     isa: Isa,
     x: &CpuRows,
@@ -76,15 +113,21 @@ impl<T: Operand> Loop for Row<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let squares = lane_sum(self.x, |x, sum| s.mul_add(x, x, sum));
-        // A sum that overflows would scale the row to zeros, which nobody could tell from a sound one.
-        let scale = if squares.is_finite() {
-            1.0 / (squares / self.x.len() as f32 + self.eps).sqrt()
-        } else {
-            f32::NAN
-        };
+        let scale = scale(s, self.x, self.eps);
         for ((out, &x), &w) in self.out.iter_mut().zip(self.x).zip(self.weight) {
             *out = T::round(x * scale * w);
         }
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+fn scale<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
+    let squares = lane_sum(x, |x, sum| s.mul_add(x, x, sum));
+    // A sum that overflows would scale the row to zeros, which nobody could tell from a sound one.
+    if squares.is_finite() {
+        1.0 / (squares / x.len() as f32 + eps).sqrt()
+    } else {
+        f32::NAN
     }
 }

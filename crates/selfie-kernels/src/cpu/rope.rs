@@ -51,7 +51,7 @@ impl Loop for Rotate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let half = self.head.len() / 2;
+        let half = self.table.len() / 2;
         let (cos, sin) = self.table.split_at(half);
         let (first, second) = self.head.split_at_mut(half);
         for (((a, b), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {

@@ -11,8 +11,8 @@ use super::tally::GpuTally;
 use super::{Driver, load};
 use crate::error::{check_index, check_shape};
 use crate::{
-    Adam, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError, KvLayout,
-    MatrixSource, Memory, Result,
+    Activation, Adam, Attend, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError,
+    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
 };
 
 /// A GPU, by way of a [`Driver`]. Clones share the device, its stream and its memory.
@@ -209,16 +209,22 @@ impl<D: Driver> Backend for Gpu<D> {
         rows.len = 0;
     }
 
-    fn embed(&self, table: &GpuMatrix<D>, batch: &GpuBatch<D>, out: &mut GpuRows<D>) -> Result<()> {
-        self.embed_rows(table, batch, out)
+    fn embed(
+        &self,
+        table: &GpuMatrix<D>,
+        batch: &GpuBatch<D>,
+        scale: f32,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        self.embed_rows(table, batch, scale, out)
     }
 
     fn cast(&self, x: &GpuRows<D>, out: &mut GpuActs<D>) -> Result<()> {
         self.cast_rows(x, out)
     }
 
-    fn add(&self, x: &GpuRows<D>, residual: &mut GpuRows<D>) -> Result<()> {
-        self.add_rows(x, residual)
+    fn add(&self, x: &GpuRows<D>, scale: f32, residual: &mut GpuRows<D>) -> Result<()> {
+        self.add_rows(x, scale, residual)
     }
 
     fn rms_norm(
@@ -244,6 +250,16 @@ impl<D: Driver> Backend for Gpu<D> {
         check_shape("rms_norm", "width of the output", x.width, out.width)?;
         out.set_len("rms_norm", x.len)?;
         self.norm(x, weight, eps, out.address(), DType::F32)
+    }
+
+    fn rms_norm_parts(
+        &self,
+        parts: Parts,
+        weight: &GpuVector<D>,
+        eps: f32,
+        rows: &mut GpuRows<D>,
+    ) -> Result<()> {
+        self.norm_parts(parts, weight, eps, rows)
     }
 
     fn linear(
@@ -285,21 +301,26 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn attend(
         &self,
-        shape: &AttnShape,
+        attend: &Attend,
         qkv: &GpuRows<D>,
         batch: &GpuBatch<D>,
         layer: usize,
         kv: &GpuKv<D>,
         out: &mut GpuActs<D>,
     ) -> Result<()> {
-        self.attention(shape, qkv, batch, layer, kv, out)
+        self.attention(attend, qkv, batch, layer, kv, out)
     }
 
-    fn swiglu(&self, gate_up: &GpuRows<D>, out: &mut GpuActs<D>) -> Result<()> {
+    fn glu(
+        &self,
+        activation: Activation,
+        gate_up: &GpuRows<D>,
+        out: &mut GpuActs<D>,
+    ) -> Result<()> {
         let (width, ffn) = (gate_up.width, gate_up.width / 2);
-        check_shape("swiglu", "width of gate_up", 2 * ffn, width)?;
-        out.set_len("swiglu", gate_up.len, ffn)?;
-        self.gate("swiglu", gate_up, out.address(), out.dtype)
+        check_shape("glu", "width of gate_up", 2 * ffn, width)?;
+        out.set_len("glu", gate_up.len, ffn)?;
+        self.gate("glu", activation, gate_up, out.address(), out.dtype)
     }
 
     fn gather(&self, src: &GpuRows<D>, index: &[usize], dst: &mut GpuRows<D>) -> Result<()> {
@@ -324,17 +345,23 @@ impl<D: Driver> Backend for Gpu<D> {
         tally.check()
     }
 
-    fn head_best(&self, a: &GpuActs<D>, head: &GpuMatrix<D>) -> Result<Vec<Best>> {
-        self.reduce_head("head_best", a, head, None)
+    fn head_best(&self, a: &GpuActs<D>, head: &GpuMatrix<D>, map: &LogitMap) -> Result<Vec<Best>> {
+        self.reduce_head("head_best", a, head, map, None)
     }
 
-    fn head_score(&self, a: &GpuActs<D>, head: &GpuMatrix<D>, tokens: &[u32]) -> Result<Vec<f32>> {
+    fn head_score(
+        &self,
+        a: &GpuActs<D>,
+        head: &GpuMatrix<D>,
+        map: &LogitMap,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>> {
         const OP: &str = "head_score";
         check_shape(OP, "number of tokens", a.len, tokens.len())?;
         for &token in tokens {
             check_index(OP, "token", token as usize, head.rows)?;
         }
-        let scored = self.reduce_head(OP, a, head, Some(tokens))?;
+        let scored = self.reduce_head(OP, a, head, map, Some(tokens))?;
         Ok(scored.iter().map(|token| token.logprob).collect())
     }
 
@@ -352,20 +379,26 @@ impl<D: Driver> Backend for Gpu<D> {
         self.product_f32_back(d, w, out)
     }
 
-    fn swiglu_f32(&self, gate_up: &GpuRows<D>, out: &mut GpuRows<D>) -> Result<()> {
-        const OP: &str = "swiglu_f32";
+    fn glu_f32(
+        &self,
+        activation: Activation,
+        gate_up: &GpuRows<D>,
+        out: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "glu_f32";
         check_shape(OP, "width of gate_up", 2 * out.width, gate_up.width)?;
         out.set_len(OP, gate_up.len)?;
-        self.gate(OP, gate_up, out.address(), DType::F32)
+        self.gate(OP, activation, gate_up, out.address(), DType::F32)
     }
 
     fn mlp_backward(
         &self,
+        activation: Activation,
         gate_up: &GpuRows<D>,
         d_hidden: &GpuRows<D>,
         out: &mut GpuRows<D>,
     ) -> Result<()> {
-        self.gate_backward(gate_up, d_hidden, out)
+        self.gate_backward(activation, gate_up, d_hidden, out)
     }
 
     fn adam(

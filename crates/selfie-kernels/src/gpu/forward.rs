@@ -3,17 +3,18 @@
 use super::backend::small;
 use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 use super::kv::GpuKv;
-use super::plan::{self, Add, Attention, Cast, Embed, RmsNorm, RopeAppend, Swiglu};
+use super::plan::{self, Add, Attention, Cast, Embed, Glu, RmsNorm, RopeAppend};
 use super::{Driver, Gemm, Gpu, WeightOrder};
-use crate::checks::{check_groups, check_qkv, check_rope};
+use crate::checks::{check_groups, check_parts, check_qkv, check_rope};
 use crate::error::{check_index, check_shape};
-use crate::{AttnShape, DType, KernelError, Result};
+use crate::{Activation, Attend, AttnShape, DType, KernelError, Parts, Result};
 
 impl<D: Driver> Gpu<D> {
     pub(super) fn embed_rows(
         &self,
         table: &GpuMatrix<D>,
         batch: &GpuBatch<D>,
+        scale: f32,
         out: &mut GpuRows<D>,
     ) -> Result<()> {
         const OP: &str = "embed";
@@ -32,6 +33,7 @@ impl<D: Driver> Gpu<D> {
             n: small(OP, out.len)?,
             width: small(OP, out.width)?,
             dtype: table.dtype,
+            scale,
         };
         // SAFETY: the tokens are rows of the table, and the output has a row of its width for each.
         unsafe { self.driver.launch(&plan.launch()) }
@@ -50,26 +52,47 @@ impl<D: Driver> Gpu<D> {
         if x.len * x.width == 0 {
             return Ok(());
         }
-        let width = small(OP, x.width)?;
-        if width > plan::MAX_WIDTH {
-            return Err(KernelError::Unsupported {
-                op: OP,
-                reason: format!(
-                    "rows of {width} columns; they may have {} on a GPU",
-                    plan::MAX_WIDTH
-                ),
-            });
-        }
+        let width = norm_width(OP, x.width)?;
         let plan = RmsNorm {
             x: x.address(),
             weight: weight.buffer.address(),
             out,
             n: small(OP, x.len)?,
+            parts: 1,
+            stride: width,
             width,
             dtype,
             eps,
         };
         // SAFETY: the caller has checked the weight and the output against `x`.
+        unsafe { self.driver.launch(&plan.launch()) }
+    }
+
+    pub(super) fn norm_parts(
+        &self,
+        parts: Parts,
+        weight: &GpuVector<D>,
+        eps: f32,
+        rows: &mut GpuRows<D>,
+    ) -> Result<()> {
+        const OP: &str = "rms_norm_parts";
+        check_parts(parts, weight.len, rows.width)?;
+        if rows.len * parts.count * parts.width == 0 {
+            return Ok(());
+        }
+        let first = rows.address() + 4 * parts.first as u64;
+        let plan = RmsNorm {
+            x: first,
+            weight: weight.buffer.address(),
+            out: first,
+            n: small(OP, rows.len)?,
+            parts: small(OP, parts.count)?,
+            stride: small(OP, rows.width)?,
+            width: norm_width(OP, parts.width)?,
+            dtype: DType::F32,
+            eps,
+        };
+        // SAFETY: the parts lie in the rows, and the weight is as long as one.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
@@ -115,6 +138,7 @@ impl<D: Driver> Gpu<D> {
             out: out.address(),
             x: bias,
             bias: true,
+            scale: 1.0,
             n: small(op, out.len)?,
             width: small(op, out.width)?,
         };
@@ -122,7 +146,12 @@ impl<D: Driver> Gpu<D> {
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
-    pub(super) fn add_rows(&self, x: &GpuRows<D>, residual: &mut GpuRows<D>) -> Result<()> {
+    pub(super) fn add_rows(
+        &self,
+        x: &GpuRows<D>,
+        scale: f32,
+        residual: &mut GpuRows<D>,
+    ) -> Result<()> {
         const OP: &str = "add";
         check_shape(OP, "width of the residual", x.width, residual.width)?;
         check_shape(OP, "rows of the residual", x.len, residual.len)?;
@@ -133,6 +162,7 @@ impl<D: Driver> Gpu<D> {
             out: residual.address(),
             x: x.address(),
             bias: false,
+            scale,
             n: small(OP, x.len)?,
             width: small(OP, x.width)?,
         };
@@ -180,6 +210,7 @@ impl<D: Driver> Gpu<D> {
         let plan = RopeAppend {
             qkv: qkv.address(),
             table: rope.map_or(0, GpuRows::address),
+            rotated: small(OP, rope.map_or(shape.head_dim, |rope| rope.width))?,
             slot: batch.slots(),
             position: batch.positions(),
             kv: kv.layer(layer)?,
@@ -194,7 +225,7 @@ impl<D: Driver> Gpu<D> {
 
     pub(super) fn attention(
         &self,
-        shape: &AttnShape,
+        attend: &Attend,
         qkv: &GpuRows<D>,
         batch: &GpuBatch<D>,
         layer: usize,
@@ -202,6 +233,7 @@ impl<D: Driver> Gpu<D> {
         out: &mut GpuActs<D>,
     ) -> Result<()> {
         const OP: &str = "attend";
+        let shape = &attend.shape;
         let rows = batch.rows.len();
         check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
         check_groups(OP, shape)?;
@@ -219,6 +251,7 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let mut plan = Attention {
+            attend,
             qkv: qkv.address(),
             out: out.address(),
             slot: batch.slots(),
@@ -248,6 +281,7 @@ impl<D: Driver> Gpu<D> {
     pub(super) fn gate(
         &self,
         op: &'static str,
+        activation: Activation,
         gate_up: &GpuRows<D>,
         out: u64,
         dtype: DType,
@@ -255,7 +289,8 @@ impl<D: Driver> Gpu<D> {
         if gate_up.len * gate_up.width == 0 {
             return Ok(());
         }
-        let plan = Swiglu {
+        let plan = Glu {
+            activation,
             gate_up: gate_up.address(),
             out,
             n: small(op, gate_up.len)?,
@@ -265,6 +300,21 @@ impl<D: Driver> Gpu<D> {
         // SAFETY: the caller has checked the output against `gate_up`.
         unsafe { self.driver.launch(&plan.launch()) }
     }
+}
+
+/// The width of what is normed; as many columns as fit a block's memory.
+fn norm_width(op: &'static str, width: usize) -> Result<u32> {
+    let width = small(op, width)?;
+    if width <= plan::MAX_WIDTH {
+        return Ok(width);
+    }
+    Err(KernelError::Unsupported {
+        op,
+        reason: format!(
+            "rows of {width} columns; they may have {} on a GPU",
+            plan::MAX_WIDTH
+        ),
+    })
 }
 
 /// Whether there are kernels for heads of this width.

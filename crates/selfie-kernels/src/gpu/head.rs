@@ -2,9 +2,9 @@
 
 use super::backend::small;
 use super::buffers::{GpuActs, GpuMatrix};
-use super::plan::{Head, PART_BYTES};
+use super::plan::{self, Head, PART_BYTES};
 use super::{Driver, Gemm, Gpu, WeightOrder};
-use crate::{Best, Result};
+use crate::{Best, LogitMap, Result};
 
 /// Bytes of logits that are on the device at a time, unless one row is more.
 const LOGIT_BYTES: usize = 64 << 20;
@@ -19,6 +19,7 @@ impl<D: Driver> Gpu<D> {
         op: &'static str,
         a: &GpuActs<D>,
         head: &GpuMatrix<D>,
+        map: &LogitMap,
         tokens: Option<&[u32]>,
     ) -> Result<Vec<Best>> {
         a.check(op, head)?;
@@ -71,6 +72,15 @@ impl<D: Driver> Gpu<D> {
             };
             // SAFETY: widths and dtypes agree, and there is room for the logits of `n` rows.
             unsafe { self.driver.gemm(&gemm)? };
+            if *map != LogitMap::PLAIN {
+                let plan = plan::LogitMap {
+                    logits: logits.address(),
+                    count: (n * head.rows) as u64,
+                    map: *map,
+                };
+                // SAFETY: there are as many logits.
+                unsafe { self.driver.launch(&plan.launch())? };
+            }
             for launch in plan.launches() {
                 // SAFETY: the buffers were made for these rows and this vocabulary; the tokens are in it.
                 unsafe { self.driver.launch(&launch)? };

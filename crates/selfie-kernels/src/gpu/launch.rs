@@ -55,20 +55,22 @@ pub enum File {
     Embed,
     /// `gather_rows.ptx`
     GatherRows,
+    /// `glu.ptx`
+    Glu,
     /// `head.ptx`
     Head,
     /// `inject.ptx`
     Inject,
     /// `kv_copy.ptx`
     KvCopy,
+    /// `logit_map.ptx`
+    LogitMap,
     /// `mlp_backward.ptx`
     MlpBackward,
     /// `rms_norm.ptx`
     RmsNorm,
     /// `rope_append.ptx`
     RopeAppend,
-    /// `swiglu.ptx`
-    Swiglu,
 }
 
 impl File {
@@ -83,13 +85,14 @@ impl File {
         File::Cast,
         File::Embed,
         File::GatherRows,
+        File::Glu,
         File::Head,
         File::Inject,
         File::KvCopy,
+        File::LogitMap,
         File::MlpBackward,
         File::RmsNorm,
         File::RopeAppend,
-        File::Swiglu,
     ];
 
     /// The name, without `.ptx`.
@@ -104,13 +107,14 @@ impl File {
             File::Cast => "cast",
             File::Embed => "embed",
             File::GatherRows => "gather_rows",
+            File::Glu => "glu",
             File::Head => "head",
             File::Inject => "inject",
             File::KvCopy => "kv_copy",
+            File::LogitMap => "logit_map",
             File::MlpBackward => "mlp_backward",
             File::RmsNorm => "rms_norm",
             File::RopeAppend => "rope_append",
-            File::Swiglu => "swiglu",
         }
     }
 
@@ -125,13 +129,14 @@ impl File {
             File::Cast => include_str!("../../kernels/cast.ptx"),
             File::Embed => include_str!("../../kernels/embed.ptx"),
             File::GatherRows => include_str!("../../kernels/gather_rows.ptx"),
+            File::Glu => include_str!("../../kernels/glu.ptx"),
             File::Head => include_str!("../../kernels/head.ptx"),
             File::Inject => include_str!("../../kernels/inject.ptx"),
             File::KvCopy => include_str!("../../kernels/kv_copy.ptx"),
+            File::LogitMap => include_str!("../../kernels/logit_map.ptx"),
             File::MlpBackward => include_str!("../../kernels/mlp_backward.ptx"),
             File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
             File::RopeAppend => include_str!("../../kernels/rope_append.ptx"),
-            File::Swiglu => include_str!("../../kernels/swiglu.ptx"),
         }
     }
 

@@ -5,7 +5,7 @@ use super::buffers::GpuRows;
 use super::plan::{Adam as AdamPlan, MlpBackward};
 use super::{Driver, Gemm, Gpu, WeightOrder};
 use crate::error::check_shape;
-use crate::{Adam, DType, Result};
+use crate::{Activation, Adam, DType, Result};
 
 impl<D: Driver> Gpu<D> {
     pub(super) fn product_f32(
@@ -70,6 +70,7 @@ impl<D: Driver> Gpu<D> {
 
     pub(super) fn gate_backward(
         &self,
+        activation: Activation,
         gate_up: &GpuRows<D>,
         d_hidden: &GpuRows<D>,
         out: &mut GpuRows<D>,
@@ -84,6 +85,7 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let plan = MlpBackward {
+            activation,
             gate_up: gate_up.address(),
             d: d_hidden.address(),
             out: out.address(),

@@ -2,7 +2,8 @@
 
 use selfie_kernels::gpu::Cuda;
 use selfie_kernels::{
-    AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, Result, Slot, reference,
+    Activation, Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout,
+    Result, Slot, reference,
 };
 
 use crate::floors::Floors;
@@ -67,7 +68,7 @@ pub(crate) fn measure(
 
     let gate_up = sets(cuda, side, 2 * side)?;
     let s = seconds(cuda, |i| {
-        cuda.swiglu(&gate_up[i % SETS], &mut acts[i % SETS])
+        cuda.glu(Activation::Silu, &gate_up[i % SETS], &mut acts[i % SETS])
     })?;
     share("swiglu", 2 * f32s + bf16s, s);
     drop((gate_up, acts));
@@ -192,6 +193,6 @@ impl Cache {
         qkv: &<Cuda as Backend>::Rows,
         out: &mut <Cuda as Backend>::Acts,
     ) -> Result<()> {
-        cuda.attend(&self.shape, qkv, &self.batch, 0, &self.kv, out)
+        cuda.attend(&Attend::new(self.shape), qkv, &self.batch, 0, &self.kv, out)
     }
 }

@@ -3,7 +3,7 @@
 //! bits of f32 sums; the output is rounded to 16 bits.
 
 use selfie_kernels::gpu::Cuda;
-use selfie_kernels::{AttnShape, Backend, BatchRow, DType, KvLayout, Slot, reference};
+use selfie_kernels::{Attend, AttnShape, Backend, BatchRow, DType, KvLayout, Slot, reference};
 
 use crate::cases::{must, read_acts, rows_of, values};
 use crate::{Check, Opening};
@@ -136,7 +136,7 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
     let mut out = must("acts", backend.acts(asked.len(), shape.q_dim(), dtype));
     must(
         "attend",
-        backend.attend(&shape, &qkv, &batch, 0, &kv, &mut out),
+        backend.attend(&Attend::new(shape), &qkv, &batch, 0, &kv, &mut out),
     );
     read_acts(backend, &out, asked.len())
 }

@@ -22,7 +22,8 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op inject", rows::check_inject),
         of_op("op embed", matrix::check_embed),
         of_op("op rms_norm", rows::check_rms_norm),
-        of_op("op swiglu", rows::check_swiglu),
+        of_op("op rms_norm_parts", rows::check_rms_norm_parts),
+        of_op("op glu", rows::check_glu),
         of_op("op cast", rows::check_cast),
         of_op("op add", rows::check_add),
         of_op("op linear", matrix::check_linear),
@@ -47,7 +48,8 @@ pub(crate) fn checks() -> Vec<Check> {
             errors::linear(cuda);
             errors::linear_add(cuda);
             errors::an_operand_has_the_dtype_that_the_weights_ask_for(cuda);
-            errors::swiglu(cuda);
+            errors::rms_norm_parts(cuda);
+            errors::glu(cuda);
             errors::kv_share(cuda);
             errors::kv_copy(cuda);
             errors::rope_append(cuda);

@@ -1,8 +1,8 @@
 //! Rotation, the cache and attention.
 
-use selfie_kernels::{AttnShape, Backend, BatchRow, KvLayout, Slot, reference};
+use selfie_kernels::{Attend, AttnShape, Backend, BatchRow, KvLayout, Slot, reference};
 
-use super::tables::{ATTEND, Attend, FORK, Fork, Heads, ROPE};
+use super::tables::{ATTEND, AttendCase, FORK, Fork, Heads, PLAIN, ROPE, RULES, Rule};
 use super::*;
 
 const THETA: f64 = 10_000.0;
@@ -31,25 +31,25 @@ fn batch_of<B: Backend>(backend: &B, rows: &[BatchRow]) -> B::Batch {
 }
 
 /// Rotates every head of `heads` (`[n * head_dim]`).
-fn rotated(heads: &[f32], table: &[f32]) -> Vec<f32> {
+fn rotated(heads: &[f32], table: &[f32], head_dim: usize) -> Vec<f32> {
     let mut heads = heads.to_vec();
-    for head in heads.chunks_exact_mut(table.len()) {
+    for head in heads.chunks_exact_mut(head_dim) {
         reference::rope(head, table);
     }
     heads
 }
 
-/// What both products of each rotated value add up to in magnitude.
-fn rotated_magnitude(heads: &[f32], table: &[f32]) -> Vec<f32> {
+/// What both products of each rotated value add up to in magnitude; of the others, their own.
+fn rotated_magnitude(heads: &[f32], table: &[f32], head_dim: usize) -> Vec<f32> {
     let mut table = abs(table);
     let half = table.len() / 2;
     // With the sign of the second term turned, the first half is a sum too; the second half is one as it is.
-    let sum = rotated(&abs(heads), &table);
+    let sum = rotated(&abs(heads), &table, head_dim);
     table[half..].iter_mut().for_each(|sin| *sin = -*sin);
-    let mut out = rotated(&abs(heads), &table);
+    let mut out = rotated(&abs(heads), &table, head_dim);
     for (out, sum) in out
-        .chunks_exact_mut(2 * half)
-        .zip(sum.chunks_exact(2 * half))
+        .chunks_exact_mut(head_dim)
+        .zip(sum.chunks_exact(head_dim))
     {
         out[half..].copy_from_slice(&sum[half..]);
     }
@@ -63,7 +63,6 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
         let shape = shape(case.heads);
         let (q_dim, width) = (shape.q_dim(), shape.qkv_dim());
         let positions = case.positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let table = reference::rope_table(positions, shape.head_dim, THETA);
         let layout = KvLayout {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
@@ -80,8 +79,12 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
             .collect();
         let batch = batch_of(backend, &rows);
         let before = values(seed as u64, rows.len() * width, (-2.0, 2.0));
-        let rope = rows_of(backend, &table, shape.head_dim);
-        for rope in [Some(&rope), None] {
+        // All columns of a head, some of them, or none.
+        let part = (shape.head_dim / 4 * 2).max(2);
+        for rotated_columns in [shape.head_dim, part, 0] {
+            let table = reference::rope_table(positions, rotated_columns, THETA);
+            let rope = (rotated_columns > 0).then(|| rows_of(backend, &table, rotated_columns));
+            let rope = rope.as_ref();
             let mut qkv = rows_of(backend, &before, width);
             let mut kv = must("kv", backend.kv(&layout));
             let result = backend.rope_append(&shape, rope, &batch, 0, &mut qkv, &mut kv);
@@ -89,14 +92,15 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
             let after = read_all(backend, &qkv);
             let rows = before.chunks_exact(width).zip(after.chunks_exact(width));
             for (&position, (before, after)) in case.positions.iter().zip(rows) {
-                let name = format!("{shape:?} at {position}, rotated: {}", rope.is_some());
-                let table = &table[position as usize * shape.head_dim..][..shape.head_dim];
+                let name = format!("{shape:?} at {position}, {rotated_columns} rotated");
+                let table = &table[position as usize * rotated_columns..][..rotated_columns];
                 let (q, got) = (&before[..q_dim], &after[..q_dim]);
                 if rope.is_some() {
-                    let magnitude = rotated_magnitude(q, table);
+                    let dim = shape.head_dim;
+                    let magnitude = rotated_magnitude(q, table, dim);
                     let bound = |i: usize| 3.0 * U * f64::from(magnitude[i]);
                     let name = format_args!("{name}, queries");
-                    errors.compare(name, got, &rotated(q, table), bound);
+                    errors.compare(name, got, &rotated(q, table, dim), bound);
                 } else {
                     errors.compare(format_args!("{name}, queries"), got, q, |_| 0.0);
                 }
@@ -241,7 +245,7 @@ impl<B: Backend> Cache<B> {
         let appended = backend.rope_append(shape, None, &batch, layer, &mut qkv, kv);
         must("rope_append", appended);
         let mut out = must("acts", backend.acts(n, q_dim, self.dtype));
-        let attended = backend.attend(shape, &qkv, &batch, layer, kv, &mut out);
+        let attended = backend.attend(&Attend::new(*shape), &qkv, &batch, layer, kv, &mut out);
         must("attend", attended);
         read_acts(backend, &out, n)
     }
@@ -327,10 +331,12 @@ pub fn check_attend<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "attend");
     for (seed, case) in ATTEND.iter().enumerate() {
         for &dtypes in B::ATTENTION {
-            let mut run = Run::new(backend, case, dtypes);
-            for (step, rows) in steps(case).into_iter().enumerate() {
-                let seed = (seed * 10 + step) as u64;
-                run.step(backend, rows, seed, &mut errors);
+            for rule in [PLAIN, RULES[seed % RULES.len()]] {
+                let mut run = Run::new(backend, case, rule, dtypes);
+                for (step, rows) in steps(case).into_iter().enumerate() {
+                    let seed = (seed * 10 + step) as u64;
+                    run.step(backend, rows, seed, &mut errors);
+                }
             }
         }
     }
@@ -341,7 +347,7 @@ pub fn check_attend<B: Operands>(backend: &B) {
 const UNROTATED: usize = 1;
 
 /// The batches of a case, for each of two layers: the shared prompts, the branches, one more token a branch.
-fn steps(case: &Attend) -> Vec<[Vec<BatchRow>; 2]> {
+fn steps(case: &AttendCase) -> Vec<[Vec<BatchRow>; 2]> {
     let prefixes = (0..).zip(case.prefixes);
     let shared: Vec<BatchRow> = prefixes
         .flat_map(|(prefix, &n)| (0..n).map(move |p| row(Slot::Prefix(prefix), p)))
@@ -386,10 +392,11 @@ struct History {
 
 /// A backend and the reference, walking through a case.
 struct Run<'a, B: Backend> {
-    case: &'a Attend,
+    case: &'a AttendCase,
     /// Of keys and values, and of the weights that the output is for.
     dtypes: [DType; 2],
     shape: AttnShape,
+    attend: Attend,
     table: Vec<f32>,
     rope: B::Rows,
     kv: B::Kv,
@@ -397,8 +404,20 @@ struct Run<'a, B: Backend> {
 }
 
 impl<'a, B: Operands> Run<'a, B> {
-    fn new(backend: &B, case: &'a Attend, dtypes: [DType; 2]) -> Self {
+    fn new(
+        backend: &B,
+        case: &'a AttendCase,
+        (window, softcap, factor): Rule,
+        dtypes: [DType; 2],
+    ) -> Self {
         let shape = shape(case.heads);
+        let plain = Attend::new(shape);
+        let attend = Attend {
+            scale: factor * plain.scale,
+            window,
+            softcap,
+            ..plain
+        };
         let end = case.branches.iter().map(|b| b.end).max().unwrap_or(0) + 1;
         let longest = case.prefixes.iter().copied().max().unwrap_or(0);
         let table = reference::rope_table(end.max(longest), shape.head_dim, THETA);
@@ -427,6 +446,7 @@ impl<'a, B: Operands> Run<'a, B> {
             case,
             dtypes,
             shape,
+            attend,
             rope: rows_of(backend, &table, shape.head_dim),
             table,
             kv,
@@ -459,7 +479,7 @@ impl<'a, B: Operands> Run<'a, B> {
             let (n, width) = (rows[layer].len(), self.shape.q_dim());
             let weights = self.dtypes[1];
             let mut out = must("acts", backend.acts(n, width, weights));
-            let result = backend.attend(&self.shape, qkv, batch, layer, &self.kv, &mut out);
+            let result = backend.attend(&self.attend, qkv, batch, layer, &self.kv, &mut out);
             must("attend", result);
             let got = read_acts(backend, &out, n);
             let qkv = values.chunks_exact(self.shape.qkv_dim());
@@ -482,7 +502,10 @@ impl<'a, B: Operands> Run<'a, B> {
         }
         let dim = self.shape.head_dim;
         let table = &self.table[row.position as usize * dim..][..dim];
-        (rotated(heads, table), rotated_magnitude(heads, table))
+        (
+            rotated(heads, table, dim),
+            rotated_magnitude(heads, table, dim),
+        )
     }
 
     fn remember(&mut self, layer: usize, row: &BatchRow, qkv: &[f32]) {
@@ -529,17 +552,22 @@ impl<'a, B: Operands> Run<'a, B> {
         let keys: Vec<&[f32]> = visible.iter().map(|p| &p.key[..]).collect();
         let key_values: Vec<&[f32]> = visible.iter().map(|p| &p.value[..]).collect();
         let (q, q_magnitude) = self.turned(layer, row, q);
-        let want = reference::attend(shape, &q, &keys, &key_values);
+        let want = reference::attend(&self.attend, &q, &keys, &key_values);
         let magnitudes: Vec<Vec<f32>> = visible.iter().map(|p| abs(&p.value)).collect();
         let magnitudes: Vec<&[f32]> = magnitudes.iter().map(|v| &v[..]).collect();
-        let magnitude = reference::attend(shape, &q, &keys, &magnitudes);
+        let magnitude = reference::attend(&self.attend, &q, &keys, &magnitudes);
         // A weight is off by the error of its own score and that of the normalizer: the sum over the head, and
         // three roundings in the rotation of the query and of the key. Then the weights' sum.
         let score = self.largest_score(&q_magnitude, &visible);
-        let score_error = (sum_bound(shape.head_dim) + 6.0 * U) * score;
+        // A cap makes no error larger, but for that of its own tanh.
+        let cap = f64::from(self.attend.softcap.unwrap_or(0.0));
+        let score_error = (sum_bound(shape.head_dim) + 6.0 * U) * score + 8.0 * U * cap;
         let bound = (2.0 * score_error).exp_m1() + sum_bound(visible.len()) + 12.0 * U;
         errors.compare_acts(
-            format_args!("{shape:?} layer {layer}, {row:?}, {:?}", self.dtypes),
+            format_args!(
+                "{:?} layer {layer}, {row:?}, {:?}",
+                self.attend, self.dtypes
+            ),
             B::operand(self.dtypes[1]),
             got,
             &want,
@@ -559,6 +587,6 @@ impl<'a, B: Operands> Run<'a, B> {
                 largest = largest.max(sum);
             }
         }
-        largest / (dim as f64).sqrt()
+        largest * f64::from(self.attend.scale)
     }
 }

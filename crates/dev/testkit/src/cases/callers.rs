@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, Slot};
+use selfie_kernels::{
+    Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout, LogitMap, Slot,
+};
 
 use super::{acts_of, must, read_all, rows_of, values};
 
@@ -59,13 +61,13 @@ fn work<B: Backend>(backend: &B, head: &B::Matrix, seed: u64) -> Bits {
     let x = values(100 + seed, ROWS * D, (-1.0, 1.0));
     let a = acts_of(backend, &x, D, DType::F32);
     let mut all = Bits::new();
-    for best in must("head_best", backend.head_best(&a, head)) {
+    for best in must("head_best", backend.head_best(&a, head, &LogitMap::PLAIN)) {
         all.extend([best.token, best.logprob.to_bits()]);
     }
     let tokens: Vec<u32> = (0..ROWS as u32).map(|i| i * 300 + seed as u32).collect();
     all.extend(bits(&must(
         "head_score",
-        backend.head_score(&a, head, &tokens),
+        backend.head_score(&a, head, &LogitMap::PLAIN, &tokens),
     )));
     let mut logits = must("rows", backend.rows(ROWS, VOCAB));
     must("linear", backend.linear(&a, head, None, &mut logits));
@@ -107,7 +109,7 @@ fn attend<B: Backend>(backend: &B, seed: u64) -> Vec<f32> {
     must("rope_append", appended);
     let q_dim = SHAPE.q_dim();
     let mut out = must("acts", backend.acts(rows.len(), q_dim, DType::F32));
-    let attended = backend.attend(&SHAPE, &qkv, &batch, 0, &kv, &mut out);
+    let attended = backend.attend(&Attend::new(SHAPE), &qkv, &batch, 0, &kv, &mut out);
     must("attend", attended);
     super::read_acts(backend, &out, rows.len())
 }

@@ -2,8 +2,8 @@
 
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
-    Adam, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError, KvLayout,
-    Result, Slot,
+    Activation, Adam, Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection,
+    KernelError, KvLayout, LogitMap, Parts, Result, Slot,
 };
 
 use super::{DTYPES, Operands, acts_of, must, rows_of};
@@ -94,21 +94,21 @@ pub fn embed<B: Operands>(backend: &B) {
     let two = batch_of(backend, &[row(4), row(0)]);
     let mut wide = must("rows", backend.rows(2, 4));
     assert_eq!(
-        shape(backend.embed(&table, &two, &mut wide)),
+        shape(backend.embed(&table, &two, 1.0, &mut wide)),
         ("embed", 3, 4)
     );
     let mut out = must("rows", backend.rows(2, 3));
     let unknown = batch_of(backend, &[row(4), row(5)]);
     assert_eq!(
-        range(backend.embed(&table, &unknown, &mut out)),
+        range(backend.embed(&table, &unknown, 1.0, &mut out)),
         ("embed", 5, 5)
     );
     let mut short = must("rows", backend.rows(1, 3));
     assert_eq!(
-        range(backend.embed(&table, &two, &mut short)),
+        range(backend.embed(&table, &two, 1.0, &mut short)),
         ("embed", 1, 1)
     );
-    must("embed", backend.embed(&table, &two, &mut out));
+    must("embed", backend.embed(&table, &two, 1.0, &mut out));
 }
 
 pub fn rms_norm<B: Operands>(backend: &B) {
@@ -147,9 +147,9 @@ pub fn cast_and_add<B: Operands>(backend: &B) {
         ("read_acts", 2, 2)
     );
     let mut wide = zeros(backend, 2, 5);
-    assert_eq!(shape(backend.add(&x, &mut wide)), ("add", 4, 5));
+    assert_eq!(shape(backend.add(&x, 1.0, &mut wide)), ("add", 4, 5));
     let mut long = zeros(backend, 3, 4);
-    assert_eq!(shape(backend.add(&x, &mut long)), ("add", 2, 3));
+    assert_eq!(shape(backend.add(&x, 1.0, &mut long)), ("add", 2, 3));
 }
 
 pub fn linear<B: Operands>(backend: &B) {
@@ -209,8 +209,10 @@ pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &
             let results = [
                 backend.linear(&a, &w, None, &mut out),
                 backend.linear_add(&a, &w, None, &mut residual),
-                backend.head_best(&a, &w).map(|_| ()),
-                backend.head_score(&a, &w, &[0, 0]).map(|_| ()),
+                backend.head_best(&a, &w, &LogitMap::PLAIN).map(|_| ()),
+                backend
+                    .head_score(&a, &w, &LogitMap::PLAIN, &[0, 0])
+                    .map(|_| ()),
             ];
             let fits = B::operand(dtype) == B::operand(made_for);
             for result in results {
@@ -226,16 +228,16 @@ pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &
     }
 }
 
-pub fn swiglu<B: Operands>(backend: &B) {
+pub fn glu<B: Operands>(backend: &B) {
     let acts = |n, width| must("acts", backend.acts(n, width, DType::Bf16));
-    let gate = |gate_up, mut out| backend.swiglu(gate_up, &mut out);
+    let gate = |gate_up, mut out| backend.glu(Activation::Silu, gate_up, &mut out);
     let rows = zeros(backend, 2, 6);
-    assert_eq!(shape(gate(&rows, acts(2, 4))), ("swiglu", 3, 4));
-    assert_eq!(range(gate(&rows, acts(1, 3))), ("swiglu", 1, 1));
+    assert_eq!(shape(gate(&rows, acts(2, 4))), ("glu", 3, 4));
+    assert_eq!(range(gate(&rows, acts(1, 3))), ("glu", 1, 1));
     // A gate without its half of the row.
     let uneven = zeros(backend, 2, 7);
-    assert_eq!(shape(gate(&uneven, acts(2, 3))), ("swiglu", 6, 7));
-    must("swiglu", gate(&rows, acts(2, 3)));
+    assert_eq!(shape(gate(&uneven, acts(2, 3))), ("glu", 6, 7));
+    must("glu", gate(&rows, acts(2, 3)));
 }
 
 const SHAPE: AttnShape = AttnShape {
@@ -389,7 +391,12 @@ pub fn rope_append<B: Operands>(backend: &B) {
     let row = at(Slot::Branch(0), 5);
     assert_eq!(
         shape(run(&narrow, SHAPE, row, width, 1, 0)),
-        ("rope_append", 6, 3)
+        ("rope_append", 2, 3)
+    );
+    let wide = zeros(backend, 9, 8);
+    assert_eq!(
+        range(run(&wide, SHAPE, row, width, 1, 0)),
+        ("rope_append", 8, 7)
     );
     let short = zeros(backend, 5, 6);
     assert_eq!(
@@ -404,7 +411,7 @@ pub fn attend<B: Operands>(backend: &B) {
         let batch = batch_of(backend, &[row]);
         let mut out = must("acts", backend.acts(out.0, out.1, DType::F32));
         backend.attend(
-            &shape,
+            &Attend::new(shape),
             &qkv,
             &batch,
             layer,
@@ -477,16 +484,16 @@ pub fn head<B: Operands>(backend: &B) {
     let head = ones(backend, 5, 3);
     let a = acts_of(backend, &[0.0; 6], 3, DType::F32);
     let wide = acts_of(backend, &[0.0; 8], 4, DType::F32);
-    let (_, expected, found) = shape(backend.head_best(&wide, &head));
+    let (_, expected, found) = shape(backend.head_best(&wide, &head, &LogitMap::PLAIN));
     assert_eq!((expected, found), (3, 4));
-    let (_, expected, found) = shape(backend.head_score(&wide, &head, &[0, 0]));
+    let (_, expected, found) = shape(backend.head_score(&wide, &head, &LogitMap::PLAIN, &[0, 0]));
     assert_eq!((expected, found), (3, 4));
     assert_eq!(
-        shape(backend.head_score(&a, &head, &[0])),
+        shape(backend.head_score(&a, &head, &LogitMap::PLAIN, &[0])),
         ("head_score", 2, 1)
     );
     assert_eq!(
-        range(backend.head_score(&a, &head, &[4, 5])),
+        range(backend.head_score(&a, &head, &LogitMap::PLAIN, &[4, 5])),
         ("head_score", 5, 5)
     );
 }
@@ -506,11 +513,11 @@ pub fn training<B: Operands>(backend: &B) {
     assert_eq!(shape(refused), ("linear_f32_back", 3, 4));
     let refused = backend.linear_f32_back(&rows(2, 4), &rows(4, 5), &mut out);
     assert_eq!(shape(refused), ("linear_f32_back", 5, 6));
-    let refused = backend.swiglu_f32(&rows(2, 10), &mut out);
-    assert_eq!(shape(refused), ("swiglu_f32", 12, 10));
-    let refused = backend.mlp_backward(&rows(2, 8), &rows(2, 3), &mut out);
+    let refused = backend.glu_f32(Activation::Silu, &rows(2, 10), &mut out);
+    assert_eq!(shape(refused), ("glu_f32", 12, 10));
+    let refused = backend.mlp_backward(Activation::Silu, &rows(2, 8), &rows(2, 3), &mut out);
     assert_eq!(shape(refused), ("mlp_backward", 6, 8));
-    let refused = backend.mlp_backward(&rows(2, 6), &rows(1, 3), &mut out);
+    let refused = backend.mlp_backward(Activation::Silu, &rows(2, 6), &rows(1, 3), &mut out);
     assert_eq!(shape(refused), ("mlp_backward", 2, 1));
     let mut step = |moments: [(usize, usize); 2], d: (usize, usize), x: (usize, usize)| {
         let [mut m, mut v] = moments.map(|(n, width)| rows(n, width));
@@ -528,4 +535,25 @@ pub fn training<B: Operands>(backend: &B) {
         range(backend.read_matrix(&matrix, 1..4)),
         ("read_matrix", 4, 4)
     );
+}
+
+pub fn rms_norm_parts<B: Operands>(backend: &B) {
+    let weight = must("vector", backend.vector(&[1.0; 3]));
+    let run = |first, width, count| {
+        let parts = Parts {
+            first,
+            width,
+            count,
+        };
+        backend.rms_norm_parts(parts, &weight, 1e-5, &mut zeros(backend, 2, 10))
+    };
+    assert_eq!(shape(run(0, 4, 2)), ("rms_norm_parts", 4, 3));
+    assert_eq!(range(run(2, 3, 3)), ("rms_norm_parts", 11, 11));
+    assert_eq!(range(run(11, 3, 0)), ("rms_norm_parts", 11, 11));
+    assert_eq!(
+        range(run(0, 3, usize::MAX)),
+        ("rms_norm_parts", usize::MAX, 11)
+    );
+    must("rms_norm_parts", run(1, 3, 3));
+    must("rms_norm_parts", run(10, 3, 0));
 }

@@ -1,7 +1,7 @@
 //! The ops that read a weight matrix.
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Backend, BatchRow, DType, Slot};
+use selfie_kernels::{Backend, BatchRow, DType, LogitMap, Slot};
 
 use super::tables::{EMBED, HEAD, Head, LINEAR, Linear, NOT_FINITE, ROWS, SCORED};
 use super::*;
@@ -17,8 +17,8 @@ pub fn check_embed<B: Backend>(backend: &B) {
             let mut batch = must("batch", backend.batch(rows.len()));
             must("load_batch", backend.load_batch(&rows, &mut batch));
             let mut out = must("rows", backend.rows(rows.len(), case.width));
-            must("embed", backend.embed(&packed, &batch, &mut out));
-            let want = reference::embed(&table, case.tokens);
+            must("embed", backend.embed(&packed, &batch, 1.0, &mut out));
+            let want = reference::embed(&table, case.tokens, 1.0);
             errors.compare(
                 format_args!("{dtype} {} x {}", case.vocab, case.width),
                 &read_all(backend, &out),
@@ -126,18 +126,21 @@ impl<'a> Product<'a> {
     }
 }
 
+/// Caps that leave logits apart: where tanh comes to 1, the lowest of the best is as good as they.
+const WIDE_CAPS: [f32; 2] = [1000.0, 300.0];
+
 pub fn check_head_best<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "head_best");
     for (seed, case) in HEAD.iter().enumerate() {
         for dtype in DTYPES {
             let logits = Logits::new::<B>(seed, case, dtype);
             let packed = must("matrix", backend.matrix(&[&logits.head], dtype));
-            let want = reference::best(&logits.a, &logits.head);
             logits.check_gaps();
-            for n in ROWS {
+            for (n, map) in each_map(WIDE_CAPS) {
+                let want = reference::best(&logits.a, &logits.head, &map);
                 let a = acts_of(backend, &logits.a[..n * case.k], case.k, dtype);
-                let got = must("head_best", backend.head_best(&a, &packed));
-                let name = format!("{dtype} [{n}, {}] x {}", case.k, case.vocab);
+                let got = must("head_best", backend.head_best(&a, &packed, &map));
+                let name = format!("{dtype} [{n}, {}] x {}, {map:?}", case.k, case.vocab);
                 let tokens = |best: &[selfie_kernels::Best]| -> Vec<u32> {
                     best.iter().map(|b| b.token).collect()
                 };
@@ -145,7 +148,7 @@ pub fn check_head_best<B: Operands>(backend: &B) {
                 let got: Vec<f32> = got.iter().map(|b| b.logprob).collect();
                 let want: Vec<f32> = want[..n].iter().map(|b| b.logprob).collect();
                 errors.compare(format_args!("{name}"), &got, &want, |i| {
-                    logits.bound(i, want[i])
+                    logits.bound(i, want[i]) + cap_bound(&map)
                 });
             }
         }
@@ -163,22 +166,39 @@ pub fn check_head_score<B: Operands>(backend: &B) {
                 .iter()
                 .filter(|&&token| (token as usize) < case.vocab);
             let tokens: Vec<u32> = known.copied().collect();
-            for n in ROWS {
+            for (n, map) in each_map([30.0, 5.0]) {
                 let tokens: Vec<u32> = (0..n).map(|i| tokens[(i + n) % tokens.len()]).collect();
                 let a = &logits.a[..n * case.k];
-                let want = reference::score(a, &logits.head, &tokens);
+                let want = reference::score(a, &logits.head, &map, &tokens);
                 let a = acts_of(backend, a, case.k, dtype);
-                let got = must("head_score", backend.head_score(&a, &packed, &tokens));
+                let got = must("head_score", backend.head_score(&a, &packed, &map, &tokens));
                 errors.compare(
-                    format_args!("{dtype} [{n}, {}] x {}", case.k, case.vocab),
+                    format_args!("{dtype} [{n}, {}] x {}, {map:?}", case.k, case.vocab),
                     &got,
                     &want,
-                    |i| logits.bound(i, want[i]),
+                    |i| logits.bound(i, want[i]) + cap_bound(&map),
                 );
             }
         }
     }
     errors.finish();
+}
+
+/// Numbers of rows, with what is done to their logits.
+fn each_map(caps: [f32; 2]) -> impl Iterator<Item = (usize, LogitMap)> {
+    let caps = [
+        (1.0, None),
+        (0.125, None),
+        (1.0, Some(caps[0])),
+        (0.5, Some(caps[1])),
+    ];
+    let maps = caps.map(|(scale, softcap)| LogitMap { scale, softcap });
+    ROWS.into_iter().flat_map(move |n| maps.map(|map| (n, map)))
+}
+
+/// The error of a cap's own tanh, at the logit and at what normalizes it.
+fn cap_bound(map: &LogitMap) -> f64 {
+    16.0 * U * f64::from(map.softcap.unwrap_or(0.0))
 }
 
 /// Rows of which every other one has a logit that is not finite.
@@ -202,11 +222,14 @@ pub fn check_head_not_finite<B: Operands>(backend: &B) {
             let name = format!("{dtype}, token {} of {}", case.token, case.vocab);
             let finite = |logprob: f32| (logprob.is_finite(), logprob.is_nan());
             let want: Vec<_> = (0..n).map(|row| (row % 2 == 0, row % 2 == 1)).collect();
-            let best = must("head_best", backend.head_best(&a, &packed));
+            let best = must(
+                "head_best",
+                backend.head_best(&a, &packed, &LogitMap::PLAIN),
+            );
             let got: Vec<_> = best.iter().map(|best| finite(best.logprob)).collect();
             errors.equal(format_args!("{name}, best"), &got, &want);
             for token in [0, case.token, case.vocab - 1] {
-                let scores = backend.head_score(&a, &packed, &[token as u32; 5]);
+                let scores = backend.head_score(&a, &packed, &LogitMap::PLAIN, &[token as u32; 5]);
                 let got: Vec<_> = must("head_score", scores).into_iter().map(finite).collect();
                 errors.equal(format_args!("{name}, score of {token}"), &got, &want);
             }

@@ -1,8 +1,8 @@
 //! The ops on rows alone: the buffer itself, probes, norm, gated unit.
 
-use selfie_kernels::{Backend, InjectMode, Injection, SliceMatrix, reference};
+use selfie_kernels::{Activation, Backend, InjectMode, Injection, Parts, SliceMatrix, reference};
 
-use super::tables::{MOVE, Move, NORM, ROWS, STRENGTHS, SWIGLU, Spread, WRITTEN};
+use super::tables::{GLU, MOVE, Move, NORM, PARTS, ROWS, STRENGTHS, Spread, WRITTEN};
 use super::*;
 
 pub fn check_rows<B: Backend>(backend: &B) {
@@ -195,9 +195,9 @@ fn overflows<B: Operands>(backend: &B) {
     }
 }
 
-pub fn check_swiglu<B: Operands>(backend: &B) {
-    let mut errors = Errors::new(backend, "swiglu");
-    for (seed, case) in SWIGLU.iter().enumerate() {
+pub fn check_glu<B: Operands>(backend: &B) {
+    let mut errors = Errors::new(backend, "glu");
+    for (seed, case) in GLU.iter().enumerate() {
         let ffn = case.ffn;
         for n in ROWS {
             let gate = values(seed as u64, n * ffn, case.gate);
@@ -205,26 +205,83 @@ pub fn check_swiglu<B: Operands>(backend: &B) {
             let rows = gate.chunks_exact(ffn).zip(up.chunks_exact(ffn));
             let gate_up = rows.flat_map(|(gate, up)| [gate, up]).collect::<Vec<_>>();
             let gate_up = gate_up.concat();
-            let want = reference::swiglu(&gate_up, ffn);
-            // An exponential by way of 2^x loses as many units as its argument is large, and where it
-            // overflows (gate < -87) the result is the smallest of numbers instead of 0.
-            let bound = |i: usize| {
-                let units = 8.0 + f64::from(-gate[i]).max(0.0);
-                units * U * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
-            };
-            let gate_up = rows_of(backend, &gate_up, 2 * ffn);
-            for dtype in DTYPES {
-                let mut out = must("acts", backend.acts(n, ffn, dtype));
-                must("swiglu", backend.swiglu(&gate_up, &mut out));
-                let got = read_acts(backend, &out, n);
-                errors.compare_acts(
-                    format_args!("{dtype} {n} x {ffn}, gate {:?}", case.gate),
-                    B::operand(dtype),
-                    &got,
-                    &want,
-                    bound,
-                );
+            let rows = rows_of(backend, &gate_up, 2 * ffn);
+            for activation in ACTIVATIONS {
+                let want = reference::glu(activation, &gate_up, ffn);
+                // Where the exponential overflows (an argument below -87) the result is the smallest of numbers
+                // instead of 0.
+                let bound = |i: usize| {
+                    let units = exp_units(activation, gate[i]);
+                    units * U * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
+                };
+                for dtype in DTYPES {
+                    let mut out = must("acts", backend.acts(n, ffn, dtype));
+                    must("glu", backend.glu(activation, &rows, &mut out));
+                    let got = read_acts(backend, &out, n);
+                    errors.compare_acts(
+                        format_args!("{activation:?} {dtype} {n} x {ffn}, gate {:?}", case.gate),
+                        B::operand(dtype),
+                        &got,
+                        &want,
+                        bound,
+                    );
+                }
             }
+        }
+    }
+    errors.finish();
+}
+
+/// The activations of a gated unit.
+pub(super) const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
+
+/// Units in the last place by which `1 / (1 + e^-u)` may be off: an exponential by way of 2^x loses as many as its argument
+/// is large, and the argument of the GELU is itself off by some.
+pub(super) fn exp_units(activation: Activation, gate: f32) -> f64 {
+    let x = f64::from(gate);
+    match activation {
+        Activation::Silu => 8.0 + (-x).max(0.0),
+        Activation::GeluTanh => {
+            let argument = 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            8.0 + 6.0 * (-argument).max(0.0)
+        }
+    }
+}
+
+/// Parts of rows are normed in place, and nothing beside them is touched.
+pub fn check_rms_norm_parts<B: Backend>(backend: &B) {
+    let mut errors = Errors::new(backend, "rms_norm_parts");
+    for (seed, &[first, width, count, behind]) in PARTS.iter().enumerate() {
+        let parts = Parts {
+            first,
+            width,
+            count,
+        };
+        let columns = first + width * count + behind;
+        let weight = values(100 + seed as u64, width, (-2.0, 2.0));
+        let device = must("vector", backend.vector(&weight));
+        for n in ROWS {
+            let before = values(seed as u64, n * columns, (-3.0, 3.0));
+            let mut want = before.clone();
+            reference::rms_norm_parts(&mut want, columns, parts, &weight, 1e-5);
+            let mut rows = rows_of(backend, &before, columns);
+            let normed = backend.rms_norm_parts(parts, &device, 1e-5, &mut rows);
+            must("rms_norm_parts", normed);
+            let got = read_all(backend, &rows);
+            let inside = |i: usize| (first..first + width * count).contains(&(i % columns));
+            errors.compare(
+                format_args!("{parts:?} of {n} x {columns}"),
+                &got,
+                &want,
+                |i| {
+                    let units = if inside(i) {
+                        sum_bound(width) + 8.0 * U
+                    } else {
+                        0.0
+                    };
+                    units * f64::from(want[i].abs())
+                },
+            );
         }
     }
     errors.finish();
@@ -273,12 +330,20 @@ pub fn check_add<B: Backend>(backend: &B) {
         for n in [1, 2, 7, 33] {
             let x = values(1, n * width, (-1.0, 1.0));
             let residual = values(2, n * width, (-3.0, 3.0));
-            let want = reference::add(&x, &residual);
-            let x = rows_of(backend, &x, width);
-            let mut rows = rows_of(backend, &residual, width);
-            must("add", backend.add(&x, &mut rows));
-            let got = read_all(backend, &rows);
-            errors.equal(format_args!("{n} x {width}"), got, want);
+            let device = rows_of(backend, &x, width);
+            for scale in [1.0, 0.22, -3.0] {
+                let want = reference::add(&x, scale, &residual);
+                let mut rows = rows_of(backend, &residual, width);
+                must("add", backend.add(&device, scale, &mut rows));
+                let got = read_all(backend, &rows);
+                // The product may be rounded before the sum, which is exact for a scale of 1.
+                let name = format_args!("{n} x {width}, scale {scale}");
+                errors.compare(name, &got, &want, |i| {
+                    let product = f64::from((scale * x[i]).abs());
+                    let rounding = if scale == 1.0 { 0.0 } else { product };
+                    U * (rounding + f64::from(want[i].abs()))
+                });
+            }
         }
     }
     errors.finish();

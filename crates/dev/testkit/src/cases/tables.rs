@@ -97,26 +97,26 @@ pub const NORM: &[Norm] = &[
 ];
 
 /// `[n, 2 ffn]`.
-pub struct Swiglu {
+pub struct Glu {
     pub ffn: usize,
     pub gate: Spread,
 }
 
-const fn swiglu(ffn: usize, gate: Spread) -> Swiglu {
-    Swiglu { ffn, gate }
+const fn glu(ffn: usize, gate: Spread) -> Glu {
+    Glu { ffn, gate }
 }
 
-pub const SWIGLU: &[Swiglu] = &[
-    swiglu(1, ONE),
-    swiglu(2, ONE),
-    swiglu(15, (-8.0, 8.0)),
-    swiglu(16, (-8.0, 8.0)),
-    swiglu(17, (-8.0, 8.0)),
-    swiglu(1000, (-30.0, 30.0)),
+pub const GLU: &[Glu] = &[
+    glu(1, ONE),
+    glu(2, ONE),
+    glu(15, (-8.0, 8.0)),
+    glu(16, (-8.0, 8.0)),
+    glu(17, (-8.0, 8.0)),
+    glu(1000, (-30.0, 30.0)),
     // e^88 is near the end of f32 and e^89 beyond it.
-    swiglu(100, (-95.0, -80.0)),
-    swiglu(64, (-1e4, 1e4)),
-    swiglu(5, (0.0, 0.0)),
+    glu(100, (-95.0, -80.0)),
+    glu(64, (-1e4, 1e4)),
+    glu(5, (0.0, 0.0)),
 ];
 
 /// Query heads, key and value heads, width of a head.
@@ -151,7 +151,7 @@ pub struct Branch {
 }
 
 /// A cache of two layers: shared prompts, ragged branches behind them, then one more token a branch.
-pub struct Attend {
+pub struct AttendCase {
     pub heads: Heads,
     pub prefixes: &'static [usize],
     pub branches: &'static [Branch],
@@ -163,8 +163,8 @@ const fn attend(
     prefixes: &'static [usize],
     branches: &'static [Branch],
     qkv: Spread,
-) -> Attend {
-    Attend {
+) -> AttendCase {
+    AttendCase {
         heads,
         prefixes,
         branches,
@@ -180,7 +180,7 @@ const fn on(prefix: u32, seen: [usize; 2], end: usize) -> Branch {
     Branch { prefix, seen, end }
 }
 
-pub const ATTEND: &[Attend] = &[
+pub const ATTEND: &[AttendCase] = &[
     attend((1, 1, 2), &[], &[branch([0, 0], 1)], ONE),
     attend((4, 1, 6), &[], &[branch([0, 0], 37)], ONE),
     attend(
@@ -259,6 +259,33 @@ pub const ATTEND: &[Attend] = &[
     // Scores of some hundreds: the softmax picks one position. Then values of one sign.
     attend((4, 2, 32), &[20], &[branch([20, 18], 40)], (-30.0, 30.0)),
     attend((4, 2, 32), &[20], &[branch([20, 18], 40)], (-2.0, -1.0)),
+];
+
+/// How rows attend: window, soft cap, and what the scale of a LLaMA is multiplied by.
+pub type Rule = (Option<usize>, Option<f32>, f32);
+
+/// A LLaMA's rule, which every case is run by; then those of other families, of which every case has one.
+pub const PLAIN: Rule = (None, None, 1.0);
+pub const RULES: &[Rule] = &[
+    (Some(1), None, 1.0),
+    (Some(7), None, 1.0),
+    (None, Some(2.0), 1.5),
+    (Some(16), Some(5.0), 1.0),
+    (Some(40), None, 0.25),
+    (Some(64), None, 1.0),
+    (Some(1000), Some(50.0), 1.0),
+];
+
+/// Parts of rows that are normed: the first column, columns of a part, parts, and columns behind them.
+pub const PARTS: &[[usize; 4]] = &[
+    [0, 1, 1, 0],
+    [0, 16, 4, 0],
+    [64, 16, 1, 32],
+    [3, 5, 7, 2],
+    [4, 6, 3, 2],
+    [0, 128, 9, 128],
+    [256, 64, 2, 64],
+    [0, 1000, 2, 24],
 ];
 
 /// Slot 1 becomes a fork of slot 0, or of itself, of the first `positions`; slot 0 sees `seen` shared positions at each of

@@ -1,9 +1,10 @@
 //! The ops that train one MLP.
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Adam, Backend, DType};
+use selfie_kernels::{Activation, Adam, Backend, DType};
 
-use super::tables::{ADAM, LINEAR, Linear, ROWS, SWIGLU, Step};
+use super::rows::{ACTIVATIONS, exp_units};
+use super::tables::{ADAM, GLU, LINEAR, Linear, ROWS, Step};
 use super::*;
 
 pub fn check_read_matrix<B: Backend>(backend: &B) {
@@ -85,8 +86,8 @@ pub fn check_linear_f32_back<B: Backend>(backend: &B) {
 }
 
 pub fn check_mlp_backward<B: Backend>(backend: &B) {
-    let mut errors = Errors::new(backend, "swiglu_f32 and mlp_backward");
-    for (seed, case) in SWIGLU.iter().enumerate() {
+    let mut errors = Errors::new(backend, "glu_f32 and mlp_backward");
+    for (seed, case) in GLU.iter().enumerate() {
         let ffn = case.ffn;
         for n in ROWS {
             let gate = values(seed as u64, n * ffn, case.gate);
@@ -96,38 +97,41 @@ pub fn check_mlp_backward<B: Backend>(backend: &B) {
             let gate_up = rows.flat_map(|(gate, up)| [gate, up]).collect::<Vec<_>>();
             let gate_up = gate_up.concat();
             let device = rows_of(backend, &gate_up, 2 * ffn);
-            // As for swiglu: an exponential by way of 2^x loses as many units as its argument is large.
-            let units = |gate: f32| (8.0 + f64::from(gate).abs()) * U;
-
-            let want = reference::swiglu(&gate_up, ffn);
-            let mut out = must("rows", backend.rows(n, ffn));
-            must("swiglu_f32", backend.swiglu_f32(&device, &mut out));
-            let got = read_all(backend, &out);
-            let name = format_args!("forward {n} x {ffn}, gate {:?}", case.gate);
-            errors.compare(name, &got, &want, |i| {
-                units(gate[i]) * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
-            });
-
-            let want = reference::mlp_backward(&gate_up, &d, ffn);
             let d_hidden = rows_of(backend, &d, ffn);
-            let mut out = must("rows", backend.rows(n, 2 * ffn));
-            let done = backend.mlp_backward(&device, &d_hidden, &mut out);
-            must("mlp_backward", done);
-            let got = read_all(backend, &out);
-            let name = format_args!("backward {n} x {ffn}, gate {:?}", case.gate);
-            errors.compare(name, &got, &want, |i| {
-                let (row, column) = (i / (2 * ffn), i % (2 * ffn));
-                let at = row * ffn + column % ffn;
-                let x = f64::from(gate[at]);
-                let sigmoid = 1.0 / (1.0 + (-x).exp());
-                // Near its minimum silu' is a difference of two terms of this size.
-                let size = match column < ffn {
-                    true => f64::from(up[at]).abs() * sigmoid * (1.0 + x.abs()),
-                    false => x.abs() * sigmoid,
-                };
-                let d = f64::from(d[at]).abs();
-                units(gate[at]) * d * size + 1e-34 * (1.0 + x.abs()) * 10.0
-            });
+            for activation in ACTIVATIONS {
+                // Of both signs: a gradient has e^-u and 1 - 1 / (1 + e^-u) in it.
+                let units =
+                    |gate: f32| exp_units(activation, gate).max(exp_units(activation, -gate)) * U;
+                let want = reference::glu(activation, &gate_up, ffn);
+                let mut out = must("rows", backend.rows(n, ffn));
+                must("glu_f32", backend.glu_f32(activation, &device, &mut out));
+                let got = read_all(backend, &out);
+                let name = format_args!("{activation:?} {n} x {ffn}, gate {:?}", case.gate);
+                errors.compare(name, &got, &want, |i| {
+                    units(gate[i]) * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
+                });
+
+                let want = reference::mlp_backward(activation, &gate_up, &d, ffn);
+                let mut out = must("rows", backend.rows(n, 2 * ffn));
+                let done = backend.mlp_backward(activation, &device, &d_hidden, &mut out);
+                must("mlp_backward", done);
+                let got = read_all(backend, &out);
+                let name = format_args!("backward {activation:?} {n} x {ffn}, {:?}", case.gate);
+                errors.compare(name, &got, &want, |i| {
+                    let (row, column) = (i / (2 * ffn), i % (2 * ffn));
+                    let at = row * ffn + column % ffn;
+                    let x = f64::from(gate[at]);
+                    let [sigmoid, inner] = logistic(activation, x);
+                    // Near its minimum the slope is a difference of two terms of this size.
+                    let size = if column < ffn {
+                        f64::from(up[at]).abs() * sigmoid * (1.0 + x.abs() * inner)
+                    } else {
+                        x.abs() * sigmoid
+                    };
+                    let d = f64::from(d[at]).abs();
+                    units(gate[at]) * d * size + 1e-34 * (1.0 + x.abs() * inner) * 10.0
+                });
+            }
         }
     }
     errors.finish();
@@ -204,4 +208,20 @@ pub fn check_adam<B: Backend>(backend: &B) {
 
 fn all(w: &Matrix) -> Vec<f32> {
     (0..w.rows()).flat_map(|i| w.row(i).to_vec()).collect()
+}
+
+/// `1 / (1 + e^-u)` for the argument `u(x)` of an activation, and the slope of that argument.
+fn logistic(activation: Activation, x: f64) -> [f64; 2] {
+    let [u, slope] = match activation {
+        Activation::Silu => [x, 1.0],
+        Activation::GeluTanh => {
+            let root = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+            let cube = 0.044715;
+            [
+                root * (x + cube * x.powi(3)),
+                root * (1.0 + 3.0 * cube * x * x),
+            ]
+        }
+    };
+    [1.0 / (1.0 + (-u).exp()), slope]
 }

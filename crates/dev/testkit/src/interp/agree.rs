@@ -30,7 +30,7 @@ pub fn interpretations<B: Backend>(model: &Llama<B>, tokenizer: &Tokenizer, name
                 strength: case["strength"].as_f64().unwrap_or(1.0) as f32,
             }],
             max_new_tokens: case["max_new_tokens"].as_u64().unwrap() as usize,
-            eos: vec![],
+            eos: crate::llama::agree::eos(model, name),
             ..Options::new(model.config()).unwrap()
         };
         let cells: Vec<Cell> = case["tokens_to_interpret"]

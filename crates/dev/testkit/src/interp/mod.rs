@@ -10,7 +10,7 @@ use selfie_interp::{Cell, Options, Row, interpret};
 use selfie_kernels::{Backend, Cpu, CpuOptions, DType};
 use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
 
-pub use crate::llama::{GOLDEN, dir, floats, golden, ids};
+pub use crate::llama::{FAMILIES, GOLDEN, dir, floats, golden, ids};
 
 /// A golden checkpoint, computed in `dtype` (`None` = as stored), and its tokenizer.
 pub fn load(name: &str, dtype: Option<DType>, threads: usize) -> (Llama<Cpu>, Tokenizer) {

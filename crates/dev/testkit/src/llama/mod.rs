@@ -11,6 +11,21 @@ use serde_json::Value;
 
 pub const GOLDEN: [&str; 2] = ["llama2-mha", "llama3-gqa"];
 
+/// Those of other families, whose place of `pre_mlp` and `residual` differs: they have neither.
+pub const FAMILIES: [&str; 11] = [
+    "families/gemma2",
+    "families/gemma3",
+    "families/granite",
+    "families/mistral-window",
+    "families/olmo2",
+    "families/olmo3",
+    "families/phi3",
+    "families/qwen2-window",
+    "families/qwen3",
+    "families/qwen3-tied-window",
+    "families/smollm3",
+];
+
 /// The folder of a golden checkpoint; `SELFIE_GOLDEN` says where they are when the sources are elsewhere.
 pub fn dir(name: &str) -> PathBuf {
     let golden = match std::env::var_os("SELFIE_GOLDEN") {

@@ -3,8 +3,8 @@
 use std::f64::consts::LOG2_E;
 
 use super::{AttentionWork, KvLayer, WARP};
-use crate::DType;
 use crate::gpu::{Arg, File, Launch, Module};
+use crate::{Attend, DType};
 
 /// The widest head that there are kernels for.
 pub const MAX_HEAD_DIM: u32 = 256;
@@ -45,6 +45,8 @@ pub enum Splits {
 /// Attention of a batch at one layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
+    /// Scale, window and cap; its heads are `heads` and those of `kv`.
+    pub attend: &'a Attend,
     /// `[n, (heads + 2 kv_heads) * head_dim]`, f32; the queries come first, rotated.
     pub qkv: u64,
     /// `[n, heads * head_dim]`, of the cache's dtype.
@@ -202,7 +204,7 @@ impl Attention<'_> {
     /// The arguments that all kernels begin with.
     fn common(&self) -> Vec<Arg> {
         let kv = &self.kv;
-        let scale = LOG2_E / f64::from(kv.head_dim).sqrt();
+        let scale = LOG2_E * f64::from(self.attend.scale);
         vec![
             Arg::Ptr(self.qkv),
             Arg::Ptr(self.out),

@@ -1,8 +1,8 @@
-//! The kernels that go through rows element by element: `swiglu.ptx`, `mlp_backward.ptx`, `cast.ptx`, `add.ptx`.
+//! The kernels that go through rows element by element: `glu.ptx`, `mlp_backward.ptx`, `cast.ptx`, `add.ptx`.
 
 use super::{code, wide};
-use crate::DType;
 use crate::gpu::{Arg, File, Launch, Module};
+use crate::{Activation, DType};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
@@ -15,9 +15,11 @@ fn cover(n: u32, columns: u32) -> ([u32; 3], [u32; 3], u32) {
     ([n, work.div_ceil(threads), 1], [threads, 1, 1], wide)
 }
 
-/// `out = silu(gate) * up`.
+/// `out = activation(gate) * up`.
 #[derive(Clone, Copy, Debug)]
-pub struct Swiglu {
+pub struct Glu {
+    /// What the gate goes through.
+    pub activation: Activation,
     /// `[n, 2 ffn]`, f32: gate first.
     pub gate_up: u64,
     /// `[n, ffn]` of `dtype`.
@@ -30,13 +32,13 @@ pub struct Swiglu {
     pub dtype: DType,
 }
 
-impl Swiglu {
+impl Glu {
     /// The launch.
     pub fn launch(&self) -> Launch {
         let (grid, block, wide) = cover(self.n, self.ffn);
         Launch {
-            module: Module::new(File::Swiglu),
-            entry: "swiglu",
+            module: Module::new(File::Glu),
+            entry: "glu",
             grid,
             block,
             shared_bytes: 0,
@@ -46,14 +48,22 @@ impl Swiglu {
                 Arg::U32(self.ffn),
                 Arg::U32(wide),
                 Arg::U32(code(self.dtype)),
+                gelu(self.activation),
             ],
         }
     }
 }
 
-/// The gradient of `gate_up` from that of `silu(gate) * up`.
+/// What kernels know an activation by.
+fn gelu(activation: Activation) -> Arg {
+    Arg::U32(u32::from(activation == Activation::GeluTanh))
+}
+
+/// The gradient of `gate_up` from that of `activation(gate) * up`.
 #[derive(Clone, Copy, Debug)]
 pub struct MlpBackward {
+    /// What the gate went through.
+    pub activation: Activation,
     /// `[n, 2 ffn]`, f32: gate first.
     pub gate_up: u64,
     /// `[n, ffn]`, f32.
@@ -82,6 +92,7 @@ impl MlpBackward {
                 Arg::Ptr(self.out),
                 Arg::U32(self.ffn),
                 Arg::U32(wide),
+                gelu(self.activation),
             ],
         }
     }
@@ -123,7 +134,7 @@ impl Cast {
     }
 }
 
-/// `out[i] += x[i]`, or the same `x` to each row.
+/// `out[i] += scale * x[i]`, or the same `x` to each row.
 #[derive(Clone, Copy, Debug)]
 pub struct Add {
     /// `[n, width]`, f32.
@@ -132,6 +143,8 @@ pub struct Add {
     pub x: u64,
     /// Whether `x` is a bias.
     pub bias: bool,
+    /// The factor of `x`.
+    pub scale: f32,
     /// Rows.
     pub n: u32,
     /// Columns.
@@ -154,6 +167,7 @@ impl Add {
                 Arg::U32(if self.bias { 0 } else { self.width }),
                 Arg::U32(self.width),
                 Arg::U32(wide),
+                Arg::F32(self.scale),
             ],
         }
     }

@@ -1,4 +1,6 @@
-//! `head.ptx`
+//! `head.ptx` and `logit_map.ptx`
+
+use std::f64::consts::LOG2_E;
 
 use crate::gpu::{Arg, File, Launch, Module};
 
@@ -63,5 +65,40 @@ impl Head {
             ],
         };
         [reduce, merge]
+    }
+}
+
+/// Logits from products with the head, in place.
+#[derive(Clone, Copy, Debug)]
+pub struct LogitMap {
+    /// `[count]`, f32.
+    pub logits: u64,
+    /// How many they are.
+    pub count: u64,
+    /// Factor and cap.
+    pub map: crate::LogitMap,
+}
+
+impl LogitMap {
+    const THREADS: u32 = 256;
+
+    /// The launch; the grid ends at 2^31 blocks, more than a device has memory for.
+    pub fn launch(&self) -> Launch {
+        let cap = self.map.softcap.unwrap_or(0.0);
+        let inner = 2.0 * LOG2_E * f64::from(self.map.scale) / f64::from(cap);
+        Launch {
+            module: Module::new(File::LogitMap),
+            entry: "logit_map",
+            grid: [self.count.div_ceil(u64::from(Self::THREADS)) as u32, 1, 1],
+            block: [Self::THREADS, 1, 1],
+            shared_bytes: 0,
+            args: vec![
+                Arg::Ptr(self.logits),
+                Arg::U64(self.count),
+                Arg::F32(self.map.scale),
+                Arg::F32(cap),
+                Arg::F32(inner as f32),
+            ],
+        }
     }
 }

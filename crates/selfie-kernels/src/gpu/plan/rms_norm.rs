@@ -12,18 +12,22 @@ const MAX_THREADS: u32 = 1024;
 /// Columns that a thread has at least, where the row is wide enough.
 const COLUMNS: u32 = 16;
 
-/// `out = norm(x) * weight`.
+/// `out = norm(x) * weight`, of whole rows or of parts of them.
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
-    /// `[n, width]`, f32.
+    /// `[n, stride]`, f32: from the first part on.
     pub x: u64,
     /// `[width]`, f32.
     pub weight: u64,
-    /// `[n, width]` of `dtype`.
+    /// `[n, stride]` of `dtype`; it may be `x`.
     pub out: u64,
     /// Rows, at least 1.
     pub n: u32,
-    /// Columns, at least 1 and at most [`MAX_WIDTH`].
+    /// Neighbouring parts of a row.
+    pub parts: u32,
+    /// Columns of a row.
+    pub stride: u32,
+    /// Columns of a part, at least 1 and at most [`MAX_WIDTH`].
     pub width: u32,
     /// The type of the output.
     pub dtype: DType,
@@ -34,11 +38,14 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// The launch.
     pub fn launch(&self) -> Launch {
+        // Each part has to begin where 16 bytes can be moved.
+        let aligned = |n: u32| wide(n) == n;
+        let moved = aligned(self.width) && aligned(self.stride) && self.x % 16 == 0;
         let threads = self.width.div_ceil(COLUMNS).next_multiple_of(WARP);
         Launch {
             module: Module::new(File::RmsNorm),
             entry: "rms_norm",
-            grid: [self.n, 1, 1],
+            grid: [self.n * self.parts, 1, 1],
             block: [threads.min(MAX_THREADS), 1, 1],
             shared_bytes: 4 * self.width,
             args: vec![
@@ -46,10 +53,12 @@ impl RmsNorm {
                 Arg::Ptr(self.weight),
                 Arg::Ptr(self.out),
                 Arg::U32(self.width),
-                Arg::U32(wide(self.width)),
+                Arg::U32(if moved { self.width } else { 0 }),
                 Arg::U32(code(self.dtype)),
                 Arg::F32(self.eps),
                 Arg::F32(1.0 / self.width as f32),
+                Arg::U32(self.parts),
+                Arg::U32(self.stride),
             ],
         }
     }

@@ -11,8 +11,10 @@ const THREADS: u32 = 256;
 pub struct RopeAppend {
     /// `[n, (heads + 2 kv_heads) * head_dim]`, f32.
     pub qkv: u64,
-    /// `[positions, head_dim]`, f32; 0 is none: nothing is rotated.
+    /// `[positions, rotated]`, f32; 0 is none: nothing is rotated.
     pub table: u64,
+    /// Columns of a head that are rotated.
+    pub rotated: u32,
     /// `[n]`, u32.
     pub slot: u64,
     /// `[n]`, u32.
@@ -29,7 +31,7 @@ impl RopeAppend {
     /// The launch.
     pub fn launch(&self) -> Launch {
         let half = self.kv.head_dim / 2;
-        let wide = half.is_multiple_of(4);
+        let wide = half.is_multiple_of(4) && self.rotated.is_multiple_of(8);
         let x = if wide { half / 4 } else { half };
         let all_heads = self.heads + 2 * self.kv.kv_heads;
         let y = (THREADS / x).clamp(1, all_heads);
@@ -55,6 +57,7 @@ impl RopeAppend {
                 Arg::U32(self.kv.own),
                 Arg::U32(u32::from(wide)),
                 Arg::U32(code(self.kv.dtype)),
+                Arg::U32(self.rotated),
             ],
         }
     }

@@ -5,7 +5,7 @@ use crate::batch::LEAST_LENGTH;
 use crate::gpu::{Arg, File, Launch, Module};
 use crate::{DType, Injection};
 
-/// `out[i] = table[token[i]]`.
+/// `out[i] = scale * table[token[i]]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Embed {
     /// `[vocab, width]` of `dtype`.
@@ -20,6 +20,8 @@ pub struct Embed {
     pub width: u32,
     /// The type of the table.
     pub dtype: DType,
+    /// The factor.
+    pub scale: f32,
 }
 
 impl Embed {
@@ -38,6 +40,7 @@ impl Embed {
                 Arg::U32(self.width),
                 Arg::U32(wide(self.width)),
                 Arg::U32(code(self.dtype)),
+                Arg::F32(self.scale),
             ],
         }
     }

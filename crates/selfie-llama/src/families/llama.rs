@@ -1,0 +1,20 @@
+//! LLaMA (arXiv 2302.13971, 2307.09288, 2407.21783): what the others are told apart from.
+
+use super::{Defaults, Family};
+use crate::json::Fields;
+use crate::{LlamaConfig, Result};
+
+pub(super) const FAMILY: Family = Family {
+    name: "llama",
+    architecture: "LlamaForCausalLM",
+    defaults: Defaults::LLAMA,
+    read,
+};
+
+fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
+    let attention_bias = root.flag("attention_bias")?.unwrap_or(false);
+    config.qkv_bias = attention_bias;
+    config.o_bias = attention_bias;
+    config.mlp_bias = root.flag("mlp_bias")?.unwrap_or(false);
+    Ok(())
+}
