@@ -148,6 +148,14 @@ impl File {
         )
     }
 
+    /// Whether the file has windows and soft caps.
+    const fn is_masked(self) -> bool {
+        matches!(
+            self,
+            File::AttentionDecode | File::AttentionF32 | File::AttentionPrompt
+        )
+    }
+
     /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
     const fn head_dims(self) -> &'static [u32] {
         match self {
@@ -166,6 +174,8 @@ pub struct Module {
     file: File,
     f16: bool,
     head_dim: Option<u32>,
+    window: bool,
+    cap: bool,
 }
 
 impl Module {
@@ -175,6 +185,8 @@ impl Module {
             file,
             f16: false,
             head_dim: None,
+            window: false,
+            cap: false,
         }
     }
 
@@ -194,6 +206,15 @@ impl Module {
         }
     }
 
+    /// The same for attention with a window, with soft caps, or both.
+    pub fn masked(self, window: bool, cap: bool) -> Self {
+        Self {
+            window,
+            cap,
+            ..self
+        }
+    }
+
     /// All modules, with the f16 twins and, of a file that is written out for a head dimension, some of those.
     pub fn all() -> Vec<Module> {
         let mut all = Vec::new();
@@ -201,7 +222,13 @@ impl Module {
             let twin = file.has_twin().then_some(DType::F16);
             for dtype in [Some(DType::Bf16), twin].into_iter().flatten() {
                 let heads = file.head_dims().iter();
-                all.extend(heads.map(|&head_dim| Self::of_heads(file, dtype, head_dim)));
+                let modules = heads.map(|&head_dim| Self::of_heads(file, dtype, head_dim));
+                for module in modules {
+                    all.push(module);
+                    if file.is_masked() {
+                        all.push(module.masked(true, true));
+                    }
+                }
                 if file.head_dims().is_empty() {
                     all.push(Self::of(file, dtype));
                 }
@@ -220,11 +247,13 @@ impl Module {
         self.f16
     }
 
-    /// What to call it: the file's name, with `_f16` behind that of a twin, and the head dimension.
+    /// What to call it: the file's name, with `_f16` behind that of a twin, the head dimension, and what masks scores.
     pub fn name(self) -> String {
         let twin = if self.f16 { "_f16" } else { "" };
         let heads = self.head_dim.map_or(String::new(), |d| format!("_{d}"));
-        format!("{}{twin}{heads}", self.file.name())
+        let window = if self.window { "_window" } else { "" };
+        let cap = if self.cap { "_cap" } else { "" };
+        format!("{}{twin}{heads}{window}{cap}", self.file.name())
     }
 
     /// The PTX.
@@ -239,6 +268,8 @@ impl Module {
                 ("D", head_dim.into()),
                 ("STRIDE", plan::stride(head_dim).into()),
                 ("M", plan::warp_tiles(head_dim).into()),
+                ("WINDOW", self.window.into()),
+                ("CAP", self.cap.into()),
             ],
         };
         let text = expand(self.file.text(), &names)

@@ -113,6 +113,7 @@ impl Attention<'_> {
     fn f32(&self) -> Launch {
         let mut args = self.common();
         args.push(Arg::U32(self.n));
+        args.extend(self.masks());
         Launch {
             module: self.module(File::AttentionF32),
             entry: "attention_f32",
@@ -139,6 +140,7 @@ impl Attention<'_> {
             Arg::Ptr(self.words + 4 * self.rows.order_at()),
             Arg::U32(tiles),
         ]);
+        args.extend(self.masks());
         Launch {
             module: self.module(File::AttentionPrompt),
             entry,
@@ -165,6 +167,7 @@ impl Attention<'_> {
             Arg::U32(group_tiles),
             Arg::U32(self.is_chain().into()),
         ]);
+        args.extend(self.masks());
         Launch {
             module: self.module(File::AttentionDecode),
             entry: "attention_decode",
@@ -204,7 +207,12 @@ impl Attention<'_> {
     /// The arguments that all kernels begin with.
     fn common(&self) -> Vec<Arg> {
         let kv = &self.kv;
-        let scale = LOG2_E * f64::from(self.attend.scale);
+        // A cap has the scale in it already.
+        let scale = match self.attend.softcap {
+            Some(_) => 1.0,
+            None => self.attend.scale,
+        };
+        let scale = LOG2_E * f64::from(scale);
         vec![
             Arg::Ptr(self.qkv),
             Arg::Ptr(self.out),
@@ -222,8 +230,31 @@ impl Attention<'_> {
         ]
     }
 
+    /// The arguments behind those of a kernel, where the family has a window or a cap.
+    fn masks(&self) -> Vec<Arg> {
+        let window = self.attend.window.map(|window| {
+            // No position is as far away as the largest number.
+            Arg::U32(u32::try_from(window).unwrap_or(ALL_KEYS).min(ALL_KEYS))
+        });
+        let cap = self.attend.softcap.map(|cap| {
+            let inner = 2.0 * LOG2_E * f64::from(self.attend.scale) / f64::from(cap);
+            [Arg::F32(cap), Arg::F32(inner as f32)]
+        });
+        window
+            .into_iter()
+            .chain(cap.into_iter().flatten())
+            .collect()
+    }
+
     fn module(&self, file: File) -> Module {
-        Module::of_heads(file, self.kv.dtype, self.kv.head_dim)
+        let Attend {
+            window, softcap, ..
+        } = self.attend;
+        let module = Module::of_heads(file, self.kv.dtype, self.kv.head_dim);
+        match file {
+            File::AttentionMerge => module,
+            _ => module.masked(window.is_some(), softcap.is_some()),
+        }
     }
 
     /// Query heads that share a head of keys and values.
@@ -296,7 +327,18 @@ pub(in crate::gpu) fn stride(head_dim: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchRow, Slot};
+    use crate::{AttnShape, BatchRow, Slot};
+
+    const PLAIN: Attend = Attend {
+        shape: AttnShape {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 1,
+        },
+        scale: 1.0,
+        window: None,
+        softcap: None,
+    };
 
     /// Shared memory that a block can have on every device since sm_80.
     const SHARED_BYTES: u32 = 99 << 10;
@@ -306,6 +348,7 @@ mod tests {
         (heads, kv_heads, head_dim): (u32, u32, u32),
     ) -> Attention<'_> {
         Attention {
+            attend: &PLAIN,
             qkv: 0x1000,
             out: 0x2000,
             slot: 0x3000,
