@@ -46,7 +46,7 @@ fn attention(c: &mut Criterion) {
         for cpu in &cpus {
             for work in &WORKS {
                 for dtype in [DType::F32, DType::Bf16] {
-                    let mut attend = Attend::new(cpu, &model, work, dtype).expect("shapes fit");
+                    let mut attend = Bench::new(cpu, &model, work, dtype).expect("shapes fit");
                     group.throughput(Throughput::Elements(attend.operations));
                     let name = format!("{}, {dtype} keys", work.name);
                     let id = BenchmarkId::new(cpu.path().name(), name);
@@ -58,7 +58,7 @@ fn attention(c: &mut Criterion) {
 }
 
 /// A filled cache and the rows that attend to it.
-struct Attend<'a> {
+struct Bench<'a> {
     cpu: &'a Cpu,
     model: &'a Model,
     kv: <Cpu as Backend>::Kv,
@@ -68,7 +68,7 @@ struct Attend<'a> {
     operations: u64,
 }
 
-impl<'a> Attend<'a> {
+impl<'a> Bench<'a> {
     fn new(cpu: &'a Cpu, model: &'a Model, work: &Work, dtype: DType) -> Result<Self> {
         let shape = model.shape;
         let mut kv = cpu.kv(&KvLayout {

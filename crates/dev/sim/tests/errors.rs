@@ -233,7 +233,8 @@ fn sizes_that_there_are_no_kernels_for() {
             position: 0,
         };
         sim.load_batch(&[row], &mut batch)?;
-        let table = rows_of(&sim, &vec![1.0; head_dim], head_dim);
+        let rotated = head_dim / 2 * 2;
+        let table = rows_of(&sim, &vec![1.0; rotated], rotated);
         let mut qkv = rows_of(&sim, &vec![1.0; 3 * head_dim], 3 * head_dim);
         sim.rope_append(&shape, Some(&table), &batch, 0, &mut qkv, &mut kv)?;
         let mut out = sim.acts(1, head_dim, weights)?;

@@ -2,8 +2,12 @@
 
 use selfie_kernels::DType;
 use selfie_sim::Sim;
-use selfie_testkit::llama::GOLDEN;
+use selfie_testkit::llama::{FAMILIES, GOLDEN};
 use selfie_testkit::{interp, llama, models};
+
+fn all() -> impl Iterator<Item = &'static str> {
+    GOLDEN.into_iter().chain(FAMILIES)
+}
 
 fn sim() -> Sim {
     selfie_sim::sim().unwrap()
@@ -11,21 +15,21 @@ fn sim() -> Sim {
 
 #[test]
 fn states_and_logits_agree_with_pytorch() {
-    for name in GOLDEN {
+    for name in all() {
         llama::agree::states(&llama::load_on(sim(), name, Some(DType::F32)), name);
     }
 }
 
 #[test]
 fn greedy_text_agrees_with_pytorch() {
-    for name in GOLDEN {
+    for name in all() {
         llama::agree::greedy(&llama::load_on(sim(), name, Some(DType::F32)), name);
     }
 }
 
 #[test]
 fn interpretations_agree_with_python() {
-    for name in GOLDEN {
+    for name in all() {
         let (model, tokenizer) = interp::load_on(sim(), &interp::dir(name), Some(DType::F32));
         interp::agree::interpretations(&model, &tokenizer, name);
     }

@@ -2,7 +2,7 @@
 
 use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits, slot_word};
 use selfie_kernels::gpu::{Arg, Launch};
-use selfie_kernels::{BatchRow, DType, Slot};
+use selfie_kernels::{Attend, AttnShape, BatchRow, DType, Slot};
 use selfie_ptxsim::{Arg as SimArg, Config, Gpu, Report};
 
 use super::cases::Case;
@@ -116,7 +116,13 @@ impl<'a> Problem<'a> {
             device.write(qkv + i * u64::from(4 * width), &bytes);
         }
         let out_bytes = u64::from(n * heads * head_dim) * self.dtype.size() as u64;
+        let attend = Attend::new(AttnShape {
+            heads: heads as usize,
+            kv_heads: kv_heads as usize,
+            head_dim: head_dim as usize,
+        });
         let mut attention = Attention {
+            attend: &attend,
             qkv,
             out: device.alloc(out_bytes),
             slot: device.words(&slots),
