@@ -252,7 +252,7 @@ impl<B: Backend> Run<B> {
             beta2: training.betas[1],
             ..Adam::new(training.lr)
         };
-        let mut mlp = TrainedMlp::new(backend, &base, adam, n + batch)?;
+        let mut mlp = TrainedMlp::new(backend, &base, model.mlp_unit(layer)?, adam, n + batch)?;
         drop(base);
         let mut x = backend.rows(n + batch, width)?;
         if let Some((keep, _)) = &mut keep {

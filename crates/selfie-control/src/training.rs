@@ -1,7 +1,7 @@
 //! The MLP that is edited, in f32, with its gradients and Adam.
 
-use selfie_kernels::{Activation, Adam, Backend};
-use selfie_llama::{MlpRows, MlpWeights};
+use selfie_kernels::{Adam, Backend};
+use selfie_llama::{MlpRows, MlpUnit, MlpWeights};
 
 use crate::Result;
 
@@ -9,6 +9,9 @@ use crate::Result;
 ///
 /// It takes three times the f32 size of the MLP, and buffers of a few rows; the rest of the model stays as it is.
 pub struct TrainedMlp<B: Backend> {
+    unit: MlpUnit,
+    /// `[n, d_model]`: what the last [`forward`](TrainedMlp::forward) left before the norm behind the MLP, if there is one.
+    raw: Vec<f32>,
     gate_up: Param<B>,
     down: Param<B>,
     gate_up_bias: Option<Param<B>>,
@@ -36,7 +39,13 @@ struct Param<B: Backend> {
 
 impl<B: Backend> TrainedMlp<B> {
     /// Copies an MLP for training with batches of up to `max_rows` rows. The first step is `adam.step`.
-    pub fn new(backend: &B, mlp: &MlpWeights, adam: Adam, max_rows: usize) -> Result<Self> {
+    pub fn new(
+        backend: &B,
+        mlp: &MlpWeights,
+        unit: MlpUnit,
+        adam: Adam,
+        max_rows: usize,
+    ) -> Result<Self> {
         // Weights first and moments after the host's copy is gone: that keeps the peak at the moments.
         let values = mlp.to_f32();
         let d_model = mlp.tensors.first().map_or(0, |gate| gate.shape[1]);
@@ -54,6 +63,8 @@ impl<B: Backend> TrainedMlp<B> {
         let param = |w: B::Rows, width| Param::new(backend, w, width);
         let bias = |w: Option<B::Rows>| w.map(|w| param(w, 1)).transpose();
         Ok(Self {
+            unit,
+            raw: Vec::new(),
             gate_up: param(gate_up, d_model)?,
             down: param(down, ffn)?,
             gate_up_bias: bias(gate_up_bias)?,
@@ -69,23 +80,35 @@ impl<B: Backend> TrainedMlp<B> {
         })
     }
 
-    /// What the MLP makes of its input `x` (`[n, d_model]`), `[n, d_model]`.
+    /// What the MLP makes of its input `x` (`[n, d_model]`), as it is added to the residual stream: `[n, d_model]`.
     pub fn forward(&mut self, backend: &B, x: &B::Rows) -> Result<Vec<f32>> {
         let bias = self.gate_up_bias.as_ref().map(|bias| &bias.w);
         backend.linear_f32(x, &self.gate_up.w, bias, &mut self.inner)?;
-        backend.glu_f32(Activation::Silu, &self.inner, &mut self.hidden)?;
+        backend.glu_f32(self.unit.activation, &self.inner, &mut self.hidden)?;
         let bias = self.down_bias.as_ref().map(|bias| &bias.w);
         backend.linear_f32(&self.hidden, &self.down.w, bias, &mut self.out)?;
-        Ok(backend.read_rows(&self.out, 0..backend.len(x))?)
+        let mut out = backend.read_rows(&self.out, 0..backend.len(x))?;
+        if let Some(weight) = &self.unit.out_norm {
+            self.raw.clone_from(&out);
+            for row in out.chunks_exact_mut(weight.len()) {
+                let scale = norm_scale(row, self.unit.eps);
+                let values = row.iter_mut().zip(weight);
+                values.for_each(|(x, &w)| *x = (f64::from(*x) * scale * f64::from(w)) as f32);
+            }
+        }
+        if self.unit.scale != 1.0 {
+            out.iter_mut().for_each(|x| *x *= self.unit.scale);
+        }
+        Ok(out)
     }
 
     /// One step of Adam against the gradient `d_out` (`[n, d_model]`) of what [`forward`](TrainedMlp::forward) last
     /// made of the same `x`.
     pub fn step(&mut self, backend: &B, x: &B::Rows, d_out: &[f32]) -> Result<()> {
-        backend.write_rows(d_out, &mut self.d_out)?;
+        backend.write_rows(&self.behind(d_out), &mut self.d_out)?;
         backend.linear_f32_back(&self.d_out, &self.down.w, &mut self.d_hidden)?;
         backend.mlp_backward(
-            Activation::Silu,
+            self.unit.activation,
             &self.inner,
             &self.d_hidden,
             &mut self.d_inner,
@@ -102,6 +125,27 @@ impl<B: Backend> TrainedMlp<B> {
         }
         self.adam.step += 1;
         Ok(())
+    }
+
+    /// The gradient of the MLP's own output from that of what is added to the residual stream.
+    fn behind(&self, d_out: &[f32]) -> Vec<f32> {
+        let mut d: Vec<f32> = d_out.iter().map(|d| d * self.unit.scale).collect();
+        let Some(weight) = &self.unit.out_norm else {
+            return d;
+        };
+        let width = weight.len();
+        for (d, x) in d.chunks_exact_mut(width).zip(self.raw.chunks_exact(width)) {
+            let scale = norm_scale(x, self.unit.eps);
+            // y = w x s with s = (mean(x^2) + eps)^(-1/2): dx = s (w d - x s^2 mean(w d x)).
+            let weighted = |i: usize| f64::from(weight[i]) * f64::from(d[i]);
+            let dot: f64 = (0..width).map(|i| weighted(i) * f64::from(x[i])).sum();
+            let pull = dot * scale * scale / width as f64;
+            for i in 0..width {
+                d[i] = (scale * (f64::from(weight[i]) * f64::from(d[i]) - f64::from(x[i]) * pull))
+                    as f32;
+            }
+        }
+        d
     }
 
     /// The weights as they are now.
@@ -131,6 +175,12 @@ impl<B: Backend> Param<B> {
         let moments = [&mut self.m, &mut self.v];
         Ok(backend.adam(&mut self.w, moments, d, x, adam)?)
     }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+fn norm_scale(x: &[f32], eps: f32) -> f64 {
+    let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt()
 }
 
 /// Values on the device, `[values.len() / width, width]`.

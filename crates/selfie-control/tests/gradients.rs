@@ -1,8 +1,8 @@
 //! The gradients of an MLP against finite differences of a naive one in f64, with and without biases, in odd shapes.
 
 use selfie_control::TrainedMlp;
-use selfie_kernels::{Adam, Backend, DType};
-use selfie_llama::{HostTensor, MlpWeights};
+use selfie_kernels::{Activation, Adam, Backend, DType};
+use selfie_llama::{HostTensor, MlpUnit, MlpWeights};
 use selfie_testkit::control::{cpu, wide};
 
 /// Values between -1 and 1.
@@ -16,6 +16,7 @@ struct Naive {
     ffn: usize,
     tensors: Vec<Vec<f64>>,
     bias: bool,
+    unit: MlpUnit,
 }
 
 impl Naive {
@@ -34,15 +35,36 @@ impl Naive {
             .collect()
     }
 
+    fn active(&self, x: f64) -> f64 {
+        match self.unit.activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                let z = std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3));
+                0.5 * x * (1.0 + z.tanh())
+            }
+        }
+    }
+
     /// `sum(d_out * mlp(x))`
     fn objective(&self, x: &[f64], d_out: &[f64]) -> f64 {
         let mut sum = 0.0;
         for (x, d_out) in x.chunks(self.d).zip(d_out.chunks(self.d)) {
             let (gate, up) = (self.linear(0, x), self.linear(1, x));
-            let silu = |g: f64| g / (1.0 + (-g).exp());
-            let hidden: Vec<f64> = gate.iter().zip(&up).map(|(&g, u)| silu(g) * u).collect();
+            let hidden: Vec<f64> = gate
+                .iter()
+                .zip(&up)
+                .map(|(&g, u)| self.active(g) * u)
+                .collect();
             assert_eq!(hidden.len(), self.ffn);
-            let out = self.linear(2, &hidden);
+            let mut out = self.linear(2, &hidden);
+            if let Some(weight) = &self.unit.out_norm {
+                let mean = out.iter().map(|x| x * x).sum::<f64>() / out.len() as f64;
+                let scale = 1.0 / (mean + f64::from(self.unit.eps)).sqrt();
+                let values = out.iter_mut().zip(weight);
+                values.for_each(|(x, &w)| *x *= scale * f64::from(w));
+            }
+            out.iter_mut()
+                .for_each(|x| *x *= f64::from(self.unit.scale));
             sum += out.iter().zip(d_out).map(|(a, b)| a * b).sum::<f64>();
         }
         sum
@@ -52,11 +74,23 @@ impl Naive {
 #[test]
 fn gradients_are_those_of_finite_differences() {
     let mut random = fastrand::Rng::with_seed(3);
-    for (d, ffn, rows, bias) in [
-        (5, 7, 3, true),
-        (3, 2, 1, true),
-        (17, 33, 6, false),
-        (1, 1, 2, true),
+    let gemma = |d: usize, random: &mut fastrand::Rng| MlpUnit {
+        activation: Activation::GeluTanh,
+        out_norm: Some(values(d, random)),
+        eps: 1e-3,
+        scale: 1.0,
+    };
+    let granite = MlpUnit {
+        scale: 0.22,
+        ..MlpUnit::default()
+    };
+    for (d, ffn, rows, bias, unit) in [
+        (5, 7, 3, true, MlpUnit::default()),
+        (3, 2, 1, true, granite),
+        (17, 33, 6, false, MlpUnit::default()),
+        (1, 1, 2, true, MlpUnit::default()),
+        (5, 7, 3, true, gemma(5, &mut random)),
+        (17, 33, 6, false, gemma(17, &mut random)),
     ] {
         let mut tensors = Vec::new();
         for (name, out, columns) in [
@@ -95,7 +129,7 @@ fn gradients_are_those_of_finite_differences() {
             step: 1,
         };
         let cpu = cpu(2);
-        let mut trained = TrainedMlp::new(&cpu, &mlp, step, rows).unwrap();
+        let mut trained = TrainedMlp::new(&cpu, &mlp, unit.clone(), step, rows).unwrap();
         let mut inputs = cpu.rows(rows, d).unwrap();
         cpu.write_rows(&x, &mut inputs).unwrap();
         let out = trained.forward(&cpu, &inputs).unwrap();
@@ -123,6 +157,7 @@ fn gradients_are_those_of_finite_differences() {
         let mut naive = Naive {
             d,
             ffn,
+            unit,
             tensors: mlp.tensors.iter().map(|t| wide(&t.to_f32())).collect(),
             bias,
         };

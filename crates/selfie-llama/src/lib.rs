@@ -63,7 +63,7 @@ pub use generate::{Generated, generate, generate_all, generate_with};
 pub use generation_config::{
     GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
 };
-pub use mlp::{HostTensor, MlpRows, MlpValues, MlpWeights, PackedMlp};
+pub use mlp::{HostTensor, MlpRows, MlpUnit, MlpValues, MlpWeights, PackedMlp};
 pub use model::{Llama, stored_dtype};
 pub use note::Note;
 pub use pass::{Answer, Ask, Draw, Feed, Pass, SessionSize};

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
+use selfie_kernels::{Activation, Backend, DType, KernelError, MatrixSource};
 
 use crate::model::Linear;
 use crate::{Llama, LlamaError, Result};
@@ -124,6 +124,31 @@ pub struct MlpValues {
     pub down_bias: Vec<f32>,
 }
 
+/// What of an MLP is not in its matrices: the gate, and what is done to its output before the residual stream is added.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MlpUnit {
+    /// What the gate goes through.
+    pub activation: Activation,
+    /// The weight of the norm behind the MLP, `[d_model]`, in families that have one.
+    pub out_norm: Option<Vec<f32>>,
+    /// What that norm adds to the mean square.
+    pub eps: f32,
+    /// The factor of the output, behind the norm.
+    pub scale: f32,
+}
+
+impl Default for MlpUnit {
+    /// That of a LLaMA.
+    fn default() -> Self {
+        Self {
+            activation: Activation::Silu,
+            out_norm: None,
+            eps: 0.0,
+            scale: 1.0,
+        }
+    }
+}
+
 /// An MLP in training: its weights in f32 on the device, biases `[out, 1]` where the model has them.
 pub struct MlpRows<'a, B: Backend> {
     /// `[2 ffn, d_model]`, gate first.
@@ -212,6 +237,20 @@ impl<B: Backend> Llama<B> {
             }
         }
         Ok(MlpWeights { layer, tensors })
+    }
+
+    /// What of a layer's MLP is not in its matrices.
+    pub fn mlp_unit(&self, layer: usize) -> Result<MlpUnit> {
+        self.check_layer(layer)?;
+        let norm = self.layers[layer].mlp_out_norm.as_deref();
+        Ok(MlpUnit {
+            activation: self.config.spec.activation,
+            out_norm: norm
+                .map(|norm| self.backend.read_vector(norm))
+                .transpose()?,
+            eps: self.config.rms_norm_eps,
+            scale: self.config.spec.residual_scale,
+        })
     }
 
     /// Replaces the MLP of a layer by one with the same tensors.

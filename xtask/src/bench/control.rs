@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use selfie_control::TrainedMlp;
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Adam, Backend, Cpu, DType};
-use selfie_llama::{HostTensor, MlpWeights};
+use selfie_llama::{HostTensor, MlpUnit, MlpWeights};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -145,7 +145,7 @@ fn steps(cpu: &Cpu, d: usize, ffn: usize, rows: usize) -> Result<Vec<f64>> {
             tensor("down_proj", d, ffn),
         ],
     };
-    let mut trained = TrainedMlp::new(cpu, &mlp, Adam::new(3e-4), rows)?;
+    let mut trained = TrainedMlp::new(cpu, &mlp, MlpUnit::default(), Adam::new(3e-4), rows)?;
     drop(mlp);
     let mut x = cpu.rows(rows, d)?;
     cpu.write_rows(&values(rows * d, 1.0), &mut x)?;
