@@ -605,6 +605,19 @@ pub enum LlamaError {
         /// Its snapshots.
         found: Vec<PathBuf>,
     },
+    /// A model that is neither a path nor in the hub's cache.
+    #[error(
+        "there is no folder {name}, and the Hugging Face cache ({}) does not have that model; download it: `{command}`",
+        cache.display()
+    )]
+    NotInCache {
+        /// `org/name`.
+        name: String,
+        /// The cache.
+        cache: PathBuf,
+        /// What downloads it.
+        command: String,
+    },
     /// A tokenizer does not parse, or failed on a text.
     #[error("the tokenizer {} fails: {source}; download it again", path.display())]
     Tokenizer {
