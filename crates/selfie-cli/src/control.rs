@@ -24,7 +24,8 @@ use crate::control_args::{
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, load_on, open};
 use crate::prompts::{
-    interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_prompts,
+    interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_name,
+    tell_of_prompts,
 };
 use crate::stop::Stop;
 use crate::text::clean;
@@ -78,6 +79,8 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &args.prompt, quiet)?;
     if let Some(options) = &control.interpretation {
+        let json = args.interpretation.interpretation_prompt.as_deref();
+        tell_of_name(json, &opened, quiet)?;
         tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
     }
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
@@ -109,6 +112,8 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &[&args.prompt], quiet)?;
+    let json = args.interpretation.interpretation_prompt.as_deref();
+    tell_of_name(json, &opened, quiet)?;
     let interpretation = &control.interpretation;
     tell_of_interpretation_prompt(&opened, &interpretation.prompt, interpretation.bos, quiet)?;
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;

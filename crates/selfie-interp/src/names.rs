@@ -30,7 +30,7 @@ const NAMED: [Named; 6] = [
         MESSAGE,
         &["The materials mentioned in the message are:\n\n"],
     ),
-    ("repeat", MESSAGE, &["Sure, I will repeat the message:"]),
+    ("repeat", MESSAGE, &["Sure, I will repeat the word:"]),
     (
         "meaning",
         &["What is the meaning of \"", P, "\"?"],
@@ -110,8 +110,9 @@ fn find(name: &str) -> Result<Named> {
 /// Whether a template writes messages of the user between `[INST]` and `[/INST]` alone, as LLaMA 2's does.
 fn has_inst_form(template: &ChatTemplate) -> Result<bool> {
     let text = template.render(&[ChatMessage::new("user", "x")], ChatEnd::Reply)?;
+    let text = text.strip_prefix(template.bos()).unwrap_or(&text);
     let words: String = text.split_whitespace().collect();
-    Ok(words.trim_start_matches("<s>") == "[INST]x[/INST]")
+    Ok(words == "[INST]x[/INST]")
 }
 
 fn push_all(parts: &mut Vec<PromptPart>, texts: &[&str]) {

@@ -194,6 +194,12 @@ impl ChatTemplate {
         Ok(RenderedChat { text, contents })
     }
 
+    /// The text of bos, as the template knows it; empty if it has none.
+    pub fn bos(&self) -> &str {
+        let bos = self.special.get("bos_token").and_then(Value::as_str);
+        bos.unwrap_or_default()
+    }
+
     /// The file that it is in.
     pub fn path(&self) -> &Path {
         &self.path
