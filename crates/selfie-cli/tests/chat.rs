@@ -27,6 +27,15 @@ fn columns(lines: &str, at: usize) -> Vec<&str> {
         .collect()
 }
 
+/// The pieces as text, with the bytes that have no piece of their own.
+fn text(lines: &str) -> String {
+    let text = columns(lines, 2).concat().replace('▁', " ");
+    let bytes = [("<0x3C>", "<"), ("<0x3E>", ">"), ("<0x5F>", "_")];
+    bytes
+        .iter()
+        .fold(text, |text, (byte, c)| text.replace(byte, c))
+}
+
 fn rows(jsonl: &str) -> Vec<Value> {
     jsonl
         .lines()
@@ -53,7 +62,7 @@ fn tokens_show_whose_message_they_are() {
     };
     assert_eq!(of("0:system").replace('▁', " ").trim(), "a type");
     assert_eq!(of("1:user").replace('▁', " ").trim(), "of drink");
-    assert!(of("").contains("system") || of("").len() > 10, "{lines}");
+    assert!(of("").contains("system"), "{lines}");
 
     let messages = r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"a"}]"#;
     let lines = succeed("tokens", model.path(), &["--chat", "--prompt", messages]);
@@ -70,6 +79,7 @@ fn a_chat_is_the_text_that_the_template_makes_of_it() {
     let chat = ["--chat", "--prompt", "a type of drink"];
     let as_text = ["--prompt", text];
     let same = [
+        "--quiet",
         "--cells",
         "1:3,3:5",
         "--max-new-tokens",
@@ -151,19 +161,19 @@ fn interpretation_prompts_are_written_by_the_readers_template() {
         writes,
         ["write 1", "write 2", "write 3", "write 4", "write 5"]
     );
-    let text: String = columns(&lines, 2).concat().replace('▁', " ");
+    let written = text(&lines);
     assert!(
-        text.ends_with("<assistant> Sure, I will repeat the word:"),
-        "{text}"
+        written.ends_with("<assistant> Sure, I will repeat the word:"),
+        "{written}"
     );
 
     let json =
         r#"[{"role":"user","content":["Explain: ",0]},{"role":"assistant","content":"Sure,"}]"#;
     let lines = succeed("tokens", model.path(), &["--interpretation-prompt", json]);
-    let text: String = columns(&lines, 2).concat().replace('▁', " ");
+    let written = text(&lines);
     assert!(
-        text.contains("Explain: _") && text.ends_with("<assistant> Sure,"),
-        "{text}"
+        written.contains("Explain: _") && written.ends_with("<assistant> Sure,"),
+        "{written}"
     );
     let args = [
         "--prompt",
@@ -177,7 +187,10 @@ fn interpretation_prompts_are_written_by_the_readers_template() {
     ];
     assert_eq!(rows(&succeed("interpret", model.path(), &args)).len(), 1);
 
-    let lost = TEMPLATE.replace("m.content | trim", "m.content[:3]");
+    let lost = TEMPLATE.replace(
+        "m.content | trim",
+        "m.content[:3] if m.role == 'user' else m.content",
+    );
     fs::write(model.path().join("chat_template.jinja"), lost).unwrap();
     let said = fail(2, "interpret", model.path(), &args);
     assert!(

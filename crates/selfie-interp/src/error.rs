@@ -65,7 +65,7 @@ pub enum InterpError {
     /// A placeholder that a chat template leaves out, or writes more than once.
     #[error(
         "placeholder {index} of the interpretation prompt is {times} times in what the chat template makes of it, \
-         expected once: \"{text}\""
+         expected once: {text:?}"
     )]
     PlaceholderLost {
         /// Which placeholder.
@@ -76,7 +76,7 @@ pub enum InterpError {
         text: String,
     },
     /// A placeholder in what a chat template wrote that shares a token with the text beside it.
-    #[error("the interpretation prompt: {note}; its pieces: {}", pieces.join("|"))]
+    #[error("the interpretation prompt: {note}; its pieces: {:?}", pieces.join("|"))]
     PlaceholderMerged {
         /// Which, and how.
         note: String,

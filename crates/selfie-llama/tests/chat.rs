@@ -157,7 +157,7 @@ fn errors_name_the_file_and_the_line() {
     says(syntax, &["the chat template in a.jinja, line 4: "]);
     let render = |text: &str| parse(text).unwrap().render(&user, ChatEnd::Reply);
     says(
-        render("\n\n{{ raise_exception('no ' + messages[0].role) }}"),
+        render("\n\n{{ raise_exception('no\\n' + messages[0].role) }}"),
         &["the chat template in a.jinja, line 3: no user"],
     );
     says(

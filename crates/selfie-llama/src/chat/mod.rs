@@ -221,12 +221,13 @@ impl ChatTemplate {
     }
 
     fn error(&self, error: &minijinja::Error) -> LlamaError {
+        let kind = error.kind().to_string();
+        let reason = error.detail().unwrap_or(&kind);
         LlamaError::ChatTemplate {
             path: self.path.clone(),
             line: error.line(),
-            reason: error
-                .detail()
-                .map_or_else(|| error.kind().to_string(), str::to_owned),
+            // A message is one line.
+            reason: reason.replace(char::is_control, " "),
         }
     }
 }
