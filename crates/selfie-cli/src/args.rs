@@ -47,8 +47,9 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder: config.json, *.safetensors, tokenizer.json [default: a demo checkpoint in the program]
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), or org/name of the local Hugging Face cache
+    /// [default: a demo checkpoint in the program]
+    #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU
     #[arg(long, default_value_t = Device::Auto)]
@@ -133,10 +134,12 @@ pub(crate) struct TokensArgs {
     pub(crate) model: ModelArgs,
     #[arg(long, value_name = "TEXT", required_unless_present_any = ["interpretation_prompt", "template"])]
     pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// Show the tokens of this interpretation prompt, and which are written over; as for interpret
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["template", "prompt"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["template", "prompt", "chat"])]
     pub(crate) interpretation_prompt: Option<String>,
-    /// The same for an interpretation prompt by name: summarize, materials
+    /// The same for an interpretation prompt by name
     #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
     pub(crate) template: Option<String>,
 }
@@ -147,6 +150,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) model: ModelArgs,
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) max_new_tokens: usize,
     #[command(flatten)]
@@ -162,18 +167,34 @@ pub(crate) struct TraceArgs {
     pub(crate) model: ModelArgs,
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// A .safetensors file, that appears when it is complete
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
 
+/// Prompts that are chats.
+#[derive(Args, Debug)]
+pub(crate) struct ChatArgs {
+    /// A prompt is a message of the user, or messages as JSON: [{"role":"user","content":"Hello"}]. The model's own chat
+    /// template writes them out
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// A message of the system before them
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+}
+
 /// What `interpret` and `interpret-vectors` have in common.
 #[derive(Args, Debug)]
 pub(crate) struct SweepArgs {
-    /// JSON list of strings, with a 0 for each placeholder
+    /// JSON list of strings, with a 0 for each placeholder; or messages, which the reader's chat template writes out:
+    /// [{"role":"user","content":["Explain: ",0,0]},{"role":"assistant","content":"Sure,"}]
     #[arg(long, value_name = "JSON", conflicts_with = "template")]
     pub(crate) interpretation_prompt: Option<String>,
-    /// An interpretation prompt by name: summarize, materials [default: summarize]
+    /// An interpretation prompt by name, as the reader's chat template writes it: summarize, materials, repeat, meaning,
+    /// entity, continue [default: summarize]
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
     /// The layer at whose input the embedding is written; several: 1,2,3
@@ -243,6 +264,8 @@ pub(crate) struct InterpretArgs {
     /// A file with a prompt a line, or - for stdin. A line that is a JSON string is decoded, blank ones are skipped
     #[arg(long, value_name = "FILE|-", conflicts_with = "prompt")]
     pub(crate) prompts: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// Layer:token pairs: 3:5,4:5; tokens from the end: 4:-1
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
@@ -263,7 +286,7 @@ pub(crate) struct InterpretArgs {
     )]
     pub(crate) tokens: String,
     /// Another model that puts the embeddings into words, as wide as --model (d_model) [default: --model itself]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "MODEL")]
     pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,

@@ -24,7 +24,8 @@ use crate::control_args::{
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, load_on, open};
 use crate::prompts::{
-    interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_prompts,
+    interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_name,
+    tell_of_prompts,
 };
 use crate::stop::Stop;
 use crate::text::clean;
@@ -78,7 +79,9 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &args.prompt, quiet)?;
     if let Some(options) = &control.interpretation {
-        tell_of_interpretation_prompt(&opened, &options.prompt, quiet)?;
+        let json = args.interpretation.interpretation_prompt.as_deref();
+        tell_of_name(json, &opened, quiet)?;
+        tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
     }
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
@@ -109,7 +112,10 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &[&args.prompt], quiet)?;
-    tell_of_interpretation_prompt(&opened, &control.interpretation.prompt, quiet)?;
+    let json = args.interpretation.interpretation_prompt.as_deref();
+    tell_of_name(json, &opened, quiet)?;
+    let interpretation = &control.interpretation;
+    tell_of_interpretation_prompt(&opened, &interpretation.prompt, interpretation.bos, quiet)?;
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
     let judge = reward.load_judge(&model, quiet)?;
@@ -179,9 +185,8 @@ fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Re
 
 fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options> {
     let (json, template) = (&args.interpretation_prompt, &args.template);
-    let prompt = interpretation_prompt(json.as_deref(), template.as_deref())?;
+    let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
     Ok(Options {
-        prompt,
         injections: vec![InjectAt {
             layer: args.inject_layer,
             mode: args.mode,
@@ -190,7 +195,7 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.alone()?,
         relevancy: false,
-        ..opened.interpret_options()?
+        ..opened.interpret_options_with(prompt)?
     })
 }
 

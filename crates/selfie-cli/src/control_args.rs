@@ -85,10 +85,11 @@ pub(crate) struct TrainingArgs {
 /// How embeddings are interpreted.
 #[derive(Args, Debug)]
 pub(crate) struct InterpretationArgs {
-    /// JSON list of strings, with a 0 for each placeholder
+    /// JSON list of strings, with a 0 for each placeholder; or messages, as for interpret
     #[arg(long, value_name = "JSON", conflicts_with = "template")]
     pub(crate) interpretation_prompt: Option<String>,
-    /// An interpretation prompt by name: summarize, materials [default: summarize]
+    /// An interpretation prompt by name, as the reader's chat template writes it: summarize, materials, repeat, meaning,
+    /// entity, continue [default: summarize]
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
     /// The layer at whose input the embedding is written

@@ -81,6 +81,11 @@ fn of_selfie(error: &Error) -> u8 {
 fn of_llama(error: &LlamaError) -> u8 {
     match error {
         LlamaError::SamplingValue { .. } | LlamaError::NoBos { .. } => 2,
+        LlamaError::NoChatTemplate { .. }
+        | LlamaError::ChatTemplate { .. }
+        | LlamaError::ChatNotContinued { .. }
+        | LlamaError::ChatMessages { .. }
+        | LlamaError::NoMessages => 2,
         _ => 1,
     }
 }

@@ -7,6 +7,7 @@ use selfie::llama::{Decoding, GenerationConfig};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
+use crate::chat;
 use crate::console::tell;
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
@@ -25,10 +26,11 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     if args.max_new_tokens == 0 {
         return usage("--max-new-tokens 0: expected at least 1");
     }
-    let opened = open(&args.model)?;
-    let prompt = opened.encode(&args.prompt)?;
+    let mut opened = open(&args.model)?;
+    let text = chat::text(&args.prompt, &args.chat, &args.model, &mut opened)?;
+    let prompt = opened.encode(&text)?;
     let quiet = args.model.quiet;
-    tell_of_prompts(&opened, &[&args.prompt], quiet)?;
+    tell_of_prompts(&opened, &[&text], quiet)?;
     let resolved =
         GenerationConfig::resolve(opened.generation.as_ref(), &args.sampling.overrides())?;
     if let Some(taken) = &resolved.taken {
@@ -47,9 +49,9 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
 
     let mut out = io::stdout().lock();
     if args.json {
-        let got = model.generate(&args.prompt, decoding, |_| ControlFlow::Continue(()))?;
+        let got = model.generate(&text, decoding, |_| ControlFlow::Continue(()))?;
         let answer = Answer {
-            prompt: &args.prompt,
+            prompt: &text,
             text: &got.text,
             new_ids: &got.new_ids,
             logprobs: &got.logprobs,
@@ -58,7 +60,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
         return writeln!(out, "{json}").map_err(CliError::Stdout);
     }
     let mut written = Ok(());
-    model.generate(&args.prompt, decoding, |piece| {
+    model.generate(&text, decoding, |piece| {
         written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
         match written {
             Ok(()) => ControlFlow::Continue(()),

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 
+use selfie::Opened;
 use selfie::kernels::CpuPath;
 use selfie::llama::{Rope, RopeScaling, stored_dtype};
 
 use crate::args::{InfoArgs, TokensArgs};
+use crate::chat::chats;
 use crate::console::{Console, tell};
 use crate::error::{CliError, Result};
 use crate::open::open;
@@ -45,6 +47,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ("vocabulary", config.vocab_size.to_string()),
         ("context", format!("{} positions", config.max_positions)),
         ("rope", rope(&config.rope)),
+        ("chat", chat_template(&opened)),
         (
             "parameters",
             format!("{parameters} ({:.2} B)", parameters as f64 / 1e9),
@@ -90,18 +93,32 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
 }
 
 pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
-    let opened = open(&args.model)?;
+    let mut opened = open(&args.model)?;
     let quiet = args.model.quiet;
-    let (tokens, written) = match &args.prompt {
+    let (mut written, mut roles) = (Vec::new(), Vec::new());
+    let tokens = match &args.prompt {
+        Some(prompt) if args.chat.chat => {
+            let prompts = std::slice::from_ref(prompt);
+            let chats = chats(prompts, &args.chat, &args.model, &mut opened)?;
+            let mut texts = Vec::new();
+            for chat in &chats {
+                chat.tell_of_lost(quiet);
+                roles = chat.roles(&opened)?;
+                texts = opened.tokens(&chat.rendered.text)?;
+            }
+            texts
+        }
         Some(prompt) => {
             tell_of_prompts(&opened, &[prompt], quiet)?;
-            (opened.tokens(prompt)?, Vec::new())
+            opened.tokens(prompt)?
         }
         None => {
             let (json, template) = (&args.interpretation_prompt, &args.template);
-            let prompt = interpretation_prompt(json.as_deref(), template.as_deref())?;
-            let located = tell_of_interpretation_prompt(&opened, &prompt, quiet)?;
-            (opened.tokenizer.tokens(&located.ids)?, located.rows)
+            let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), &opened)?;
+            let bos = opened.options.bos;
+            let located = tell_of_interpretation_prompt(&opened, &prompt, bos, quiet)?;
+            written = located.rows;
+            opened.tokenizer.tokens(&located.ids)?
         }
     };
     let mut out = io::stdout().lock();
@@ -110,9 +127,10 @@ pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
         let special = if token.special { "special" } else { "" };
         let by = written.iter().zip(1..);
         let by = by.filter(|(placeholder, _)| placeholder.rows.contains(&index));
-        let by: Vec<String> = by.map(|(_, number)| format!("write {number}")).collect();
+        let by = by.map(|(_, number)| format!("write {number}"));
+        let by: Vec<String> = by.chain(roles.get(index).cloned()).collect();
         let line = format!("{index}\t{id}\t{piece}\t{special}\t{}", by.join(", "));
-        // A token that is neither special nor written over has three columns.
+        // A token that is neither special nor written over nor of a message has three columns.
         writeln!(out, "{}", line.trim_end_matches('\t')).map_err(CliError::Stdout)?;
     }
     Ok(())
@@ -136,6 +154,15 @@ fn rope(rope: &Rope) -> String {
         RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
     };
     format!("theta {}, {scaling}", rope.theta)
+}
+
+/// Where the chat template is, or what is wrong with it.
+fn chat_template(opened: &Opened) -> String {
+    match opened.chat_template() {
+        Ok(Some(template)) => format!("template in {}", template.path().display()),
+        Ok(None) => "no template".to_owned(),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn megabytes(bytes: u64) -> String {

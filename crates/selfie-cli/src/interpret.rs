@@ -8,26 +8,30 @@ use selfie::{OpenOptions, Opened, Source};
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
 use crate::cells::{list, numbers, pairs, tokens};
+use crate::chat;
 use crate::console::{bar, style};
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
-    interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_prompts,
+    interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_name, tell_of_prompts,
 };
 use crate::stop::Stop;
 
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let prompts = prompts(args)?;
-    let opened = open(&args.model)?;
+    let mut opened = open(&args.model)?;
     let reader = reader(args, &opened)?;
-    let reads = reader.as_ref().unwrap_or(&opened);
-    let cells = cells(args, &prompts, &opened)?;
+    let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
+    let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
     let options = Options {
+        prompts_bos: Some(opened.options.bos),
         model_name: opened.name.clone(),
         reader_name: reader.as_ref().map(|reader| reader.name.clone()),
-        ..options(&args.sweep, reads)?
+        ..options
     };
+    let reads = reader.as_ref().unwrap_or(&opened);
+    let cells = cells(args, &prompts, &opened)?;
     selfie::interp::check_by(
         (&opened.config, &opened.tokenizer),
         (&reads.config, &reads.tokenizer),
@@ -38,7 +42,8 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &prompts, quiet)?;
-    tell_of_interpretation_prompt(reads, &options.prompt, quiet)?;
+    tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+    tell_of_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
     let model = load(opened, quiet)?;
     let reader = match reader {
         Some(reader) => Some(load_on(reader, model.device(), quiet)?),
@@ -73,7 +78,9 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let prompts: [&str; 0] = [];
     selfie::interp::check(config, tokenizer, &prompts, &[], &options)?;
     let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
-    tell_of_interpretation_prompt(&opened, &options.prompt, args.model.quiet)?;
+    let quiet = args.model.quiet;
+    tell_of_name(args.sweep.interpretation_prompt.as_deref(), &opened, quiet)?;
+    tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
     let model = load(opened, args.model.quiet)?;
     let rows = vectors.len() * options.injections.len();
     let mut output = Output::new(target, &options.controls, rows, args.model.quiet)?;
@@ -114,7 +121,7 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
 
 fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     let (json, template) = (&args.interpretation_prompt, &args.template);
-    let prompt = interpretation_prompt(json.as_deref(), template.as_deref())?;
+    let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
     let mode = args.mode;
     let strengths: Vec<f32> = list("strength", &args.strength)?;
     let mut injections = Vec::new();
@@ -133,7 +140,6 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
         },
     };
     Ok(Options {
-        prompt,
         injections,
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.alone()?,
@@ -144,7 +150,7 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
             None => Vec::new(),
         },
         control_seed: args.sampling.seed,
-        ..opened.interpret_options()?
+        ..opened.interpret_options_with(prompt)?
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod args;
 mod cells;
+mod chat;
 mod console;
 mod control;
 mod control_args;

@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use selfie::Opened;
-use selfie::interp::{InterpretationPrompt, LocatedPrompt};
+use selfie::interp::{InterpretationPrompt, LocatedPrompt, PromptMessage};
+use selfie::llama::Bos;
 
 use crate::args::{BosArg, InterpretArgs, ModelArgs};
 use crate::console::tell;
@@ -61,14 +62,20 @@ pub(crate) fn tell_of_prompts(
     Ok(())
 }
 
-/// The interpretation prompt of `--interpretation-prompt`, or of `--template`.
+/// The interpretation prompt of `--interpretation-prompt`, or of `--template`, as it is for a reader.
 pub(crate) fn interpretation_prompt(
     json: Option<&str>,
     template: Option<&str>,
+    reader: &Opened,
 ) -> Result<InterpretationPrompt> {
-    Ok(match json {
-        Some(json) => json.parse()?,
-        None => InterpretationPrompt::template(template.unwrap_or("summarize"))?,
+    let Some(json) = json else {
+        return Ok(reader.interpretation_prompt(template.unwrap_or("summarize"))?);
+    };
+    Ok(match PromptMessage::list_from_json(json)? {
+        Some(messages) => {
+            InterpretationPrompt::from_messages(&messages, &reader.needed_chat_template()?)?
+        }
+        None => json.parse()?,
     })
 }
 
@@ -76,15 +83,29 @@ pub(crate) fn interpretation_prompt(
 pub(crate) fn tell_of_interpretation_prompt(
     reader: &Opened,
     prompt: &InterpretationPrompt,
+    bos: Bos,
     quiet: bool,
 ) -> Result<LocatedPrompt> {
-    let located = prompt.locate_as(&reader.tokenizer, reader.options.bos)?;
-    let bos = reader.prompt_note(&located.text)?;
+    let located = prompt.locate_as(&reader.tokenizer, bos)?;
+    let bos = if prompt.rendered { Bos::Given } else { bos };
+    let bos = reader.tokenizer.bos_note(&located.text, bos)?;
     let bos = bos.map(|note| note.to_string());
     for note in located.notes().chain(bos.as_deref()) {
         tell(quiet, format!("the interpretation prompt: {note}"));
     }
     Ok(located)
+}
+
+/// Tells that an interpretation prompt by name is not in the form that the reader was trained on.
+pub(crate) fn tell_of_name(json: Option<&str>, reader: &Opened, quiet: bool) -> Result<()> {
+    if json.is_none() && reader.chat_template()?.is_none() {
+        tell(
+            quiet,
+            "the model has no chat template: the interpretation prompt is in LLaMA 2's form, with [INST]; \
+             --interpretation-prompt takes another",
+        );
+    }
+    Ok(())
 }
 
 /// An error for a command whose prompts begin as the checkpoint says.

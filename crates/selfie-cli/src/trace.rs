@@ -3,16 +3,18 @@
 use selfie::control::OutputFile;
 
 use crate::args::TraceArgs;
+use crate::chat;
 use crate::error::{CliError, Result};
 use crate::open::{load, open};
 use crate::prompts::tell_of_prompts;
 
 pub(crate) fn trace(args: &TraceArgs) -> Result<()> {
-    let opened = open(&args.model)?;
-    let tokens = opened.encode(&args.prompt)?.len();
-    tell_of_prompts(&opened, &[&args.prompt], args.model.quiet)?;
+    let mut opened = open(&args.model)?;
+    let text = chat::text(&args.prompt, &args.chat, &args.model, &mut opened)?;
+    let tokens = opened.encode(&text)?.len();
+    tell_of_prompts(&opened, &[&text], args.model.quiet)?;
     opened.config.check_context(tokens)?;
     let out = OutputFile::new(&args.out)?;
-    let trace = load(opened, args.model.quiet)?.trace(&args.prompt)?;
+    let trace = load(opened, args.model.quiet)?.trace(&text)?;
     out.save_with(|path| trace.save(path).map_err(CliError::from))
 }

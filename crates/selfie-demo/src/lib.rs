@@ -37,7 +37,9 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use selfie_kernels::Backend;
-use selfie_llama::{Checkpoint, GenerationConfig, Llama, LlamaConfig, Result, Tokenizer};
+use selfie_llama::{
+    ChatTemplate, Checkpoint, GenerationConfig, Llama, LlamaConfig, Result, Tokenizer,
+};
 
 pub use random_checkpoint::RandomCheckpoint;
 pub use world::{Country, Hazard, Object, Templates, World};
@@ -49,15 +51,17 @@ const CONFIG: &str = include_str!("../checkpoint/config.json");
 const GENERATION_CONFIG: &str = include_str!("../checkpoint/generation_config.json");
 const TOKENIZER: &str = include_str!("../checkpoint/tokenizer.json");
 const TOKENIZER_CONFIG: &str = include_str!("../checkpoint/tokenizer_config.json");
+const CHAT_TEMPLATE: &str = include_str!("../checkpoint/chat_template.jinja");
 const WEIGHTS: &[u8] = include_bytes!("../checkpoint/model.safetensors");
 
 /// The files of the checkpoint, by name: a Hugging Face folder.
-pub const FILES: [(&str, &[u8]); 5] = [
+pub const FILES: [(&str, &[u8]); 6] = [
     ("config.json", CONFIG.as_bytes()),
     ("generation_config.json", GENERATION_CONFIG.as_bytes()),
     ("model.safetensors", WEIGHTS),
     ("tokenizer.json", TOKENIZER.as_bytes()),
     ("tokenizer_config.json", TOKENIZER_CONFIG.as_bytes()),
+    ("chat_template.jinja", CHAT_TEMPLATE.as_bytes()),
 ];
 
 /// Opens the model, computed in bf16 as it is stored, and its tokenizer.
@@ -74,6 +78,13 @@ pub fn config() -> Result<LlamaConfig> {
 /// Its tokenizer: BPE in Llama's layout, in which every word of the world is one token.
 pub fn tokenizer() -> Result<Tokenizer> {
     Tokenizer::parse(TOKENIZER.as_bytes(), Some(TOKENIZER_CONFIG), &named(""))
+}
+
+/// Its chat template, in LLaMA 2's form.
+pub fn chat_template() -> Result<ChatTemplate> {
+    let tokenizer = tokenizer()?;
+    let path = named("chat_template.jinja");
+    ChatTemplate::parse(CHAT_TEMPLATE, tokenizer.special_tokens(), &path)
 }
 
 /// Its `generation_config.json`.

@@ -129,7 +129,7 @@ const LAYER: usize = 3;
 #[test]
 fn the_placeholders_are_tokens_of_their_own() {
     let tokenizer = selfie_demo::tokenizer().unwrap();
-    for name in InterpretationPrompt::TEMPLATES {
+    for name in ["summarize", "materials", "repeat", "continue"] {
         let prompt = InterpretationPrompt::template(name).unwrap();
         let located = prompt.locate(&tokenizer).unwrap();
         let pieces: Vec<String> = located

@@ -62,6 +62,37 @@ pub enum InterpError {
         /// The tokens of the whole text.
         tokens: usize,
     },
+    /// A placeholder that a chat template leaves out, or writes more than once.
+    #[error(
+        "placeholder {index} of the interpretation prompt is {times} times in what the chat template makes of it, \
+         expected once: {text:?}"
+    )]
+    PlaceholderLost {
+        /// Which placeholder.
+        index: usize,
+        /// How often it is there.
+        times: usize,
+        /// The text, with `"_ "` for each placeholder.
+        text: String,
+    },
+    /// A placeholder in what a chat template wrote that shares a token with the text beside it.
+    #[error("the interpretation prompt: {note}; its pieces: {:?}", pieces.join("|"))]
+    PlaceholderMerged {
+        /// Which, and how.
+        note: String,
+        /// All its pieces, as the vocabulary writes them.
+        pieces: Vec<String>,
+    },
+    /// Messages of an interpretation prompt that cannot be read.
+    #[error(
+        "message {index} of the interpretation prompt is {found}; expected {{\"role\": \"user\", \"content\": [\"Explain: \", 0]}}"
+    )]
+    PromptMessage {
+        /// Its index in the list.
+        index: usize,
+        /// What it is.
+        found: String,
+    },
     /// A prompt without text.
     #[error("prompt {index} is empty: there is nothing to interpret")]
     EmptyPrompt {

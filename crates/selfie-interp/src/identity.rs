@@ -108,10 +108,11 @@ impl Hash {
         self.number(inject.layer as u64);
         self.text(inject.mode.name());
         self.number(u64::from(inject.strength.to_bits()));
-        self.number(match interpretation.joining {
+        let joining = match interpretation.joining {
             Joining::OneText => 0,
             Joining::PartByPart => 1,
-        });
+        };
+        self.number(joining + 2 * u64::from(interpretation.rendered));
         self.number(interpretation.parts.len() as u64);
         for part in &interpretation.parts {
             match part {
@@ -169,6 +170,10 @@ mod tests {
             joining: Joining::PartByPart,
             ..base.clone()
         };
+        let rendered = InterpretationPrompt {
+            rendered: true,
+            ..base.clone()
+        };
         let key = |text: &str, layer, token, at: &InjectAt, prompt: &InterpretationPrompt| {
             Key::of_cell(text, layer, token, at, prompt)
         };
@@ -201,10 +206,11 @@ mod tests {
             key("p", 1, 2, &AT, &prompt(&["a", "0", "0"])),
             key("p", 1, 2, &AT, &prompt(&["a", "", "0"])),
             key("p", 1, 2, &AT, &apart),
+            key("p", 1, 2, &AT, &rendered),
         ];
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 10);
+        assert_eq!(keys.len(), 11);
     }
 
     #[test]

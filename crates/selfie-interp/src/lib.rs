@@ -36,6 +36,8 @@ mod drive;
 mod embeddings;
 mod error;
 mod identity;
+mod messages;
+mod names;
 mod options;
 mod prompt;
 pub mod reader;
@@ -48,6 +50,7 @@ pub use control::{Control, Controlled, partner_of_cell, partner_of_vector, rando
 pub use embeddings::Embeddings;
 pub use error::{InterpError, Result};
 pub use identity::Key;
+pub use messages::PromptMessage;
 pub use options::{InjectAt, Options};
 pub use prompt::{InterpretationPrompt, Joining, LocatedPrompt, PlaceholderRows, PromptPart};
 pub use reader::{Job, JobWrite, Outcome, PromptId, Reader, ReaderSize, ReaderStats, Text, Ticket};

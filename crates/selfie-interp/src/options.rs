@@ -21,8 +21,11 @@ pub struct InjectAt {
 pub struct Options {
     /// The prompt that the embeddings are written into.
     pub prompt: InterpretationPrompt,
-    /// Whether that prompt and those that embeddings come from begin with bos.
+    /// Whether that prompt begins with bos; one that a chat template has written begins as it says.
     pub bos: Bos,
+    /// The same for the prompts that embeddings come from, where it is not the same: [`Bos::Given`] for what a chat template
+    /// has written.
+    pub prompts_bos: Option<Bos>,
     /// Each cell is interpreted once for each of these.
     pub injections: Vec<InjectAt>,
     /// Most tokens of an interpretation.
@@ -53,6 +56,7 @@ impl Options {
         Ok(Self {
             prompt: InterpretationPrompt::template("summarize")?,
             bos: Bos::Auto,
+            prompts_bos: None,
             injections: vec![InjectAt {
                 layer: 1,
                 mode: InjectMode::Replace,
@@ -80,6 +84,11 @@ impl Options {
         let prompt = self.prompt.locate_as(tokenizer, self.bos)?;
         reader.check_context(prompt.ids.len() + self.max_new_tokens)?;
         Ok(prompt)
+    }
+
+    /// Whether the prompts that embeddings come from begin with bos.
+    pub(crate) fn bos_of_prompts(&self) -> Bos {
+        self.prompts_bos.unwrap_or(self.bos)
     }
 
     fn check(&self, reader: &LlamaConfig) -> Result<()> {

@@ -36,6 +36,8 @@ pub struct InterpretationPrompt {
     pub parts: Vec<PromptPart>,
     /// How they become ids.
     pub joining: Joining,
+    /// Whether a chat template has written them, with bos if there is to be one: nothing is put before them then.
+    pub rendered: bool,
 }
 
 /// An interpretation prompt in a tokenizer's ids.
@@ -68,35 +70,13 @@ pub struct PlaceholderRows {
 }
 
 impl InterpretationPrompt {
-    /// The names that [`template`](InterpretationPrompt::template) knows.
-    pub const TEMPLATES: [&str; 2] = ["summarize", "materials"];
-
     /// A prompt of these parts, which are tokenized as [`Joining::OneText`].
     pub fn new(parts: Vec<PromptPart>) -> Self {
         Self {
             parts,
             joining: Joining::OneText,
+            rendered: false,
         }
-    }
-
-    /// A prompt by name, tokenized as [`Joining::PartByPart`].
-    pub fn template(name: &str) -> Result<Self> {
-        let answer = match name {
-            "summarize" => "[/INST] Sure, I will summarize the message:",
-            "materials" => "[/INST] The materials mentioned in the message are:\n\n",
-            _ => {
-                return Err(InterpError::UnknownTemplate {
-                    name: name.to_owned(),
-                });
-            }
-        };
-        let mut parts = vec![PromptPart::Placeholder; 7];
-        parts[0] = PromptPart::Text("[INST]".to_owned());
-        parts[6] = PromptPart::Text(answer.to_owned());
-        Ok(Self {
-            parts,
-            joining: Joining::PartByPart,
-        })
     }
 
     /// A prompt from JSON, tokenized as [`Joining::OneText`]: a list of strings, and a 0 for each placeholder.
@@ -113,15 +93,13 @@ impl InterpretationPrompt {
         use serde_json::Value;
         let parts: Vec<Value> =
             serde_json::from_str(json).map_err(|source| InterpError::PromptJson { source })?;
-        let part = |(index, part)| match part {
-            Value::String(text) => Ok(PromptPart::Text(text)),
-            Value::Number(number) if number.as_u64() == Some(0) => Ok(PromptPart::Placeholder),
-            other => Err(InterpError::PromptPart {
+        let part = |(index, part): (usize, &Value)| {
+            PromptPart::read(part).ok_or_else(|| InterpError::PromptPart {
                 index,
-                found: other.to_string(),
-            }),
+                found: part.to_string(),
+            })
         };
-        let parts = parts.into_iter().enumerate().map(part);
+        let parts = parts.iter().enumerate().map(part);
         Ok(Self::new(parts.collect::<Result<_>>()?))
     }
 
@@ -130,15 +108,24 @@ impl InterpretationPrompt {
         self.locate_as(tokenizer, Bos::Auto)
     }
 
-    /// [`locate`](Self::locate) with or without bos.
+    /// [`locate`](Self::locate) with or without bos. A prompt that a chat template has written begins as it says; there, a
+    /// placeholder that is not written over, or that covers text beside it, is an error.
     pub fn locate_as(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
         if !self.parts.contains(&PromptPart::Placeholder) {
             return Err(InterpError::NoPlaceholder);
         }
-        match self.joining {
-            Joining::OneText => self.locate_in_text(tokenizer, bos),
-            Joining::PartByPart => self.locate_between_parts(tokenizer, bos),
+        let bos = if self.rendered { Bos::Given } else { bos };
+        let located = match self.joining {
+            Joining::OneText => self.locate_in_text(tokenizer, bos)?,
+            Joining::PartByPart => self.locate_between_parts(tokenizer, bos)?,
+        };
+        if let Some(note) = located.notes().next().filter(|_| self.rendered) {
+            return Err(InterpError::PlaceholderMerged {
+                note: note.to_owned(),
+                pieces: located.pieces(tokenizer),
+            });
         }
+        Ok(located)
     }
 
     /// The rows of a placeholder are the indices of the tokens that `"_ "` adds to the text before it.
@@ -220,8 +207,16 @@ impl InterpretationPrompt {
 }
 
 impl PromptPart {
+    /// A string, or a 0 for a placeholder.
+    pub(crate) fn read(value: &serde_json::Value) -> Option<Self> {
+        if value.as_u64() == Some(0) {
+            return Some(Self::Placeholder);
+        }
+        value.as_str().map(|text| Self::Text(text.to_owned()))
+    }
+
     /// What stands for it in the text that is tokenized.
-    fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match self {
             PromptPart::Text(text) => text,
             PromptPart::Placeholder => PLACEHOLDER,
@@ -242,6 +237,11 @@ impl LocatedPrompt {
     /// What is wrong with the rows of its placeholders, one line each.
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.rows.iter().filter_map(|rows| rows.note.as_deref())
+    }
+
+    fn pieces(&self, tokenizer: &Tokenizer) -> Vec<String> {
+        let piece = |&id: &u32| tokenizer.piece(id).unwrap_or_default();
+        self.ids.iter().map(piece).collect()
     }
 }
 

@@ -83,7 +83,7 @@ pub fn interpret<B: Backend>(
     options: &Options,
     sink: &mut impl Sink,
 ) -> Result<Swept> {
-    let prompts = Prompts::new(tokenizer, prompts, options.bos)?;
+    let prompts = Prompts::new(tokenizer, prompts, options.bos_of_prompts())?;
     let source = Cells::new(model, &prompts, cells, options)?;
     drive(model, tokenizer, &source, options, sink)
 }
@@ -98,7 +98,7 @@ pub fn interpret_by<S: Backend, R: Backend>(
     options: &Options,
     sink: &mut impl Sink,
 ) -> Result<Swept> {
-    let prompts = Prompts::new(subject.1, prompts, options.bos)?;
+    let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
     check_widths(subject.0.config(), reader.0.config())?;
     let source = Carried {
         cells: Cells::new(subject.0, &prompts, cells, options)?,
@@ -157,7 +157,7 @@ pub fn check_by(
 ) -> Result<()> {
     options.locate(reader.0, reader.1)?;
     check_widths(subject.0, reader.0)?;
-    let prompts = Prompts::new(subject.1, prompts, options.bos)?;
+    let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
     prompts.check(subject.0, cells)?;
     if options.shuffles() {
         prompts.partners(cells, options.control_seed)?;

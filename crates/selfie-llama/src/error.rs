@@ -605,6 +605,19 @@ pub enum LlamaError {
         /// Its snapshots.
         found: Vec<PathBuf>,
     },
+    /// A model that is neither a path nor in the hub's cache.
+    #[error(
+        "there is no folder {name}, and the Hugging Face cache ({}) does not have that model; download it: `{command}`",
+        cache.display()
+    )]
+    NotInCache {
+        /// `org/name`.
+        name: String,
+        /// The cache.
+        cache: PathBuf,
+        /// What downloads it.
+        command: String,
+    },
     /// A tokenizer does not parse, or failed on a text.
     #[error("the tokenizer {} fails: {source}; download it again", path.display())]
     Tokenizer {
@@ -613,6 +626,49 @@ pub enum LlamaError {
         /// The reason, from the `tokenizers` crate.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A model without a chat template.
+    #[error(
+        "{} has no chat template (looked for {}): write the prompt out as the model was trained on it",
+        path.display(), crate::ChatTemplate::PLACES
+    )]
+    NoChatTemplate {
+        /// The model's folder or file.
+        path: PathBuf,
+    },
+    /// A chat template that does not parse, or that refuses the messages.
+    #[error(
+        "the chat template in {}{}: {reason}",
+        path.display(),
+        line.map(|line| format!(", line {line}")).unwrap_or_default()
+    )]
+    ChatTemplate {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The line of the template.
+        line: Option<usize>,
+        /// What is wrong, in the template's or in Jinja's words.
+        reason: String,
+    },
+    /// A last message that is to go on, and that the template does not write.
+    #[error(
+        "the chat template in {} leaves out the last message, which is to go on; end with a message of the user",
+        path.display()
+    )]
+    ChatNotContinued {
+        /// The file that holds it.
+        path: PathBuf,
+    },
+    /// Messages that are not JSON, or no messages.
+    #[error(
+        "the messages are not a JSON list such as [{{\"role\": \"user\", \"content\": \"Hello!\"}}]: {source}"
+    )]
+    ChatMessages {
+        /// The parser's reason, with line and column.
+        source: serde_json::Error,
+    },
+    /// A chat without messages.
+    #[error("the chat has no message: give one of the user at least")]
+    NoMessages,
     /// A value of the sampling is out of its range.
     #[error("{field} is {value}; expected {expected}")]
     SamplingValue {

@@ -28,6 +28,7 @@
 #![deny(unsafe_code)]
 
 mod cache;
+mod chat;
 mod checkpoint;
 mod config;
 mod decode;
@@ -53,6 +54,7 @@ mod tokenizer;
 mod trace;
 mod write;
 
+pub use chat::{ChatEnd, ChatMessage, ChatTemplate, RenderedChat};
 pub use checkpoint::{Checkpoint, Tensor, TensorInfo};
 pub use config::LlamaConfig;
 pub use decode::{Decoding, Sequence};

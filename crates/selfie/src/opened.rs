@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use selfie_control::{Edit, EditStack};
-use selfie_interp::Options;
+use selfie_interp::{InterpretationPrompt, Options};
 use selfie_kernels::{Backend, DType};
 use selfie_llama::{
-    Bos, Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, TokenText, Tokenizer, eos_ids,
-    stored_dtype,
+    Bos, ChatTemplate, Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, LlamaError,
+    TokenText, Tokenizer, eos_ids, stored_dtype,
 };
 
 use crate::cuda::on_device;
@@ -143,6 +143,26 @@ impl Opened {
         Ok(note.map(Note::Files))
     }
 
+    /// The model's chat template; `None` if it has none.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        self.source.chat_template(&self.tokenizer)
+    }
+
+    /// The model's chat template; an error that says where one is looked for if it has none.
+    pub fn needed_chat_template(&self) -> Result<ChatTemplate> {
+        let template = self.chat_template()?;
+        let missing = || LlamaError::NoChatTemplate {
+            path: self.name.clone().into(),
+        };
+        Ok(template.ok_or_else(missing)?)
+    }
+
+    /// The interpretation prompt of a name, as this model's chat template writes it.
+    pub fn interpretation_prompt(&self, name: &str) -> Result<InterpretationPrompt> {
+        let template = self.chat_template()?;
+        Ok(InterpretationPrompt::named(name, template.as_ref())?)
+    }
+
     /// Greedy decoding that ends where this model's texts end.
     pub fn decoding(&self, max_new_tokens: usize) -> Decoding {
         Decoding {
@@ -154,7 +174,13 @@ impl Opened {
 
     /// The defaults of SelfIE for this model, which reads its own embeddings.
     pub fn interpret_options(&self) -> Result<Options> {
+        self.interpret_options_with(self.interpretation_prompt("summarize")?)
+    }
+
+    /// The same with another interpretation prompt.
+    pub fn interpret_options_with(&self, prompt: InterpretationPrompt) -> Result<Options> {
         Ok(Options {
+            prompt,
             bos: self.options.bos,
             eos: self.eos.clone(),
             model_name: self.name.clone(),

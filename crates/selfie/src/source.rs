@@ -3,14 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use selfie_llama::{Checkpoint, GenerationConfig, LlamaConfig, Tokenizer};
+use selfie_llama::{
+    ChatTemplate, Checkpoint, GenerationConfig, LlamaConfig, Tokenizer, resolve_folder,
+};
 
 use crate::Result;
 
 /// Where a model's files are. A new kind of place is a variant here; `From<PathBuf>` is where a path is told to be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`.
+    /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`. Where there is no such path, `org/name` or
+    /// `org/name@revision` of the local Hugging Face cache ([`resolve_folder`]).
     Folder(PathBuf),
     /// The demo checkpoint, in the program itself.
     Demo,
@@ -41,7 +44,7 @@ impl Source {
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Folder(one), Self::Folder(other)) => {
-                let real = |dir: &Path| fs::canonicalize(dir).ok();
+                let real = |dir: &Path| fs::canonicalize(resolve_folder(dir).ok()?).ok();
                 one == other || (real(one).is_some() && real(one) == real(other))
             }
             _ => self == other,
@@ -61,6 +64,14 @@ impl Source {
         Ok(match self {
             Self::Folder(dir) => Tokenizer::open(dir)?,
             Self::Demo => selfie_demo::tokenizer()?,
+        })
+    }
+
+    /// Its chat template, if there is one. `tokenizer` is its own.
+    pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        Ok(match self {
+            Self::Folder(dir) => ChatTemplate::open(dir, tokenizer)?,
+            Self::Demo => Some(selfie_demo::chat_template()?),
         })
     }
 

@@ -13,6 +13,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use tokenizers::tokenizer::{Decoder, Model, PreTokenizer};
 use tokenizers::{OffsetType, Tokenizer as Engine};
 
@@ -36,6 +37,8 @@ pub enum Bos {
     Always,
     /// Without it, unless the text itself begins so.
     Never,
+    /// Nothing is added, at the beginning or the end: for what a chat template has written.
+    Given,
 }
 
 /// A token of a text, to be shown.
@@ -67,6 +70,8 @@ pub struct Tokenizer {
     clean_up: bool,
     /// The mark of CodeLlama's infilling.
     fill: Option<String>,
+    /// The special tokens that have a name.
+    special: Map<String, Value>,
 }
 
 impl Tokenizer {
@@ -101,6 +106,7 @@ impl Tokenizer {
             eos: id(EOS),
             begin: Vec::new(),
             clean_up: settings.clean_up,
+            special: settings.by_name(),
             fill: settings.fill,
             inner: engine,
         };
@@ -117,6 +123,9 @@ impl Tokenizer {
 
     /// The ids of a text, with or without bos. An error if there is to be one and the tokenizer has none.
     pub fn encode_as(&self, text: &str, bos: Bos) -> Result<Vec<u32>> {
+        if bos == Bos::Given {
+            return self.encode_plain(text);
+        }
         let (ids, _) = self.encode_marked(text)?;
         let begin = self.begin(bos)?;
         Ok([&begin, &ids[self.begin.len()..]].concat())
@@ -134,7 +143,7 @@ impl Tokenizer {
     pub fn begin(&self, bos: Bos) -> Result<Vec<u32>> {
         match bos {
             Bos::Auto => Ok(self.begin.clone()),
-            Bos::Never => Ok(Vec::new()),
+            Bos::Never | Bos::Given => Ok(Vec::new()),
             Bos::Always => {
                 let token = self.bos.ok_or_else(|| LlamaError::NoBos {
                     path: self.path.clone(),
@@ -270,6 +279,11 @@ impl Tokenizer {
     /// The token that ends a text.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// The special tokens by name, as `special_tokens_map` of transformers has them: what a chat template knows them by.
+    pub fn special_tokens(&self) -> &Map<String, Value> {
+        &self.special
     }
 
     /// How many tokens there are, with the added ones.

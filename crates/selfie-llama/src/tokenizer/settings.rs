@@ -129,6 +129,23 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The special tokens that have a name, and the list of the others.
+    pub(super) fn by_name(&self) -> Map<String, Value> {
+        let named = NAMES.iter().zip(&self.named);
+        let named = named.filter_map(|(name, token)| Some((*name, token.as_ref()?)));
+        let extra = self.extra.iter().map(|(name, token)| (&**name, token));
+        let mut by_name: Map<String, Value> = named
+            .chain(extra)
+            .filter(|(_, token)| !token.content().is_empty())
+            .map(|(name, token)| (name.to_owned(), token.content().into()))
+            .collect();
+        if !self.additional.is_empty() {
+            let list = self.additional.iter().map(Named::content);
+            by_name.insert("additional_special_tokens".to_owned(), list.collect());
+        }
+        by_name
+    }
+
     /// All special tokens as texts and tokens, each text once but within one list.
     pub(super) fn special(&self) -> Vec<&Named> {
         let mut all: Vec<&Named> = Vec::new();

@@ -1,0 +1,140 @@
+//! Jinja as transformers sets it up (`_compile_jinja_template` of `chat_template_utils.py`, 4.57).
+
+use std::fmt::Write as _;
+
+use chrono::Local;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+/// Steps after which a template is taken to be endless. A long chat takes some thousands.
+const FUEL: u64 = 10_000_000;
+
+/// An environment with what templates of chats use.
+pub(super) fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
+    // Only delimiters can be wrong, and these are the usual ones.
+    environment.set_syntax(syntax.unwrap_or_default());
+    environment.set_fuel(Some(FUEL));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_formatter(print);
+    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.add_filter("tojson", tojson);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment
+}
+
+/// The template with plain blocks for `{% generation %}`, which marks what the assistant says and prints nothing itself.
+pub(super) fn without_generation(template: &str) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find("{%") {
+        let (before, block) = rest.split_at(at + 2);
+        text.push_str(before);
+        let sign = block.len() - block.trim_start_matches(['-', '+']).len();
+        let name = block[sign..].trim_start();
+        let space = block.len() - name.len();
+        let word = name
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(name.len());
+        let new = match &name[..word] {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        rest = block;
+        if let Some(new) = new {
+            text.push_str(&block[..space]);
+            text.push_str(new);
+            rest = &name[word..];
+        }
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Prints what Python spells otherwise as Python does.
+fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None => Ok(out.write_str("None")?),
+        ValueKind::Bool if value.is_true() => Ok(out.write_str("True")?),
+        ValueKind::Bool => Ok(out.write_str("False")?),
+        _ => escape_formatter(out, state, value),
+    }
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn strftime_now(format: &str) -> Result<String, Error> {
+    let mut text = String::new();
+    let written = write!(text, "{}", Local::now().format(format));
+    written.map_err(|_| {
+        let reason = format!("strftime_now: \"{format}\" is no format of a time");
+        Error::new(ErrorKind::InvalidOperation, reason)
+    })?;
+    Ok(text)
+}
+
+/// `json.dumps(value, ensure_ascii=False)`, without the escapes that Jinja's own filter makes.
+fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut bytes = Vec::new();
+    let written = match indent {
+        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Python)),
+        Some(spaces) => {
+            let indent = " ".repeat(spaces);
+            let pretty = PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, pretty))
+        }
+    };
+    let bad = |error: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::BadSerialization, format!("tojson: {error}"))
+    };
+    written.map_err(|error| bad(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| bad(&error))?;
+    Ok(Value::from(text))
+}
+
+/// JSON with a space after commas and colons.
+struct Python;
+
+impl Formatter for Python {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
