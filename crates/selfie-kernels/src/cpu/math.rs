@@ -59,7 +59,7 @@ pub(super) fn gelu_argument<S: Simd>(s: S, x: f32) -> f32 {
 }
 
 /// `2 sqrt(2 / pi)`
-pub(super) const GELU_SLOPE: f32 = 1.595_769_1;
+pub(super) const GELU_SLOPE: f32 = 1.595_769_2;
 pub(super) const GELU_CUBE: f32 = 0.044_715;
 
 /// The sum of `f(x)` in a fixed order: lane by lane, then the lanes from first to last.

@@ -40,7 +40,7 @@ impl RmsNorm {
     pub fn launch(&self) -> Launch {
         // Each part has to begin where 16 bytes can be moved.
         let aligned = |n: u32| wide(n) == n;
-        let moved = aligned(self.width) && aligned(self.stride) && self.x % 16 == 0;
+        let moved = aligned(self.width) && aligned(self.stride) && self.x.is_multiple_of(16);
         let threads = self.width.div_ceil(COLUMNS).next_multiple_of(WARP);
         Launch {
             module: Module::new(File::RmsNorm),
