@@ -12,13 +12,22 @@ use crate::Result;
 pub enum Source {
     /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`.
     Folder(PathBuf),
+    /// A GGUF file, or the first part of one that is split.
+    Gguf(PathBuf),
     /// The demo checkpoint, in the program itself.
     Demo,
 }
 
 impl From<PathBuf> for Source {
     fn from(path: PathBuf) -> Self {
-        Self::Folder(path)
+        let is_gguf = path
+            .extension()
+            .is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if is_gguf && !path.is_dir() {
+            Self::Gguf(path)
+        } else {
+            Self::Folder(path)
+        }
     }
 }
 
@@ -32,7 +41,7 @@ impl Source {
     /// What rows and messages call the model: the path as it was given, or the demo's name.
     pub fn name(&self) -> String {
         match self {
-            Self::Folder(dir) => dir.display().to_string(),
+            Self::Folder(path) | Self::Gguf(path) => path.display().to_string(),
             Self::Demo => selfie_demo::NAME.to_owned(),
         }
     }
@@ -40,8 +49,8 @@ impl Source {
     /// Whether both are the same files, whatever they are called.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Folder(one), Self::Folder(other)) => {
-                let real = |dir: &Path| fs::canonicalize(dir).ok();
+            (Self::Folder(one), Self::Folder(other)) | (Self::Gguf(one), Self::Gguf(other)) => {
+                let real = |path: &Path| fs::canonicalize(path).ok();
                 one == other || (real(one).is_some() && real(one) == real(other))
             }
             _ => self == other,
@@ -51,7 +60,7 @@ impl Source {
     /// The model's shape.
     pub fn config(&self) -> Result<LlamaConfig> {
         Ok(match self {
-            Self::Folder(dir) => LlamaConfig::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => LlamaConfig::open(path)?,
             Self::Demo => selfie_demo::config()?,
         })
     }
@@ -59,15 +68,15 @@ impl Source {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(match self {
-            Self::Folder(dir) => Tokenizer::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => Tokenizer::open(path)?,
             Self::Demo => selfie_demo::tokenizer()?,
         })
     }
 
-    /// Its `generation_config.json`, if there is one.
+    /// Its `generation_config.json`, if there is one; of a GGUF file, the ids that end a text.
     pub fn generation(&self) -> Result<Option<GenerationConfig>> {
         Ok(match self {
-            Self::Folder(dir) => GenerationConfig::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => GenerationConfig::open(path)?,
             Self::Demo => Some(selfie_demo::generation_config()?),
         })
     }
@@ -75,7 +84,7 @@ impl Source {
     /// Its weights, of which only the headers are read.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         Ok(match self {
-            Self::Folder(dir) => Checkpoint::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => Checkpoint::open(path)?,
             Self::Demo => selfie_demo::checkpoint()?,
         })
     }
