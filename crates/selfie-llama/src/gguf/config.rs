@@ -14,6 +14,8 @@ use crate::{LlamaError, Result};
 
 /// More than any model has, so that products of two do not overflow.
 const MAX: u64 = 1 << 31;
+/// Layers are listed one by one.
+const MAX_LAYERS: u64 = 1 << 10;
 
 /// Typed reads of the metadata: an error names the file, the key and its value.
 #[derive(Clone, Copy)]
@@ -158,8 +160,13 @@ impl Shapes {
             name: Architecture::of(keys)?.name,
         };
         let heads = model.required("attention.head_count")?;
+        let layers = model.required("block_count")?;
+        if layers > MAX_LAYERS {
+            let expected = format!("expected an integer from 1 to {MAX_LAYERS}");
+            return Err(model.refuse("block_count", expected));
+        }
         Ok(Self {
-            layers: model.required("block_count")? as usize,
+            layers: layers as usize,
             heads: heads as usize,
             kv_heads: model.same("attention.head_count_kv")?.unwrap_or(heads) as usize,
         })

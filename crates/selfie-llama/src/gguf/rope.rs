@@ -98,6 +98,17 @@ fn factors(gguf: &Gguf) -> Result<Option<Vec<f32>>> {
 /// divides each frequency by.
 fn llama3(gguf: &Gguf, factors: &[f32], theta: f64, head_dim: u64) -> Result<Value> {
     let (low, high, original) = LLAMA3;
+    let refuse = || {
+        let problem = format!(
+            "tensor {ROPE_FREQS} is not the scaling of LLaMA 3 (low_freq_factor {low}, high_freq_factor {high}, \
+             original_max_position_embeddings {original}), and no other is supported; use the safetensors files of \
+             the model"
+        );
+        Err(gguf.keys().fail(problem))
+    };
+    if factors.len() as u64 != head_dim / 2 {
+        return refuse();
+    }
     // The lowest frequencies are divided by all of it.
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
     let expected = (0..head_dim / 2).map(|pair| {
@@ -112,17 +123,11 @@ fn llama3(gguf: &Gguf, factors: &[f32], theta: f64, head_dim: u64) -> Result<Val
             1.0 / ((1.0 - smooth) / factor + smooth)
         }
     });
-    let expected: Vec<f64> = expected.collect();
-    let is_near = |(&found, expected): (&f32, &f64)| {
+    let is_near = |(&found, expected): (&f32, f64)| {
         (f64::from(found) - expected).abs() <= TOLERANCE * expected
     };
-    if factors.len() != expected.len() || !factors.iter().zip(&expected).all(is_near) {
-        let problem = format!(
-            "tensor {ROPE_FREQS} is not the scaling of LLaMA 3 (low_freq_factor {low}, high_freq_factor {high}, \
-             original_max_position_embeddings {original}), and no other is supported; use the safetensors files of \
-             the model"
-        );
-        return Err(gguf.keys().fail(problem));
+    if !factors.iter().zip(expected).all(is_near) {
+        return refuse();
     }
     Ok(json!({
         "rope_type": "llama3",

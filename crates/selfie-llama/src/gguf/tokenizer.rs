@@ -340,12 +340,11 @@ fn chat_template(keys: &Keys) -> Result<Option<Value>> {
     let template = |name: &str, text: &str| json!({"name": name, "template": text});
     all.extend(default.map(|text| template("default", text)));
     for key in keys.metadata.keys() {
-        let name = key
-            .strip_prefix(TEMPLATE)
-            .and_then(|rest| rest.strip_prefix('.'));
-        if let (Some(name), Some(text)) = (name, keys.text(key)?) {
-            all.push(template(name, text));
-        }
+        let rest = key.strip_prefix(TEMPLATE);
+        let Some(name) = rest.and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
+        all.extend(keys.text(key)?.map(|text| template(name, text)));
     }
     Ok(match (default, all.len()) {
         (Some(text), 1) => Some(text.into()),
