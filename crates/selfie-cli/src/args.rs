@@ -47,7 +47,8 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder: config.json, *.safetensors, tokenizer.json [default: a demo checkpoint in the program]
+    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), or a .gguf file [default: a demo checkpoint in
+    /// the program]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU

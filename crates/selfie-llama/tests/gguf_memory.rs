@@ -3,9 +3,8 @@
 #[path = "gguf/file.rs"]
 #[allow(dead_code)]
 mod file;
-#[path = "gguf/hostile.rs"]
-#[allow(dead_code)]
-mod hostile;
+#[path = "gguf/small.rs"]
+mod small;
 
 use dhat::{Alloc, HeapStats, Profiler};
 
@@ -17,10 +16,10 @@ const TIMES: usize = 24;
 
 #[test]
 fn memory_is_bounded_by_the_size_of_the_file() {
-    let bytes = hostile::small();
-    for (at, changed) in hostile::changed(&bytes) {
+    let bytes = small::small();
+    for (at, changed) in small::changed(&bytes) {
         let _profiler = Profiler::builder().testing().build();
-        hostile::read(changed);
+        small::read(changed);
         let most = HeapStats::get().max_bytes;
         assert!(
             most <= TIMES * bytes.len(),

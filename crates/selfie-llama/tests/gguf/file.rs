@@ -6,7 +6,7 @@ use selfie_llama::{DType, Gguf, LlamaError, Result};
 
 /// A value of the metadata, with the number of its type.
 #[derive(Clone)]
-pub enum Meta {
+pub(crate) enum Meta {
     U32(u32),
     F32(f32),
     Bool(bool),
@@ -21,27 +21,27 @@ pub enum Meta {
 
 /// The number of a type of elements, innermost dimension first, and the data.
 #[derive(Clone)]
-pub struct Tensor {
-    pub kind: u32,
-    pub dims: Vec<u64>,
-    pub data: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) kind: u32,
+    pub(crate) dims: Vec<u64>,
+    pub(crate) data: Vec<u8>,
 }
 
 /// A file.
 #[derive(Clone, Default)]
-pub struct File {
-    pub metadata: Vec<(String, Meta)>,
-    pub tensors: Vec<(String, Tensor)>,
+pub(crate) struct File {
+    pub(crate) metadata: Vec<(String, Meta)>,
+    pub(crate) tensors: Vec<(String, Tensor)>,
 }
 
-pub const ALIGNMENT: usize = 32;
+pub(crate) const ALIGNMENT: usize = 32;
 
-pub fn text(text: &[u8]) -> Vec<u8> {
+pub(crate) fn text(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text].concat()
 }
 
 impl Meta {
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         fn list<T>(of: u32, values: &[T], bytes: impl Fn(&T) -> Vec<u8>) -> (u32, Vec<u8>) {
             let mut all = of.to_le_bytes().to_vec();
             all.extend((values.len() as u64).to_le_bytes());
@@ -65,7 +65,7 @@ impl Meta {
 
 impl Tensor {
     /// An f32 tensor; dimensions innermost first.
-    pub fn f32(dims: &[u64], values: &[f32]) -> Self {
+    pub(crate) fn f32(dims: &[u64], values: &[f32]) -> Self {
         Self {
             kind: 0,
             dims: dims.to_vec(),
@@ -74,24 +74,14 @@ impl Tensor {
     }
 
     /// An f32 tensor of zeros.
-    pub fn zeros(dims: &[u64]) -> Self {
+    pub(crate) fn zeros(dims: &[u64]) -> Self {
         Self::f32(dims, &vec![0.0; dims.iter().product::<u64>() as usize])
     }
 }
 
 impl File {
-    pub fn new(metadata: &[(&str, Meta)]) -> Self {
-        let metadata = metadata.iter();
-        Self {
-            metadata: metadata
-                .map(|(key, value)| ((*key).to_owned(), value.clone()))
-                .collect(),
-            tensors: Vec::new(),
-        }
-    }
-
     /// The metadata of a model of one layer, with `more`, which may replace some.
-    pub fn model(name: &str, more: &[(&str, Meta)]) -> Self {
+    pub(crate) fn model(name: &str, more: &[(&str, Meta)]) -> Self {
         let own = [
             ("context_length", Meta::U32(128)),
             ("embedding_length", Meta::U32(8)),
@@ -112,17 +102,17 @@ impl File {
         file.tensor("token_embd.weight", Tensor::zeros(&[8, 4]))
     }
 
-    pub fn set(&mut self, key: &str, value: Meta) {
+    pub(crate) fn set(&mut self, key: &str, value: Meta) {
         self.metadata.retain(|(there, _)| there != key);
         self.metadata.push((key.to_owned(), value));
     }
 
-    pub fn tensor(mut self, name: &str, tensor: Tensor) -> Self {
+    pub(crate) fn tensor(mut self, name: &str, tensor: Tensor) -> Self {
         self.tensors.push((name.to_owned(), tensor));
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut offset = 0;
         let offsets = self.tensors.iter().map(|(_, tensor)| {
             let begin = offset;
@@ -134,7 +124,7 @@ impl File {
     }
 
     /// With offsets that are said, whatever is true.
-    pub fn bytes_at(&self, offsets: &[u64]) -> Vec<u8> {
+    pub(crate) fn bytes_at(&self, offsets: &[u64]) -> Vec<u8> {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
         bytes.extend((self.tensors.len() as u64).to_le_bytes());
@@ -157,18 +147,18 @@ impl File {
         bytes
     }
 
-    pub fn parse(&self) -> Result<Gguf> {
+    pub(crate) fn parse(&self) -> Result<Gguf> {
         parse(self.bytes())
     }
 }
 
-pub fn parse(bytes: Vec<u8>) -> Result<Gguf> {
+pub(crate) fn parse(bytes: Vec<u8>) -> Result<Gguf> {
     Gguf::parse(bytes, Path::new("model.gguf"))
 }
 
 /// What is said of a file that is refused.
 #[track_caller]
-pub fn refusal<T>(result: Result<T, LlamaError>) -> String {
+pub(crate) fn refusal<T>(result: Result<T, LlamaError>) -> String {
     match result {
         Ok(_) => panic!("it is not refused"),
         Err(error) => error.to_string(),

@@ -5,5 +5,6 @@ mod config;
 mod file;
 mod hostile;
 mod order;
+mod small;
 mod split;
 mod tokenizer;
