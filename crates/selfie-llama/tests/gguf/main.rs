@@ -4,6 +4,7 @@ mod blocks;
 mod config;
 mod file;
 mod hostile;
+mod model;
 mod order;
 mod small;
 mod split;

@@ -19,7 +19,7 @@ fn open(file: &File) -> Checkpoint {
 }
 
 /// `LlamaModel.permute` of llama.cpp: of each head, the rows of the first half with those of the second in turn.
-fn permuted(rows: &[Vec<f32>], heads: usize) -> Vec<f32> {
+pub(crate) fn permuted(rows: &[Vec<f32>], heads: usize) -> Vec<f32> {
     let head = rows.len() / heads;
     let mut all = Vec::new();
     for start in (0..rows.len()).step_by(head) {
