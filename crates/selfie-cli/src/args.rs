@@ -47,8 +47,8 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), or org/name of the local Hugging Face cache
-    /// [default: a demo checkpoint in the program]
+    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a .gguf file, or org/name of the local Hugging Face
+    /// cache [default: a demo checkpoint in the program]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU

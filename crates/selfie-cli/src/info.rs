@@ -1,10 +1,11 @@
 //! `selfie info` and `selfie tokens`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use selfie::Opened;
-use selfie::kernels::CpuPath;
-use selfie::llama::{Rope, RopeScaling, stored_dtype};
+use selfie::kernels::{CpuPath, DType};
+use selfie::llama::{Checkpoint, Rope, RopeScaling, stored_dtype};
 
 use crate::args::{InfoArgs, TokensArgs};
 use crate::chat::chats;
@@ -54,7 +55,11 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ),
         (
             "stored as",
-            format!("{stored}, {}", megabytes(checkpoint.total_bytes())),
+            format!(
+                "{}, {}",
+                stored_as(stored, &checkpoint),
+                megabytes(checkpoint.total_bytes())
+            ),
         ),
         (
             "computed in",
@@ -163,6 +168,22 @@ fn chat_template(opened: &Opened) -> String {
         Ok(None) => "no template".to_owned(),
         Err(error) => error.to_string(),
     }
+}
+
+/// The types of the tensors: where some are quantized, each with the number of them.
+fn stored_as(stored: DType, checkpoint: &Checkpoint) -> String {
+    if checkpoint.quantized().is_empty() {
+        return stored.to_string();
+    }
+    let mut counts = BTreeMap::new();
+    for (_, tensor) in checkpoint.tensors() {
+        *counts.entry(tensor.dtype).or_insert(0) += 1;
+    }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    format!("{} tensors", counts.join(", "))
 }
 
 fn megabytes(bytes: u64) -> String {

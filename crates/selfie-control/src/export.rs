@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use selfie_kernels::MatrixSource;
-use selfie_llama::{Checkpoint, HostTensor, LlamaConfig};
+use selfie_llama::{Checkpoint, HostTensor, LlamaConfig, LlamaError};
 use serde_json::{Map, Value, json};
 
 use crate::edit::file_dtype;
@@ -46,6 +46,11 @@ pub struct Exported {
 ///
 /// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete, as [`OutputFolder`] says.
 pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Exported> {
+    // A GGUF file opens as a checkpoint too, but has no shards of safetensors to write anew.
+    if dir.is_file() {
+        let path = dir.to_owned();
+        return Err(LlamaError::NotAFolder { path }.into());
+    }
     let folder = OutputFolder::new(out)?;
     let config = LlamaConfig::open(dir)?;
     let checkpoint = Checkpoint::open(dir)?;

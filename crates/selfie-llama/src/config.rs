@@ -6,10 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use selfie_kernels::{AttnShape, DType, Parts};
+use serde_json::Value;
 
 use crate::checkpoint::{check_folder, only_adapter};
 use crate::families::{Defaults, model_type};
 use crate::folder::resolve_folder;
+use crate::gguf::{Gguf, is_gguf};
 use crate::json::{Fields, parse_object};
 use crate::{
     GenerationConfig, LayerRope, LlamaError, ModelType, QkNorm, Result, Rope, RopeScaling, Spec,
@@ -62,9 +64,13 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
-    /// Reads `dir/config.json`, or that of the snapshot of a `models--org--name` folder. The ids that end a text are those
+    /// Reads `dir/config.json`, that of the snapshot of a `models--org--name` folder, or a GGUF file. The ids that end a text are those
     /// of `generation_config.json`, where that has some ([`eos_ids`](crate::eos_ids) asks the tokenizer last).
     pub fn open(dir: &Path) -> Result<Self> {
+        if is_gguf(dir) {
+            let config = Value::Object(Gguf::open(dir)?.config()?);
+            return Self::parse(&config.to_string(), dir);
+        }
         let dir = resolve_folder(dir)?;
         check_folder(&dir)?;
         let path = dir.join("config.json");

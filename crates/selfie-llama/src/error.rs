@@ -287,6 +287,42 @@ pub enum LlamaError {
         /// The byte after the last.
         end: u64,
     },
+    /// A GGUF file that does not hold together, or that is not read.
+    #[error("{}: {problem}", file.display())]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it, and where.
+        problem: String,
+    },
+    /// A tensor of a GGUF file is of a type that is not read.
+    #[error(
+        "{}: tensor {tensor} is stored as {found}; supported: {supported}; take a file in one of these",
+        file.display()
+    )]
+    GgufType {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// The type's name.
+        found: String,
+        /// The types that are read.
+        supported: String,
+    },
+    /// A tensor of a GGUF file that its architecture does not have here.
+    #[error(
+        "{}: tensor {tensor} is not one of the architecture {architecture} that is computed here; take the safetensors          files of the model, if its family is supported",
+        file.display()
+    )]
+    GgufTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+        /// The architecture.
+        architecture: &'static str,
+    },
     /// A tensor that the model needs is not in the checkpoint.
     #[error(
         "{} has no tensor {tensor}: its files are incomplete, or do not belong to its config.json",

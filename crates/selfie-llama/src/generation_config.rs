@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::folder::resolve_folder;
+use crate::gguf::{Gguf, is_gguf};
 use crate::json::{Fields, parse_object};
 use crate::{LlamaConfig, LlamaError, Note, Result, Sampling, Tokenizer};
 
@@ -77,8 +78,14 @@ pub struct ResolvedSampling {
 
 impl GenerationConfig {
     /// Reads `dir/generation_config.json`. Without that file, what old checkpoints write into `config.json` counts;
-    /// `None` when that says nothing either.
+    /// `None` when that says nothing either. Of a GGUF file, the ids that end a text.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
+        if is_gguf(dir) {
+            let config = Gguf::open(dir)?.generation_config()?;
+            return config
+                .map(|json| Self::parse(&json.to_string(), dir))
+                .transpose();
+        }
         let dir = resolve_folder(dir)?;
         let path = dir.join("generation_config.json");
         if let Some(json) = read(&path)? {

@@ -38,6 +38,7 @@ mod folder;
 mod forward;
 mod generate;
 mod generation_config;
+mod gguf;
 mod json;
 mod mlp;
 mod model;
@@ -65,6 +66,7 @@ pub use generate::{Generated, generate, generate_all, generate_with};
 pub use generation_config::{
     GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
 };
+pub use gguf::Gguf;
 pub use mlp::{HostTensor, MlpRows, MlpUnit, MlpValues, MlpWeights, PackedMlp};
 pub use model::{Llama, stored_dtype};
 pub use note::Note;

@@ -120,7 +120,8 @@ impl<B: Backend> Llama<B> {
     /// Loads the weights, after a check of every tensor's name, shape and type against the configuration.
     ///
     /// `dtype` is the type that matrices are computed in, `None` the one that they are stored in; where
-    /// matrices are stored in several types, `None` is f32, which holds them all exactly. `progress` is told the
+    /// matrices are stored in several types, `None` is f32, which holds them all exactly, and bf16 where one is
+    /// quantized, as none is that exact. `progress` is told the
     /// bytes of the checkpoint that are loaded so far.
     pub fn load(
         backend: B,
@@ -325,17 +326,19 @@ impl Plan {
         })
     }
 
-    /// The type of all matrices, or f32 where they differ.
+    /// The type of all matrices: f32 where they differ, bf16 where one is quantized.
     fn dtype(&self) -> DType {
         let of_layers = self.layers.iter().flat_map(|layer| {
             [&layer.qkv, &layer.o, &layer.gate_up, &layer.down]
                 .into_iter()
                 .flat_map(|linear| &linear.weights)
         });
+        let all: Vec<&Tensor> = of_layers.chain(&self.head).chain([&self.embed]).collect();
+        if all.iter().any(|tensor| tensor.is_quantized()) {
+            return DType::Bf16;
+        }
         let first = self.embed.dtype();
-        let same = of_layers
-            .chain(&self.head)
-            .all(|tensor| tensor.dtype() == first);
+        let same = all.iter().all(|tensor| tensor.dtype() == first);
         if same { first } else { DType::F32 }
     }
 }
@@ -381,10 +384,7 @@ impl<B: Backend> Loader<'_, B> {
             .backend
             .matrix(&parts, self.dtype)
             .map_err(|error| weight_error(sources, error))?;
-        for source in sources {
-            let (rows, columns) = source.shape();
-            self.loaded += (rows * columns * source.dtype().size()) as u64;
-        }
+        self.loaded += sources.iter().map(|s| s.stored_bytes()).sum::<u64>();
         (self.progress)(self.loaded);
         Ok(matrix)
     }

@@ -32,6 +32,13 @@ pub enum Note {
         /// The type that they are rounded to.
         dtype: DType,
     },
+    /// The weights are quantized in the file, and computed with in a type that rounds what they stand for.
+    Dequantized {
+        /// The types in the file, as it names them.
+        stored: String,
+        /// The type that they are rounded to.
+        dtype: DType,
+    },
     /// [`Device::Auto`](crate::Device::Auto) does not take a GPU.
     GpuPassedOver {
         /// Why.
@@ -57,6 +64,10 @@ impl fmt::Display for Note {
             Self::Rounded { stored, dtype } => write!(
                 f,
                 "the {stored} weights are rounded to {dtype} (--dtype {dtype})"
+            ),
+            Self::Dequantized { stored, dtype } => write!(
+                f,
+                "the {stored} weights are dequantized and rounded to {dtype}; --dtype f32 keeps every bit of them"
             ),
             Self::GpuPassedOver { reason } => {
                 write!(f, "a GPU is not used (--device auto): {reason}")

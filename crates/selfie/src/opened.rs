@@ -91,7 +91,12 @@ impl Opened {
             observer.note(Note::Files(note.clone()));
         }
         // f32 holds every type; anything else is another model than the file's.
-        if dtype != stored && dtype != DType::F32 {
+        let quantized = checkpoint.quantized();
+        if !quantized.is_empty() && dtype != DType::F32 {
+            let names: Vec<&str> = quantized.into_keys().collect();
+            let stored = names.join(", ");
+            observer.note(Note::Dequantized { stored, dtype });
+        } else if dtype != stored && dtype != DType::F32 {
             observer.note(Note::Rounded { stored, dtype });
         }
         let llama = on_device!(device, device => {

@@ -15,13 +15,22 @@ pub enum Source {
     /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`. Where there is no such path, `org/name` or
     /// `org/name@revision` of the local Hugging Face cache ([`resolve_folder`]).
     Folder(PathBuf),
+    /// A GGUF file, or the first part of one that is split.
+    Gguf(PathBuf),
     /// The demo checkpoint, in the program itself.
     Demo,
 }
 
 impl From<PathBuf> for Source {
     fn from(path: PathBuf) -> Self {
-        Self::Folder(path)
+        let is_gguf = path
+            .extension()
+            .is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if is_gguf && !path.is_dir() {
+            Self::Gguf(path)
+        } else {
+            Self::Folder(path)
+        }
     }
 }
 
@@ -35,7 +44,7 @@ impl Source {
     /// What rows and messages call the model: the path as it was given, or the demo's name.
     pub fn name(&self) -> String {
         match self {
-            Self::Folder(dir) => dir.display().to_string(),
+            Self::Folder(path) | Self::Gguf(path) => path.display().to_string(),
             Self::Demo => selfie_demo::NAME.to_owned(),
         }
     }
@@ -47,6 +56,10 @@ impl Source {
                 let real = |dir: &Path| fs::canonicalize(resolve_folder(dir).ok()?).ok();
                 one == other || (real(one).is_some() && real(one) == real(other))
             }
+            (Self::Gguf(one), Self::Gguf(other)) => {
+                let real = |path: &Path| fs::canonicalize(path).ok();
+                one == other || (real(one).is_some() && real(one) == real(other))
+            }
             _ => self == other,
         }
     }
@@ -54,7 +67,7 @@ impl Source {
     /// The model's shape.
     pub fn config(&self) -> Result<LlamaConfig> {
         Ok(match self {
-            Self::Folder(dir) => LlamaConfig::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => LlamaConfig::open(path)?,
             Self::Demo => selfie_demo::config()?,
         })
     }
@@ -62,7 +75,7 @@ impl Source {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(match self {
-            Self::Folder(dir) => Tokenizer::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => Tokenizer::open(path)?,
             Self::Demo => selfie_demo::tokenizer()?,
         })
     }
@@ -70,15 +83,15 @@ impl Source {
     /// Its chat template, if there is one. `tokenizer` is its own.
     pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
         Ok(match self {
-            Self::Folder(dir) => ChatTemplate::open(dir, tokenizer)?,
+            Self::Folder(path) | Self::Gguf(path) => ChatTemplate::open(path, tokenizer)?,
             Self::Demo => Some(selfie_demo::chat_template()?),
         })
     }
 
-    /// Its `generation_config.json`, if there is one.
+    /// Its `generation_config.json`, if there is one; of a GGUF file, the ids that end a text.
     pub fn generation(&self) -> Result<Option<GenerationConfig>> {
         Ok(match self {
-            Self::Folder(dir) => GenerationConfig::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => GenerationConfig::open(path)?,
             Self::Demo => Some(selfie_demo::generation_config()?),
         })
     }
@@ -86,7 +99,7 @@ impl Source {
     /// Its weights, of which only the headers are read.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         Ok(match self {
-            Self::Folder(dir) => Checkpoint::open(dir)?,
+            Self::Folder(path) | Self::Gguf(path) => Checkpoint::open(path)?,
             Self::Demo => selfie_demo::checkpoint()?,
         })
     }

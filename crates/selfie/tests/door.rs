@@ -263,6 +263,18 @@ fn sources_are_the_same_files_by_any_name() {
 
 /// A GPU keeps keys and values in the weights' type, the CPU in f32.
 #[test]
+fn a_path_is_a_gguf_file_by_its_name_unless_it_is_a_folder() {
+    let folder = tempdir().unwrap();
+    let (file, dir) = (
+        folder.path().join("model.GGUF"),
+        folder.path().join("folder.gguf"),
+    );
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(Source::from(&*file), Source::Gguf(file));
+    assert_eq!(Source::from(&*dir), Source::Folder(dir));
+}
+
+#[test]
 fn the_cache_is_sized_by_what_the_model_is_computed_in() {
     let opened = Opened::new(Source::Demo, on_cpu()).unwrap();
     let cpu = AnyDevice::from(Cpu::new(CpuOptions::default()).unwrap());

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::folder::resolve_folder;
+use crate::gguf::{Gguf, is_gguf};
 use crate::json::{Fields, parse_object};
 use crate::{LlamaError, Result, Tokenizer};
 
@@ -115,11 +116,17 @@ impl ChatTemplate {
     /// Where templates are looked for in a folder, in words.
     pub const PLACES: &str = "chat_template.jinja, or chat_template in tokenizer_config.json, or tokenizer.chat_template in a GGUF file";
 
-    /// The template of a folder, or of the snapshot of a `models--org--name` folder; `None` if there is none. Of several,
-    /// it is the one that is called `default`.
+    /// The template of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file; `None` if there is
+    /// none. Of several, it is the one that is called `default`.
     pub fn open(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>> {
-        let dir = resolve_folder(dir)?;
         let special = tokenizer.special_tokens();
+        if is_gguf(dir) {
+            let (_, config) = Gguf::open(dir)?.tokenizer()?;
+            let text = of_config(&config.to_string(), dir)?;
+            let template = text.map(|text| Self::parse(&text, special, dir));
+            return template.transpose();
+        }
+        let dir = resolve_folder(dir)?;
         for name in [DEFAULT_FILE, FILE] {
             let path = dir.join(name);
             if let Some(text) = read(&path)? {

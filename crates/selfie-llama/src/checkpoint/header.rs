@@ -1,5 +1,6 @@
 //! The header of a safetensors file: eight bytes of length, then JSON, then the data it describes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -13,6 +14,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 
 use super::{map, read_error};
+use crate::gguf::Layout;
 use crate::{LlamaError, Result};
 
 /// The length field in front of the JSON.
@@ -22,19 +24,19 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// An open file of weights.
 #[derive(Debug)]
-pub(super) struct Shard {
-    pub(super) path: PathBuf,
+pub(crate) struct Shard {
+    pub(crate) path: PathBuf,
     data: Data,
 }
 
 /// Where the bytes of a shard are.
 enum Data {
     File(File),
-    Memory(&'static [u8]),
+    Memory(Cow<'static, [u8]>),
 }
 
 impl Shard {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|source| read_error(path, source))?;
         Ok(Self {
             path: path.to_owned(),
@@ -42,7 +44,7 @@ impl Shard {
         })
     }
 
-    pub(super) fn from_bytes(path: &Path, bytes: &'static [u8]) -> Self {
+    pub(crate) fn from_bytes(path: &Path, bytes: Cow<'static, [u8]>) -> Self {
         Self {
             path: path.to_owned(),
             data: Data::Memory(bytes),
@@ -50,7 +52,7 @@ impl Shard {
     }
 
     /// Calls `read` once with a range that the header's check found inside the shard.
-    pub(super) fn with_bytes(
+    pub(crate) fn with_bytes(
         &self,
         range: Range<u64>,
         read: &mut dyn FnMut(&[u8]),
@@ -68,6 +70,17 @@ impl Shard {
     }
 }
 
+impl Shard {
+    /// Calls `read` once with all bytes.
+    pub(crate) fn with_all(&self, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let len = match &self.data {
+            Data::File(file) => file.metadata()?.len(),
+            Data::Memory(bytes) => bytes.len() as u64,
+        };
+        self.with_bytes(0..len, read)
+    }
+}
+
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -79,18 +92,23 @@ impl fmt::Debug for Data {
 
 /// What a header says about a tensor.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The format's own name of the element type.
-    pub(super) dtype: String,
-    pub(super) shape: Vec<usize>,
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
     /// Where its data begins, from the start of the file.
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    /// How a GGUF file stores it; `None` = row after row.
+    pub(crate) layout: Option<Layout>,
 }
 
 impl Entry {
-    /// The element type, if it is one that weights are computed with.
+    /// The type of the rows that are read, if it is one that weights are computed with.
     pub(super) fn float(&self) -> Option<DType> {
+        if let Some(layout) = &self.layout {
+            return Some(layout.dtype());
+        }
         match self.dtype.as_str() {
             "F32" => Some(DType::F32),
             "BF16" => Some(DType::Bf16),
@@ -132,6 +150,7 @@ pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
             shape: tensor.shape,
             offset: data_start + begin,
             bytes: end - begin,
+            layout: None,
         }
     };
     Ok(raw.into_iter().map(|(name, t)| (name, locate(t))).collect())

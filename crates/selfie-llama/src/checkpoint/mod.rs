@@ -1,4 +1,4 @@
-//! The weights of a Hugging Face folder: which tensors there are, and reading them in pieces.
+//! The weights of a Hugging Face folder or a GGUF file: which tensors there are, and reading them in pieces.
 
 mod adapter;
 mod header;
@@ -14,9 +14,10 @@ use std::{fs, io};
 use serde::Deserialize;
 
 use crate::folder::resolve_folder;
+use crate::gguf::{Gguf, is_gguf};
 use crate::{LlamaError, Note, Result};
 pub(crate) use adapter::only_adapter;
-use header::{Entry, Shard};
+pub(crate) use header::{Entry, Shard};
 pub use tensor::{Tensor, TensorInfo};
 
 /// The file that says which shard holds which tensor.
@@ -25,7 +26,8 @@ pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 /// The head, which a model whose head is the embedding table does not have.
 const HEAD: &str = "lm_head.weight";
 
-/// The safetensors files of a folder. Opening it reads and checks their headers, no weights.
+/// The safetensors files of a folder, or a GGUF file, whose tensors have the names and the order of transformers here.
+/// Opening it reads and checks headers, no weights.
 ///
 /// The files stay open: replacing one on disk does not change what is read.
 #[derive(Debug)]
@@ -37,8 +39,16 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens `model.safetensors`, else `model.safetensors.index.json` and its shards, else the one
-    /// `*.safetensors` file of the folder, or of the snapshot of a `models--org--name` folder.
+    /// `*.safetensors` file of the folder, or of the snapshot of a `models--org--name` folder. A path that ends with
+    /// `.gguf` is such a file, or the first part of one that is split.
     pub fn open(dir: &Path) -> Result<Self> {
+        if is_gguf(dir) {
+            return Ok(Checkpoint {
+                dir: dir.to_owned(),
+                tensors: Gguf::open(dir)?.locate()?,
+                notes: Vec::new(),
+            });
+        }
         let dir = &*resolve_folder(dir)?;
         check_folder(dir)?;
         // In a folder that has both, transformers reads the single file.
@@ -61,7 +71,7 @@ impl Checkpoint {
     pub fn from_bytes(bytes: &'static [u8], path: &Path) -> Result<Self> {
         Ok(Checkpoint {
             dir: path.parent().unwrap_or(path).to_owned(),
-            tensors: locate_all(Shard::from_bytes(path, bytes))?,
+            tensors: locate_all(Shard::from_bytes(path, bytes.into()))?,
             notes: Vec::new(),
         })
     }
@@ -76,6 +86,17 @@ impl Checkpoint {
         self.tensors
             .iter()
             .map(|(name, located)| (name.as_str(), located.info()))
+    }
+
+    /// The number of tensors of each type that is quantized, by its name; none in safetensors files.
+    pub fn quantized(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for Located { entry, .. } in self.tensors.values() {
+            if entry.layout.is_some_and(|layout| layout.is_quantized()) {
+                *counts.entry(&*entry.dtype).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// The bytes of all tensors.
@@ -148,13 +169,13 @@ pub(crate) fn read_error(path: &Path, source: io::Error) -> LlamaError {
 
 /// A tensor and the file that holds it.
 #[derive(Debug)]
-struct Located {
+pub(crate) struct Located {
     entry: Entry,
     shard: Arc<Shard>,
 }
 
 impl Located {
-    fn new(entry: Entry, shard: &Arc<Shard>) -> Self {
+    pub(crate) fn new(entry: Entry, shard: &Arc<Shard>) -> Self {
         Located {
             entry,
             shard: Arc::clone(shard),
@@ -287,6 +308,6 @@ const OTHER_FORMATS: [(&str, &str); 3] = [
     ),
     (
         "gguf",
-        "GGUF is not supported: download the safetensors files of the model",
+        "give the path of this file itself, instead of its folder's",
     ),
 ];

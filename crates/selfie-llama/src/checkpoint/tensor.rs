@@ -9,12 +9,13 @@ use selfie_kernels::{DType, MatrixSource};
 
 use super::header::{Entry, Shard};
 use super::read_error;
+use crate::gguf::Layout;
 use crate::{LlamaError, Result};
 
 /// What a file says about a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
-    /// The element type as safetensors names it: `BF16`, `I8`.
+    /// The element type as the file's format names it: `BF16`, `I8`, `Q4_K`.
     pub dtype: &'a str,
     /// The size of each dimension, outermost first.
     pub shape: &'a [usize],
@@ -24,7 +25,7 @@ pub struct TensorInfo<'a> {
     pub file: &'a Path,
 }
 
-/// A tensor of f32, bf16 or f16 in a file, read when asked for.
+/// A tensor of f32, bf16 or f16 in a file, read when asked for; quantized ones of a GGUF file are read as f32.
 ///
 /// As a [`MatrixSource`] it maps only the bytes of the rows that are asked for and drops the map
 /// afterwards, so memory never holds the whole file. A vector of n values is a matrix of one row. The
@@ -38,6 +39,8 @@ pub struct Tensor {
     shape: (usize, usize),
     dtype: DType,
     offset: u64,
+    bytes: u64,
+    layout: Option<Layout>,
     shard: Arc<Shard>,
 }
 
@@ -52,6 +55,8 @@ impl Tensor {
             shape: (outer.iter().product(), columns),
             dtype,
             offset: entry.offset,
+            bytes: entry.bytes,
+            layout: entry.layout,
             shard,
         }
     }
@@ -64,6 +69,16 @@ impl Tensor {
     /// The file that holds it.
     pub fn file(&self) -> &Path {
         &self.shard.path
+    }
+
+    /// The bytes that it takes in the file.
+    pub fn stored_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether its values are quantized in the file.
+    pub fn is_quantized(&self) -> bool {
+        self.layout.is_some_and(|layout| layout.is_quantized())
     }
 
     /// All values, row after row: for a norm's weight or a bias. The conversion to f32 is exact; a value
@@ -108,9 +123,17 @@ impl MatrixSource for Tensor {
             return Ok(());
         }
         // No overflow: there is a row, and the header's check found the whole tensor inside the file.
-        let row_bytes = columns * self.dtype.size();
-        let offset = self.offset + (rows.start * row_bytes) as u64;
-        let end = offset + (rows.len() * row_bytes) as u64;
-        self.shard.with_bytes(offset..end, read)
+        let (stored, row_bytes) = match &self.layout {
+            None => (rows.clone(), columns * self.dtype.size()),
+            Some(layout) => (layout.stored(&rows), layout.row_bytes(columns)),
+        };
+        let offset = self.offset + (stored.start * row_bytes) as u64;
+        let end = offset + (stored.len() * row_bytes) as u64;
+        match &self.layout {
+            None => self.shard.with_bytes(offset..end, read),
+            Some(layout) => self.shard.with_bytes(offset..end, &mut |bytes| {
+                read(&layout.read(bytes, rows.clone(), columns));
+            }),
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::settings::{Settings, truthy};
 use crate::json::Fields;
 use crate::{LlamaError, Result};
 
-const QWEN2_SPLIT: &str = concat!(
+pub(crate) const QWEN2_SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
@@ -72,7 +72,7 @@ pub(super) fn from_vocab_and_merges(files: &Files, settings: &Settings) -> Resul
     })))
 }
 
-fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
+pub(crate) fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
     json!({
         "type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": use_regex,
     })

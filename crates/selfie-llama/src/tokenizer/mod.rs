@@ -19,9 +19,12 @@ use tokenizers::{OffsetType, Tokenizer as Engine};
 
 use crate::checkpoint::check_folder;
 use crate::folder::resolve_folder;
+use crate::gguf::{Gguf, is_gguf};
 use crate::{LlamaError, Note, Result};
 use build::Built;
+pub(crate) use convert::{QWEN2_SPLIT, byte_level};
 use files::Files;
+pub(crate) use sentencepiece::{CONTROL, Piece, PieceModel, USER_DEFINED};
 use settings::{BOS, EOS};
 pub use stream::TextStream;
 use stream::clean_up;
@@ -75,10 +78,14 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a folder, or of the snapshot of a `models--org--name` folder.
+    /// Reads the tokenizer of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file.
     ///
     /// Truncation and padding that `tokenizer.json` asks for are left out.
     pub fn open(dir: &Path) -> Result<Self> {
+        if is_gguf(dir) {
+            let (json, config) = Gguf::open(dir)?.tokenizer()?;
+            return Self::parse(json.to_string().as_bytes(), Some(&config.to_string()), dir);
+        }
         let dir = resolve_folder(dir)?;
         check_folder(&dir)?;
         Self::from_files(&Files::of_folder(&dir))

@@ -10,30 +10,31 @@ use super::class::Class;
 use super::settings::{Settings, truthy};
 
 /// Kinds of pieces that become added tokens, by their numbers in sentencepiece_model.proto.
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+pub(crate) const CONTROL: u64 = 3;
+pub(crate) const USER_DEFINED: u64 = 4;
 /// Kinds of models.
 const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
 
 /// The parts of a `ModelProto` that count.
-struct Model {
+pub(crate) struct PieceModel {
     pieces: Vec<Piece>,
     /// One of the kinds of models.
     kind: u64,
     unk_piece: String,
 }
 
-struct Piece {
-    text: String,
-    score: f32,
-    kind: u64,
+/// A piece, and the number of its kind.
+pub(crate) struct Piece {
+    pub(crate) text: String,
+    pub(crate) score: f32,
+    pub(crate) kind: u64,
 }
 
 /// The `tokenizer.json` of a LLaMA's model; `None` when the bytes are no such model. `alone` tells that the folder has
 /// no `tokenizer.json`, which changes two defaults.
 pub(super) fn from_model(bytes: &[u8], settings: &Settings, alone: bool) -> Option<Value> {
-    let model = Model::read(bytes)?;
+    let model = PieceModel::read(bytes)?;
     let is_llama = settings.class == Class::Llama;
     let legacy = settings.legacy || !is_llama;
     let prefix = !is_llama || settings.add_prefix_space.as_ref().map_or(alone, truthy);
@@ -45,25 +46,47 @@ pub(super) fn from_model(bytes: &[u8], settings: &Settings, alone: bool) -> Opti
         }
         *score = 0.0;
     }
-    let parts = match model.kind {
-        UNIGRAM => json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": true}),
-        BPE => json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": model.unk_piece,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": true,
-            "byte_fallback": true,
-            "ignore_merges": false,
-            "vocab": vocab.iter().zip(0..).map(|((text, _), id)| (*text, id)).collect::<HashMap<_, u32>>(),
-            "merges": model.merges(&vocab),
-        }),
-        _ => return None,
-    };
-    let added = model.pieces.iter().enumerate();
-    let added = added.filter(|(_, piece)| [CONTROL, USER_DEFINED].contains(&piece.kind));
-    let added: Vec<Value> = added
+    Some(model.json(&vocab, legacy, prefix))
+}
+
+impl PieceModel {
+    /// A model that merges pairs.
+    pub(crate) fn of_pairs(pieces: Vec<Piece>, unk_piece: String) -> Self {
+        PieceModel {
+            pieces,
+            kind: BPE,
+            unk_piece,
+        }
+    }
+
+    /// Its `tokenizer.json`, with or without a space before each text, as of a LLaMA.
+    pub(crate) fn to_json(&self, prefix: bool) -> Value {
+        let pieces = self.pieces.iter();
+        let vocab: Vec<(&str, f32)> = pieces.map(|p| (&*p.text, p.score)).collect();
+        self.json(&vocab, true, prefix)
+    }
+
+    /// `tokenizer.json`; `vocab` has the names and scores that count.
+    fn json(&self, vocab: &[(&str, f32)], legacy: bool, prefix: bool) -> Value {
+        let parts = if self.kind == UNIGRAM {
+            json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": true})
+        } else {
+            json!({
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": self.unk_piece,
+                "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+                "fuse_unk": true,
+                "byte_fallback": true,
+                "ignore_merges": false,
+                "vocab": vocab.iter().zip(0..).map(|((text, _), id)| (*text, id)).collect::<HashMap<_, u32>>(),
+                "merges": self.merges(vocab),
+            })
+        };
+        let added = self.pieces.iter().enumerate();
+        let added = added.filter(|(_, piece)| [CONTROL, USER_DEFINED].contains(&piece.kind));
+        let added: Vec<Value> = added
         .map(|(id, piece)| {
             json!({
                 "id": id, "content": piece.text, "single_word": false, "lstrip": false, "rstrip": false,
@@ -72,41 +95,40 @@ pub(super) fn from_model(bytes: &[u8], settings: &Settings, alone: bool) -> Opti
         })
         .collect();
 
-    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-    let prepend = json!({"type": "Prepend", "prepend": "▁"});
-    let normalizers = if prefix {
-        vec![prepend, replace]
-    } else {
-        vec![replace]
-    };
-    let metaspace = json!({
-        "type": "Metaspace", "replacement": "▁", "prepend_scheme": if prefix { "first" } else { "never" },
-        "split": false,
-    });
-    let mut decoders = vec![
-        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    if prefix {
-        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+        let prepend = json!({"type": "Prepend", "prepend": "▁"});
+        let normalizers = if prefix {
+            vec![prepend, replace]
+        } else {
+            vec![replace]
+        };
+        let metaspace = json!({
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": if prefix { "first" } else { "never" },
+            "split": false,
+        });
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if prefix {
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": legacy.then(|| json!({"type": "Sequence", "normalizers": normalizers})),
+            "pre_tokenizer": (!legacy).then_some(metaspace),
+            "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": decoders},
+            "model": parts,
+        })
     }
-    Some(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": legacy.then(|| json!({"type": "Sequence", "normalizers": normalizers})),
-        "pre_tokenizer": (!legacy).then_some(metaspace),
-        "post_processor": null,
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": parts,
-    }))
-}
 
-impl Model {
     fn read(bytes: &[u8]) -> Option<Self> {
-        let mut model = Model {
+        let mut model = PieceModel {
             pieces: Vec::new(),
             kind: UNIGRAM,
             unk_piece: "<unk>".to_owned(),
@@ -128,7 +150,8 @@ impl Model {
                 _ => {}
             }
         }
-        (!model.pieces.is_empty()).then_some(model)
+        let is_known = [UNIGRAM, BPE].contains(&model.kind) && !model.pieces.is_empty();
+        is_known.then_some(model)
     }
 
     /// The merges that the pieces imply, the likeliest piece first (`generate_merges`). `vocab` has the names and

@@ -217,7 +217,7 @@ fn other_formats() {
         ),
         (
             "model.Q4_K_M.gguf",
-            "GGUF is not supported: download the safetensors files of the model",
+            "give the path of this file itself, instead of its folder's",
         ),
     ];
     for (name, advice) in cases {

@@ -1,0 +1,280 @@
+//! The element types of GGUF, and what their blocks stand for: `dequantize_row_*` of ggml (`ggml-quants.c`), in the same
+//! order of f32 operations, so that every bit is ggml's.
+
+use half::{bf16, f16};
+use selfie_kernels::DType;
+
+/// Values of a block whose name ends with `_K`.
+const K: usize = 256;
+/// The 16 levels of IQ4_NL.
+const IQ4_LEVELS: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
+/// How the values of a tensor are stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockType {
+    /// The number in the file.
+    pub(super) id: u32,
+    /// ggml's name.
+    pub(crate) name: &'static str,
+    /// Values of a block.
+    pub(crate) values: usize,
+    /// Bytes of a block.
+    pub(crate) bytes: usize,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Values one after the other, which need no arithmetic.
+    Plain(DType),
+    Quantized(fn(&[u8], &mut [f32])),
+}
+
+impl BlockType {
+    pub(super) const ALL: [BlockType; 14] = [
+        plain(0, "F32", DType::F32),
+        plain(1, "F16", DType::F16),
+        plain(30, "BF16", DType::Bf16),
+        quantized(2, "Q4_0", 32, 18, q4_0),
+        quantized(3, "Q4_1", 32, 20, q4_1),
+        quantized(6, "Q5_0", 32, 22, q5_0),
+        quantized(7, "Q5_1", 32, 24, q5_1),
+        quantized(8, "Q8_0", 32, 34, q8_0),
+        quantized(10, "Q2_K", K, 84, q2_k),
+        quantized(11, "Q3_K", K, 110, q3_k),
+        quantized(12, "Q4_K", K, 144, q4_k),
+        quantized(13, "Q5_K", K, 176, q5_k),
+        quantized(14, "Q6_K", K, 210, q6_k),
+        quantized(20, "IQ4_NL", 32, 18, iq4_nl),
+    ];
+
+    pub(super) fn find(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.id == id)
+    }
+
+    /// The name of a type that is not read, or its number.
+    pub(super) fn unknown_name(id: u32) -> String {
+        const OTHERS: [(u32, &str); 17] = [
+            (9, "Q8_1"),
+            (15, "Q8_K"),
+            (16, "IQ2_XXS"),
+            (17, "IQ2_XS"),
+            (18, "IQ3_XXS"),
+            (19, "IQ1_S"),
+            (21, "IQ3_S"),
+            (22, "IQ2_S"),
+            (23, "IQ4_XS"),
+            (24, "I8"),
+            (25, "I16"),
+            (26, "I32"),
+            (27, "I64"),
+            (28, "F64"),
+            (29, "IQ1_M"),
+            (34, "TQ1_0"),
+            (35, "TQ2_0"),
+        ];
+        let name = OTHERS.iter().find(|(known, _)| *known == id);
+        name.map_or_else(|| format!("type {id}"), |(_, name)| (*name).to_owned())
+    }
+
+    /// The type of the values as they lie in the file; `None` for quantized ones.
+    pub(crate) fn plain(self) -> Option<DType> {
+        match self.form {
+            Form::Plain(dtype) => Some(dtype),
+            Form::Quantized(_) => None,
+        }
+    }
+
+    /// Appends the values of whole blocks.
+    pub(crate) fn append(self, blocks: &[u8], values: &mut Vec<f32>) {
+        match self.form {
+            Form::Plain(dtype) => values.extend(dtype.to_f32(blocks)),
+            Form::Quantized(dequantize) => {
+                for block in blocks.chunks_exact(self.bytes) {
+                    let start = values.len();
+                    values.resize(start + self.values, 0.0);
+                    dequantize(block, &mut values[start..]);
+                }
+            }
+        }
+    }
+}
+
+const fn plain(id: u32, name: &'static str, dtype: DType) -> BlockType {
+    let bytes = match dtype {
+        DType::F32 => size_of::<f32>(),
+        DType::F16 => size_of::<f16>(),
+        DType::Bf16 => size_of::<bf16>(),
+    };
+    BlockType {
+        id,
+        name,
+        values: 1,
+        bytes,
+        form: Form::Plain(dtype),
+    }
+}
+
+const fn quantized(
+    id: u32,
+    name: &'static str,
+    values: usize,
+    bytes: usize,
+    dequantize: fn(&[u8], &mut [f32]),
+) -> BlockType {
+    BlockType {
+        id,
+        name,
+        values,
+        bytes,
+        form: Form::Quantized(dequantize),
+    }
+}
+
+/// The f16 at a place of a block.
+fn half(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// The low half of a byte, or the high one.
+fn nibble(byte: u8, high: bool) -> u8 {
+    if high { byte >> 4 } else { byte & 0xf }
+}
+
+fn q4_0(block: &[u8], out: &mut [f32]) {
+    let d = half(block, 0);
+    for (j, &q) in block[2..].iter().enumerate() {
+        out[j] = (i32::from(q & 0xf) - 8) as f32 * d;
+        out[j + 16] = (i32::from(q >> 4) - 8) as f32 * d;
+    }
+}
+
+fn q4_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half(block, 0), half(block, 2));
+    for (j, &q) in block[4..].iter().enumerate() {
+        out[j] = f32::from(q & 0xf) * d + m;
+        out[j + 16] = f32::from(q >> 4) * d + m;
+    }
+}
+
+/// The values of 5 bits of a Q5_0 or Q5_1 block: `high` has the fifth bits, `low` the others.
+fn five_bits(high: &[u8], low: &[u8]) -> [u8; 32] {
+    let bit = |at: usize| high[at / 8] >> (at % 8) & 1;
+    std::array::from_fn(|at| nibble(low[at % 16], at >= 16) | bit(at) << 4)
+}
+
+fn q5_0(block: &[u8], out: &mut [f32]) {
+    let d = half(block, 0);
+    for (out, q) in out.iter_mut().zip(five_bits(&block[2..6], &block[6..])) {
+        *out = (i32::from(q) - 16) as f32 * d;
+    }
+}
+
+fn q5_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half(block, 0), half(block, 2));
+    for (out, q) in out.iter_mut().zip(five_bits(&block[4..8], &block[8..])) {
+        *out = f32::from(q) * d + m;
+    }
+}
+
+fn q8_0(block: &[u8], out: &mut [f32]) {
+    let d = half(block, 0);
+    for (out, &q) in out.iter_mut().zip(&block[2..]) {
+        *out = f32::from(q as i8) * d;
+    }
+}
+
+fn iq4_nl(block: &[u8], out: &mut [f32]) {
+    let d = half(block, 0);
+    for (j, &q) in block[2..].iter().enumerate() {
+        out[j] = d * f32::from(IQ4_LEVELS[usize::from(q & 0xf)]);
+        out[j + 16] = d * f32::from(IQ4_LEVELS[usize::from(q >> 4)]);
+    }
+}
+
+/// The two bits of value `at` of a Q2_K or Q3_K block: 32 bytes hold 128 values, the lowest bits first.
+fn two_bits(quants: &[u8], at: usize) -> u8 {
+    let byte = quants[at / 128 * 32 + at % 32];
+    byte >> (at % 128 / 32 * 2) & 3
+}
+
+fn q2_k(block: &[u8], out: &mut [f32]) {
+    let (scales, quants) = (&block[..16], &block[16..80]);
+    let (d, min) = (half(block, 80), half(block, 82));
+    for (at, out) in out.iter_mut().enumerate() {
+        let scale = scales[at / 16];
+        let dl = d * f32::from(scale & 0xf);
+        let ml = min * f32::from(scale >> 4);
+        *out = dl * f32::from(two_bits(quants, at)) - ml;
+    }
+}
+
+fn q3_k(block: &[u8], out: &mut [f32]) {
+    let (mask, quants, packed) = (&block[..32], &block[32..96], &block[96..108]);
+    let d = half(block, 108);
+    // 16 scales of 6 bits: four low bits in bytes 0..8, two high ones in bytes 8..12.
+    let scale = |at: usize| {
+        let low = nibble(packed[at % 8], at >= 8);
+        let high = packed[8 + at % 4] >> (at / 4 * 2) & 3;
+        i32::from(low | high << 4) - 32
+    };
+    for (at, out) in out.iter_mut().enumerate() {
+        let dl = d * scale(at / 16) as f32;
+        let is_high = mask[at % 32] >> (at / 32) & 1 == 1;
+        let q = i32::from(two_bits(quants, at)) - if is_high { 0 } else { 4 };
+        *out = dl * q as f32;
+    }
+}
+
+/// The `at`-th of the 8 scales and minima, 6 bits each, of a Q4_K or Q5_K block: `get_scale_min_k4` of ggml.
+fn scale_and_min(packed: &[u8], at: usize) -> (u8, u8) {
+    if at < 4 {
+        return (packed[at] & 63, packed[at + 4] & 63);
+    }
+    let low = packed[at + 4];
+    (
+        low & 0xf | packed[at - 4] >> 6 << 4,
+        low >> 4 | packed[at] >> 6 << 4,
+    )
+}
+
+fn q4_k(block: &[u8], out: &mut [f32]) {
+    let (d, min) = (half(block, 0), half(block, 2));
+    let (packed, quants) = (&block[4..16], &block[16..]);
+    for (part, out) in out.chunks_exact_mut(32).enumerate() {
+        let (scale, least) = scale_and_min(packed, part);
+        let (d, m) = (d * f32::from(scale), min * f32::from(least));
+        let quants = &quants[part / 2 * 32..];
+        for (out, &q) in out.iter_mut().zip(quants) {
+            *out = d * f32::from(nibble(q, part % 2 == 1)) - m;
+        }
+    }
+}
+
+fn q5_k(block: &[u8], out: &mut [f32]) {
+    let (d, min) = (half(block, 0), half(block, 2));
+    let (packed, high, quants) = (&block[4..16], &block[16..48], &block[48..]);
+    for (part, out) in out.chunks_exact_mut(32).enumerate() {
+        let (scale, least) = scale_and_min(packed, part);
+        let (d, m) = (d * f32::from(scale), min * f32::from(least));
+        let quants = &quants[part / 2 * 32..];
+        for ((out, &q), &high) in out.iter_mut().zip(quants).zip(high) {
+            let q = nibble(q, part % 2 == 1) + (high >> part & 1) * 16;
+            *out = d * f32::from(q) - m;
+        }
+    }
+}
+
+fn q6_k(block: &[u8], out: &mut [f32]) {
+    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
+    let d = half(block, 208);
+    for (at, out) in out.iter_mut().enumerate() {
+        let (half, part) = (at / 128, at % 128);
+        let four = nibble(low[half * 64 + part % 64], part >= 64);
+        let two = high[half * 32 + part % 32] >> (part / 32 * 2) & 3;
+        let q = i32::from(four | two << 4) - 32;
+        *out = d * f32::from(scales[at / 16] as i8) * q as f32;
+    }
+}

@@ -1,0 +1,95 @@
+//! Rows of a tensor as transformers has them, out of the bytes of a GGUF file.
+
+use std::ops::Range;
+
+use selfie_kernels::DType;
+
+use super::blocks::BlockType;
+
+/// How the values of a tensor are stored, and what llama.cpp changed about them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(super) kind: BlockType,
+    pub(super) order: Order,
+    /// Whether 1 was added to every value: Gemma's norms.
+    pub(super) plus_one: bool,
+}
+
+/// llama.cpp rotates neighbours and transformers the two halves of a head, so that LLaMA's heads are stored with their
+/// halves in turn: first of the one, first of the other, second of the one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// As transformers has it.
+    Same,
+    /// The rows of a weight, with the size of a head.
+    Rows(usize),
+    /// The values of a bias, with the size of a head.
+    Values(usize),
+}
+
+impl Layout {
+    /// The type that the rows are read in: f32 where they are computed.
+    pub(crate) fn dtype(&self) -> DType {
+        match self.kind.plain() {
+            Some(dtype) if !self.plus_one => dtype,
+            _ => DType::F32,
+        }
+    }
+
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.kind.plain().is_none()
+    }
+
+    /// The bytes of a row of `columns` values, which are whole blocks.
+    pub(crate) fn row_bytes(&self, columns: usize) -> usize {
+        columns / self.kind.values * self.kind.bytes
+    }
+
+    /// The stored rows that `rows` are made of: whole heads, where those are stored in another order.
+    pub(crate) fn stored(&self, rows: &Range<usize>) -> Range<usize> {
+        match self.order {
+            Order::Rows(head) => rows.start / head * head..rows.end.next_multiple_of(head),
+            Order::Same | Order::Values(_) => rows.clone(),
+        }
+    }
+
+    /// The little-endian bytes of `rows`, out of the stored rows that [`stored`](Self::stored) names.
+    pub(crate) fn read(&self, stored: &[u8], rows: Range<usize>, columns: usize) -> Vec<u8> {
+        let (row_bytes, dtype) = (self.row_bytes(columns), self.dtype());
+        let first = self.stored(&rows).start;
+        let is_copied = self.kind.plain() == Some(dtype) && !self.plus_one;
+        let mut bytes = Vec::with_capacity(rows.len() * columns * dtype.size());
+        let mut values = Vec::new();
+        for row in rows {
+            let at = match self.order {
+                Order::Rows(head) => place(row, head),
+                Order::Same | Order::Values(_) => row,
+            };
+            let row = &stored[(at - first) * row_bytes..][..row_bytes];
+            match self.order {
+                Order::Values(head) => {
+                    let size = self.kind.bytes;
+                    let value = |column| &row[place(column, head) * size..][..size];
+                    bytes.extend((0..columns).flat_map(value));
+                }
+                _ if is_copied => bytes.extend_from_slice(row),
+                _ => {
+                    values.clear();
+                    self.kind.append(row, &mut values);
+                    if self.plus_one {
+                        values.iter_mut().for_each(|value| *value -= 1.0);
+                    }
+                    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                }
+            }
+        }
+        bytes
+    }
+}
+
+/// Where a row, or a value of a bias, is stored.
+fn place(row: usize, head: usize) -> usize {
+    let (start, within) = (row / head * head, row % head);
+    let (half, pair) = (within / (head / 2), within % (head / 2));
+    start + pair * 2 + half
+}

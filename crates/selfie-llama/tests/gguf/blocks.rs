@@ -1,0 +1,71 @@
+//! Values of blocks against ggml's, bit for bit: blocks.py made the cases.
+
+use std::fs;
+
+use selfie_kernels::MatrixSource;
+use selfie_llama::Checkpoint;
+use serde::Deserialize;
+
+use crate::file::{File, Tensor};
+
+const CASES: &str = include_str!("blocks.json");
+
+#[derive(Deserialize)]
+struct Case {
+    #[serde(rename = "type")]
+    kind: String,
+    id: u32,
+    blocks: String,
+    f32: String,
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2);
+    let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+    digits.map(byte).collect()
+}
+
+fn words(hex: &str) -> Vec<u32> {
+    let digits = hex.as_bytes().chunks(8);
+    let word = |eight: &[u8]| u32::from_str_radix(std::str::from_utf8(eight).unwrap(), 16).unwrap();
+    digits.map(word).collect()
+}
+
+#[test]
+fn every_bit_is_that_of_ggml() {
+    let cases: Vec<Case> = serde_json::from_str(CASES).unwrap();
+    assert_eq!(cases.len(), 14);
+    for case in cases {
+        let (data, expected) = (bytes(&case.blocks), words(&case.f32));
+        // Two rows, so that the second is found too.
+        let columns = expected.len() / 2;
+        let table = Tensor {
+            kind: case.id,
+            dims: vec![columns as u64, 2],
+            data,
+        };
+        let mut file = File::model("llama", &[]);
+        file.tensors.clear();
+        let file = file.tensor("token_embd.weight", table);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        fs::write(&path, file.bytes()).unwrap();
+
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let tensor = checkpoint
+            .tensor("model.embed_tokens.weight", &[2, columns])
+            .unwrap();
+        assert_eq!(
+            checkpoint.find("model.embed_tokens.weight").unwrap().dtype,
+            case.kind
+        );
+        for rows in [0..2, 1..2] {
+            let expected = &expected[rows.start * columns..];
+            let mut found = Vec::new();
+            let read = &mut |bytes: &[u8]| found = tensor.dtype().to_f32(bytes);
+            tensor.with_rows(rows, read).unwrap();
+            let found: Vec<u32> = found.iter().map(|value| value.to_bits()).collect();
+            assert!(found == expected, "{}: values differ", case.kind);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A model out of a GGUF file, against the same weights in a folder.
+
+use std::fs;
+use std::path::Path;
+
+use selfie_llama::{Checkpoint, Cpu, CpuOptions, DType, Llama, LlamaConfig, Trace, stored_dtype};
+
+use crate::file::{File, Meta, Tensor};
+use crate::order::permuted;
+
+const PARTS: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// The file that llama.cpp would make of a folder, in f32.
+fn converted(dir: &Path, config: &LlamaConfig) -> File {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let attn = config.attn;
+    let mut file = File::default();
+    file.set("general.architecture", Meta::Text("llama"));
+    for (key, value) in [
+        ("context_length", config.max_positions),
+        ("embedding_length", config.d_model),
+        ("block_count", config.n_layers),
+        ("feed_forward_length", config.ffn),
+        ("attention.head_count", attn.heads),
+        ("attention.head_count_kv", attn.kv_heads),
+        ("attention.key_length", attn.head_dim),
+    ] {
+        file.set(&format!("llama.{key}"), Meta::U32(value as u32));
+    }
+    file.set(
+        "llama.attention.layer_norm_rms_epsilon",
+        Meta::F32(config.rms_norm_eps),
+    );
+    file.set("llama.rope.freq_base", Meta::F32(config.rope.theta as f32));
+    let mut names = vec![
+        ("token_embd".to_owned(), "model.embed_tokens".to_owned()),
+        ("output_norm".to_owned(), "model.norm".to_owned()),
+        ("output".to_owned(), "lm_head".to_owned()),
+    ];
+    for layer in 0..config.n_layers {
+        let name = |(stored, name): (&str, &str)| {
+            (
+                format!("blk.{layer}.{stored}"),
+                format!("model.layers.{layer}.{name}"),
+            )
+        };
+        names.extend(PARTS.map(name));
+    }
+    for (stored, name) in names {
+        let name = format!("{name}.weight");
+        let shape = checkpoint.find(&name).unwrap().shape.to_owned();
+        let mut values = checkpoint.tensor(&name, &shape).unwrap().vector().unwrap();
+        let heads = match stored.rsplit('.').next() {
+            Some("attn_q") => Some(attn.heads),
+            Some("attn_k") => Some(attn.kv_heads),
+            _ => None,
+        };
+        if let Some(heads) = heads {
+            let rows: Vec<Vec<f32>> = values.chunks(shape[1]).map(<[f32]>::to_vec).collect();
+            values = permuted(&rows, heads);
+        }
+        let dims: Vec<u64> = shape.iter().rev().map(|&size| size as u64).collect();
+        file = file.tensor(&format!("{stored}.weight"), Tensor::f32(&dims, &values));
+    }
+    file
+}
+
+#[test]
+fn every_state_is_that_of_the_folder() {
+    let dir = Path::new("tests/golden/llama2-mha");
+    let config = LlamaConfig::open(dir).unwrap();
+    assert!(!config.tie_word_embeddings);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, converted(dir, &config).bytes()).unwrap();
+
+    let ids = [1, 7, 42, 3, 9];
+    let states = |path: &Path| {
+        let (config, checkpoint) = (
+            LlamaConfig::open(path).unwrap(),
+            Checkpoint::open(path).unwrap(),
+        );
+        let cpu = Cpu::new(CpuOptions::default()).unwrap();
+        let model = Llama::load(cpu, config, &checkpoint, Some(DType::F32), |_| {}).unwrap();
+        Trace::new(&model, &ids).unwrap()
+    };
+    assert!(states(&path) == states(dir));
+}
+
+#[test]
+fn a_quantized_file_is_computed_in_bf16_and_others_as_they_are_stored() {
+    let dir = Path::new("tests/golden/llama2-mha");
+    let config = LlamaConfig::open(dir).unwrap();
+    let mut file = converted(dir, &config);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let stored = |file: &File| {
+        fs::write(&path, file.bytes()).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let quantized = checkpoint.quantized().into_iter();
+        let quantized: Vec<(String, usize)> =
+            quantized.map(|(name, n)| (name.to_owned(), n)).collect();
+        (stored_dtype(&config, &checkpoint).unwrap(), quantized)
+    };
+    assert_eq!(stored(&file), (DType::F32, Vec::new()));
+    let place = file
+        .tensors
+        .iter()
+        .position(|(name, _)| name == "blk.0.ffn_up.weight")
+        .unwrap();
+    let up = &mut file.tensors[place].1;
+    let blocks = up.dims.iter().product::<u64>() as usize / 32;
+    (up.kind, up.data) = (8, vec![0; blocks * 34]);
+    assert_eq!(stored(&file), (DType::Bf16, vec![("Q8_0".to_owned(), 1)]));
+}
