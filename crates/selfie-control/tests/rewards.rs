@@ -16,11 +16,10 @@ const PROMPT: &str = "a type of drink";
 fn run(reward: &mut dyn Reward<Cpu>, steps: usize) -> Result<Outcome> {
     let (mut model, tokenizer) = load("llama2-mha", None);
     let control = Reinforce {
-        prompt: PROMPT.to_owned(),
+        sources: [1, 3, 4].map(|token| (PROMPT.to_owned(), token)).to_vec(),
         layer: 2,
-        tokens: Some(vec![1, 3, 4]),
         interpretation: interpretation(&model),
-        training: Training::new(steps, 3e-4),
+        training: Training::published(steps, 3e-4),
     };
     control.run(&mut model, &tokenizer, reward, &mut keep_on)
 }
@@ -32,6 +31,7 @@ fn rewards(reward: &mut dyn Reward<Cpu>, texts: &[&str]) -> Verdicts {
         .iter()
         .map(|interpretation| Interpreted {
             step: 0,
+            prompt: None,
             layer: 1,
             token: 0,
             interpretation,
