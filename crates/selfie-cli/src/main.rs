@@ -6,6 +6,7 @@ mod cells;
 mod console;
 mod control;
 mod control_args;
+mod control_report;
 mod edit;
 mod error;
 mod eval;

@@ -209,7 +209,8 @@ impl Look {
     }
 }
 
-/// The lines of a file that are not blank.
+/// The lines of a file that are not blank. A line that is a JSON string is the text that it stands for, such as a prompt
+/// with line breaks.
 pub fn lines(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|source| ControlError::Read {
         path: path.to_owned(),
@@ -218,7 +219,7 @@ pub fn lines(path: &Path) -> Result<Vec<String>> {
     let lines: Vec<String> = text
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .map(str::to_owned)
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.to_owned()))
         .collect();
     if lines.is_empty() {
         return Err(data(path, "it has no line with text".to_owned()));

@@ -92,7 +92,7 @@ impl Training {
             patience: 1,
             push: Push::Until,
             write: Write::Best,
-            max_norm_change: Some(1.5),
+            max_norm_change: Some(2.0),
             watch: Some(Watch::default()),
             ..Self::published(steps, lr)
         }

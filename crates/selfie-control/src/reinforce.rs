@@ -81,16 +81,15 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
     fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss> {
         let interpretations = interpret_embeddings(now, embeddings, &self.of.interpretation)?;
         let sources = &self.of.sources;
-        let many = sources.iter().any(|(prompt, _)| *prompt != sources[0].0);
         let interpreted: Vec<Interpreted<'_>> = sources
             .iter()
             .zip(&interpretations)
             .map(|((prompt, token), interpretation)| Interpreted {
                 step: now.step,
-                prompt: many.then_some(&prompt[..]),
                 layer: self.of.layer,
                 token: *token,
                 interpretation,
+                prompt,
             })
             .collect();
         let verdicts = self

@@ -53,6 +53,12 @@ pub(crate) struct Args {
     /// Looks more for which a reward has to last
     #[arg(long, default_value_t = 1)]
     patience: usize,
+    /// How far the norm of an embedding may move
+    #[arg(long, default_value_t = 1.5)]
+    max_norm_change: f64,
+    /// Reward what the model answers as well
+    #[arg(long)]
+    answers: bool,
     /// Print each answer
     #[arg(long)]
     verbose: bool,
@@ -284,6 +290,9 @@ impl Bench<'_> {
             ),
         };
         let mut reward = WordReward::new(words.to_vec(), When::None)?;
+        if self.args.answers {
+            reward = reward.with_answers(vec![from.capital.to_owned()], self.decoding())?;
+        }
         Ok(control.run(model, &self.tokenizer, &mut reward, &mut go_on)?)
     }
 
@@ -297,6 +306,7 @@ impl Bench<'_> {
                 max_drift: None,
             }),
             patience: self.args.patience,
+            max_norm_change: Some(self.args.max_norm_change),
             ..Training::new(steps, lr)
         }
     }
@@ -311,17 +321,20 @@ impl Bench<'_> {
         Ok(self.tokenizer.encode(until)?.len() - 1)
     }
 
+    fn decoding(&self) -> Decoding {
+        Decoding {
+            max_new_tokens: 24,
+            eos: self.model.config().eos.clone(),
+            sampling: None,
+        }
+    }
+
     fn answers(&self, model: &Llama<Cpu>, prompts: &[String]) -> Result<Vec<String>> {
         let ids: Vec<Vec<u32>> = prompts
             .iter()
             .map(|prompt| self.tokenizer.encode(prompt))
             .collect::<std::result::Result<_, _>>()?;
-        let decoding = Decoding {
-            max_new_tokens: 24,
-            eos: model.config().eos.clone(),
-            sampling: None,
-        };
-        let generated = generate_all(model, &ids, &decoding, |_| {})?;
+        let generated = generate_all(model, &ids, &self.decoding(), |_| {})?;
         let texts = generated.iter().map(|g| self.tokenizer.decode(&g.new_ids));
         Ok(texts.collect::<std::result::Result<_, _>>()?)
     }

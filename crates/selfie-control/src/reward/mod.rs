@@ -20,15 +20,14 @@ use crate::Result;
 pub struct Interpreted<'a> {
     /// The step, counted from 0.
     pub step: usize,
-    /// The embedding's prompt, where those of several prompts are controlled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<&'a str>,
     /// The embedding's layer, counted as in hidden_states.
     pub layer: usize,
     /// Its token of the prompt.
     pub token: usize,
     /// What it says.
     pub interpretation: &'a str,
+    /// The embedding's prompt.
+    pub prompt: &'a str,
 }
 
 /// The rewards of a step.
