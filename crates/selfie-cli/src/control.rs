@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use selfie::control::{
-    CommandReward, ControlError, End, Judge, Outcome, Probes, Push, Reference, Reinforce, Reward,
-    Supervised, Target, TargetCell, Training, Watch, When, WordReward, Write, lines,
+    CommandReward, ControlError, End, Judge, Observer, Outcome, Probes, Push, Reference, Reinforce,
+    Reward, Supervised, Target, TargetCell, Training, Watch, When, WordReward, Write, lines,
 };
 use selfie::interp::{InjectAt, Options, Vector};
 use selfie::kernels::Backend;
@@ -23,54 +23,21 @@ use crate::open::{load, load_on, open};
 use crate::prompts::{
     interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_prompts,
 };
+use crate::scan::scan;
 
 pub(crate) fn control(command: &ControlCommand) -> Result<()> {
     match command {
         ControlCommand::Supervised(args) => supervised(args),
         ControlCommand::Reinforce(args) => reinforce(args),
+        ControlCommand::Scan(args) => scan(args),
     }
 }
 
 fn supervised(args: &SupervisedArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let (mut layers, mut sources) = (Vec::new(), Vec::new());
-    for (prompt, source) in of_each("source", &args.prompt, &args.source)? {
-        for (layer, token) in pairs("source", source, opened.encode(prompt)?.len())? {
-            layers.push(layer);
-            sources.push((prompt.clone(), token));
-        }
-    }
-    let layer = layers[0];
-    if let Some(other) = layers.iter().find(|&&other| other != layer) {
-        return usage(format!(
-            "--source {}: layers {layer} and {other}; an edit changes one layer, so give cells of one",
-            args.source.join(" --source ")
-        ));
-    }
-    let control = Supervised {
-        sources,
-        layer,
-        target: target(args, &opened)?,
-        training: training(
-            &args.training,
-            args.steps,
-            args.interpretation.sampling.seed,
-            &opened,
-            false,
-        )?,
-        interpretation: if args.interpret {
-            Some(interpretation(&args.interpretation, &opened)?)
-        } else {
-            None
-        },
-    };
-    control.check(&opened.config, &opened.tokenizer)?;
-    let labels = control
-        .sources
-        .iter()
-        .map(|(prompt, token)| label(&opened, prompt, *token));
-    let labels = labels.collect::<Result<_>>()?;
+    let control = supervised_of(args, &opened)?;
+    let labels = labels(&opened, &control.sources)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &args.prompt, quiet)?;
     if let Some(options) = &control.interpretation {
@@ -90,30 +57,8 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let mut sources = Vec::new();
-    for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
-        let found = tokens("tokens", wanted, opened.encode(prompt)?.len())?;
-        sources.extend(found.into_iter().map(|token| (prompt.clone(), token)));
-    }
-    let seed = args.interpretation.sampling.seed;
-    let published = args.push == PushArg::Always;
-    let mut training = training(&args.training, args.steps, seed, &opened, published)?;
-    let default = training.stop_reward;
-    training.stop_reward = args
-        .stop_reward
-        .or(default.filter(|_| args.reward_command.is_none()));
-    let control = Reinforce {
-        sources,
-        layer: args.layer,
-        interpretation: interpretation(&args.interpretation, &opened)?,
-        training,
-    };
-    control.check(&opened.config, &opened.tokenizer)?;
-    let labels = control
-        .sources
-        .iter()
-        .map(|(prompt, token)| label(&opened, prompt, *token));
-    let labels = labels.collect::<Result<_>>()?;
+    let control = reinforce_of(args, &opened)?;
+    let labels = labels(&opened, &control.sources)?;
     // A reward that cannot work is found before the weights are loaded.
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
@@ -129,6 +74,63 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
         let held = held_out(&args.training, &unedited, llama, &model.opened)?;
         report.finish(outcome, &held, args.training.dry_run)
     })
+}
+
+/// What `control supervised` asks for, checked.
+pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
+    let (mut layers, mut sources) = (Vec::new(), Vec::new());
+    for (prompt, source) in of_each("source", &args.prompt, &args.source)? {
+        for (layer, token) in pairs("source", source, opened.encode(prompt)?.len())? {
+            layers.push(layer);
+            sources.push((prompt.clone(), token));
+        }
+    }
+    let layer = layers[0];
+    if let Some(other) = layers.iter().find(|&&other| other != layer) {
+        return usage(format!(
+            "--source {}: layers {layer} and {other}; an edit changes one layer, so give cells of one",
+            args.source.join(" --source ")
+        ));
+    }
+    let seed = args.interpretation.sampling.seed;
+    let control = Supervised {
+        sources,
+        layer,
+        target: target(args, opened)?,
+        training: training(&args.training, args.steps, seed, opened, false)?,
+        interpretation: if args.interpret {
+            Some(interpretation(&args.interpretation, opened)?)
+        } else {
+            None
+        },
+    };
+    control.check(&opened.config, &opened.tokenizer)?;
+    Ok(control)
+}
+
+/// What `control reinforce` asks for, checked.
+pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
+    let mut sources = Vec::new();
+    for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
+        let found = tokens("tokens", wanted, opened.encode(prompt)?.len())?;
+        sources.extend(found.into_iter().map(|token| (prompt.clone(), token)));
+    }
+    let seed = args.interpretation.sampling.seed;
+    let published = args.push == PushArg::Always;
+    let mut training = training(&args.training, args.steps, seed, opened, published)?;
+    // A program's rewards are its own: only its user knows which is enough.
+    let default = training
+        .stop_reward
+        .filter(|_| args.reward_command.is_none());
+    training.stop_reward = args.stop_reward.or(default);
+    let control = Reinforce {
+        sources,
+        layer: args.layer,
+        interpretation: interpretation(&args.interpretation, opened)?,
+        training,
+    };
+    control.check(&opened.config, &opened.tokenizer)?;
+    Ok(control)
 }
 
 /// Each prompt with its cells: the same of all, or one a prompt.
@@ -229,6 +231,10 @@ pub(crate) fn training(
         prompts: args.probe.clone(),
         decoding: opened.decoding(args.probe_tokens),
     });
+    for prompt in &args.held_out {
+        let tokens = opened.encode(prompt)?.len();
+        opened.config.check_context(tokens + args.probe_tokens)?;
+    }
     let steps = if args.dry_run { steps.min(1) } else { steps };
     let default = if published {
         Training::published(steps, args.lr)
@@ -281,7 +287,7 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
 const ANSWER_TOKENS: usize = 24;
 
 /// Where rewards come from.
-enum RewardSource {
+pub(crate) enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
     /// A judge, and the model that it asks until that is loaded; `None` is the controlled model.
@@ -289,7 +295,7 @@ enum RewardSource {
 }
 
 impl RewardSource {
-    fn open(args: &ReinforceArgs, opened: &Opened) -> Result<Self> {
+    pub(crate) fn open(args: &ReinforceArgs, opened: &Opened) -> Result<Self> {
         if let Some(text) = &args.reward_words {
             let when = match args.reward_when {
                 WhenArg::None => When::None,
@@ -349,7 +355,7 @@ impl RewardSource {
     }
 
     /// Loads the model that a judge asks, beside the one that is controlled.
-    fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Model>> {
+    pub(crate) fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Model>> {
         let Self::Judge(_, other) = self else {
             return Ok(None);
         };
@@ -357,16 +363,16 @@ impl RewardSource {
         other.take().map(load).transpose()
     }
 
-    fn run<B: Backend>(
+    pub(crate) fn run<B: Backend>(
         self,
         control: &Reinforce,
         llama: &mut Llama<B>,
         tokenizer: &Tokenizer,
         judge_model: Option<Model>,
-        report: &mut Report,
+        observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let mut run = |reward: &mut dyn Reward<B>| -> Result<Outcome> {
-            Ok(control.run(llama, tokenizer, reward, report)?)
+            Ok(control.run(llama, tokenizer, reward, observer)?)
         };
         match (self, judge_model) {
             (Self::Words(mut words), _) => run(&mut words),
@@ -389,6 +395,14 @@ impl RewardSource {
 /// A list of words.
 pub(crate) fn words(text: &str) -> Vec<String> {
     text.split(',').map(|word| word.trim().to_owned()).collect()
+}
+
+/// What the lines of a step call the embeddings.
+fn labels(opened: &Opened, sources: &[(String, usize)]) -> Result<Vec<String>> {
+    let labels = sources.iter();
+    labels
+        .map(|(prompt, token)| label(opened, prompt, *token))
+        .collect()
 }
 
 /// A token of a prompt, as a step's line calls it.

@@ -14,6 +14,32 @@ pub(crate) enum ControlCommand {
     Supervised(Box<SupervisedArgs>),
     /// Interpret a prompt's embeddings, reward what they say, and train on it
     Reinforce(Box<ReinforceArgs>),
+    /// Try layers, rates and weights on a short run each: scan --layers 2..14 --lr 1e-3,3e-3 reinforce ...
+    Scan(ScanArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScanArgs {
+    /// The layers: A..B, A..=B or a list; they take the place of --layer, or of the layers in --source and --target
+    #[arg(long, value_name = "LAYERS")]
+    pub(crate) layers: Option<String>,
+    /// The values of --lr
+    #[arg(long, value_name = "RATE,..")]
+    pub(crate) lr: Option<String>,
+    /// The values of --beta
+    #[arg(long, value_name = "BETA,..")]
+    pub(crate) beta: Option<String>,
+    /// A file with a JSON object a run. A run that is in it is not done again
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) table: Option<PathBuf>,
+    /// supervised or reinforce with its options, but those that are scanned and without --out
+    #[arg(
+        value_name = "METHOD ..",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) method: Vec<String>,
 }
 
 /// What both methods have in common.

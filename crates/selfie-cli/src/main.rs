@@ -17,6 +17,7 @@ mod open;
 mod output;
 mod prompts;
 mod random;
+mod scan;
 mod stop;
 mod text;
 mod trace;

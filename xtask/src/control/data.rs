@@ -44,8 +44,15 @@ pub(super) const COUNTRIES: [Country; 24] = [
     country("Iraq", "Iraqi", "Baghdad"),
 ];
 
-/// The question that is trained on.
+/// The question that is asked of the country and of its neighbours.
 pub(super) const QUESTION: &str = "What is the capital of {}?";
+
+/// The phrasings that are trained on.
+pub(super) const TRAINED: [&str; 3] = [
+    QUESTION,
+    "Do you know the capital city of {}?",
+    "I would like to know what {} has as its capital.",
+];
 
 /// The questions that are not.
 pub(super) const PARAPHRASES: [&str; 3] = [

@@ -16,7 +16,7 @@ use selfie_llama::{Decoding, Llama, Tokenizer, generate_all};
 use serde::Serialize;
 
 use crate::{Result, host};
-use data::{COUNTRIES, Country, PARAPHRASES, QUESTION, REFERENCES};
+use data::{COUNTRIES, Country, PARAPHRASES, QUESTION, REFERENCES, TRAINED};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Reward what the model answers as well
     #[arg(long)]
     answers: bool,
+    /// How many phrasings of the question are trained on, of 3
+    #[arg(long, default_value_t = 1)]
+    phrasings: usize,
     /// Print each answer
     #[arg(long)]
     verbose: bool,
@@ -241,13 +244,18 @@ impl Bench<'_> {
         kept: &[&Country],
     ) -> Result<Outcome> {
         let layer = self.args.layer;
-        let target = Target::Cells(vec![TargetCell {
-            prompt: ask(QUESTION, to),
-            layer,
-            token: self.token(QUESTION, to)?,
-        }]);
+        let cells = self.sources(to)?.into_iter();
+        let target = Target::Cells(
+            cells
+                .map(|(prompt, token)| TargetCell {
+                    prompt,
+                    layer,
+                    token,
+                })
+                .collect(),
+        );
         let control = Supervised {
-            sources: vec![(ask(QUESTION, from), self.token(QUESTION, from)?)],
+            sources: self.sources(from)?,
             layer,
             target,
             training: self.training(
@@ -269,7 +277,7 @@ impl Bench<'_> {
     ) -> Result<Outcome> {
         let words = [from.name, from.people, from.capital].map(str::to_owned);
         let control = Reinforce {
-            sources: vec![(ask(QUESTION, from), self.token(QUESTION, from)?)],
+            sources: self.sources(from)?,
             layer: self.args.layer,
             interpretation: Options {
                 prompt: "[\"<|im_start|>user\\n\",0,0,0,0,0,\"<|im_end|>\\n<|im_start|>assistant\\nSure, I will summarize the message:\"]".parse::<InterpretationPrompt>()?,
@@ -278,7 +286,7 @@ impl Bench<'_> {
                     mode: InjectMode::Replace,
                     strength: 1.0,
                 }],
-                max_new_tokens: 20,
+                max_new_tokens: 14,
                 relevancy: false,
                 ..Options::new(model.config())?
             },
@@ -311,6 +319,14 @@ impl Bench<'_> {
         }
     }
 
+    /// The embeddings that are controlled: the country in each phrasing that is trained on.
+    fn sources(&self, country: &Country) -> Result<Vec<(String, usize)>> {
+        let phrasings = TRAINED[..self.args.phrasings].iter();
+        phrasings
+            .map(|question| Ok((ask(question, country), self.token(question, country)?)))
+            .collect()
+    }
+
     /// The token at which a question names a country: the first whose text ends there.
     fn token(&self, question: &str, country: &Country) -> Result<usize> {
         let prompt = ask(question, country);
@@ -323,7 +339,7 @@ impl Bench<'_> {
 
     fn decoding(&self) -> Decoding {
         Decoding {
-            max_new_tokens: 24,
+            max_new_tokens: 16,
             eos: self.model.config().eos.clone(),
             sampling: None,
         }
