@@ -349,6 +349,8 @@ pub(crate) enum EvalCommand {
     Choices(ChoicesArgs),
     /// An instruction a line: how often the continuation mentions given words
     Behaviours(BehavioursArgs),
+    /// CSV with prompt, target, paraphrases, neighbours: efficacy, paraphrase, specificity and their harmonic mean
+    Rewrites(RewritesArgs),
     /// A text a line: how far the edits move the next-token distributions
     Drift(DriftArgs),
 }
@@ -372,6 +374,21 @@ pub(crate) struct FactsArgs {
     /// CSV with the columns prompt, attribute
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) suite: SuiteArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RewritesArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// CSV with the columns prompt, target, paraphrases, neighbours; the last two are JSON lists, or have | between
+    /// prompts. With a column attribute, that is what neighbours should say
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) data: PathBuf,
+    /// What is continued, with {} for the prompt
+    #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
+    pub(crate) template: String,
     #[command(flatten)]
     pub(crate) suite: SuiteArgs,
 }

@@ -61,7 +61,9 @@ mod watch;
 pub use drift::{Drift, DriftMeter};
 pub use edit::{BaseShape, Edit, EditMeta, EditStack};
 pub use error::{ControlError, Result};
-pub use eval::{Case, Look, Measure, Score, Suite, behaviours, choices, facts, lines};
+pub use eval::{
+    Case, Look, Measure, Score, Suite, behaviours, choices, facts, harmonic_mean, lines, rewrites,
+};
 pub use export::{Exported, export};
 pub use options::{Probes, Push, Reference, Training, Watch, Write};
 pub use output::{OutputFile, OutputFolder};
