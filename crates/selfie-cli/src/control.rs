@@ -97,7 +97,7 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
         sources,
         layer,
         target: target(args, opened)?,
-        training: training(&args.training, args.steps, seed, opened, false)?,
+        training: training(&args.training, args.steps, seed, opened, &SUPERVISED)?,
         interpretation: if args.interpret {
             Some(interpretation(&args.interpretation, opened)?)
         } else {
@@ -116,8 +116,11 @@ pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Rein
         sources.extend(found.into_iter().map(|token| (prompt.clone(), token)));
     }
     let seed = args.interpretation.sampling.seed;
-    let published = args.push == PushArg::Always;
-    let mut training = training(&args.training, args.steps, seed, opened, published)?;
+    let default = Defaults {
+        published: args.push == PushArg::Always,
+        ..REINFORCE
+    };
+    let mut training = training(&args.training, args.steps, seed, opened, &default)?;
     // A program's rewards are its own: only its user knows which is enough.
     let default = training
         .stop_reward
@@ -200,13 +203,32 @@ fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
     Ok(Target::Cells(cells))
 }
 
-/// With `published` the options that are not given are those of the published method.
-pub(crate) fn training(
+/// What a method takes where an option is not given.
+struct Defaults {
+    lr: f64,
+    beta: f64,
+    /// The published method, without stops and bounds.
+    published: bool,
+}
+
+const SUPERVISED: Defaults = Defaults {
+    lr: 1e-3,
+    beta: 10.0,
+    published: false,
+};
+
+const REINFORCE: Defaults = Defaults {
+    lr: 2e-3,
+    beta: 1.0,
+    published: false,
+};
+
+fn training(
     args: &TrainingArgs,
     steps: usize,
     seed: u64,
     opened: &Opened,
-    published: bool,
+    method: &Defaults,
 ) -> Result<Training> {
     let betas: Vec<f64> = list("betas", &args.betas)?;
     let Ok(betas) = <[f64; 2]>::try_from(betas) else {
@@ -219,7 +241,7 @@ pub(crate) fn training(
         None => None,
         Some(path) => Some(Reference {
             prompts: lines(path)?,
-            beta: args.beta.unwrap_or(10.0),
+            beta: args.beta.unwrap_or(method.beta),
             batch: args.reference_batch,
             max_drift: args.max_drift,
         }),
@@ -236,10 +258,11 @@ pub(crate) fn training(
         opened.config.check_context(tokens + args.probe_tokens)?;
     }
     let steps = if args.dry_run { steps.min(1) } else { steps };
-    let default = if published {
-        Training::published(steps, args.lr)
+    let lr = args.lr.unwrap_or(method.lr);
+    let default = if method.published {
+        Training::published(steps, lr)
     } else {
-        Training::new(steps, args.lr)
+        Training::new(steps, lr)
     };
     let bound = |given: f64| (given != 0.0).then_some(given);
     let watch = args.watch_tokens.or(default.watch.map(|w| w.new_tokens));
@@ -259,7 +282,11 @@ pub(crate) fn training(
             max_surprise: bound(args.max_surprise),
             ..Watch::default()
         }),
-        push: if published { Push::Always } else { Push::Until },
+        push: if method.published {
+            Push::Always
+        } else {
+            Push::Until
+        },
         reference,
         probes,
         ..default

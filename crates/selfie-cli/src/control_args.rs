@@ -45,14 +45,9 @@ pub(crate) struct ScanArgs {
 /// What both methods have in common.
 #[derive(Args, Debug)]
 pub(crate) struct TrainingArgs {
-    /// The step size of Adam
-    #[arg(
-        long,
-        value_name = "RATE",
-        default_value_t = 3e-4,
-        allow_negative_numbers = true
-    )]
-    pub(crate) lr: f64,
+    /// The step size of Adam [default: 1e-3 supervised, 2e-3 reinforce]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub(crate) lr: Option<f64>,
     /// The decays of Adam's moments
     #[arg(
         long,
@@ -67,7 +62,7 @@ pub(crate) struct TrainingArgs {
     /// A file with a prompt a line, whose states should stay as they are
     #[arg(long, value_name = "FILE")]
     pub(crate) reference: Option<PathBuf>,
-    /// The weight of what should stay [default: 10]
+    /// The weight of what should stay [default: 10 supervised, 1 reinforce]
     #[arg(
         long,
         value_name = "BETA",
@@ -87,7 +82,7 @@ pub(crate) struct TrainingArgs {
         requires = "reference"
     )]
     pub(crate) max_drift: Option<f64>,
-    /// Looks more, from the next one on, at which --stop-loss or --stop-reward has to hold
+    /// Looks more, from the next one on, at which --stop-loss or --stop-reward has to hold [default: 2]
     #[arg(long, value_name = "N")]
     pub(crate) patience: Option<usize>,
     /// Which look is written: the best by loss or reward, then by drift, or the last; both within all bounds
@@ -95,7 +90,7 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_enum)]
     pub(crate) write: Option<WriteArg>,
     /// Stop, and take the last update back, when the norm of an embedding is more than this times what it was, or less
-    /// than its inverse; 0 sets no bound [default: 2]
+    /// than its inverse; 0 sets no bound [default: 3]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub(crate) max_norm_change: Option<f64>,
     /// Tokens that are written after the controlled prompts at each step, to see what becomes of them; 0 leaves it out
@@ -205,7 +200,7 @@ pub(crate) struct SupervisedArgs {
     #[arg(long, value_name = "NAME", requires = "target_vector")]
     pub(crate) tensor: Option<String>,
     /// Most updates
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 12)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) training: TrainingArgs,
@@ -285,7 +280,7 @@ pub(crate) struct ReinforceArgs {
     )]
     pub(crate) reward_timeout: f64,
     /// Most updates
-    #[arg(long, value_name = "N", default_value_t = 11)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) training: TrainingArgs,

@@ -93,11 +93,11 @@ impl<B: Backend> Watcher<B> {
             .collect();
         let continued = generate_all(model, &repeated, &drawn, |_| {})?;
         let continuations = endings(model, &repeated, &continued, layer)?;
-        let (prompts, _) = Prompts::new(model, tokenizer, prompts, &decoding)?;
+        let (prompts, _) = Prompts::new(model, tokenizer, prompts, decoding)?;
         let mut held = None;
         if let Some(references) = references {
             let (references, answers) =
-                Prompts::new(model, tokenizer, references.to_vec(), &decoding)?;
+                Prompts::new(model, tokenizer, references.to_vec(), decoding)?;
             let meter = endings(model, &references.ids, &answers, layer)?;
             held = Some((references, meter));
         }

@@ -36,38 +36,39 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 6)]
     layer: usize,
     /// The step size of supervised control
-    #[arg(long, default_value_t = 3e-4)]
+    #[arg(long, default_value_t = 1e-3)]
     supervised_lr: f64,
     /// The step size of reinforcement control
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 2e-3)]
     reinforcement_lr: f64,
-    /// Most updates of supervised control; of reinforcement half as many
-    #[arg(long, default_value_t = 30)]
-    steps: usize,
+    /// Most updates of supervised control
+    #[arg(long, default_value_t = 12)]
+    supervised_steps: usize,
+    /// Most updates of reinforcement control
+    #[arg(long, default_value_t = 20)]
+    reinforcement_steps: usize,
     /// The weight of the keep loss of supervised control
     #[arg(long, default_value_t = 10.0)]
     supervised_beta: f64,
     /// The weight of the keep loss of reinforcement control
     #[arg(long, default_value_t = 1.0)]
     reinforcement_beta: f64,
-    /// Looks more for which a reward has to last
-    #[arg(long, default_value_t = 1)]
-    patience: usize,
-    /// How far the norm of an embedding may move
-    #[arg(long, default_value_t = 1.5)]
-    max_norm_change: f64,
-    /// Reward what the model answers as well
-    #[arg(long)]
-    answers: bool,
-    /// How many phrasings of the question are trained on, of 3
-    #[arg(long, default_value_t = 1)]
-    phrasings: usize,
+    /// How many phrasings of the question supervised control trains on, of 3
+    #[arg(long, default_value_t = 1, value_parser = phrasings())]
+    supervised_phrasings: u64,
+    /// How many reinforcement control trains on
+    #[arg(long, default_value_t = 2, value_parser = phrasings())]
+    reinforcement_phrasings: u64,
     /// Print each answer
     #[arg(long)]
     verbose: bool,
     /// Write all figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+fn phrasings() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=TRAINED.len() as u64)
 }
 
 /// Everything that was measured.
@@ -214,22 +215,6 @@ impl Bench<'_> {
                 for text in others.iter().chain(&after) {
                     println!("    {text:?}");
                 }
-                for step in &outcome.steps {
-                    let said = step
-                        .watched
-                        .as_ref()
-                        .map(|w| (w.written.surprise, &w.written.texts));
-                    println!(
-                        "  {} loss {:.4} drift {:?} norm {:.3} {:?} {:?} {:?}",
-                        step.step,
-                        step.loss,
-                        step.drift,
-                        step.norm_change,
-                        step.rewards,
-                        step.interpretations,
-                        said
-                    );
-                }
             }
             runs.push(run);
         }
@@ -244,7 +229,8 @@ impl Bench<'_> {
         kept: &[&Country],
     ) -> Result<Outcome> {
         let layer = self.args.layer;
-        let cells = self.sources(to)?.into_iter();
+        let phrasings = self.args.supervised_phrasings;
+        let cells = self.sources(to, phrasings)?.into_iter();
         let target = Target::Cells(
             cells
                 .map(|(prompt, token)| TargetCell {
@@ -255,11 +241,11 @@ impl Bench<'_> {
                 .collect(),
         );
         let control = Supervised {
-            sources: self.sources(from)?,
+            sources: self.sources(from, phrasings)?,
             layer,
             target,
             training: self.training(
-                self.args.steps,
+                self.args.supervised_steps,
                 self.args.supervised_lr,
                 self.args.supervised_beta,
                 kept,
@@ -277,7 +263,7 @@ impl Bench<'_> {
     ) -> Result<Outcome> {
         let words = [from.name, from.people, from.capital].map(str::to_owned);
         let control = Reinforce {
-            sources: self.sources(from)?,
+            sources: self.sources(from, self.args.reinforcement_phrasings)?,
             layer: self.args.layer,
             interpretation: Options {
                 prompt: "[\"<|im_start|>user\\n\",0,0,0,0,0,\"<|im_end|>\\n<|im_start|>assistant\\nSure, I will summarize the message:\"]".parse::<InterpretationPrompt>()?,
@@ -291,16 +277,14 @@ impl Bench<'_> {
                 ..Options::new(model.config())?
             },
             training: self.training(
-                self.args.steps / 2,
+                self.args.reinforcement_steps,
                 self.args.reinforcement_lr,
                 self.args.reinforcement_beta,
                 kept,
             ),
         };
-        let mut reward = WordReward::new(words.to_vec(), When::None)?;
-        if self.args.answers {
-            reward = reward.with_answers(vec![from.capital.to_owned()], self.decoding())?;
-        }
+        let reward = WordReward::new(words.to_vec(), When::None)?;
+        let mut reward = reward.with_answers(vec![from.capital.to_owned()], self.decoding())?;
         Ok(control.run(model, &self.tokenizer, &mut reward, &mut go_on)?)
     }
 
@@ -313,15 +297,13 @@ impl Bench<'_> {
                 batch: 256,
                 max_drift: None,
             }),
-            patience: self.args.patience,
-            max_norm_change: Some(self.args.max_norm_change),
             ..Training::new(steps, lr)
         }
     }
 
     /// The embeddings that are controlled: the country in each phrasing that is trained on.
-    fn sources(&self, country: &Country) -> Result<Vec<(String, usize)>> {
-        let phrasings = TRAINED[..self.args.phrasings].iter();
+    fn sources(&self, country: &Country, phrasings: u64) -> Result<Vec<(String, usize)>> {
+        let phrasings = TRAINED[..phrasings as usize].iter();
         phrasings
             .map(|question| Ok((ask(question, country), self.token(question, country)?)))
             .collect()
