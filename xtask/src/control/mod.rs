@@ -87,7 +87,8 @@ struct Method {
     runs: Vec<Run>,
 }
 
-/// What one edit did. Shares are of the questions that the unedited model answers rightly.
+/// What one edit did. Counted are the questions that the unedited model answers rightly, in supervised
+/// control those about the other country too.
 #[derive(Serialize)]
 struct Run {
     country: &'static str,
@@ -177,15 +178,19 @@ impl Bench<'_> {
                 _ => !answer.contains(from.capital),
             };
             let asked = |questions: &[&str]| -> Result<([usize; 2], Vec<String>)> {
-                let prompts: Vec<String> = questions.iter().map(|q| ask(q, from)).collect();
-                let before = self.answers(&self.model, &prompts)?;
-                let after = self.answers(&model, &prompts)?;
-                let known = before
-                    .iter()
-                    .zip(&after)
-                    .filter(|(b, _)| b.contains(from.capital));
-                let hits = known.clone().filter(|(_, after)| met(after)).count();
-                Ok(([hits, known.count()], after))
+                let of = |country| -> Vec<String> {
+                    questions.iter().map(|q| ask(q, country)).collect()
+                };
+                let before = self.answers(&self.model, &of(from))?;
+                let there = self.answers(&self.model, &of(to))?;
+                let after = self.answers(&model, &of(from))?;
+                // Who does not know the other capital cannot come to tell it.
+                let known: Vec<usize> = (0..questions.len())
+                    .filter(|&i| before[i].contains(from.capital))
+                    .filter(|&i| name == "reinforcement" || there[i].contains(to.capital))
+                    .collect();
+                let hits = known.iter().filter(|&&i| met(&after[i])).count();
+                Ok(([hits, known.len()], after))
             };
             let (prompt, answer) = asked(&[QUESTION])?;
             let (paraphrases, others) = asked(&PARAPHRASES)?;
