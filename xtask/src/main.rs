@@ -1,7 +1,8 @@
-//! Development tasks: `cargo xtask bench`, `faithfulness`, `ptx`, `sim`, `gpu-bundle`.
+//! Development tasks: `cargo xtask bench`, `control`, `faithfulness`, `ptx`, `sim`, `gpu-bundle`.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod control;
 mod faithfulness;
 mod gpu_bundle;
 mod host;
@@ -23,6 +24,8 @@ struct Cli {
 enum Task {
     /// Measure the ops and a sweep on a random-weight checkpoint
     Bench(Box<bench::Args>),
+    /// Measure both methods of control on a real checkpoint
+    Control(control::Args),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
     /// Test the GPU backend in the simulator
@@ -42,6 +45,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
+        Task::Control(args) => control::run(&args),
         Task::Ptx(args) => ptx::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::GpuBundle(args) => gpu_bundle::run(&args),

@@ -1,81 +1,44 @@
 //! `selfie control`.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
 use selfie::control::{
-    CommandReward, ControlError, End, Judge, Observer, Outcome, OutputFile, Probes, Reference,
-    Reinforce, Reward, Step, Supervised, Target, TargetCell, Training, When, WordReward, lines,
+    CommandReward, ControlError, End, Judge, Observer, Outcome, Probes, Push, Reference, Reinforce,
+    Reward, Supervised, Target, TargetCell, Training, Watch, When, WordReward, Write, lines,
 };
 use selfie::interp::{InjectAt, Options, Vector};
 use selfie::kernels::Backend;
-use selfie::llama::{Llama, Tokenizer};
+use selfie::llama::{Llama, Tokenizer, generate_all};
 use selfie::{Model, OpenOptions, Opened, Source, on};
 
 use crate::cells::{list, pairs, tokens};
-use crate::console::{bar, style};
 use crate::control_args::{
-    ControlCommand, InterpretationArgs, ReinforceArgs, SupervisedArgs, TrainingArgs, WhenArg,
+    ControlCommand, InterpretationArgs, PushArg, ReinforceArgs, SupervisedArgs, TrainingArgs,
+    WhenArg, WriteArg,
 };
-use crate::error::{CliError, Result, usage};
+use crate::control_report::Report;
+use crate::error::{Result, usage};
 use crate::open::{load, load_on, open};
 use crate::prompts::{
     interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_name,
     tell_of_prompts,
 };
-use crate::stop::Stop;
-use crate::text::clean;
+use crate::scan::scan;
 
 pub(crate) fn control(command: &ControlCommand) -> Result<()> {
     match command {
         ControlCommand::Supervised(args) => supervised(args),
         ControlCommand::Reinforce(args) => reinforce(args),
+        ControlCommand::Scan(args) => scan(args),
     }
 }
 
 fn supervised(args: &SupervisedArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let (mut layers, mut sources) = (Vec::new(), Vec::new());
-    for prompt in &args.prompt {
-        for (layer, token) in pairs("source", &args.source, opened.encode(prompt)?.len())? {
-            layers.push(layer);
-            sources.push((prompt.clone(), token));
-        }
-    }
-    let layer = layers[0];
-    if let Some(other) = layers.iter().find(|&&other| other != layer) {
-        return usage(format!(
-            "--source {}: layers {layer} and {other}; an edit changes one layer, so give cells of one",
-            args.source
-        ));
-    }
-    let control = Supervised {
-        sources,
-        layer,
-        target: target(args, &opened)?,
-        training: training(
-            &args.training,
-            args.steps,
-            args.interpretation.sampling.seed,
-            &opened,
-        )?,
-        interpretation: if args.interpret {
-            Some(interpretation(&args.interpretation, &opened)?)
-        } else {
-            None
-        },
-    };
-    control.check(&opened.config, &opened.tokenizer)?;
-    let labels = control
-        .sources
-        .iter()
-        .map(|(prompt, token)| label(&opened, prompt, *token));
-    let labels = labels.collect::<Result<_>>()?;
+    let control = supervised_of(args, &opened)?;
+    let labels = labels(&opened, &control.sources)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &args.prompt, quiet)?;
     if let Some(options) = &control.interpretation {
@@ -86,32 +49,23 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
     let tokenizer = &model.opened.tokenizer;
-    let outcome = on!(&mut model.llama, llama => control.run(llama, tokenizer, &mut report))?;
-    report.finish(outcome, args.training.dry_run)
+    on!(&mut model.llama, llama => {
+        let unedited = llama.clone();
+        let outcome = control.run(llama, tokenizer, &mut report)?;
+        let held = held_out(&args.training, &unedited, llama, &model.opened)?;
+        report.finish(outcome, &held, args.training.dry_run)
+    })
 }
 
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let count = opened.encode(&args.prompt)?.len();
-    let tokens = tokens("tokens", &args.tokens, count)?;
-    let seed = args.interpretation.sampling.seed;
-    let control = Reinforce {
-        prompt: args.prompt.clone(),
-        layer: args.layer,
-        tokens: Some(tokens.clone()),
-        interpretation: interpretation(&args.interpretation, &opened)?,
-        training: training(&args.training, args.steps, seed, &opened)?,
-    };
-    control.check(&opened.config, &opened.tokenizer)?;
-    let labels = tokens
-        .iter()
-        .map(|&token| label(&opened, &args.prompt, token));
-    let labels = labels.collect::<Result<_>>()?;
+    let control = reinforce_of(args, &opened)?;
+    let labels = labels(&opened, &control.sources)?;
     // A reward that cannot work is found before the weights are loaded.
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
-    tell_of_prompts(&opened, &[&args.prompt], quiet)?;
+    tell_of_prompts(&opened, &args.prompt, quiet)?;
     let json = args.interpretation.interpretation_prompt.as_deref();
     tell_of_name(json, &opened, quiet)?;
     let interpretation = &control.interpretation;
@@ -120,10 +74,116 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     let mut model = load(opened, quiet)?;
     let judge = reward.load_judge(&model, quiet)?;
     let tokenizer = &model.opened.tokenizer;
-    let outcome = on!(&mut model.llama, llama => {
-        reward.run(&control, llama, tokenizer, judge, &mut report)?
-    });
-    report.finish(outcome, args.training.dry_run)
+    on!(&mut model.llama, llama => {
+        let unedited = llama.clone();
+        let outcome = reward.run(&control, llama, tokenizer, judge, &mut report)?;
+        let held = held_out(&args.training, &unedited, llama, &model.opened)?;
+        report.finish(outcome, &held, args.training.dry_run)
+    })
+}
+
+/// What `control supervised` asks for, checked.
+pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
+    let (mut layers, mut sources) = (Vec::new(), Vec::new());
+    for (prompt, source) in of_each("source", &args.prompt, &args.source)? {
+        for (layer, token) in pairs("source", source, opened.encode(prompt)?.len())? {
+            layers.push(layer);
+            sources.push((prompt.clone(), token));
+        }
+    }
+    let layer = layers[0];
+    if let Some(other) = layers.iter().find(|&&other| other != layer) {
+        return usage(format!(
+            "--source {}: layers {layer} and {other}; an edit changes one layer, so give cells of one",
+            args.source.join(" --source ")
+        ));
+    }
+    let seed = args.interpretation.sampling.seed;
+    let control = Supervised {
+        sources,
+        layer,
+        target: target(args, opened)?,
+        training: training(&args.training, args.steps, seed, opened, &SUPERVISED)?,
+        interpretation: if args.interpret {
+            Some(interpretation(&args.interpretation, opened)?)
+        } else {
+            None
+        },
+    };
+    control.check(&opened.config, &opened.tokenizer)?;
+    Ok(control)
+}
+
+/// What `control reinforce` asks for, checked.
+pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
+    let mut sources = Vec::new();
+    for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
+        let found = tokens("tokens", wanted, opened.encode(prompt)?.len())?;
+        sources.extend(found.into_iter().map(|token| (prompt.clone(), token)));
+    }
+    let seed = args.interpretation.sampling.seed;
+    let default = Defaults {
+        published: args.push == PushArg::Always,
+        ..REINFORCE
+    };
+    let mut training = training(&args.training, args.steps, seed, opened, &default)?;
+    // A program's rewards are its own: only its user knows which is enough.
+    let default = training
+        .stop_reward
+        .filter(|_| args.reward_command.is_none());
+    training.stop_reward = args.stop_reward.or(default);
+    let control = Reinforce {
+        sources,
+        layer: args.layer,
+        interpretation: interpretation(&args.interpretation, opened)?,
+        training,
+    };
+    control.check(&opened.config, &opened.tokenizer)?;
+    Ok(control)
+}
+
+/// Each prompt with its cells: the same of all, or one a prompt.
+fn of_each<'a>(
+    what: &str,
+    prompts: &'a [String],
+    cells: &'a [String],
+) -> Result<Vec<(&'a String, &'a String)>> {
+    if cells.len() != 1 && cells.len() != prompts.len() {
+        return usage(format!(
+            "{} --{what} for {} prompts: give one for all, or one for each",
+            cells.len(),
+            prompts.len()
+        ));
+    }
+    Ok(prompts.iter().zip(cells.iter().cycle()).collect())
+}
+
+/// How the held-out prompts go on before the edit and with it.
+fn held_out<B: Backend>(
+    args: &TrainingArgs,
+    before: &Llama<B>,
+    after: &Llama<B>,
+    opened: &Opened,
+) -> Result<Vec<[String; 3]>> {
+    let ids: Vec<Vec<u32>> = args
+        .held_out
+        .iter()
+        .map(|prompt| opened.encode(prompt))
+        .collect::<Result<_, _>>()?;
+    let decoding = opened.decoding(args.probe_tokens);
+    let texts = |model: &Llama<B>| -> Result<Vec<String>> {
+        let generated = generate_all(model, &ids, &decoding, |_| {})?;
+        let texts = generated
+            .iter()
+            .map(|g| opened.tokenizer.decode(&g.new_ids));
+        Ok(texts.collect::<Result<_, _>>()?)
+    };
+    let (before, after) = (texts(before)?, texts(after)?);
+    let pairs = before.into_iter().zip(after);
+    let all = args.held_out.iter().zip(pairs);
+    Ok(all
+        .map(|(prompt, (before, after))| [prompt.clone(), before, after])
+        .collect())
 }
 
 /// What `--target..` asks for.
@@ -149,7 +209,33 @@ fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
     Ok(Target::Cells(cells))
 }
 
-fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Result<Training> {
+/// What a method takes where an option is not given.
+struct Defaults {
+    lr: f64,
+    beta: f64,
+    /// The published method, without stops and bounds.
+    published: bool,
+}
+
+const SUPERVISED: Defaults = Defaults {
+    lr: 1e-3,
+    beta: 10.0,
+    published: false,
+};
+
+const REINFORCE: Defaults = Defaults {
+    lr: 2e-3,
+    beta: 1.0,
+    published: false,
+};
+
+fn training(
+    args: &TrainingArgs,
+    steps: usize,
+    seed: u64,
+    opened: &Opened,
+    method: &Defaults,
+) -> Result<Training> {
     let betas: Vec<f64> = list("betas", &args.betas)?;
     let Ok(betas) = <[f64; 2]>::try_from(betas) else {
         return usage(format!(
@@ -161,7 +247,7 @@ fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Re
         None => None,
         Some(path) => Some(Reference {
             prompts: lines(path)?,
-            beta: args.beta.unwrap_or(10.0),
+            beta: args.beta.unwrap_or(method.beta),
             batch: args.reference_batch,
             max_drift: args.max_drift,
         }),
@@ -173,13 +259,43 @@ fn training(args: &TrainingArgs, steps: usize, seed: u64, opened: &Opened) -> Re
         prompts: args.probe.clone(),
         decoding: opened.decoding(args.probe_tokens),
     });
+    for prompt in &args.held_out {
+        let tokens = opened.encode(prompt)?.len();
+        opened.config.check_context(tokens + args.probe_tokens)?;
+    }
+    let steps = if args.dry_run { steps.min(1) } else { steps };
+    let lr = args.lr.unwrap_or(method.lr);
+    let default = if method.published {
+        Training::published(steps, lr)
+    } else {
+        Training::new(steps, lr)
+    };
+    let bound = |given: f64| (given != 0.0).then_some(given);
+    let watch = args.watch_tokens.or(default.watch.map(|w| w.new_tokens));
     Ok(Training {
         betas,
         seed,
         stop_below: args.stop_loss,
+        patience: args.patience.unwrap_or(default.patience),
+        write: match args.write {
+            None => default.write,
+            Some(WriteArg::Best) => Write::Best,
+            Some(WriteArg::Last) => Write::Last,
+        },
+        max_norm_change: args.max_norm_change.map_or(default.max_norm_change, bound),
+        watch: watch.filter(|&tokens| tokens > 0).map(|tokens| Watch {
+            new_tokens: tokens,
+            max_surprise: bound(args.max_surprise),
+            ..Watch::default()
+        }),
+        push: if method.published {
+            Push::Always
+        } else {
+            Push::Until
+        },
         reference,
         probes,
-        ..Training::new(if args.dry_run { steps.min(1) } else { steps }, args.lr)
+        ..default
     })
 }
 
@@ -199,8 +315,11 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
     })
 }
 
+/// Tokens of an answer in which --answer-words are looked for.
+const ANSWER_TOKENS: usize = 24;
+
 /// Where rewards come from.
-enum RewardSource {
+pub(crate) enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
     /// A judge, and the model that it asks until that is loaded; `None` is the controlled model.
@@ -208,13 +327,17 @@ enum RewardSource {
 }
 
 impl RewardSource {
-    fn open(args: &ReinforceArgs, opened: &Opened) -> Result<Self> {
+    pub(crate) fn open(args: &ReinforceArgs, opened: &Opened) -> Result<Self> {
         if let Some(text) = &args.reward_words {
             let when = match args.reward_when {
                 WhenArg::None => When::None,
                 WhenArg::Any => When::Any,
             };
-            return Ok(Self::Words(WordReward::new(words(text), when)?));
+            let mut reward = WordReward::new(words(text), when)?;
+            if let Some(text) = &args.answer_words {
+                reward = reward.with_answers(words(text), opened.decoding(ANSWER_TOKENS))?;
+            }
+            return Ok(Self::Words(reward));
         }
         if let Some(command) = &args.reward_command {
             let seconds = Duration::try_from_secs_f64(args.reward_timeout);
@@ -264,7 +387,7 @@ impl RewardSource {
     }
 
     /// Loads the model that a judge asks, beside the one that is controlled.
-    fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Model>> {
+    pub(crate) fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Model>> {
         let Self::Judge(_, other) = self else {
             return Ok(None);
         };
@@ -272,16 +395,16 @@ impl RewardSource {
         other.take().map(load).transpose()
     }
 
-    fn run<B: Backend>(
+    pub(crate) fn run<B: Backend>(
         self,
         control: &Reinforce,
         llama: &mut Llama<B>,
         tokenizer: &Tokenizer,
         judge_model: Option<Model>,
-        report: &mut Report,
+        observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let mut run = |reward: &mut dyn Reward<B>| -> Result<Outcome> {
-            Ok(control.run(llama, tokenizer, reward, report)?)
+            Ok(control.run(llama, tokenizer, reward, observer)?)
         };
         match (self, judge_model) {
             (Self::Words(mut words), _) => run(&mut words),
@@ -306,195 +429,17 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     text.split(',').map(|word| word.trim().to_owned()).collect()
 }
 
+/// What the lines of a step call the embeddings.
+fn labels(opened: &Opened, sources: &[(String, usize)]) -> Result<Vec<String>> {
+    let labels = sources.iter();
+    labels
+        .map(|(prompt, token)| label(opened, prompt, *token))
+        .collect()
+}
+
 /// A token of a prompt, as a step's line calls it.
 fn label(opened: &Opened, prompt: &str, token: usize) -> Result<String> {
     let ids = opened.tokenizer.encode(prompt)?;
     let piece = opened.tokenizer.decode_all(&ids[token..=token])?;
     Ok(format!("{token} {piece:?}"))
-}
-
-/// Tells of each step: a line on stdout, an object in the log, the bar on stderr. Ctrl-C ends the run and keeps the edit so far.
-struct Report {
-    labels: Vec<String>,
-    log: Option<(OutputFile, File)>,
-    edit: Option<OutputFile>,
-    bar: ProgressBar,
-    quiet: bool,
-    stop: Stop,
-    error: Option<CliError>,
-}
-
-impl Report {
-    fn open(args: &TrainingArgs, labels: Vec<String>, steps: usize, quiet: bool) -> Result<Self> {
-        // Before there is a file that somebody who waits for it could see.
-        let stop = Stop::listen();
-        let (mut edit, mut log) = (None, None);
-        if !args.dry_run {
-            edit = args.out.as_deref().map(OutputFile::new).transpose()?;
-            if let Some(path) = &args.log {
-                let mut out = OutputFile::new(path)?;
-                let file = out.file()?;
-                log = Some((out, file));
-            }
-        }
-        let bar = bar(steps as u64, quiet).with_style(style(
-            "{bar:30} step {pos}/{len} {elapsed} gone, {eta} left",
-        ));
-        Ok(Self {
-            labels,
-            log,
-            edit,
-            bar,
-            quiet,
-            stop,
-            error: None,
-        })
-    }
-
-    fn write(&mut self, step: &Step) -> Result<()> {
-        if let Some((out, file)) = &mut self.log {
-            let written = serde_json::to_string(step)
-                .map_err(io::Error::from)
-                .and_then(|json| writeln!(file, "{json}"));
-            written.map_err(|source| out.failed(source))?;
-        }
-        let text = self.lines(step);
-        let printed = self.bar.suspend(|| {
-            let mut out = io::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush())
-        });
-        printed.map_err(CliError::Stdout)
-    }
-
-    fn lines(&self, step: &Step) -> String {
-        let mut text = format!("step {:<4} loss {:<12.6}", step.step, step.loss);
-        if let (Some(keep), Some(drift)) = (step.keep_loss, step.drift) {
-            text += &format!(" keep {keep:<12.6} drift {drift:<10.6}");
-        }
-        text = text.trim_end().to_owned() + "\n";
-        for (index, (label, said)) in self.labels.iter().zip(&step.interpretations).enumerate() {
-            let reward = match step.rewards.get(index) {
-                Some(_) if step.undecided.contains(&index) => "    ?".to_owned(),
-                Some(reward) => format!("{reward:>5}"),
-                None => String::new(),
-            };
-            text += &format!("  {reward} {label:16} {}\n", clean(said.trim()));
-        }
-        for said in &step.probes {
-            text += &format!("  probe: {}\n", clean(said.trim()));
-        }
-        text
-    }
-
-    /// Writes the edit and says how it ended.
-    fn finish(mut self, outcome: Outcome, dry_run: bool) -> Result<()> {
-        self.bar.finish_and_clear();
-        let updates = outcome.updates();
-        let complete = self.error.is_none()
-            && match outcome.end {
-                End::Steps | End::LossBelow { .. } => true,
-                End::Drift { .. } => updates > 0,
-                _ => false,
-            };
-        let mut kept = match self.edit.take() {
-            _ if dry_run => "dry run: nothing is written".to_owned(),
-            Some(out) if updates > 0 => {
-                let place = write_edit(out, &outcome, complete)?;
-                format!("the edit of {updates} updates is in {place}")
-            }
-            _ => "there was no update: no edit is written".to_owned(),
-        };
-        if let Some((out, _)) = self.log.take()
-            && !outcome.steps.is_empty()
-        {
-            let older = out.path().display().to_string();
-            let place = put(out, complete)?;
-            if place != older {
-                kept += &format!("; the log is in {place}");
-            }
-        }
-        let mut failed = self.error.take();
-        match outcome.end {
-            _ if failed.is_some() => {}
-            End::Failed(error) => failed = Some((*error).into()),
-            End::Drift { drift, bound } if updates == 0 => {
-                return Err(CliError::NoUpdate { drift, bound });
-            }
-            End::Steps => {}
-            end if !self.quiet => eprintln!("note: {end}"),
-            _ => {}
-        }
-        if let Some(error) = failed {
-            return Err(CliError::Stopped {
-                error: Box::new(error),
-                done: kept,
-            });
-        }
-        let meta = &outcome.edit.meta;
-        let mut text = format!("after {updates} updates:");
-        for (name, value) in [
-            ("loss", meta.final_loss),
-            ("keep", meta.final_keep_loss),
-            ("drift", meta.final_drift),
-        ] {
-            if let Some(value) = value {
-                text += &format!(" {name} {value:.6}");
-            }
-        }
-        let mut out = io::stdout().lock();
-        writeln!(out, "{text}\n{kept}").map_err(CliError::Stdout)?;
-        if self.stop.is_asked_for() {
-            return Err(CliError::ControlInterrupted { updates });
-        }
-        Ok(())
-    }
-}
-
-/// Writes the edit, and says where it is.
-fn write_edit(mut out: OutputFile, outcome: &Outcome, complete: bool) -> Result<String> {
-    let mut file = out.file()?;
-    let written = outcome
-        .edit
-        .to_bytes()
-        .and_then(|bytes| file.write_all(&bytes));
-    written.map_err(|source| out.failed(source))?;
-    put(out, complete)
-}
-
-/// Puts a file in its place; the result of a run that failed only where there is no older one. Says where it is.
-fn put(out: OutputFile, complete: bool) -> Result<String> {
-    let path = out.path().display().to_string();
-    if complete {
-        out.finish()?;
-        return Ok(path);
-    }
-    Ok(match out.keep()? {
-        Some(partial) => format!("{}, beside the older {path}", partial.display()),
-        None => path,
-    })
-}
-
-impl Observer for Report {
-    fn step(&mut self, step: &Step) -> ControlFlow<()> {
-        if let Err(error) = self.write(step) {
-            self.error = Some(error);
-            return ControlFlow::Break(());
-        }
-        self.bar.set_position(step.step as u64 + 1);
-        let empty = |text: &&String| text.trim().is_empty();
-        let empty = step.interpretations.iter().filter(empty).count();
-        if empty > 0 && 2 * empty >= step.interpretations.len() && step.step == 0 && !self.quiet {
-            let all = step.interpretations.len();
-            self.bar.suspend(|| {
-                eprintln!(
-                    "note: {empty} of {all} interpretations are empty at the first step: the model ended the text at \
-                     once, and that is what is rewarded; another end of the interpretation prompt may help"
-                );
-            });
-        }
-        if self.stop.is_asked_for() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
 }

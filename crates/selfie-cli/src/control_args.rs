@@ -14,19 +14,40 @@ pub(crate) enum ControlCommand {
     Supervised(Box<SupervisedArgs>),
     /// Interpret a prompt's embeddings, reward what they say, and train on it
     Reinforce(Box<ReinforceArgs>),
+    /// Try layers, rates and weights on a short run each: scan --layers 2..14 --lr 1e-3,3e-3 reinforce ...
+    Scan(ScanArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScanArgs {
+    /// The layers: A..B, A..=B or a list; they take the place of --layer, or of the layers in --source and --target
+    #[arg(long, value_name = "LAYERS")]
+    pub(crate) layers: Option<String>,
+    /// The values of --lr
+    #[arg(long, value_name = "RATE,..")]
+    pub(crate) lr: Option<String>,
+    /// The values of --beta
+    #[arg(long, value_name = "BETA,..")]
+    pub(crate) beta: Option<String>,
+    /// A file with a JSON object a run. A run that is in it is not done again
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) table: Option<PathBuf>,
+    /// supervised or reinforce with its options, but those that are scanned and without --out
+    #[arg(
+        value_name = "METHOD ..",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) method: Vec<String>,
 }
 
 /// What both methods have in common.
 #[derive(Args, Debug)]
 pub(crate) struct TrainingArgs {
-    /// The step size of Adam
-    #[arg(
-        long,
-        value_name = "RATE",
-        default_value_t = 3e-4,
-        allow_negative_numbers = true
-    )]
-    pub(crate) lr: f64,
+    /// The step size of Adam [default: 1e-3 supervised, 2e-3 reinforce]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    pub(crate) lr: Option<f64>,
     /// The decays of Adam's moments
     #[arg(
         long,
@@ -41,7 +62,7 @@ pub(crate) struct TrainingArgs {
     /// A file with a prompt a line, whose states should stay as they are
     #[arg(long, value_name = "FILE")]
     pub(crate) reference: Option<PathBuf>,
-    /// The weight of what should stay [default: 10]
+    /// The weight of what should stay [default: 10 supervised, 1 reinforce]
     #[arg(
         long,
         value_name = "BETA",
@@ -52,7 +73,8 @@ pub(crate) struct TrainingArgs {
     /// Most tokens of the reference prompts in a step
     #[arg(long, value_name = "N", default_value_t = 256, requires = "reference")]
     pub(crate) reference_batch: usize,
-    /// Stop, and take the last update back, when the mean KL divergence on the reference prompts passes this
+    /// Stop, and take the last update back, when the mean KL divergence on the reference prompts, or on the model's own
+    /// answers to them, passes this
     #[arg(
         long,
         value_name = "NATS",
@@ -60,6 +82,33 @@ pub(crate) struct TrainingArgs {
         requires = "reference"
     )]
     pub(crate) max_drift: Option<f64>,
+    /// Looks more, from the next one on, at which --stop-loss or --stop-reward has to hold [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) patience: Option<usize>,
+    /// Which look is written: the best by loss or reward, then by drift, or the last; both within all bounds
+    /// [default: best]
+    #[arg(long, value_enum)]
+    pub(crate) write: Option<WriteArg>,
+    /// Stop, and take the last update back, when the norm of an embedding is more than this times what it was, or less
+    /// than its inverse; 0 sets no bound [default: 3]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub(crate) max_norm_change: Option<f64>,
+    /// Tokens that are written after the controlled prompts at each step, to see what becomes of them; 0 leaves it out
+    /// [default: 24]
+    #[arg(long, value_name = "N")]
+    pub(crate) watch_tokens: Option<usize>,
+    /// Stop, and take the last update back, when what the model writes surprises the unedited one by this much more
+    /// than before, in nats a token; 0 sets no bound
+    #[arg(
+        long,
+        value_name = "NATS",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) max_surprise: f64,
+    /// Continue this prompt before the edit and with it, in the report; can be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) held_out: Vec<String>,
     /// Continue this prompt before each update; can be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) probe: Vec<String>,
@@ -120,9 +169,15 @@ pub(crate) struct SupervisedArgs {
     /// The prompt whose embeddings are changed; given several times, the cells of each
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
-    /// The cells that are changed, all of one layer, counted as in hidden_states: 7:3,7:4; tokens from the end: 7:-1
-    #[arg(long, value_name = "L:T,..", allow_hyphen_values = true)]
-    pub(crate) source: String,
+    /// The cells that are changed, all of one layer, counted as in hidden_states: 7:3,7:4; tokens from the end: 7:-1;
+    /// given several times, those of each prompt in turn
+    #[arg(
+        long,
+        value_name = "L:T,..",
+        required = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) source: Vec<String>,
     /// The prompt of the target; given several times, the mean over all
     #[arg(
         long,
@@ -146,7 +201,7 @@ pub(crate) struct SupervisedArgs {
     #[arg(long, value_name = "NAME", requires = "target_vector")]
     pub(crate) tensor: Option<String>,
     /// Most updates
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 12)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) training: TrainingArgs,
@@ -161,26 +216,38 @@ pub(crate) struct SupervisedArgs {
 pub(crate) struct ReinforceArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The prompt whose embeddings are interpreted and changed
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    /// The prompt whose embeddings are interpreted and changed; can be given several times
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) prompt: Vec<String>,
     /// Their layer, counted as in hidden_states
     #[arg(long, value_name = "L", allow_negative_numbers = true)]
     pub(crate) layer: usize,
-    /// Their tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1
+    /// Their tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; given several times, those of
+    /// each prompt in turn
     #[arg(
         long,
         value_name = "TOKENS",
         default_value = "all",
         allow_hyphen_values = true
     )]
-    pub(crate) tokens: String,
+    pub(crate) tokens: Vec<String>,
     /// Reward by words that an interpretation mentions: 1 or -1
     #[arg(long, value_name = "W,W", conflicts_with_all = ["judge", "reward_command"])]
     pub(crate) reward_words: Option<String>,
     /// When --reward-words gives 1: none of them is mentioned, or any
     #[arg(long, value_enum, default_value = "none", requires = "reward_words")]
     pub(crate) reward_when: WhenArg,
+    /// Words that count in what the model answers to the prompt, as --reward-words do in the interpretations; both have
+    /// to be as they should
+    #[arg(long, value_name = "W,W", requires = "reward_words")]
+    pub(crate) answer_words: Option<String>,
+    /// Stop when the mean reward is this [default: 1 for words and judges]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub(crate) stop_reward: Option<f64>,
+    /// Which embeddings are pushed: those that have not their reward yet, or all; always is the published method, and
+    /// leaves out --stop-reward, --patience, --max-norm-change, --watch-tokens and --write best, where they are not given
+    #[arg(long, value_enum, default_value = "until")]
+    pub(crate) push: PushArg,
     /// Reward by a model's answer; the folder of --model means the controlled model itself, with the edit so far
     #[arg(
         long,
@@ -214,7 +281,7 @@ pub(crate) struct ReinforceArgs {
     )]
     pub(crate) reward_timeout: f64,
     /// Most updates
-    #[arg(long, value_name = "N", default_value_t = 11)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) steps: usize,
     #[command(flatten)]
     pub(crate) training: TrainingArgs,
@@ -226,6 +293,18 @@ pub(crate) struct ReinforceArgs {
 pub(crate) enum WhenArg {
     None,
     Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PushArg {
+    Until,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WriteArg {
+    Best,
+    Last,
 }
 
 #[derive(Debug, Subcommand)]
@@ -266,6 +345,8 @@ pub(crate) enum EvalCommand {
     Choices(ChoicesArgs),
     /// An instruction a line: how often the continuation mentions given words
     Behaviours(BehavioursArgs),
+    /// CSV with prompt, target, paraphrases, neighbours: efficacy, paraphrase, specificity and their harmonic mean
+    Rewrites(RewritesArgs),
     /// A text a line: how far the edits move the next-token distributions
     Drift(DriftArgs),
 }
@@ -289,6 +370,21 @@ pub(crate) struct FactsArgs {
     /// CSV with the columns prompt, attribute
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) suite: SuiteArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RewritesArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// CSV with the columns prompt, target, paraphrases, neighbours; the last two are JSON lists, or have | between
+    /// prompts. With a column attribute, that is what neighbours should say
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) data: PathBuf,
+    /// What is continued, with {} for the prompt
+    #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
+    pub(crate) template: String,
     #[command(flatten)]
     pub(crate) suite: SuiteArgs,
 }

@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use selfie::control::{DriftMeter, OutputFile, Score, Suite, behaviours, choices, facts, lines};
+use selfie::control::{
+    Case, DriftMeter, OutputFile, Score, Suite, behaviours, choices, facts, harmonic_mean, lines,
+    rewrites,
+};
 use selfie::llama::Decoding;
 use selfie::{Model, Opened, on};
 
@@ -11,7 +14,7 @@ use crate::args::ModelArgs;
 use crate::console::{bar, style};
 use crate::control::words;
 use crate::control_args::{
-    BehavioursArgs, ChoicesArgs, DriftArgs, EvalCommand, FactsArgs, SuiteArgs,
+    BehavioursArgs, ChoicesArgs, DriftArgs, EvalCommand, FactsArgs, RewritesArgs, SuiteArgs,
 };
 use crate::error::{CliError, Result, usage};
 use crate::open::{load_unedited, open};
@@ -22,12 +25,14 @@ pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
         EvalCommand::Facts(args) => &args.model,
         EvalCommand::Choices(args) => &args.model,
         EvalCommand::Behaviours(args) => &args.model,
+        EvalCommand::Rewrites(args) => &args.model,
         EvalCommand::Drift(args) => &args.model,
     })?;
     match command {
         EvalCommand::Facts(args) => of_facts(args),
         EvalCommand::Choices(args) => of_choices(args),
         EvalCommand::Behaviours(args) => of_behaviours(args),
+        EvalCommand::Rewrites(args) => of_rewrites(args),
         EvalCommand::Drift(args) => of_drift(args),
     }
 }
@@ -53,6 +58,11 @@ fn of_behaviours(args: &BehavioursArgs) -> Result<()> {
         return usage(format!("--words {:?}: a word is empty", args.words));
     }
     let suite = behaviours(&args.data, &args.template, &words)?;
+    run(open(&args.model)?, &suite, &args.suite, &args.model)
+}
+
+fn of_rewrites(args: &RewritesArgs) -> Result<()> {
+    let suite = rewrites(&args.data, &args.template)?;
     run(open(&args.model)?, &suite, &args.suite, &args.model)
 }
 
@@ -130,21 +140,36 @@ fn table(scores: &[Vec<Score>]) -> String {
         }
         text.push('\n');
     }
+    // The measures of rewrites are of one group, and make one score.
+    if scores[0].iter().any(|score| score.measure == "specificity") {
+        text += &format!("{:20} {:>7}", "harmonic mean", "");
+        for pass in scores {
+            text += &format!(" {:>7.1}%", 100.0 * harmonic_mean(pass));
+        }
+        text.push('\n');
+    }
     text
 }
 
 /// A row a continuation: where it comes from, the text before and after, and what was found in each (1 or 0).
-fn write_texts(
+fn write_texts<'a>(
     writer: &mut csv::Writer<File>,
-    suite: &Suite,
+    suite: &'a Suite,
     texts: &[Vec<String>],
 ) -> csv::Result<()> {
     let names = ["before", "after"];
     let mut header: Vec<String> = suite.columns.iter().map(|c| (*c).to_owned()).collect();
     for name in &names[..texts.len()] {
         header.push((*name).to_owned());
-        let measures = suite.cases.iter().take(1).flat_map(|case| &case.measures);
-        header.extend(measures.map(|measure| format!("{name}: {}", measure.name)));
+        let measures = |case: &'a Case| case.measures.iter().map(|m| &m.name[..]);
+        let first: Vec<&str> = suite.cases.iter().take(1).flat_map(measures).collect();
+        let same = |case| measures(case).eq(first.iter().copied());
+        if suite.cases.iter().all(same) {
+            header.extend(first.iter().map(|measure| format!("{name}: {measure}")));
+        } else {
+            // Each row says itself what is measured.
+            header.push(format!("{name}: found"));
+        }
     }
     writer.write_record(&header)?;
     for (index, case) in suite.cases.iter().enumerate() {

@@ -111,6 +111,8 @@ fn reinforcement_by_a_program_agrees_with_pytorch() {
                 &steps.len().to_string(),
                 "--lr",
                 &case["lr"].to_string(),
+                "--push",
+                "always",
                 "--max-new-tokens",
                 "4",
                 "--reward-command",
@@ -151,7 +153,7 @@ fn reinforcement_by_a_program_agrees_with_pytorch() {
             for (at, line) in heard.iter().enumerate() {
                 let (step, token) = (at / tokens, at % tokens);
                 let want = json!({"step": step, "layer": case["source_layer"], "token": token,
-                    "interpretation": log[step]["interpretations"][token]});
+                    "interpretation": log[step]["interpretations"][token], "prompt": case["prompt"]});
                 assert_eq!(*line, want);
             }
         }
@@ -278,6 +280,118 @@ fn the_drift_gate_says_so() {
     );
     assert!(outcome.stderr.contains("0.01"), "{}", outcome.stderr);
     assert!(folder.path("edit.safetensors").exists());
+}
+
+/// What is asked of the model has the reward at the first look: a run stops after its patience, and there is nothing to
+/// write. Two prompts, and tokens of each.
+#[test]
+fn a_run_stops_when_it_has_its_reward() {
+    let folder = Folder::new();
+    let edit = folder.at("edit.safetensors");
+    let args = [
+        "--prompt",
+        "a type of drink",
+        "--prompt",
+        "human and alien are equal",
+        "--tokens",
+        "1,2",
+        "--tokens",
+        "3",
+        "--layer",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--reward-words",
+        "unsaid",
+        "--patience",
+        "2",
+        "--held-out",
+        "a drink",
+        "--out",
+        &edit,
+        "--log",
+        &folder.at("log.jsonl"),
+    ];
+    let model = dir("llama2-mha");
+    let outcome = selfie(&["control", "reinforce"], &model, &args);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("mean reward 1"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stdout.contains("no edit is written"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        outcome.stdout.contains("held out: a drink"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(!Path::new(&edit).exists());
+    let log = folder.jsonl("log.jsonl");
+    assert_eq!(log.len(), 3);
+    assert_eq!(log[0]["rewards"], json!([1.0, 1.0, 1.0]));
+    assert_eq!(log[2]["norm_change"], json!(1.0));
+}
+
+#[test]
+fn a_scan_goes_on_where_it_was() {
+    let folder = Folder::new();
+    let table = folder.at("table.jsonl");
+    let model = dir("llama2-mha");
+    let scan = |lr: &str| {
+        let args = ["control", "scan", "--layers", "1..=2", "--lr", lr];
+        let rest = ["--table", &table, "supervised", "--model"];
+        let cells = [
+            "--quiet",
+            "--prompt",
+            "a type of drink",
+            "--source",
+            "9:2",
+            "--target-prompt",
+            "human and alien are equal",
+            "--target",
+            "9:3",
+            "--steps",
+            "2",
+            "--watch-tokens",
+            "0",
+        ];
+        let args = [&args[..], &rest, &[model.to_str().unwrap()], &cells].concat();
+        let outcome = common::run(&args);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stdout
+    };
+    scan("1e-3");
+    let first = fs::read_to_string(&table).unwrap();
+    assert_eq!(first.lines().count(), 2);
+    let said = scan("1e-3,1e-2");
+    let both = fs::read_to_string(&table).unwrap();
+    assert!(both.starts_with(&first), "{both}");
+    let rows = folder.jsonl("table.jsonl");
+    assert_eq!(rows.len(), 4);
+    // The best line is that of the least share of the first loss.
+    let least = rows.iter().min_by(|a, b| {
+        a["loss"]
+            .as_f64()
+            .unwrap()
+            .total_cmp(&b["loss"].as_f64().unwrap())
+    });
+    let best = least.unwrap();
+    let end = said.lines().last().unwrap();
+    assert!(
+        end.starts_with("best: selfie control supervised --model"),
+        "{end}"
+    );
+    let layer = &best["layer"];
+    assert!(end.contains(&format!("--source {layer}:2")), "{end}");
+    assert!(
+        end.ends_with(&format!("--lr {:e}", best["lr"].as_f64().unwrap())),
+        "{end}"
+    );
 }
 
 #[test]

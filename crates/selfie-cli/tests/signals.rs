@@ -184,7 +184,8 @@ fn an_interrupted_control_keeps_the_edit_and_the_log() {
                 "--reward-words",
                 "e",
             ])
-            .args(["--max-new-tokens", "4", "--out", &edit, "--log", &log])
+            .args(["--max-new-tokens", "4", "--push", "always"])
+            .args(["--out", &edit, "--log", &log])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

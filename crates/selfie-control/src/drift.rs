@@ -7,6 +7,7 @@ use selfie_kernels::Backend;
 use selfie_llama::{
     Capture, Feed, Llama, Pass, PromptSite, Session, SessionSize, Site, Slot, Want, capture,
 };
+use serde::Serialize;
 
 use crate::Result;
 
@@ -16,7 +17,7 @@ const PASS_ROWS: usize = 512;
 const LOGIT_ROWS: usize = 32;
 
 /// What an edit changed at the next token of every position.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Drift {
     /// The mean Kullback-Leibler divergence of the edited distributions from the unedited ones, in nats.
     pub kl: f64,
@@ -38,6 +39,8 @@ pub struct DriftMeter<B: Backend> {
     /// The residual stream before the final norm, by the unedited model.
     before: B::Rows,
     after: B::Rows,
+    /// The rows of these that are compared.
+    compared: Vec<usize>,
     session: Session<B>,
 }
 
@@ -55,6 +58,7 @@ impl<B: Backend> DriftMeter<B> {
         size.rows = size.rows.min(PASS_ROWS);
         size.own[..layer].fill(0);
         let mut meter = Self {
+            compared: (0..total).collect(),
             layer,
             texts: texts.to_vec(),
             groups,
@@ -68,13 +72,31 @@ impl<B: Backend> DriftMeter<B> {
         Ok(meter)
     }
 
+    /// The same, but only the distributions of the tokens from `begins[i]` on (at least 1) are compared in text `i`.
+    pub(crate) fn of_endings(
+        model: &Llama<B>,
+        texts: &[Vec<u32>],
+        begins: &[usize],
+        layer: usize,
+    ) -> Result<Self> {
+        let mut meter = Self::new(model, texts, layer)?;
+        meter.compared.clear();
+        let mut first = 0;
+        for (text, &begin) in texts.iter().zip(begins) {
+            // A row's logits are the distribution of the token after it.
+            meter
+                .compared
+                .extend(first + begin - 1..first + text.len() - 1);
+            first += text.len();
+        }
+        Ok(meter)
+    }
+
     /// Compares the model as it is now with what it was.
     pub fn measure(&mut self, model: &Llama<B>) -> Result<Drift> {
         self.pass(model)?;
-        let total = model.backend().len(&self.after);
-        let rows: Vec<usize> = (0..total).collect();
         let (mut kl, mut same) = (0.0, 0);
-        for rows in rows.chunks(LOGIT_ROWS) {
+        for rows in self.compared.chunks(LOGIT_ROWS) {
             let before = logits(&mut self.session, &self.before, rows)?;
             let after = logits(&mut self.session, &self.after, rows)?;
             let pairs: Vec<(f64, bool)> = before
@@ -88,6 +110,7 @@ impl<B: Backend> DriftMeter<B> {
                 same += usize::from(agrees);
             }
         }
+        let total = self.compared.len();
         let positions = total.max(1) as f64;
         Ok(Drift {
             kl: kl / positions,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{ControlError, OutputFile, Result};
+use crate::{ControlError, Figure, OutputFile, Result};
 
 /// The key of the metadata of an edit file. One key, so that the same edit is the same bytes.
 const META_KEY: &str = "selfie_edit";
@@ -57,6 +57,15 @@ pub struct EditMeta {
     pub final_keep_loss: Option<f64>,
     /// The drift with all updates.
     pub final_drift: Option<f64>,
+    /// The mean reward before each update; empty in supervised control.
+    #[serde(default)]
+    pub rewards: Vec<f64>,
+    /// The mean reward with all updates.
+    #[serde(default)]
+    pub final_reward: Option<f64>,
+    /// What was measured at the end, without the edit and with it.
+    #[serde(default)]
+    pub report: Vec<Figure>,
 }
 
 /// The numbers that tell one model's shape from another's.

@@ -84,6 +84,66 @@ pub fn facts(path: &Path) -> Result<Suite> {
     })
 }
 
+/// Rewrites: columns `prompt, target, paraphrases, neighbours`, the last two each a JSON list of prompts, or prompts with
+/// `|` between them; `target` is what is to be said. Measured, as CounterFact's rewrites are (arXiv 2202.05262, section
+/// 3.3), but by what is generated: efficacy, the share of prompts whose continuation mentions the target; paraphrase, the
+/// same of the paraphrases; specificity, the share of neighbours that do not mention it, or, with a column `attribute`,
+/// that mention this. [`harmonic_mean`] makes one score of the three. `template` has a place `{}` for each prompt.
+pub fn rewrites(path: &Path, template: &str) -> Result<Suite> {
+    check_template(template, "{}")?;
+    let with_attribute = columns_of(path)?.iter().any(|name| name == "attribute");
+    let attribute = if with_attribute {
+        "attribute"
+    } else {
+        "target"
+    };
+    let columns = ["prompt", "target", "paraphrases", "neighbours", attribute];
+    let mut cases = Vec::new();
+    for [prompt, target, paraphrases, neighbours, attribute] in records(path, columns)? {
+        let mut case = |measure: &str, prompt: &str, look: Look| {
+            cases.push(Case {
+                group: String::new(),
+                values: vec![measure.to_owned(), prompt.to_owned(), target.clone()],
+                prompt: template.replace("{}", prompt),
+                measures: vec![Measure {
+                    name: measure.to_owned(),
+                    look,
+                }],
+            });
+        };
+        let said = || Look::Any(vec![target.clone()]);
+        case("efficacy", &prompt, said());
+        for paraphrase in prompts_in(&paraphrases) {
+            case("paraphrase", &paraphrase, said());
+        }
+        for neighbour in prompts_in(&neighbours) {
+            let word = vec![attribute.clone()];
+            let look = if with_attribute {
+                Look::Any(word)
+            } else {
+                Look::None(word)
+            };
+            case("specificity", &neighbour, look);
+        }
+    }
+    Ok(Suite {
+        columns: vec!["measure", "prompt", "target"],
+        cases,
+    })
+}
+
+/// A JSON list of texts, or texts with `|` between them.
+fn prompts_in(text: &str) -> Vec<String> {
+    serde_json::from_str(text)
+        .unwrap_or_else(|_| text.split('|').map(|part| part.trim().to_owned()).collect())
+}
+
+/// The harmonic mean of the scores' shares: 0 where one of them is.
+pub fn harmonic_mean(scores: &[Score]) -> f64 {
+    let inverse: f64 = scores.iter().map(|score| 1.0 / score.share).sum();
+    scores.len() as f64 / inverse
+}
+
 /// Choices: columns `prompt, question, answer`, and a template with `{prompt}` and `{question}`. Measured: the share of
 /// continuations that mention the answer, and that of each of `others`.
 pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> {
@@ -209,7 +269,8 @@ impl Look {
     }
 }
 
-/// The lines of a file that are not blank.
+/// The lines of a file that are not blank. A line that is a JSON string is the text that it stands for, such as a prompt
+/// with line breaks.
 pub fn lines(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|source| ControlError::Read {
         path: path.to_owned(),
@@ -218,7 +279,7 @@ pub fn lines(path: &Path) -> Result<Vec<String>> {
     let lines: Vec<String> = text
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .map(str::to_owned)
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.to_owned()))
         .collect();
     if lines.is_empty() {
         return Err(data(path, "it has no line with text".to_owned()));
@@ -227,11 +288,7 @@ pub fn lines(path: &Path) -> Result<Vec<String>> {
 }
 
 /// The rows of a CSV file with a header, which may have more columns than are asked for.
-fn read<const N: usize>(
-    path: &Path,
-    columns: [&str; N],
-    case: impl Fn([String; N]) -> Case,
-) -> Result<Vec<Case>> {
+fn records<const N: usize>(path: &Path, columns: [&str; N]) -> Result<Vec<[String; N]>> {
     let failed = |error: csv::Error| data(path, error.to_string());
     let file = std::fs::File::open(path).map_err(|source| ControlError::Read {
         path: path.to_owned(),
@@ -255,7 +312,7 @@ fn read<const N: usize>(
                 )
             })?;
     }
-    let mut cases = Vec::new();
+    let mut rows = Vec::new();
     for record in reader.records() {
         let record: StringRecord = record.map_err(failed)?;
         let values = places.map(|place| record.get(place).unwrap_or("").to_owned());
@@ -267,12 +324,33 @@ fn read<const N: usize>(
                 format!("line {line} has nothing in column \"{column}\""),
             ));
         }
-        cases.push(case(values));
+        rows.push(values);
     }
-    if cases.is_empty() {
+    if rows.is_empty() {
         return Err(data(path, "it has no rows".to_owned()));
     }
-    Ok(cases)
+    Ok(rows)
+}
+
+/// The names in a CSV file's header.
+fn columns_of(path: &Path) -> Result<Vec<String>> {
+    let failed = |error: csv::Error| data(path, error.to_string());
+    let file = std::fs::File::open(path).map_err(|source| ControlError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut reader = csv::Reader::from_reader(file);
+    let header = reader.headers().map_err(failed)?;
+    Ok(header.iter().map(|name| name.trim().to_owned()).collect())
+}
+
+/// A case for each row.
+fn read<const N: usize>(
+    path: &Path,
+    columns: [&str; N],
+    case: impl Fn([String; N]) -> Case,
+) -> Result<Vec<Case>> {
+    Ok(records(path, columns)?.into_iter().map(case).collect())
 }
 
 fn data(path: &Path, reason: String) -> ControlError {

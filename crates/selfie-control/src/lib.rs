@@ -56,13 +56,16 @@ mod states;
 mod step;
 mod supervised;
 mod training;
+mod watch;
 
 pub use drift::{Drift, DriftMeter};
 pub use edit::{BaseShape, Edit, EditMeta, EditStack};
 pub use error::{ControlError, Result};
-pub use eval::{Case, Look, Measure, Score, Suite, behaviours, choices, facts, lines};
+pub use eval::{
+    Case, Look, Measure, Score, Suite, behaviours, choices, facts, harmonic_mean, lines, rewrites,
+};
 pub use export::{Exported, export};
-pub use options::{Probes, Reference, Training};
+pub use options::{Probes, Push, Reference, Training, Watch, Write};
 pub use output::{OutputFile, OutputFolder};
 pub use reinforce::Reinforce;
 pub use reward::{
@@ -71,3 +74,4 @@ pub use reward::{
 pub use step::{End, Observer, Outcome, Step};
 pub use supervised::{Supervised, Target, TargetCell};
 pub use training::TrainedMlp;
+pub use watch::{Figure, Watched, Written};

@@ -5,23 +5,23 @@ use selfie_kernels::Backend;
 use selfie_llama::{Llama, LlamaConfig, Tokenizer};
 use serde_json::json;
 
-use crate::options::{check_interpretation, check_layer, check_token, describe_interpretation};
+use crate::options::{
+    check_interpretation, check_layer, check_sources, describe_interpretation, describe_sources,
+};
 use crate::reward::{Interpreted, Reward, Verdicts};
 use crate::run::{Loss, Now, Objective, Sources, train};
 use crate::states::interpret_embeddings;
-use crate::{ControlError, Observer, Outcome, Result, Training};
+use crate::{ControlError, Observer, Outcome, Push, Result, Training};
 
-/// At each step the embeddings of a prompt are interpreted by the model with the edit so far, each interpretation gets a
+/// At each step the embeddings of prompts are interpreted by the model with the edit so far, each interpretation gets a
 /// reward, and the MLP below is trained on `mean(-reward * <out, stop(out)> / |stop(out)|^2)`: a rewarded embedding grows,
-/// a punished one shrinks.
+/// a punished one shrinks. With [`Push::Until`] an embedding that has its reward has no part in the gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reinforce {
-    /// The prompt.
-    pub prompt: String,
-    /// The layer of the embeddings, counted as in hidden_states: 1..n_layers.
+    /// The embeddings: prompts, and a token of each.
+    pub sources: Vec<(String, usize)>,
+    /// Their layer, counted as in hidden_states: 1..n_layers.
     pub layer: usize,
-    /// The tokens of the prompt; `None` is all.
-    pub tokens: Option<Vec<usize>>,
     /// How the embeddings are interpreted.
     pub interpretation: Options,
     /// How to train.
@@ -32,14 +32,7 @@ impl Reinforce {
     /// Finds every error that can be found without the weights.
     pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         check_layer(config, self.layer)?;
-        check_token(config, tokenizer, &self.prompt, 0)?;
-        let tokens = self.tokens(tokenizer)?;
-        if tokens.is_empty() {
-            return Err(ControlError::Nothing { what: "token" });
-        }
-        for token in tokens {
-            check_token(config, tokenizer, &self.prompt, token)?;
-        }
+        check_sources(config, tokenizer, &self.sources)?;
         check_interpretation(config, tokenizer, &self.interpretation)?;
         self.training.check(config, tokenizer)
     }
@@ -54,23 +47,14 @@ impl Reinforce {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         self.check(model.config(), tokenizer)?;
-        let tokens = self.tokens(tokenizer)?;
         let options = json!({
-            "prompt": self.prompt,
-            "tokens": tokens,
+            "sources": describe_sources(&self.sources),
             "reward": reward.describe(),
             "training": self.training.describe(),
             "interpretation": describe_interpretation(&self.interpretation),
         });
-        let sources = Sources {
-            cells: tokens.iter().map(|&t| (&self.prompt[..], t)).collect(),
-            layer: self.layer,
-        };
-        let mut objective = Rewarded {
-            of: self,
-            tokens: &tokens,
-            reward,
-        };
+        let sources = Sources::new(&self.sources, self.layer);
+        let mut objective = Rewarded { of: self, reward };
         let training = &self.training;
         train(
             model,
@@ -82,18 +66,10 @@ impl Reinforce {
             observer,
         )
     }
-
-    fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<usize>> {
-        match &self.tokens {
-            Some(tokens) => Ok(tokens.clone()),
-            None => Ok((0..tokenizer.encode(&self.prompt)?.len()).collect()),
-        }
-    }
 }
 
 struct Rewarded<'a, B: Backend> {
     of: &'a Reinforce,
-    tokens: &'a [usize],
     reward: &'a mut dyn Reward<B>,
 }
 
@@ -104,15 +80,16 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
 
     fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss> {
         let interpretations = interpret_embeddings(now, embeddings, &self.of.interpretation)?;
-        let interpreted: Vec<Interpreted<'_>> = self
-            .tokens
+        let sources = &self.of.sources;
+        let interpreted: Vec<Interpreted<'_>> = sources
             .iter()
             .zip(&interpretations)
-            .map(|(&token, interpretation)| Interpreted {
+            .map(|((prompt, token), interpretation)| Interpreted {
                 step: now.step,
                 layer: self.of.layer,
-                token,
+                token: *token,
                 interpretation,
+                prompt,
             })
             .collect();
         let verdicts = self
@@ -120,7 +97,12 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
             .rewards(now.model, now.tokenizer, &interpreted)?;
         let Verdicts { rewards, undecided } = verdicts;
         check_rewards(now.step, &rewards, interpretations.len())?;
-        let (loss, gradient) = push(embeddings, &rewards);
+        let training = &self.of.training;
+        let enough = match training.push {
+            Push::Until => training.stop_reward.unwrap_or(1.0),
+            Push::Always => f64::INFINITY,
+        };
+        let (loss, gradient) = push(embeddings, &rewards, enough);
         Ok(Loss {
             loss,
             gradient,
@@ -131,6 +113,10 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
     }
 
     fn final_loss(&self, _: &[f32]) -> Option<f64> {
+        None
+    }
+
+    fn goal(&self) -> Option<&[f32]> {
         None
     }
 }
@@ -154,8 +140,8 @@ fn check_rewards(step: usize, rewards: &[f64], expected: usize) -> Result<()> {
 }
 
 /// `mean(-reward * <out, stop(out)> / |stop(out)|^2)` of the embeddings (`[n, d_model]`), and its gradient. An embedding of
-/// length 0 has none.
-fn push(embeddings: &[f32], rewards: &[f64]) -> (f64, Vec<f32>) {
+/// length 0 has none, nor has one whose reward is `enough`.
+fn push(embeddings: &[f32], rewards: &[f64], enough: f64) -> (f64, Vec<f32>) {
     let n = rewards.len();
     let width = embeddings.len() / n.max(1);
     let mut loss = 0.0;
@@ -168,8 +154,24 @@ fn push(embeddings: &[f32], rewards: &[f64]) -> (f64, Vec<f32>) {
         }
         // <out, stop(out)> and |stop(out)|^2 are the same number; only their gradients differ.
         loss -= reward / n as f64;
-        let scale = -reward / (n as f64 * square);
+        let pushed = if *reward < enough { *reward } else { 0.0 };
+        let scale = -pushed / (n as f64 * square);
         gradient.extend(out.iter().map(|&x| (scale * f64::from(x)) as f32));
     }
     (loss, gradient)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `d/dx -r <x, stop(x)> / (n |x|^2)` is `-r x / (n |x|^2)`.
+    #[test]
+    fn an_embedding_that_has_its_reward_is_not_pushed() {
+        let (embeddings, rewards) = ([3.0, 4.0, 1.0, 0.0], [1.0, -1.0]);
+        let (loss, gradient) = push(&embeddings, &rewards, f64::INFINITY);
+        assert_eq!((loss, &gradient[..]), (0.0, &[-0.06, -0.08, 0.5, 0.0][..]));
+        let (loss, gradient) = push(&embeddings, &rewards, 1.0);
+        assert_eq!((loss, &gradient[..]), (0.0, &[0.0, 0.0, 0.5, 0.0][..]));
+    }
 }

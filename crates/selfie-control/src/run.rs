@@ -11,7 +11,8 @@ use crate::edit::{BaseShape, EditMeta, hashes};
 use crate::keep::Keep;
 use crate::states::{continue_all, encode_all};
 use crate::training::TrainedMlp;
-use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training};
+use crate::watch::{Figure, Watcher, drifted};
+use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training, Write};
 
 /// The embeddings that are controlled: tokens of prompts, all at one layer.
 pub(crate) struct Sources<'a> {
@@ -19,6 +20,16 @@ pub(crate) struct Sources<'a> {
     pub(crate) cells: Vec<(&'a str, usize)>,
     /// The embeddings are `hidden_states[layer]`.
     pub(crate) layer: usize,
+}
+
+impl<'a> Sources<'a> {
+    pub(crate) fn new(cells: &'a [(String, usize)], layer: usize) -> Self {
+        let cells = cells.iter().map(|(prompt, token)| (&prompt[..], *token));
+        Self {
+            cells: cells.collect(),
+            layer,
+        }
+    }
 }
 
 /// What a method asks of the embeddings.
@@ -29,6 +40,8 @@ pub(crate) trait Objective<B: Backend> {
     fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss>;
     /// The loss after the last update, where it needs no interpretation.
     fn final_loss(&self, embeddings: &[f32]) -> Option<f64>;
+    /// What the embeddings are to become, `[d_model]`, where that is known.
+    fn goal(&self) -> Option<&[f32]>;
 }
 
 /// Where a run is.
@@ -69,69 +82,50 @@ pub(crate) fn train<B: Backend>(
     let mut run = Run::new(model, tokenizer, sources, training, base)?;
     let mut steps: Vec<Step> = Vec::new();
     let mut draws = fastrand::Rng::with_seed(training.seed);
-    // With a gate the MLP before the last update is kept, as the model computes with it.
-    let mut before: Option<PackedMlp<B>> = None;
+    let mut kept = Kept::new(training);
     let mut updates = 0;
-    let mut end = End::Steps;
-    for index in 0..training.steps {
+    let end = loop {
+        // A run whose last look is not weighed against the others has none after its last update.
+        if updates == training.steps && training.write == Write::Last {
+            break End::Steps;
+        }
         let now = Now {
             model,
             tokenizer,
-            step: index,
+            step: updates,
             draw: draws.u64(..),
         };
-        let looked = run.look(&now, objective);
-        let (step, gradient) = match looked {
+        let (step, gradient) = match run.look(&now, objective) {
             Ok(looked) => looked,
             Err(error) if updates == 0 => return Err(error),
-            Err(error) => {
-                end = End::Failed(Box::new(error));
-                break;
-            }
+            Err(error) => break End::Failed(Box::new(error)),
         };
         let stopped = observer.step(&step).is_break();
-        let (loss, drift) = (step.loss, step.drift);
         steps.push(step);
-        if let Some((drift, bound)) = past_gate(training, drift) {
-            end = End::Drift { drift, bound };
-            break;
+        if let Some(end) = run.past_bound(&steps[updates], training) {
+            kept.refuse_current();
+            break end;
         }
+        kept.weigh(&steps, training);
         if stopped {
-            end = End::Stopped;
-            break;
+            break End::Stopped;
         }
-        if let Some(bound) = training.stop_below.filter(|&bound| loss < bound) {
-            end = End::LossBelow { loss, bound };
-            break;
+        if let Some(end) = reached(&steps, training) {
+            break end;
         }
-        before = None;
+        if updates == training.steps {
+            break End::Steps;
+        }
         match run.update(model, &gradient) {
-            Ok(packed) => before = Some(packed).filter(|_| gate(training).is_some()),
+            Ok(packed) => kept.replaced(updates, packed),
             Err(error) if updates == 0 => return Err(error),
-            Err(error) => {
-                end = End::Failed(Box::new(error));
-                break;
-            }
+            Err(error) => break End::Failed(Box::new(error)),
         }
         updates += 1;
-    }
-    let mut last = match end {
-        End::Failed(_) => Final::default(),
-        _ => run.finish(model, objective)?,
     };
-    if let Some((drift, bound)) = past_gate(training, last.drift) {
-        end = End::Drift { drift, bound };
-    }
-    if matches!(end, End::Drift { .. })
-        && let Some(before) = before.take()
-    {
-        drop(model.swap_mlp(before));
-        updates -= 1;
-        last = Final {
-            drift: run.drift(model)?,
-            ..Final::default()
-        };
-    }
+    let (updates, last, end) =
+        run.settle(model, kept, &steps, updates, end, training, objective)?;
+    let report = run.report(model, tokenizer, &steps, &last)?;
     let known = |value: &dyn Fn(&Step) -> Option<f64>| {
         steps[..updates.min(steps.len())]
             .iter()
@@ -150,9 +144,12 @@ pub(crate) fn train<B: Backend>(
         losses: known(&|step| Some(step.loss)),
         keep_losses: known(&|step| step.keep_loss),
         drifts: known(&|step| step.drift),
+        rewards: known(&|step| step.mean_reward()),
         final_loss: last.loss,
         final_keep_loss: last.keep_loss,
         final_drift: last.drift,
+        final_reward: last.reward,
+        report,
     };
     drop(run);
     let edit = Edit {
@@ -167,15 +164,97 @@ pub(crate) fn train<B: Backend>(
     })
 }
 
-fn gate(training: &Training) -> Option<f64> {
-    training.reference.as_ref().and_then(|r| r.max_drift)
+/// The look that the edit goes back to: the best one, or the one before the current where only bounds are watched.
+struct Kept<B: Backend> {
+    write: Write,
+    /// Without a bound the last look is never taken back.
+    bounded: bool,
+    /// The updates of the look.
+    look: usize,
+    /// Its MLP, as the model computes with it; `None` while the model has it.
+    packed: Option<PackedMlp<B>>,
+    refused: bool,
+}
+
+impl<B: Backend> Kept<B> {
+    fn new(training: &Training) -> Self {
+        let reference = training.reference.as_ref();
+        let watch = training.watch.as_ref();
+        Self {
+            write: training.write,
+            bounded: reference.is_some_and(|r| r.max_drift.is_some())
+                || watch.is_some_and(|w| w.max_surprise.is_some())
+                || training.max_norm_change.is_some(),
+            look: 0,
+            packed: None,
+            refused: false,
+        }
+    }
+
+    /// The current look is past a bound.
+    fn refuse_current(&mut self) {
+        self.refused = true;
+    }
+
+    /// Takes the last look in, where it is the one to go back to.
+    fn weigh(&mut self, steps: &[Step], training: &Training) {
+        let current = steps.len() - 1;
+        let take = match self.write {
+            Write::Last => true,
+            Write::Best => {
+                current == 0 || rank(steps, current, training) < rank(steps, self.look, training)
+            }
+        };
+        if take {
+            self.look = current;
+            self.packed = None;
+        }
+    }
+
+    /// The MLP of a look has made place for a new one.
+    fn replaced(&mut self, look: usize, packed: PackedMlp<B>) {
+        if look == self.look && (self.write == Write::Best || self.bounded) {
+            self.packed = Some(packed);
+        }
+    }
+}
+
+/// What a look is worth, the least is the best: its loss, or its reward as far as it has lasted; then its drift.
+fn rank(steps: &[Step], look: usize, training: &Training) -> (f64, f64) {
+    let step = &steps[look];
+    let lasted = steps[look.saturating_sub(training.patience)..=look].iter();
+    let reward = lasted
+        .filter_map(Step::mean_reward)
+        .min_by(|a, b| a.total_cmp(b));
+    let worth = reward.map_or(step.loss, |reward| -reward);
+    (worth, step.drift.unwrap_or(0.0))
+}
+
+/// Whether the run has what it is for, and has had it for long enough.
+fn reached(steps: &[Step], training: &Training) -> Option<End> {
+    let needed = training.patience + 1;
+    let lasted = steps.len().checked_sub(needed).map(|from| &steps[from..])?;
+    let last = steps.last()?;
+    if let Some(bound) = training.stop_below
+        && lasted.iter().all(|step| step.loss < bound)
+    {
+        let loss = last.loss;
+        return Some(End::LossBelow { loss, bound });
+    }
+    let bound = training.stop_reward?;
+    let has = |step: &Step| step.mean_reward().is_some_and(|reward| reward >= bound);
+    let reward = last.mean_reward()?;
+    lasted
+        .iter()
+        .all(has)
+        .then_some(End::Reward { reward, bound })
 }
 
 /// The drift and its bound, where it has passed it.
-fn past_gate(training: &Training, drift: Option<f64>) -> Option<(f64, f64)> {
-    let (drift, bound) = (drift?, gate(training)?);
+fn past_drift(training: &Training, drift: Option<f64>) -> Option<End> {
+    let (drift, bound) = (drift?, training.reference.as_ref()?.max_drift?);
     // A drift that is no number has passed every bound.
-    (drift > bound || drift.is_nan()).then_some((drift, bound))
+    (drift > bound || drift.is_nan()).then_some(End::Drift { drift, bound })
 }
 
 /// How things stand after the last update.
@@ -184,6 +263,7 @@ struct Final {
     loss: Option<f64>,
     keep_loss: Option<f64>,
     drift: Option<f64>,
+    reward: Option<f64>,
 }
 
 /// The state of a run.
@@ -198,6 +278,10 @@ struct Run<B: Backend> {
     x: B::Rows,
     keep: Option<(Keep<B>, f64)>,
     meter: Option<DriftMeter<B>>,
+    watcher: Option<Watcher<B>>,
+    /// For each embedding the least and the greatest norm that it may have without having moved.
+    norms: Vec<(f64, f64)>,
+    width: usize,
     probes: Option<(Vec<Vec<u32>>, Decoding)>,
 }
 
@@ -238,6 +322,7 @@ impl<B: Backend> Run<B> {
 
         let mut keep = None;
         let mut meter = None;
+        let mut references = None;
         if let Some(reference) = &training.reference {
             let texts = encode_all(tokenizer, &reference.prompts)?;
             let wants = PromptSite::all(&texts, Site::PreMlp(layer));
@@ -245,7 +330,18 @@ impl<B: Backend> Run<B> {
             let rows = Keep::new(backend, rows, reference.batch, training.seed);
             keep = Some((rows, reference.beta));
             meter = Some(DriftMeter::new(model, &texts, layer)?);
+            references = Some(texts);
         }
+        let watcher = match &training.watch {
+            Some(watch) => {
+                let references = references.as_deref();
+                let prompts = prompts.clone();
+                Some(Watcher::new(
+                    model, tokenizer, watch, prompts, references, layer,
+                )?)
+            }
+            None => None,
+        };
         let batch = keep.as_ref().map_or(0, |(keep, _)| keep.batch());
         let adam = Adam {
             beta1: training.betas[0],
@@ -273,6 +369,9 @@ impl<B: Backend> Run<B> {
             x,
             keep,
             meter,
+            watcher,
+            norms: Vec::new(),
+            width,
             probes,
         })
     }
@@ -296,6 +395,11 @@ impl<B: Backend> Run<B> {
             None => Vec::new(),
         };
         let drift = self.drift(now.model)?;
+        let watched = match &mut self.watcher {
+            Some(watcher) => Some(watcher.look(now.model, now.tokenizer)?),
+            None => None,
+        };
+        let norm_change = self.norm_change(&embeddings, objective.goal());
         let losses = [Some(found.loss), keep_loss, drift];
         if let Some(loss) = losses.into_iter().flatten().find(|x| !x.is_finite()) {
             return Err(ControlError::Diverged {
@@ -312,6 +416,8 @@ impl<B: Backend> Run<B> {
             interpretations: found.interpretations,
             probes,
             undecided: found.undecided,
+            norm_change,
+            watched,
             embeddings,
         };
         Ok((step, gradient))
@@ -350,6 +456,107 @@ impl<B: Backend> Run<B> {
         Ok(model.swap_mlp(packed))
     }
 
+    /// The largest factor by which the norm of an embedding is off: 1 where it is what it was before the edit, what the
+    /// goal's is, or between the two.
+    fn norm_change(&mut self, embeddings: &[f32], goal: Option<&[f32]>) -> f64 {
+        let rows = embeddings.chunks_exact(self.width);
+        if self.norms.is_empty() {
+            let at_goal = goal.map(norm);
+            let bounds = |row: &[f32]| {
+                let before = norm(row);
+                let goal = at_goal.unwrap_or(before);
+                (before.min(goal), before.max(goal))
+            };
+            self.norms = rows.clone().map(bounds).collect();
+        }
+        let off = |(row, &(least, most)): (&[f32], &(f64, f64))| {
+            let norm = norm(row);
+            (norm / most).max(least / norm)
+        };
+        rows.zip(&self.norms).map(off).fold(1.0, f64::max)
+    }
+
+    /// The bound that a look has passed.
+    fn past_bound(&self, step: &Step, training: &Training) -> Option<End> {
+        if let Some(end) = past_drift(training, step.drift) {
+            return Some(end);
+        }
+        let watched = step.watched.as_ref();
+        let answers = watched.and_then(|watched| watched.answers);
+        if let Some(end) = past_drift(training, answers.map(|drift| drift.kl)) {
+            return Some(end);
+        }
+        let surprise = self.watcher.as_ref().zip(watched);
+        if let Some((rise, bound)) = surprise.and_then(|(watcher, now)| watcher.past(now)) {
+            return Some(End::Surprise { rise, bound });
+        }
+        let (change, bound) = (step.norm_change, training.max_norm_change?);
+        (change > bound).then_some(End::Norm { change, bound })
+    }
+
+    /// Gives the model the look that is kept; its updates, its figures, and why the run ended.
+    fn settle(
+        &mut self,
+        model: &mut Llama<B>,
+        kept: Kept<B>,
+        steps: &[Step],
+        updates: usize,
+        end: End,
+        training: &Training,
+        objective: &dyn Objective<B>,
+    ) -> Result<(usize, Final, End)> {
+        let (mut end, mut refused) = (end, kept.refused);
+        if kept.write == Write::Last && !refused {
+            if matches!(end, End::Failed(_)) {
+                return Ok((updates, Final::default(), end));
+            }
+            let last = self.finish(model, objective)?;
+            match past_drift(training, last.drift) {
+                Some(past) => (end, refused) = (past, true),
+                None => return Ok((updates, last, end)),
+            }
+        }
+        debug_assert!(refused || kept.write == Write::Best);
+        if let Some(packed) = kept.packed {
+            drop(model.swap_mlp(packed));
+        }
+        let step = &steps[kept.look];
+        let last = Final {
+            loss: Some(step.loss),
+            keep_loss: step.keep_loss,
+            drift: step.drift,
+            reward: step.mean_reward(),
+        };
+        Ok((kept.look, last, end))
+    }
+
+    /// The figures of the written edit, each before and after.
+    fn report(
+        &mut self,
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+        steps: &[Step],
+        last: &Final,
+    ) -> Result<Vec<Figure>> {
+        let mut figures = Vec::new();
+        if let (Some(before), Some(after)) =
+            (steps.first().and_then(Step::mean_reward), last.reward)
+        {
+            figures.push(Figure {
+                name: "mean reward".to_owned(),
+                before,
+                after,
+            });
+        }
+        if let Some(meter) = &mut self.meter {
+            drifted(&mut figures, "reference prompts", &meter.measure(model)?);
+        }
+        if let Some(watcher) = &mut self.watcher {
+            figures.extend(watcher.report(model, tokenizer)?);
+        }
+        Ok(figures)
+    }
+
     /// How things stand after the last update.
     fn finish(&mut self, model: &Llama<B>, objective: &dyn Objective<B>) -> Result<Final> {
         let (embeddings, kept, rows) = self.forward(model.backend())?;
@@ -359,6 +566,12 @@ impl<B: Backend> Run<B> {
             loss: objective.final_loss(&embeddings),
             keep_loss,
             drift: self.drift(model)?,
+            reward: None,
         })
     }
+}
+
+fn norm(row: &[f32]) -> f64 {
+    let squares = row.iter().map(|&x| f64::from(x) * f64::from(x));
+    squares.sum::<f64>().sqrt()
 }

@@ -7,7 +7,7 @@ use selfie_kernels::Backend;
 use selfie_llama::{Llama, MlpWeights};
 use serde::Serialize;
 
-use crate::{ControlError, Edit, Result};
+use crate::{ControlError, Edit, Result, Watched};
 
 /// A step, as it was before its update. The first seven fields, in this order, are those of the log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -28,9 +28,22 @@ pub struct Step {
     pub probes: Vec<String>,
     /// The interpretations that a judge said neither word of: their reward is 0.
     pub undecided: Vec<usize>,
+    /// The largest factor by which the norm of an embedding has grown or shrunk since the run began. In supervised
+    /// control a norm between that and the target's has not moved.
+    pub norm_change: f64,
+    /// What the model writes by now, where a [`Watch`](crate::Watch) was asked for.
+    pub watched: Option<Watched>,
     /// The embeddings, `[n, d_model]`.
     #[serde(skip)]
     pub embeddings: Vec<f32>,
+}
+
+impl Step {
+    /// The mean of the rewards; `None` in supervised control.
+    pub fn mean_reward(&self) -> Option<f64> {
+        let n = self.rewards.len();
+        (n > 0).then(|| self.rewards.iter().sum::<f64>() / n as f64)
+    }
 }
 
 /// Who is told of each step. `Break` ends the run before the step's update. A closure from [`Step`] is one.
@@ -101,10 +114,31 @@ pub enum End {
         /// The bound.
         bound: f64,
     },
+    /// The mean reward is at least the bound, and was so for as long as it had to.
+    Reward {
+        /// The reward.
+        reward: f64,
+        /// The bound.
+        bound: f64,
+    },
     /// The last update brought the drift over its bound, and was taken back.
     Drift {
         /// The drift with that update.
         drift: f64,
+        /// The bound.
+        bound: f64,
+    },
+    /// The last update had the model write what surprises the unedited one too much, and was taken back.
+    Surprise {
+        /// The rise, in nats a token.
+        rise: f64,
+        /// The bound.
+        bound: f64,
+    },
+    /// The last update moved an embedding's norm too far, and was taken back.
+    Norm {
+        /// The factor.
+        change: f64,
         /// The bound.
         bound: f64,
     },
@@ -122,6 +156,19 @@ impl fmt::Display for End {
             End::Drift { drift, bound } => write!(
                 f,
                 "the drift {drift:.6} passed its bound {bound}; the last update was taken back"
+            ),
+            End::Reward { reward, bound } => {
+                write!(f, "the mean reward {reward} has come to {bound} and lasted")
+            }
+            End::Surprise { rise, bound } => write!(
+                f,
+                "what the model writes surprises the unedited one by {rise:.2} nats a token more than before, and the \
+                 bound is {bound}; that update was taken back"
+            ),
+            End::Norm { change, bound } => write!(
+                f,
+                "the norm of an embedding changed by a factor of {change:.3}, and the bound is {bound}; that update was \
+                 taken back"
             ),
             End::Stopped => write!(f, "stopped"),
             End::Failed(error) => write!(f, "failed: {error}"),

@@ -5,7 +5,10 @@ use selfie_kernels::Backend;
 use selfie_llama::{Llama, LlamaConfig, PromptSite, Site, Tokenizer, capture};
 use serde_json::{Value, json};
 
-use crate::options::{check_interpretation, check_layer, check_token, describe_interpretation};
+use crate::options::{
+    check_interpretation, check_layer, check_sources, check_token, describe_interpretation,
+    describe_sources,
+};
 use crate::run::{Loss, Now, Objective, Sources, train};
 use crate::states::interpret_embeddings;
 use crate::{ControlError, Observer, Outcome, Result, Training};
@@ -55,14 +58,7 @@ impl Supervised {
     /// Finds every error that can be found without the weights.
     pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         check_layer(config, self.layer)?;
-        if self.sources.is_empty() {
-            return Err(ControlError::Nothing {
-                what: "source embedding",
-            });
-        }
-        for (prompt, token) in &self.sources {
-            check_token(config, tokenizer, prompt, *token)?;
-        }
+        check_sources(config, tokenizer, &self.sources)?;
         match &self.target {
             Target::Cells(cells) if cells.is_empty() => {
                 return Err(ControlError::Nothing {
@@ -101,10 +97,7 @@ impl Supervised {
             target: self.target.embedding(model, tokenizer)?,
             interpretation: self.interpretation.as_ref(),
         };
-        let sources = Sources {
-            cells: self.sources.iter().map(|(p, t)| (&p[..], *t)).collect(),
-            layer: self.layer,
-        };
+        let sources = Sources::new(&self.sources, self.layer);
         let (training, options) = (&self.training, self.describe());
         train(
             model,
@@ -119,7 +112,6 @@ impl Supervised {
 
     /// What the edit says of how it was made.
     fn describe(&self) -> Value {
-        let sources = self.sources.iter();
         let target = match &self.target {
             Target::Cells(cells) => cells
                 .iter()
@@ -128,7 +120,7 @@ impl Supervised {
             Target::Vectors { name, vectors } => json!({"file": name, "vectors": vectors.len()}),
         };
         json!({
-            "sources": sources.map(|(prompt, token)| json!({"prompt": prompt, "token": token})).collect::<Value>(),
+            "sources": describe_sources(&self.sources),
             "target": target,
             "training": self.training.describe(),
             "interpretation": self.interpretation.as_ref().map(describe_interpretation),
@@ -232,5 +224,9 @@ impl<B: Backend> Objective<B> for ToTarget<'_> {
 
     fn final_loss(&self, embeddings: &[f32]) -> Option<f64> {
         Some(self.distance(embeddings).0)
+    }
+
+    fn goal(&self) -> Option<&[f32]> {
+        Some(&self.target)
     }
 }

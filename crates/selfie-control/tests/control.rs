@@ -246,7 +246,7 @@ fn the_embeddings_are_the_edited_models_states() {
             vectors: vec![vec![1.0; model.config().d_model]],
         };
         control.layer = 1;
-        control.training = Training::new(4, 1e-2);
+        control.training = Training::published(4, 1e-2);
         control.training.reference = reference(None);
         let outcome = control.run(&mut model, &tokenizer, &mut keep_on).unwrap();
         assert!(outcome.edit.meta.losses.is_sorted_by(|a, b| a > b));
@@ -326,16 +326,15 @@ fn sampled_interpretations_follow_the_seed() {
     let run = |seed: u64| {
         let (mut model, tokenizer) = model();
         let control = Reinforce {
-            prompt: OTHERS[1].to_owned(),
+            sources: [1, 3].map(|token| (OTHERS[1].to_owned(), token)).to_vec(),
             layer: 2,
-            tokens: Some(vec![1, 3]),
             interpretation: Options {
                 sampling: Some(Sampling::default()),
                 ..interpretation(&model)
             },
             training: Training {
                 seed,
-                ..Training::new(3, 3e-4)
+                ..Training::published(3, 3e-4)
             },
         };
         let mut reward = WordReward::new(vec!["e".to_owned()], When::Any).unwrap();

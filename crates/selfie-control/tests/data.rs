@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use selfie_control::{behaviours, choices, facts, lines};
+use selfie_control::{behaviours, choices, facts, harmonic_mean, lines, rewrites};
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -58,4 +58,38 @@ fn the_files_are_read() {
     let shares: Vec<f64> = suite.scores(&texts).iter().map(|s| s.share).collect();
     assert_eq!(shares, [0.0, 1.0, 1.0, 0.0]);
     assert_eq!(lines(&data("reference.txt")).unwrap().len(), 33);
+}
+
+/// Two rewrites; with shares of 1/2, 2/3 and 3/4 the harmonic mean is 3 / (2 + 3/2 + 4/3) = 18/29.
+#[test]
+fn rewrites_are_scored_as_those_of_counterfact() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rewrites.csv");
+    let rows = "A?,Berlin,\"[\"\"B?\"\", \"\"C|D?\"\"]\",E? | F?,Rome\nG?,Oslo,H?,I?|J?,Rome\n";
+    let scores = |header: &str| {
+        std::fs::write(&path, format!("{header}\n{rows}")).unwrap();
+        let suite = rewrites(&path, "Q: {}").unwrap();
+        let prompts: Vec<&str> = suite.cases.iter().map(|case| &case.prompt[..]).collect();
+        let want = ["A?", "B?", "C|D?", "E?", "F?", "G?", "H?", "I?", "J?"];
+        assert_eq!(prompts, want.map(|text| format!("Q: {text}")));
+        let texts = [
+            "Berlin",
+            "berlin",
+            "Bonn",
+            "Rome",
+            "Rome",
+            "Bergen",
+            "Oslo",
+            "Rome, Oslo",
+            "Rome",
+        ];
+        suite.scores(&texts.map(str::to_owned))
+    };
+    let shares = |header| -> Vec<f64> { scores(header).iter().map(|s| s.share).collect() };
+    let attribute = "prompt,target,paraphrases,neighbours,attribute";
+    assert_eq!(shares(attribute), [0.5, 2.0 / 3.0, 1.0]);
+    // Without the attribute a neighbour may say anything but the target.
+    let none = "prompt,target,paraphrases,neighbours,other";
+    assert_eq!(shares(none), [0.5, 2.0 / 3.0, 0.75]);
+    assert!((harmonic_mean(&scores(none)) - 18.0 / 29.0).abs() < 1e-12);
 }

@@ -81,12 +81,13 @@ fn reinforcement_control_agrees_with_pytorch() {
                 .map(doubles)
                 .collect();
             let lr = case["lr"].as_f64().unwrap();
+            let prompt = case["prompt"].as_str().unwrap().to_owned();
+            let tokens = 0..tokenizer.encode(&prompt).unwrap().len();
             let control = Reinforce {
-                prompt: case["prompt"].as_str().unwrap().to_owned(),
+                sources: tokens.map(|token| (prompt.clone(), token)).collect(),
                 layer: case["source_layer"].as_u64().unwrap() as usize,
-                tokens: None,
                 interpretation: interpretation(&model),
-                training: Training::new(rewards.len(), lr),
+                training: Training::published(rewards.len(), lr),
             };
             let mut reward = Given(rewards.clone());
             let outcome = control

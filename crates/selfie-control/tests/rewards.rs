@@ -16,11 +16,10 @@ const PROMPT: &str = "a type of drink";
 fn run(reward: &mut dyn Reward<Cpu>, steps: usize) -> Result<Outcome> {
     let (mut model, tokenizer) = load("llama2-mha", None);
     let control = Reinforce {
-        prompt: PROMPT.to_owned(),
+        sources: [1, 3, 4].map(|token| (PROMPT.to_owned(), token)).to_vec(),
         layer: 2,
-        tokens: Some(vec![1, 3, 4]),
         interpretation: interpretation(&model),
-        training: Training::new(steps, 3e-4),
+        training: Training::published(steps, 3e-4),
     };
     control.run(&mut model, &tokenizer, reward, &mut keep_on)
 }
@@ -35,6 +34,7 @@ fn rewards(reward: &mut dyn Reward<Cpu>, texts: &[&str]) -> Verdicts {
             layer: 1,
             token: 0,
             interpretation,
+            prompt: PROMPT,
         })
         .collect();
     reward.rewards(&model, &tokenizer, &items).unwrap()
@@ -48,6 +48,24 @@ fn words_are_mentioned_or_not() {
     assert_eq!(rewards(&mut none, &texts).rewards, [-1.0, 1.0, -1.0, 1.0]);
     let mut any = WordReward::new(words(), When::Any).unwrap();
     assert_eq!(rewards(&mut any, &texts).rewards, [1.0, -1.0, 1.0, -1.0]);
+    // What the model answers to the prompt counts as well, where it is asked to.
+    let (model, tokenizer) = load("llama2-mha", None);
+    let ids = tokenizer.encode(PROMPT).unwrap();
+    let said = selfie_llama::generate_all(&model, &[ids], &decoding(), |_| {}).unwrap();
+    let said = vec![tokenizer.decode(&said[0].new_ids).unwrap()];
+    let answers = |when| {
+        let reward = WordReward::new(words(), when).unwrap();
+        reward.with_answers(said.clone(), decoding()).unwrap()
+    };
+    // The answer has them: that is never right for none, and has to be met by the interpretation for any.
+    let rewards_of = |when| rewards(&mut answers(when), &["acid", ""]).rewards;
+    assert_eq!(rewards_of(When::None), [-1.0, -1.0]);
+    assert_eq!(rewards_of(When::Any), [1.0, -1.0]);
+    let unsaid = WordReward::new(words(), When::None).unwrap();
+    let mut unsaid = unsaid
+        .with_answers(vec!["unsaid".to_owned()], decoding())
+        .unwrap();
+    assert_eq!(rewards(&mut unsaid, &["acid", ""]).rewards, [-1.0, 1.0]);
     assert!(WordReward::new(vec![], When::Any).is_err());
     assert!(WordReward::new(vec![" ".to_owned()], When::Any).is_err());
 }
@@ -182,7 +200,10 @@ mod command {
         assert_eq!(lines.len(), 9);
         let first: Value = serde_json::from_str(lines[0]).unwrap();
         let fields: Vec<&String> = first.as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["step", "layer", "token", "interpretation"]);
+        assert_eq!(
+            fields,
+            ["step", "layer", "token", "interpretation", "prompt"]
+        );
         assert_eq!(
             first["interpretation"],
             outcome.steps[0].interpretations[0].as_str()

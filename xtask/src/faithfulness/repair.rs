@@ -58,10 +58,10 @@ pub(super) fn reinforcement(
         })
     };
     let before = leaks(&model)?;
+    let tokens = 0..tokenizer.encode(&prompts[0])?.len();
     let run = Reinforce {
-        prompt: prompts[0].clone(),
+        sources: tokens.map(|token| (prompts[0].clone(), token)).collect(),
         layer: 4,
-        tokens: None,
         interpretation: Options {
             prompt: InterpretationPrompt::template("materials")?,
             injections: vec![InjectAt {
@@ -146,7 +146,7 @@ fn training(steps: usize, beta: f64, facts: &[&Question]) -> Training {
             batch: 4096,
             max_drift: None,
         }),
-        ..Training::new(steps, 1e-2)
+        ..Training::published(steps, 1e-2)
     }
 }
 

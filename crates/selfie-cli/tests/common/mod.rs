@@ -103,8 +103,8 @@ pub fn assert_close(got: &[f32], want: &[f32], relative: f32) {
 /// A prompt of the golden data.
 pub const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
 
-/// A run of reinforcement control on llama2-mha, but its reward and its output.
-pub const REINFORCE: [&str; 8] = [
+/// A run of the published reinforcement control on llama2-mha, but its reward and its output.
+pub const REINFORCE: [&str; 10] = [
     "--prompt",
     "a type of drink",
     "--layer",
@@ -113,6 +113,8 @@ pub const REINFORCE: [&str; 8] = [
     "4",
     "--steps",
     "3",
+    "--push",
+    "always",
 ];
 
 #[track_caller]
@@ -206,6 +208,10 @@ pub fn supervised(case: &Value, folder: &Folder) -> Vec<String> {
         folder.at("edit.safetensors"),
         "--log".to_owned(),
         folder.at("log.jsonl"),
+        "--write".to_owned(),
+        "last".to_owned(),
+        "--watch-tokens".to_owned(),
+        "0".to_owned(),
     ];
     if let Some(prompts) = case["reference_prompts"].as_array() {
         let prompts: Vec<&str> = prompts.iter().map(|p| p.as_str().unwrap()).collect();

@@ -26,6 +26,8 @@ pub struct Interpreted<'a> {
     pub token: usize,
     /// What it says.
     pub interpretation: &'a str,
+    /// The embedding's prompt.
+    pub prompt: &'a str,
 }
 
 /// The rewards of a step.

@@ -71,7 +71,7 @@ pub fn keep_on(_: &Step) -> ControlFlow<()> {
 pub fn supervised_case(case: &Value) -> Supervised {
     let number = |field: &str| case[field].as_u64().unwrap() as usize;
     let text = |field: &str| case[field].as_str().unwrap().to_owned();
-    let mut training = Training::new(number("steps"), case["lr"].as_f64().unwrap());
+    let mut training = Training::published(number("steps"), case["lr"].as_f64().unwrap());
     if let Some(prompts) = case["reference_prompts"].as_array() {
         training.reference = Some(selfie_control::Reference {
             prompts: prompts

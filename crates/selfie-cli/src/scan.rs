@@ -1,0 +1,341 @@
+//! `selfie control scan`: a short run for each choice of layer, rate and weight, on weights that are loaded once.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use clap::Parser;
+use selfie::control::{ControlError, Outcome, Step};
+use selfie::{Model, on};
+use serde::{Deserialize, Serialize};
+
+use crate::args::{Cli, Command, ModelArgs};
+use crate::cells::{list, numbers};
+use crate::console::tell;
+use crate::control::{RewardSource, reinforce_of, supervised_of};
+use crate::control_args::{ControlCommand, ScanArgs};
+use crate::error::{CliError, Result, usage};
+use crate::open::{load, open};
+use crate::prompts::only_auto_bos;
+use crate::stop::Stop;
+
+/// A run, as the table has it.
+#[derive(Deserialize, Serialize)]
+struct Row {
+    /// What makes it: the method and its options.
+    args: Vec<String>,
+    layer: Option<usize>,
+    lr: Option<f64>,
+    beta: Option<f64>,
+    /// What is left of the first loss; `None` where rewards count.
+    loss: Option<f64>,
+    reward: Option<f64>,
+    drift: Option<f64>,
+    updates: usize,
+    end: String,
+}
+
+/// One choice of what is scanned.
+#[derive(Clone, Copy)]
+struct Choice {
+    layer: Option<usize>,
+    lr: Option<f64>,
+    beta: Option<f64>,
+}
+
+pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
+    let choices = choices(args)?;
+    let mut runs = Vec::new();
+    for &choice in &choices {
+        let line = line(&args.method, choice);
+        let command = parse(&line)?;
+        runs.push((choice, line, command));
+    }
+    let done = match &args.table {
+        Some(path) => read_table(path)?,
+        None => Vec::new(),
+    };
+    let model_args = match &runs[0].2 {
+        ControlCommand::Supervised(args) => &args.model,
+        ControlCommand::Reinforce(args) => &args.model,
+        ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
+    };
+    only_auto_bos(model_args)?;
+    let stop = Stop::listen();
+    let mut model = load_checked(model_args, &runs)?;
+    let quiet = model_args.quiet;
+    let mut rows = Vec::new();
+    println_row("layer       lr     beta  updates       loss   reward       drift  end")?;
+    for (index, (choice, line, command)) in runs.iter().enumerate() {
+        let row = match done.iter().position(|row| row.args == *line) {
+            Some(at) => Row {
+                args: line.clone(),
+                end: done[at].end.clone(),
+                ..done[at]
+            },
+            None => {
+                tell(quiet, format!("run {} of {}", index + 1, runs.len()));
+                let mut observer = |_: &Step| match stop.is_asked_for() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                };
+                let outcome = run(&mut model, command, &mut observer)?;
+                if stop.is_asked_for() {
+                    break;
+                }
+                let row = row(line, *choice, &outcome);
+                if let Some(path) = &args.table {
+                    append(path, &row)?;
+                }
+                row
+            }
+        };
+        println_row(&row.text())?;
+        rows.push(row);
+    }
+    if let Some(best) = rows.iter().min_by(|a, b| {
+        let order = a.worth().total_cmp(&b.worth());
+        order.then(a.drift.unwrap_or(0.0).total_cmp(&b.drift.unwrap_or(0.0)))
+    }) {
+        let words: Vec<String> = best.args.iter().map(|word| quoted(word)).collect();
+        println_row(&format!("best: selfie control {}", words.join(" ")))?;
+    }
+    if stop.is_asked_for() {
+        return Err(CliError::Interrupted {
+            done: format!("{} of {} runs are done", rows.len(), runs.len()),
+        });
+    }
+    Ok(())
+}
+
+/// All choices, the layers outermost.
+fn choices(args: &ScanArgs) -> Result<Vec<Choice>> {
+    let layers = match &args.layers {
+        // The model's own bound is checked with each run.
+        Some(text) => numbers("layers", text, 1 << 16)?
+            .into_iter()
+            .map(Some)
+            .collect(),
+        None => vec![None],
+    };
+    let reals = |what: &str, text: &Option<String>| -> Result<Vec<Option<f64>>> {
+        match text {
+            Some(text) => Ok(list(what, text)?.into_iter().map(Some).collect()),
+            None => Ok(vec![None]),
+        }
+    };
+    let (lrs, betas) = (reals("lr", &args.lr)?, reals("beta", &args.beta)?);
+    let mut choices = Vec::new();
+    for &layer in &layers {
+        for &lr in &lrs {
+            for &beta in &betas {
+                choices.push(Choice { layer, lr, beta });
+            }
+        }
+    }
+    Ok(choices)
+}
+
+/// The method's options with those of a choice.
+fn line(method: &[String], choice: Choice) -> Vec<String> {
+    let mut line = method.to_vec();
+    if let Some(layer) = choice.layer {
+        if method[0] == "supervised" {
+            for at in 0..line.len() - 1 {
+                if line[at] == "--source" || line[at] == "--target" {
+                    line[at + 1] = at_layer(&line[at + 1], layer);
+                }
+            }
+        } else {
+            line.extend(["--layer".to_owned(), layer.to_string()]);
+        }
+    }
+    if let Some(lr) = choice.lr {
+        line.extend(["--lr".to_owned(), format!("{lr:e}")]);
+    }
+    if let Some(beta) = choice.beta {
+        line.extend(["--beta".to_owned(), beta.to_string()]);
+    }
+    line
+}
+
+/// `L:T,..` with another layer.
+fn at_layer(cells: &str, layer: usize) -> String {
+    let cells = cells.split(',').map(|cell| match cell.split_once(':') {
+        Some((_, token)) => format!("{layer}:{token}"),
+        None => cell.to_owned(),
+    });
+    cells.collect::<Vec<_>>().join(",")
+}
+
+/// The command of a line; what it would write is left out.
+fn parse(line: &[String]) -> Result<ControlCommand> {
+    let words = ["selfie", "control"].into_iter().map(str::to_owned);
+    let words = words
+        .chain(line.iter().cloned())
+        .chain(["--out".to_owned(), "unwritten".to_owned()]);
+    match Cli::try_parse_from(words) {
+        Ok(Cli {
+            command: Command::Control(command),
+            ..
+        }) => Ok(command),
+        Ok(_) => usage("scan: give supervised or reinforce"),
+        Err(error) => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or("").to_owned();
+            usage(format!("scan: {}", first.trim_start_matches("error: ")))
+        }
+    }
+}
+
+/// Opens the model, checks all runs against it, and loads the weights.
+fn load_checked(args: &ModelArgs, runs: &[(Choice, Vec<String>, ControlCommand)]) -> Result<Model> {
+    let opened = open(args)?;
+    for (_, _, command) in runs {
+        match command {
+            ControlCommand::Supervised(args) => drop(supervised_of(args, &opened)?),
+            ControlCommand::Reinforce(args) => drop(reinforce_of(args, &opened)?),
+            ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
+        }
+    }
+    load(opened, args.quiet)
+}
+
+/// One run; the model is then as it was.
+fn run(
+    model: &mut Model,
+    command: &ControlCommand,
+    observer: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+) -> Result<Outcome> {
+    let mut observer = |step: &Step| observer(step);
+    let opened = &model.opened;
+    Ok(match command {
+        ControlCommand::Supervised(args) => {
+            let control = supervised_of(args, opened)?;
+            let tokenizer = &opened.tokenizer;
+            on!(&model.llama, llama => control.run(&mut llama.clone(), tokenizer, &mut observer))?
+        }
+        ControlCommand::Reinforce(args) => {
+            let control = reinforce_of(args, opened)?;
+            let mut reward = RewardSource::open(args, opened)?;
+            let judge = reward.load_judge(model, true)?;
+            let tokenizer = &opened.tokenizer;
+            on!(&model.llama, llama => {
+                reward.run(&control, &mut llama.clone(), tokenizer, judge, &mut observer)
+            })?
+        }
+        ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
+    })
+}
+
+fn row(line: &[String], choice: Choice, outcome: &Outcome) -> Row {
+    let meta = &outcome.edit.meta;
+    let first = outcome.steps.first().map_or(0.0, |step| step.loss);
+    let rewarded = meta.final_reward.is_some();
+    Row {
+        args: line.to_vec(),
+        layer: choice.layer,
+        lr: choice.lr,
+        beta: choice.beta,
+        loss: meta.final_loss.filter(|_| !rewarded).map(|l| l / first),
+        reward: meta.final_reward,
+        drift: meta.final_drift,
+        updates: outcome.updates(),
+        end: outcome.end.to_string(),
+    }
+}
+
+impl Row {
+    /// The less the better.
+    fn worth(&self) -> f64 {
+        match (self.reward, self.loss) {
+            (Some(reward), _) => -reward,
+            (None, loss) => loss.unwrap_or(f64::INFINITY),
+        }
+    }
+
+    fn text(&self) -> String {
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        let plain = |value: Option<f64>| value.map_or("-".to_owned(), |value| value.to_string());
+        let layer = self.layer.map_or("-".to_owned(), |l| l.to_string());
+        format!(
+            "{layer:>5} {:>8} {:>8} {:>8} {:>10} {:>8} {:>11}  {}",
+            plain(self.lr),
+            plain(self.beta),
+            self.updates,
+            number(self.loss, 4),
+            number(self.reward, 2),
+            number(self.drift, 6),
+            self.end
+        )
+    }
+}
+
+/// The rows that are there.
+fn read_table(path: &Path) -> Result<Vec<Row>> {
+    let failed = |source| ControlError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error).into()),
+    };
+    let rows = text.lines().map(serde_json::from_str);
+    let rows = rows.collect::<serde_json::Result<_>>();
+    Ok(rows.map_err(|error| failed(error.into()))?)
+}
+
+fn append(path: &Path, row: &Row) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        file.write_all((serde_json::to_string(row)? + "\n").as_bytes())
+    };
+    let failed = |source| ControlError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    Ok(write().map_err(failed)?)
+}
+
+fn println_row(text: &str) -> Result<()> {
+    writeln!(io::stdout().lock(), "{text}").map_err(CliError::Stdout)
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_takes_its_place_in_the_line() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        let choice = Choice {
+            layer: Some(4),
+            lr: Some(1e-3),
+            beta: None,
+        };
+        assert_eq!(
+            line(&words("supervised --source 6:8,6:9 --target 6:-1"), choice),
+            words("supervised --source 4:8,4:9 --target 4:-1 --lr 1e-3")
+        );
+        assert_eq!(
+            line(&words("reinforce --prompt a"), choice),
+            words("reinforce --prompt a --layer 4 --lr 1e-3")
+        );
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted("6:8"), "6:8");
+    }
+}

@@ -1,0 +1,304 @@
+//! What the model writes while it is edited, by the measure of the model as it was.
+
+use std::collections::HashSet;
+
+use selfie_kernels::Backend;
+use selfie_llama::{
+    Decoding, Generated, Llama, Sampling, Session, SessionSize, Tokenizer, generate_all,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::drift::{Drift, DriftMeter};
+use crate::{Result, Watch};
+
+/// Texts that are scored together.
+const SLOTS: usize = 16;
+
+/// What a model wrote.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Written {
+    /// Nats a token that the unedited model is surprised by it: the logarithm of its perplexity.
+    pub surprise: f64,
+    /// The share of its triples of tokens that it wrote before.
+    pub repetition: f64,
+    /// The texts, one a prompt, without special tokens.
+    pub texts: Vec<String>,
+}
+
+/// A look at what the edit does to texts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Watched {
+    /// On the unedited model's answers to the reference prompts; `None` without these.
+    pub answers: Option<Drift>,
+    /// On drawn continuations of the controlled prompts, by the unedited model. It is to change where an answer is to.
+    pub continuations: Drift,
+    /// What now comes after the controlled prompts.
+    pub written: Written,
+}
+
+/// A figure of the report at the end of a run: what it was without the edit, and with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What is measured, and on what.
+    pub name: String,
+    /// By the unedited model.
+    pub before: f64,
+    /// With the edit.
+    pub after: f64,
+}
+
+/// The texts of a run, and what the unedited model made of them.
+pub(crate) struct Watcher<B: Backend> {
+    unedited: Llama<B>,
+    prompts: Prompts,
+    continuations: DriftMeter<B>,
+    references: Option<(Prompts, DriftMeter<B>)>,
+    max_surprise: Option<f64>,
+}
+
+/// Prompts and how the unedited model goes on.
+struct Prompts {
+    ids: Vec<Vec<u32>>,
+    decoding: Decoding,
+    before: Written,
+}
+
+impl<B: Backend> Watcher<B> {
+    /// `layer` is the first that may change.
+    pub(crate) fn new(
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+        watch: &Watch,
+        prompts: Vec<Vec<u32>>,
+        references: Option<&[Vec<u32>]>,
+        layer: usize,
+    ) -> Result<Self> {
+        let decoding = |prompts: &[Vec<u32>]| {
+            let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+            let left = model.config().max_positions.saturating_sub(longest);
+            Decoding {
+                max_new_tokens: watch.new_tokens.min(left),
+                eos: model.config().eos.clone(),
+                sampling: None,
+            }
+        };
+        let drawn = Decoding {
+            sampling: Some(Sampling::default()),
+            ..decoding(&prompts)
+        };
+        // A draw depends on its place in the list.
+        let repeated: Vec<Vec<u32>> = prompts
+            .iter()
+            .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), watch.draws))
+            .collect();
+        let continued = generate_all(model, &repeated, &drawn, |_| {})?;
+        let continuations = endings(model, &repeated, &continued, layer)?;
+        let (prompts, _) = Prompts::new(model, tokenizer, prompts, decoding)?;
+        let mut held = None;
+        if let Some(references) = references {
+            let (references, answers) =
+                Prompts::new(model, tokenizer, references.to_vec(), decoding)?;
+            let meter = endings(model, &references.ids, &answers, layer)?;
+            held = Some((references, meter));
+        }
+        Ok(Self {
+            unedited: model.clone(),
+            prompts,
+            continuations,
+            references: held,
+            max_surprise: watch.max_surprise,
+        })
+    }
+
+    /// What the edit so far does.
+    pub(crate) fn look(&mut self, model: &Llama<B>, tokenizer: &Tokenizer) -> Result<Watched> {
+        let answers = match &mut self.references {
+            Some((_, meter)) => Some(meter.measure(model)?),
+            None => None,
+        };
+        Ok(Watched {
+            answers,
+            continuations: self.continuations.measure(model)?,
+            written: self.prompts.now(model, &self.unedited, tokenizer)?,
+        })
+    }
+
+    /// By how much the texts surprise more than they did, and the bound, where it is passed.
+    pub(crate) fn past(&self, watched: &Watched) -> Option<(f64, f64)> {
+        let (before, after) = (self.prompts.before.surprise, watched.written.surprise);
+        let bound = self.max_surprise?;
+        (after - before > bound || after.is_nan()).then_some((after - before, bound))
+    }
+
+    /// The table at the end, and what the controlled prompts' texts were before.
+    pub(crate) fn report(
+        &mut self,
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Figure>> {
+        let now = self.look(model, tokenizer)?;
+        let mut figures = Vec::new();
+        if let Some(answers) = now.answers {
+            drifted(&mut figures, "answers to the references", &answers);
+        }
+        let continuations = &now.continuations;
+        drifted(
+            &mut figures,
+            "controlled prompts' continuations",
+            continuations,
+        );
+        if let Some((references, _)) = &self.references {
+            let after = references.now(model, &self.unedited, tokenizer)?;
+            wrote(
+                &mut figures,
+                "after the references",
+                &references.before,
+                &after,
+            );
+        }
+        let before = &self.prompts.before;
+        wrote(
+            &mut figures,
+            "after the controlled prompts",
+            before,
+            &now.written,
+        );
+        Ok(figures)
+    }
+}
+
+impl Prompts {
+    fn new<B: Backend>(
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+        ids: Vec<Vec<u32>>,
+        decoding: impl Fn(&[Vec<u32>]) -> Decoding,
+    ) -> Result<(Self, Vec<Generated>)> {
+        let mut prompts = Self {
+            decoding: decoding(&ids),
+            ids,
+            before: Written::default(),
+        };
+        let generated = generate_all(model, &prompts.ids, &prompts.decoding, |_| {})?;
+        let logprobs: Vec<Vec<f32>> = generated.iter().map(|g| g.logprobs.clone()).collect();
+        prompts.before = written(tokenizer, &generated, &logprobs)?;
+        Ok((prompts, generated))
+    }
+
+    /// What a model writes now, by the measure of another.
+    fn now<B: Backend>(
+        &self,
+        model: &Llama<B>,
+        unedited: &Llama<B>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Written> {
+        let generated = generate_all(model, &self.ids, &self.decoding, |_| {})?;
+        let mut logprobs = Vec::new();
+        let pairs: Vec<(&Vec<u32>, &Generated)> = self.ids.iter().zip(&generated).collect();
+        for pairs in pairs.chunks(SLOTS) {
+            let texts: Vec<Vec<u32>> = pairs
+                .iter()
+                .map(|(prompt, new)| [&prompt[..], &new.new_ids].concat())
+                .collect();
+            let longest = texts.iter().map(Vec::len).max().unwrap_or(1);
+            let size = SessionSize::new(unedited, texts.len(), longest);
+            let mut session = Session::new(unedited, &size)?;
+            let mut feeds = Vec::new();
+            for text in &texts {
+                feeds.push((session.open()?, &text[..]));
+            }
+            let scores = session.score(&feeds)?;
+            for (scores, (prompt, _)) in scores.into_iter().zip(pairs) {
+                logprobs.push(scores[prompt.len() - 1..].to_vec());
+            }
+        }
+        written(tokenizer, &generated, &logprobs)
+    }
+}
+
+/// Divergences on what comes after prompts.
+fn endings<B: Backend>(
+    model: &Llama<B>,
+    prompts: &[Vec<u32>],
+    generated: &[Generated],
+    layer: usize,
+) -> Result<DriftMeter<B>> {
+    let begins: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    let pairs = prompts.iter().zip(generated);
+    let texts: Vec<Vec<u32>> = pairs
+        .map(|(prompt, new)| [&prompt[..], &new.new_ids].concat())
+        .collect();
+    DriftMeter::of_endings(model, &texts, &begins, layer)
+}
+
+fn written(
+    tokenizer: &Tokenizer,
+    generated: &[Generated],
+    logprobs: &[Vec<f32>],
+) -> Result<Written> {
+    let tokens: usize = logprobs.iter().map(Vec::len).sum();
+    let sum: f64 = logprobs.iter().flatten().map(|&x| f64::from(x)).sum();
+    let mut texts = Vec::new();
+    let (mut triples, mut again) = (0, 0);
+    for text in generated {
+        texts.push(tokenizer.decode(&text.new_ids)?);
+        let (all, repeated) = repetition(&text.new_ids);
+        triples += all;
+        again += repeated;
+    }
+    Ok(Written {
+        surprise: -sum / tokens.max(1) as f64,
+        repetition: again as f64 / triples.max(1) as f64,
+        texts,
+    })
+}
+
+/// The triples of neighbouring tokens, and those of them that came before.
+fn repetition(ids: &[u32]) -> (usize, usize) {
+    let mut seen = HashSet::new();
+    let mut triples = ids.windows(3);
+    let all = triples.len();
+    (
+        all,
+        all - triples.by_ref().filter(|t| seen.insert(*t)).count(),
+    )
+}
+
+pub(crate) fn drifted(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
+    figures.push(Figure {
+        name: format!("KL (nats), {what}"),
+        before: 0.0,
+        after: drift.kl,
+    });
+    figures.push(Figure {
+        name: format!("top-1 agreement, {what}"),
+        before: 1.0,
+        after: drift.top1,
+    });
+}
+
+fn wrote(figures: &mut Vec<Figure>, what: &str, before: &Written, after: &Written) {
+    figures.push(Figure {
+        name: format!("perplexity of what comes {what}"),
+        before: before.surprise.exp(),
+        after: after.surprise.exp(),
+    });
+    figures.push(Figure {
+        name: format!("repetition of what comes {what}"),
+        before: before.repetition,
+        after: after.repetition,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetition_counts_triples_that_came_before() {
+        assert_eq!(repetition(&[1, 2]), (0, 0));
+        assert_eq!(repetition(&[1, 2, 3, 4]), (2, 0));
+        // 121 212 121 212: two of four.
+        assert_eq!(repetition(&[1, 2, 1, 2, 1, 2]), (4, 2));
+    }
+}
