@@ -137,13 +137,11 @@ impl<B: Backend> TrainedMlp<B> {
         for (d, x) in d.chunks_exact_mut(width).zip(self.raw.chunks_exact(width)) {
             let scale = norm_scale(x, self.unit.eps);
             // y = w x s with s = (mean(x^2) + eps)^(-1/2): dx = s (w d - x s^2 mean(w d x)).
-            let weighted = |i: usize| f64::from(weight[i]) * f64::from(d[i]);
-            let dot: f64 = (0..width).map(|i| weighted(i) * f64::from(x[i])).sum();
-            let pull = dot * scale * scale / width as f64;
-            for i in 0..width {
-                d[i] = (scale * (f64::from(weight[i]) * f64::from(d[i]) - f64::from(x[i]) * pull))
-                    as f32;
-            }
+            d.iter_mut().zip(weight).for_each(|(d, &w)| *d *= w);
+            let products = d.iter().zip(x).map(|(&d, &x)| f64::from(d) * f64::from(x));
+            let pull = products.sum::<f64>() * scale * scale / width as f64;
+            let values = d.iter_mut().zip(x);
+            values.for_each(|(d, &x)| *d = (scale * (f64::from(*d) - f64::from(x) * pull)) as f32);
         }
         d
     }

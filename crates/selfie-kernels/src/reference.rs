@@ -282,13 +282,15 @@ pub fn mlp_backward(
         .zip(d_hidden.chunks_exact(ffn))
     {
         let (gate, up) = row.split_at(ffn);
-        let at = |i: usize| activate(activation, f64::from(gate[i]));
-        for i in 0..ffn {
-            out.push((f64::from(d[i]) * f64::from(up[i]) * at(i)[1]) as f32);
-        }
-        for i in 0..ffn {
-            out.push((f64::from(d[i]) * at(i)[0]) as f32);
-        }
+        let active: Vec<[f64; 2]> = gate
+            .iter()
+            .map(|&x| activate(activation, x.into()))
+            .collect();
+        let columns = || active.iter().zip(d.iter().zip(up));
+        out.extend(
+            columns().map(|([_, slope], (&d, &up))| (f64::from(d) * f64::from(up) * slope) as f32),
+        );
+        out.extend(columns().map(|([active, _], (&d, _))| (f64::from(d) * active) as f32));
     }
     out
 }
