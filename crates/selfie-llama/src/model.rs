@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
 
+use crate::checkpoint::TEXT_PARTS;
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
 /// A LLaMA with its weights on a device: a handle, which is cheap to clone.
@@ -345,13 +346,11 @@ impl Plan {
 
 /// What the names of a language model's tensors begin with; in a multimodal checkpoint it is a part among others.
 fn prefix(checkpoint: &Checkpoint) -> &'static str {
-    let others = ["language_model.model.", "model.language_model."];
     let has = |prefix: &&str| {
-        checkpoint
-            .find(&format!("{prefix}embed_tokens.weight"))
-            .is_some()
+        let name = format!("{prefix}embed_tokens.weight");
+        checkpoint.find(&name).is_some()
     };
-    others.into_iter().find(has).unwrap_or("model.")
+    TEXT_PARTS.into_iter().find(has).unwrap_or("model.")
 }
 
 /// Streams tensors to the backend.

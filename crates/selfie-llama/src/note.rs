@@ -17,6 +17,11 @@ pub enum Note {
         /// `adapter_config.json`.
         file: PathBuf,
     },
+    /// A checkpoint has other parts beside its language model, which alone is read.
+    TextOnly {
+        /// The checkpoint's folder.
+        dir: PathBuf,
+    },
     /// A field of `generation_config.json` asks for something that is not done.
     NotGenerated {
         /// The file.
@@ -39,6 +44,11 @@ impl fmt::Display for Note {
                 f,
                 "{} belongs to an adapter, which is left out: the weights beside it are used as they are",
                 file.display()
+            ),
+            Note::TextOnly { dir } => write!(
+                f,
+                "{} is a multimodal model: its text part alone is used",
+                dir.display()
             ),
             Note::NotGenerated { file, field, value } => write!(
                 f,

@@ -37,6 +37,14 @@ pub struct Checkpoint {
     notes: Vec<Note>,
 }
 
+/// What the names of a language model's tensors begin with in a multimodal checkpoint: as transformers wrote them up to
+/// 4.51, and since.
+pub(crate) const TEXT_PARTS: [&str; 2] = ["language_model.model.", "model.language_model."];
+
+fn has_part(tensors: &BTreeMap<String, Located>, part: &str) -> bool {
+    tensors.contains_key(&format!("{part}embed_tokens.weight"))
+}
+
 impl Checkpoint {
     /// Opens `model.safetensors`, else `model.safetensors.index.json` and its shards, else the one
     /// `*.safetensors` file of the folder, or of the snapshot of a `models--org--name` folder. A path that ends with
@@ -60,10 +68,16 @@ impl Checkpoint {
         } else {
             open_single(&only_file(dir)?)?
         };
+        let mut notes: Vec<Note> = adapter::note(dir)?.into_iter().collect();
+        if TEXT_PARTS.iter().any(|part| has_part(&tensors, part)) {
+            notes.push(Note::TextOnly {
+                dir: dir.to_owned(),
+            });
+        }
         Ok(Checkpoint {
             dir: dir.to_owned(),
             tensors,
-            notes: adapter::note(dir)?.into_iter().collect(),
+            notes,
         })
     }
 
