@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use selfie::Opened;
 use selfie::kernels::{CpuPath, DType};
-use selfie::llama::{Checkpoint, Rope, RopeScaling, stored_dtype};
+use selfie::llama::{Checkpoint, LayerRope, LayerSpec, Rope, RopeScaling, Spec, stored_dtype};
 
 use crate::args::{InfoArgs, TokensArgs};
 use crate::chat::chats;
@@ -48,6 +48,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ("vocabulary", config.vocab_size.to_string()),
         ("context", format!("{} positions", config.max_positions)),
         ("rope", rope(&config.rope)),
+        ("attention", attention(&config.spec)),
         ("chat", chat_template(&opened)),
         (
             "parameters",
@@ -159,6 +160,34 @@ fn rope(rope: &Rope) -> String {
         RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
     };
     format!("theta {}, {scaling}", rope.theta)
+}
+
+/// What layers of the family do otherwise than those of a LLaMA when they attend.
+fn attention(spec: &Spec) -> String {
+    let layers = |is: &dyn Fn(&LayerSpec) -> bool| spec.layers.iter().filter(|l| is(l)).count();
+    let mut parts = Vec::new();
+    if let Some(window) = spec.layers.iter().find_map(|layer| layer.window) {
+        let n = layers(&|layer| layer.window.is_some());
+        parts.push(format!("a window of {window} at {n} layers"));
+    }
+    match layers(&|layer| layer.rope == LayerRope::Local) {
+        0 => {}
+        n => parts.push(format!("a rotation of their own at {n} layers")),
+    }
+    match layers(&|layer| layer.rope == LayerRope::Off) {
+        0 => {}
+        n => parts.push(format!("no rotation at {n} layers")),
+    }
+    if spec.qk_norm.is_some() {
+        parts.push("norms of q and k".to_owned());
+    }
+    if let Some(cap) = spec.attn_softcap {
+        parts.push(format!("scores capped at {cap}"));
+    }
+    if parts.is_empty() {
+        parts.push("full".to_owned());
+    }
+    parts.join(", ")
 }
 
 /// Where the chat template is, or what is wrong with it.

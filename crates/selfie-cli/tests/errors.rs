@@ -41,7 +41,14 @@ fn folders_and_configurations() {
     let config = model.path().join("config.json");
     edit_config(model.path(), "model_type", json!("gpt2"));
     let message = interpret(1, model.path(), &cell);
-    assert_says(&message, &["model_type", "gpt2", "llama, mistral, qwen2"]);
+    assert_says(
+        &message,
+        &[
+            "model_type",
+            "gpt2",
+            "llama, mistral, ministral, qwen2, qwen3, gemma2",
+        ],
+    );
     fs::write(&config, "{ broken").unwrap();
     assert_says(
         &interpret(1, model.path(), &cell),

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use selfie_kernels::{
-//!     AttnShape, Backend, BatchRow, Cpu, CpuOptions, DType, KvLayout, Slot, reference,
+//!     Attend, AttnShape, Backend, BatchRow, Cpu, CpuOptions, DType, KvLayout, Slot, reference,
 //! };
 //!
 //! let cpu = Cpu::new(CpuOptions::default())?;
@@ -50,7 +50,7 @@
 //! let layer = 0;
 //! cpu.rope_append(&shape, Some(&rope), &batch, layer, &mut qkv, &mut kv)?;
 //! let mut out = cpu.acts(rows.len(), shape.q_dim(), DType::F32)?;
-//! cpu.attend(&shape, &qkv, &batch, layer, &kv, &mut out)?;
+//! cpu.attend(&Attend::new(shape), &qkv, &batch, layer, &kv, &mut out)?;
 //!
 //! // The last two rows: the means of 1, 2, 3 and 6, and of 1, 2, 3 and 10.
 //! assert_eq!(cpu.read_acts(&out, 3..5)?, [3.0, -3.0, 4.0, -4.0]);

@@ -183,9 +183,14 @@ impl Survey {
         let head = Matrix::new(DType::Bf16, 1, &values(VOCAB));
         let head = sim.matrix(&[&head], DType::Bf16)?;
         sim.driver().take_ran();
-        sim.head_best(&a, &head, &LogitMap::PLAIN)?;
+        let map = LogitMap {
+            scale: 1.0,
+            softcap: Some(30.0),
+        };
+        sim.head_best(&a, &head, &map)?;
         let parts = 16 * N * VOCAB.div_ceil(4096);
         let floors = [
+            ("logit_map", N * VOCAB * 8),
             ("head_reduce", N * VOCAB * 4 + parts),
             ("head_merge", parts + N * 8),
         ];
