@@ -46,7 +46,7 @@ pub(super) fn tanh<S: Simd>(s: S, x: f32) -> f32 {
     if x.abs() < 0.25 { x * p } else { large }
 }
 
-/// The logistic function `1 / (1 + e^-x)`, as a factor of what is divided by it.
+/// `1 + e^-x`: the logistic function is one over it.
 #[inline(always)]
 pub(super) fn one_plus_exp<S: Simd>(s: S, x: f32) -> f32 {
     1.0 + exp(s, -x)
