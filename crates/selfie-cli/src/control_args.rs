@@ -123,7 +123,8 @@ pub(crate) struct TrainingArgs {
         required_unless_present = "dry_run"
     )]
     pub(crate) out: Option<PathBuf>,
-    /// A file with a JSON object a step, written as the rows of interpret --out are: step, loss, keep_loss, drift, rewards, interpretations, probes, undecided
+    /// A file with a JSON object a step, written as the rows of interpret --out are: step, loss, keep_loss, drift, rewards,
+    /// interpretations, probes, undecided
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) log: Option<PathBuf>,
     /// Check everything, do one step, write nothing

@@ -76,9 +76,12 @@ pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
             },
             None => {
                 tell(quiet, format!("run {} of {}", index + 1, runs.len()));
-                let mut observer = |_: &Step| match stop.is_asked_for() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
+                let mut observer = |_: &Step| {
+                    if stop.is_asked_for() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
                 };
                 let outcome = run(&mut model, command, &mut observer)?;
                 if stop.is_asked_for() {

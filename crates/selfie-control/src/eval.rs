@@ -290,11 +290,7 @@ pub fn lines(path: &Path) -> Result<Vec<String>> {
 /// The rows of a CSV file with a header, which may have more columns than are asked for.
 fn records<const N: usize>(path: &Path, columns: [&str; N]) -> Result<Vec<[String; N]>> {
     let failed = |error: csv::Error| data(path, error.to_string());
-    let file = std::fs::File::open(path).map_err(|source| ControlError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let mut reader = csv::Reader::from_reader(file);
+    let mut reader = open_csv(path)?;
     let header = reader.headers().map_err(failed)?.clone();
     let mut places = [0; N];
     for (place, column) in places.iter_mut().zip(columns) {
@@ -332,14 +328,18 @@ fn records<const N: usize>(path: &Path, columns: [&str; N]) -> Result<Vec<[Strin
     Ok(rows)
 }
 
-/// The names in a CSV file's header.
-fn columns_of(path: &Path) -> Result<Vec<String>> {
-    let failed = |error: csv::Error| data(path, error.to_string());
+fn open_csv(path: &Path) -> Result<csv::Reader<std::fs::File>> {
     let file = std::fs::File::open(path).map_err(|source| ControlError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let mut reader = csv::Reader::from_reader(file);
+    Ok(csv::Reader::from_reader(file))
+}
+
+/// The names in a CSV file's header.
+fn columns_of(path: &Path) -> Result<Vec<String>> {
+    let failed = |error: csv::Error| data(path, error.to_string());
+    let mut reader = open_csv(path)?;
     let header = reader.headers().map_err(failed)?;
     Ok(header.iter().map(|name| name.trim().to_owned()).collect())
 }

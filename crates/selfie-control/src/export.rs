@@ -44,7 +44,8 @@ pub struct Exported {
 /// Writes the checkpoint of `dir` with edits in it, in order, to the new folder `out`. Edits come with the names that messages
 /// call them by.
 ///
-/// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete, as [`OutputFolder`] says.
+/// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete,
+/// as [`OutputFolder`] says.
 pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Exported> {
     // A GGUF file opens as a checkpoint too, but has no shards of safetensors to write anew.
     if dir.is_file() {

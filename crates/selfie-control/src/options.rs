@@ -34,7 +34,8 @@ pub struct Training {
     /// Which look the edit is of.
     pub write: Write,
     /// Stops when the norm of an embedding is more than this times what it was, or less than its inverse; above 1. On
-    /// SmolLM2-135M-Instruct a country is gone at 1.8 to 2.7, and the model babbles past 4. Supervised control counts from the norm of the target where that is farther off.
+    /// SmolLM2-135M-Instruct a country is gone at 1.8 to 2.7, and the model babbles past 4. Supervised control counts from
+    /// the norm of the target where that is farther off.
     pub max_norm_change: Option<f64>,
     /// What should stay as it is.
     pub reference: Option<Reference>,

@@ -108,10 +108,7 @@ impl LlamaConfig {
         let max_positions = fields
             .integer("max_position_embeddings", 1..=MAX_SIZE)?
             .unwrap_or(defaults.max_positions);
-        let eps = fields.number("rms_norm_eps", "a finite number above 0", |number| {
-            let eps = number as f32;
-            eps > 0.0 && eps.is_finite()
-        })?;
+        let eps = fields.positive("rms_norm_eps")?;
         let attn = attn_shape(fields, d_model, defaults)?;
         let n_layers = required(fields, "num_hidden_layers", MAX_LAYERS)?;
         let ids = |name: &str| match fields.token_ids(name)? {
@@ -228,8 +225,7 @@ fn or_default(root: &Fields, name: &str, limit: usize, default: Option<usize>) -
 }
 
 fn required(root: &Fields, name: &str, limit: usize) -> Result<usize> {
-    root.integer(name, 1..=limit)?
-        .ok_or_else(|| root.missing(name))
+    or_default(root, name, limit, None)
 }
 
 fn refuse_quantized(root: &Fields) -> Result<()> {
@@ -295,6 +291,7 @@ pub(crate) fn has_rope_sections(root: &Fields) -> Result<bool> {
     Ok(parameters.is_some_and(|p| p.get(GLOBAL).is_some() || p.get(LOCAL).is_some()))
 }
 
+const THETA: &str = "rope_theta";
 const GLOBAL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
 
@@ -306,7 +303,7 @@ pub(crate) fn global_and_local_ropes(root: &Fields, max_positions: usize) -> Res
         let part = parameters.object(name)?;
         let part = part.ok_or_else(|| parameters.missing(name))?;
         Ok::<_, LlamaError>(Rope {
-            theta: theta(&part)?.ok_or_else(|| part.missing("rope_theta"))?,
+            theta: rope_base(&part, THETA)?.ok_or_else(|| part.missing(THETA))?,
             scaling: rope_scaling(&part, max_positions)?,
         })
     };
@@ -332,7 +329,7 @@ fn rope(root: &Fields, max_positions: usize, model_type: ModelType) -> Result<Ro
         .into_iter()
         .flatten()
     {
-        found = found.or(theta(fields)?);
+        found = found.or(rope_base(fields, THETA)?);
         if model_type != ModelType::Phi3 {
             fields.number("partial_rotary_factor", "1, or no such field", |number| {
                 number == 1.0
@@ -349,8 +346,9 @@ fn rope(root: &Fields, max_positions: usize, model_type: ModelType) -> Result<Ro
     })
 }
 
-fn theta(fields: &Fields) -> Result<Option<f64>> {
-    fields.number("rope_theta", "a number above 1", |number| {
+/// The base of frequencies that a field holds.
+pub(crate) fn rope_base(fields: &Fields, name: &str) -> Result<Option<f64>> {
+    fields.number(name, "a number above 1", |number| {
         number > 1.0 && (number as f32).is_finite()
     })
 }
@@ -365,13 +363,7 @@ fn rope_scaling(fields: &Fields, max_positions: usize) -> Result<RopeScaling> {
         (None, Some(kind)) => ("type", kind),
         (None, None) => return Err(fields.missing("rope_type")),
     };
-    let positive = |name: &str| {
-        fields.number(name, "a finite number above 0", |number| {
-            let rounded = number as f32;
-            rounded > 0.0 && rounded.is_finite()
-        })
-    };
-    let number = |name: &str| positive(name)?.ok_or_else(|| fields.missing(name));
+    let number = |name: &str| fields.positive(name)?.ok_or_else(|| fields.missing(name));
     let not_negative = |name: &str| {
         fields.number(name, "a finite number of at least 0", |number| {
             number >= 0.0 && (number as f32).is_finite()
@@ -403,9 +395,9 @@ fn rope_scaling(fields: &Fields, max_positions: usize) -> Result<RopeScaling> {
         "yarn" => Ok(RopeScaling::Yarn {
             factor: number("factor")?,
             original_max_positions: original()?.unwrap_or(max_positions),
-            beta_fast: positive("beta_fast")?.unwrap_or(32.0),
-            beta_slow: positive("beta_slow")?.unwrap_or(1.0),
-            attention_factor: positive("attention_factor")?,
+            beta_fast: fields.positive("beta_fast")?.unwrap_or(32.0),
+            beta_slow: fields.positive("beta_slow")?.unwrap_or(1.0),
+            attention_factor: fields.positive("attention_factor")?,
             mscale: not_negative("mscale")?,
             mscale_all_dim: not_negative("mscale_all_dim")?,
             truncate: fields.flag("truncate")?.unwrap_or(true),

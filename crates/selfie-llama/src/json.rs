@@ -147,6 +147,14 @@ impl<'a> Fields<'a> {
         )
     }
 
+    /// A number above 0 that is one in f32 too.
+    pub(crate) fn positive(&self, name: &str) -> Result<Option<f64>> {
+        self.number(name, "a finite number above 0", |number| {
+            let rounded = number as f32;
+            rounded > 0.0 && rounded.is_finite()
+        })
+    }
+
     pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>> {
         self.typed(name, Value::as_bool, || "expected true or false".into())
     }

@@ -44,44 +44,58 @@ fn all_rows<T: Operand>(
     out.par_chunks_mut(stride)
         .zip(gate_up.values().par_chunks(gate_up.width()))
         .for_each(|(out, row)| {
-            let (gate, up) = row.split_at(row.len() / 2);
-            match activation {
-                Activation::Silu => isa.run(Silu { gate, up, out }),
-                Activation::GeluTanh => isa.run(GeluTanh { gate, up, out }),
-            }
+            gated(isa, activation, row.split_at(row.len() / 2), out);
         });
 }
 
-pub(super) struct Silu<'a, T> {
-    pub(super) gate: &'a [f32],
-    pub(super) up: &'a [f32],
-    pub(super) out: &'a mut [T],
+/// `activation(gate) * up` of one row.
+pub(super) fn gated<T: Operand>(
+    isa: Isa,
+    activation: Activation,
+    (gate, up): (&[f32], &[f32]),
+    out: &mut [T],
+) {
+    let row = Row { gate, up, out };
+    match activation {
+        Activation::Silu => isa.run(Silu(row)),
+        Activation::GeluTanh => isa.run(GeluTanh(row)),
+    }
 }
+
+struct Row<'a, T> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [T],
+}
+
+impl<T: Operand> Row<'_, T> {
+    /// `gate / (1 + e^-argument(gate)) * up`.
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, argument: impl Fn(f32) -> f32) {
+        for ((out, &gate), &up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            *out = T::round(gate / one_plus_exp(s, argument(gate)) * up);
+        }
+    }
+}
+
+struct Silu<'a, T>(Row<'a, T>);
 
 impl<T: Operand> Loop for Silu<'_, T> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for ((out, &gate), &up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = T::round(gate / one_plus_exp(s, gate) * up);
-        }
+        self.0.each(s, |gate| gate);
     }
 }
 
-pub(super) struct GeluTanh<'a, T> {
-    pub(super) gate: &'a [f32],
-    pub(super) up: &'a [f32],
-    pub(super) out: &'a mut [T],
-}
+struct GeluTanh<'a, T>(Row<'a, T>);
 
 impl<T: Operand> Loop for GeluTanh<'_, T> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for ((out, &gate), &up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
-            *out = T::round(gate / one_plus_exp(s, gelu_argument(s, gate)) * up);
-        }
+        self.0.each(s, |gate| gelu_argument(s, gate));
     }
 }

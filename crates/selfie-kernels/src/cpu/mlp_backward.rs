@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::CpuRows;
-use super::glu::{GeluTanh, Silu};
+use super::glu::gated;
 use super::math::{GELU_CUBE, GELU_SLOPE, gelu_argument, one_plus_exp};
 use super::simd::{Isa, Loop, Simd};
 use crate::error::check_shape;
@@ -24,11 +24,7 @@ pub(super) fn glu_f32(
         .par_chunks_mut(width)
         .zip(gate_up.values().par_chunks(2 * width))
         .for_each(|(out, row)| {
-            let (gate, up) = row.split_at(width);
-            match activation {
-                Activation::Silu => isa.run(Silu { gate, up, out }),
-                Activation::GeluTanh => isa.run(GeluTanh { gate, up, out }),
-            }
+            gated(isa, activation, row.split_at(width), out);
         });
     Ok(())
 }

@@ -206,11 +206,12 @@ impl Module {
         }
     }
 
-    /// The same for attention with a window, with soft caps, or both.
+    /// The same for attention with a window, with soft caps, or both; a file without them stays as it is.
     pub fn masked(self, window: bool, cap: bool) -> Self {
+        let masked = self.file.is_masked();
         Self {
-            window,
-            cap,
+            window: window && masked,
+            cap: cap && masked,
             ..self
         }
     }

@@ -121,8 +121,9 @@ impl ChatTemplate {
     pub fn open(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let special = tokenizer.special_tokens();
         if is_gguf(dir) {
-            let (_, config) = Gguf::open(dir)?.tokenizer()?;
-            let text = of_config(&config.to_string(), dir)?;
+            let templates = Gguf::open(dir)?.chat_template()?;
+            let object = templates.map(|value| (FIELD.to_owned(), value));
+            let text = of_config(&object.into_iter().collect(), dir)?;
             let template = text.map(|text| Self::parse(&text, special, dir));
             return template.transpose();
         }
@@ -137,7 +138,7 @@ impl ChatTemplate {
         let Some(json) = read(&path)? else {
             return Ok(None);
         };
-        let text = of_config(&json, &path)?;
+        let text = of_config(&parse_object(&json, &path)?, &path)?;
         text.map(|text| Self::parse(&text, special, &path))
             .transpose()
     }
@@ -259,10 +260,9 @@ fn read(path: &Path) -> Result<Option<String>> {
 }
 
 /// `chat_template` of `tokenizer_config.json`: a text, or a list of them with names.
-fn of_config(json: &str, path: &Path) -> Result<Option<String>> {
+fn of_config(object: &Map<String, Value>, path: &Path) -> Result<Option<String>> {
     const EXPECTED: &str = "expected a template, or a list of {\"name\": .., \"template\": ..} with one called default";
-    let object = parse_object(json, path)?;
-    let config = Fields::new(path, &object);
+    let config = Fields::new(path, object);
     let text = match config.get(FIELD) {
         None => return Ok(None),
         Some(Value::Array(list)) => list

@@ -2,7 +2,7 @@
 
 use selfie_kernels::Activation;
 
-use super::{Defaults, Family, windows};
+use super::{Defaults, Family, set_attention_bias, windows};
 use crate::json::Fields;
 use crate::{EmbedScale, LlamaConfig, Norms, Result};
 
@@ -32,10 +32,8 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
 
 /// What Gemma 2 and 3 have in common.
 pub(super) fn gemma(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
-    let attention_bias = root.flag("attention_bias")?.unwrap_or(false);
-    config.qkv_bias = attention_bias;
-    config.o_bias = attention_bias;
-    let scalar = root.number("query_pre_attn_scalar", "a number above 0", |n| n > 0.0)?;
+    set_attention_bias(root, config)?;
+    let scalar = root.positive("query_pre_attn_scalar")?;
     let spec = &mut config.spec;
     spec.norms = Norms::Around;
     spec.one_plus_weight = true;
@@ -46,10 +44,8 @@ pub(super) fn gemma(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
 }
 
 /// A cap; `null` is none.
-pub(super) fn softcap(root: &Fields, name: &str, default: f64) -> Result<Option<f32>> {
-    let cap = root.number(name, "a finite number above 0", |n| {
-        n > 0.0 && (n as f32).is_finite()
-    })?;
+fn softcap(root: &Fields, name: &str, default: f64) -> Result<Option<f32>> {
+    let cap = root.positive(name)?;
     let default = (!root.names(name)).then_some(default);
     Ok(cap.or(default).map(|cap| cap as f32))
 }

@@ -2,7 +2,7 @@
 
 use super::gemma2::gemma;
 use super::{Defaults, Family, windows};
-use crate::config::{global_and_local_ropes, has_rope_sections};
+use crate::config::{global_and_local_ropes, has_rope_sections, rope_base};
 use crate::json::Fields;
 use crate::{LlamaConfig, QkNorm, Result, Rope, RopeScaling};
 
@@ -51,11 +51,8 @@ fn local_rope(root: &Fields, max_positions: usize) -> Result<Rope> {
     if has_rope_sections(root)? {
         return Ok(global_and_local_ropes(root, max_positions)?.1);
     }
-    let theta = root.number("rope_local_base_freq", "a number above 1", |n| {
-        n > 1.0 && (n as f32).is_finite()
-    })?;
     Ok(Rope {
-        theta: theta.unwrap_or(10_000.0),
+        theta: rope_base(root, "rope_local_base_freq")?.unwrap_or(10_000.0),
         scaling: RopeScaling::None,
     })
 }

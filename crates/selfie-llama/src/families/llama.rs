@@ -1,6 +1,6 @@
 //! LLaMA (arXiv 2302.13971, 2307.09288, 2407.21783): what the others are told apart from.
 
-use super::{Defaults, Family};
+use super::{Defaults, Family, set_attention_bias};
 use crate::json::Fields;
 use crate::{LlamaConfig, Result};
 
@@ -12,9 +12,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
-    let attention_bias = root.flag("attention_bias")?.unwrap_or(false);
-    config.qkv_bias = attention_bias;
-    config.o_bias = attention_bias;
+    set_attention_bias(root, config)?;
     config.mlp_bias = root.flag("mlp_bias")?.unwrap_or(false);
     Ok(())
 }

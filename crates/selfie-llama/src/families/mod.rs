@@ -126,6 +126,14 @@ impl ModelType {
     }
 }
 
+/// `attention_bias`: biases of all projections of attention.
+fn set_attention_bias(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
+    let biases = root.flag("attention_bias")?.unwrap_or(false);
+    config.qkv_bias = biases;
+    config.o_bias = biases;
+    Ok(())
+}
+
 /// The family that `config.json` names, by `model_type` or else by the first of `architectures`.
 pub(crate) fn model_type(root: &Fields) -> Result<ModelType> {
     let mut architectures = root.texts("architectures")?.unwrap_or_default();

@@ -1,6 +1,6 @@
 //! OLMo 2 (arXiv 2501.00656) and OLMo 3: norms behind attention and MLP, and one over all heads of queries and of keys.
 
-use super::{Defaults, Family, windows};
+use super::{Defaults, Family, set_attention_bias, windows};
 use crate::json::Fields;
 use crate::{LlamaConfig, Norms, QkNorm, Result, Rope, RopeScaling};
 
@@ -24,9 +24,7 @@ pub(super) const OLMO3: Family = Family {
 };
 
 fn olmo2(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
-    let attention_bias = root.flag("attention_bias")?.unwrap_or(false);
-    config.qkv_bias = attention_bias;
-    config.o_bias = attention_bias;
+    set_attention_bias(root, config)?;
     config.spec.norms = Norms::After;
     config.spec.qk_norm = Some(QkNorm::Flat);
     Ok(())

@@ -25,8 +25,7 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
         return Err(root.refuse_as("partial_rotary_factor", factor.to_string(), expected));
     }
     config.spec.rotated = rotated;
-    let written = root.get("sliding_window").is_some();
-    let window = if written { windows::width(root)? } else { None };
+    let window = windows::written_width(root)?;
     windows::set(root, config, window, |_| true)?;
     Ok(())
 }

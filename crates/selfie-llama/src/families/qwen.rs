@@ -1,6 +1,6 @@
 //! Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115), and the dense Qwen 3 (arXiv 2505.09388).
 
-use super::{Defaults, Family, windows};
+use super::{Defaults, Family, set_attention_bias, windows};
 use crate::config::MAX_SIZE;
 use crate::json::Fields;
 use crate::{LlamaConfig, QkNorm, Result};
@@ -31,9 +31,7 @@ fn qwen2(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
 }
 
 fn qwen3(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
-    let attention_bias = root.flag("attention_bias")?.unwrap_or(false);
-    config.qkv_bias = attention_bias;
-    config.o_bias = attention_bias;
+    set_attention_bias(root, config)?;
     config.spec.qk_norm = Some(QkNorm::Heads);
     set_windows(root, config)
 }

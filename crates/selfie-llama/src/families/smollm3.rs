@@ -1,6 +1,6 @@
 //! SmolLM 3 (<https://huggingface.co/blog/smollm3>): some layers do not rotate (arXiv 2501.18795).
 
-use super::{Defaults, Family, windows};
+use super::{Defaults, Family, set_attention_bias, windows};
 use crate::json::Fields;
 use crate::{LayerRope, LlamaConfig, Result};
 
@@ -20,9 +20,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
-    let attention_bias = root.flag("attention_bias")?.unwrap_or(false);
-    config.qkv_bias = attention_bias;
-    config.o_bias = attention_bias;
+    set_attention_bias(root, config)?;
     config.mlp_bias = root.flag("mlp_bias")?.unwrap_or(false);
     let rotates = rotating_layers(root, config.n_layers)?;
     for (layer, rotates) in config.spec.layers.iter_mut().zip(&rotates) {
@@ -31,9 +29,11 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
         }
     }
     let used = root.flag("use_sliding_window")?.unwrap_or(false);
-    // Without the field there is no window, unlike in other families.
-    let written = used && root.get("sliding_window").is_some();
-    let window = if written { windows::width(root)? } else { None };
+    let window = if used {
+        windows::written_width(root)?
+    } else {
+        None
+    };
     windows::set(root, config, window, |l| !rotates[l])?;
     Ok(())
 }

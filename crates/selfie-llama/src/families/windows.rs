@@ -7,9 +7,14 @@ use crate::{LayerRope, LlamaConfig, Result, Rope};
 /// The window of transformers for a configuration that does not say how wide.
 const DEFAULT_WINDOW: usize = 4096;
 
-/// `sliding_window`; `null` is none.
+/// `sliding_window`; `null` is none, and so is a field that is not there.
+pub(super) fn written_width(root: &Fields) -> Result<Option<usize>> {
+    root.integer("sliding_window", 1..=MAX_SIZE)
+}
+
+/// `sliding_window`; `null` is none, and a field that is not there the default of transformers.
 pub(super) fn width(root: &Fields) -> Result<Option<usize>> {
-    let window = root.integer("sliding_window", 1..=MAX_SIZE)?;
+    let window = written_width(root)?;
     let default = (!root.names("sliding_window")).then_some(DEFAULT_WINDOW);
     Ok(window.or(default))
 }

@@ -69,6 +69,11 @@ impl Gguf {
         Ok((!eos.is_empty()).then(|| json!({ "eos_token_id": eos })))
     }
 
+    /// The chat template as `tokenizer_config.json` has it: a text, or a list of named ones. `None` if there is none.
+    pub fn chat_template(&self) -> Result<Option<Value>> {
+        tokenizer::chat_template(&self.keys())
+    }
+
     /// What `tokenizer.json` and `tokenizer_config.json` would hold, the second with the chat template.
     pub fn tokenizer(&self) -> Result<(Value, Value)> {
         tokenizer::tokenizer(&self.keys())

@@ -334,7 +334,7 @@ fn template(tokens: &Tokens, begin: Option<usize>, end: Option<usize>) -> Value 
 }
 
 /// The chat template as a text, or a list of them where the file has named ones beside it.
-fn chat_template(keys: &Keys) -> Result<Option<Value>> {
+pub(super) fn chat_template(keys: &Keys) -> Result<Option<Value>> {
     let default = keys.text(TEMPLATE)?;
     let mut all: Vec<Value> = Vec::new();
     let template = |name: &str, text: &str| json!({"name": name, "template": text});

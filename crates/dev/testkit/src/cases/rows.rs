@@ -238,12 +238,25 @@ pub(super) const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::G
 /// Units in the last place by which `1 / (1 + e^-u)` may be off: an exponential by way of 2^x loses as many as its argument
 /// is large, and the argument of the GELU is itself off by some.
 pub(super) fn exp_units(activation: Activation, gate: f32) -> f64 {
-    let x = f64::from(gate);
+    let lost = match activation {
+        Activation::Silu => 1.0,
+        Activation::GeluTanh => 6.0,
+    };
+    let [argument, _] = argument(activation, gate.into());
+    8.0 + lost * (-argument).max(0.0)
+}
+
+/// The `u` of an activation `x / (1 + e^-u)`, and its slope, at `x`.
+pub(super) fn argument(activation: Activation, x: f64) -> [f64; 2] {
     match activation {
-        Activation::Silu => 8.0 + (-x).max(0.0),
+        Activation::Silu => [x, 1.0],
         Activation::GeluTanh => {
-            let argument = 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-            8.0 + 6.0 * (-argument).max(0.0)
+            let root = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+            let cube = 0.044715;
+            [
+                root * (x + cube * x.powi(3)),
+                root * (1.0 + 3.0 * cube * x * x),
+            ]
         }
     }
 }

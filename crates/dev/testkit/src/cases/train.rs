@@ -1,9 +1,9 @@
 //! The ops that train one MLP.
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Activation, Adam, Backend, DType};
+use selfie_kernels::{Adam, Backend, DType};
 
-use super::rows::{ACTIVATIONS, exp_units};
+use super::rows::{ACTIVATIONS, argument, exp_units};
 use super::tables::{ADAM, GLU, LINEAR, Linear, ROWS, Step};
 use super::*;
 
@@ -121,7 +121,8 @@ pub fn check_mlp_backward<B: Backend>(backend: &B) {
                     let (row, column) = (i / (2 * ffn), i % (2 * ffn));
                     let at = row * ffn + column % ffn;
                     let x = f64::from(gate[at]);
-                    let [sigmoid, inner] = logistic(activation, x);
+                    let [u, inner] = argument(activation, x);
+                    let sigmoid = 1.0 / (1.0 + (-u).exp());
                     // Near its minimum the slope is a difference of two terms of this size.
                     let size = if column < ffn {
                         f64::from(up[at]).abs() * sigmoid * (1.0 + x.abs() * inner)
@@ -208,20 +209,4 @@ pub fn check_adam<B: Backend>(backend: &B) {
 
 fn all(w: &Matrix) -> Vec<f32> {
     (0..w.rows()).flat_map(|i| w.row(i).to_vec()).collect()
-}
-
-/// `1 / (1 + e^-u)` for the argument `u(x)` of an activation, and the slope of that argument.
-fn logistic(activation: Activation, x: f64) -> [f64; 2] {
-    let [u, slope] = match activation {
-        Activation::Silu => [x, 1.0],
-        Activation::GeluTanh => {
-            let root = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
-            let cube = 0.044715;
-            [
-                root * (x + cube * x.powi(3)),
-                root * (1.0 + 3.0 * cube * x * x),
-            ]
-        }
-    };
-    [1.0 / (1.0 + (-u).exp()), slope]
 }

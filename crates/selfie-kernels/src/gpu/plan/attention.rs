@@ -250,11 +250,8 @@ impl Attention<'_> {
         let Attend {
             window, softcap, ..
         } = self.attend;
-        let module = Module::of_heads(file, self.kv.dtype, self.kv.head_dim);
-        match file {
-            File::AttentionMerge => module,
-            _ => module.masked(window.is_some(), softcap.is_some()),
-        }
+        Module::of_heads(file, self.kv.dtype, self.kv.head_dim)
+            .masked(window.is_some(), softcap.is_some())
     }
 
     /// Query heads that share a head of keys and values.
