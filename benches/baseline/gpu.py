@@ -2,7 +2,7 @@
 
     python gpu.py MODEL_DIR --out FILE [--device cuda] [--tokens 19] [--new 30] [--batches 64,128,256,608]
 
-Writes an object of name and value, with the names of gpu-bench.
+Writes an object of name and value, with the names of gpu-bench, after each part.
 """
 
 import argparse
@@ -17,6 +17,9 @@ from hooks import greedy, open_model, sweep
 
 PROMPT = "[INST] What's highest mountain in the world? [/INST] "
 
+# Outputs and terms of the products of a llama-2-7b's layer, and its head.
+PRODUCTS = [(12288, 4096), (4096, 4096), (22016, 4096), (4096, 11008), (32000, 4096)]
+
 
 class Clock:
     """Times of work on a device."""
@@ -29,42 +32,60 @@ class Clock:
             torch.cuda.synchronize()
 
     def once(self, work):
+        """Seconds of the host, for work of many steps."""
         self.wait()
         start = time.perf_counter()
         work()
         self.wait()
         return time.perf_counter() - start
 
-    def median(self, work, samples=7, sample_s=0.05):
-        """The median time of short work, many of which are timed together."""
-        for _ in range(3):
-            work()
-        count = max(1, min(4000, int(sample_s / self.once(work))))
-
-        def many():
-            for _ in range(count):
-                work()
-
-        return statistics.median(self.once(many) / count for _ in range(samples))
+    def median(self, work, samples=5, sample_s=0.03):
+        """Seconds of the device for short work, which is given the number of its round: a graph of many rounds is
+        replayed between two events."""
+        for i in range(3):
+            work(i)
+        count = max(1, min(500, int(sample_s / self.once(lambda: work(0)))))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for i in range(count):
+                work(i)
+        graph.replay()
+        times = []
+        for _ in range(samples):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3 / count)
+        return statistics.median(times)
 
 
 def limits(clock):
     """The copy and the matrix product that gpu-bench begins with."""
     source = torch.randn(1 << 29, device=clock.device)
     target = torch.empty_like(source)
-    seconds = clock.median(lambda: target.copy_(source))
-    figures = {"device copy, bytes read and written": 2 * 4 * (1 << 29) / seconds / 1e9}
+    seconds = clock.median(lambda _: target.copy_(source))
+    yield "device copy, bytes read and written", 2 * 4 * (1 << 29) / seconds / 1e9
     a, b = (torch.randn(8192, 8192, device=clock.device, dtype=torch.bfloat16) for _ in range(2))
-    seconds = clock.median(lambda: a @ b.T)
-    figures["bf16 matrix product 8192^3, f32 out"] = 2 * 8192**3 / seconds / 1e12
-    return figures
+    seconds = clock.median(lambda _: a @ b.T)
+    yield "bf16 matrix product, f32 out", 2 * 8192**3 / seconds / 1e12
+
+
+def products(clock):
+    """Products of few and of many rows, bf16 in and out, with weights that take turns."""
+    for n, k in PRODUCTS:
+        sets = max(1, min(8, (256 << 20) // (2 * n * k)))
+        weights = [torch.randn(n, k, device=clock.device, dtype=torch.bfloat16) for _ in range(sets)]
+        for m in [1, 8, 16, 64, 608, 4096]:
+            x = torch.randn(m, k, device=clock.device, dtype=torch.bfloat16)
+            yield f"product {m} x {n} x {k}", clock.median(lambda i: x @ weights[i % sets].T) * 1e6
 
 
 def attention(clock):
-    """Flash attention of 32 heads of 128 over 8 heads of keys and values."""
+    """Attention of 32 heads of 128 over 8 heads of keys and values: the faster of flash attention and cuDNN."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    figures = {}
     for branches, tokens in [(64, 32), (64, 512), (8, 4096)]:
 
         def heads(n, length):
@@ -73,26 +94,33 @@ def attention(clock):
         keys, values = heads(8, tokens), heads(8, tokens)
         for name, queries, causal in [("prompt", heads(32, tokens), True), ("decode", heads(32, 1), False)]:
 
-            def attend():
+            def attend(_):
                 F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, enable_gqa=True)
 
-            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                figures[f"attention_{name} {branches} x {tokens}"] = clock.median(attend) * 1e6
-    return figures
+            times = {}
+            for backend in [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]:
+                try:
+                    with sdpa_kernel(backend):
+                        times[backend.name] = clock.median(attend) * 1e6
+                except RuntimeError as error:
+                    print(f"{backend.name} refuses attention_{name} {branches} x {tokens}: {str(error).splitlines()[0]}")
+            for backend, microseconds in times.items():
+                print(f"attention_{name} {branches} x {tokens}: {microseconds:.1f} us by {backend}")
+            if times:
+                yield f"attention_{name} {branches} x {tokens}", min(times.values())
 
 
 @torch.no_grad()
 def decode_steps(model, clock):
     """Milliseconds of a greedy step after prompts of 19 tokens."""
-    figures = {}
     vocab = model.config.vocab_size
-    for batch in [1, 8]:
+    for batch in [1, 8, 64, 608]:
         ids = torch.tensor([[(31 * i + 7 * j + 5) % vocab for j in range(19)] for i in range(batch)], device=clock.device)
+        greedy(model, ids, 4)
         times = []
-        for steps in [20, 148]:
-            times.append(min(clock.once(lambda: greedy(model, ids, steps)) for _ in range(3)))
-        figures[f"decode step, batch {batch}"] = (times[1] - times[0]) / 128 * 1e3
-    return figures
+        for steps in [8, 40]:
+            times.append(min(clock.once(lambda: greedy(model, ids, steps)) for _ in range(2)))
+        yield f"decode step, batch {batch}", (times[1] - times[0]) / 32 * 1e3
 
 
 def main():
@@ -108,11 +136,15 @@ def main():
     args = parser.parse_args()
     clock = Clock(args.device)
     figures = {}
-    if args.device != "cpu":
-        figures |= limits(clock) | attention(clock)
+
+    def keep(named):
+        for name, value in named:
+            print(f"{name}: {value:.3f}", flush=True)
+            figures[name] = value
+            with open(args.out, "w") as file:
+                json.dump(figures, file, indent=2)
+
     model, tokenizer = open_model(args.model, args.dtype, args.device)
-    if args.device != "cpu":
-        figures |= decode_steps(model, clock)
     cells = [(layer, token) for layer in range(model.config.num_hidden_layers) for token in range(args.tokens)]
     prompt = PROMPT
     while len(tokenizer(prompt)["input_ids"]) < args.tokens:
@@ -131,15 +163,18 @@ def main():
             print(f"sweep, batch {batch}: out of memory")
             torch.cuda.empty_cache()
             continue
-        print(f"sweep, batch {batch}: {seconds:.2f} s")
         best = seconds if best is None else min(best, seconds)
+        keep([(f"sweep, batch {batch}", seconds), (f"sweep, {len(cells)} cells x {args.new} tokens, relevancy on", best)])
         if args.show:
             for text, relevancy in run(args.new):
                 for ids, scores in zip(text.tolist(), relevancy.tolist()):
                     print(json.dumps({"new_ids": ids, "relevancy_score": scores}))
-    figures[f"sweep, {len(cells)} cells x {args.new} tokens, relevancy on"] = best
-    with open(args.out, "w") as file:
-        json.dump({name: value for name, value in figures.items() if value is not None}, file, indent=2)
+    if args.device != "cpu":
+        keep(decode_steps(model, clock))
+        del model
+        keep(limits(clock))
+        keep(products(clock))
+        keep(attention(clock))
 
 
 if __name__ == "__main__":

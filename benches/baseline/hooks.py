@@ -22,7 +22,7 @@ def open_model(folder, dtype, device):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=os.path.join(folder, "tokenizer.json"), model_input_names=["input_ids", "attention_mask"], **special
     )
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).eval().to(device)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
     return model, tokenizer
 
 

@@ -24,7 +24,7 @@ mod train;
 pub use backend::Gpu;
 pub use buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 #[cfg(feature = "cuda")]
-pub use cuda::{Cuda, CudaDriver, CudaOptions};
+pub use cuda::{Cuda, CudaDriver, CudaOptions, KernelUse, Timed};
 pub use driver::{Driver, Gemm, WeightOrder};
 pub use kv::GpuKv;
 pub use launch::{Arg, File, Launch, Module};

@@ -1,54 +1,46 @@
 //! Decode steps of a whole model: bound by reading the weights.
 
-use std::path::Path;
 use std::time::Instant;
 
 use selfie_kernels::gpu::Cuda;
 use selfie_llama::{Decoding, Llama, generate_all};
 
 use crate::Result;
-use crate::floors::Floors;
 use crate::report::Report;
 use crate::sizes::Sizes;
 
-/// Tokens of each prompt.
-const PROMPT: usize = 19;
-const RUNS: usize = 5;
+const RUNS: usize = 3;
 
-pub(crate) fn measure(
-    cuda: Cuda,
-    dir: &Path,
-    sizes: &Sizes,
-    floors: &Floors,
-    report: &mut Report,
-) -> Result<()> {
-    let model = Llama::open(cuda, dir)?;
+/// Times greedy steps of each number of sequences.
+pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let config = model.config();
     // A step reads every matrix but the embedding table, of which it reads a few rows.
     let table = (config.vocab_size * config.d_model) as u64;
     let read = config.n_parameters() - if config.tie_word_embeddings { 0 } else { table };
     let bytes = (read * model.dtype().size() as u64) as f64;
-    for batch in [1, 8] {
+    for &batch in sizes.decode {
         let mut samples = Vec::new();
+        // The first run chooses algorithms and makes the graphs.
+        time(model, batch, sizes, sizes.texts[1])?;
         for _ in 0..RUNS {
             let [short, long] = sizes.texts;
-            let difference = time(&model, batch, long)? - time(&model, batch, short)?;
+            let difference = time(model, batch, sizes, long)? - time(model, batch, sizes, short)?;
             samples.push(difference / (long - short) as f64);
         }
         samples.sort_by(f64::total_cmp);
         let step = samples[RUNS / 2];
         let name = format!("decode step, batch {batch}");
         report.add(&name, step * 1e3, "ms");
-        let share = 100.0 * bytes / step / floors.copy;
+        let share = 100.0 * bytes / step / report.copy();
         report.add(&format!("{name}, weights over time, of copy"), share, "%");
     }
     Ok(())
 }
 
 /// Seconds for texts of `new_tokens` after `batch` prompts.
-fn time(model: &Llama<Cuda>, batch: usize, new_tokens: usize) -> Result<f64> {
+fn time(model: &Llama<Cuda>, batch: usize, sizes: &Sizes, new_tokens: usize) -> Result<f64> {
     let vocab = model.config().vocab_size;
-    let prompt = |i: usize| (0..PROMPT).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
+    let prompt = |i: usize| (0..sizes.prompt).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
     let prompts: Vec<Vec<u32>> = (0..batch).map(|i| prompt(i).collect()).collect();
     let decoding = Decoding {
         max_new_tokens: new_tokens,

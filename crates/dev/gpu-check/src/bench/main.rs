@@ -3,6 +3,8 @@
 mod decode;
 mod floors;
 mod ops;
+mod products;
+mod profile;
 mod report;
 mod sizes;
 mod sweep;
@@ -10,10 +12,12 @@ mod timing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use selfie_kernels::gpu::{Cuda, CudaOptions};
 use selfie_kernels::{Backend, KernelError};
+use selfie_llama::Llama;
 
 use report::Report;
 use sizes::Sizes;
@@ -26,6 +30,9 @@ struct Args {
     /// The number of the GPU
     #[arg(long, default_value_t = 0)]
     device: usize,
+    /// What to measure: all without
+    #[arg(long, value_enum)]
+    section: Vec<Section>,
     /// A bf16 checkpoint of the shape llama-2-7b (selfie random-checkpoint writes one)
     #[arg(long)]
     model: PathBuf,
@@ -38,9 +45,26 @@ struct Args {
     /// Small sizes, to try the program: the figures mean nothing
     #[arg(long)]
     small: bool,
-    /// Write the figures to this file
+    /// Write the figures to this file; those that are in it, of the same commit, stay
     #[arg(long)]
     json: PathBuf,
+}
+
+/// A part of the figures, which runs in a process of its own if it is asked for by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// A copy and a matrix product: what shares are shares of
+    Floors,
+    /// Layers times tokens of a prompt, interpreted
+    Sweep,
+    /// Decode steps
+    Decode,
+    /// Single products
+    Products,
+    /// Single ops, and attention
+    Ops,
+    /// A step's launches by themselves
+    Profile,
 }
 
 fn main() -> ExitCode {
@@ -65,11 +89,47 @@ fn run(args: &Args) -> Result<()> {
     } else {
         Sizes::FULL
     };
-    let mut report = Report::new(&cuda.describe(), &args.commit, args.baseline.as_deref())?;
-    let floors = floors::measure(&cuda, &sizes, &mut report)?;
-    ops::measure(&cuda, &sizes, &floors, &mut report)?;
-    drop(cuda);
-    decode::measure(open(args)?, &args.model, &sizes, &floors, &mut report)?;
-    sweep::measure(open(args)?, &args.model, &sizes, &floors, &mut report)?;
-    report.write(&args.json)
+    let mut report = Report::open(
+        &cuda.describe(),
+        &args.commit,
+        &args.json,
+        args.baseline.as_deref(),
+    )?;
+    let sections = if args.section.is_empty() {
+        Section::value_variants()
+    } else {
+        &args.section
+    };
+    if !report.has_limits() {
+        floors::measure(&cuda, &sizes, &mut report)?;
+    }
+    let mut model = None;
+    for section in sections {
+        match section {
+            Section::Floors => {}
+            Section::Products => products::measure(&cuda, &sizes, &mut report)?,
+            Section::Ops => ops::measure(&cuda, &sizes, &mut report)?,
+            Section::Sweep | Section::Decode | Section::Profile => {
+                let model = match &model {
+                    Some(model) => model,
+                    None => model.insert(load(&cuda, args, &mut report)?),
+                };
+                match section {
+                    Section::Sweep => sweep::measure(model, &args.model, &sizes, &mut report)?,
+                    Section::Decode => decode::measure(model, &sizes, &mut report)?,
+                    _ => profile::measure(model, &sizes, &mut report)?,
+                }
+            }
+        }
+        report.write(&args.json)?;
+    }
+    println!("wrote {}", args.json.display());
+    Ok(())
+}
+
+fn load(cuda: &Cuda, args: &Args, report: &mut Report) -> Result<Llama<Cuda>> {
+    let start = Instant::now();
+    let model = Llama::open(cuda.clone(), &args.model)?;
+    report.add("load of the weights", start.elapsed().as_secs_f64(), "s");
+    Ok(model)
 }

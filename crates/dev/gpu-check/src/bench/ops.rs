@@ -6,10 +6,9 @@ use selfie_kernels::{
     Result, Slot, reference,
 };
 
-use crate::floors::Floors;
 use crate::report::Report;
 use crate::sizes::Sizes;
-use crate::timing::seconds;
+use crate::timing::{Time, time};
 
 /// Sets of buffers that take turns: together they do not fit the caches.
 const SETS: usize = 4;
@@ -21,20 +20,15 @@ const GROUPED: AttnShape = AttnShape {
     head_dim: 128,
 };
 
-pub(crate) fn measure(
-    cuda: &Cuda,
-    sizes: &Sizes,
-    floors: &Floors,
-    report: &mut Report,
-) -> Result<()> {
+pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let side = sizes.rows;
-    let mut share = |name: &str, bytes: usize, seconds: f64| {
-        let rate = bytes as f64 / seconds;
-        report.add(
-            &format!("{name} {side} x {side}, of copy"),
-            100.0 * rate / floors.copy,
-            "%",
-        );
+    let copy = report.copy();
+    let mut share = |name: &str, bytes: usize, time: Time| {
+        let rate = bytes as f64 / time.device;
+        let name = format!("{name} {side} x {side}");
+        report.add(&format!("{name}, of copy"), 100.0 * rate / copy, "%");
+        report.add(&format!("{name}, on the device"), time.device * 1e6, "us");
+        report.add(&format!("{name}, on the host"), time.host * 1e6, "us");
     };
     let (f32s, bf16s) = (4 * side * side, 2 * side * side);
 
@@ -44,7 +38,7 @@ pub(crate) fn measure(
     for _ in 0..SETS {
         acts.push(cuda.acts(side, side, DType::Bf16)?);
     }
-    let s = seconds(cuda, |i| {
+    let s = time(cuda, |i| {
         cuda.rms_norm(&x[i % SETS], &weight, 1e-5, &mut acts[i % SETS])
     })?;
     share("rms_norm", f32s + bf16s, s);
@@ -59,7 +53,7 @@ pub(crate) fn measure(
         .collect();
     let mut targets = sets(cuda, side, side)?;
     let mut tally = cuda.tally()?;
-    let s = seconds(cuda, |i| {
+    let s = time(cuda, |i| {
         cuda.inject(&x[i % SETS], &writes, &mut targets[i % SETS], &mut tally)
     })?;
     cuda.check_tally(&mut tally)?;
@@ -67,7 +61,7 @@ pub(crate) fn measure(
     drop((x, targets));
 
     let gate_up = sets(cuda, side, 2 * side)?;
-    let s = seconds(cuda, |i| {
+    let s = time(cuda, |i| {
         cuda.glu(Activation::Silu, &gate_up[i % SETS], &mut acts[i % SETS])
     })?;
     share("swiglu", 2 * f32s + bf16s, s);
@@ -81,7 +75,7 @@ pub(crate) fn measure(
     let mut qkv = sets(cuda, side, shape.qkv_dim())?;
     let mut cache = Cache::new(cuda, shape, 1, side)?;
     cache.load(cuda, &cache.rows(0..side))?;
-    let s = seconds(cuda, |i| cache.append(cuda, &mut qkv[i % SETS]))?;
+    let s = time(cuda, |i| cache.append(cuda, &mut qkv[i % SETS]))?;
     // Queries and keys are turned where they are or on their way; keys and values go to the cache in bf16.
     share("rope_append", 2 * f32s + 2 * (f32s + bf16s), s);
     drop((qkv, cache));
@@ -126,13 +120,13 @@ fn attention(cuda: &Cuda, branches: usize, tokens: usize) -> Result<(f64, f64)> 
     cuda.write_rows(&values, &mut qkv)?;
     cache.load(cuda, &rows)?;
     cache.append(cuda, &mut qkv)?;
-    let prompt = seconds(cuda, |_| cache.attend(cuda, &qkv, &mut out))?;
+    let prompt = time(cuda, |_| cache.attend(cuda, &qkv, &mut out))?;
 
     let last = cache.rows(tokens - 1..tokens);
     cuda.write_rows(&values[..last.len() * width], &mut qkv)?;
     cache.load(cuda, &last)?;
-    let decode = seconds(cuda, |_| cache.attend(cuda, &qkv, &mut out))?;
-    Ok((prompt, decode))
+    let decode = time(cuda, |_| cache.attend(cuda, &qkv, &mut out))?;
+    Ok((prompt.device, decode.device))
 }
 
 /// One layer's cache without a prefix, and a batch.

@@ -4,26 +4,26 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Result;
+use crate::{Result, floors};
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Report {
     host: String,
     gpu: String,
     driver: String,
     commit: String,
     date: String,
-    weights: &'static str,
+    weights: String,
     results: Vec<Figure>,
     /// What PyTorch did, by the same names.
     #[serde(skip)]
     baseline: Map<String, Value>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Figure {
     name: String,
     value: f64,
@@ -32,7 +32,30 @@ struct Figure {
 }
 
 impl Report {
-    pub(crate) fn new(gpu: &str, commit: &str, baseline: Option<&Path>) -> Result<Self> {
+    /// The figures in the file, if there are some of this GPU and commit, to which others are added.
+    pub(crate) fn open(
+        gpu: &str,
+        commit: &str,
+        file: &Path,
+        baseline: Option<&Path>,
+    ) -> Result<Self> {
+        let mut report = Self::new(gpu, commit, baseline)?;
+        if let Ok(text) = fs::read_to_string(file) {
+            let earlier: Self = serde_json::from_str(&text)
+                .map_err(|e| format!("{} holds no figures: {e}", file.display()))?;
+            if (&earlier.gpu, &earlier.commit) != (&report.gpu, &report.commit) {
+                let file = file.display();
+                return Err(format!(
+                    "{file} has the figures of another GPU or commit; name another file"
+                )
+                .into());
+            }
+            report.results = earlier.results;
+        }
+        Ok(report)
+    }
+
+    fn new(gpu: &str, commit: &str, baseline: Option<&Path>) -> Result<Self> {
         let baseline = match baseline {
             Some(path) => serde_json::from_str(&fs::read_to_string(path)?)?,
             None => Map::new(),
@@ -58,7 +81,7 @@ impl Report {
             driver: said("nvidia-smi", &query).unwrap_or_else(|| "unknown".to_owned()),
             commit: commit.to_owned(),
             date: said("date", &["-u", "+%F"]).unwrap_or_else(|| "unknown".to_owned()),
-            weights: "random",
+            weights: "random".to_owned(),
             results: Vec::new(),
             baseline,
         })
@@ -69,6 +92,7 @@ impl Report {
         let baseline = self.baseline.get(name).and_then(Value::as_f64);
         let beside = baseline.map_or(String::new(), |b| format!("   PyTorch: {b:.2}"));
         println!("{name:62} {value:>10.2} {unit:8}{beside}");
+        self.results.retain(|figure| figure.name != name);
         self.results.push(Figure {
             name: name.to_owned(),
             value,
@@ -77,11 +101,35 @@ impl Report {
         });
     }
 
+    /// Bytes that a copy reads and writes a second.
+    pub(crate) fn copy(&self) -> f64 {
+        1e9 * self.limit(floors::COPY)
+    }
+
+    /// Operations of a large bf16 product a second.
+    pub(crate) fn matrix(&self) -> f64 {
+        1e12 * self.limit(floors::MATRIX)
+    }
+
+    /// Whether the limits are there, which shares are shares of.
+    pub(crate) fn has_limits(&self) -> bool {
+        [floors::COPY, floors::MATRIX]
+            .iter()
+            .all(|name| self.value(name).is_some())
+    }
+
+    fn limit(&self, name: &str) -> f64 {
+        self.value(name).expect("limits are measured first")
+    }
+
+    fn value(&self, name: &str) -> Option<f64> {
+        let figure = self.results.iter().find(|figure| figure.name == name);
+        figure.map(|figure| figure.value)
+    }
+
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)?;
         fs::write(path, json + "\n")
-            .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-        println!("wrote {}", path.display());
-        Ok(())
+            .map_err(|e| format!("cannot write {}: {e}", path.display()).into())
     }
 }

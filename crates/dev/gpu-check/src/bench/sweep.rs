@@ -9,7 +9,6 @@ use selfie_kernels::gpu::Cuda;
 use selfie_llama::{Llama, Tokenizer};
 
 use crate::Result;
-use crate::floors::Floors;
 use crate::report::Report;
 use crate::sizes::Sizes;
 
@@ -17,17 +16,14 @@ use crate::sizes::Sizes;
 const WORDS: &str = "[INST] What's highest mountain in the world? [/INST] ";
 const RUNS: usize = 3;
 
+/// Times a whole sweep of the model in `dir`.
 pub(crate) fn measure(
-    cuda: Cuda,
+    model: &Llama<Cuda>,
     dir: &Path,
     sizes: &Sizes,
-    floors: &Floors,
     report: &mut Report,
 ) -> Result<()> {
     let (tokens, new_tokens) = (sizes.tokens, sizes.new_tokens);
-    let start = Instant::now();
-    let model = Llama::open(cuda, dir)?;
-    report.add("load of the weights", start.elapsed().as_secs_f64(), "s");
     let tokenizer = Tokenizer::open(dir)?;
     let mut prompt = WORDS.to_owned();
     while tokenizer.encode(&prompt)?.len() < tokens {
@@ -53,7 +49,7 @@ pub(crate) fn measure(
         let start = Instant::now();
         let mut rows = 0;
         let swept = interpret(
-            &model,
+            model,
             &tokenizer,
             &[&prompt],
             &cells,
@@ -65,9 +61,10 @@ pub(crate) fn measure(
         )?;
         let seconds = start.elapsed().as_secs_f64();
         assert_eq!((rows, swept.rows), (cells.len(), cells.len()));
-        match run {
-            0 => report.add("sweep, first run of the process", seconds, "s"),
-            _ => samples.push(seconds),
+        if run == 0 {
+            report.add("sweep, first run of the process", seconds, "s");
+        } else {
+            samples.push(seconds);
         }
     }
     samples.sort_by(f64::total_cmp);
@@ -79,8 +76,8 @@ pub(crate) fn measure(
     report.add(&name, seconds, "s");
 
     let located = options.prompt.locate(&tokenizer)?;
-    let operations = operations(&model, &located, cells.len(), new_tokens);
-    let share = 100.0 * operations / seconds / floors.matrix;
+    let operations = operations(model, &located, cells.len(), new_tokens);
+    let share = 100.0 * operations / seconds / report.matrix();
     report.add(
         "sweep, operations over time, of the bf16 matrix rate",
         share,

@@ -14,14 +14,21 @@ struct Case {
     heads: (usize, usize, usize),
     prefixes: &'static [usize],
     branches: &'static [(u32, usize, usize, usize)],
+    window: Option<usize>,
+    softcap: Option<f32>,
 }
 
+/// Without a window or a cap.
+const PLAIN: Case = Case {
+    heads: (4, 4, 64),
+    prefixes: &[19],
+    branches: &[(0, 19, 1, 1), (0, 4, 16, 1), (0, 19, 30, 1), (0, 0, 33, 5)],
+    window: None,
+    softcap: None,
+};
+
 const CASES: &[Case] = &[
-    Case {
-        heads: (4, 4, 64),
-        prefixes: &[19],
-        branches: &[(0, 19, 1, 1), (0, 4, 16, 1), (0, 19, 30, 1), (0, 0, 33, 5)],
-    },
+    PLAIN,
     Case {
         heads: (8, 2, 128),
         prefixes: &[40, 90],
@@ -31,22 +38,38 @@ const CASES: &[Case] = &[
             (1, 90, 3, 1),
             (0, 0, 300, 1),
         ],
+        ..PLAIN
     },
     Case {
         heads: (4, 1, 80),
         prefixes: &[],
         branches: &[(0, 0, 129, 129), (0, 0, 700, 1)],
+        ..PLAIN
+    },
+    Case {
+        heads: (8, 2, 128),
+        prefixes: &[40],
+        branches: &[(0, 40, 70, 1), (0, 33, 65, 64), (0, 0, 300, 1)],
+        window: Some(37),
+        ..PLAIN
+    },
+    Case {
+        heads: (4, 2, 256),
+        prefixes: &[40],
+        branches: &[(0, 40, 70, 1), (0, 33, 65, 64), (0, 0, 300, 1)],
+        window: Some(100),
+        softcap: Some(0.5),
     },
 ];
 
 pub(crate) fn checks() -> Vec<Check> {
     vec![
         (
-            "attention in bf16 agrees with the simulator",
+            "attention in bf16 agrees with the simulator".into(),
             Box::new(|o| agree(o, DType::Bf16)),
         ),
         (
-            "attention in f16 agrees with the simulator",
+            "attention in f16 agrees with the simulator".into(),
             Box::new(|o| agree(o, DType::F16)),
         ),
     ]
@@ -56,9 +79,10 @@ fn agree(opening: Opening, dtype: DType) {
     let cuda: Cuda = opening.deterministic();
     let sim = must("the simulator", selfie_sim::sim());
     // Two units in the last place of values up to 1.
-    let bound = match dtype {
-        DType::Bf16 => 2.0 * 2f32.powi(-8),
-        _ => 2.0 * 2f32.powi(-11),
+    let bound = if dtype == DType::Bf16 {
+        2.0 * 2f32.powi(-8)
+    } else {
+        2.0 * 2f32.powi(-11)
     };
     for (i, case) in CASES.iter().enumerate() {
         let (got, want) = (run(&cuda, case, dtype), run(&sim, case, dtype));
@@ -133,10 +157,15 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
     };
     append(&rows, &mut kv);
     let (batch, qkv) = append(&asked, &mut kv);
+    let attend = Attend {
+        window: case.window,
+        softcap: case.softcap,
+        ..Attend::new(shape)
+    };
     let mut out = must("acts", backend.acts(asked.len(), shape.q_dim(), dtype));
     must(
         "attend",
-        backend.attend(&Attend::new(shape), &qkv, &batch, 0, &kv, &mut out),
+        backend.attend(&attend, &qkv, &batch, 0, &kv, &mut out),
     );
     read_acts(backend, &out, asked.len())
 }

@@ -12,7 +12,7 @@ const SEQUENCES: usize = 19;
 const NEW_TOKENS: usize = 40;
 
 pub(crate) fn checks() -> Vec<Check> {
-    vec![("graph replays give the same bits", Box::new(replays))]
+    vec![("graph replays give the same bits".into(), Box::new(replays))]
 }
 
 fn replays(opening: Opening) {

@@ -7,7 +7,10 @@ use selfie_testkit::instructions::{self as cases};
 use selfie_testkit::instructions::{Case, THREADS};
 
 pub(crate) fn checks() -> Vec<Check> {
-    vec![("instructions do what the PTX ISA says", Box::new(table))]
+    vec![(
+        "instructions do what the PTX ISA says".into(),
+        Box::new(table),
+    )]
 }
 
 fn table(opening: Opening) {

@@ -2,14 +2,15 @@
 //! numbers, single instructions against the PTX ISA. Nothing is left out silently: without a GPU it fails.
 
 mod attention;
+mod children;
 mod graphs;
 mod instructions;
+mod kernels;
 mod ops;
 mod whole;
 
-use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Parser;
 use selfie_kernels::gpu::{Cuda, CudaOptions};
@@ -17,17 +18,34 @@ use selfie_kernels::{Backend, Result};
 use selfie_testkit::{cases, interp, llama, models};
 
 /// Checks the CUDA backend on this machine's GPU
+///
+/// Each check runs in a process of its own: one that hangs, or breaks the GPU's context, takes no other along.
 #[derive(Parser)]
 struct Args {
     /// The number of the GPU
     #[arg(long, default_value_t = 0)]
     device: usize,
-    /// Only checks whose names begin with this
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only checks whose names begin with one of these, in this order
+    #[arg(long, value_name = "PREFIX")]
+    only: Vec<String>,
+    /// Take what `--only` says for whole names
+    #[arg(long)]
+    exact: bool,
     /// Launch each kernel by itself, as sanitizers want it
     #[arg(long)]
     no_graphs: bool,
+    /// Checks that run at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Seconds that a check may take
+    #[arg(long, default_value_t = 300)]
+    limit: u64,
+    /// Append each result to this file, as a line of JSON
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// Run the checks in this process, as sanitizers want it
+    #[arg(long)]
+    in_process: bool,
 }
 
 /// How checks open the GPU.
@@ -54,13 +72,14 @@ impl Opening {
             CudaOptions {
                 deterministic,
                 graphs,
+                ..CudaOptions::default()
             },
         )
     }
 }
 
 /// A name, and what panics when it is wrong.
-type Check = (&'static str, Box<dyn Fn(Opening)>);
+type Check = (String, Box<dyn Fn(Opening)>);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -68,46 +87,62 @@ fn main() -> ExitCode {
         ordinal: args.device,
         graphs: !args.no_graphs,
     };
-    match opening.open(false, opening.graphs) {
-        Ok(cuda) => println!("{}", cuda.describe()),
-        Err(error) => {
-            eprintln!("error: nothing was checked: {error}");
-            return ExitCode::FAILURE;
-        }
+    let checks = chosen(&args.only, args.exact);
+    if checks.is_empty() {
+        eprintln!("error: no check begins with {:?}", args.only);
+        return ExitCode::FAILURE;
     }
-    let checks = [
+    let failed = if args.in_process {
+        // The first one that panics ends the process, and has said why.
+        for (name, check) in &checks {
+            check(opening);
+            println!("ok      {name}");
+        }
+        Vec::new()
+    } else {
+        match opening.open(false, opening.graphs) {
+            Ok(cuda) => println!("{}", cuda.describe()),
+            Err(error) => {
+                eprintln!("error: nothing was checked: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        let names: Vec<&str> = checks.iter().map(|(name, _)| name.as_str()).collect();
+        children::run(&names, &args)
+    };
+    let passed = checks.len() - failed.len();
+    println!("{passed} checks passed, {} failed", failed.len());
+    for name in &failed {
+        println!("  {name}");
+    }
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The checks that are or begin with one of the prefixes, in the prefixes' order; all of them without prefixes.
+fn chosen(only: &[String], exact: bool) -> Vec<Check> {
+    let mut checks: Vec<Check> = [
         ops::checks(),
         attention::checks(),
         graphs::checks(),
         whole::checks(),
         instructions::checks(),
-    ];
-    let (mut passed, mut failed) = (0, Vec::new());
-    for (name, check) in checks.into_iter().flatten() {
-        if !name.starts_with(&args.only) {
-            continue;
-        }
-        let start = Instant::now();
-        // The hook has printed what went wrong, and where.
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| check(opening)));
-        let seconds = start.elapsed().as_secs_f64();
-        match outcome {
-            Ok(()) => {
-                passed += 1;
-                println!("ok      {name} ({seconds:.1} s)");
-            }
-            Err(_) => {
-                failed.push(name);
-                println!("FAILED  {name} ({seconds:.1} s)");
-            }
-        }
+        kernels::checks(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if only.is_empty() {
+        return checks;
     }
-    println!("{passed} checks passed, {} failed", failed.len());
-    for name in &failed {
-        println!("  {name}");
+    let mut chosen = Vec::new();
+    for prefix in only {
+        chosen.extend(checks.extract_if(.., |(name, _)| {
+            name == prefix || !exact && name.starts_with(prefix)
+        }));
     }
-    match failed.is_empty() && passed > 0 {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    chosen
 }

@@ -11,7 +11,7 @@ fn of_op(name: &'static str, check: fn(&Cuda)) -> Check {
         check(&opening.fast());
         check(&opening.deterministic());
     };
-    (name, Box::new(both))
+    (name.into(), Box::new(both))
 }
 
 pub(crate) fn checks() -> Vec<Check> {

@@ -6,10 +6,12 @@
 //! decode step does, is sent as one CUDA graph.
 
 mod device;
+mod event;
 mod graphs;
 mod modules;
 mod problem;
 mod products;
+mod profile;
 mod staging;
 mod stream;
 
@@ -18,9 +20,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result;
 
 use super::plan::Splits;
-use super::{Arg, Driver, Gemm, Gpu, Launch};
+use super::{Arg, Driver, Gemm, Gpu, Launch, Module};
 use crate::{KernelError, Memory, Result};
 use device::Device;
+pub use modules::KernelUse;
+pub use profile::Timed;
 use stream::Stream;
 
 /// The backend on an NVIDIA GPU.
@@ -94,6 +98,31 @@ impl CudaDriver {
     pub unsafe fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<()> {
         // SAFETY: the caller's ranges.
         unsafe { self.stream()?.copy(from, to, bytes) }
+    }
+
+    /// Seconds of the device's own clock from the beginning of `work` to its end. The device waits where the host is
+    /// slower in asking than the device in doing.
+    pub fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let start = self.stream()?.send_and_mark()?;
+        work()?;
+        let mut stream = self.stream()?;
+        let end = stream.send_and_mark()?;
+        stream.seconds_between(&start, &end)
+    }
+
+    /// The time of each launch and each product that `work` asks for, in order. They are sent one by one, not as graphs,
+    /// so their sum is more than the time of the work without a profile.
+    pub fn profiled(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Timed>> {
+        self.stream()?.start_profile()?;
+        let done = work();
+        let times = self.stream()?.take_profile();
+        done.and(times)
+    }
+
+    /// Assembles a module for this device, and says what each of its kernels takes.
+    pub fn assemble(&self, module: Module) -> Result<Vec<KernelUse>> {
+        self.device.make_current()?;
+        modules::assemble(&self.device.name, module)
     }
 
     /// Assembles PTX that is not one of our files, runs a kernel of it once, and waits for it.

@@ -109,6 +109,51 @@ impl Modules {
     }
 }
 
+/// What a kernel takes of a multiprocessor, as the driver's assembler has made it.
+#[derive(Clone, Debug)]
+pub struct KernelUse {
+    /// The name of the `.entry`.
+    pub entry: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of local memory of a thread: where registers did not do.
+    pub local_bytes: u32,
+    /// Bytes of shared memory that the kernel declares itself.
+    pub shared_bytes: u32,
+    /// Most threads of a block.
+    pub most_threads: u32,
+}
+
+/// Assembles a module for the current device, and asks for each entry of its text.
+pub(super) fn assemble(device: &str, module: Module) -> Result<Vec<KernelUse>> {
+    let source = module.source();
+    let loaded = LoadedModule::new(device, &format!("{}.ptx", module.name()), &source)?;
+    let mut kernels = Vec::new();
+    for entry in entries(&source) {
+        let handle = loaded.function(device, entry)?;
+        let ask = |attribute| {
+            // SAFETY: the function's module is loaded.
+            let value = unsafe { result::function::get_function_attribute(handle, attribute) };
+            let value = value.map_err(|e| failed(device, format!("asking about {entry}"), e))?;
+            Ok::<u32, KernelError>(value.unsigned_abs())
+        };
+        kernels.push(KernelUse {
+            entry: entry.to_owned(),
+            registers: ask(CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            local_bytes: ask(CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            shared_bytes: ask(CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+            most_threads: ask(CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
+        });
+    }
+    Ok(kernels)
+}
+
+/// The names of a text's entries.
+fn entries(source: &str) -> impl Iterator<Item = &str> {
+    let after = source.split(".entry ").skip(1);
+    after.filter_map(|text| text.split(['(', ' ', '\n']).next())
+}
+
 /// A module on the device.
 pub(super) struct LoadedModule(sys::CUmodule);
 
@@ -185,6 +230,13 @@ fn one_line(log: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_entries_of_a_text_are_found() {
+        let names: Vec<_> =
+            entries(".visible .entry one(\n)\n{}\n.visible .entry two_4\n(").collect();
+        assert_eq!(names, ["one", "two_4"]);
+    }
 
     #[test]
     fn a_log_is_one_line() {

@@ -5,6 +5,8 @@ use std::ffi::c_void;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use super::event::Event;
+
 /// Bytes of each half: the device fetches one while the host fills the other.
 pub(super) const HALF: usize = 16 << 20;
 
@@ -102,34 +104,6 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         // SAFETY: it came from `malloc_host`; the stream has been waited for.
         let _ = unsafe { result::free_host(self.start) };
-    }
-}
-
-/// A point of the stream that can be waited for.
-struct Event(sys::CUevent);
-
-impl Event {
-    fn new() -> Result<Self, DriverError> {
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
-        Ok(Self(result::event::create(flags)?))
-    }
-
-    fn record(&self, stream: sys::CUstream) -> Result<(), DriverError> {
-        // SAFETY: both belong to the current context.
-        unsafe { result::event::record(self.0, stream) }
-    }
-
-    /// Returns at once if it was never recorded.
-    fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: the event is this value's own.
-        unsafe { result::event::synchronize(self.0) }
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: the event is this value's own.
-        let _ = unsafe { result::event::destroy(self.0) };
     }
 }
 

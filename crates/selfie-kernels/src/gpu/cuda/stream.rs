@@ -7,9 +7,11 @@ use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 
 use super::CudaOptions;
 use super::device::{Device, failed};
+use super::event::Event;
 use super::graphs::{Graphs, Kernel, Next, Work};
 use super::modules::{LoadedModule, Modules};
 use super::products::Products;
+use super::profile::{Profile, Timed};
 use super::staging::{HALF, Pinned, Staging};
 use crate::gpu::{Arg, Gemm, Launch};
 use crate::{KernelError, Result};
@@ -23,6 +25,8 @@ pub(super) struct Stream {
     /// Launches and products that have not been sent.
     pending: Vec<Work>,
     graphs: Option<Graphs<Graph>>,
+    /// Where each piece of work is timed by itself.
+    profile: Option<Profile>,
     products: Products,
     modules: Modules,
     staging: Staging,
@@ -40,6 +44,7 @@ impl Stream {
             device: device.name.clone(),
             pending: Vec::new(),
             graphs: options.graphs.then(Graphs::new),
+            profile: None,
             products: Products::new(device, options.deterministic)?,
             modules: Modules::new(&device.name, device.shared_bytes),
             staging: Staging::new().map_err(own)?,
@@ -78,6 +83,9 @@ impl Stream {
     /// Sends what has been collected: as a graph, if the same has been collected before.
     pub(super) fn send(&mut self) -> Result<()> {
         let work = std::mem::take(&mut self.pending);
+        if self.profile.is_some() {
+            return self.send_timed(&work);
+        }
         let next = match &mut self.graphs {
             Some(graphs) => graphs.next(&work),
             None => Next::Send,
@@ -130,11 +138,69 @@ impl Stream {
     }
 
     fn send_all(&self, work: &[Work]) -> Result<()> {
-        work.iter().try_for_each(|work| match work {
+        work.iter().try_for_each(|work| self.send_one(work))
+    }
+
+    fn send_one(&self, work: &Work) -> Result<()> {
+        match work {
             Work::Kernel(kernel) => self.send_kernel(kernel),
             // SAFETY: the driver's caller vouches for the addresses.
             Work::Product(gemm) => unsafe { self.products.send(gemm, self.stream.0) },
-        })
+        }
+    }
+
+    /// Sends each piece by itself, with an event before and behind it.
+    fn send_timed(&mut self, work: &[Work]) -> Result<()> {
+        for piece in work {
+            let start = self.mark()?;
+            self.send_one(piece)?;
+            let end = self.mark()?;
+            let name = match piece {
+                Work::Kernel(kernel) => self.modules.function(kernel.function).entry.to_owned(),
+                Work::Product(Gemm { m, n, k, .. }) => format!("product {m} x {n} x {k}"),
+            };
+            if let Some(profile) = &mut self.profile {
+                profile.add(name, start, end);
+            }
+        }
+        Ok(())
+    }
+
+    /// A point of the stream that knows when the device got there.
+    fn mark(&self) -> Result<Event> {
+        let mark = || {
+            let event = Event::timed()?;
+            event.record(self.stream.0)?;
+            Ok(event)
+        };
+        mark().map_err(|e| self.failed("marking a point in time", e))
+    }
+
+    /// Sends what is pending, and marks the point behind it.
+    pub(super) fn send_and_mark(&mut self) -> Result<Event> {
+        self.send()?;
+        self.mark()
+    }
+
+    /// Waits for all work, and says how much of it lay between two marks.
+    pub(super) fn seconds_between(&mut self, start: &Event, end: &Event) -> Result<f64> {
+        self.synchronize()?;
+        let seconds = end.seconds_since(start);
+        seconds.map_err(|e| self.failed("reading a time", e))
+    }
+
+    /// From now on each piece of work is sent by itself and timed, until [`take_profile`](Self::take_profile).
+    pub(super) fn start_profile(&mut self) -> Result<()> {
+        self.synchronize()?;
+        self.profile = Some(Profile::default());
+        Ok(())
+    }
+
+    /// What has been timed, in order.
+    pub(super) fn take_profile(&mut self) -> Result<Vec<Timed>> {
+        self.synchronize()?;
+        let times = self.profile.take().unwrap_or_default().times();
+        times.map_err(|e| self.failed("reading times", e))
     }
 
     fn send_kernel(&self, kernel: &Kernel) -> Result<()> {

@@ -1,0 +1,71 @@
+//! Where the time of a step goes: each launch by itself, with an event before and behind it.
+
+use std::collections::BTreeMap;
+
+use selfie_kernels::gpu::{Cuda, Timed};
+use selfie_llama::{Decoding, Llama, generate_all};
+
+use crate::Result;
+use crate::report::Report;
+use crate::sizes::Sizes;
+
+/// One decode step of each number of sequences, and a pass of many rows.
+pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -> Result<()> {
+    for &batch in sizes.decode {
+        let two = texts(model, batch, sizes.prompt, 2)?;
+        let three = texts(model, batch, sizes.prompt, 3)?;
+        // The longer run has one step more, its last one.
+        let step = &three[two.len().min(three.len())..];
+        add(&format!("step of {batch}"), step, report);
+    }
+    let (sequences, tokens) = sizes.wide;
+    let pass = texts(model, sequences, tokens, 1)?;
+    add(&format!("pass of {sequences} x {tokens}"), &pass, report);
+    Ok(())
+}
+
+/// The launches of `batch` texts, the second time.
+fn texts(model: &Llama<Cuda>, batch: usize, tokens: usize, new: usize) -> Result<Vec<Timed>> {
+    let vocab = model.config().vocab_size;
+    let prompt = |i: usize| (0..tokens).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
+    let prompts: Vec<Vec<u32>> = (0..batch).map(|i| prompt(i).collect()).collect();
+    let decoding = Decoding {
+        max_new_tokens: new,
+        eos: Vec::new(),
+        sampling: None,
+    };
+    generate_all(model, &prompts, &decoding, |_| {})?;
+    let mut failed = None;
+    let times = model.backend().driver().profiled(|| {
+        failed = generate_all(model, &prompts, &decoding, |_| {}).err();
+        Ok(())
+    })?;
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(times),
+    }
+}
+
+fn add(what: &str, launches: &[Timed], report: &mut Report) {
+    let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    for launch in launches {
+        let kind = kinds.entry(&launch.name).or_default();
+        kind.0 += 1;
+        kind.1 += launch.seconds;
+    }
+    let total: f64 = launches.iter().map(|launch| launch.seconds).sum();
+    report.add(
+        &format!("profile, {what}: {} launches", launches.len()),
+        total * 1e3,
+        "ms",
+    );
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (name, (count, seconds)) in kinds {
+        report.add(
+            &format!("profile, {what}: {count} x {name}"),
+            seconds * 1e3,
+            "ms",
+        );
+    }
+}
