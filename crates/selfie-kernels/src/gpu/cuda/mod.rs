@@ -73,7 +73,7 @@ impl Cuda {
 /// The driver of one NVIDIA GPU.
 pub struct CudaDriver {
     device: Device,
-    /// Taken apart before the device's context is given back.
+    /// Taken apart while the device's context is current.
     stream: Option<Mutex<Stream>>,
 }
 
