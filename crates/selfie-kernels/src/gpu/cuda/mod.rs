@@ -87,6 +87,12 @@ impl CudaDriver {
         })
     }
 
+    /// Why series of launches are not replayed as graphs any more: making one failed, and since then each launch is sent by
+    /// itself, which is slower for few rows and computes the same.
+    pub fn graphs_failed(&self) -> Result<Option<String>> {
+        Ok(self.stream()?.graphs_failed().map(str::to_owned))
+    }
+
     /// Copies within the device: what bandwidths of kernels are measured against.
     ///
     /// # Safety
