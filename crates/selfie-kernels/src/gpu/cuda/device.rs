@@ -1,8 +1,8 @@
 //! Finding a device and holding its context.
 
 use std::ffi::c_int;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use cudarc::cublaslt;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
@@ -23,19 +23,18 @@ pub(super) struct Device {
     /// Most shared memory of a block.
     pub(super) shared_bytes: u32,
     driver: i32,
-    device: sys::CUdevice,
     context: sys::CUcontext,
 }
 
-// SAFETY: a device's number and its primary context can be used from any thread; the driver locks.
+// SAFETY: a device's primary context can be used from any thread; the driver locks.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
 
 /// The number of devices that the driver sees.
 pub(super) fn count() -> Result<usize> {
-    // SAFETY: loading a library of this name runs its initialisers, which are NVIDIA's.
-    if !unsafe { sys::is_culib_present() } {
+    static DRIVER: OnceLock<bool> = OnceLock::new();
+    if !DRIVER.get_or_init(|| load("cuda") || load("nvcuda")) {
         return Err(KernelError::NoCudaDriver);
     }
     let name = "the CUDA driver";
@@ -46,6 +45,34 @@ pub(super) fn count() -> Result<usize> {
     }
     let count = result::device::get_count().map_err(|e| failed(name, "counting devices", e))?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Loads a library for good, so that cudarc finds it loaded; `false` if there is none. (cudarc's own test loads it and
+/// gives it back, and cuBLASLt has hundreds of megabytes.)
+fn load(name: &str) -> bool {
+    cudarc::get_lib_name_candidates(name).iter().any(|file| {
+        // SAFETY: loading a library of this name runs its initialisers, which are NVIDIA's.
+        let library = unsafe { libloading::Library::new(file) };
+        library.map(std::mem::forget).is_ok()
+    })
+}
+
+/// A device's primary context, which the process holds from the first use to its end: making one takes a good part of
+/// a second, and what was loaded into it goes with it.
+fn primary_context(device: sys::CUdevice) -> Result<sys::CUcontext, DriverError> {
+    struct Context(sys::CUcontext);
+    // SAFETY: a context can be used from any thread.
+    unsafe impl Send for Context {}
+
+    static HELD: Mutex<Vec<(sys::CUdevice, Context)>> = Mutex::new(Vec::new());
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, context)) = held.iter().find(|(of, _)| *of == device) {
+        return Ok(context.0);
+    }
+    // SAFETY: the device is one of the driver's.
+    let context = unsafe { result::primary_ctx::retain(device) }?;
+    held.push((device, Context(context)));
+    Ok(context)
 }
 
 /// The version of CUDA that the driver is for, 1000 times the major one.
@@ -97,22 +124,20 @@ impl Device {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         check_architecture(&name, compute)?;
-        // SAFETY: as for the driver.
-        if !unsafe { cublaslt::sys::is_culib_present() } {
+        static CUBLASLT: OnceLock<bool> = OnceLock::new();
+        if !CUBLASLT.get_or_init(|| load("cublasLt")) {
             return Err(KernelError::NoCublasLt);
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let driver = driver_version()?;
-        // SAFETY: the device is one of the driver's.
-        let context = unsafe { result::primary_ctx::retain(device) };
-        let context = context.map_err(|e| failed(&name, "making a context", e))?;
+        let context =
+            primary_context(device).map_err(|e| failed(&name, "making a context", e))?;
         let open = Self {
             compute,
             multiprocessors: multiprocessors.unsigned_abs(),
             shared_bytes: shared.unsigned_abs(),
             driver,
-            device,
             context,
             name,
         };
@@ -122,7 +147,7 @@ impl Device {
 
     /// Makes the context the one that this thread's calls are for.
     pub(super) fn make_current(&self) -> Result<()> {
-        // SAFETY: the context is held until the drop.
+        // SAFETY: the process holds the context.
         let done = unsafe { result::ctx::set_current(self.context) };
         done.map_err(|e| self.failed("taking its context", e))
     }
@@ -167,13 +192,6 @@ impl Device {
 
     pub(super) fn failed(&self, doing: impl Into<String>, error: DriverError) -> KernelError {
         failed(&self.name, doing, error)
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        // SAFETY: the context was retained once, and its stream is gone.
-        let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
 

@@ -77,7 +77,7 @@ impl Cuda {
 /// The driver of one NVIDIA GPU.
 pub struct CudaDriver {
     device: Device,
-    /// Taken apart before the device's context is given back.
+    /// Taken apart while the device's context is current.
     stream: Option<Mutex<Stream>>,
 }
 
@@ -89,6 +89,12 @@ impl CudaDriver {
             device,
             stream: Some(Mutex::new(stream)),
         })
+    }
+
+    /// Why series of launches are not replayed as graphs any more: making one failed, and since then each launch is sent by
+    /// itself, which is slower for few rows and computes the same.
+    pub fn graphs_failed(&self) -> Result<Option<String>> {
+        Ok(self.stream()?.graphs_failed().map(str::to_owned))
     }
 
     /// Copies within the device: what bandwidths of kernels are measured against.

@@ -27,6 +27,8 @@ pub(super) struct Stream {
     graphs: Option<Graphs<Graph>>,
     /// Where each piece of work is timed by itself.
     profile: Option<Profile>,
+    /// Why there are no graphs any more.
+    graphs_failed: Option<String>,
     products: Products,
     modules: Modules,
     staging: Staging,
@@ -45,6 +47,7 @@ impl Stream {
             pending: Vec::new(),
             graphs: options.graphs.then(Graphs::new),
             profile: None,
+            graphs_failed: None,
             products: Products::new(device, options.deterministic)?,
             modules: Modules::new(&device.name, device.shared_bytes),
             staging: Staging::new().map_err(own)?,
@@ -106,18 +109,30 @@ impl Stream {
                 Ok(())
             }
             Next::Capture => {
-                let graph = self.capture(&work)?;
-                let sent = graph.launch(self.stream.0);
-                sent.map_err(|e| self.failed("launching a graph", e))?;
-                if let Some(graphs) = &mut self.graphs {
-                    graphs.insert(work, graph);
+                match self.capture(&work) {
+                    Ok(graph) => {
+                        if let Some(graphs) = &mut self.graphs {
+                            graphs.insert(work, graph);
+                        }
+                    }
+                    // Nothing of it has run. What is wrong with the device itself comes out of the launches.
+                    Err(error) => {
+                        self.send_all(&work)?;
+                        self.graphs = None;
+                        self.graphs_failed = Some(error.to_string());
+                    }
                 }
                 Ok(())
             }
         }
     }
 
-    /// A graph of the work, which is not run.
+    /// Why series of launches are no longer replayed as graphs, if that was tried and failed.
+    pub(super) fn graphs_failed(&self) -> Option<&str> {
+        self.graphs_failed.as_deref()
+    }
+
+    /// A graph of the work, which has been sent as that. After an error nothing has been sent.
     fn capture(&self, work: &[Work]) -> Result<Graph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is not being captured.
@@ -133,8 +148,10 @@ impl Stream {
         let made = unsafe { result::graph::instantiate(graph, CUgraphInstantiate_flags(0)) };
         // SAFETY: the executable graph does not need it.
         let _ = unsafe { result::graph::destroy(graph) };
-        let made = made.map_err(|e| self.failed("making a graph", e))?;
-        Ok(Graph(made))
+        let graph = Graph(made.map_err(|e| self.failed("making a graph", e))?);
+        let sent = graph.launch(self.stream.0);
+        sent.map_err(|e| self.failed("launching a graph", e))?;
+        Ok(graph)
     }
 
     fn send_all(&self, work: &[Work]) -> Result<()> {
