@@ -6,7 +6,8 @@
 #   run.sh bench [FILE [OPTIONS]]
 #                           the GPU's limits, a sweep, decode steps, products, ops and a profile, as a table and as JSON;
 #                           OPTIONS as --small are those of bin/gpu-bench
-#   run.sh all FOLDER       both in about eight minutes, each step with a time limit, each result written at once
+#   run.sh all FOLDER [OPTIONS]
+#                           both in about eight minutes, each step with a time limit, each result written at once
 #   run.sh selfie ...       the program itself, with the libraries found
 #
 # SELFIE_MODEL names a folder for the random checkpoint of 13.5 GB that is measured; without, it is in memory (/dev/shm).
@@ -130,7 +131,8 @@ bench() {
 
 # Runs a command for at most so many seconds, notes what it printed, and goes on whatever it did.
 step() {
-    local seconds=$1 name=$2 start=$SECONDS code=0
+    local seconds=$1 name=$2 start=$SECONDS
+    code=0
     shift 2
     echo "=== $name" >>"$out/log.txt"
     timeout -k 5 "$seconds" "$@" >>"$out/log.txt" 2>&1 || code=$?
@@ -147,12 +149,12 @@ step() {
 # What is asked of gpu-bench goes to one file, section by section, each in a process of its own.
 section() {
     step "$1" "$2" "$here/bin/gpu-bench" --model "$model" --commit "$commit" --json "$out/results.json" --section "$2" \
-        "${@:3}"
+        "${options[@]}"
 }
 
 all() {
     out=$(realpath -m "${1:?run.sh all FOLDER}")
-    local writing tool checks=("$here/bin/gpu-check" --jobs 8 --limit 60 --results "$out/checks.jsonl")
+    local options=("${@:2}") writing tool code checks=("$here/bin/gpu-check" --jobs 8 --limit 60 --results "$out/checks.jsonl")
     mkdir -p "$out"
     for name in ${SELFIE_STEPS:-machine check kernels bench torch sanitize}; do
         case $name in
@@ -172,6 +174,7 @@ all() {
             bench)
                 if [ -n "${writing:-}" ]; then wait "$writing" || cat "$out/checkpoint.txt"; fi
                 section 40 floors
+                [ "$code" = 0 ] || fail "the GPU's limits could not be measured: nothing else is tried"
                 section 60 sweep
                 section 60 decode
                 section 60 ops
