@@ -54,6 +54,7 @@ impl Opening {
             CudaOptions {
                 deterministic,
                 graphs,
+                ..CudaOptions::default()
             },
         )
     }

@@ -58,7 +58,7 @@ impl Staging {
         Ok(Self {
             ring: Ring::default(),
             halves: [Pinned::new(HALF)?, Pinned::new(HALF)?],
-            fetched: [Event::new()?, Event::new()?],
+            fetched: [Event::untimed()?, Event::untimed()?],
         })
     }
 
@@ -106,23 +106,32 @@ impl Drop for Pinned {
 }
 
 /// A point of the stream that can be waited for.
-struct Event(sys::CUevent);
+pub(super) struct Event(sys::CUevent);
 
 impl Event {
-    fn new() -> Result<Self, DriverError> {
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+    pub(super) fn new(flags: sys::CUevent_flags) -> Result<Self, DriverError> {
         Ok(Self(result::event::create(flags)?))
     }
 
-    fn record(&self, stream: sys::CUstream) -> Result<(), DriverError> {
+    fn untimed() -> Result<Self, DriverError> {
+        Self::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    pub(super) fn record(&self, stream: sys::CUstream) -> Result<(), DriverError> {
         // SAFETY: both belong to the current context.
         unsafe { result::event::record(self.0, stream) }
     }
 
     /// Returns at once if it was never recorded.
-    fn wait(&self) -> Result<(), DriverError> {
+    pub(super) fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: the event is this value's own.
         unsafe { result::event::synchronize(self.0) }
+    }
+
+    /// The time from this event to a later one that has been waited for.
+    pub(super) fn milliseconds_to(&self, later: &Event) -> Result<f32, DriverError> {
+        // SAFETY: both are alive, and record time.
+        unsafe { result::event::elapsed(self.0, later.0) }
     }
 }
 

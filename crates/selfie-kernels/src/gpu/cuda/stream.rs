@@ -43,7 +43,7 @@ impl Stream {
             pending: Vec::new(),
             graphs: options.graphs.then(Graphs::new),
             graphs_failed: None,
-            products: Products::new(device, options.deterministic)?,
+            products: Products::new(device, options)?,
             modules: Modules::new(&device.name, device.shared_bytes),
             staging: Staging::new().map_err(own)?,
             small: Pinned::new(SMALL_READ).map_err(own)?,
@@ -73,7 +73,11 @@ impl Stream {
 
     /// Collects a product.
     pub(super) fn gemm(&mut self, gemm: &Gemm) -> Result<()> {
-        self.products.prepare(gemm)?;
+        if self.products.is_new(gemm) {
+            // It may be timed, with the operand that is on its way and on the output that it is to replace.
+            self.send()?;
+            self.products.prepare(gemm, self.stream.0)?;
+        }
         self.pending.push(Work::Product(*gemm));
         Ok(())
     }
