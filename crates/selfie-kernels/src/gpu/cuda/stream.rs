@@ -17,6 +17,10 @@ use crate::{KernelError, Result};
 /// Reads of up to so many bytes go through pinned memory: the chosen tokens of a step do.
 const SMALL_READ: usize = 64 << 10;
 
+/// Pieces of work that are sent together, so that the device is at work while the host makes the next ones; a step's
+/// series is cut at the same places each time.
+const CHUNK: usize = 48;
+
 /// A stream with everything that its work uses. Fields are dropped in their order, after the stream was waited for.
 pub(super) struct Stream {
     device: String,
@@ -61,14 +65,14 @@ impl Stream {
             shared_bytes,
             ref args,
         } = *launch;
-        self.pending.push(Work::Kernel(Kernel {
-            function: self.modules.number(module, entry, shared_bytes)?,
+        let function = self.modules.number(module, entry, shared_bytes)?;
+        self.collect(Work::Kernel(Kernel {
+            function,
             grid,
             block,
             shared_bytes,
             args: args.iter().map(|&arg| bits(arg)).collect(),
-        }));
-        Ok(())
+        }))
     }
 
     /// Collects a product.
@@ -78,7 +82,14 @@ impl Stream {
             self.send()?;
             self.products.prepare(gemm, self.stream.0)?;
         }
-        self.pending.push(Work::Product(*gemm));
+        self.collect(Work::Product(*gemm))
+    }
+
+    fn collect(&mut self, work: Work) -> Result<()> {
+        self.pending.push(work);
+        if self.pending.len() == CHUNK {
+            self.send()?;
+        }
         Ok(())
     }
 
