@@ -346,7 +346,7 @@ impl AdamRate {
 /// The most likely token of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
-    /// Its id; the lowest one of a tie. Without meaning where `logprob` is NaN.
+    /// Its id; the lowest one of a tie. Without meaning where `logprob` is NaN, but one of the vocabulary.
     pub token: u32,
     /// Its natural log-probability; NaN exactly when a logit of the row is not finite.
     pub logprob: f32,

@@ -30,7 +30,7 @@ pub struct Desc {
     transpose_b: bool,
 }
 
-/// What a heuristic returns; `algo` is opaque, and here it is the mark that it came from this library.
+/// What a heuristic returns; `algo` is opaque, and here it is the mark that it came from this library, and a number.
 #[repr(C)]
 pub struct Heuristic {
     algo: [u64; 8],
@@ -40,15 +40,29 @@ pub struct Heuristic {
     reserved: [c_int; 4],
 }
 
-const ALGO: [u64; 8] = [0x5e1f1e; 8];
+/// Algorithms there are. They compute the same, but the first, which a heuristic takes for the best, does only for
+/// [`WIDE_COLUMNS`] columns or more, as on a GPU not every algorithm does for every shape.
+const ALGORITHMS: u64 = 3;
+const WIDE_COLUMNS: usize = 16;
 
-const FOUND: Heuristic = Heuristic {
-    algo: ALGO,
-    workspace: 0,
-    state: SUCCESS,
-    waves: 1.0,
-    reserved: [0; 4],
-};
+const fn found(number: u64) -> Heuristic {
+    Heuristic {
+        algo: [0x5e1f1e, number, 0, 0, 0, 0, 0, 0],
+        workspace: 0,
+        state: SUCCESS,
+        waves: 1.0,
+        reserved: [0; 4],
+    }
+}
+
+/// An error unless the algorithm is one of ours that can compute `d`.
+fn check_algorithm(algo: &[u64; 8], d: &Matrix) -> c_int {
+    match *algo {
+        [0x5e1f1e, 0, ..] if d.columns < WIDE_COLUMNS => NOT_SUPPORTED,
+        [0x5e1f1e, number, ..] if number < ALGORITHMS => SUCCESS,
+        _ => refuse(INVALID_VALUE, "an algorithm that no heuristic returned"),
+    }
+}
 
 /// # Safety
 /// What NVIDIA's reference asks of the caller; so for all functions here.
@@ -214,7 +228,7 @@ pub extern "C" fn cublasLtMatmulPreferenceDestroy(_preference: usize) -> c_int {
     SUCCESS
 }
 
-/// There is one algorithm; it needs no workspace and splits no sum.
+/// No algorithm needs workspace or splits a sum.
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     _preference: usize,
@@ -247,11 +261,16 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     if requested < 1 {
         return INVALID_VALUE;
     }
-    // SAFETY: the API's contract: there is room for as many results as were requested.
-    unsafe {
-        results.write(FOUND);
-        returned.write(1);
+    // SAFETY: `d` is a descriptor of ours.
+    let columns = unsafe { (*d).columns };
+    let first = u64::from(columns < WIDE_COLUMNS);
+    let count = (ALGORITHMS - first).min(requested as u64);
+    for i in 0..count {
+        // SAFETY: the API's contract: there is room for as many results as were requested.
+        unsafe { results.add(i as usize).write(found(first + i)) };
     }
+    // SAFETY: the API's contract.
+    unsafe { returned.write(count as c_int) };
     SUCCESS
 }
 
@@ -273,12 +292,9 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoCheck(
         if let Err(error) = check(&*desc, &*a, &*b, &*c, &*d) {
             return error;
         }
-        if *algo != ALGO {
-            return INVALID_VALUE;
-        }
-        result.write(FOUND);
+        result.write(found((*algo)[1]));
+        check_algorithm(&*algo, &*d)
     }
-    SUCCESS
 }
 
 /// # Safety
@@ -314,9 +330,16 @@ pub unsafe extern "C" fn cublasLtMatmul(
     if let Err(error) = check(&desc, &a_layout, &b_layout, &c_layout, &d_layout) {
         return error;
     }
+    if algo.is_null() {
+        return refuse(
+            NOT_SUPPORTED,
+            "a product without an algorithm is not simulated",
+        );
+    }
     // SAFETY: the API's contract.
-    if algo.is_null() || unsafe { *algo } != ALGO {
-        return refuse(INVALID_VALUE, "an algorithm that no heuristic returned");
+    match check_algorithm(unsafe { &*algo }, &d_layout) {
+        SUCCESS => {}
+        error => return error,
     }
     let product = Product {
         alpha: scales[0],

@@ -92,6 +92,7 @@ impl<D: Driver> Gpu<D> {
             dtype: DType::F32,
             eps,
         };
+        plan.check(OP)?;
         // SAFETY: the parts lie in the rows, and the weight is as long as one.
         unsafe { self.driver.launch(&plan.launch()) }
     }
@@ -217,6 +218,7 @@ impl<D: Driver> Gpu<D> {
             n: small(OP, qkv.len)?,
             heads: small(OP, shape.heads)?,
         };
+        plan.kv.check(OP)?;
         // SAFETY: shapes agree, and each row's place is in the cache and in the table.
         unsafe { self.driver.launch(&plan.launch())? };
         kv.stored(layer, &batch.rows);
@@ -264,6 +266,7 @@ impl<D: Driver> Gpu<D> {
             kv: kv.layer(layer)?,
             splits: self.splits,
         };
+        plan.check(OP)?;
         let mut scratch = self.scratch();
         let bytes = plan.scratch_bytes();
         if bytes > 0 {

@@ -88,9 +88,11 @@ impl<D: Driver> Gpu<D> {
         }
         let mut words = vec![[0u32; 2]; a.len];
         best.read(0, bytemuck::cast_slice_mut(&mut words))?;
-        let best = words.iter().map(|&[token, logprob]| Best {
-            token,
-            logprob: f32::from_bits(logprob),
+        let best = words.iter().map(|&[token, logprob]| {
+            let logprob = f32::from_bits(logprob);
+            // Where all logits are NaN none is the largest, and the kernel's token is none.
+            let token = if logprob.is_nan() { 0 } else { token };
+            Best { token, logprob }
         });
         Ok(best.collect())
     }

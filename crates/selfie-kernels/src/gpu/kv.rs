@@ -101,6 +101,7 @@ impl<D: Driver> GpuKv<D> {
                 kv_heads: small(OP, self.layout.kv_heads)?,
                 row_bytes: small(OP, self.layout.head_dim * self.layout.dtype.size())?,
             };
+            self.addressed(0).check(OP)?;
             self.tell()?;
             // SAFETY: the table is that of this cache, and the positions have been stored.
             unsafe { self.driver.launch(&plan.launch())? };

@@ -81,7 +81,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn check<B: Backend>(&self, backend: &B, add: bool, errors: &mut Errors) {
+    fn check<B: Operands>(&self, backend: &B, add: bool, errors: &mut Errors) {
         let Linear { k, out: width, .. } = *self.case;
         let dtype = selfie_kernels::MatrixSource::dtype(&self.w);
         let packed = must("matrix", backend.matrix(&[&self.w], dtype));
@@ -119,7 +119,7 @@ impl<'a> Product<'a> {
                     ),
                     &read_all(backend, &out),
                     &want[..n * width],
-                    |i| sum_bound(k) * f64::from(magnitude[i]),
+                    |i| product_bound::<B>(k, dtype) * f64::from(magnitude[i]),
                 );
             }
         }
@@ -201,7 +201,7 @@ fn cap_bound(map: &LogitMap) -> f64 {
     16.0 * U * f64::from(map.softcap.unwrap_or(0.0))
 }
 
-/// Rows of which every other one has a logit that is not finite.
+/// Rows of which every other one has a logit that is not finite, or none that is.
 pub fn check_head_not_finite<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "head with logits that are not finite");
     let (n, k) = (5, 20);
@@ -209,7 +209,8 @@ pub fn check_head_not_finite<B: Operands>(backend: &B) {
         for dtype in DTYPES {
             let mut a = values(seed as u64, n * k, (-1.0, 1.0));
             for (row, a) in a.chunks_exact_mut(k).enumerate() {
-                a[..2].fill(if row % 2 == 1 { 3e38 } else { 0.0 });
+                // An operand that is NaN makes all logits NaN.
+                a[..2].fill([0.0, 3e38, 0.0, f32::NAN][row % 4]);
             }
             let mut head = values(100 + seed as u64, case.vocab * k, (-1.0, 1.0));
             for (token, w) in head.chunks_exact_mut(k).enumerate() {
@@ -228,6 +229,11 @@ pub fn check_head_not_finite<B: Operands>(backend: &B) {
             );
             let got: Vec<_> = best.iter().map(|best| finite(best.logprob)).collect();
             errors.equal(format_args!("{name}, best"), &got, &want);
+            let tokens: Vec<_> = best.iter().map(|best| best.token as usize).collect();
+            assert!(
+                tokens.iter().all(|&token| token < case.vocab),
+                "{name}: {tokens:?}"
+            );
             for token in [0, case.token, case.vocab - 1] {
                 let scores = backend.head_score(&a, &packed, &LogitMap::PLAIN, &[token as u32; 5]);
                 let got: Vec<_> = must("head_score", scores).into_iter().map(finite).collect();
@@ -243,6 +249,8 @@ struct Logits<'a> {
     case: &'a Head,
     a: Vec<f32>,
     head: Matrix,
+    /// The relative error of a logit.
+    off: f64,
     /// Largest sum of magnitudes of a logit, by row.
     magnitude: Vec<f32>,
 }
@@ -266,6 +274,7 @@ impl<'a> Logits<'a> {
             case,
             a,
             head,
+            off: product_bound::<B>(k, dtype),
             magnitude,
         }
     }
@@ -274,7 +283,7 @@ impl<'a> Logits<'a> {
     /// the sum's own, and roundings of the logit and of the result.
     fn bound(&self, row: usize, logprob: f32) -> f64 {
         let magnitude = f64::from(self.magnitude[row]);
-        2.0 * sum_bound(self.case.k) * magnitude
+        2.0 * self.off * magnitude
             + sum_bound(self.case.vocab)
             + 4.0 * U * (magnitude + f64::from(logprob.abs()))
     }
@@ -286,7 +295,7 @@ impl<'a> Logits<'a> {
         for (row, logits) in logits.chunks_exact(self.case.vocab).enumerate() {
             let order = |&x: &usize, &y: &usize| logits[x].total_cmp(&logits[y]);
             let best = (0..logits.len()).max_by(order).unwrap_or(0);
-            let bound = 2.0 * sum_bound(self.case.k) * f64::from(self.magnitude[row]);
+            let bound = 2.0 * self.off * f64::from(self.magnitude[row]);
             for (token, &x) in logits.iter().enumerate() {
                 let near = f64::from(logits[best] - x) <= bound;
                 let same = self.head.row(token) == self.head.row(best);

@@ -10,6 +10,14 @@
 //! bound is the same for all dtypes once the oracle reads what the kernel reads
 //! ([`Operands`]). An output that is kept in bf16 must be the bf16 nearest to some value
 //! within the bound; the same goes for f16.
+//!
+//! Tensor cores do not round their additions, they truncate (Fasi, Higham, Mikaitis and Pranesh 2021, *Numerical behavior of
+//! NVIDIA tensor cores*; Ootomo and Yokota 2022, arXiv 2203.03341; bit by bit in Khattak and Mikaitis 2025, arXiv
+//! 2512.07004): the products of a step are aligned to the largest exponent and cut, the A100's 8 products at one
+//! bit beyond those of f32, the H100's 16 at two, and their sum is cut once more. Where all products have one sign
+//! the errors have one too, and add up as `k`. On the A100, the coarser of both, a product loses `U / 2` of the
+//! partial sum on average and the sum of a step `U`, 5 `U` in 8 products; the partial sum is half of the last one on
+//! average: [`product_bound`] adds `5 / 16 * k`.
 
 pub mod attention;
 pub mod callers;
@@ -34,6 +42,17 @@ pub const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 /// The relative error that a sum of `k` values in f32 may have; see the head of this file.
 pub fn sum_bound(k: usize) -> f64 {
     (2.0 * (k as f64).sqrt() + 4.0) * U
+}
+
+/// The same for a product with weights of `dtype`, which tensor cores may sum.
+pub fn product_bound<B: Operands>(k: usize, dtype: DType) -> f64 {
+    let truncated = B::TENSOR_CORES && dtype != DType::F32;
+    let lost = if truncated {
+        5.0 / 16.0 * k as f64 * U
+    } else {
+        0.0
+    };
+    sum_bound(k) + lost
 }
 
 /// Reproducible values, evenly spread over `low..high` (splitmix64).
@@ -69,6 +88,9 @@ pub trait Operands: Backend {
     /// The types that keys and values may have.
     const KV: &'static [DType];
 
+    /// Whether products of bf16 and f16 may be summed by tensor cores.
+    const TENSOR_CORES: bool;
+
     /// The dtype of an operand of a GEMM with weights of `weights`.
     fn operand(weights: DType) -> DType;
 }
@@ -83,6 +105,8 @@ impl Operands for Cpu {
 
     const KV: &'static [DType] = &[DType::F32, DType::Bf16];
 
+    const TENSOR_CORES: bool = false;
+
     fn operand(weights: DType) -> DType {
         match weights {
             DType::Bf16 => DType::Bf16,
@@ -96,6 +120,8 @@ impl<D: Driver> Operands for Gpu<D> {
     const ATTENTION: &'static [[DType; 2]] = &[[DType::F32, DType::F32]];
 
     const KV: &'static [DType] = &DTYPES;
+
+    const TENSOR_CORES: bool = true;
 
     fn operand(weights: DType) -> DType {
         weights

@@ -131,8 +131,7 @@ impl Device {
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let driver = driver_version()?;
-        let context =
-            primary_context(device).map_err(|e| failed(&name, "making a context", e))?;
+        let context = primary_context(device).map_err(|e| failed(&name, "making a context", e))?;
         let open = Self {
             compute,
             multiprocessors: multiprocessors.unsigned_abs(),

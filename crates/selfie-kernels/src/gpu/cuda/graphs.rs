@@ -24,10 +24,10 @@ pub(super) struct Kernel {
 
 /// Series of fewer pieces are not worth a graph.
 const SHORTEST: usize = 8;
-/// Graphs that are kept: a few for each number of sequences that decode together.
-const MOST_GRAPHS: usize = 64;
+/// Graphs that are kept: those of a few steps for each number of sequences that decode together, several a step.
+const MOST_GRAPHS: usize = 512;
 /// Series of which it is remembered that they came.
-const MOST_SEEN: usize = 512;
+const MOST_SEEN: usize = 4096;
 
 /// What to do with a series.
 #[derive(Debug, PartialEq)]

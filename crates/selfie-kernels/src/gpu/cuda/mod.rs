@@ -14,6 +14,7 @@ mod products;
 mod profile;
 mod staging;
 mod stream;
+mod tune;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,10 @@ pub struct CudaOptions {
     /// A row gives the same bits in any batch. Products then take one algorithm for any number of rows and no
     /// split sums, and attention cuts contexts at fixed places: slower, above all for few rows.
     pub deterministic: bool,
+    /// Whether the first products of a shape are timed with several of cuBLASLt's algorithms, to keep the fastest; without,
+    /// its heuristic's first choice is taken. Deterministic products have one algorithm for all numbers of rows, and
+    /// are not timed.
+    pub tune: bool,
     /// Whether a series of launches that comes again is replayed as a graph; without, each is launched by itself.
     pub graphs: bool,
 }
@@ -44,6 +49,7 @@ impl Default for CudaOptions {
     fn default() -> Self {
         Self {
             deterministic: false,
+            tune: true,
             graphs: true,
         }
     }

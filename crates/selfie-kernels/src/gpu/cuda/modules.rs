@@ -15,7 +15,7 @@ use crate::{KernelError, Result};
 /// Bytes of what the driver's assembler has to say.
 const LOG_BYTES: usize = 16 << 10;
 
-/// Dynamic shared memory that every function may have without being asked for more.
+/// Shared memory that every function may have without being asked for more, its own static bytes included.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
 /// The modules that have been loaded, and their functions.
@@ -34,6 +34,8 @@ pub(super) struct Function {
     pub(super) entry: &'static str,
     /// Dynamic shared memory that it may have.
     shared_bytes: u32,
+    /// Shared memory that it declares itself.
+    static_bytes: u32,
 }
 
 impl Modules {
@@ -60,12 +62,13 @@ impl Modules {
         };
         let function = &mut self.functions[number];
         if shared_bytes > function.shared_bytes {
-            if shared_bytes > self.most_shared_bytes {
+            let needed = shared_bytes + function.static_bytes;
+            if needed > self.most_shared_bytes {
                 return Err(KernelError::Device {
                     device: self.device.clone(),
                     doing: format!("launching {entry} of {}.ptx", module.name()),
                     reason: format!(
-                        "it needs {shared_bytes} bytes of shared memory, and a block has {}",
+                        "it needs {needed} bytes of shared memory, and a block has {}",
                         self.most_shared_bytes
                     ),
                 });
@@ -98,11 +101,17 @@ impl Modules {
             }
         };
         let handle = loaded.function(&self.device, entry)?;
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: the function's module stays loaded until the drop.
+        let fixed = unsafe { result::function::get_function_attribute(handle, attribute) };
+        let fixed = fixed.map_err(|e| failed(&self.device, format!("asking about {entry}"), e))?;
+        let static_bytes = fixed.unsigned_abs();
         let number = self.functions.len();
         self.functions.push(Function {
             handle,
             entry,
-            shared_bytes: PLAIN_SHARED_BYTES,
+            shared_bytes: PLAIN_SHARED_BYTES.saturating_sub(static_bytes),
+            static_bytes,
         });
         self.numbers.insert((module, entry), number);
         Ok(number)

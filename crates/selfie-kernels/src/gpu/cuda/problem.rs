@@ -52,12 +52,30 @@ impl Problem {
         }
     }
 
+    /// The same weight with another number of rows.
+    pub(super) fn with_rows(self, m: usize) -> Self {
+        Self { m, ..self }
+    }
+
     /// The same weight with a number of rows that does not depend on the batch.
     pub(super) fn of_any_batch(self) -> Self {
-        Self {
-            m: TYPICAL_ROWS,
-            ..self
-        }
+        self.with_rows(TYPICAL_ROWS)
+    }
+
+    /// The same weight with about as many rows: one of eight numbers between a power of two and the next.
+    pub(super) fn of_like_batches(self) -> Self {
+        let step = (self.m.next_power_of_two() / 16).max(1);
+        self.with_rows(self.m.next_multiple_of(step))
+    }
+
+    /// Multiplications with an addition each.
+    pub(super) fn work(&self) -> f64 {
+        self.m as f64 * self.n as f64 * self.k as f64
+    }
+
+    /// Bytes of the result.
+    pub(super) fn out_bytes(&self) -> u64 {
+        4 * self.m as u64 * self.n as u64
     }
 
     /// Whether the weight is multiplied transposed.
@@ -171,6 +189,14 @@ mod tests {
         assert_eq!((p.operand().alignment, p.out().alignment), (16, 8));
         let p = problem(5, 4096, 4096, WeightOrder::Outputs);
         assert_eq!((p.operand().alignment, p.out().alignment), (256, 256));
+    }
+
+    #[test]
+    fn like_batches_share_a_choice() {
+        let rows = |m| problem(m, 64, 32, WeightOrder::Outputs).of_like_batches().m;
+        let sizes = [1, 7, 16, 17, 18, 33, 36, 37, 608, 8000, 8192];
+        let want = [1, 7, 16, 18, 18, 36, 36, 40, 640, 8192, 8192];
+        assert_eq!(sizes.map(rows), want);
     }
 
     #[test]

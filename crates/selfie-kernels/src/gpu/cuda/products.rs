@@ -7,11 +7,15 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtMatmulAlgo_t as Algorithm,
     cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType as DataType,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t as Status,
+    cudaDataType as DataType,
 };
+use cudarc::driver::sys::CUstream;
 
+use super::CudaOptions;
 use super::device::Device;
 use super::problem::{Layout, Problem};
+use super::tune;
 use crate::gpu::Gemm;
 use crate::{DType, KernelError, Result};
 
@@ -21,20 +25,29 @@ const OPERATIONS: [i32; 2] = [0, 1];
 /// Workspace on Hopper and later, as NVIDIA's documentation of cuBLAS recommends it, and before.
 const WORKSPACE: (usize, usize) = (32 << 20, 4 << 20);
 
+/// Algorithms that the heuristic is asked for.
+const CANDIDATES: usize = 8;
+
+/// Numbers of rows that an algorithm has to be valid for, where it is to serve all.
+const ANY_ROWS: [usize; 4] = [1, 16, 128, 8192];
+
 /// The library's handle, and what has been chosen.
 pub(super) struct Products {
     device: String,
     handle: sys::cublasLtHandle_t,
     deterministic: bool,
+    tune: bool,
     workspace: u64,
     workspace_bytes: usize,
     plans: HashMap<Problem, Plan>,
-    /// In deterministic mode: the algorithm of each weight's shape.
+    /// In deterministic mode: the algorithm of each weight's shape. Else, where products are timed: that of
+    /// [like batches](Problem::of_like_batches).
     algorithms: HashMap<Problem, Algorithm>,
 }
 
 impl Products {
-    pub(super) fn new(device: &Device, deterministic: bool) -> Result<Self> {
+    pub(super) fn new(device: &Device, options: CudaOptions) -> Result<Self> {
+        let deterministic = options.deterministic;
         // Without a workspace no sum can be split between blocks.
         let workspace_bytes = match (deterministic, device.compute.0) {
             (true, _) => 0,
@@ -47,6 +60,7 @@ impl Products {
             device: device.name.clone(),
             handle,
             deterministic,
+            tune: options.tune,
             workspace: 0,
             workspace_bytes,
             plans: HashMap::new(),
@@ -56,14 +70,15 @@ impl Products {
         Ok(products)
     }
 
-    /// Chooses how a product is computed, if there was none of its shape before.
-    pub(super) fn prepare(&mut self, gemm: &Gemm) -> Result<()> {
-        let problem = Problem::new(gemm);
-        if self.plans.contains_key(&problem) {
-            return Ok(());
-        }
-        let plan = self.plan(problem).map_err(|e| self.failed(gemm, e))?;
-        self.plans.insert(problem, plan);
+    /// Whether there was no product of this shape before.
+    pub(super) fn is_new(&self, gemm: &Gemm) -> bool {
+        !self.plans.contains_key(&Problem::new(gemm))
+    }
+
+    /// Chooses how a product is computed. It may be timed: what was asked for before has to be on the stream.
+    pub(super) fn prepare(&mut self, gemm: &Gemm, stream: CUstream) -> Result<()> {
+        let plan = self.plan(gemm, stream).map_err(|e| self.failed(gemm, e))?;
+        self.plans.insert(Problem::new(gemm), plan);
         Ok(())
     }
 
@@ -71,17 +86,27 @@ impl Products {
     ///
     /// # Safety
     /// The product's addresses are what [`Gemm`] says.
-    pub(super) unsafe fn send(
+    pub(super) unsafe fn send(&self, gemm: &Gemm, stream: CUstream) -> Result<()> {
+        let plan = &self.plans[&Problem::new(gemm)];
+        // SAFETY: the caller's addresses.
+        let sent = unsafe { self.multiply(gemm, plan, &plan.algorithm, stream) };
+        sent.map_err(|e| self.failed(gemm, e))
+    }
+
+    /// # Safety
+    /// The product's addresses are what [`Gemm`] says.
+    unsafe fn multiply(
         &self,
         gemm: &Gemm,
-        stream: cudarc::driver::sys::CUstream,
-    ) -> Result<()> {
-        let plan = &self.plans[&Problem::new(gemm)];
+        plan: &Plan,
+        algorithm: &Algorithm,
+        stream: CUstream,
+    ) -> Result<(), CublasError> {
         let (alpha, beta) = (1f32, if gemm.accumulate { 1f32 } else { 0f32 });
         let pointer = |address: u64| address as *const c_void;
         let out = gemm.out as *mut c_void;
         // SAFETY: the layouts describe what is at the addresses; alpha and beta are read before the call returns.
-        let sent = unsafe {
+        unsafe {
             result::matmul(
                 self.handle,
                 plan.description.0,
@@ -95,32 +120,72 @@ impl Products {
                 plan.out.0,
                 out,
                 plan.out.0,
-                &plan.algorithm,
+                algorithm,
                 self.workspace as *mut c_void,
                 self.workspace_bytes,
                 stream.cast(),
             )
-        };
-        sent.map_err(|e| self.failed(gemm, e))
+        }
     }
 
-    fn plan(&mut self, problem: Problem) -> Result<Plan, CublasError> {
+    fn plan(&mut self, gemm: &Gemm, stream: CUstream) -> Result<Plan, CublasError> {
+        let problem = Problem::new(gemm);
         let mut plan = Plan::new(&problem)?;
-        if !self.deterministic {
-            plan.algorithm = self.choose(&problem, &plan)?;
-            return Ok(plan);
-        }
-        let any = problem.of_any_batch();
-        plan.algorithm = match self.algorithms.get(&any) {
-            Some(&algorithm) => algorithm,
-            None => {
-                let algorithm = self.choose(&any, &Plan::new(&any)?)?;
-                self.algorithms.insert(any, algorithm);
-                algorithm
-            }
+        plan.algorithm = if self.deterministic {
+            self.for_any_batch(&problem)?
+        } else if self.tune {
+            self.fastest(gemm, &problem, &plan, stream)?
+        } else {
+            self.candidates(&problem, &plan, 1)?[0]
         };
-        // SAFETY: the result is plain numbers, for which 0 is a value.
-        let mut checked: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        self.check(&plan, &plan.algorithm)?;
+        Ok(plan)
+    }
+
+    /// The first of the heuristic's algorithms that does for any number of rows.
+    fn for_any_batch(&mut self, problem: &Problem) -> Result<Algorithm, CublasError> {
+        let any = problem.of_any_batch();
+        if let Some(&algorithm) = self.algorithms.get(&any) {
+            return Ok(algorithm);
+        }
+        let plans = ANY_ROWS.map(|m| Plan::new(&any.with_rows(m)));
+        let plans = plans.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let candidates = self.candidates(&any, &Plan::new(&any)?, CANDIDATES)?;
+        let valid = candidates
+            .into_iter()
+            .find(|algorithm| plans.iter().all(|plan| self.check(plan, algorithm).is_ok()));
+        let algorithm = valid.ok_or(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        self.algorithms.insert(any, algorithm);
+        Ok(algorithm)
+    }
+
+    /// The fastest of the heuristic's algorithms on this very product, or on one with about as many rows.
+    fn fastest(
+        &mut self,
+        gemm: &Gemm,
+        problem: &Problem,
+        plan: &Plan,
+        stream: CUstream,
+    ) -> Result<Algorithm, CublasError> {
+        let like = problem.of_like_batches();
+        if let Some(algorithm) = self.algorithms.get(&like)
+            && self.check(plan, algorithm).is_ok()
+        {
+            return Ok(*algorithm);
+        }
+        let candidates = self.candidates(problem, plan, CANDIDATES)?;
+        let fastest = tune::fastest(gemm, problem, &candidates, stream, |gemm, algorithm| {
+            // SAFETY: the addresses are those of the product, or of as much memory.
+            unsafe { self.multiply(gemm, plan, algorithm, stream) }
+        });
+        let algorithm = candidates[fastest];
+        self.algorithms.insert(like, algorithm);
+        Ok(algorithm)
+    }
+
+    /// An error unless the algorithm can compute the product.
+    fn check(&self, plan: &Plan, algorithm: &Algorithm) -> Result<(), CublasError> {
+        let mut checked = no_results::<1>();
         // SAFETY: handle, description and layouts are alive.
         let status = unsafe {
             sys::cublasLtMatmulAlgoCheck(
@@ -130,16 +195,24 @@ impl Products {
                 plan.operand.0,
                 plan.out.0,
                 plan.out.0,
-                &plan.algorithm,
-                &mut checked,
+                algorithm,
+                checked.as_mut_ptr(),
             )
         };
         status.result()?;
-        Ok(plan)
+        if checked[0].workspaceSize > self.workspace_bytes {
+            return Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED));
+        }
+        Ok(())
     }
 
-    /// What cuBLASLt's heuristic takes for the fastest algorithm.
-    fn choose(&self, problem: &Problem, plan: &Plan) -> Result<Algorithm, CublasError> {
+    /// Up to `most` algorithms, at least one, those first that cuBLASLt's heuristic takes for the fastest.
+    fn candidates(
+        &self,
+        problem: &Problem,
+        plan: &Plan,
+        most: usize,
+    ) -> Result<Vec<Algorithm>, CublasError> {
         let preference = PreferenceHandle(result::create_matmul_pref()?);
         preference.set(
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -167,9 +240,11 @@ impl Products {
         ] {
             preference.set(attribute, &alignment)?;
         }
-        // SAFETY: handle, description, layouts and preference are alive.
-        let found = unsafe {
-            result::get_matmul_algo_heuristic(
+        let mut found = no_results::<CANDIDATES>();
+        let mut count = 0;
+        // SAFETY: handle, description, layouts and preference are alive, and there is room for as many results.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
                 plan.description.0,
                 plan.weight.0,
@@ -177,9 +252,19 @@ impl Products {
                 plan.out.0,
                 plan.out.0,
                 preference.0,
+                most.min(CANDIDATES) as i32,
+                found.as_mut_ptr(),
+                &mut count,
             )
         };
-        Ok(found?.algo)
+        status.result()?;
+        let found = found.iter().take(count as usize);
+        let usable = found.filter(|result| result.state == Status::CUBLAS_STATUS_SUCCESS);
+        let algorithms: Vec<Algorithm> = usable.map(|result| result.algo).collect();
+        if algorithms.is_empty() {
+            return Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED));
+        }
+        Ok(algorithms)
     }
 
     fn failed(&self, gemm: &Gemm, error: CublasError) -> KernelError {
@@ -207,6 +292,12 @@ fn failed(device: &str, doing: String, error: CublasError) -> KernelError {
         doing,
         reason: format!("{:?}", error.0),
     }
+}
+
+/// Room for what the library says of algorithms.
+fn no_results<const N: usize>() -> [sys::cublasLtMatmulHeuristicResult_t; N] {
+    // SAFETY: a result is plain numbers, for which 0 is a value; as a status it is success.
+    unsafe { std::mem::zeroed() }
 }
 
 /// A problem in cuBLASLt's own words.

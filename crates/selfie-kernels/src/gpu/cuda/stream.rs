@@ -19,6 +19,10 @@ use crate::{KernelError, Result};
 /// Reads of up to so many bytes go through pinned memory: the chosen tokens of a step do.
 const SMALL_READ: usize = 64 << 10;
 
+/// Pieces of work that are sent together, so that the device is at work while the host makes the next ones; a step's
+/// series is cut at the same places each time.
+const CHUNK: usize = 48;
+
 /// A stream with everything that its work uses. Fields are dropped in their order, after the stream was waited for.
 pub(super) struct Stream {
     device: String,
@@ -48,7 +52,7 @@ impl Stream {
             graphs: options.graphs.then(Graphs::new),
             profile: None,
             graphs_failed: None,
-            products: Products::new(device, options.deterministic)?,
+            products: Products::new(device, options)?,
             modules: Modules::new(&device.name, device.shared_bytes),
             staging: Staging::new().map_err(own)?,
             small: Pinned::new(SMALL_READ).map_err(own)?,
@@ -66,20 +70,31 @@ impl Stream {
             shared_bytes,
             ref args,
         } = *launch;
-        self.pending.push(Work::Kernel(Kernel {
-            function: self.modules.number(module, entry, shared_bytes)?,
+        let function = self.modules.number(module, entry, shared_bytes)?;
+        self.collect(Work::Kernel(Kernel {
+            function,
             grid,
             block,
             shared_bytes,
             args: args.iter().map(|&arg| bits(arg)).collect(),
-        }));
-        Ok(())
+        }))
     }
 
     /// Collects a product.
     pub(super) fn gemm(&mut self, gemm: &Gemm) -> Result<()> {
-        self.products.prepare(gemm)?;
-        self.pending.push(Work::Product(*gemm));
+        if self.products.is_new(gemm) {
+            // It may be timed, with the operand that is on its way and on the output that it is to replace.
+            self.send()?;
+            self.products.prepare(gemm, self.stream.0)?;
+        }
+        self.collect(Work::Product(*gemm))
+    }
+
+    fn collect(&mut self, work: Work) -> Result<()> {
+        self.pending.push(work);
+        if self.pending.len() == CHUNK {
+            self.send()?;
+        }
         Ok(())
     }
 

@@ -2,9 +2,9 @@
 
 use std::f64::consts::LOG2_E;
 
-use super::{AttentionWork, KvLayer, WARP};
+use super::{AttentionWork, KvLayer, WARP, check_count};
 use crate::gpu::{Arg, File, Launch, Module};
-use crate::{Attend, DType};
+use crate::{Attend, DType, Result};
 
 /// The widest head that there are kernels for.
 pub const MAX_HEAD_DIM: u32 = 256;
@@ -73,6 +73,19 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
+    /// An error if there are more rows, or slots, than the kernels' offsets of 32 bits reach.
+    pub fn check(&self, op: &'static str) -> Result<()> {
+        let width =
+            u64::from(self.kv.head_dim) * (u64::from(self.heads) + 2 * u64::from(self.kv.kv_heads));
+        check_count(
+            op,
+            "elements of qkv",
+            [self.n.into(), width],
+            u32::MAX.into(),
+        )?;
+        self.kv.check(op)
+    }
+
     /// The launches, in their order; together they write each row of `out` once.
     ///
     /// Those of single rows depend on nothing but their number with [`Splits::Fixed`], so that a captured graph does
@@ -406,6 +419,24 @@ mod tests {
             let want = [(entry, [3 * tiles, heads.1], 32 * warps)];
             assert_eq!(shapes(&launches), want, "{rows} rows, {heads:?}");
         }
+    }
+
+    #[test]
+    fn more_elements_than_offsets_reach_are_refused() {
+        // 7B has 12288 columns of queries, keys and values: 2^32 are 349525 rows and a third.
+        let work = work(1, 1, 1);
+        let mut attention = attention(&work, (32, 32, 128));
+        attention.n = 349_525;
+        assert!(attention.check("attend").is_ok());
+        attention.n += 1;
+        let message = attention.check("attend").unwrap_err().to_string();
+        for part in ["attend", "349526 x 12288", "349525 x 12288"] {
+            assert!(message.contains(part), "{message}");
+        }
+        attention.n = 1;
+        attention.kv.slots = 1 << 27;
+        let message = attention.check("attend").unwrap_err().to_string();
+        assert!(message.contains("134217728 x 32"), "{message}");
     }
 
     const FILL: Splits = Splits::Fill {

@@ -1,7 +1,8 @@
 //! Where keys and values lie on the device, and `kv_copy.ptx`
 
+use super::check_count;
 use crate::gpu::{Arg, File, Launch, Module};
-use crate::{DType, Slot};
+use crate::{DType, Result, Slot};
 
 /// One layer of a cache of keys and values. Both have the same shape, and elements of `dtype`: the prefixes, one behind
 /// the other, `[kv_heads][shared][head_dim]`, then, `own_offset` bytes from the start, the slots' own
@@ -49,6 +50,12 @@ impl KvLayer {
     pub fn shared_bytes(kv_heads: usize, head_dim: usize, shared: usize, dtype: DType) -> u64 {
         let bytes = kv_heads as u64 * shared as u64 * head_dim as u64 * dtype.size() as u64;
         bytes.next_multiple_of(256)
+    }
+
+    /// An error if there are more heads of slots than kernels count to.
+    pub fn check(&self, op: &'static str) -> Result<()> {
+        let counts = [self.slots.into(), self.kv_heads.into()];
+        check_count(op, "heads of slots", counts, u32::MAX.into())
     }
 
     /// Bytes of the keys of one layer; the values take as many.

@@ -27,7 +27,7 @@ pub use step::step_rows;
 
 pub(in crate::gpu) use attention::{stride, warp_tiles};
 
-use crate::DType;
+use crate::{DType, KernelError, Result};
 
 /// Threads of a warp.
 pub const WARP: u32 = 32;
@@ -44,6 +44,30 @@ pub fn code(dtype: DType) -> u32 {
 /// The columns of f32 rows that can be moved 16 bytes at a time: all, or none where that would be misaligned.
 pub fn wide(width: u32) -> u32 {
     if width.is_multiple_of(4) { width } else { 0 }
+}
+
+/// The most blocks of a grid.
+const MOST_BLOCKS: u64 = (1 << 31) - 1;
+
+/// An error unless `[rows, columns]` has at most as many elements as 32 bits count: where kernels find their place with
+/// such numbers.
+pub(in crate::gpu) fn check_count(
+    op: &'static str,
+    what: &str,
+    [rows, columns]: [u64; 2],
+    most: u64,
+) -> Result<()> {
+    let count = rows.saturating_mul(columns);
+    if count <= most {
+        return Ok(());
+    }
+    Err(KernelError::Unsupported {
+        op,
+        reason: format!(
+            "{rows} x {columns} {what}; a GPU's kernel counts to {most} of them, so there may be {} x {columns}",
+            most / columns.max(1)
+        ),
+    })
 }
 
 /// Threads of a block that moves one row: one for each 4 columns, in whole warps, at most 256.

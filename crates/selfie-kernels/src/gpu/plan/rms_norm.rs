@@ -1,8 +1,8 @@
 //! `rms_norm.ptx`
 
-use super::{WARP, code, wide};
-use crate::DType;
+use super::{MOST_BLOCKS, WARP, check_count, code, wide};
 use crate::gpu::{Arg, File, Launch, Module};
+use crate::{DType, Result};
 
 /// The widest row: it has to fit the shared memory that every device since sm_80 gives a block.
 pub const MAX_WIDTH: u32 = 24 << 10;
@@ -36,6 +36,11 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
+    /// An error if there are more parts than a grid has blocks.
+    pub fn check(&self, op: &'static str) -> Result<()> {
+        check_count(op, "parts", [self.n.into(), self.parts.into()], MOST_BLOCKS)
+    }
+
     /// The launch.
     pub fn launch(&self) -> Launch {
         // Each part has to begin where 16 bytes can be moved.
@@ -60,6 +65,32 @@ impl RmsNorm {
                 Arg::U32(self.parts),
                 Arg::U32(self.stride),
             ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_parts_than_a_grid_has_blocks_are_refused() {
+        let mut norm = RmsNorm {
+            x: 0,
+            weight: 0,
+            out: 0,
+            n: 1 << 26,
+            parts: 31,
+            stride: 31,
+            width: 1,
+            dtype: DType::F32,
+            eps: 0.0,
+        };
+        assert!(norm.check("rms_norm_parts").is_ok());
+        norm.parts = 32;
+        let message = norm.check("rms_norm_parts").unwrap_err().to_string();
+        for part in ["rms_norm_parts", "67108864 x 32"] {
+            assert!(message.contains(part), "{message}");
         }
     }
 }
