@@ -58,6 +58,7 @@ fn cuda(options: &DeviceOptions) -> CudaOptions {
     CudaOptions {
         deterministic: options.deterministic,
         graphs: options.cuda_graphs,
+        ..CudaOptions::default()
     }
 }
 
