@@ -192,6 +192,20 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `out = activation(gate) * up` of `gate_up` (`[n, 2 ffn]`: gate first), `[n, ffn]`.
     fn glu(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Acts)
     -> Result<()>;
+    /// [`linear`](Backend::linear), then [`glu`](Backend::glu): `[n, in] x [2 ffn, in] -> [n, ffn]`. `gate_up` (`[n, 2 ffn]`) is
+    /// room for what lies between; what it holds afterwards, and how many rows, is left open.
+    fn linear_glu(
+        &self,
+        a: &Self::Acts,
+        w: &Self::Matrix,
+        bias: Option<&Self::Vector>,
+        activation: Activation,
+        gate_up: &mut Self::Rows,
+        out: &mut Self::Acts,
+    ) -> Result<()> {
+        self.linear(a, w, bias, gate_up)?;
+        self.glu(activation, gate_up, out)
+    }
 
     // Rows of a probe.
 

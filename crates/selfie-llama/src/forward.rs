@@ -263,8 +263,14 @@ impl<B: Backend> Llama<B> {
             self.copy_site(ws, Site::PreMlp(l), probe)?;
         }
         self.operand(ws, layer.mlp_norm.as_deref())?;
-        layer.gate_up.apply(b, &ws.normed, &mut ws.gate_up)?;
-        b.glu(spec.activation, &ws.gate_up, &mut ws.hidden)?;
+        b.linear_glu(
+            &ws.normed,
+            &layer.gate_up.weight,
+            layer.gate_up.bias.as_deref(),
+            spec.activation,
+            &mut ws.gate_up,
+            &mut ws.hidden,
+        )?;
         self.add(
             &layer.down,
             layer.mlp_out_norm.as_deref(),

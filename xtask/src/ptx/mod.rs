@@ -18,8 +18,8 @@ use assemble::{ARCHITECTURES, Assembled, assemble, count};
 /// Where the tables are quoted.
 const README: &str = "kernels/README.md";
 
-/// All kernels are assembled for sm_80, sm_90, sm_100 and sm_120; a warning, a spill, local memory, or attention without
-/// tensor cores is an error. Then each runs once in the simulator, and two tables are printed.
+/// All kernels are assembled for sm_80, sm_90, sm_100 and sm_120; a warning, a spill, local memory, or attention or products without
+/// tensor cores are an error. Then each runs once in the simulator, and two tables are printed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fail unless kernels/README.md quotes these tables
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     check_tensor_cores(&nvdisasm, &kernels)?;
     let version = tools::version(&ptxas)?;
     println!(
-        "{} kernels of {} modules for {ARCHITECTURES:?}: no spills, no local memory; attention uses HMMA\n",
+        "{} kernels of {} modules for {ARCHITECTURES:?}: no spills, no local memory; attention and products use HMMA\n",
         kernels.len() / ARCHITECTURES.len(),
         Module::all().len(),
     );
@@ -74,13 +74,13 @@ fn assemble_all(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
     Ok(assembled.concat())
 }
 
-/// Attention has to end up on the tensor cores, on the oldest and on the newest architecture. (The f16 twins have the
+/// Attention and products have to end up on the tensor cores, on the oldest and on the newest architecture. (The f16 twins have the
 /// same instructions as bf16.)
 fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
     let mut modules: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
     let ends = [ARCHITECTURES[0], ARCHITECTURES[ARCHITECTURES.len() - 1]];
     for kernel in kernels {
-        let on_tensor_cores = ["attention_prompt", "attention_decode"]
+        let on_tensor_cores = ["attention_prompt", "attention_decode", "matvec"]
             .iter()
             .any(|name| kernel.entry.starts_with(name));
         if on_tensor_cores && ends.contains(&kernel.architecture) && !kernel.module.is_twin() {
@@ -89,7 +89,7 @@ fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
         }
     }
     if modules.is_empty() {
-        return Err("there is no attention to look for tensor cores in".into());
+        return Err("there is nothing to look for tensor cores in".into());
     }
     let checked = modules.into_par_iter().map(|(cubin, entries)| {
         let counts = count(nvdisasm, cubin, &entries, "HMMA").map_err(|e| e.to_string())?;

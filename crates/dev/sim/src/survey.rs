@@ -20,6 +20,8 @@ const ATTN: AttnShape = AttnShape {
     kv_heads: 8,
     head_dim: 128,
 };
+/// Rows of a weight that decoding multiplies with.
+const OUT: usize = 256;
 /// Rows of a batch.
 const N: usize = 4;
 
@@ -49,6 +51,9 @@ pub fn survey() -> Result<Vec<Surveyed>> {
     let mut all = Vec::new();
     all.extend(survey.rows()?);
     all.extend(survey.mlp()?);
+    all.extend(on(fill)?.products()?);
+    let small = Splits::Fill { multiprocessors: 1 };
+    all.extend(on(small)?.large_products()?);
     all.extend(survey.head()?);
     all.extend(survey.attention(DType::Bf16)?);
     all.extend(on(fill)?.attention(DType::Bf16)?);
@@ -173,6 +178,52 @@ impl Survey {
         let floor = out * D_MODEL * 24 + n * (out + D_MODEL) * 4;
         all.extend(self.took("64 x 4096, gradient of 20 rows", [("adam", floor)]));
         Ok(all)
+    }
+
+    /// Products of 8 and of 16 rows, of a slice of a weight that leaves multiprocessors without work.
+    fn products(&self) -> Result<Vec<Surveyed>> {
+        let mut all = Vec::new();
+        for (m, case, entry) in [
+            (8, "8 x 4096, 256 rows of a weight, bf16", "matvec_1_8"),
+            (16, "16 x 4096, 256 rows of a weight, bf16", "matvec_1_16"),
+        ] {
+            all.extend(self.product(m, case, entry)?);
+        }
+        Ok(all)
+    }
+
+    /// The same of one that does not, and with a gated unit behind it.
+    fn large_products(&self) -> Result<Vec<Surveyed>> {
+        let (m, sim) = (8, &self.sim);
+        let (a, w) = self.operands(m)?;
+        let mut gate_up = sim.rows(m, OUT)?;
+        let mut out = sim.acts(m, OUT / 2, DType::Bf16)?;
+        sim.driver().take_ran();
+        sim.linear_glu(&a, &w, None, Activation::Silu, &mut gate_up, &mut out)?;
+        let floor = (OUT + m) * D_MODEL * 2 + m * OUT;
+        let case = "8 x 4096, 256 rows of a weight, bf16, gated";
+        let mut all: Vec<Surveyed> = self.took(case, [("matvec_2_8", floor)]).into();
+        let case = "16 x 4096, 256 rows of a weight, bf16";
+        all.extend(self.product(16, case, "matvec_2_16")?);
+        Ok(all)
+    }
+
+    /// `m` rows, and 256 rows of a weight.
+    fn operands(&self, m: usize) -> Result<(<Sim as Backend>::Acts, <Sim as Backend>::Matrix)> {
+        let mut a = self.sim.acts(m, D_MODEL, DType::Bf16)?;
+        self.sim.cast(&self.filled(m, D_MODEL)?, &mut a)?;
+        let w = Matrix::new(DType::Bf16, D_MODEL, &values(OUT * D_MODEL));
+        Ok((a, self.sim.matrix(&[&w], DType::Bf16)?))
+    }
+
+    /// Their product, added to what is there.
+    fn product(&self, m: usize, case: &'static str, entry: &'static str) -> Result<[Surveyed; 1]> {
+        let (a, w) = self.operands(m)?;
+        let mut out = self.filled(m, OUT)?;
+        self.sim.driver().take_ran();
+        self.sim.linear_add(&a, &w, None, &mut out)?;
+        let floor = (OUT + m) * D_MODEL * 2 + m * OUT * 8;
+        Ok(self.took(case, [(entry, floor)]))
     }
 
     /// The head, over a GEMM of one column.

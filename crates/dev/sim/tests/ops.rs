@@ -1,11 +1,21 @@
 //! The tables of cases of every op, on the simulated GPU.
 
-use selfie_sim::Sim;
+use selfie_kernels::gpu::plan::Splits;
+use selfie_sim::{Sim, SimDriver};
 use selfie_testkit::cases::{self, must};
 
 /// Runs `check` on a device of its own.
 fn on_sim(check: fn(&Sim)) {
     check(&must("sim", selfie_sim::sim()));
+}
+
+/// Runs `check` on devices that leave products of few rows to our own kernel: small enough that each of its warps takes two
+/// tiles of a weight, and large enough that each takes one.
+fn on_few_rows(check: fn(&Sim)) {
+    for multiprocessors in [1, 1 << 20] {
+        let splits = Splits::Fill { multiprocessors };
+        check(&must("sim", Sim::new(SimDriver::new(), splits)));
+    }
 }
 
 #[test]
@@ -56,11 +66,19 @@ fn add() {
 #[test]
 fn linear() {
     on_sim(cases::matrix::check_linear);
+    on_few_rows(cases::matrix::check_linear);
 }
 
 #[test]
 fn linear_add() {
     on_sim(cases::matrix::check_linear_add);
+    on_few_rows(cases::matrix::check_linear_add);
+}
+
+#[test]
+fn linear_glu() {
+    on_sim(cases::matrix::check_linear_glu);
+    on_few_rows(cases::matrix::check_linear_glu);
 }
 
 #[test]
@@ -86,16 +104,19 @@ fn attend() {
 #[test]
 fn head_best() {
     on_sim(cases::matrix::check_head_best);
+    on_few_rows(cases::matrix::check_head_best);
 }
 
 #[test]
 fn head_not_finite() {
     on_sim(cases::matrix::check_head_not_finite);
+    on_few_rows(cases::matrix::check_head_not_finite);
 }
 
 #[test]
 fn head_score() {
     on_sim(cases::matrix::check_head_score);
+    on_few_rows(cases::matrix::check_head_score);
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn no_more_is_moved_than_has_to_be() {
             "adam" => 63 * 20 * 64 * 4,
             // What each of its 64 warps looks up: three sectors.
             "kv_copy" => 64 * 3 * 32,
+            // The rows of the batch again for each block.
+            name if name.starts_with("matvec") => matvec_rows(kernel),
             // Eight bytes of a sector a row.
             "head_merge" => 4 * 24,
             _ => 0,
@@ -57,6 +59,12 @@ fn no_more_is_moved_than_has_to_be() {
             kernel.floor
         );
     }
+}
+
+/// Bytes of the batch that blocks behind the first read.
+fn matvec_rows(kernel: &Surveyed) -> u64 {
+    let rows = if kernel.entry.ends_with("_16") { 16 } else { 8 };
+    u64::from(kernel.ran.launch.grid[0] - 1) * rows * 4096 * 2
 }
 
 #[test]

@@ -23,6 +23,8 @@ use crate::{
 pub struct Gpu<D: Driver> {
     pub(super) driver: Arc<D>,
     pub(super) splits: Splits,
+    /// The device's multiprocessors, where products of few rows are taken by our own kernel.
+    pub(super) matvec: Option<u32>,
     scratch: Arc<Mutex<Scratch<D>>>,
 }
 
@@ -31,6 +33,7 @@ impl<D: Driver> Clone for Gpu<D> {
         Self {
             driver: self.driver.clone(),
             splits: self.splits,
+            matvec: self.matvec,
             scratch: self.scratch.clone(),
         }
     }
@@ -38,14 +41,28 @@ impl<D: Driver> Clone for Gpu<D> {
 
 impl<D: Driver> Gpu<D> {
     /// A backend on a device. `splits` says how attention cuts long contexts; with [`Splits::Fixed`] a row has the same
-    /// bits in any batch, as far as the driver's matrix products have them.
+    /// bits in any batch, as far as the driver's matrix products have them; with [`Splits::Fill`] our own kernel takes
+    /// products of few rows.
     pub fn new(driver: D, splits: Splits) -> Result<Self> {
         let driver = Arc::new(driver);
+        let matvec = match splits {
+            Splits::Fixed => None,
+            Splits::Fill { multiprocessors } => Some(multiprocessors),
+        };
         Ok(Self {
             scratch: Arc::new(Mutex::new(Scratch::new(&driver)?)),
             driver,
             splits,
+            matvec,
         })
+    }
+
+    /// The backend with all matrix products left to the driver.
+    pub fn without_matvec(self) -> Self {
+        Self {
+            matvec: None,
+            ..self
+        }
     }
 
     /// The device.
@@ -321,6 +338,23 @@ impl<D: Driver> Backend for Gpu<D> {
         check_shape("glu", "width of gate_up", 2 * ffn, width)?;
         out.set_len("glu", gate_up.len, ffn)?;
         self.gate("glu", activation, gate_up, out.address(), out.dtype)
+    }
+
+    fn linear_glu(
+        &self,
+        a: &GpuActs<D>,
+        w: &GpuMatrix<D>,
+        bias: Option<&GpuVector<D>>,
+        activation: Activation,
+        gate_up: &mut GpuRows<D>,
+        out: &mut GpuActs<D>,
+    ) -> Result<()> {
+        check_shape("linear", "width of the output", w.rows, gate_up.width)?;
+        if self.gated_product(a, w, bias, activation, out)? {
+            return Ok(());
+        }
+        self.linear(a, w, bias, gate_up)?;
+        self.glu(activation, gate_up, out)
     }
 
     fn gather(&self, src: &GpuRows<D>, index: &[usize], dst: &mut GpuRows<D>) -> Result<()> {

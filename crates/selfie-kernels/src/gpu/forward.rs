@@ -125,12 +125,17 @@ impl<D: Driver> Gpu<D> {
             order: WeightOrder::Outputs,
             accumulate,
         };
+        let bias = bias.map_or(0, |bias| bias.buffer.address());
         // SAFETY: widths and dtypes agree, and the output has a row of `w.rows` for each of `a`.
-        unsafe { self.driver.gemm(&gemm)? };
-        match bias {
-            Some(bias) => self.add_bias(op, bias.buffer.address(), out),
-            None => Ok(()),
+        if unsafe { self.multiply_few(&gemm, bias)? } {
+            return Ok(());
         }
+        // SAFETY: the same.
+        unsafe { self.driver.gemm(&gemm)? };
+        if bias == 0 {
+            return Ok(());
+        }
+        self.add_bias(op, bias, out)
     }
 
     /// `bias` has a value for each column.

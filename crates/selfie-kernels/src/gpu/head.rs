@@ -71,7 +71,10 @@ impl<D: Driver> Gpu<D> {
                 vocab,
             };
             // SAFETY: widths and dtypes agree, and there is room for the logits of `n` rows.
-            unsafe { self.driver.gemm(&gemm)? };
+            if !unsafe { self.multiply_few(&gemm, 0)? } {
+                // SAFETY: the same.
+                unsafe { self.driver.gemm(&gemm)? };
+            }
             if *map != LogitMap::PLAIN {
                 let plan = plan::LogitMap {
                     logits: logits.address(),

@@ -65,6 +65,8 @@ pub enum File {
     KvCopy,
     /// `logit_map.ptx`
     LogitMap,
+    /// `matvec.ptx`
+    Matvec,
     /// `mlp_backward.ptx`
     MlpBackward,
     /// `rms_norm.ptx`
@@ -90,6 +92,7 @@ impl File {
         File::Inject,
         File::KvCopy,
         File::LogitMap,
+        File::Matvec,
         File::MlpBackward,
         File::RmsNorm,
         File::RopeAppend,
@@ -112,6 +115,7 @@ impl File {
             File::Inject => "inject",
             File::KvCopy => "kv_copy",
             File::LogitMap => "logit_map",
+            File::Matvec => "matvec",
             File::MlpBackward => "mlp_backward",
             File::RmsNorm => "rms_norm",
             File::RopeAppend => "rope_append",
@@ -134,6 +138,7 @@ impl File {
             File::Inject => include_str!("../../kernels/inject.ptx"),
             File::KvCopy => include_str!("../../kernels/kv_copy.ptx"),
             File::LogitMap => include_str!("../../kernels/logit_map.ptx"),
+            File::Matvec => include_str!("../../kernels/matvec.ptx"),
             File::MlpBackward => include_str!("../../kernels/mlp_backward.ptx"),
             File::RmsNorm => include_str!("../../kernels/rms_norm.ptx"),
             File::RopeAppend => include_str!("../../kernels/rope_append.ptx"),
@@ -144,7 +149,7 @@ impl File {
     pub const fn has_twin(self) -> bool {
         matches!(
             self,
-            File::AttentionDecode | File::AttentionMerge | File::AttentionPrompt
+            File::AttentionDecode | File::AttentionMerge | File::AttentionPrompt | File::Matvec
         )
     }
 

@@ -9,6 +9,7 @@ mod buffers;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod driver;
+mod few_rows;
 mod forward;
 mod head;
 mod kv;

@@ -1,8 +1,9 @@
 //! The ops that read a weight matrix.
 
 use selfie_kernels::reference::{self, Matrix};
-use selfie_kernels::{Backend, BatchRow, DType, LogitMap, Slot};
+use selfie_kernels::{Activation, Backend, BatchRow, DType, LogitMap, Slot};
 
+use super::rows::{ACTIVATIONS, exp_units};
 use super::tables::{EMBED, HEAD, Head, LINEAR, Linear, NOT_FINITE, ROWS, SCORED};
 use super::*;
 
@@ -53,6 +54,21 @@ pub fn check_linear_add<B: Operands>(backend: &B) {
     for (seed, case) in LINEAR.iter().enumerate() {
         for dtype in DTYPES {
             Product::new::<B>(seed, case, dtype).check(backend, true, &mut errors);
+        }
+    }
+    errors.finish();
+}
+
+/// The cases of the linear table whose outputs are pairs of a gate and what goes through it.
+pub fn check_linear_glu<B: Operands>(backend: &B) {
+    let mut errors = Errors::new(backend, "linear_glu");
+    let pairs = LINEAR.iter().filter(|case| case.out.is_multiple_of(2));
+    for (seed, case) in pairs.enumerate() {
+        for dtype in DTYPES {
+            let product = Product::new::<B>(seed, case, dtype);
+            for activation in ACTIVATIONS {
+                product.check_gated(backend, activation, &mut errors);
+            }
         }
     }
     errors.finish();
@@ -120,6 +136,58 @@ impl<'a> Product<'a> {
                     &read_all(backend, &out),
                     &want[..n * width],
                     |i| product_bound::<B>(k, dtype) * f64::from(magnitude[i]),
+                );
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// The product with a gated unit behind it.
+    fn check_gated<B: Operands>(&self, backend: &B, activation: Activation, errors: &mut Errors) {
+        let Linear { k, out: width, .. } = *self.case;
+        let ffn = width / 2;
+        let dtype = selfie_kernels::MatrixSource::dtype(&self.w);
+        let packed = must("matrix", backend.matrix(&[&self.w], dtype));
+        for bias in [None, Some(&self.bias[..])] {
+            let product = reference::linear(&self.a, &self.w, bias, None);
+            let want = reference::glu(activation, &product, ffn);
+            let magnitude = reference::linear(
+                &abs(&self.a),
+                &abs_matrix(&self.w),
+                bias.map(abs).as_deref(),
+                None,
+            );
+            // The errors of both factors, of which the activation's slope is below 1.2 and its value no larger than
+            // the gate, and that of the activation itself.
+            let bound = |i: usize| {
+                let gate = i / ffn * width + i % ffn;
+                let value = |i: usize| f64::from(product[i].abs());
+                let error = |i: usize| sum_bound(k) * f64::from(magnitude[i]);
+                let (g, u) = (error(gate), error(gate + ffn));
+                1.2 * g * (value(gate + ffn) + u)
+                    + u * value(gate)
+                    + exp_units(activation, product[gate]) * U * f64::from(want[i].abs())
+                    + 1e-34 * value(gate + ffn)
+            };
+            let bias = bias.map(|b| must("vector", backend.vector(b)));
+            for n in ROWS {
+                let a = acts_of(backend, &self.a[..n * k], k, dtype);
+                let mut gate_up = must("rows", backend.rows(n, width));
+                let mut out = must("acts", backend.acts(n, ffn, dtype));
+                let bias = bias.as_ref();
+                let done =
+                    backend.linear_glu(&a, &packed, bias, activation, &mut gate_up, &mut out);
+                must("linear_glu", done);
+                errors.compare_acts(
+                    format_args!(
+                        "{activation:?} {dtype} [{n}, {k}] x [{width}, {k}], bias {}",
+                        bias.is_some()
+                    ),
+                    B::operand(dtype),
+                    &read_acts(backend, &out, n),
+                    &want[..n * ffn],
+                    bound,
                 );
             }
         }
@@ -204,9 +272,12 @@ fn cap_bound(map: &LogitMap) -> f64 {
 /// Rows of which every other one has a logit that is not finite, or none that is.
 pub fn check_head_not_finite<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "head with logits that are not finite");
-    let (n, k) = (5, 20);
+    let n = 5;
     for (seed, case) in NOT_FINITE.iter().enumerate() {
-        for dtype in DTYPES {
+        for (dtype, k) in DTYPES
+            .into_iter()
+            .flat_map(|dtype| [(dtype, 20), (dtype, 24)])
+        {
             let mut a = values(seed as u64, n * k, (-1.0, 1.0));
             for (row, a) in a.chunks_exact_mut(k).enumerate() {
                 // An operand that is NaN makes all logits NaN.
@@ -220,7 +291,7 @@ pub fn check_head_not_finite<B: Operands>(backend: &B) {
             let packed = Matrix::new(dtype, k, &head);
             let packed = must("matrix", backend.matrix(&[&packed], dtype));
             let a = acts_of(backend, &a, k, dtype);
-            let name = format!("{dtype}, token {} of {}", case.token, case.vocab);
+            let name = format!("{dtype}, k {k}, token {} of {}", case.token, case.vocab);
             let finite = |logprob: f32| (logprob.is_finite(), logprob.is_nan());
             let want: Vec<_> = (0..n).map(|row| (row % 2 == 0, row % 2 == 1)).collect();
             let best = must(

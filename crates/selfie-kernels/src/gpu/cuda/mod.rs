@@ -43,6 +43,8 @@ pub struct CudaOptions {
     pub tune: bool,
     /// Whether a series of launches that comes again is replayed as a graph; without, each is launched by itself.
     pub graphs: bool,
+    /// Whether products of at most 16 rows are our own kernel's; without, and in deterministic mode, cuBLASLt has all.
+    pub matvec: bool,
 }
 
 impl Default for CudaOptions {
@@ -51,6 +53,7 @@ impl Default for CudaOptions {
             deterministic: false,
             tune: true,
             graphs: true,
+            matvec: true,
         }
     }
 }
@@ -68,7 +71,12 @@ impl Cuda {
                 multiprocessors: driver.device.multiprocessors,
             },
         };
-        Gpu::new(driver, splits)
+        let gpu = Gpu::new(driver, splits)?;
+        Ok(if options.matvec {
+            gpu
+        } else {
+            gpu.without_matvec()
+        })
     }
 
     /// The number of devices: 0 without a driver.
