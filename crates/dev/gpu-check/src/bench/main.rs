@@ -36,6 +36,12 @@ struct Args {
     /// A bf16 checkpoint of the shape llama-2-7b (selfie random-checkpoint writes one)
     #[arg(long)]
     model: PathBuf,
+    /// Leave products of few rows to cuBLASLt, to see what our kernel is worth
+    #[arg(long)]
+    no_matvec: bool,
+    /// Take cuBLASLt's first choice of algorithm, to see what trying them is worth
+    #[arg(long)]
+    no_tune: bool,
     /// What PyTorch did on this machine: an object of name and value, as benches/baseline/gpu.py writes it
     #[arg(long)]
     baseline: Option<PathBuf>,
@@ -63,7 +69,7 @@ enum Section {
     Products,
     /// Single ops, and attention
     Ops,
-    /// A step's launches by themselves
+    /// The launches of a step, of a pass and of a sweep by themselves
     Profile,
 }
 
@@ -78,7 +84,12 @@ fn main() -> ExitCode {
 }
 
 fn open(args: &Args) -> std::result::Result<Cuda, KernelError> {
-    Cuda::open(args.device, CudaOptions::default())
+    let options = CudaOptions {
+        matvec: !args.no_matvec,
+        tune: !args.no_tune,
+        ..CudaOptions::default()
+    };
+    Cuda::open(args.device, options)
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -117,7 +128,7 @@ fn run(args: &Args) -> Result<()> {
                 match section {
                     Section::Sweep => sweep::measure(model, &args.model, &sizes, &mut report)?,
                     Section::Decode => decode::measure(model, &sizes, &mut report)?,
-                    _ => profile::measure(model, &sizes, &mut report)?,
+                    _ => profile::measure(model, &args.model, &sizes, &mut report)?,
                 }
             }
         }

@@ -1,6 +1,7 @@
-//! Where the time of a step goes: each launch by itself, with an event before and behind it.
+//! Where the time of steps and of a sweep goes: each launch by itself, with an event before and behind it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use selfie_kernels::gpu::{Cuda, Timed};
 use selfie_llama::{Decoding, Llama, generate_all};
@@ -8,9 +9,15 @@ use selfie_llama::{Decoding, Llama, generate_all};
 use crate::Result;
 use crate::report::Report;
 use crate::sizes::Sizes;
+use crate::sweep::Sweep;
 
-/// One decode step of each number of sequences, and a pass of many rows.
-pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -> Result<()> {
+/// One decode step of each number of sequences, a pass of many rows, and a whole sweep.
+pub(crate) fn measure(
+    model: &Llama<Cuda>,
+    dir: &Path,
+    sizes: &Sizes,
+    report: &mut Report,
+) -> Result<()> {
     for &batch in sizes.decode {
         let two = texts(model, batch, sizes.prompt, 2)?;
         let three = texts(model, batch, sizes.prompt, 3)?;
@@ -21,6 +28,10 @@ pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -
     let (sequences, tokens) = sizes.wide;
     let pass = texts(model, sequences, tokens, 1)?;
     add(&format!("pass of {sequences} x {tokens}"), &pass, report);
+    let sweep = Sweep::new(model, dir, sizes)?;
+    sweep.run()?;
+    let swept = profiled(model, || sweep.run())?;
+    add("sweep", &swept, report);
     Ok(())
 }
 
@@ -35,15 +46,20 @@ fn texts(model: &Llama<Cuda>, batch: usize, tokens: usize, new: usize) -> Result
         sampling: None,
     };
     generate_all(model, &prompts, &decoding, |_| {})?;
-    let mut failed = None;
+    profiled(model, || {
+        generate_all(model, &prompts, &decoding, |_| {})?;
+        Ok(())
+    })
+}
+
+/// The launches of what runs on the model.
+fn profiled(model: &Llama<Cuda>, run: impl FnOnce() -> Result<()>) -> Result<Vec<Timed>> {
+    let mut done = Ok(());
     let times = model.backend().driver().profiled(|| {
-        failed = generate_all(model, &prompts, &decoding, |_| {}).err();
+        done = run();
         Ok(())
     })?;
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(times),
-    }
+    done.map(|()| times)
 }
 
 fn add(what: &str, launches: &[Timed], report: &mut Report) {

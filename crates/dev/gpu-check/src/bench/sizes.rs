@@ -42,7 +42,7 @@ impl Sizes {
         product_rows: &[1, 8, 16, 64, 608, 4096],
         rows: 4096,
         attention: [(64, 32), (64, 512), (8, 4096)],
-        decode: &[1, 8, 64, 608],
+        decode: &[1, 8, 64],
         prompt: 19,
         texts: [8, 40],
         wide: (64, 128),

@@ -16,51 +16,20 @@ use crate::sizes::Sizes;
 const WORDS: &str = "[INST] What's highest mountain in the world? [/INST] ";
 const RUNS: usize = 3;
 
-/// Times a whole sweep of the model in `dir`.
+/// Times whole sweeps of the model in `dir`.
 pub(crate) fn measure(
     model: &Llama<Cuda>,
     dir: &Path,
     sizes: &Sizes,
     report: &mut Report,
 ) -> Result<()> {
-    let (tokens, new_tokens) = (sizes.tokens, sizes.new_tokens);
-    let tokenizer = Tokenizer::open(dir)?;
-    let mut prompt = WORDS.to_owned();
-    while tokenizer.encode(&prompt)?.len() < tokens {
-        prompt += WORDS;
-    }
-    let config = model.config();
-    let cells: Vec<Cell> = (0..config.n_layers * tokens)
-        .map(|i| Cell {
-            prompt: 0,
-            layer: i / tokens,
-            token: i % tokens,
-        })
-        .collect();
-    let options = Options {
-        max_new_tokens: new_tokens,
-        // Every cell writes all its tokens, so that runs can be compared.
-        eos: Vec::new(),
-        ..Options::new(config)?
-    };
+    let sweep = Sweep::new(model, dir, sizes)?;
     let mut samples = Vec::new();
     // The first run assembles the kernels and chooses algorithms.
     for run in 0..=RUNS {
         let start = Instant::now();
-        let mut rows = 0;
-        let swept = interpret(
-            model,
-            &tokenizer,
-            &[&prompt],
-            &cells,
-            &options,
-            &mut |_: Row| {
-                rows += 1;
-                ControlFlow::Continue(())
-            },
-        )?;
+        sweep.run()?;
         let seconds = start.elapsed().as_secs_f64();
-        assert_eq!((rows, swept.rows), (cells.len(), cells.len()));
         if run == 0 {
             report.add("sweep, first run of the process", seconds, "s");
         } else {
@@ -69,14 +38,11 @@ pub(crate) fn measure(
     }
     samples.sort_by(f64::total_cmp);
     let seconds = samples[RUNS / 2];
-    let name = format!(
-        "sweep, {} cells x {new_tokens} tokens, relevancy on",
-        cells.len()
-    );
+    let (cells, new_tokens) = (sweep.cells.len(), sizes.new_tokens);
+    let name = format!("sweep, {cells} cells x {new_tokens} tokens, relevancy on");
     report.add(&name, seconds, "s");
-
-    let located = options.prompt.locate(&tokenizer)?;
-    let operations = operations(model, &located, cells.len(), new_tokens);
+    let located = sweep.options.prompt.locate(&sweep.tokenizer)?;
+    let operations = operations(model, &located, cells, new_tokens);
     let share = 100.0 * operations / seconds / report.matrix();
     report.add(
         "sweep, operations over time, of the bf16 matrix rate",
@@ -84,6 +50,61 @@ pub(crate) fn measure(
         "%",
     );
     Ok(())
+}
+
+/// Every layer and token of one prompt.
+pub(crate) struct Sweep<'a> {
+    model: &'a Llama<Cuda>,
+    tokenizer: Tokenizer,
+    prompt: String,
+    cells: Vec<Cell>,
+    options: Options,
+}
+
+impl<'a> Sweep<'a> {
+    pub(crate) fn new(model: &'a Llama<Cuda>, dir: &Path, sizes: &Sizes) -> Result<Self> {
+        let tokenizer = Tokenizer::open(dir)?;
+        let mut prompt = WORDS.to_owned();
+        while tokenizer.encode(&prompt)?.len() < sizes.tokens {
+            prompt += WORDS;
+        }
+        let config = model.config();
+        let cell = |i: usize| Cell {
+            prompt: 0,
+            layer: i / sizes.tokens,
+            token: i % sizes.tokens,
+        };
+        let options = Options {
+            max_new_tokens: sizes.new_tokens,
+            // Every cell writes all its tokens, so that runs can be compared.
+            eos: Vec::new(),
+            ..Options::new(config)?
+        };
+        Ok(Self {
+            model,
+            tokenizer,
+            prompt,
+            cells: (0..config.n_layers * sizes.tokens).map(cell).collect(),
+            options,
+        })
+    }
+
+    pub(crate) fn run(&self) -> Result<()> {
+        let mut rows = 0;
+        let swept = interpret(
+            self.model,
+            &self.tokenizer,
+            &[&self.prompt],
+            &self.cells,
+            &self.options,
+            &mut |_: Row| {
+                rows += 1;
+                ControlFlow::Continue(())
+            },
+        )?;
+        assert_eq!((rows, swept.rows), (self.cells.len(), self.cells.len()));
+        Ok(())
+    }
 }
 
 /// Operations of the products of the rows that a sweep of this plan passes: those of each cell's own prompt, of its new

@@ -3,9 +3,10 @@
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t as Algorithm;
 use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::CUstream;
 
-use super::problem::Problem;
 use super::event::Event;
+use super::problem::Problem;
 use crate::gpu::Gemm;
 
 /// Multiplications that an algorithm is timed with, about: a millisecond of the fastest devices.
