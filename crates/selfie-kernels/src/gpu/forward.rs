@@ -205,9 +205,13 @@ impl<D: Driver> Gpu<D> {
         const OP: &str = "rope_append";
         let rows = batch.rows.len();
         check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
-        kv.check(OP, layer, &batch.rows)?;
+        kv.check(OP, layer, batch)?;
         if let Some(rope) = rope {
-            check_rope(OP, shape, (rope.len, rope.width), &batch.rows)?;
+            // Rows are looked through where one of them is behind the table's end.
+            let mut spans = batch.work.spans().iter();
+            let inside = spans.all(|span| (span.last as usize) < rope.len);
+            let rows = if inside { &[] } else { &batch.rows[..] };
+            check_rope(OP, shape, (rope.len, rope.width), rows)?;
         }
         check_head_dim(OP, shape, DType::F32)?;
         if qkv.len * qkv.width == 0 {
@@ -226,7 +230,7 @@ impl<D: Driver> Gpu<D> {
         plan.kv.check(OP)?;
         // SAFETY: shapes agree, and each row's place is in the cache and in the table.
         unsafe { self.driver.launch(&plan.launch())? };
-        kv.stored(layer, &batch.rows);
+        kv.stored(layer, batch);
         Ok(())
     }
 
@@ -244,7 +248,7 @@ impl<D: Driver> Gpu<D> {
         let rows = batch.rows.len();
         check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
         check_groups(OP, shape)?;
-        kv.check(OP, layer, &batch.rows)?;
+        kv.check(OP, layer, batch)?;
         out.set_len(OP, qkv.len, shape.q_dim())?;
         if out.dtype != kv.layout.dtype {
             let (cache, out) = (kv.layout.dtype, out.dtype);

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Driver;
 use super::backend::small;
-use super::buffers::Buffer;
-use super::plan::{KvCopy, KvLayer, Place, layer_words};
+use super::buffers::{Buffer, GpuBatch};
+use super::plan::{KvCopy, KvLayer, Place, Span, layer_words};
 use crate::checks::{check_copy, check_row, check_share};
 use crate::{BatchRow, KvLayout, Result, Slot};
 
@@ -117,21 +117,34 @@ impl<D: Driver> GpuKv<D> {
     }
 
     /// Whether each row's slot and position exist at `layer`.
-    pub(super) fn check(&self, op: &'static str, layer: usize, rows: &[BatchRow]) -> Result<()> {
-        for row in rows {
-            check_row(op, &self.layout, layer, row, |slot| {
+    pub(super) fn check(&self, op: &'static str, layer: usize, batch: &GpuBatch<D>) -> Result<()> {
+        let check = |slot, position| {
+            let row = BatchRow {
+                token: 0,
+                slot,
+                position,
+            };
+            check_row(op, &self.layout, layer, &row, |slot| {
                 self.places[self.place_at(layer, slot)][1] as usize
-            })?;
+            })
+        };
+        // A slot has its positions without a gap.
+        let spans = batch.work.spans().iter();
+        let ends = |span: &Span| check(span.slot, span.first).and(check(span.slot, span.last));
+        if spans.map(ends).all(|checked| checked.is_ok()) {
+            return Ok(());
         }
-        Ok(())
+        // The error is that of the row that comes first.
+        let mut rows = batch.rows.iter();
+        rows.try_for_each(|row| check(row.slot, row.position))
     }
 
     /// Notes that rows, which have been [checked](Self::check), are stored.
-    pub(super) fn stored(&mut self, layer: usize, rows: &[BatchRow]) {
-        for row in rows {
-            if let Slot::Branch(slot) = row.slot {
+    pub(super) fn stored(&mut self, layer: usize, batch: &GpuBatch<D>) {
+        for span in batch.work.spans() {
+            if let Slot::Branch(slot) = span.slot {
                 let end = &mut self.ends[layer * self.layout.slots + slot as usize];
-                *end = (*end).max(row.position + 1);
+                *end = (*end).max(span.last + 1);
             }
         }
     }

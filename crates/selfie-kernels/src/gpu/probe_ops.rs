@@ -1,7 +1,5 @@
 //! What a probe does with rows: gather, inject.
 
-use std::collections::HashSet;
-
 use super::backend::small;
 use super::buffers::GpuRows;
 use super::plan::{GatherRows, Inject, WRITE_BYTES, injection_list};
@@ -63,7 +61,8 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let mut scratch = self.scratch();
-        for writes in waves(writes, scratch.list_len(WRITE_BYTES) - 1, |write| write.row) {
+        let most = scratch.list_len(WRITE_BYTES) - 1;
+        for writes in waves(writes, most, rows.len, |write| write.row) {
             let list = scratch.list.put(&injection_list(writes))?;
             let plan = Inject {
                 rows: rows.address(),
@@ -84,18 +83,20 @@ impl<D: Driver> Gpu<D> {
 }
 
 /// Cuts `items` into runs of at most `most` in which no target comes twice, so that the rows of a run can be written in
-/// any order.
-fn waves<T>(items: &[T], most: usize, target: impl Fn(&T) -> usize) -> Vec<&[T]> {
+/// any order. Targets are below `targets`.
+fn waves<T>(items: &[T], most: usize, targets: usize, target: impl Fn(&T) -> usize) -> Vec<&[T]> {
     let mut waves = Vec::new();
-    let mut seen = HashSet::new();
+    // The number of the wave, from 1, that a target came in last.
+    let mut seen = vec![0usize; targets];
     let mut start = 0;
     for (i, item) in items.iter().enumerate() {
-        if i - start == most || !seen.insert(target(item)) {
+        let wave = waves.len() + 1;
+        let seen = &mut seen[target(item)];
+        if i - start == most || *seen == wave {
             waves.push(&items[start..i]);
             start = i;
-            seen.clear();
-            seen.insert(target(item));
         }
+        *seen = waves.len() + 1;
     }
     if start < items.len() {
         waves.push(&items[start..]);
@@ -110,10 +111,10 @@ mod tests {
     #[test]
     fn no_target_comes_twice_in_a_wave() {
         let items = [3, 1, 4, 1, 5, 1, 1, 2];
-        let cut = waves(&items, 3, |&x| x);
+        let cut = waves(&items, 3, 6, |&x| x);
         let want: [&[usize]; 4] = [&[3, 1, 4], &[1, 5], &[1], &[1, 2]];
         assert_eq!(cut, want);
         assert_eq!(cut.concat(), items);
-        assert!(waves(&[], 3, |&x: &usize| x).is_empty());
+        assert!(waves(&[], 3, 0, |&x: &usize| x).is_empty());
     }
 }

@@ -15,8 +15,20 @@ pub struct AttentionWork {
     order: Vec<u32>,
     /// Rows of the batch.
     singles: Vec<u32>,
+    spans: Vec<Span>,
     longest: u32,
     context: u32,
+}
+
+/// The rows of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Their slot.
+    pub slot: Slot,
+    /// The first of their positions.
+    pub first: u32,
+    /// The last of their positions.
+    pub last: u32,
 }
 
 impl AttentionWork {
@@ -29,6 +41,13 @@ impl AttentionWork {
         let mut sorted: Vec<u32> = (0..rows.len() as u32).collect();
         sorted.sort_by_key(key);
         let mut work = Self::default();
+        for of_slot in sorted.chunk_by(|a, b| key(a).0 == key(b).0) {
+            work.spans.push(Span {
+                slot: rows[of_slot[0] as usize].slot,
+                first: key(&of_slot[0]).1,
+                last: key(&of_slot[of_slot.len() - 1]).1,
+            });
+        }
         for run in sorted.chunk_by(|a, b| (key(a).0, key(a).1 + 1) == key(b)) {
             let first = &rows[run[0] as usize];
             if run.len() == 1 && matches!(first.slot, Slot::Branch(_)) {
@@ -77,6 +96,12 @@ impl AttentionWork {
         self.singles.len() as u32
     }
 
+    /// Each slot with the positions that its rows lie between: what is checked and noted for a prompt of thousands of
+    /// rows at every layer.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
     /// Rows of the longest run.
     pub fn longest(&self) -> u32 {
         self.longest
@@ -102,6 +127,25 @@ mod tests {
 
     fn branch(slot: u32, position: u32) -> BatchRow {
         row(Slot::Branch(slot), position)
+    }
+
+    #[test]
+    fn spans_are_all_positions_of_a_slot() {
+        let rows = [
+            branch(1, 5),
+            row(Slot::Prefix(1), 9),
+            branch(0, 7),
+            branch(1, 2),
+            branch(1, 3),
+            row(Slot::Prefix(1), 8),
+        ];
+        let span = |slot, first, last| Span { slot, first, last };
+        let want = [
+            span(Slot::Prefix(1), 8, 9),
+            span(Slot::Branch(0), 7, 7),
+            span(Slot::Branch(1), 2, 5),
+        ];
+        assert_eq!(AttentionWork::new(&rows).spans(), want);
     }
 
     #[test]

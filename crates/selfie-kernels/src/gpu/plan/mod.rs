@@ -17,7 +17,7 @@ mod step;
 
 pub use adam::Adam;
 pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
-pub use attention_work::AttentionWork;
+pub use attention_work::{AttentionWork, Span};
 pub use elementwise::{Add, Cast, Glu, MlpBackward};
 pub use head::{Head, LogitMap, PART_BYTES};
 pub use kv::{KvCopy, KvLayer, Place, layer_words, slot_word};
