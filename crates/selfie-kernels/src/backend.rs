@@ -192,8 +192,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `out = activation(gate) * up` of `gate_up` (`[n, 2 ffn]`: gate first), `[n, ffn]`.
     fn glu(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Acts)
     -> Result<()>;
-    /// [`linear`](Backend::linear), then [`glu`](Backend::glu): `[n, in] x [2 ffn, in] -> [n, ffn]`. `gate_up` (`[n, 2 ffn]`) is
-    /// room for what lies between; what it holds afterwards, and how many rows, is left open.
+    /// [`linear`](Backend::linear), then [`glu`](Backend::glu): `[n, in] x [2 ffn, in] -> [n, ffn]`. `gate_up` (`[n,
+    /// 2 ffn]`) is room for what lies between; what it holds afterwards is left open.
     fn linear_glu(
         &self,
         a: &Self::Acts,

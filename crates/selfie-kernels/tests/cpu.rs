@@ -86,6 +86,11 @@ fn rms_norm_parts() {
 }
 
 #[test]
+fn linear_glu() {
+    on_all_paths(cases::matrix::check_linear_glu);
+}
+
+#[test]
 fn glu() {
     on_all_paths(cases::rows::check_glu);
 }

@@ -62,6 +62,11 @@ fn glu() {
 }
 
 #[test]
+fn linear_glu() {
+    errors::linear_glu(&cpu());
+}
+
+#[test]
 fn kv_share() {
     errors::kv_share(&cpu());
 }

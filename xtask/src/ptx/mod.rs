@@ -18,8 +18,8 @@ use assemble::{ARCHITECTURES, Assembled, assemble, count};
 /// Where the tables are quoted.
 const README: &str = "kernels/README.md";
 
-/// All kernels are assembled for sm_80, sm_90, sm_100 and sm_120; a warning, a spill, local memory, or attention or products without
-/// tensor cores are an error. Then each runs once in the simulator, and two tables are printed.
+/// All kernels are assembled for sm_80, sm_90, sm_100 and sm_120; a warning, a spill, local memory, or attention or
+/// products without tensor cores are an error. Then each runs once in the simulator, and two tables are printed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fail unless kernels/README.md quotes these tables
@@ -74,8 +74,8 @@ fn assemble_all(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
     Ok(assembled.concat())
 }
 
-/// Attention and products have to end up on the tensor cores, on the oldest and on the newest architecture. (The f16 twins have the
-/// same instructions as bf16.)
+/// Attention and products have to end up on the tensor cores, on the oldest and on the newest architecture. (The f16
+/// twins have the same instructions as bf16.)
 fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
     let mut modules: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
     let ends = [ARCHITECTURES[0], ARCHITECTURES[ARCHITECTURES.len() - 1]];

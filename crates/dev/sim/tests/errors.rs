@@ -63,6 +63,13 @@ fn glu() {
 }
 
 #[test]
+fn linear_glu() {
+    errors::linear_glu(&sim());
+    let splits = Splits::Fill { multiprocessors: 1 };
+    errors::linear_glu(&must("sim", Sim::new(SimDriver::new(), splits)));
+}
+
+#[test]
 fn kv_share() {
     errors::kv_share(&sim());
 }

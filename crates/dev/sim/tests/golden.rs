@@ -1,7 +1,8 @@
 //! Whole models through our PTX: the golden checkpoints on the simulated GPU.
 
 use selfie_kernels::DType;
-use selfie_sim::Sim;
+use selfie_kernels::gpu::plan::Splits;
+use selfie_sim::{Sim, SimDriver};
 use selfie_testkit::llama::{FAMILIES, GOLDEN};
 use selfie_testkit::{interp, llama, models};
 
@@ -38,6 +39,11 @@ fn interpretations_agree_with_python() {
 #[test]
 fn sixteen_bits_are_off_by_their_roundings() {
     models::sixteen_bits_are_off_by_their_roundings(sim);
+    // Decoding with products of our own.
+    models::sixteen_bits_are_off_by_their_roundings(|| {
+        let splits = Splits::Fill { multiprocessors: 1 };
+        Sim::new(SimDriver::new(), splits).unwrap()
+    });
 }
 
 #[test]

@@ -9,8 +9,8 @@ fn on_sim(check: fn(&Sim)) {
     check(&must("sim", selfie_sim::sim()));
 }
 
-/// Runs `check` on devices that leave products of few rows to our own kernel: small enough that each of its warps takes two
-/// tiles of a weight, and large enough that each takes one.
+/// Runs `check` on devices that leave products of few rows to our own kernel: small enough that each of its warps
+/// takes two tiles of a weight, and large enough that each takes one.
 fn on_few_rows(check: fn(&Sim)) {
     for multiprocessors in [1, 1 << 20] {
         let splits = Splits::Fill { multiprocessors };

@@ -350,6 +350,7 @@ impl<D: Driver> Backend for Gpu<D> {
         out: &mut GpuActs<D>,
     ) -> Result<()> {
         check_shape("linear", "width of the output", w.rows, gate_up.width)?;
+        gate_up.set_len("linear", a.len)?;
         if self.gated_product(a, w, bias, activation, out)? {
             return Ok(());
         }

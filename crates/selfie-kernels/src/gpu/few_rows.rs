@@ -7,8 +7,8 @@ use crate::error::check_shape;
 use crate::{Activation, Result};
 
 impl<D: Driver> Gpu<D> {
-    /// Does a product, with a bias where that is not 0, if it is one of those that our own kernel takes; returns whether it
-    /// did.
+    /// Does a product, with a bias where that is not 0, if it is one of those that our own kernel takes; returns
+    /// whether it did.
     ///
     /// # Safety
     /// As for [`Driver::gemm`]; the bias has `gemm.n` values.

@@ -240,6 +240,38 @@ pub fn glu<B: Operands>(backend: &B) {
     must("glu", gate(&rows, acts(2, 3)));
 }
 
+/// Of a shape that a GPU has a kernel for, and of one that it has none for.
+pub fn linear_glu<B: Operands>(backend: &B) {
+    for (k, ffn) in [(8, 16), (3, 3)] {
+        let width = 2 * ffn;
+        let w = Matrix::new(DType::Bf16, k, &vec![1.0; width * k]);
+        let w = must("matrix", backend.matrix(&[&w], DType::Bf16));
+        let a = acts_of(backend, &vec![0.0; 2 * k], k, DType::Bf16);
+        let wide = acts_of(backend, &vec![0.0; 2 * k + 2], k + 1, DType::Bf16);
+        let long = must("vector", backend.vector(&vec![0.0; width + 1]));
+        // Room for rows of gates and of the output, as (rows, columns).
+        let both = |a, bias, gate_up: (usize, usize), out: (usize, usize)| {
+            let mut gate_up = must("rows", backend.rows(gate_up.0, gate_up.1));
+            let mut out = must("acts", backend.acts(out.0, out.1, DType::Bf16));
+            backend.linear_glu(a, &w, bias, Activation::Silu, &mut gate_up, &mut out)
+        };
+        let (room, out) = ((2, width), (2, ffn));
+        let (_, expected, found) = shape(both(&wide, None, room, out));
+        assert_eq!((expected, found), (k, k + 1));
+        let (_, expected, found) = shape(both(&a, Some(&long), room, out));
+        assert_eq!((expected, found), (width, width + 1));
+        let (_, expected, found) = shape(both(&a, None, (2, width - 1), out));
+        assert_eq!((expected, found), (width, width - 1));
+        let (_, expected, found) = shape(both(&a, None, room, (2, ffn + 1)));
+        assert_eq!((expected, found), (ffn, ffn + 1));
+        let (_, index, len) = range(both(&a, None, (1, width), out));
+        assert_eq!((index, len), (1, 1));
+        let (_, index, len) = range(both(&a, None, room, (1, ffn)));
+        assert_eq!((index, len), (1, 1));
+        must("linear_glu", both(&a, None, room, out));
+    }
+}
+
 const SHAPE: AttnShape = AttnShape {
     heads: 4,
     kv_heads: 2,

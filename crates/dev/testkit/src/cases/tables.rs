@@ -37,12 +37,10 @@ pub const LINEAR: &[Linear] = &[
     linear(127, 16, ONE, ONE),
     linear(255, 65, ONE, ONE),
     linear(256, 320, ONE, ONE),
-    // Rows of whole 16 bytes that end within a tensor core's step of k, within a warp's round, and behind two rounds
-    // of a block of 16 warps.
+    // Rows of whole 16 bytes that end within a tensor core's step of k, within a warp's round, and in a block's third.
     linear(8, 130, ONE, ONE),
     linear(72, 160, ONE, ONE),
-    linear(1048, 131, ONE, ONE),
-    linear(4168, 128, ONE, ONE),
+    linear(1160, 99, ONE, ONE),
     // Wide enough that each of several threads gets a share of the columns.
     linear(20, 1111, ONE, ONE),
     linear(2048, 96, ONE, ONE),

@@ -9,9 +9,9 @@ const MAX_ROWS: usize = 16;
 const TILE: u32 = 16;
 /// Elements of 16 bytes: what a lane loads at once.
 const LOAD: usize = 8;
-/// Warps that share k, at least.
+/// Warps that share k.
 const WARPS: u32 = 8;
-/// Blocks of [`WARPS`] that a multiprocessor has room for.
+/// Blocks of [`WARPS`] for up to 8 rows that a multiprocessor has room for.
 const RESIDENT: u32 = 4;
 
 /// A product of few rows with a weight in 16 bits.
@@ -29,8 +29,8 @@ impl Matvec {
     /// What the rows of a weight are a multiple of where a gated unit is behind its product.
     pub const GATED_STEP: usize = 2 * TILE as usize;
 
-    /// Whether the kernel takes this product: at most 16 rows, 16 bits, a row of the weight for each output, and rows aligned
-    /// to 16 bytes.
+    /// Whether the kernel takes this product: at most 16 rows, 16 bits, a row of the weight for each of at least 16
+    /// outputs, and rows aligned to 16 bytes.
     pub fn takes(gemm: &Gemm) -> bool {
         let sizes = [gemm.n, gemm.k].map(u32::try_from);
         gemm.m <= MAX_ROWS
@@ -43,7 +43,7 @@ impl Matvec {
             && gemm.w.is_multiple_of(16)
     }
 
-    /// The launch of a product that the kernel [takes](Self::takes). How sums are cut depends on `n`, `k` and the device.
+    /// The launch of a product that the kernel [takes](Self::takes).
     pub fn launch(&self) -> Launch {
         let n = self.gemm.n as u32;
         // Two tiles a warp share the batch's fragments; one, where two would leave multiprocessors without work.
@@ -59,8 +59,8 @@ impl Matvec {
         launch
     }
 
-    /// The same with a gated unit behind it: of the `n` columns the first half are the gate, and `out` is
-    /// `[m, n / 2]` of the product's type; `n` is a multiple of [`GATED_STEP`](Self::GATED_STEP). Nothing is accumulated.
+    /// The same with a gated unit behind it: of the `n` columns the first half are the gate, and `out` is `[m, n /
+    /// 2]` of the product's type; `n` is a multiple of [`GATED_STEP`](Self::GATED_STEP). Nothing is accumulated.
     pub fn gated(&self, activation: Activation) -> Launch {
         let half = self.gemm.n as u32 / 2;
         let mut launch = self.of(2, half / TILE);
@@ -77,8 +77,9 @@ impl Matvec {
         let Gemm { a, w, out, .. } = self.gemm;
         let [m, n, k] = [self.gemm.m, self.gemm.n, self.gemm.k].map(|size| size as u32);
         let groups = m.div_ceil(8);
-        // Where there are few blocks, more warps ask for what there is of the weight.
-        let warps = if blocks <= RESIDENT / 2 * self.multiprocessors {
+        // Where all blocks would take half of the device, twice the warps ask for the weight. Two blocks of so many
+        // for 16 rows have no room on a multiprocessor.
+        let warps = if groups == 1 && blocks <= RESIDENT / 2 * self.multiprocessors {
             2 * WARPS
         } else {
             WARPS
@@ -105,6 +106,88 @@ impl Matvec {
                 Arg::U32(k),
                 Arg::U32(self.gemm.accumulate.into()),
             ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A product on 132 multiprocessors.
+    fn plan(m: usize, n: usize, k: usize) -> Matvec {
+        let gemm = Gemm {
+            a: 1 << 20,
+            w: 1 << 24,
+            out: 1 << 22,
+            m,
+            n,
+            k,
+            dtype: DType::Bf16,
+            order: WeightOrder::Outputs,
+            accumulate: false,
+        };
+        assert!(Matvec::takes(&gemm), "{gemm:?}");
+        Matvec {
+            gemm,
+            bias: 0,
+            multiprocessors: 132,
+        }
+    }
+
+    /// The products of a model of 7 billion parameters: 132 multiprocessors have room for 528 blocks of 8 warps.
+    #[test]
+    fn large_weights_take_two_tiles_a_warp_and_small_ones_more_warps() {
+        for (m, n, k, entry, blocks, threads, shared) in [
+            (1, 12_288, 4096, "matvec_1_8", 768, 256, 4 << 10),
+            (8, 4096, 11_008, "matvec_1_8", 256, 512, 8 << 10),
+            (9, 4096, 11_008, "matvec_1_16", 256, 256, 8 << 10),
+            (8, 32_000, 4096, "matvec_2_8", 1000, 256, 8 << 10),
+            (16, 32_001, 4096, "matvec_2_16", 1001, 256, 16 << 10),
+        ] {
+            let launch = plan(m, n, k).launch();
+            assert_eq!(launch.entry, entry, "{m} x {n}");
+            assert_eq!(launch.grid, [blocks, 1, 1], "{m} x {n}");
+            assert_eq!(launch.block, [threads, 1, 1], "{m} x {n}");
+            assert_eq!(launch.shared_bytes, shared, "{m} x {n}");
+        }
+    }
+
+    #[test]
+    fn a_block_of_a_gated_unit_has_a_tile_of_each_half() {
+        let launch = plan(8, 22_016, 4096).gated(Activation::GeluTanh);
+        assert_eq!((launch.entry, launch.grid[0]), ("matvec_2_8", 688));
+        assert_eq!(launch.args[8..], [Arg::U32(11_008), Arg::U32(2)]);
+    }
+
+    #[test]
+    fn what_is_not_for_the_kernel_is_left_to_the_driver() {
+        let fits = plan(16, 16, 8).gemm;
+        for (what, gemm) in [
+            ("17 rows", Gemm { m: 17, ..fits }),
+            ("15 outputs", Gemm { n: 15, ..fits }),
+            ("rows of 24 bytes", Gemm { k: 12, ..fits }),
+            (
+                "an operand that begins within 16 bytes",
+                Gemm { a: 8, ..fits },
+            ),
+            ("a weight that does", Gemm { w: 8, ..fits }),
+            (
+                "f32",
+                Gemm {
+                    dtype: DType::F32,
+                    ..fits
+                },
+            ),
+            (
+                "a weight that lies across",
+                Gemm {
+                    order: WeightOrder::Terms,
+                    ..fits
+                },
+            ),
+        ] {
+            assert!(!Matvec::takes(&gemm), "{what}");
         }
     }
 }
