@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use selfie_explorer::Commands;
 
-/// Options that choose prompts, cells and injections, or the output. All take a value.
+/// Options that choose prompts, cells and injections, or the output: all take a value. `--quiet`, which takes none, goes too.
 const CHOSEN_ANEW: [&str; 12] = [
     "--prompt",
     "--prompts",
@@ -44,7 +44,7 @@ fn kept(words: impl Iterator<Item = String>) -> Vec<String> {
     while let Some(word) = words.next() {
         if CHOSEN_ANEW.contains(&&*word) {
             words.next();
-        } else if !CHOSEN_ANEW.iter().any(|option| word.starts_with(&format!("{option}="))) {
+        } else if word != "--quiet" && !CHOSEN_ANEW.iter().any(|option| word.starts_with(&format!("{option}="))) {
             kept.push(word);
         }
     }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn what_chooses_cells_is_left_out() {
-        let line = "interpret --prompt a --model M --tokens -3.. --seed 3 --out=page.html --strength 0.5,1 --controls none \
+        let line = "interpret --quiet --prompt a --model M --tokens -3.. --seed 3 --out=page.html --strength 0.5,1 --controls none \
                     --prompt=b --no-relevancy --cells 3:1";
         let kept = kept(line.split_whitespace().map(str::to_owned));
         let want = "interpret --model M --seed 3 --controls none --no-relevancy";

@@ -142,6 +142,13 @@ impl Explorer {
         Ok(sorting.finish(&runs, models, commands))
     }
 
+    /// The model, or both.
+    pub(crate) fn name(&self) -> String {
+        let mut models = self.models.clone();
+        models.dedup();
+        models.join(" and ")
+    }
+
     /// The pieces of a cell that are its text, without what ended it.
     pub(crate) fn shown<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a str> {
         let shown = cell.pieces.len() - usize::from(cell.ended);

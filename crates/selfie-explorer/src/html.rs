@@ -27,7 +27,7 @@ impl Explorer {
             "page.html",
             PAGE,
             context! {
-                title => format!("Selfie: {}", self.models.join(" and ")),
+                title => format!("Selfie: {}", self.name()),
                 style => Value::from_safe_string(STYLE.to_owned()),
                 data => Value::from_safe_string(for_script(&serde_json::to_string(self)?)),
                 scripts => Value::from_safe_string(SCRIPTS.join("\n")),

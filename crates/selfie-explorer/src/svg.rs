@@ -44,7 +44,7 @@ impl Explorer {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height:.1}\" viewBox=\"0 0 {width} \
              {height:.1}\" font-family=\"Helvetica, Arial, 'Liberation Sans', sans-serif\" font-size=\"{FONT}\" \
              fill=\"{INK}\">\n<title>{}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{body}</svg>\n",
-            escape(&format!("Interpretations of {}", self.models.join(" and "))),
+            escape(&format!("Interpretations of {}", self.name())),
         )
     }
 }
@@ -64,7 +64,7 @@ impl Figure<'_> {
             self.y += LEADING + 2.0;
             self.line(&line, MARGIN, self.y, width);
         }
-        let mut about = vec![explorer.models.join(" and "), explorer.settings[grid.setting].label.clone()];
+        let mut about = vec![explorer.name(), explorer.settings[grid.setting].label.clone()];
         if grid.sample > 0 {
             about.push(format!("sample {}", grid.sample + 1));
         }
@@ -84,7 +84,11 @@ impl Figure<'_> {
         for (at, token) in grid.tokens.iter().enumerate() {
             let x = column(at) + PAD;
             self.text(x, self.y + LEADING - 3.0, PALE, "start", &token.index.to_string());
-            let text = clip(&token.text, (COLUMN - 2.0 * PAD) / FONT);
+            let text = if token.text.trim().is_empty() && !token.text.is_empty() {
+                "␣".to_owned()
+            } else {
+                clip(token.text.trim(), (COLUMN - 2.0 * PAD) / FONT)
+            };
             let _ = writeln!(
                 self.body,
                 "<text x=\"{x}\" y=\"{:.1}\" font-weight=\"bold\">{}</text>",

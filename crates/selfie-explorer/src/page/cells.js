@@ -47,11 +47,11 @@ function wordsOf(cell) {
   return words;
 }
 
-/** The words that owe most to the embedding: at least half as much as the first of them. */
+/** The words that owe most to the embedding: at most three, each at least half as much as the first. */
 function topWords(cell) {
   const words = wordsOf(cell).filter((word) => /[\p{L}\p{N}]/u.test(word.text));
-  const most = Math.max(...words.map((word) => word.relevancy));
-  return words.filter((word) => word.relevancy >= most / 2);
+  const [most, , third] = words.map((word) => word.relevancy).sort((a, b) => b - a);
+  return words.filter((word) => word.relevancy >= Math.max(most / 2, third ?? 0)).slice(0, 3);
 }
 
 /** A pattern that finds a word in any case; null for none. */

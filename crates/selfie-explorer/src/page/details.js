@@ -1,7 +1,9 @@
 // Beside the grid: one cell in full, and the share of cells that mention a word.
 
 function number(value, digits = 3) {
-  return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+  if (value === null || value === undefined) return "–";
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
 /** The command that gives this cell again. */
@@ -16,8 +18,8 @@ function pieceTable(cell) {
   const lines = cell.pieces.map((piece, at) => {
     const relevancy = cell.relevancy[at];
     const bar = element("i", { class: "bar" });
-    bar.style.setProperty("--a", relevancy ?? 0);
-    const text = element("td", { dir: "auto", class: "piece" }, data.pieces[piece]);
+    bar.style.setProperty("--r", relevancy ?? 0);
+    const text = element("td", { dir: "auto", class: "piece" }, data.pieces[piece].trim() ? data.pieces[piece] : "␣");
     const numbers = [element("td", { class: "bars" }, bar), element("td", {}, number(relevancy))];
     if (cell.logprobs.length) numbers.push(element("td", {}, number(cell.logprobs[at], 2)));
     return element("tr", {}, text, ...numbers);
@@ -116,7 +118,7 @@ function showShares(grid, view) {
   section.hidden = !view.pattern;
   if (!view.pattern) return section.replaceChildren();
   const shares = sharesOf(grid, view);
-  const [width, height, left, bottom] = [320, 110, 30, 16];
+  const [width, height, left, bottom] = [320, 110, 36, 16];
   const step = (width - left) / shares.length;
   const svg = (name, attributes, text = "") => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);

@@ -29,7 +29,7 @@ function shaded(parts, { shade = true, marked = [], changed = null } = {}) {
         within = true;
         const isMarked = marked.some(([from, to]) => from <= cuts[i] && cuts[i + 1] <= to);
         const piece = element(isMarked ? "mark" : changed?.[word] ? "ins" : "span", {}, text);
-        if (shade && part.relevancy >= 0.005) piece.style.setProperty("--a", part.relevancy);
+        if (shade && part.relevancy >= 0.005) piece.style.setProperty("--r", part.relevancy);
         pieces.push(piece);
       }
     }

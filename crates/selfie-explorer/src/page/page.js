@@ -6,6 +6,8 @@ const byId = (id) => document.getElementById(id);
 const MANY_TOKENS = 24;
 /** Up to so many tokens share the width of the window, and show their text to its end. */
 const FEW_TOKENS = 8;
+/** Above so many, columns of colour only are too narrow for the tokens' text. */
+const NARROW_TOKENS = 90;
 
 const state = { grid: 0, show: null, colour: "words", find: "", side: "both", theme: "auto" };
 /** Scales of measures, as they are needed. */
@@ -56,7 +58,7 @@ function build() {
     cells[td.y][td.x] = td;
   });
   made.id = "grid";
-  made.className = `show-${now.show}` + (tokens.length <= FEW_TOKENS ? " few" : "");
+  made.className = `show-${now.show}` + (tokens.length <= FEW_TOKENS ? " few" : "") + (tokens.length > NARROW_TOKENS ? " narrow" : "");
   made.style.setProperty("--columns", tokens.length);
   made.setAttribute("role", "grid");
   made.setAttribute("aria-label", "Interpretations: layers down, tokens across");
