@@ -58,7 +58,10 @@ function build() {
     cells[td.y][td.x] = td;
   });
   made.id = "grid";
-  made.className = `show-${now.show}` + (tokens.length <= FEW_TOKENS ? " few" : "") + (tokens.length > NARROW_TOKENS ? " narrow" : "");
+  made.className = `show-${now.show}`;
+  made.classList.toggle("few", tokens.length <= FEW_TOKENS);
+  made.classList.toggle("many", tokens.length > MANY_TOKENS);
+  made.classList.toggle("narrow", tokens.length > NARROW_TOKENS);
   made.style.setProperty("--columns", tokens.length);
   made.setAttribute("role", "grid");
   made.setAttribute("aria-label", "Interpretations: layers down, tokens across");
@@ -306,8 +309,9 @@ followControls();
 followTable();
 followPrinter();
 markTabs();
-build();
+// Before there is a table: a browser lays the page out when a field gets its text.
 byId("show").value = view().show;
 byId("colour").value = state.colour;
 byId("side").value = state.side;
 byId("find").value = state.find;
+build();
