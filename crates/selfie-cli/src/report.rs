@@ -12,7 +12,11 @@ use crate::cells::{numbers, tokens};
 use crate::error::{Result, usage};
 
 pub(crate) fn report(args: &ReportArgs) -> Result<()> {
-    let figure = match args.out.extension().and_then(|extension| extension.to_str()) {
+    let figure = match args
+        .out
+        .extension()
+        .and_then(|extension| extension.to_str())
+    {
         Some("html" | "htm") => false,
         Some("svg") => true,
         _ => {
@@ -47,7 +51,9 @@ fn run(files: &[PathBuf], args: &ReportArgs) -> Result<Run> {
     }
     let everywhere = args.rows.iter().chain(&args.against);
     let name = |file: &PathBuf| {
-        let same = everywhere.clone().filter(|other| other.file_name() == file.file_name());
+        let same = everywhere
+            .clone()
+            .filter(|other| other.file_name() == file.file_name());
         match file.file_name() {
             Some(name) if same.count() == 1 => Path::new(name).display().to_string(),
             _ => file.display().to_string(),
@@ -63,7 +69,11 @@ fn run(files: &[PathBuf], args: &ReportArgs) -> Result<Run> {
 fn chosen(mut rows: Vec<Row>, args: &ReportArgs) -> Result<Vec<Row>> {
     if args.layers != "all" {
         let layers = rows.iter().filter_map(|row| row.layer);
-        let layers = numbers("layers", &args.layers, layers.max().map_or(0, |last| last + 1))?;
+        let layers = numbers(
+            "layers",
+            &args.layers,
+            layers.max().map_or(0, |last| last + 1),
+        )?;
         rows.retain(|row| row.layer.is_some_and(|layer| layers.contains(&layer)));
     }
     if args.tokens == "all" {
@@ -78,6 +88,10 @@ fn chosen(mut rows: Vec<Row>, args: &ReportArgs) -> Result<Vec<Row>> {
     for (prompt, length) in lengths {
         chosen.insert(prompt, tokens("tokens", &args.tokens, length)?);
     }
-    rows.retain(|row| chosen.get(&row.prompt).is_some_and(|tokens| tokens.contains(&row.token)));
+    rows.retain(|row| {
+        chosen
+            .get(&row.prompt)
+            .is_some_and(|tokens| tokens.contains(&row.token))
+    });
     Ok(rows)
 }

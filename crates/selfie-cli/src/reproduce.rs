@@ -21,8 +21,12 @@ const CHOSEN_ANEW: [&str; 12] = [
 ];
 
 /// This process's command line; `prompts` are the texts of rows, each with the option and the value that give it.
-pub(crate) fn commands(prompts: impl IntoIterator<Item = (String, (&'static str, String))>) -> Commands {
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+pub(crate) fn commands(
+    prompts: impl IntoIterator<Item = (String, (&'static str, String))>,
+) -> Commands {
+    let words = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned());
     let one = |(text, (option, value)): (String, (&str, String))| {
         // A value that begins with a dash would be taken for an option.
         let words = if value.starts_with('-') {
@@ -33,7 +37,10 @@ pub(crate) fn commands(prompts: impl IntoIterator<Item = (String, (&'static str,
         (text, words)
     };
     Commands::FromRun {
-        options: ["selfie".to_owned()].into_iter().chain(kept(words)).collect(),
+        options: ["selfie".to_owned()]
+            .into_iter()
+            .chain(kept(words))
+            .collect(),
         prompts: prompts.into_iter().map(one).collect::<HashMap<_, _>>(),
     }
 }
@@ -44,7 +51,11 @@ fn kept(words: impl Iterator<Item = String>) -> Vec<String> {
     while let Some(word) = words.next() {
         if CHOSEN_ANEW.contains(&&*word) {
             words.next();
-        } else if word != "--quiet" && !CHOSEN_ANEW.iter().any(|option| word.starts_with(&format!("{option}="))) {
+        } else if word != "--quiet"
+            && !CHOSEN_ANEW
+                .iter()
+                .any(|option| word.starts_with(&format!("{option}=")))
+        {
             kept.push(word);
         }
     }

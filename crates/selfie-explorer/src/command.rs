@@ -59,7 +59,10 @@ fn of_rows(rows: &[&Row]) -> String {
         return String::new();
     };
     let tokens = rows.iter().map(|row| row.pieces.len()).max().unwrap_or(0);
-    let mut words = vec!["selfie", "interpret"].into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let mut words = vec!["selfie", "interpret"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
     let mut option = |name: &str, value: &str| words.extend([name.to_owned(), value.to_owned()]);
     if first.model != "demo" {
         option("--model", &first.model);
@@ -69,9 +72,16 @@ fn of_rows(rows: &[&Row]) -> String {
     }
     option("--prompt", &first.prompt);
     option("--max-new-tokens", &tokens.to_string());
-    let controls: BTreeSet<&str> = rows.iter().flat_map(|row| row.controls()).map(|(name, ..)| name).collect();
+    let controls: BTreeSet<&str> = rows
+        .iter()
+        .flat_map(|row| row.controls())
+        .map(|(name, ..)| name)
+        .collect();
     if !controls.is_empty() {
-        option("--controls", &controls.into_iter().collect::<Vec<_>>().join(","));
+        option(
+            "--controls",
+            &controls.into_iter().collect::<Vec<_>>().join(","),
+        );
     }
     if rows.iter().all(|row| row.relevancy_score.is_empty()) {
         words.push("--no-relevancy".to_owned());
@@ -101,10 +111,22 @@ mod tests {
     /// A POSIX shell itself says what a quoted word is.
     #[test]
     fn a_shell_reads_words_back() {
-        let words = ["a b", "it's", "", "$HOME `x` \"y\" \\", "--model", "two\nlines", "שלום e\u{301}", "!*?[a]~#;&|<>"];
+        let words = [
+            "a b",
+            "it's",
+            "",
+            "$HOME `x` \"y\" \\",
+            "--model",
+            "two\nlines",
+            "שלום e\u{301}",
+            "!*?[a]~#;&|<>",
+        ];
         let words: Vec<String> = words.map(str::to_owned).to_vec();
         let script = format!("printf '%s\\0' {}", line(&words));
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
         let read = String::from_utf8(output.stdout).unwrap();
         assert_eq!(read.split_terminator('\0').collect::<Vec<_>>(), words);
     }

@@ -46,7 +46,9 @@ pub enum ExplorerError {
         name: String,
     },
     /// Rows of one run come from two models.
-    #[error("{name}: rows of two models, {first} and {second}; give those of one, or compare them with --against")]
+    #[error(
+        "{name}: rows of two models, {first} and {second}; give those of one, or compare them with --against"
+    )]
     Models {
         /// The run, by the names of its files.
         name: String,

@@ -152,7 +152,9 @@ impl Explorer {
     /// The pieces of a cell that are its text, without what ended it.
     pub(crate) fn shown<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a str> {
         let shown = cell.pieces.len() - usize::from(cell.ended);
-        cell.pieces[..shown].iter().map(|&piece| &*self.pieces[piece])
+        cell.pieces[..shown]
+            .iter()
+            .map(|&piece| &*self.pieces[piece])
     }
 }
 
@@ -211,7 +213,11 @@ struct Unfinished {
 impl<'a> Sorting<'a> {
     fn new(runs: &[Run]) -> Self {
         let mut controls = Vec::new();
-        for (name, ..) in runs.iter().flat_map(|run| &run.rows).flat_map(Row::controls) {
+        for (name, ..) in runs
+            .iter()
+            .flat_map(|run| &run.rows)
+            .flat_map(Row::controls)
+        {
             if !controls.iter().any(|known| known == name) {
                 controls.push(name.to_owned());
             }
@@ -230,7 +236,9 @@ impl<'a> Sorting<'a> {
         let mut samples: HashMap<(usize, usize, Option<usize>, usize), usize> = HashMap::new();
         for row in rows {
             let (prompt, setting) = (self.prompts.index(&row.prompt), self.setting(row));
-            let sample = samples.entry((prompt, setting, row.layer, row.token)).or_default();
+            let sample = samples
+                .entry((prompt, setting, row.layer, row.token))
+                .or_default();
             let cell = self.cell(row);
             let grid = self.grids.entry((prompt, setting, *sample)).or_default();
             *sample += 1;
@@ -247,7 +255,10 @@ impl<'a> Sorting<'a> {
             let strength = row.strength.to_bits();
             (row.inject_layer, &row.mode, strength, &row.reader, &row.map)
         }
-        let found = self.settings.iter().position(|known| parts(known) == parts(row));
+        let found = self
+            .settings
+            .iter()
+            .position(|known| parts(known) == parts(row));
         found.unwrap_or_else(|| {
             self.settings.push(row);
             self.settings.len() - 1
@@ -267,14 +278,20 @@ impl<'a> Sorting<'a> {
         };
         let controls = self.controls.iter().map(|name| {
             let mut controls = row.controls();
-            controls.find(|(control, ..)| control == name).map(|(_, text, evidence)| Control {
-                text: clean(text),
-                evidence,
-            })
+            controls
+                .find(|(control, ..)| control == name)
+                .map(|(_, text, evidence)| Control {
+                    text: clean(text),
+                    evidence,
+                })
         });
         Cell {
             controls: controls.collect(),
-            pieces: row.pieces.iter().map(|piece| self.pieces.index(piece)).collect(),
+            pieces: row
+                .pieces
+                .iter()
+                .map(|piece| self.pieces.index(piece))
+                .collect(),
             ended,
             text,
             relevancy: row.relevancy_score.clone(),
@@ -301,21 +318,31 @@ impl<'a> Sorting<'a> {
             label: label(row),
             options: command::of_injection(row),
         });
-        let grids = self.grids.into_iter().map(|((prompt, setting, sample), mut grid)| Grid {
-            prompt,
-            setting,
-            sample,
-            cells: grid
-                .layers
-                .iter()
-                .map(|&layer| {
-                    let pairs = grid.tokens.keys().map(|&token| grid.cells.remove(&(layer, token)));
-                    pairs.map(Option::unwrap_or_default).collect()
-                })
-                .collect(),
-            tokens: grid.tokens.into_iter().map(|(index, text)| Token { index, text }).collect(),
-            layers: grid.layers.into_iter().collect(),
-        });
+        let grids = self
+            .grids
+            .into_iter()
+            .map(|((prompt, setting, sample), mut grid)| Grid {
+                prompt,
+                setting,
+                sample,
+                cells: grid
+                    .layers
+                    .iter()
+                    .map(|&layer| {
+                        let pairs = grid
+                            .tokens
+                            .keys()
+                            .map(|&token| grid.cells.remove(&(layer, token)));
+                        pairs.map(Option::unwrap_or_default).collect()
+                    })
+                    .collect(),
+                tokens: grid
+                    .tokens
+                    .into_iter()
+                    .map(|(index, text)| Token { index, text })
+                    .collect(),
+                layers: grid.layers.into_iter().collect(),
+            });
         Explorer {
             runs: runs.iter().map(|run| clean(&run.name)).collect(),
             models,
@@ -323,14 +350,22 @@ impl<'a> Sorting<'a> {
             settings: settings.collect(),
             controls: self.controls.iter().map(|name| clean(name)).collect(),
             grids: grids.collect(),
-            pieces: self.pieces.values.iter().map(|piece| clean(piece)).collect(),
+            pieces: self
+                .pieces
+                .values
+                .iter()
+                .map(|piece| clean(piece))
+                .collect(),
             note: commands.note(),
         }
     }
 }
 
 fn label(row: &Row) -> String {
-    let mut label = format!("written at layer {}, {}, strength {}", row.inject_layer, row.mode, row.strength);
+    let mut label = format!(
+        "written at layer {}, {}, strength {}",
+        row.inject_layer, row.mode, row.strength
+    );
     if let Some(reader) = &row.reader {
         label += &format!(", read by {reader}");
     }

@@ -61,7 +61,10 @@ mod tests {
         let text = "</script><!-- <script> ]]> & \u{2028}\u{2029} \"\\ שלום";
         let json = serde_json::to_string(text).unwrap();
         let escaped = for_script(&json);
-        assert!(!escaped.contains(['<', '>', '&', '\u{2028}', '\u{2029}']), "{escaped}");
+        assert!(
+            !escaped.contains(['<', '>', '&', '\u{2028}', '\u{2029}']),
+            "{escaped}"
+        );
         assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), text);
     }
 

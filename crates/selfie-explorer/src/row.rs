@@ -83,11 +83,13 @@ fn read_jsonl(path: &Path) -> Result<Vec<Row>> {
         if line.trim().is_empty() {
             continue;
         }
-        rows.push(serde_json::from_str(&line).map_err(|error| ExplorerError::NotARow {
-            path: path.to_owned(),
-            place: format!("line {}", index + 1),
-            reason: without_position(&error),
-        })?);
+        rows.push(
+            serde_json::from_str(&line).map_err(|error| ExplorerError::NotARow {
+                path: path.to_owned(),
+                place: format!("line {}", index + 1),
+                reason: without_position(&error),
+            })?,
+        );
     }
     Ok(rows)
 }
@@ -101,11 +103,13 @@ fn read_parquet(path: &Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (index, row) in reader.get_row_iter(None).map_err(not_parquet)?.enumerate() {
         let value = row.map_err(not_parquet)?.to_json_value();
-        rows.push(serde_json::from_value(value).map_err(|error| ExplorerError::NotARow {
-            path: path.to_owned(),
-            place: format!("row {}", index + 1),
-            reason: without_position(&error),
-        })?);
+        rows.push(
+            serde_json::from_value(value).map_err(|error| ExplorerError::NotARow {
+                path: path.to_owned(),
+                place: format!("row {}", index + 1),
+                reason: without_position(&error),
+            })?,
+        );
     }
     Ok(rows)
 }

@@ -27,7 +27,12 @@ const CHANGED: &str = "#c2570c";
 impl Explorer {
     /// A figure in SVG: every grid with its prompt above it, and what the colours mean.
     pub fn to_svg(&self) -> String {
-        let columns = self.grids.iter().map(|grid| grid.tokens.len()).max().unwrap_or(0);
+        let columns = self
+            .grids
+            .iter()
+            .map(|grid| grid.tokens.len())
+            .max()
+            .unwrap_or(0);
         // The legend takes about four columns.
         let width = 2.0 * MARGIN + GUTTER + COLUMN * columns.max(4) as f64;
         let mut figure = Figure {
@@ -64,7 +69,10 @@ impl Figure<'_> {
             self.y += LEADING + 2.0;
             self.line(&line, MARGIN, self.y, width);
         }
-        let mut about = vec![explorer.name(), explorer.settings[grid.setting].label.clone()];
+        let mut about = vec![
+            explorer.name(),
+            explorer.settings[grid.setting].label.clone(),
+        ];
         if grid.sample > 0 {
             about.push(format!("sample {}", grid.sample + 1));
         }
@@ -83,7 +91,13 @@ impl Figure<'_> {
         self.text(MARGIN, self.y + 2.0 * LEADING - 3.0, PALE, "start", "layer");
         for (at, token) in grid.tokens.iter().enumerate() {
             let x = column(at) + PAD;
-            self.text(x, self.y + LEADING - 3.0, PALE, "start", &token.index.to_string());
+            self.text(
+                x,
+                self.y + LEADING - 3.0,
+                PALE,
+                "start",
+                &token.index.to_string(),
+            );
             let text = if token.text.trim().is_empty() && !token.text.is_empty() {
                 "␣".to_owned()
             } else {
@@ -105,7 +119,8 @@ impl Figure<'_> {
             let cells = pair.iter();
             cells
                 .map(|cell| {
-                    cell.as_ref().map_or_else(Vec::new, |cell| wrap::wrap(self.parts(cell), room))
+                    cell.as_ref()
+                        .map_or_else(Vec::new, |cell| wrap::wrap(self.parts(cell), room))
                 })
                 .collect()
         };
@@ -122,10 +137,19 @@ impl Figure<'_> {
             .collect();
         let height: f64 = heights.iter().sum();
         let name = layer.map_or("–".to_owned(), |layer| layer.to_string());
-        self.text(MARGIN + GUTTER - 8.0, self.y + PAD + FONT, PALE, "end", &name);
+        self.text(
+            MARGIN + GUTTER - 8.0,
+            self.y + PAD + FONT,
+            PALE,
+            "end",
+            &name,
+        );
         for (at, (differs, texts)) in cells.iter().enumerate() {
             let x = column(at);
-            self.rect((x, self.y, COLUMN, height), &format!("fill=\"none\" stroke=\"{RULE}\" stroke-width=\"0.6\""));
+            self.rect(
+                (x, self.y, COLUMN, height),
+                &format!("fill=\"none\" stroke=\"{RULE}\" stroke-width=\"0.6\""),
+            );
             if *differs {
                 self.rect((x, self.y, 2.5, height), &format!("fill=\"{CHANGED}\""));
             }
@@ -135,7 +159,12 @@ impl Figure<'_> {
                     self.rect((x, y, COLUMN, 0.4), &format!("fill=\"{RULE}\""));
                 }
                 for (line, at) in text.iter().zip(0u32..) {
-                    self.line(line, x + PAD, y + PAD + FONT + f64::from(at) * LEADING - 1.0, COLUMN - 2.0 * PAD);
+                    self.line(
+                        line,
+                        x + PAD,
+                        y + PAD + FONT + f64::from(at) * LEADING - 1.0,
+                        COLUMN - 2.0 * PAD,
+                    );
                 }
                 y += height;
             }
@@ -147,7 +176,11 @@ impl Figure<'_> {
         if let Some(text) = &cell.text {
             return vec![(text, None)];
         }
-        let relevancy = cell.relevancy.iter().map(|&r| Some(r)).chain(std::iter::repeat(None));
+        let relevancy = cell
+            .relevancy
+            .iter()
+            .map(|&r| Some(r))
+            .chain(std::iter::repeat(None));
         self.explorer.shown(cell).zip(relevancy).collect()
     }
 
@@ -174,19 +207,38 @@ impl Figure<'_> {
             for (part, relevancy) in word {
                 let wide = width(part) * FONT;
                 if let Some(relevancy) = relevancy.filter(|&r| r >= 0.005) {
-                    let left = if line.right_to_left { x + room - at - wide } else { x + at };
-                    let look = format!("fill=\"{SHADE}\" fill-opacity=\"{:.2}\"", 0.75 * relevancy.min(1.0));
+                    let left = if line.right_to_left {
+                        x + room - at - wide
+                    } else {
+                        x + at
+                    };
+                    let look = format!(
+                        "fill=\"{SHADE}\" fill-opacity=\"{:.2}\"",
+                        0.75 * relevancy.min(1.0)
+                    );
                     self.rect((left, y - FONT + 0.5, wide, LEADING - 0.5), &look);
                 }
                 at += wide;
             }
             let text: String = word.iter().map(|(part, _)| &**part).collect();
-            let left = if line.right_to_left { x + room - begin } else { x + begin };
+            let left = if line.right_to_left {
+                x + room - begin
+            } else {
+                x + begin
+            };
             words.push(format!("<tspan x=\"{left:.2}\">{}</tspan>", escape(&text)));
             at += of_char(' ') * FONT;
         }
-        let direction = if line.right_to_left { " direction=\"rtl\"" } else { "" };
-        let _ = writeln!(self.body, "<text y=\"{y:.1}\"{direction}>{}</text>", words.join(" "));
+        let direction = if line.right_to_left {
+            " direction=\"rtl\""
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            self.body,
+            "<text y=\"{y:.1}\"{direction}>{}</text>",
+            words.join(" ")
+        );
     }
 
     fn legend(&mut self) {
@@ -195,7 +247,10 @@ impl Figure<'_> {
         self.text(x, self.y, INK, "start", "relevancy 0");
         x += width("relevancy 0 ") * FONT;
         for step in 0..=10 {
-            let look = format!("fill=\"{SHADE}\" fill-opacity=\"{:.2}\"", 0.075 * f64::from(step));
+            let look = format!(
+                "fill=\"{SHADE}\" fill-opacity=\"{:.2}\"",
+                0.075 * f64::from(step)
+            );
             self.rect((x, self.y - FONT + 1.0, 9.0, FONT), &look);
             x += 9.0;
         }
@@ -203,7 +258,10 @@ impl Figure<'_> {
         self.text(x + 4.0, self.y, INK, "start", meaning);
         if let [before, against] = &self.explorer.runs[..] {
             self.y += LEADING + 4.0;
-            self.rect((MARGIN, self.y - FONT, 2.5, LEADING), &format!("fill=\"{CHANGED}\""));
+            self.rect(
+                (MARGIN, self.y - FONT, 2.5, LEADING),
+                &format!("fill=\"{CHANGED}\""),
+            );
             let text = format!("differs; above: {before}, below: {against}");
             self.text(MARGIN + 8.0, self.y, INK, "start", &text);
         }
@@ -248,5 +306,8 @@ fn clip(text: &str, room: f64) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -61,7 +61,9 @@ impl RowTarget {
         let format: Box<dyn RowFormat> = match self.format {
             FormatArg::Jsonl => Box::new(jsonl::Jsonl(to)),
             FormatArg::Csv => Box::new(csv::Csv::new(to)),
-            FormatArg::Html | FormatArg::Svg => Box::new(picture::Picture::new(to, self.format, commands)),
+            FormatArg::Html | FormatArg::Svg => {
+                Box::new(picture::Picture::new(to, self.format, commands))
+            }
             FormatArg::Table => Box::new(table::Table::new(to, self.colours)),
             FormatArg::Parquet => {
                 let parquet = parquet::Parquet::new(to, controls);

@@ -106,20 +106,31 @@ mod tests {
     use super::*;
 
     fn texts(lines: &[Line]) -> Vec<String> {
-        let word = |word: &Vec<(String, Option<f32>)>| word.iter().map(|(part, _)| &**part).collect::<String>();
+        let word = |word: &Vec<(String, Option<f32>)>| {
+            word.iter().map(|(part, _)| &**part).collect::<String>()
+        };
         let line = |line: &Line| line.words.iter().map(word).collect::<Vec<_>>().join(" ");
         lines.iter().map(line).collect()
     }
 
     #[test]
     fn lines_break_at_spaces_and_fit() {
-        let parts = [("The", Some(0.1)), (" mess", Some(0.2)), ("age asks", Some(0.3)), (" for", None)];
-        let room = width("message asks");
+        let parts = [
+            ("The", Some(0.1)),
+            (" mess", Some(0.2)),
+            ("age asks", Some(0.3)),
+            (" for", None),
+        ];
+        // Nothing to spare, and a little too little for a third word.
+        let room = width("The message");
         let lines = wrap(parts, room);
-        assert_eq!(texts(&lines), ["The", "message asks", "for"]);
+        assert_eq!(texts(&lines), ["The message", "asks for"]);
         // A word of two pieces has the relevancy of each.
-        let want = [("mess".to_owned(), Some(0.2)), ("age".to_owned(), Some(0.3))];
-        assert_eq!(lines[1].words[0], want);
+        let want = [
+            ("mess".to_owned(), Some(0.2)),
+            ("age".to_owned(), Some(0.3)),
+        ];
+        assert_eq!(lines[0].words[1], want);
     }
 
     #[test]
