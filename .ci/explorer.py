@@ -109,8 +109,11 @@ def keyboard_and_pointer(pages):
     check(pages.js("document.querySelectorAll('#grid td[tabindex=\"0\"]').length") == 1, "Tab stops at several cells")
     outline = pages.js("getComputedStyle(document.activeElement).outlineStyle")
     check(outline == "solid", f"the focus cannot be seen: {outline}")
+    # The grid moves beneath the pointer, which rests: the details stay with the keys.
+    ActionChains(pages.browser).move_to_element(pages.cell(5, 2)).perform()
     pages.press(Keys.END)
-    check("token 15" in pages.details(), "End does not go to the last token")
+    pages.js("new Promise((done) => setTimeout(done, 300))")
+    check("layer 3, token 15" in pages.details(), "End does not go to the last token, or the pointer takes over")
     pages.press(Keys.HOME, Keys.PAGE_DOWN)
     check("layer 6, token 0" in pages.details(), "Page Down does not go down")
     # What stands in the details is what stands in the row.
@@ -124,6 +127,9 @@ def keyboard_and_pointer(pages):
     check(shown == [f"{x:.3f}" for x in row["relevancy_score"]], f"relevancy is shown as {shown}")
     shown = [cell.text.replace("−", "-") for cell in pages.all("#details .pieces td:nth-child(4)")]
     check([float(x) for x in shown] == [round(x, 2) for x in row["logprobs"]], f"log p is shown as {shown}")
+    words = pages.js("cells.flat().map((td) => wordsOf(grid().cells[td.y][td.x][0]).map((w) => w.text).join(' '))")
+    want = [row["interpretation"].strip() for row in rows]
+    check(words == [" ".join(text.split()) for text in want], "words are not those of the texts")
     heads = pages.js("[...document.querySelectorAll('#grid th')].every((th) => th.scope)")
     check(heads, "a header of the table has no scope")
 
@@ -193,6 +199,7 @@ def hostile(pages):
     tops = pages.js("[...new Set([...document.querySelectorAll('#grid thead th')].map((th) => th.offsetTop))].length")
     check(tops == 1, "the heads are not in one line")
     pages.screenshot("hostile.png")
+    check("\\u{202e}" in pages.find(".command").text, "the command can be turned round")
     # A tab for each prompt, one for each injection.
     check(len(pages.all("[role=tab]")) == 4, "there are not two prompts and two injections")
     pages.all("[role=tab]")[1].click()

@@ -28,21 +28,24 @@ function mean(numbers) {
   return known.length ? known.reduce((sum, number) => sum + number, 0) / known.length : null;
 }
 
-/** Whole words, each with the largest relevancy of its pieces. */
+/** Whole words, each with the largest relevancy of its pieces. Spaces end a word, wherever in a piece they are. */
 function wordsOf(cell) {
   const words = [];
+  let within = false;
   for (const part of partsOf(cell)) {
-    part.text.split(/(?=\s)/).forEach((text, at) => {
-      const joins = at === 0 && !/^\s/.test(text) && words.length;
-      const relevancy = part.relevancy ?? null;
-      if (joins) {
+    const relevancy = part.relevancy ?? null;
+    for (const text of part.text.split(/(\s+)/)) {
+      if (!text.trim()) {
+        within &&= !text;
+      } else if (within) {
         const last = words[words.length - 1];
         last.text += text;
         last.relevancy = Math.max(last.relevancy, relevancy);
-      } else if (text.trim()) {
-        words.push({ text: text.trim(), relevancy });
+      } else {
+        words.push({ text, relevancy });
+        within = true;
       }
-    });
+    }
   }
   return words;
 }

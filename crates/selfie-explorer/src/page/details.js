@@ -13,6 +13,11 @@ function commandOf(grid, y, x) {
   return `${data.prompts[grid.prompt].command}${cell} ${data.settings[grid.setting].options}`;
 }
 
+/** Text with an escape for each character that cannot be seen, or that turns the direction of the others. */
+function visible(text) {
+  return text.replace(/[\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+}
+
 /** A line for each piece: relevancy as a bar and a number, and the log-probability. */
 function pieceTable(cell) {
   const lines = cell.pieces.map((piece, at) => {
@@ -80,7 +85,7 @@ function showDetails(grid, y, x, view) {
   if (pair.some((cell) => cell)) {
     const copy = element("button", { type: "button", id: "copy" }, "Copy the command of this cell");
     copy.addEventListener("click", () => copyCommand(grid, y, x));
-    parts.push(copy, element("pre", { class: "command" }, commandOf(grid, y, x)));
+    parts.push(copy, element("pre", { class: "command" }, visible(commandOf(grid, y, x))));
     if (data.note) parts.push(element("p", { class: "note" }, data.note));
   } else {
     parts.push(element("p", { class: "note" }, "No row has this cell."));
@@ -91,15 +96,26 @@ function showDetails(grid, y, x, view) {
 async function copyCommand(grid, y, x) {
   const command = commandOf(grid, y, x);
   const said = document.getElementById("said");
+  let copied = true;
   try {
     await navigator.clipboard.writeText(command);
-    said.textContent = "The command is copied.";
   } catch {
-    // Some browsers give no clipboard to files: the command is selected, to be copied by hand.
-    const shown = document.querySelector("#details .command");
-    getSelection().selectAllChildren(shown);
-    said.textContent = "The command is selected: copy it with Ctrl-C.";
+    copied = copyBySelection(command);
   }
+  said.textContent = copied ? "The command is copied." : "The browser does not let the page copy: select the command.";
+}
+
+/** The older way, for browsers that give files no clipboard; whether it worked. */
+function copyBySelection(text) {
+  const focused = document.activeElement;
+  const field = element("textarea", { class: "copied" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+  return copied;
 }
 
 /** For each layer the share of its cells that mention the word, one number a run on show. */

@@ -158,10 +158,15 @@ function followTable() {
     if (td && (td.y !== here.y || td.x !== here.x)) go(td.y, td.x, false);
   });
   // A click focuses the cell; the pointer over another one shows that for the time being.
+  let pointer = "";
   scroll.addEventListener("mouseover", (event) => {
+    const moved = `${event.clientX} ${event.clientY}`;
     const td = event.target.closest("td");
-    if (td) showDetails(grid(), td.y, td.x, view());
+    // Keys scroll cells beneath a pointer that rests: that is no pointing.
+    if (td && moved !== pointer) showDetails(grid(), td.y, td.x, view());
+    pointer = moved;
   });
+  scroll.addEventListener("mousemove", (event) => (pointer = `${event.clientX} ${event.clientY}`));
   scroll.addEventListener("mouseleave", () => showDetails(grid(), here.y, here.x, view()));
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, select")) return;
