@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use selfie_explorer::Commands;
 
-/// Options that choose prompts, cells and injections, or the output: all take a value. `--quiet`, which takes none, goes too.
+/// Options that choose prompts, cells and injections, or the output; all take a value. (`--quiet`, which takes none, goes
+/// too.)
 const CHOSEN_ANEW: [&str; 12] = [
     "--prompt",
     "--prompts",

@@ -7,7 +7,8 @@ use crate::Row;
 /// Where the commands that reproduce cells come from.
 #[derive(Clone, Debug)]
 pub enum Commands {
-    /// The rows are all that is known. What they do not say (the interpretation prompt, sampling, dtype, edits) is as by default.
+    /// The rows are all that is known. What they do not say (the interpretation prompt, sampling, dtype, edits) is left
+    /// to its default.
     FromRows,
     /// A run's own command line.
     FromRun {

@@ -16,7 +16,7 @@ pub struct Run {
     pub rows: Vec<Row>,
 }
 
-/// Everything that a picture shows: one run, or two that are compared. All text is as [`clean`] shows it; commands are not.
+/// Everything that a picture shows: one run, or two that are compared. Text is as [`clean`] shows it, commands are not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explorer {
     /// The names of the runs, one or two.

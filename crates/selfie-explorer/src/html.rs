@@ -5,7 +5,11 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use crate::{Explorer, Result};
 
 const PAGE: &str = include_str!("page/page.html");
-const STYLE: &str = include_str!("page/page.css");
+const STYLES: [&str; 3] = [
+    include_str!("page/page.css"),
+    include_str!("page/details.css"),
+    include_str!("page/print.css"),
+];
 /// In the order in which they are run.
 const SCRIPTS: [&str; 4] = [
     include_str!("page/cells.js"),
@@ -28,7 +32,7 @@ impl Explorer {
             PAGE,
             context! {
                 title => format!("Selfie: {}", self.name()),
-                style => Value::from_safe_string(STYLE.to_owned()),
+                style => Value::from_safe_string(STYLES.join("\n")),
                 data => Value::from_safe_string(for_script(&serde_json::to_string(self)?)),
                 scripts => Value::from_safe_string(SCRIPTS.join("\n")),
             },
@@ -70,10 +74,10 @@ mod tests {
 
     #[test]
     fn no_part_of_the_page_ends_an_element_or_loads_anything() {
-        for part in SCRIPTS.into_iter().chain([STYLE]) {
+        for part in SCRIPTS.into_iter().chain(STYLES) {
             assert!(!part.contains("</script") && !part.contains("</style"));
         }
-        for part in SCRIPTS.into_iter().chain([STYLE, PAGE]) {
+        for part in SCRIPTS.into_iter().chain(STYLES).chain([PAGE]) {
             for loads in ["src=", "href=", "url(", "@import", "fetch(", "XMLHttp"] {
                 assert!(!part.contains(loads), "{loads}");
             }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{ExplorerError, Result};
 
-/// The interpretation of one embedding: the fields of a row that a picture needs. They are explained at `selfie_interp::Row`.
+/// The interpretation of one embedding: the fields of a row that a picture needs, explained at `selfie_interp::Row`.
 ///
 /// A row becomes one by way of JSON: `serde_json::from_value(serde_json::to_value(&row)?)?`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

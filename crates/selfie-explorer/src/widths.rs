@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthChar;
 
-/// Advance widths of ' ' to '~' in thousandths of the font size: Adobe's font metrics of Helvetica (Core 14 AFM files, 1989).
+/// Advance widths of ' ' to '~' in thousandths of the font size: Adobe's metrics of Helvetica (Core 14 AFM files).
 const ASCII: [u16; 95] = [
     278, 278, 355, 556, 556, 889, 667, 191, 333, 333, 389, 584, 278, 333, 278, 278, 556, 556, 556,
     556, 556, 556, 556, 556, 556, 556, 278, 278, 584, 584, 584, 556, 1015, 667, 667, 722, 722, 667,
@@ -11,7 +11,7 @@ const ASCII: [u16; 95] = [
     222, 833, 556, 556, 556, 556, 333, 500, 278, 556, 500, 722, 500, 500, 500, 334, 260, 334, 584,
 ];
 
-/// The width of a text in units of the font size. Marks that combine have none; of letters beyond ASCII it is an estimate.
+/// The width of a text in units of the font size. Marks that combine have none; beyond ASCII it is an estimate.
 pub(crate) fn width(text: &str) -> f64 {
     text.chars().map(of_char).sum()
 }

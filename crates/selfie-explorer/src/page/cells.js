@@ -69,7 +69,7 @@ function matches(parts, pattern) {
   return pattern ? [...text.matchAll(pattern)].map((match) => [match.index, match.index + match[0].length]) : [];
 }
 
-/** The largest relevancy of the pieces that spell what is looked for, 1 where none is known; null where it is not mentioned. */
+/** The largest relevancy of the pieces that spell what is looked for, 1 if none is known; null if it is not mentioned. */
 function mentioned(cell, pattern) {
   const parts = partsOf(cell);
   const found = matches(parts, pattern);

@@ -18,6 +18,12 @@ function visible(text) {
   return text.replace(/[\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
+/** A table with a head. */
+function listing(name, heads, lines) {
+  const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
+  return element("table", { class: name }, element("thead", {}, head), element("tbody", {}, ...lines));
+}
+
 /** A line for each piece: relevancy as a bar and a number, and the log-probability. */
 function pieceTable(cell) {
   const lines = cell.pieces.map((piece, at) => {
@@ -30,8 +36,7 @@ function pieceTable(cell) {
     return element("tr", {}, text, ...numbers);
   });
   const names = ["token", "", "relevancy"].concat(cell.logprobs.length ? ["log p"] : []);
-  const heads = names.map((name) => element("th", { scope: "col" }, name));
-  return element("table", { class: "pieces" }, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
+  return listing("pieces", names, lines);
 }
 
 function controlTable(cell) {
@@ -50,8 +55,7 @@ function controlTable(cell) {
     ];
   });
   if (!lines.length) return [];
-  const heads = ["control", "evidence", "what it says"].map((name) => element("th", { scope: "col" }, name));
-  return [element("table", { class: "controls" }, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines))];
+  return [listing("controls", ["control", "evidence", "what it says"], lines)];
 }
 
 function facts(grid, cell, run) {
@@ -144,7 +148,9 @@ function showShares(grid, view) {
   };
   const top = 6;
   const y = (share) => top + (1 - share) * (height - bottom - top);
-  const said = shares.map((of, at) => `layer ${grid.layers[at] ?? "–"}: ${of.map((s) => Math.round(100 * s) + "%").join(" and ")}`);
+  const layers = grid.layers.map((layer) => layer ?? "–");
+  const percent = (share) => Math.round(100 * share) + "%";
+  const said = shares.map((of, at) => `layer ${layers[at]}: ${of.map(percent).join(" and ")}`);
   const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said.join(", ") });
   for (const share of [0, 0.5, 1]) {
     plot.append(
@@ -157,13 +163,13 @@ function showShares(grid, view) {
     const wide = Math.min(step * 0.8, 24) / of.length;
     const from = left + (at + 0.5) * step - (wide * of.length) / 2;
     of.forEach((share, run) => {
-      const look = { x: from + run * wide, y: y(share), width: wide, height: y(0) - y(share), class: `run-${view.sides[run]}` };
-      const bar = svg("rect", look);
+      const bar = svg("rect", { x: from + run * wide, y: y(share), width: wide, height: y(0) - y(share) });
+      bar.setAttribute("class", `run-${view.sides[run]}`);
       bar.append(svg("title", {}, said[at]));
       plot.append(bar);
     });
     if (at % every === 0) {
-      plot.append(svg("text", { x: left + (at + 0.5) * step, y: height - 4, "text-anchor": "middle" }, grid.layers[at] ?? "–"));
+      plot.append(svg("text", { x: left + (at + 0.5) * step, y: height - 4, "text-anchor": "middle" }, layers[at]));
     }
   });
   section.replaceChildren(element("h2", {}, "Cells that mention it, by layer"), plot);

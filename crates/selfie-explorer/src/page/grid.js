@@ -8,7 +8,7 @@ function element(name, attributes = {}, ...inside) {
   return made;
 }
 
-/** The parts of a text, shaded by relevancy; `marked` are ranges to mark, `changed` says of each word whether it differs. */
+/** The parts of a text, shaded by relevancy; `marked` are ranges, `changed` says of each word whether it differs. */
 function shaded(parts, { shade = true, marked = [], changed = null } = {}) {
   const pieces = [];
   let at = 0;
@@ -52,7 +52,8 @@ function contents(pair, view) {
       text.append(...shaded(parts, { shade: view.shade, marked: matches(parts, view.pattern) }));
     } else {
       const parts = partsOf(cell);
-      text.append(...shaded(parts, { shade: view.shade, marked: matches(parts, view.pattern), changed: changed[side] }));
+      const marked = matches(parts, view.pattern);
+      text.append(...shaded(parts, { shade: view.shade, marked, changed: changed[side] }));
     }
     return text;
   });
@@ -84,7 +85,9 @@ function colour(td, pair, view) {
     strength = 0.25 + 0.75 * strength;
     hue = "found";
   }
-  const mentions = view.pattern && view.sides.some((side) => pair[side] && mentioned(pair[side], view.pattern) !== null);
+  const mentions = view.pattern && pair.some((cell, side) => {
+    return cell && view.sides.includes(side) && mentioned(cell, view.pattern) !== null;
+  });
   td.className = [hue, differs(pair) ? "changed" : "", mentions ? "mentions" : ""].join(" ").trim();
   if (strength) td.style.setProperty("--a", strength.toFixed(3));
   else td.style.removeProperty("--a");
@@ -95,9 +98,8 @@ function head(grid, tokens) {
   for (const at of tokens) {
     const { index, text } = grid.tokens[at];
     const shown = text.trim() || (text ? "␣" : "");
-    row.append(
-      element("th", { scope: "col", title: `token ${index}: ${text}` }, element("small", {}, index), element("bdi", {}, shown)),
-    );
+    const inside = [element("small", {}, index), element("bdi", {}, shown)];
+    row.append(element("th", { scope: "col", title: `token ${index}: ${text}` }, ...inside));
   }
   return element("thead", {}, row);
 }

@@ -1,4 +1,4 @@
-// The page: what is on show, and how it follows keys, pointer and controls. The address keeps it, so that a view can be shared.
+// The page: what is on show, and how it follows keys, pointer and controls. The address keeps it: a view can be shared.
 
 const byId = (id) => document.getElementById(id);
 
@@ -43,31 +43,51 @@ const observer = new IntersectionObserver(
   { root: byId("scroll"), rootMargin: "200px" },
 );
 
+/** Puts the text into cells, without shades: it can be found and read aloud before it comes into sight. */
+function fill(td, now) {
+  const pair = grid().cells[td.y][td.x];
+  const texts = now.sides.map((side) => (pair[side] ? textOf(pair[side]) : ""));
+  if (now.show === "colour") td.setAttribute("aria-label", texts.join(", "));
+  else td.append(...texts.map((text) => element("div", { class: "text", dir: "auto" }, text)));
+}
+
+/** Fills the cells that are still empty, a few at a time, so that what is in sight is painted first. */
+function fillSoon(empty, now) {
+  const until = performance.now() + 8;
+  let at = 0;
+  for (; at < empty.length && performance.now() < until; at++) {
+    if (!empty[at].isConnected) return;
+    if (!empty[at].firstChild) fill(empty[at], now);
+  }
+  if (at < empty.length) setTimeout(() => fillSoon(empty.slice(at), now));
+}
+
 /** Builds the table of the grid on show. */
 function build() {
   const now = view();
   const { tokens, layers } = grid();
   here = { y: Math.min(here.y, layers.length - 1), x: Math.min(here.x, tokens.length - 1) };
   cells = layers.map(() => []);
+  const many = tokens.length > MANY_TOKENS;
   const made = table(grid(), tokens.map((_, at) => at), (td, pair) => {
     td.tabIndex = -1;
-    const texts = now.sides.map((side) => (pair[side] ? textOf(pair[side]) : ""));
-    if (now.show !== "colour") td.append(...texts.map((text) => element("div", { class: "text", dir: "auto" }, text)));
-    else td.setAttribute("aria-label", texts.join(", "));
     colour(td, pair, now);
+    if (!many) fill(td, now);
     cells[td.y][td.x] = td;
   });
   made.id = "grid";
   made.className = `show-${now.show}`;
   made.classList.toggle("few", tokens.length <= FEW_TOKENS);
-  made.classList.toggle("many", tokens.length > MANY_TOKENS);
+  made.classList.toggle("many", many);
   made.classList.toggle("narrow", tokens.length > NARROW_TOKENS);
   made.style.setProperty("--columns", tokens.length);
   made.setAttribute("role", "grid");
   made.setAttribute("aria-label", "Interpretations: layers down, tokens across");
   byId("scroll").replaceChildren(made);
   cells[here.y][here.x].tabIndex = 0;
-  if (now.show !== "colour") cells.flat().forEach((td) => observer.observe(td));
+  const all = cells.flat();
+  if (now.show !== "colour") all.forEach((td) => observer.observe(td));
+  if (many) requestAnimationFrame(() => setTimeout(() => fillSoon(all, now)));
   around(now);
 }
 
@@ -86,7 +106,8 @@ function draw() {
 function around(now) {
   byId("prompt").textContent = data.prompts[grid().prompt].text;
   const { layers, tokens } = grid();
-  byId("about").textContent = `${layers.length} layers × ${tokens.length} tokens, ${data.settings[grid().setting].label}`;
+  const setting = data.settings[grid().setting].label;
+  byId("about").textContent = `${layers.length} layers × ${tokens.length} tokens, ${setting}`;
   showFound(now);
   showShares(grid(), now);
   showLegend(now);
@@ -107,7 +128,9 @@ function showLegend(now) {
   const { from, to } = byWords && now.show !== "colour" ? { from: 0, to: 1 } : now.scale;
   const parts = [];
   if (Number.isFinite(from) && Number.isFinite(to)) {
-    const ramp = element("i", { class: now.measure.diverging ? "ramp diverging" : now.measure === MEASURES.find ? "ramp found" : "ramp" });
+    const ramp = element("i", { class: "ramp" });
+    ramp.classList.toggle("diverging", Boolean(now.measure.diverging));
+    ramp.classList.toggle("found", now.measure === MEASURES.find);
     const name = byWords && now.show !== "colour" ? "relevancy" : of.name + (of.unit ? `, ${of.unit}` : "");
     parts.push(name + " ", number(from, 2), ramp, number(to, 2));
   } else {
@@ -181,8 +204,9 @@ function tabList(label, field, names) {
   if (values.length < 2) return [];
   const list = element("div", { role: "tablist", "aria-label": label });
   const buttons = values.map((value) => {
-    const button = element("button", { type: "button", role: "tab", "aria-controls": "scroll" }, element("bdi", {}, names(value)));
-    button.title = names(value);
+    const name = names(value);
+    const about = { type: "button", role: "tab", "aria-controls": "scroll", title: name };
+    const button = element("button", about, element("bdi", {}, name));
     button.addEventListener("click", () => choose(field, value));
     return button;
   });
