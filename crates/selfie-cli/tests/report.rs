@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Folder, copy, run, strs};
+use common::{Folder, copy, dir, run, strs};
 use serde_json::Value;
 
 const PROMPT: &str = "[INST] What is the capital of the country of the Colosseum? [/INST]";
@@ -160,6 +160,39 @@ fn the_command_of_a_chat_has_what_the_user_said() {
         command.contains(&"--prompt=- a type".to_owned()),
         "{command:?}"
     );
+    assert_eq!(run(&strs(&command[1..])).stdout, want.stdout);
+}
+
+#[test]
+fn the_command_of_vectors_gives_those_of_their_tensor() {
+    let folder = Folder::new();
+    let page = folder.at("page.html");
+    let model = dir("llama2-mha");
+    let vectors = model.join("golden.safetensors");
+    let tensor = "forward.0.hidden_states";
+    let args = [
+        "interpret-vectors",
+        "--quiet",
+        "--model",
+        model.to_str().unwrap(),
+        "--vectors",
+        vectors.to_str().unwrap(),
+        "--tensor",
+        tensor,
+        "--max-new-tokens",
+        "2",
+    ];
+    let want = run(&args);
+    assert_eq!((want.code, &*want.stderr), (0, ""));
+    assert_eq!(run(&[&args[..], &["--out", &page]].concat()).code, 0);
+    let page = data(&page);
+    assert_eq!(page["prompts"][0]["text"], tensor);
+    assert_eq!(page["grids"][0]["layers"], serde_json::json!([null]));
+    let command = page["prompts"][0]["command"].as_str().unwrap();
+    let command = words(&format!(
+        "{command} {}",
+        page["settings"][0]["options"].as_str().unwrap()
+    ));
     assert_eq!(run(&strs(&command[1..])).stdout, want.stdout);
 }
 
