@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Interpret(InterpretArgs),
     /// Interpret vectors of a safetensors file
     InterpretVectors(InterpretVectorsArgs),
+    /// Show rows that interpret wrote as a page to explore, or as a figure
+    Report(ReportArgs),
     /// Change what embeddings say, as an edit of one layer's MLP
     #[command(subcommand)]
     Control(ControlCommand),
@@ -229,8 +231,8 @@ pub(crate) struct SweepArgs {
     pub(crate) controls: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// A .jsonl, .csv, .parquet, .html or .txt file [default: stdout]. Until it is complete its rows are in
-    /// NAME.partial.EXT beside it. When the run fails or is interrupted, the rows that are done take the file's place, or
+    /// A .jsonl, .csv, .parquet or .txt file, a page to explore (.html), or a figure (.svg) [default: stdout]. Until it is
+    /// complete its rows are in NAME.partial.EXT beside it (pages and figures are written at the end). When the run fails or is interrupted, the rows that are done take the file's place, or
     /// stay beside it if an older result is there
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -250,7 +252,10 @@ pub(crate) enum FormatArg {
     Jsonl,
     Csv,
     Parquet,
+    /// A page to explore: a grid of layers and tokens
     Html,
+    /// The grid as a figure
+    Svg,
     Table,
 }
 
@@ -304,6 +309,35 @@ pub(crate) struct InterpretVectorsArgs {
     pub(crate) tensor: Option<String>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReportArgs {
+    /// Files of rows that interpret wrote, .jsonl or .parquet, all of one model
+    #[arg(required = true, value_name = "ROWS")]
+    pub(crate) rows: Vec<PathBuf>,
+    /// Rows of a second run, such as one with an edit, to show beside the first; what differs is marked
+    #[arg(long, value_name = "ROWS", num_args = 1..)]
+    pub(crate) against: Vec<PathBuf>,
+    /// Only these layers: A..B, A..=B, 1,2, last or all
+    #[arg(
+        long,
+        value_name = "LAYERS",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
+    pub(crate) layers: String,
+    /// Only these tokens: A..B, A..=B, A.., 1,2, last or all; from the end of what each prompt has rows of: -1, -3..
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
+    pub(crate) tokens: String,
+    /// A page that opens in a browser without a network (.html), or a figure (.svg); it appears when it is complete
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 
 use indicatif::ProgressBar;
 use selfie::control::{End, Observer, Outcome, OutputFile, Step};
+use selfie_explorer::clean;
 
 use crate::console::{bar, style};
 use crate::control_args::TrainingArgs;
 use crate::error::{CliError, Result};
 use crate::stop::Stop;
-use crate::text::clean;
 
 /// Tells of each step: a line on stdout, an object in the log, the bar on stderr. Ctrl-C ends the run and keeps the edit so far.
 pub(crate) struct Report {

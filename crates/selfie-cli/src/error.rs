@@ -8,6 +8,7 @@ use selfie::control::ControlError;
 use selfie::interp::InterpError;
 use selfie::kernels::KernelError;
 use selfie::llama::LlamaError;
+use selfie_explorer::ExplorerError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -30,6 +31,8 @@ pub(crate) enum CliError {
     #[error("--prompts {}: {source}", path.display())]
     ReadPrompts { path: PathBuf, source: io::Error },
     #[error(transparent)]
+    Explorer(#[from] ExplorerError),
+    #[error(transparent)]
     Selfie(#[from] Error),
 }
 
@@ -40,6 +43,11 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Explorer(
+                ExplorerError::Extension { .. }
+                | ExplorerError::Models { .. }
+                | ExplorerError::NothingInCommon { .. },
+            ) => 2,
             Self::Selfie(error) => of_selfie(error),
             _ => 1,
         }

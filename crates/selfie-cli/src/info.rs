@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use selfie::Opened;
 use selfie::kernels::{CpuPath, DType};
 use selfie::llama::{Checkpoint, LayerRope, LayerSpec, Rope, RopeScaling, Spec, stored_dtype};
+use selfie_explorer::visible;
 
 use crate::args::{InfoArgs, TokensArgs};
 use crate::chat::chats;
@@ -13,7 +14,6 @@ use crate::console::{Console, tell};
 use crate::error::{CliError, Result};
 use crate::open::open;
 use crate::prompts::{interpretation_prompt, tell_of_interpretation_prompt, tell_of_prompts};
-use crate::text::visible;
 
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let opened = open(&args.model)?;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use indicatif::ProgressBar;
 use selfie::interp::{Cell, Control, InjectAt, InterpError, Options, Row, Sink, Swept, Vector};
 use selfie::{OpenOptions, Opened, Source};
+use selfie_explorer::Commands;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
 use crate::cells::{list, numbers, pairs, tokens};
@@ -16,6 +17,7 @@ use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
     interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_name, tell_of_prompts,
 };
+use crate::reproduce::commands;
 use crate::stop::Stop;
 
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
@@ -23,7 +25,10 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let mut opened = open(&args.model)?;
     let reader = reader(args, &opened)?;
     let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
+    let given = prompts.clone();
     let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
+    let given = given.into_iter().map(|prompt| ("--prompt", prompt));
+    let commands = commands(prompts.iter().cloned().zip(given));
     let options = Options {
         prompts_bos: Some(opened.options.bos),
         model_name: opened.name.clone(),
@@ -50,7 +55,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
         None => None,
     };
     let rows = cells.len() * options.injections.len();
-    let mut output = Output::new(target, &options.controls, rows, quiet)?;
+    let mut output = Output::new(target, &options.controls, commands, rows, quiet)?;
     let swept = match &reader {
         None => model.interpret(&prompts, &cells, &options, &mut output),
         Some(reader) => model.interpret_by(reader, &prompts, &cells, &options, &mut output),
@@ -83,7 +88,9 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
     let model = load(opened, args.model.quiet)?;
     let rows = vectors.len() * options.injections.len();
-    let mut output = Output::new(target, &options.controls, rows, args.model.quiet)?;
+    let names = vectors.iter().map(|vector| vector.name.clone());
+    let commands = commands(names.map(|name| (name.clone(), ("--tensor", name))));
+    let mut output = Output::new(target, &options.controls, commands, rows, quiet)?;
     let swept = model.interpret_vectors(&vectors, &options, &mut output);
     output.finish(swept)
 }
@@ -171,14 +178,20 @@ struct Output {
 }
 
 impl Output {
-    fn new(target: RowTarget, controls: &[Control], rows: usize, quiet: bool) -> Result<Self> {
+    fn new(
+        target: RowTarget,
+        controls: &[Control],
+        commands: Commands,
+        rows: usize,
+        quiet: bool,
+    ) -> Result<Self> {
         // Before there is a file that somebody who waits for it could see.
         let stop = Stop::listen();
         let bar = bar(rows as u64, quiet).with_style(style(
             "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} gone, {eta} left",
         ));
         Ok(Self {
-            writer: target.open(controls)?,
+            writer: target.open(controls, commands)?,
             bar,
             rows,
             written: 0,
@@ -281,6 +294,7 @@ mod tests {
             key: selfie::interp::Key(7),
             reader: None,
             map: None,
+            logprobs: vec![-0.5],
             controls: Vec::new(),
         }
     }
@@ -288,7 +302,7 @@ mod tests {
     /// A sweep of three rows that fails after `done`.
     fn fails_after(done: usize, out: &Path) -> CliError {
         let target = RowTarget::new(Some(out), None).unwrap();
-        let mut output = Output::new(target, &[], 3, true).unwrap();
+        let mut output = Output::new(target, &[], Commands::FromRows, 3, true).unwrap();
         for token in 0..done {
             assert!(output.row(row(token)).is_continue());
         }
@@ -306,6 +320,7 @@ mod tests {
             "rows.jsonl",
             "rows.csv",
             "rows.html",
+            "rows.svg",
             "rows.txt",
             "rows.parquet",
         ] {
@@ -328,6 +343,7 @@ mod tests {
                 "rows.jsonl" => assert_eq!(text.lines().count(), 2),
                 "rows.csv" => assert_eq!(text.lines().count(), 3),
                 "rows.html" => assert!(text.trim_end().ends_with("</html>")),
+                "rows.svg" => assert_eq!(text.matches(">words</tspan>").count(), 2),
                 "rows.txt" => assert_eq!(text.matches("words").count(), 2),
                 _ => assert!(bytes.ends_with(b"PAR1")),
             }

@@ -18,9 +18,10 @@ mod open;
 mod output;
 mod prompts;
 mod random;
+mod report;
+mod reproduce;
 mod scan;
 mod stop;
-mod text;
 mod trace;
 
 use std::panic;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::trace(&args),
         Command::Interpret(args) => interpret::interpret(&args),
         Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
+        Command::Report(args) => report::report(&args),
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),

@@ -138,7 +138,8 @@ fn interpretations_agree_with_python() {
                         "prompt_index",
                         "key",
                         "reader",
-                        "map"
+                        "map",
+                        "logprobs"
                     ]
                 );
                 for field in [

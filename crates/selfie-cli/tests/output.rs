@@ -4,7 +4,7 @@ mod common;
 
 use std::fs::{self, File};
 
-use common::{copy, dir, run, selfie, succeed};
+use common::{assert_close, copy, dir, floats, run, selfie, succeed};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 
@@ -233,7 +233,9 @@ fn parquet_holds_what_stdout_shows() {
             // f32 in JSON is the shortest text; as f64 it has more digits.
             let same = match (&got[field], want) {
                 (Value::Number(got), Value::Number(want)) => close(got, want),
-                (Value::Array(got), Value::Array(want)) if field == "relevancy_score" => {
+                (Value::Array(got), Value::Array(want))
+                    if field == "relevancy_score" || field == "logprobs" =>
+                {
                     let pairs = got.iter().zip(want);
                     got.len() == want.len()
                         && pairs
@@ -265,9 +267,9 @@ fn every_format_shows_controls() {
         "random_interpretation",
         "random_evidence",
     ];
-    let model = ["model", "prompt_index", "key", "reader", "map"];
-    assert_eq!(fields[11..16], model);
-    assert_eq!(fields[16..], added);
+    let model = ["model", "prompt_index", "key", "reader", "map", "logprobs"];
+    assert_eq!(fields[11..17], model);
+    assert_eq!(fields[17..], added);
 
     let write = |name: &str| {
         let path = folder.path().join(name);
@@ -287,13 +289,35 @@ fn every_format_shows_controls() {
     let csv = std::fs::read_to_string(write("rows.csv")).unwrap();
     assert_eq!(csv.lines().next().unwrap(), fields.join(","));
     let evidence = |row: &Value| row[added[3]].as_f64().unwrap() as f32;
-    let page = std::fs::read_to_string(write("rows.html")).unwrap();
-    assert!(page.contains("<th>none<th>evidence<th>random<th>evidence"));
+    let page = data(&std::fs::read_to_string(write("rows.html")).unwrap());
+    assert_eq!(page["controls"], json!(["none", "random"]));
     let table = std::fs::read_to_string(write("rows.txt")).unwrap();
     for row in &want {
-        assert!(page.contains(&format!("<td class=number>{:+.2}", evidence(row))));
+        let cell = cell(&page, row);
+        let shown = cell["controls"][1]["evidence"].as_f64().unwrap() as f32;
+        assert!((shown - evidence(row)).abs() <= 0.5e-4 + 1e-6);
+        assert_eq!(cell["controls"][0]["text"], row[added[0]]);
         assert!(table.contains(&format!("{:+.2} nats random", evidence(row))));
     }
+}
+
+/// The data of a page, as a browser gets it: up to the first end of a script element.
+fn data(page: &str) -> Value {
+    let (_, from) = page
+        .split_once("<script type=\"application/json\" id=\"data\">")
+        .unwrap();
+    serde_json::from_str(from.split_once("</script>").unwrap().0).unwrap()
+}
+
+/// The cell of a page's first grid that a row is about.
+fn cell<'a>(page: &'a Value, row: &Value) -> &'a Value {
+    let grid = &page["grids"][0];
+    let place = |of: &Value, found: &dyn Fn(&Value) -> bool| {
+        of.as_array().unwrap().iter().position(found).unwrap()
+    };
+    let layer = place(&grid["layers"], &|layer| *layer == row["layer"]);
+    let token = place(&grid["tokens"], &|token| token["index"] == row["token"]);
+    &grid["cells"][layer][token][0]
 }
 
 #[test]
@@ -312,15 +336,17 @@ fn a_page_shades_and_escapes() {
     succeed("interpret", &dir("llama2-mha"), &[&args[..], &out].concat());
     let rows = rows(&succeed("interpret", &dir("llama2-mha"), &args));
     let page = std::fs::read_to_string(&path).unwrap();
-    assert!(
-        page.contains("<h2>&lt;b&gt; &amp; &quot;c&quot;</h2>"),
-        "{page}"
-    );
+    assert!(!page.contains("<b>"), "{page}");
     assert!(page.trim_end().ends_with("</html>"));
+    let page = data(&page);
+    assert_eq!(page["prompts"][0]["text"], "<b> & \"c\"");
     for row in rows {
-        for relevancy in row["relevancy_score"].as_array().unwrap() {
-            let title = format!("title=\"{:.4}\"", relevancy.as_f64().unwrap() as f32);
-            assert!(page.contains(&title), "{title}");
+        let cell = cell(&page, &row);
+        assert_eq!(cell["key"], row["key"]);
+        for (shown, exact) in [("relevancy", "relevancy_score"), ("logprobs", "logprobs")] {
+            let (shown, exact) = (floats(&cell[shown]), floats(&row[exact]));
+            assert_eq!(shown.len(), 4);
+            assert_close(&shown, &exact, 0.0);
         }
     }
 }
@@ -355,7 +381,9 @@ fn what_cannot_be_seen_is_shown_in_tables_pages_and_tokens() {
     let table = run(&[&args[..], &["--format", "table"]].concat()).stdout;
     assert_eq!(table.lines().next().unwrap(), escaped);
     let page = run(&[&args[..], &["--format", "html"]].concat()).stdout;
-    assert!(page.contains(&format!("<h2>{escaped}</h2>")), "{page}");
+    assert_eq!(data(&page)["prompts"][0]["text"], *escaped);
+    let figure = run(&[&args[..], &["--format", "svg"]].concat()).stdout;
+    assert!(figure.contains(r"a\u{202e}b\u{200b}c\u{2028}d"), "{figure}");
     // Data stays as it is.
     let row: Value = serde_json::from_str(&run(&args).stdout).unwrap();
     assert_eq!(row["prompt"], prompt);

@@ -220,6 +220,7 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
             key: self.source.key(item, &inject, &self.options.prompt),
             reader: self.options.reader_name.clone(),
             map: None,
+            logprobs: own.logprobs,
             controls,
         })
     }

@@ -44,6 +44,8 @@ pub struct Row {
     pub reader: Option<String>,
     /// The map that the embedding went through; none can be named yet.
     pub map: Option<String>,
+    /// For each generated token, its log-probability under the injection, by the logits as they are.
+    pub logprobs: Vec<f32>,
     /// The controls that were asked for, in that order.
     #[serde(flatten, serialize_with = "control_fields")]
     pub controls: Vec<Controlled>,

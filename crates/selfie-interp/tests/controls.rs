@@ -287,6 +287,7 @@ fn a_row_names_its_controls_after_its_model() {
             "key",
             "reader",
             "map",
+            "logprobs",
             "shuffled_interpretation",
             "shuffled_evidence",
             "none_interpretation",

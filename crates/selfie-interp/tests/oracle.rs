@@ -8,28 +8,29 @@ use selfie_llama::{Llama, Sampling, Tokenizer};
 use selfie_testkit::interp::naive::{Naive, PROMPTS, at, cells, options, vector_of};
 use selfie_testkit::interp::{GOLDEN, collect, load, load_dir};
 
-/// `(new_ids, relevancy)` of a cell.
+/// `(new_ids, logprobs, relevancy)` of a cell.
 fn naive(
     model: &Llama<Cpu>,
     tokenizer: &Tokenizer,
     cell: Cell,
     inject: InjectAt,
     options: &Options,
-) -> (Vec<u32>, Vec<f32>) {
+) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
     let text = PROMPTS[cell.prompt];
     let key = Key::of_cell(text, cell.layer, cell.token, &inject, &options.prompt);
     let prompt = options.prompt.locate(tokenizer).unwrap();
     let vector = vector_of(model, tokenizer, cell);
     let with = Naive::new(model, &prompt, Some((&vector, inject)));
     let new_ids = with.text(options, key.0);
+    let scores = with.scores(&new_ids);
     if !options.relevancy {
-        return (new_ids, vec![]);
+        return (new_ids, scores, vec![]);
     }
     let without = Naive::new(model, &prompt, None).scores(&new_ids);
-    let scores = with.scores(&new_ids);
     let pairs = scores.iter().zip(&without);
     let relevancy = pairs.map(|(with, without)| (with.exp() - without.exp()).abs());
-    (new_ids, relevancy.collect())
+    let relevancy = relevancy.collect();
+    (new_ids, scores, relevancy)
 }
 
 #[track_caller]
@@ -50,18 +51,20 @@ fn compare(
             (row.inject_layer, row.mode, row.strength),
             (inject.layer, inject.mode, inject.strength)
         );
-        let (ids, relevancy) = naive(model, tokenizer, cell, inject, options);
+        let (ids, logprobs, relevancy) = naive(model, tokenizer, cell, inject, options);
         assert_eq!(row.new_ids, ids, "{cell:?} {inject:?}");
         assert_eq!(row.relevancy_score.len(), relevancy.len());
-        for (got, want) in row.relevancy_score.iter().zip(relevancy) {
+        assert_eq!(row.logprobs.len(), ids.len());
+        let relevancies = row.relevancy_score.iter().zip(&relevancy);
+        for (got, want) in relevancies.chain(row.logprobs.iter().zip(&logprobs)) {
             // A sampled token's probability is summed on the host, in f64; all others by the same op as here.
             let equal = match options.sampling {
-                None => got.to_bits() == want.to_bits(),
+                None => got == want,
                 Some(_) => (got - want).abs() <= 1e-6,
             };
             assert!(
                 equal,
-                "{cell:?} {inject:?}: relevancy {got:e}, expected {want:e}"
+                "{cell:?} {inject:?}: relevancy or log-probability {got:e}, expected {want:e}"
             );
         }
     }

@@ -1,9 +1,9 @@
-//! Where rows go: JSON lines, CSV, Parquet, a web page, or a table.
+//! Where rows go: JSON lines, CSV, Parquet, a page or a figure, or a table.
 
 mod csv;
-mod html;
 mod jsonl;
 mod parquet;
+mod picture;
 mod table;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -11,6 +11,7 @@ use std::path::Path;
 
 use selfie::control::OutputFile;
 use selfie::interp::{Control, Row};
+use selfie_explorer::Commands;
 
 use crate::args::FormatArg;
 use crate::error::{CliError, Result, usage};
@@ -50,8 +51,8 @@ impl RowTarget {
         })
     }
 
-    /// Begins to write. Rows come with these controls.
-    pub(crate) fn open(mut self, controls: &[Control]) -> Result<RowWriter> {
+    /// Begins to write. Rows come with these controls; `commands` reproduce them.
+    pub(crate) fn open(mut self, controls: &[Control], commands: Commands) -> Result<RowWriter> {
         let to: Box<dyn Write + Send> = match &mut self.out {
             // Not locked: a lock is bound to this thread. Formats write whole rows at a time.
             None => Box::new(BufWriter::new(io::stdout())),
@@ -60,7 +61,9 @@ impl RowTarget {
         let format: Box<dyn RowFormat> = match self.format {
             FormatArg::Jsonl => Box::new(jsonl::Jsonl(to)),
             FormatArg::Csv => Box::new(csv::Csv::new(to)),
-            FormatArg::Html => Box::new(html::Html::new(to)),
+            FormatArg::Html | FormatArg::Svg => {
+                Box::new(picture::Picture::new(to, self.format, commands))
+            }
             FormatArg::Table => Box::new(table::Table::new(to, self.colours)),
             FormatArg::Parquet => {
                 let parquet = parquet::Parquet::new(to, controls);
@@ -144,9 +147,10 @@ fn by_extension(path: &Path) -> Result<FormatArg> {
         Some("csv") => Ok(FormatArg::Csv),
         Some("parquet") => Ok(FormatArg::Parquet),
         Some("html" | "htm") => Ok(FormatArg::Html),
+        Some("svg") => Ok(FormatArg::Svg),
         Some("txt") => Ok(FormatArg::Table),
         _ => usage(format!(
-            "--out {}: the name has to end in .jsonl, .csv, .parquet, .html or .txt, or give --format",
+            "--out {}: the name has to end in .jsonl, .csv, .parquet, .html, .svg or .txt, or give --format",
             path.display()
         )),
     }

@@ -34,6 +34,7 @@ const COLUMNS: &str = "
   required binary key (STRING);
   optional binary reader (STRING);
   optional binary map (STRING);
+  required group logprobs (LIST) { repeated group list { required float element; } }
 ";
 
 pub(super) struct Parquet<W: Write + Send> {
@@ -112,6 +113,7 @@ fn write_columns<W: Write + Send>(
     columns.plain::<ByteArrayType>(|row| text(&row.key.to_string()))?;
     columns.optional::<ByteArrayType>(|row| row.reader.as_deref().map(text))?;
     columns.optional::<ByteArrayType>(|row| row.map.as_deref().map(text))?;
+    columns.list::<FloatType>(|row| row.logprobs.clone())?;
     for at in 0..controls {
         columns.plain::<ByteArrayType>(|row| text(&row.controls[at].interpretation))?;
         columns.plain::<FloatType>(|row| row.controls[at].evidence)?;

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use selfie::interp::Row;
+use selfie_explorer::clean;
 
 use super::RowFormat;
-use crate::text::clean;
 
 /// Shades of the 256-colour palette from dark to bright, and black or white text on them.
 const SHADES: [(u8, u8); 6] = [(0, 7), (236, 15), (22, 15), (28, 15), (34, 0), (46, 0)];

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Text that stays on its line, cannot steer the terminal, and hides nothing: a line break is ⏎, another control character
 /// a dot, and what cannot be seen or turns the direction of writing an escape.
-pub(crate) fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -17,7 +17,7 @@ pub(crate) fn clean(text: &str) -> String {
 }
 
 /// A token's piece on a line of its own, with an escape for each character that cannot be seen.
-pub(crate) fn visible(piece: &str) -> String {
+pub fn visible(piece: &str) -> String {
     let mut visible = String::with_capacity(piece.len());
     for c in piece.chars() {
         if c.is_control() {
@@ -30,7 +30,7 @@ pub(crate) fn visible(piece: &str) -> String {
 }
 
 /// The character, or an escape where it could not be seen.
-pub(crate) fn push_visible(text: &mut String, c: char) {
+fn push_visible(text: &mut String, c: char) {
     if is_invisible(c) {
         // Writing to a string does not fail.
         let _ = write!(text, "{}", c.escape_unicode());

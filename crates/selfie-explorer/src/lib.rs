@@ -1,0 +1,37 @@
+//! Interpretations of a LLaMA's embeddings as a picture: tokens across, layers down, each cell what the model says of its
+//! embedding there, with words shaded by relevancy.
+//!
+//! Rows go in, as `selfie interpret` writes them ([`read_rows`]); an [`Explorer`] sorts them into grids; out comes a web page
+//! that needs nothing but itself ([`Explorer::to_html`]), or a figure ([`Explorer::to_svg`]). A server can send the same page:
+//! its script works on the JSON that an `Explorer` serializes to.
+//!
+//! ```
+//! use selfie_explorer::{Commands, Explorer, Row, Run};
+//!
+//! let row: Row = serde_json::from_str(
+//!     r#"{"prompt": "Rome", "interpretation": "a city", "layer": 3, "token": 0, "token_decoded": "Rome",
+//!         "relevancy_score": [0.1, 0.8], "pieces": ["a", " city"], "inject_layer": 1, "mode": "replace",
+//!         "strength": 1.0, "model": "demo"}"#,
+//! )?;
+//! let run = Run { name: "rows.jsonl".to_owned(), rows: vec![row] };
+//! let explorer = Explorer::new(run, None, &Commands::FromRows)?;
+//! assert!(explorer.to_html()?.starts_with("<!doctype html>"));
+//! assert!(explorer.to_svg().starts_with("<svg"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod command;
+mod error;
+mod explorer;
+mod html;
+mod row;
+mod svg;
+mod text;
+mod widths;
+
+pub use command::Commands;
+pub use error::{ExplorerError, Result};
+pub use explorer::{Cell, Control, Explorer, Grid, Pair, Prompt, Run, Setting, Token};
+pub use row::{Row, read_rows};
+pub use text::{clean, visible};
