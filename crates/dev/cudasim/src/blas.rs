@@ -351,8 +351,15 @@ pub unsafe extern "C" fn cublasLtMatmul(
         transpose_a: desc.transpose_a,
         transpose_b: desc.transpose_b,
     };
+    let mut device = device();
+    if device.faults.not_supported.is_due() {
+        return refuse(
+            NOT_SUPPORTED,
+            "a product is not supported, as was asked for",
+        );
+    }
     // SAFETY: a product names no host memory.
-    match unsafe { device().submit(stream, Op::Multiply(product)) } {
+    match unsafe { device.submit(stream, Op::Multiply(product)) } {
         Ok(()) => SUCCESS,
         Err(_) => EXECUTION_FAILED,
     }

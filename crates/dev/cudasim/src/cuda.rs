@@ -3,12 +3,12 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
-use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use selfie_ptxsim::{Arg, Config, Module};
 
 use crate::device::*;
+use crate::faults::note;
 
 const NAME: &CStr = c"a simulated GPU";
 const DRIVER_VERSION: c_int = 13_000;
@@ -73,6 +73,17 @@ const RESULTS: &[(c_int, &CStr, &CStr)] = &[
         c"CUDA_ERROR_NOT_FOUND",
         c"named symbol not found",
     ),
+    (NOT_READY, c"CUDA_ERROR_NOT_READY", c"device not ready"),
+    (
+        ILLEGAL_ADDRESS,
+        c"CUDA_ERROR_ILLEGAL_ADDRESS",
+        c"an illegal memory access was encountered",
+    ),
+    (
+        CAPTURE_INVALIDATED,
+        c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        c"operation failed due to a previous error during capture",
+    ),
     (
         LAUNCH_FAILED,
         c"CUDA_ERROR_LAUNCH_FAILED",
@@ -94,8 +105,52 @@ const FUNC_MAX_DYNAMIC_SHARED: c_int = 8;
 /// `CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES`
 const FUNC_SHARED: c_int = 1;
 
+/// What pinned memory is filled with when it is freed: a NaN in every float type.
+const POISON: u8 = 0xff;
+
 /// Pinned host memory, and its sizes.
 static PINNED: LazyLock<Mutex<HashMap<usize, Layout>>> = LazyLock::new(Mutex::default);
+
+/// What `bytes` of host memory at `from` are written by: pinned memory is read when the work runs, other memory at once.
+///
+/// # Safety
+/// The memory is there.
+unsafe fn write_op(to: u64, from: *const c_void, bytes: usize) -> Op {
+    let at = from as usize;
+    let pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let inside =
+        |(&start, layout): (&usize, &Layout)| start <= at && at + bytes <= start + layout.size();
+    if pinned.iter().any(inside) {
+        return Op::Write {
+            to,
+            from: at,
+            bytes,
+        };
+    }
+    // SAFETY: the caller's promise.
+    let taken = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) };
+    Op::WriteTaken {
+        to,
+        bytes: taken.to_vec(),
+    }
+}
+
+/// Waits for the device, if nothing is in capture.
+fn wait(what: &str) -> Result<MutexGuard<'static, Device>> {
+    let mut device = device();
+    device.check_may_wait(what)?;
+    device.drain()?;
+    Ok(device)
+}
+
+/// Runs an operation once all before it has run.
+///
+/// # Safety
+/// Host memory that it names is there.
+unsafe fn now(what: &str, op: Op) -> c_int {
+    // SAFETY: the caller's promise.
+    code(wait(what).and_then(|mut device| unsafe { device.run(&op) }))
+}
 
 /// Turns a result into the number that the caller gets.
 fn code(result: Result<()>) -> c_int {
@@ -156,11 +211,14 @@ api! {
     fn cuDeviceTotalMem_v2(bytes: *mut usize, _device: c_int) { put(bytes, MEMORY as usize) }
     fn cuDeviceGetUuid(uuid: *mut [u8; 16], _device: c_int) { put(uuid, *b"simulated gpu  0") }
     fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], _device: c_int) { put(uuid, *b"simulated gpu  0") }
-    fn cuDevicePrimaryCtxRetain(context: *mut usize, _device: c_int) { put(context, 1) }
+    fn cuDevicePrimaryCtxRetain(context: *mut usize, _device: c_int) {
+        note("cuDevicePrimaryCtxRetain");
+        put(context, 1)
+    }
     fn cuDevicePrimaryCtxRelease_v2(_device: c_int) { SUCCESS }
     fn cuCtxSetCurrent(_context: usize) { SUCCESS }
     fn cuCtxGetCurrent(context: *mut usize) { put(context, 1) }
-    fn cuCtxSynchronize() { code(device().check_may_wait("cuCtxSynchronize")) }
+    fn cuCtxSynchronize() { code(wait("cuCtxSynchronize").map(drop)) }
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
         let (used, all) = device().gpu.memory();
         put(free, (all - used) as usize).max(put(total, all as usize))
@@ -185,12 +243,19 @@ api! {
         if bytes == 0 {
             return INVALID_VALUE;
         }
-        match device().gpu.alloc(bytes as u64) {
+        let mut device = device();
+        if let Err(error) = device.check_lost() {
+            return error;
+        }
+        if device.faults.memory.is_due() {
+            return refuse(OUT_OF_MEMORY, "memory is out, as was asked for");
+        }
+        match device.gpu.alloc(bytes as u64) {
             Ok(new) => put(address, new),
             Err(error) => failed(error),
         }
     }
-    fn cuMemFree_v2(address: u64) { code(device().gpu.free(address).map_err(failed)) }
+    fn cuMemFree_v2(address: u64) { now("cuMemFree", Op::Free(address)) }
     fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: usize) {
         if device().is_capturing(stream) {
             return refuse(CAPTURE_UNSUPPORTED, "cuMemAllocAsync in capture is not simulated");
@@ -214,43 +279,39 @@ api! {
     }
     fn cuMemAllocHost_v2(host: *mut *mut c_void, bytes: usize) { cuMemHostAlloc(host, bytes, 0) }
     fn cuMemFreeHost(host: *mut c_void) {
+        // Copies that are on their way still read it.
+        let waited = wait("cuMemFreeHost").map(drop);
         let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
         match pinned.remove(&(host as usize)) {
             Some(layout) => {
+                host.cast::<u8>().write_bytes(POISON, layout.size());
                 dealloc(host.cast(), layout);
-                SUCCESS
+                code(waited)
             }
             None => INVALID_VALUE,
         }
     }
     fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) {
-        let mut device = device();
-        if let Err(error) = device.check_may_wait("cuMemcpyHtoD") {
-            return error;
-        }
-        code(device.run(&Op::Write { to, from: from as usize, bytes }))
+        now("cuMemcpyHtoD", Op::Write { to, from: from as usize, bytes })
     }
     fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: usize) {
-        code(device().submit(stream, Op::Write { to, from: from as usize, bytes }))
+        let op = write_op(to, from, bytes);
+        code(device().submit(stream, op))
     }
     fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) {
-        let mut device = device();
-        if let Err(error) = device.check_may_wait("cuMemcpyDtoH") {
-            return error;
-        }
-        code(device.run(&Op::Read { from, to: to as usize, bytes }))
+        now("cuMemcpyDtoH", Op::Read { from, to: to as usize, bytes })
     }
     fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize) {
         code(device().submit(stream, Op::Read { from, to: to as usize, bytes }))
     }
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
-        code(device().run(&Op::Copy { to, from, bytes }))
+        now("cuMemcpyDtoD", Op::Copy { to, from, bytes })
     }
     fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) {
         code(device().submit(stream, Op::Copy { to, from, bytes }))
     }
     fn cuMemsetD8_v2(at: u64, value: u8, bytes: usize) {
-        code(device().run(&Op::Fill { at, value, bytes }))
+        now("cuMemsetD8", Op::Fill { at, value, bytes })
     }
     fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: usize) {
         code(device().submit(stream, Op::Fill { at, value, bytes }))
@@ -265,10 +326,8 @@ api! {
         put(stream, device.streams)
     }
     fn cuStreamDestroy_v2(_stream: usize) { SUCCESS }
-    fn cuStreamQuery(_stream: usize) { SUCCESS }
-    fn cuStreamSynchronize(_stream: usize) {
-        code(device().check_may_wait("cuStreamSynchronize"))
-    }
+    fn cuStreamQuery(_stream: usize) { code(wait("cuStreamQuery").map(drop)) }
+    fn cuStreamSynchronize(_stream: usize) { code(wait("cuStreamSynchronize").map(drop)) }
     fn cuStreamWaitEvent(_stream: usize, _event: usize, _flags: c_uint) { SUCCESS }
     fn cuStreamIsCapturing(stream: usize, status: *mut c_int) {
         put(status, device().is_capturing(stream).into())
@@ -277,13 +336,17 @@ api! {
         code(device().begin_capture(stream))
     }
     fn cuStreamEndCapture(stream: usize, graph: *mut usize) {
+        note("cuStreamEndCapture");
         let mut device = device();
         match device.end_capture(stream) {
             Ok(captured) => {
                 device.graphs.push(captured);
                 put(graph, device.graphs.len())
             }
-            Err(error) => error,
+            Err(error) => {
+                put(graph, 0);
+                error
+            }
         }
     }
     fn cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _flags: c_ulonglong) {
@@ -291,6 +354,7 @@ api! {
     }
     fn cuGraphUpload(_exec: usize, _stream: usize) { SUCCESS }
     fn cuGraphLaunch(exec: usize, stream: usize) {
+        note("cuGraphLaunch");
         let mut device = device();
         let Some(ops) = exec.checked_sub(1).and_then(|at| device.graphs.get(at)) else {
             return INVALID_HANDLE;
@@ -302,26 +366,36 @@ api! {
     fn cuGraphDestroy(_graph: usize) { SUCCESS }
     fn cuEventCreate(event: *mut usize, _flags: c_uint) {
         let mut device = device();
-        device.events.push(None);
+        device.events.push(Event::default());
         put(event, device.events.len())
     }
-    fn cuEventRecord(event: usize, _stream: usize) {
+    fn cuEventRecord(event: usize, stream: usize) {
         let mut device = device();
-        match event.checked_sub(1).and_then(|at| device.events.get_mut(at)) {
-            Some(at) => {
-                *at = Some(Instant::now());
-                SUCCESS
-            }
+        match event.checked_sub(1).filter(|&at| at < device.events.len()) {
+            Some(at) => code(device.submit(stream, Op::Record(at))),
             None => INVALID_HANDLE,
         }
     }
-    fn cuEventQuery(_event: usize) { SUCCESS }
-    fn cuEventSynchronize(_event: usize) { code(device().check_may_wait("cuEventSynchronize")) }
+    fn cuEventQuery(event: usize) { cuEventSynchronize(event) }
+    fn cuEventSynchronize(event: usize) {
+        let mut device = device();
+        let Some(at) = event.checked_sub(1).filter(|&at| at < device.events.len()) else {
+            return INVALID_HANDLE;
+        };
+        let may_wait = device.check_may_wait("cuEventSynchronize");
+        code(may_wait.and_then(|()| device.drain_to(at)))
+    }
     fn cuEventDestroy_v2(_event: usize) { SUCCESS }
     fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: usize, end: usize) {
         let device = device();
-        let at = |event: usize| *event.checked_sub(1).and_then(|at| device.events.get(at))?;
-        match (at(start), at(end)) {
+        let event = |event: usize| event.checked_sub(1).and_then(|at| device.events.get(at));
+        let (Some(start), Some(end)) = (event(start), event(end)) else {
+            return INVALID_HANDLE;
+        };
+        if start.waiting + end.waiting > 0 {
+            return NOT_READY;
+        }
+        match (start.at, end.at) {
             (Some(start), Some(end)) => {
                 put(milliseconds, end.duration_since(start).as_secs_f32() * 1e3)
             }
@@ -438,6 +512,9 @@ api! {
         };
         let args: Vec<Arg> = kinds.into_iter().enumerate().map(read).collect();
         let config = Config { grid, block, dynamic_shared: shared_bytes };
+        if let Err(error) = device.check_launch(at, &config) {
+            return error;
+        }
         code(device.submit(stream, Op::Launch { function: at, config, args }))
     }
 }

@@ -1,11 +1,12 @@
 //! The state behind the calls: one simulated GPU, and what was made on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use selfie_ptxsim::{Arg, Config, Gpu, Module, SimError};
 
+use crate::faults::Faults;
 use crate::product::Product;
 
 /// Memory of the device.
@@ -23,8 +24,11 @@ pub(crate) const INVALID_CONTEXT: i32 = 201;
 pub(crate) const INVALID_PTX: i32 = 218;
 pub(crate) const INVALID_HANDLE: i32 = 400;
 pub(crate) const NOT_FOUND: i32 = 500;
+pub(crate) const NOT_READY: i32 = 600;
+pub(crate) const ILLEGAL_ADDRESS: i32 = 700;
 pub(crate) const LAUNCH_FAILED: i32 = 719;
 pub(crate) const CAPTURE_UNSUPPORTED: i32 = 900;
+pub(crate) const CAPTURE_INVALIDATED: i32 = 901;
 
 /// A call's failure is its `CUresult`.
 pub(crate) type Result<T> = std::result::Result<T, i32>;
@@ -36,8 +40,13 @@ pub(crate) struct Device {
     pub(crate) functions: Vec<Function>,
     /// Graphs and executable graphs alike.
     pub(crate) graphs: Vec<Vec<Op>>,
-    pub(crate) events: Vec<Option<Instant>>,
+    pub(crate) events: Vec<Event>,
     pub(crate) streams: usize,
+    pub(crate) faults: Faults,
+    /// What was asked for and has not run, of all streams.
+    queue: VecDeque<Op>,
+    /// The error of work that ran: from then on, that of every call, as in a context that is lost.
+    lost: Option<i32>,
     /// What streams in capture have been asked for.
     capturing: HashMap<usize, Vec<Op>>,
 }
@@ -49,7 +58,15 @@ pub(crate) struct Function {
     pub(crate) dynamic_shared: u32,
 }
 
-/// Work for a stream. Host memory is looked at when it runs, as a graph does.
+#[derive(Default)]
+pub(crate) struct Event {
+    /// When it was reached last.
+    pub(crate) at: Option<Instant>,
+    /// Records of it in the queue.
+    pub(crate) waiting: usize,
+}
+
+/// Work for a stream. Pinned host memory is looked at when it runs, as a GPU does.
 #[derive(Clone)]
 pub(crate) enum Op {
     Launch {
@@ -61,6 +78,11 @@ pub(crate) enum Op {
         to: u64,
         from: usize,
         bytes: usize,
+    },
+    /// From memory that is not pinned: the driver takes it at once.
+    WriteTaken {
+        to: u64,
+        bytes: Vec<u8>,
     },
     Read {
         from: u64,
@@ -79,6 +101,7 @@ pub(crate) enum Op {
     },
     Multiply(Product),
     Free(u64),
+    Record(usize),
 }
 
 /// The device; one call at a time.
@@ -91,6 +114,9 @@ pub(crate) fn device() -> MutexGuard<'static, Device> {
             graphs: Vec::new(),
             events: Vec::new(),
             streams: 0,
+            faults: Faults::from_environment(),
+            queue: VecDeque::new(),
+            lost: None,
             capturing: HashMap::new(),
         })
     });
@@ -114,19 +140,48 @@ pub(crate) fn failed(error: SimError) -> i32 {
 }
 
 impl Device {
-    /// Runs the work, or notes it where the stream is in capture.
+    /// Queues the work, or notes it where the stream is in capture.
     ///
     /// # Safety
-    /// Host memory that the work names is there, for as long as graphs with it may run.
+    /// Host memory that the work names is there until it has run, for as long as graphs with it may run.
     pub(crate) unsafe fn submit(&mut self, stream: usize, op: Op) -> Result<()> {
-        match self.capturing.get_mut(&stream) {
-            Some(captured) => {
-                captured.push(op);
-                Ok(())
-            }
-            // SAFETY: the caller's promise.
-            None => unsafe { self.run(&op) },
+        self.check_lost()?;
+        if let Some(captured) = self.capturing.get_mut(&stream) {
+            captured.push(op);
+            return Ok(());
         }
+        if let Op::Record(event) = op {
+            self.events[event].waiting += 1;
+        }
+        self.queue.push_back(op);
+        Ok(())
+    }
+
+    /// The error of work that ran before, if there was one.
+    pub(crate) fn check_lost(&self) -> Result<()> {
+        self.lost.map_or(Ok(()), Err)
+    }
+
+    /// Runs what is queued.
+    pub(crate) fn drain(&mut self) -> Result<()> {
+        self.drain_while(|device| !device.queue.is_empty())
+    }
+
+    /// Runs what is queued in front of the last record of an event, and no more: work behind it is still to read its
+    /// host memory.
+    pub(crate) fn drain_to(&mut self, event: usize) -> Result<()> {
+        self.drain_while(|device| device.events[event].waiting > 0)
+    }
+
+    fn drain_while(&mut self, more: impl Fn(&Self) -> bool) -> Result<()> {
+        while self.lost.is_none() && more(self) {
+            let Some(op) = self.queue.pop_front() else {
+                break;
+            };
+            // SAFETY: who submitted it promised that its host memory is there until it has run.
+            self.lost = unsafe { self.run(&op) }.err();
+        }
+        self.check_lost()
     }
 
     /// An error while a stream is in capture: this call would wait for the device.
@@ -158,9 +213,14 @@ impl Device {
     }
 
     pub(crate) fn end_capture(&mut self, stream: usize) -> Result<Vec<Op>> {
-        self.capturing
-            .remove(&stream)
-            .ok_or_else(|| refuse(INVALID_VALUE, "this stream is not in capture"))
+        let captured = self.capturing.remove(&stream);
+        if self.faults.capture.is_due() {
+            return Err(refuse(
+                CAPTURE_INVALIDATED,
+                "a capture fails, as was asked for",
+            ));
+        }
+        captured.ok_or_else(|| refuse(INVALID_VALUE, "this stream is not in capture"))
     }
 
     /// # Safety
@@ -177,6 +237,7 @@ impl Device {
                 let host = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) };
                 self.gpu.write(to, host)
             }
+            Op::WriteTaken { to, ref bytes } => self.gpu.write(to, bytes),
             Op::Read { from, to, bytes } => {
                 // SAFETY: the caller's promise.
                 let host = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) };
@@ -186,11 +247,17 @@ impl Device {
             Op::Fill { at, value, bytes } => self.gpu.write(at, &vec![value; bytes]),
             Op::Multiply(ref product) => product.run(&mut self.gpu),
             Op::Free(address) => self.gpu.free(address),
+            Op::Record(event) => {
+                self.events[event].at = Some(Instant::now());
+                self.events[event].waiting -= 1;
+                Ok(())
+            }
         };
         done.map_err(failed)
     }
 
-    fn launch(&mut self, function: usize, config: &Config, args: &[Arg]) -> Result<()> {
+    /// An error if a launch of the function could not be put on a stream.
+    pub(crate) fn check_launch(&self, function: usize, config: &Config) -> Result<()> {
         let Function {
             module,
             name,
@@ -205,6 +272,17 @@ impl Device {
                     "{name} uses {shared} bytes of shared memory; more than {SHARED} has to be asked for with \
                      MAX_DYNAMIC_SHARED_SIZE_BYTES (which is {dynamic_shared}), and {SHARED_OPTIN} are all there are"
                 ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, function: usize, config: &Config, args: &[Arg]) -> Result<()> {
+        let Function { module, name, .. } = &self.functions[function];
+        if self.faults.illegal_address.is_due() {
+            return Err(refuse(
+                ILLEGAL_ADDRESS,
+                format!("{name} accesses an illegal address, as was asked for"),
             ));
         }
         let report = self.gpu.launch(module, name, config, args);
