@@ -39,9 +39,9 @@ struct Args {
     /// Leave products of few rows to cuBLASLt, to see what our kernel is worth
     #[arg(long)]
     no_matvec: bool,
-    /// Take cuBLASLt's first choice of algorithm, to see what trying them is worth
+    /// Try several of cuBLASLt's algorithms, to see what that is worth
     #[arg(long)]
-    no_tune: bool,
+    tune: bool,
     /// What PyTorch did on this machine: an object of name and value, as benches/baseline/gpu.py writes it
     #[arg(long)]
     baseline: Option<PathBuf>,
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 fn open(args: &Args) -> std::result::Result<Cuda, KernelError> {
     let options = CudaOptions {
         matvec: !args.no_matvec,
-        tune: !args.no_tune,
+        tune: args.tune,
         ..CudaOptions::default()
     };
     Cuda::open(args.device, options)

@@ -28,6 +28,7 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op add", rows::check_add),
         of_op("op linear", matrix::check_linear),
         of_op("op linear_add", matrix::check_linear_add),
+        of_op("op linear_glu", matrix::check_linear_glu),
         of_op("op rope_append", attention::check_rope_append),
         of_op("op attend", attention::check_attend),
         of_op("op kv_copy", attention::check_kv_copy),
@@ -47,6 +48,7 @@ pub(crate) fn checks() -> Vec<Check> {
             errors::cast_and_add(cuda);
             errors::linear(cuda);
             errors::linear_add(cuda);
+            errors::linear_glu(cuda);
             errors::an_operand_has_the_dtype_that_the_weights_ask_for(cuda);
             errors::rms_norm_parts(cuda);
             errors::glu(cuda);

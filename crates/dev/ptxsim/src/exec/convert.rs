@@ -173,7 +173,8 @@ fn to_float(how: Convert, number: Number) -> u64 {
     }
 }
 
-/// Floats are clamped to the range, NaN becomes 0; integers are clamped with `.sat`, and cut without.
+/// Floats are clamped to the range; integers are clamped with `.sat`, and cut without. NaN becomes 0, from f64 or in 64
+/// bits the top bit alone (PTX ISA, `cvt`, and an H200).
 fn to_int(how: Convert, number: Number) -> u64 {
     let bits = 8 * how.to.bytes() as u32;
     let (least, most) = match how.to.is_signed() {
@@ -181,6 +182,7 @@ fn to_int(how: Convert, number: Number) -> u64 {
         false => (0, (1i128 << bits) - 1),
     };
     let value = match number {
+        Number::Float(x) if x.is_nan() && (how.from == Type::F64 || bits == 64) => 1 << (bits - 1),
         Number::Float(x) if x.is_nan() => 0,
         // Rust's cast clamps to i128, whose range holds both bounds.
         Number::Float(x) => (integral(x, how.round) as i128).clamp(least, most),

@@ -105,9 +105,10 @@ pub(super) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// Clamped to the type's range; NaN becomes 0.
+/// Clamped to the type's range; NaN becomes 0, in 64 bits the top bit alone.
 fn clamp(x: f64, bits: u32, signed: bool) -> u64 {
     let value = match (bits, signed) {
+        (64, _) if x.is_nan() => return 1 << 63,
         (64, true) => return x as i64 as u64,
         (64, false) => return x as u64,
         (_, true) => x as i64,

@@ -38,8 +38,9 @@ pub struct CudaOptions {
     /// split sums, and attention cuts contexts at fixed places: slower, above all for few rows.
     pub deterministic: bool,
     /// Whether the first products of a shape are timed with several of cuBLASLt's algorithms, to keep the fastest; without,
-    /// its heuristic's first choice is taken. Deterministic products have one algorithm for all numbers of rows, and
-    /// are not timed.
+    /// its heuristic's first choice is taken, so that a run gives what the one before gave. Off by default: on an H200 it
+    /// makes decode steps of 64 rows 5% faster, a sweep no faster, and the first one 0.8 s longer. Deterministic products
+    /// have one algorithm for all numbers of rows, and are not timed.
     pub tune: bool,
     /// Whether a series of launches that comes again is replayed as a graph; without, each is launched by itself.
     pub graphs: bool,
@@ -51,7 +52,7 @@ impl Default for CudaOptions {
     fn default() -> Self {
         Self {
             deterministic: false,
-            tune: true,
+            tune: false,
             graphs: true,
             matvec: true,
         }

@@ -138,11 +138,13 @@ impl Products {
         } else {
             self.candidates(&problem, &plan, 1)?[0]
         };
-        self.check(&plan, &plan.algorithm)?;
+        self.workspace_of(&plan, &plan.algorithm)?;
         Ok(plan)
     }
 
-    /// The first of the heuristic's algorithms that does for any number of rows.
+    /// The first of the heuristic's algorithms that does for any number of rows: those for 128 rows first, then those for
+    /// other numbers. Where there is none, the first for 128 rows, which then is an error for the rows that it does not
+    /// do for.
     fn for_any_batch(&mut self, problem: &Problem) -> Result<Algorithm, CublasError> {
         let any = problem.of_any_batch();
         if let Some(&algorithm) = self.algorithms.get(&any) {
@@ -150,11 +152,15 @@ impl Products {
         }
         let plans = ANY_ROWS.map(|m| Plan::new(&any.with_rows(m)));
         let plans = plans.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let candidates = self.candidates(&any, &Plan::new(&any)?, CANDIDATES)?;
-        let valid = candidates
-            .into_iter()
-            .find(|algorithm| plans.iter().all(|plan| self.check(plan, algorithm).is_ok()));
-        let algorithm = valid.ok_or(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        let mut candidates = self.candidates(&any, &Plan::new(&any)?, CANDIDATES)?;
+        for (m, plan) in ANY_ROWS.into_iter().zip(&plans) {
+            // No algorithm for so many rows is no error: those for 128 are there.
+            let more = self.candidates(&any.with_rows(m), plan, CANDIDATES);
+            candidates.extend(more.unwrap_or_default());
+        }
+        let does =
+            |algorithm: &&Algorithm| plans.iter().all(|plan| self.check(plan, algorithm).is_ok());
+        let algorithm = *candidates.iter().find(does).unwrap_or(&candidates[0]);
         self.algorithms.insert(any, algorithm);
         Ok(algorithm)
     }
@@ -183,8 +189,16 @@ impl Products {
         Ok(algorithm)
     }
 
-    /// An error unless the algorithm can compute the product.
+    /// An error unless the algorithm can compute the product in the workspace that there is.
     fn check(&self, plan: &Plan, algorithm: &Algorithm) -> Result<(), CublasError> {
+        if self.workspace_of(plan, algorithm)? > self.workspace_bytes {
+            return Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED));
+        }
+        Ok(())
+    }
+
+    /// The bytes of workspace that the algorithm wants for the product; an error if it cannot compute it.
+    fn workspace_of(&self, plan: &Plan, algorithm: &Algorithm) -> Result<usize, CublasError> {
         let mut checked = no_results::<1>();
         // SAFETY: handle, description and layouts are alive.
         let status = unsafe {
@@ -200,10 +214,7 @@ impl Products {
             )
         };
         status.result()?;
-        if checked[0].workspaceSize > self.workspace_bytes {
-            return Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED));
-        }
-        Ok(())
+        Ok(checked[0].workspaceSize)
     }
 
     /// Up to `most` algorithms, at least one, those first that cuBLASLt's heuristic takes for the fastest.

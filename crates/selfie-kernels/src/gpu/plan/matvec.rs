@@ -7,6 +7,9 @@ use crate::{Activation, DType};
 const MAX_ROWS: usize = 16;
 /// Rows of the weight, or of the batch, that a tensor core's tile has.
 const TILE: u32 = 16;
+/// Bytes of the batch, which each block reads again: what a first-level cache holds (A100, H100: 256 KiB with shared
+/// memory). On an H200 16 rows of 11008 are slower than cuBLASLt's, 8 are faster.
+const MOST_BATCH_BYTES: usize = 200 << 10;
 /// Elements of 16 bytes: what a lane loads at once.
 const LOAD: usize = 8;
 /// Warps that share k.
@@ -29,13 +32,14 @@ impl Matvec {
     /// What the rows of a weight are a multiple of where a gated unit is behind its product.
     pub const GATED_STEP: usize = 2 * TILE as usize;
 
-    /// Whether the kernel takes this product: at most 16 rows, 16 bits, a row of the weight for each of at least 16
-    /// outputs, and rows aligned to 16 bytes.
+    /// Whether the kernel takes this product: at most 16 rows, which fit a first-level cache together, 16 bits, a row of
+    /// the weight for each of at least 16 outputs, and rows aligned to 16 bytes.
     pub fn takes(gemm: &Gemm) -> bool {
         let sizes = [gemm.n, gemm.k].map(u32::try_from);
         gemm.m <= MAX_ROWS
             && gemm.dtype != DType::F32
             && gemm.order == WeightOrder::Outputs
+            && 2 * gemm.m * gemm.k <= MOST_BATCH_BYTES
             && gemm.k.is_multiple_of(LOAD)
             && sizes.iter().all(|size| size.is_ok_and(|n| n < 1 << 30))
             && gemm.n >= TILE as usize
