@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::Result;
 use crate::bench::commit;
 
-/// Most bytes of a bundle.
+/// Most bytes of a bundle, packed.
 const MOST: u64 = 48 << 20;
 
 /// The newest glibc that the programs may need.
@@ -15,7 +15,8 @@ const GLIBC: (u32, u32) = (2, 36);
 
 const PROGRAMS: [&str; 3] = ["selfie", "gpu-check", "gpu-bench"];
 
-/// Builds the programs in release mode and packs them with the golden checkpoints, a script, and the PyTorch baseline.
+/// Builds the programs in release mode and packs them with the golden checkpoints, a script, and the PyTorch baseline:
+/// as a folder, and beside it as an archive of it (.tar.xz).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The folder to write; it must not be there
@@ -51,20 +52,35 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::copy("crates/dev/gpu-check/run.sh", args.out.join("run.sh"))?;
     fs::write(args.out.join("COMMIT"), commit() + "\n")?;
 
-    let bytes = size(&args.out)?;
+    let archive = archive(&args.out)?;
+    let bytes = fs::metadata(&archive)?.len();
     let megabytes = bytes as f64 / f64::from(1 << 20);
     if bytes > MOST {
-        return Err(format!(
-            "the bundle has {megabytes:.1} MiB, and may have {}",
-            MOST >> 20
-        )
-        .into());
+        let most = MOST >> 20;
+        return Err(format!("the archive has {megabytes:.1} MiB, and may have {most}").into());
     }
     println!(
-        "{}: {megabytes:.1} MiB; run there: run.sh check, run.sh bench, run.sh all FOLDER",
-        args.out.display()
+        "{}, and {} ({megabytes:.1} MiB); run there: run.sh check, run.sh bench, run.sh all FOLDER",
+        args.out.display(),
+        archive.display()
     );
     Ok(())
+}
+
+/// Packs the folder beside itself.
+fn archive(folder: &Path) -> Result<PathBuf> {
+    let name = folder.file_name().ok_or("--out names no folder")?;
+    let mut archive = folder.as_os_str().to_owned();
+    archive.push(".tar.xz");
+    let archive = PathBuf::from(archive);
+    let parent = folder.parent().filter(|parent| *parent != Path::new(""));
+    let mut tar = Command::new("tar");
+    tar.arg("-cJf").arg(&archive);
+    tar.arg("-C")
+        .arg(parent.unwrap_or(Path::new(".")))
+        .arg(name);
+    done(&mut tar)?;
+    Ok(archive)
 }
 
 fn done(command: &mut Command) -> Result<()> {
@@ -89,20 +105,6 @@ fn copy_all(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn size(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        bytes += if meta.is_dir() {
-            size(&entry.path())?
-        } else {
-            meta.len()
-        };
-    }
-    Ok(bytes)
 }
 
 /// An error if a program needs a newer glibc than bundles may.
