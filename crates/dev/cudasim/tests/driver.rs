@@ -168,6 +168,14 @@ fn open(options: CudaOptions) -> Cuda {
     Cuda::open(0, options).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// As programs open it, but with products that are timed.
+fn timed() -> CudaOptions {
+    CudaOptions {
+        tune: true,
+        ..CudaOptions::default()
+    }
+}
+
 fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|e| panic!("{e}"))
 }
@@ -206,7 +214,7 @@ fn add_ones(cuda: &Cuda) -> selfie_kernels::Result<()> {
 }
 
 fn graphs_are_replayed() {
-    let cuda = open(CudaOptions::default());
+    let cuda = open(timed());
     must(add_ones(&cuda));
     assert_eq!(must(cuda.driver().graphs_failed()), None);
 }
@@ -245,14 +253,14 @@ fn steps_are_decoded() {
 }
 
 fn graphs_fail() {
-    let cuda = open(CudaOptions::default());
+    let cuda = open(timed());
     must(add_ones(&cuda));
     let reason = must(cuda.driver().graphs_failed()).expect("a reason");
     assert!(reason.contains("CAPTURE_INVALIDATED"), "{reason}");
 }
 
 fn the_context_is_lost() {
-    let cuda = open(CudaOptions::default());
+    let cuda = open(timed());
     let kept = must(cuda.rows(1, 1));
     let first = add_ones(&cuda).expect_err("the third launch fails");
     let again = cuda
@@ -265,14 +273,14 @@ fn the_context_is_lost() {
 }
 
 fn memory_is_out() {
-    match Cuda::open(0, CudaOptions::default()) {
+    match Cuda::open(0, timed()) {
         Err(KernelError::OutOfMemory { device, .. }) => {
             assert_eq!(device, "a simulated GPU (cuda:0)");
         }
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it was opened"),
     }
-    must(add_ones(&open(CudaOptions::default())));
+    must(add_ones(&open(timed())));
 }
 
 /// Products of 1, 3 and 40 rows, in f32: sums of small integers, the same in any order.
@@ -312,7 +320,7 @@ fn multiply(cuda: &Cuda) -> selfie_kernels::Result<()> {
 }
 
 fn products_are_timed() {
-    must(multiply(&open(CudaOptions::default())));
+    must(multiply(&open(timed())));
 }
 
 fn a_product_fails() {
@@ -338,7 +346,7 @@ fn products_are_deterministic() {
 }
 
 fn copies_go_around_the_ring() {
-    let cuda = open(CudaOptions::default());
+    let cuda = open(timed());
     // Pieces of 12 MiB: one to each half of the ring, again and again, while nothing waits for the device.
     let width = 3 << 20;
     let mut rows: Vec<_> = (0..5).map(|_| must(cuda.rows(1, width))).collect();
