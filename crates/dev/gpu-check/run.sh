@@ -7,7 +7,7 @@
 #                           the GPU's limits, a sweep, decode steps, products, ops and a profile, as a table and as JSON;
 #                           OPTIONS as --small are those of bin/gpu-bench
 #   run.sh all FOLDER [OPTIONS]
-#                           both in about eight minutes, each step with a time limit, each result written at once
+#                           both in about four minutes, each step with a time limit, each result written at once
 #   run.sh selfie ...       the program itself, with the libraries found
 #
 # SELFIE_MODEL names a folder for the random checkpoint of 13.5 GB that is measured; without, it is in memory (/dev/shm).

@@ -232,8 +232,8 @@ pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// A .jsonl, .csv, .parquet or .txt file, a page to explore (.html), or a figure (.svg) [default: stdout]. Until it is
-    /// complete its rows are in NAME.partial.EXT beside it (pages and figures are written at the end). When the run fails or is interrupted, the rows that are done take the file's place, or
-    /// stay beside it if an older result is there
+    /// complete its rows are in NAME.partial.EXT beside it (pages and figures are written at the end). When the run fails
+    /// or is interrupted, the rows that are done take the file's place, or stay beside it if an older result is there
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     /// What to write [default: by the name of --out; on stdout, table for a terminal and jsonl otherwise]

@@ -1,27 +1,41 @@
-//! Products of few rows, which our own kernel takes in place of the driver.
+//! Products: those of few rows are our own kernel's, all others the driver's.
 
+use super::backend::small;
 use super::buffers::{GpuActs, GpuMatrix, GpuVector};
-use super::plan::Matvec;
+use super::plan::{Add, Matvec};
 use super::{Driver, Gemm, Gpu, WeightOrder};
 use crate::error::check_shape;
 use crate::{Activation, Result};
 
 impl<D: Driver> Gpu<D> {
-    /// Does a product, with a bias where that is not 0, if it is one of those that our own kernel takes; returns
-    /// whether it did.
+    /// Does a product, and adds a bias where that is not 0.
     ///
     /// # Safety
     /// As for [`Driver::gemm`]; the bias has `gemm.n` values.
-    pub(super) unsafe fn multiply_few(&self, gemm: &Gemm, bias: u64) -> Result<bool> {
-        let Some(plan) = self.few_rows(gemm, bias) else {
-            return Ok(false);
+    pub(super) unsafe fn multiply(&self, op: &'static str, gemm: &Gemm, bias: u64) -> Result<()> {
+        if let Some(plan) = self.few_rows(gemm, bias) {
+            // SAFETY: the caller's addresses, of sizes that the kernel takes.
+            return unsafe { self.driver.launch(&plan.launch()) };
+        }
+        // SAFETY: the caller's addresses.
+        unsafe { self.driver.gemm(gemm)? };
+        if bias == 0 {
+            return Ok(());
+        }
+        let plan = Add {
+            out: gemm.out,
+            x: bias,
+            bias: true,
+            scale: 1.0,
+            n: small(op, gemm.m)?,
+            width: small(op, gemm.n)?,
         };
-        // SAFETY: the caller's addresses, of sizes that the kernel takes.
-        unsafe { self.driver.launch(&plan.launch())? };
-        Ok(true)
+        // SAFETY: the bias has a value for each column of the product.
+        unsafe { self.driver.launch(&plan.launch()) }
     }
 
-    /// The same with a gated unit behind it: `out` becomes `activation(gate) * up` of `a · wᵀ (+ bias)`.
+    /// A product with a gated unit behind it, if it is one of those that our own kernel takes: `out` becomes
+    /// `activation(gate) * up` of `a · wᵀ (+ bias)`. Returns whether it did.
     pub(super) fn gated_product(
         &self,
         a: &GpuActs<D>,
@@ -31,26 +45,12 @@ impl<D: Driver> Gpu<D> {
         out: &mut GpuActs<D>,
     ) -> Result<bool> {
         const OP: &str = "linear_glu";
-        a.check(OP, w)?;
-        if let Some(bias) = bias {
-            check_shape(OP, "length of the bias", w.rows, bias.len)?;
-        }
+        let bias = checked_bias(OP, a, w, bias)?;
         if a.len == 0 || out.dtype != w.dtype || !w.rows.is_multiple_of(Matvec::GATED_STEP) {
             return Ok(false);
         }
         out.set_len(OP, a.len, w.rows / 2)?;
-        let gemm = Gemm {
-            a: a.address(),
-            w: w.buffer.address(),
-            out: out.address(),
-            m: a.len,
-            n: w.rows,
-            k: w.columns,
-            dtype: w.dtype,
-            order: WeightOrder::Outputs,
-            accumulate: false,
-        };
-        let bias = bias.map_or(0, |bias| bias.buffer.address());
+        let gemm = gemm_of(a, w, out.address());
         let Some(plan) = self.few_rows(&gemm, bias) else {
             return Ok(false);
         };
@@ -66,5 +66,33 @@ impl<D: Driver> Gpu<D> {
             bias,
             multiprocessors,
         })
+    }
+}
+
+/// The address of the bias, or 0: an error unless it and the operand fit the weight.
+pub(super) fn checked_bias<D: Driver>(
+    op: &'static str,
+    a: &GpuActs<D>,
+    w: &GpuMatrix<D>,
+    bias: Option<&GpuVector<D>>,
+) -> Result<u64> {
+    a.check(op, w)?;
+    let Some(bias) = bias else { return Ok(0) };
+    check_shape(op, "length of the bias", w.rows, bias.len)?;
+    Ok(bias.buffer.address())
+}
+
+/// The product of all rows of `a` with a weight that it fits.
+pub(super) fn gemm_of<D: Driver>(a: &GpuActs<D>, w: &GpuMatrix<D>, out: u64) -> Gemm {
+    Gemm {
+        a: a.address(),
+        w: w.buffer.address(),
+        out,
+        m: a.len,
+        n: w.rows,
+        k: w.columns,
+        dtype: w.dtype,
+        order: WeightOrder::Outputs,
+        accumulate: false,
     }
 }

@@ -2,9 +2,10 @@
 
 use super::backend::small;
 use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
+use super::few_rows::{checked_bias, gemm_of};
 use super::kv::GpuKv;
 use super::plan::{self, Add, Attention, Cast, Embed, Glu, RmsNorm, RopeAppend};
-use super::{Driver, Gemm, Gpu, WeightOrder};
+use super::{Driver, Gemm, Gpu};
 use crate::checks::{check_groups, check_parts, check_qkv, check_rope};
 use crate::error::{check_index, check_shape};
 use crate::{Activation, Attend, AttnShape, DType, KernelError, Parts, Result};
@@ -107,49 +108,16 @@ impl<D: Driver> Gpu<D> {
         out: &mut GpuRows<D>,
         accumulate: bool,
     ) -> Result<()> {
-        a.check(op, w)?;
-        if let Some(bias) = bias {
-            check_shape(op, "length of the bias", w.rows, bias.len)?;
-        }
+        let bias = checked_bias(op, a, w, bias)?;
         if out.len * out.width == 0 {
             return Ok(());
         }
         let gemm = Gemm {
-            a: a.address(),
-            w: w.buffer.address(),
-            out: out.address(),
-            m: a.len,
-            n: w.rows,
-            k: w.columns,
-            dtype: w.dtype,
-            order: WeightOrder::Outputs,
             accumulate,
+            ..gemm_of(a, w, out.address())
         };
-        let bias = bias.map_or(0, |bias| bias.buffer.address());
         // SAFETY: widths and dtypes agree, and the output has a row of `w.rows` for each of `a`.
-        if unsafe { self.multiply_few(&gemm, bias)? } {
-            return Ok(());
-        }
-        // SAFETY: the same.
-        unsafe { self.driver.gemm(&gemm)? };
-        if bias == 0 {
-            return Ok(());
-        }
-        self.add_bias(op, bias, out)
-    }
-
-    /// `bias` has a value for each column.
-    pub(super) fn add_bias(&self, op: &'static str, bias: u64, out: &GpuRows<D>) -> Result<()> {
-        let plan = Add {
-            out: out.address(),
-            x: bias,
-            bias: true,
-            scale: 1.0,
-            n: small(op, out.len)?,
-            width: small(op, out.width)?,
-        };
-        // SAFETY: the caller has checked the bias against the width, and there are rows.
-        unsafe { self.driver.launch(&plan.launch()) }
+        unsafe { self.multiply(op, &gemm, bias) }
     }
 
     pub(super) fn add_rows(

@@ -2,8 +2,9 @@
 
 use super::backend::small;
 use super::buffers::{GpuActs, GpuMatrix};
+use super::few_rows::gemm_of;
 use super::plan::{self, Head, PART_BYTES};
-use super::{Driver, Gemm, Gpu, WeightOrder};
+use super::{Driver, Gemm, Gpu};
 use crate::{Best, LogitMap, Result};
 
 /// Bytes of logits that are on the device at a time, unless one row is more.
@@ -49,14 +50,8 @@ impl<D: Driver> Gpu<D> {
             let n = at_a_time.min(a.len - first);
             let gemm = Gemm {
                 a: a.address() + first as u64 * operand_bytes,
-                w: head.buffer.address(),
-                out: logits.address(),
                 m: n,
-                n: head.rows,
-                k: head.columns,
-                dtype: head.dtype,
-                order: WeightOrder::Outputs,
-                accumulate: false,
+                ..gemm_of(a, head, logits.address())
             };
             let plan = Head {
                 logits: logits.address(),
@@ -71,10 +66,7 @@ impl<D: Driver> Gpu<D> {
                 vocab,
             };
             // SAFETY: widths and dtypes agree, and there is room for the logits of `n` rows.
-            if !unsafe { self.multiply_few(&gemm, 0)? } {
-                // SAFETY: the same.
-                unsafe { self.driver.gemm(&gemm)? };
-            }
+            unsafe { self.multiply(op, &gemm, 0)? };
             if *map != LogitMap::PLAIN {
                 let plan = plan::LogitMap {
                     logits: logits.address(),

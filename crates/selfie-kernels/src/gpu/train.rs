@@ -22,11 +22,8 @@ impl<D: Driver> Gpu<D> {
             check_shape(OP, "length of the bias", w.len, bias.len * bias.width)?;
         }
         out.set_len(OP, x.len)?;
-        self.gemm_f32(x, w, WeightOrder::Outputs, out)?;
-        match bias {
-            Some(bias) if out.len * out.width > 0 => self.add_bias(OP, bias.address(), out),
-            _ => Ok(()),
-        }
+        let bias = bias.map_or(0, GpuRows::address);
+        self.gemm_f32(OP, x, w, WeightOrder::Outputs, bias, out)
     }
 
     pub(super) fn product_f32_back(
@@ -39,15 +36,17 @@ impl<D: Driver> Gpu<D> {
         check_shape(OP, "rows of the weight", d.width, w.len)?;
         check_shape(OP, "width of the output", w.width, out.width)?;
         out.set_len(OP, d.len)?;
-        self.gemm_f32(d, w, WeightOrder::Terms, out)
+        self.gemm_f32(OP, d, w, WeightOrder::Terms, 0, out)
     }
 
-    /// `out = a · w`, whose shapes have been checked.
+    /// `out = a · w (+ bias)`, whose shapes have been checked; 0 is no bias.
     fn gemm_f32(
         &self,
+        op: &'static str,
         a: &GpuRows<D>,
         w: &GpuRows<D>,
         order: WeightOrder,
+        bias: u64,
         out: &mut GpuRows<D>,
     ) -> Result<()> {
         if out.len * out.width == 0 {
@@ -64,8 +63,8 @@ impl<D: Driver> Gpu<D> {
             order,
             accumulate: false,
         };
-        // SAFETY: the caller has checked that the three shapes agree.
-        unsafe { self.driver.gemm(&gemm) }
+        // SAFETY: the caller has checked that the shapes agree.
+        unsafe { self.multiply(op, &gemm, bias) }
     }
 
     pub(super) fn gate_backward(

@@ -39,17 +39,27 @@ pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -
 
 /// Seconds for texts of `new_tokens` after `batch` prompts.
 fn time(model: &Llama<Cuda>, batch: usize, sizes: &Sizes, new_tokens: usize) -> Result<f64> {
+    let start = Instant::now();
+    write_texts(model, batch, sizes.prompt, new_tokens)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Writes texts of `new_tokens` after `batch` prompts of `tokens`, all together.
+pub(crate) fn write_texts(
+    model: &Llama<Cuda>,
+    batch: usize,
+    tokens: usize,
+    new_tokens: usize,
+) -> Result<()> {
     let vocab = model.config().vocab_size;
-    let prompt = |i: usize| (0..sizes.prompt).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
+    let prompt = |i: usize| (0..tokens).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
     let prompts: Vec<Vec<u32>> = (0..batch).map(|i| prompt(i).collect()).collect();
     let decoding = Decoding {
         max_new_tokens: new_tokens,
         eos: Vec::new(),
         sampling: None,
     };
-    let start = Instant::now();
     let texts = generate_all(model, &prompts, &decoding, |_| {})?;
-    let seconds = start.elapsed().as_secs_f64();
     assert!(texts.iter().all(|text| text.new_ids.len() == new_tokens));
-    Ok(seconds)
+    Ok(())
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use selfie_kernels::gpu::{Cuda, Timed};
-use selfie_llama::{Decoding, Llama, generate_all};
+use selfie_llama::Llama;
 
 use crate::Result;
+use crate::decode::write_texts;
 use crate::report::Report;
 use crate::sizes::Sizes;
 use crate::sweep::Sweep;
@@ -37,19 +38,8 @@ pub(crate) fn measure(
 
 /// The launches of `batch` texts, the second time.
 fn texts(model: &Llama<Cuda>, batch: usize, tokens: usize, new: usize) -> Result<Vec<Timed>> {
-    let vocab = model.config().vocab_size;
-    let prompt = |i: usize| (0..tokens).map(move |j| ((31 * i + 7 * j + 5) % vocab) as u32);
-    let prompts: Vec<Vec<u32>> = (0..batch).map(|i| prompt(i).collect()).collect();
-    let decoding = Decoding {
-        max_new_tokens: new,
-        eos: Vec::new(),
-        sampling: None,
-    };
-    generate_all(model, &prompts, &decoding, |_| {})?;
-    profiled(model, || {
-        generate_all(model, &prompts, &decoding, |_| {})?;
-        Ok(())
-    })
+    write_texts(model, batch, tokens, new)?;
+    profiled(model, || write_texts(model, batch, tokens, new))
 }
 
 /// The launches of what runs on the model.

@@ -1,8 +1,8 @@
 //! NVIDIA GPUs, through the CUDA driver and cuBLASLt.
 //!
 //! Both libraries are loaded when a device is opened, so that a program which contains this module starts without them.
-//! One stream takes all work. Launches and products are not sent to it one by one: they are collected until
-//! something has to come before or after them (a copy, a read), and a series that comes again, as that of a
+//! One stream takes all work. Launches and products are not sent to it one by one: 48 are collected, or fewer if
+//! something has to come before or after them (a copy, a read). A series that comes again, as those of a
 //! decode step does, is sent as one CUDA graph.
 
 mod device;

@@ -28,8 +28,9 @@ const WORKSPACE: (usize, usize) = (32 << 20, 4 << 20);
 /// Algorithms that the heuristic is asked for.
 const CANDIDATES: usize = 8;
 
-/// Numbers of rows that an algorithm has to be valid for, where it is to serve all.
-const ANY_ROWS: [usize; 4] = [1, 16, 128, 8192];
+/// Numbers of rows, beside that of [any batch](Problem::of_any_batch), that an algorithm has to be valid for, where it is
+/// to serve all.
+const OTHER_ROWS: [usize; 3] = [1, 16, 8192];
 
 /// The library's handle, and what has been chosen.
 pub(super) struct Products {
@@ -150,13 +151,16 @@ impl Products {
         if let Some(&algorithm) = self.algorithms.get(&any) {
             return Ok(algorithm);
         }
-        let plans = ANY_ROWS.map(|m| Plan::new(&any.with_rows(m)));
-        let plans = plans.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let mut candidates = self.candidates(&any, &Plan::new(&any)?, CANDIDATES)?;
-        for (m, plan) in ANY_ROWS.into_iter().zip(&plans) {
+        let plan = Plan::new(&any)?;
+        let mut candidates = self.candidates(&any, &plan, CANDIDATES)?;
+        let mut plans = vec![plan];
+        for m in OTHER_ROWS {
+            let problem = any.with_rows(m);
+            let plan = Plan::new(&problem)?;
             // No algorithm for so many rows is no error: those for 128 are there.
-            let more = self.candidates(&any.with_rows(m), plan, CANDIDATES);
+            let more = self.candidates(&problem, &plan, CANDIDATES);
             candidates.extend(more.unwrap_or_default());
+            plans.push(plan);
         }
         let does =
             |algorithm: &&Algorithm| plans.iter().all(|plan| self.check(plan, algorithm).is_ok());
