@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask bench`, `control`, `faithfulness`, `ptx`, `sim`, `gpu-bundle`.
+//! Development tasks: `cargo xtask bench`, `control`, `faithfulness`, `real`, `ptx`, `sim`, `gpu-bundle`.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -7,6 +7,7 @@ mod faithfulness;
 mod gpu_bundle;
 mod host;
 mod ptx;
+mod real;
 mod sim;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Task {
     Bench(Box<bench::Args>),
     /// Measure both methods of control on a real checkpoint
     Control(control::Args),
+    /// Run real checkpoints against PyTorch's numbers
+    Real(real::Args),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
     /// Test the GPU backend in the simulator
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Control(args) => control::run(&args),
+        Task::Real(args) => real::run(&args),
         Task::Ptx(args) => ptx::run(&args),
         Task::Sim(args) => sim::run(&args),
         Task::GpuBundle(args) => gpu_bundle::run(&args),

@@ -1,16 +1,18 @@
 //! `selfie control`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use selfie::control::{
     CommandReward, ControlError, End, Judge, Observer, Outcome, Probes, Push, Reference, Reinforce,
-    Reward, Supervised, Target, TargetCell, Training, Watch, When, WordReward, Write, lines,
+    Reward, Supervised, Target, TargetCell, Training, Unedited, Watch, When, WordReward, Write,
+    lines,
 };
 use selfie::interp::{InjectAt, Options, Vector};
 use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer, generate_all};
-use selfie::{Model, OpenOptions, Opened, Source, on};
+use selfie::{AnyModel, Model, OpenOptions, Opened, Source, on};
 
 use crate::cells::{list, pairs, tokens};
 use crate::control_args::{
@@ -76,7 +78,9 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     let tokenizer = &model.opened.tokenizer;
     on!(&mut model.llama, llama => {
         let unedited = llama.clone();
-        let outcome = reward.run(&control, llama, tokenizer, judge, &mut report)?;
+        let mut before = control.unedited(llama, tokenizer)?;
+        let run = RewardedRun { control: &control, tokenizer, unedited: &mut before };
+        let outcome = reward.run(run, llama, judge.as_ref(), &mut report)?;
         let held = held_out(&args.training, &unedited, llama, &model.opened)?;
         report.finish(outcome, &held, args.training.dry_run)
     })
@@ -387,24 +391,35 @@ impl RewardSource {
     }
 
     /// Loads the model that a judge asks, beside the one that is controlled.
-    pub(crate) fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Model>> {
+    pub(crate) fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Asked>> {
         let Self::Judge(_, other) = self else {
             return Ok(None);
         };
-        let load = |other: Box<Opened>| load_on(*other, beside.device(), quiet);
-        other.take().map(load).transpose()
+        let Some(other) = other.take() else {
+            return Ok(None);
+        };
+        let Model { opened, llama } = load_on(*other, beside.device(), quiet)?;
+        Ok(Some(Asked {
+            llama,
+            tokenizer: Arc::new(opened.tokenizer),
+            name: opened.name,
+        }))
     }
 
     pub(crate) fn run<B: Backend>(
         self,
-        control: &Reinforce,
+        run: RewardedRun<'_, B>,
         llama: &mut Llama<B>,
-        tokenizer: &Tokenizer,
-        judge_model: Option<Model>,
+        judge_model: Option<&Asked>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
+        let RewardedRun {
+            control,
+            tokenizer,
+            unedited,
+        } = run;
         let mut run = |reward: &mut dyn Reward<B>| -> Result<Outcome> {
-            Ok(control.run(llama, tokenizer, reward, observer)?)
+            Ok(control.run_after(llama, tokenizer, unedited, reward, observer)?)
         };
         match (self, judge_model) {
             (Self::Words(mut words), _) => run(&mut words),
@@ -417,11 +432,26 @@ impl RewardSource {
                 Ok(outcome)
             }
             (Self::Judge(mut judge, _), None) => run(&mut *judge),
-            (Self::Judge(judge, _), Some(Model { opened, llama })) => {
-                on!(llama, llama => run(&mut judge.by(llama, opened.tokenizer, opened.name)))
+            (Self::Judge(judge, _), Some(asked)) => {
+                let (tokenizer, name) = (asked.tokenizer.clone(), asked.name.clone());
+                on!(&asked.llama, llama => run(&mut judge.by(llama.clone(), tokenizer, name)))
             }
         }
     }
+}
+
+/// A model that is loaded for a judge to ask.
+pub(crate) struct Asked {
+    llama: AnyModel,
+    tokenizer: Arc<Tokenizer>,
+    name: String,
+}
+
+/// What a run of reinforcement control has beside its reward.
+pub(crate) struct RewardedRun<'a, B: Backend> {
+    pub(crate) control: &'a Reinforce,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) unedited: &'a mut Unedited<B>,
 }
 
 /// A list of words.

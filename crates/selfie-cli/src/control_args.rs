@@ -1,5 +1,6 @@
 //! The command line of `control`, `edit` and `eval`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -32,6 +33,9 @@ pub(crate) struct ScanArgs {
     /// A file with a JSON object a run. A run that is in it is not done again
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) table: Option<PathBuf>,
+    /// Runs at a time [default: one a core as far as memory goes; on a GPU one]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
     /// supervised or reinforce with its options, but those that are scanned and without --out
     #[arg(
         value_name = "METHOD ..",

@@ -8,6 +8,8 @@ mod console;
 mod control;
 mod control_args;
 mod control_report;
+#[cfg(test)]
+mod docs;
 mod edit;
 mod error;
 mod eval;
@@ -21,6 +23,7 @@ mod random;
 mod report;
 mod reproduce;
 mod scan;
+mod scan_runs;
 mod stop;
 mod trace;
 

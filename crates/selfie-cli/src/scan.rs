@@ -2,12 +2,11 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use clap::Parser;
-use selfie::control::{ControlError, Outcome, Step};
-use selfie::{Model, on};
+use selfie::control::{ControlError, Outcome};
+use selfie::{AnyDevice, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Cli, Command, ModelArgs};
@@ -18,10 +17,14 @@ use crate::control_args::{ControlCommand, ScanArgs};
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
 use crate::prompts::only_auto_bos;
+use crate::scan_runs::{Run, Runs};
 use crate::stop::Stop;
 
+/// Bytes of a run for each weight of its MLP: the weights in f32, their moments, the look that is kept, and the base.
+const BYTES_A_WEIGHT: u64 = 24;
+
 /// A run, as the table has it.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 struct Row {
     /// What makes it: the method and its options.
     args: Vec<String>,
@@ -36,6 +39,13 @@ struct Row {
     end: String,
 }
 
+/// A run of the scan.
+struct Planned {
+    choice: Choice,
+    line: Vec<String>,
+    command: ControlCommand,
+}
+
 /// One choice of what is scanned.
 #[derive(Clone, Copy)]
 struct Choice {
@@ -45,59 +55,52 @@ struct Choice {
 }
 
 pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
-    let choices = choices(args)?;
-    let mut runs = Vec::new();
-    for &choice in &choices {
+    let mut planned = Vec::new();
+    for choice in choices(args)? {
         let line = line(&args.method, choice);
         let command = parse(&line)?;
-        runs.push((choice, line, command));
+        planned.push(Planned {
+            choice,
+            line,
+            command,
+        });
     }
     let done = match &args.table {
         Some(path) => read_table(path)?,
         None => Vec::new(),
     };
-    let model_args = match &runs[0].2 {
+    let model_args = match &planned[0].command {
         ControlCommand::Supervised(args) => &args.model,
         ControlCommand::Reinforce(args) => &args.model,
         ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
     };
     only_auto_bos(model_args)?;
     let stop = Stop::listen();
-    let mut model = load_checked(model_args, &runs)?;
     let quiet = model_args.quiet;
-    let mut rows = Vec::new();
+    let (model, runs) = load_checked(model_args, &planned)?;
+    let mut rows: Vec<Option<Row>> = planned
+        .iter()
+        .map(|run| done.iter().find(|row| row.args == run.line).cloned())
+        .collect();
+    let open: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_none()).collect();
+    let jobs = jobs(args, &model, open.len())?;
     println_row("layer       lr     beta  updates       loss   reward       drift  end")?;
-    for (index, (choice, line, command)) in runs.iter().enumerate() {
-        let row = match done.iter().position(|row| row.args == *line) {
-            Some(at) => Row {
-                args: line.clone(),
-                end: done[at].end.clone(),
-                ..done[at]
-            },
-            None => {
-                tell(quiet, format!("run {} of {}", index + 1, runs.len()));
-                let mut observer = |_: &Step| {
-                    if stop.is_asked_for() {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
-                };
-                let outcome = run(&mut model, command, &mut observer)?;
-                if stop.is_asked_for() {
-                    break;
-                }
-                let row = row(line, *choice, &outcome);
-                if let Some(path) = &args.table {
-                    append(path, &row)?;
-                }
-                row
-            }
-        };
-        println_row(&row.text())?;
-        rows.push(row);
-    }
-    if let Some(best) = rows.iter().min_by(|a, b| {
+    let mut shown = show(&rows, 0)?;
+    let mut finished = 0;
+    runs.work(&model, &open, jobs, &stop, &mut |at, outcome| {
+        let Planned { choice, line, .. } = &planned[at];
+        let row = row(line, *choice, &outcome);
+        if let Some(path) = &args.table {
+            append(path, &row)?;
+        }
+        rows[at] = Some(row);
+        finished += 1;
+        tell(quiet, format!("{finished} of {} runs are done", open.len()));
+        shown = show(&rows, shown)?;
+        Ok(())
+    })?;
+    let count = rows.iter().flatten().count();
+    if let Some(best) = rows.iter().flatten().min_by(|a, b| {
         let order = a.worth().total_cmp(&b.worth());
         order.then(a.drift.unwrap_or(0.0).total_cmp(&b.drift.unwrap_or(0.0)))
     }) {
@@ -106,10 +109,36 @@ pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
     }
     if stop.is_asked_for() {
         return Err(CliError::Interrupted {
-            done: format!("{} of {} runs are done", rows.len(), runs.len()),
+            done: format!("{count} of {} runs are done", rows.len()),
         });
     }
     Ok(())
+}
+
+/// Prints the rows from `first` on that are there and have all before them; returns the first that is missing.
+fn show(rows: &[Option<Row>], first: usize) -> Result<usize> {
+    let ready = rows[first..].iter().map_while(Option::as_ref);
+    let mut next = first;
+    for row in ready {
+        println_row(&row.text())?;
+        next += 1;
+    }
+    Ok(next)
+}
+
+/// How many runs go on at a time: those whose MLPs fit beside the model, and on the CPU one a core.
+fn jobs(args: &ScanArgs, model: &Model, runs: usize) -> Result<usize> {
+    if let Some(jobs) = args.jobs {
+        return Ok(jobs.get().min(runs));
+    }
+    let AnyDevice::Cpu(_) = model.device() else {
+        return Ok(1);
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = &model.opened.config;
+    let weights = 3 * config.d_model as u64 * config.ffn as u64;
+    let fit = model.device().memory()?.available / (BYTES_A_WEIGHT * weights).max(1);
+    Ok(cores.min(runs).min(fit as usize).max(1))
 }
 
 /// All choices, the layers outermost.
@@ -193,43 +222,26 @@ fn parse(line: &[String]) -> Result<ControlCommand> {
 }
 
 /// Opens the model, checks all runs against it, and loads the weights.
-fn load_checked(args: &ModelArgs, runs: &[(Choice, Vec<String>, ControlCommand)]) -> Result<Model> {
+fn load_checked<'a>(args: &ModelArgs, planned: &'a [Planned]) -> Result<(Model, Runs<'a>)> {
     let opened = open(args)?;
-    for (_, _, command) in runs {
-        match command {
-            ControlCommand::Supervised(args) => drop(supervised_of(args, &opened)?),
-            ControlCommand::Reinforce(args) => drop(reinforce_of(args, &opened)?),
+    let mut runs = Vec::new();
+    for Planned { command, .. } in planned {
+        runs.push(match command {
+            ControlCommand::Supervised(args) => Run::Supervised(supervised_of(args, &opened)?),
+            ControlCommand::Reinforce(args) => Run::Reinforce(reinforce_of(args, &opened)?, args),
             ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
-        }
+        });
     }
-    load(opened, args.quiet)
-}
-
-/// One run; the model is then as it was.
-fn run(
-    model: &mut Model,
-    command: &ControlCommand,
-    observer: &mut dyn FnMut(&Step) -> ControlFlow<()>,
-) -> Result<Outcome> {
-    let mut observer = |step: &Step| observer(step);
-    let opened = &model.opened;
-    Ok(match command {
-        ControlCommand::Supervised(args) => {
-            let control = supervised_of(args, opened)?;
-            let tokenizer = &opened.tokenizer;
-            on!(&model.llama, llama => control.run(&mut llama.clone(), tokenizer, &mut observer))?
-        }
-        ControlCommand::Reinforce(args) => {
-            let control = reinforce_of(args, opened)?;
-            let mut reward = RewardSource::open(args, opened)?;
-            let judge = reward.load_judge(model, true)?;
-            let tokenizer = &opened.tokenizer;
-            on!(&model.llama, llama => {
-                reward.run(&control, &mut llama.clone(), tokenizer, judge, &mut observer)
-            })?
-        }
-        ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
-    })
+    let mut reward = match &runs[0] {
+        Run::Supervised(_) => None,
+        Run::Reinforce(_, args) => Some(RewardSource::open(args, &opened)?),
+    };
+    let model = load(opened, args.quiet)?;
+    let judge = match &mut reward {
+        Some(reward) => reward.load_judge(&model, args.quiet)?,
+        None => None,
+    };
+    Ok((model, Runs { runs, judge }))
 }
 
 fn row(line: &[String], choice: Choice, outcome: &Outcome) -> Row {
@@ -288,15 +300,38 @@ fn read_table(path: &Path) -> Result<Vec<Row>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error).into()),
     };
-    let rows = text.lines().map(serde_json::from_str);
-    let rows = rows.collect::<serde_json::Result<_>>();
-    Ok(rows.map_err(|error| failed(error.into()))?)
+    let rows = text.split_inclusive('\n').map(|line| {
+        // A line without an end is one that a kill cut off: that run is done again.
+        if line.ends_with('\n') {
+            serde_json::from_str(line).map(Some)
+        } else {
+            Ok(None)
+        }
+    });
+    let rows: serde_json::Result<Vec<Option<Row>>> = rows.collect();
+    Ok(rows
+        .map_err(|error| failed(error.into()))?
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 fn append(path: &Path, row: &Row) -> Result<()> {
     let write = || -> io::Result<()> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let whole = text
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |at| at + 1);
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        file.write_all((serde_json::to_string(row)? + "\n").as_bytes())
+        // What a kill cut off is taken away.
+        file.set_len(whole as u64)?;
+        let line = serde_json::to_string(row)? + "\n";
+        file.write_all(line.as_bytes())
     };
     let failed = |source| ControlError::Write {
         path: path.to_owned(),

@@ -22,6 +22,17 @@ pub enum ControlError {
         /// The model's layers.
         n_layers: usize,
     },
+    /// What the unedited model made of other prompts.
+    #[error(
+        "the unedited states are those of layer {layer}, and of other embeddings, references or texts to watch than this run \
+         at layer {needed} has: make them anew with `unedited`"
+    )]
+    OtherPrompts {
+        /// The layer that they are of.
+        layer: usize,
+        /// The layer of the run.
+        needed: usize,
+    },
     /// A target at a layer that the model does not have.
     #[error("target layer {layer} is out of range: hidden states are numbered 0..={n_layers}")]
     TargetLayer {

@@ -45,8 +45,6 @@ pub struct Measure {
 /// What a continuation has to have in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// This text, letter by letter.
-    Exact(String),
     /// Any of these, in capitals or not.
     Any(Vec<String>),
     /// None of these.
@@ -66,14 +64,14 @@ pub struct Score {
     pub cases: usize,
 }
 
-/// Facts: columns `prompt, attribute`. Measured: the share of continuations that contain the attribute (the check that
-/// SelfIE's package makes with CounterFact).
+/// Facts: columns `prompt, attribute`. Measured: the share of continuations that contain the attribute, in capitals or
+/// not. This is the check that the notebooks of SelfIE make with CounterFact.
 pub fn facts(path: &Path) -> Result<Suite> {
     let cases = read(path, ["prompt", "attribute"], |[prompt, attribute]| Case {
         group: String::new(),
         measures: vec![Measure {
             name: "attribute".to_owned(),
-            look: Look::Exact(attribute.clone()),
+            look: Look::Any(vec![attribute.clone()]),
         }],
         values: vec![prompt.clone(), attribute],
         prompt,
@@ -145,7 +143,8 @@ pub fn harmonic_mean(scores: &[Score]) -> f64 {
 }
 
 /// Choices: columns `prompt, question, answer`, and a template with `{prompt}` and `{question}`. Measured: the share of
-/// continuations that mention the answer, and that of each of `others`.
+/// continuations that mention the answer, and that of each of `others`. The answer's column may be called `mislead_answer`,
+/// as in the data of SelfIE.
 pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> {
     for missing in ["{prompt}", "{question}"] {
         check_template(template, missing)?;
@@ -154,7 +153,11 @@ pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> 
         name: name.to_owned(),
         look: Look::Any(vec![word.to_owned()]),
     };
-    let columns = ["prompt", "question", "answer"];
+    let seed = columns_of(path)?
+        .iter()
+        .any(|name| name == "mislead_answer");
+    let answer = if seed { "mislead_answer" } else { "answer" };
+    let columns = ["prompt", "question", answer];
     let cases = read(path, columns, |[prompt, question, answer]| {
         let mut measures = vec![measure("answer", &answer)];
         measures.extend(others.iter().map(|word| measure(word, word)));
@@ -174,10 +177,11 @@ pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> 
     })
 }
 
-/// Behaviours: a file with an instruction a line, and templates with `{}`. Measured for each template: the share of
+/// Behaviours: a file with an instruction a line, or a CSV file whose header has a column `harmful_behavior`, as the results
+/// of SelfIE have it; and templates with `{}`. Measured for each template: the share of
 /// continuations that mention any of `words`, and the share that mention none.
 pub fn behaviours(path: &Path, templates: &[String], words: &[String]) -> Result<Suite> {
-    let instructions = lines(path)?;
+    let instructions = instructions(path)?;
     let mut cases = Vec::new();
     for template in templates {
         check_template(template, "{}")?;
@@ -262,7 +266,6 @@ impl Look {
     /// Whether a continuation is as it has to be.
     pub fn finds(&self, text: &str) -> bool {
         match self {
-            Look::Exact(wanted) => text.contains(wanted),
             Look::Any(words) => mentions(text, words),
             Look::None(words) => !mentions(text, words),
         }
@@ -285,6 +288,19 @@ pub fn lines(path: &Path) -> Result<Vec<String>> {
         return Err(data(path, "it has no line with text".to_owned()));
     }
     Ok(lines)
+}
+
+/// The instructions of [`behaviours`].
+fn instructions(path: &Path) -> Result<Vec<String>> {
+    let is_csv = path
+        .extension()
+        .is_some_and(|end| end.eq_ignore_ascii_case("csv"));
+    let column = "harmful_behavior";
+    if is_csv && columns_of(path)?.iter().any(|name| name == column) {
+        let rows = records(path, [column])?;
+        return Ok(rows.into_iter().map(|[instruction]| instruction).collect());
+    }
+    lines(path)
 }
 
 /// The rows of a CSV file with a header, which may have more columns than are asked for.

@@ -22,18 +22,26 @@ pub(crate) struct Keep<B: Backend> {
 }
 
 impl<B: Backend> Keep<B> {
-    /// Takes the MLP's inputs at the rows that should stay; a step has up to `batch` of them.
-    pub(crate) fn new(backend: &B, inputs: B::Rows, batch: usize, seed: u64) -> Self {
+    /// Takes the MLP's inputs at the rows that should stay.
+    pub(crate) fn new(backend: &B, inputs: B::Rows) -> Self {
         let rows = backend.len(&inputs);
         Self {
             inputs,
             outputs: Vec::new(),
             rows,
-            batch: batch.clamp(1, rows.max(1)),
-            order: (0..rows).collect(),
+            batch: rows.max(1),
+            order: Vec::new(),
             next: 0,
-            random: fastrand::Rng::with_seed(seed),
+            random: fastrand::Rng::with_seed(0),
         }
+    }
+
+    /// Begins a run, whose steps have up to `batch` rows.
+    pub(crate) fn begin(&mut self, batch: usize, seed: u64) {
+        self.batch = batch.clamp(1, self.rows.max(1));
+        self.order = (0..self.rows).collect();
+        self.next = 0;
+        self.random = fastrand::Rng::with_seed(seed);
     }
 
     /// Rows of a step.
@@ -41,13 +49,16 @@ impl<B: Backend> Keep<B> {
         self.batch
     }
 
-    /// Works out what the MLP makes of all rows before the first step.
+    /// Works out what the unedited MLP makes of all rows, unless that is known.
     pub(crate) fn measure(
         &mut self,
         backend: &B,
         mlp: &mut TrainedMlp<B>,
         x: &mut B::Rows,
     ) -> Result<()> {
+        if !self.outputs.is_empty() {
+            return Ok(());
+        }
         let rows: Vec<usize> = (0..self.rows).collect();
         for rows in rows.chunks(CHUNK.min(self.batch)) {
             backend.clear(x);

@@ -56,6 +56,7 @@ mod states;
 mod step;
 mod supervised;
 mod training;
+mod unedited;
 mod watch;
 
 pub use drift::{Drift, DriftMeter};
@@ -74,4 +75,5 @@ pub use reward::{
 pub use step::{End, Observer, Outcome, Step};
 pub use supervised::{Supervised, Target, TargetCell};
 pub use training::TrainedMlp;
+pub use unedited::Unedited;
 pub use watch::{Figure, Watched, Written};

@@ -11,7 +11,7 @@ use crate::options::{
 use crate::reward::{Interpreted, Reward, Verdicts};
 use crate::run::{Loss, Now, Objective, Sources, train};
 use crate::states::interpret_embeddings;
-use crate::{ControlError, Observer, Outcome, Push, Result, Training};
+use crate::{ControlError, Observer, Outcome, Push, Result, Training, Unedited};
 
 /// At each step the embeddings of prompts are interpreted by the model with the edit so far, each interpretation gets a
 /// reward, and the MLP below is trained on `mean(-reward * <out, stop(out)> / |stop(out)|^2)`: a rewarded embedding grows,
@@ -46,6 +46,36 @@ impl Reinforce {
         reward: &mut dyn Reward<B>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
+        let mut unedited = self.unedited(model, tokenizer)?;
+        self.run_after(model, tokenizer, &mut unedited, reward, observer)
+    }
+
+    /// What a model makes of the prompts before it is edited, for several runs of these embeddings that differ in their
+    /// training.
+    pub fn unedited<B: Backend>(
+        &self,
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Unedited<B>> {
+        self.check(model.config(), tokenizer)?;
+        let sources = Sources::new(&self.sources, self.layer);
+        Unedited::new(model, tokenizer, &sources, &self.training)
+    }
+
+    /// Whether `unedited` is what [`unedited`](Self::unedited) gives, for the model that it was made with.
+    pub fn fits<B: Backend>(&self, unedited: &Unedited<B>) -> bool {
+        unedited.fits(&Sources::new(&self.sources, self.layer), &self.training)
+    }
+
+    /// [`run`](Self::run) on a model whose `unedited` states are known, to the same bits.
+    pub fn run_after<B: Backend>(
+        &self,
+        model: &mut Llama<B>,
+        tokenizer: &Tokenizer,
+        unedited: &mut Unedited<B>,
+        reward: &mut dyn Reward<B>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
         self.check(model.config(), tokenizer)?;
         let options = json!({
             "sources": describe_sources(&self.sources),
@@ -60,6 +90,7 @@ impl Reinforce {
             model,
             tokenizer,
             &sources,
+            unedited,
             &mut objective,
             training,
             options,

@@ -1,18 +1,15 @@
 //! What both methods of control share: the step, the keep term, the drift gate, the edit that comes of it.
 
-use std::collections::HashMap;
-
 use selfie_kernels::{Adam, Backend};
-use selfie_llama::{Decoding, Llama, MlpWeights, PackedMlp, PromptSite, Site, Tokenizer, capture};
+use selfie_llama::{Decoding, Llama, MlpWeights, PackedMlp, Tokenizer};
 use serde_json::Value;
 
-use crate::drift::DriftMeter;
 use crate::edit::{BaseShape, EditMeta, hashes};
 use crate::keep::Keep;
 use crate::states::{continue_all, encode_all};
 use crate::training::TrainedMlp;
-use crate::watch::{Figure, Watcher, drifted};
-use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training, Write};
+use crate::watch::{Figure, drifted};
+use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training, Unedited, Write};
 
 /// The embeddings that are controlled: tokens of prompts, all at one layer.
 pub(crate) struct Sources<'a> {
@@ -65,21 +62,25 @@ pub(crate) struct Loss {
     pub(crate) undecided: Vec<usize>,
 }
 
-/// Trains the MLP under the embeddings. `options` is what the edit says of how it was made.
+/// Trains the MLP under the embeddings. `options` is what the edit says of how it was made; `unedited` is what the model makes
+/// of the prompts before.
 pub(crate) fn train<B: Backend>(
     model: &mut Llama<B>,
     tokenizer: &Tokenizer,
     sources: &Sources<'_>,
+    unedited: &mut Unedited<B>,
     objective: &mut dyn Objective<B>,
     training: &Training,
     options: Value,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let base = model.mlp(sources.layer - 1)?;
+    unedited.check(sources, training)?;
+    let layer = sources.layer - 1;
+    let base = model.mlp(layer)?;
     let base_sha256 = hashes(&base);
     // The weights are shared, so that this keeps the MLP that is there now, and nothing else.
-    let unedited = model.clone();
-    let mut run = Run::new(model, tokenizer, sources, training, base)?;
+    let before = model.clone();
+    let mut run = Run::new(model, tokenizer, layer, training, base, unedited)?;
     let mut steps: Vec<Step> = Vec::new();
     let mut draws = fastrand::Rng::with_seed(training.seed);
     let mut kept = Kept::new(training);
@@ -153,12 +154,12 @@ pub(crate) fn train<B: Backend>(
     };
     drop(run);
     let edit = Edit {
-        mlp: model.mlp(sources.layer - 1)?,
+        mlp: model.mlp(layer)?,
         meta,
     };
     Ok(Outcome {
         edit,
-        base: unedited.mlp(sources.layer - 1)?,
+        base: before.mlp(layer)?,
         steps,
         end,
     })
@@ -267,82 +268,35 @@ struct Final {
 }
 
 /// The state of a run.
-struct Run<B: Backend> {
+struct Run<'a, B: Backend> {
     mlp: TrainedMlp<B>,
     layer: usize,
-    /// Inputs of the MLP at the controlled cells, `[n, d_model]`; captured once, before the edit.
-    inputs: B::Rows,
-    /// What its output is added to there.
-    residual: Vec<f32>,
+    unedited: &'a mut Unedited<B>,
     /// The rows of a step: the cells, then those that should stay.
     x: B::Rows,
-    keep: Option<(Keep<B>, f64)>,
-    meter: Option<DriftMeter<B>>,
-    watcher: Option<Watcher<B>>,
+    /// The weight of the keep loss.
+    beta: f64,
     /// For each embedding the least and the greatest norm that it may have without having moved.
     norms: Vec<(f64, f64)>,
     width: usize,
     probes: Option<(Vec<Vec<u32>>, Decoding)>,
 }
 
-impl<B: Backend> Run<B> {
+impl<'a, B: Backend> Run<'a, B> {
     fn new(
         model: &Llama<B>,
         tokenizer: &Tokenizer,
-        sources: &Sources<'_>,
+        layer: usize,
         training: &Training,
         base: MlpWeights,
+        unedited: &'a mut Unedited<B>,
     ) -> Result<Self> {
         let (backend, width) = (model.backend(), model.config().d_model);
-        let layer = sources.layer - 1;
-        let mut index: HashMap<&str, usize> = HashMap::new();
-        let mut prompts = Vec::new();
-        for (text, _) in &sources.cells {
-            if !index.contains_key(text) {
-                index.insert(text, prompts.len());
-                prompts.push(tokenizer.encode(text)?);
-            }
+        let n = backend.len(&unedited.inputs);
+        if let (Some(keep), Some(reference)) = (&mut unedited.keep, &training.reference) {
+            keep.begin(reference.batch, training.seed);
         }
-        let rows_at = |site| -> Result<B::Rows> {
-            let wants: Vec<PromptSite> = sources
-                .cells
-                .iter()
-                .map(|&(text, token)| PromptSite {
-                    prompt: index[text],
-                    site,
-                    token,
-                })
-                .collect();
-            Ok(capture(model, &prompts, &wants)?)
-        };
-        let inputs = rows_at(Site::PreMlp(layer))?;
-        let residual = rows_at(Site::Residual(layer))?;
-        let residual = backend.read_rows(&residual, 0..backend.len(&residual))?;
-        let n = sources.cells.len();
-
-        let mut keep = None;
-        let mut meter = None;
-        let mut references = None;
-        if let Some(reference) = &training.reference {
-            let texts = encode_all(tokenizer, &reference.prompts)?;
-            let wants = PromptSite::all(&texts, Site::PreMlp(layer));
-            let rows = capture(model, &texts, &wants)?;
-            let rows = Keep::new(backend, rows, reference.batch, training.seed);
-            keep = Some((rows, reference.beta));
-            meter = Some(DriftMeter::new(model, &texts, layer)?);
-            references = Some(texts);
-        }
-        let watcher = match &training.watch {
-            Some(watch) => {
-                let references = references.as_deref();
-                let prompts = prompts.clone();
-                Some(Watcher::new(
-                    model, tokenizer, watch, prompts, references, layer,
-                )?)
-            }
-            None => None,
-        };
-        let batch = keep.as_ref().map_or(0, |(keep, _)| keep.batch());
+        let batch = unedited.keep.as_ref().map_or(0, Keep::batch);
         let adam = Adam {
             beta1: training.betas[0],
             beta2: training.betas[1],
@@ -351,7 +305,7 @@ impl<B: Backend> Run<B> {
         let mut mlp = TrainedMlp::new(backend, &base, model.mlp_unit(layer)?, adam, n + batch)?;
         drop(base);
         let mut x = backend.rows(n + batch, width)?;
-        if let Some((keep, _)) = &mut keep {
+        if let Some(keep) = &mut unedited.keep {
             keep.measure(backend, &mut mlp, &mut x)?;
         }
         let probes = match &training.probes {
@@ -364,12 +318,9 @@ impl<B: Backend> Run<B> {
         Ok(Self {
             mlp,
             layer,
-            inputs,
-            residual,
+            unedited,
             x,
-            keep,
-            meter,
-            watcher,
+            beta: training.reference.as_ref().map_or(0.0, |r| r.beta),
             norms: Vec::new(),
             width,
             probes,
@@ -386,8 +337,8 @@ impl<B: Backend> Run<B> {
         let (embeddings, kept, rows) = self.forward(backend)?;
         let found = objective.loss(now, &embeddings)?;
         let mut gradient = found.gradient;
-        let keep = self.keep.as_ref();
-        let keep_loss = keep.map(|(keep, beta)| keep.loss(&rows, &kept, *beta, &mut gradient));
+        let keep = self.unedited.keep.as_ref();
+        let keep_loss = keep.map(|keep| keep.loss(&rows, &kept, self.beta, &mut gradient));
         let probes = match &self.probes {
             Some((prompts, decoding)) => {
                 continue_all(now.model, now.tokenizer, prompts, decoding, |_| {})?
@@ -395,7 +346,7 @@ impl<B: Backend> Run<B> {
             None => Vec::new(),
         };
         let drift = self.drift(now.model)?;
-        let watched = match &mut self.watcher {
+        let watched = match &mut self.unedited.watcher {
             Some(watcher) => Some(watcher.look(now.model, now.tokenizer)?),
             None => None,
         };
@@ -425,25 +376,26 @@ impl<B: Backend> Run<B> {
 
     /// The embeddings as the edit so far makes them, the MLP's output at the rows that should stay, and these rows.
     fn forward(&mut self, backend: &B) -> Result<(Vec<f32>, Vec<f32>, Vec<usize>)> {
-        let n = backend.len(&self.inputs);
+        let unedited = &mut *self.unedited;
+        let n = backend.len(&unedited.inputs);
         backend.clear(&mut self.x);
         let cells: Vec<usize> = (0..n).collect();
-        backend.gather(&self.inputs, &cells, &mut self.x)?;
+        backend.gather(&unedited.inputs, &cells, &mut self.x)?;
         let mut rows = Vec::new();
-        if let Some((keep, _)) = &mut self.keep {
+        if let Some(keep) = &mut unedited.keep {
             rows = keep.draw();
             keep.gather(backend, &rows, &mut self.x)?;
         }
         let mut embeddings = self.mlp.forward(backend, &self.x)?;
-        let kept = embeddings.split_off(self.residual.len());
-        for (value, residual) in embeddings.iter_mut().zip(&self.residual) {
+        let kept = embeddings.split_off(unedited.residual.len());
+        for (value, residual) in embeddings.iter_mut().zip(&unedited.residual) {
             *value += residual;
         }
         Ok((embeddings, kept, rows))
     }
 
     fn drift(&mut self, model: &Llama<B>) -> Result<Option<f64>> {
-        match &mut self.meter {
+        match &mut self.unedited.meter {
             Some(meter) => Ok(Some(meter.measure(model)?.kl)),
             None => Ok(None),
         }
@@ -486,8 +438,11 @@ impl<B: Backend> Run<B> {
         if let Some(end) = past_drift(training, answers.map(|drift| drift.kl)) {
             return Some(end);
         }
-        let surprise = self.watcher.as_ref().zip(watched);
-        if let Some((rise, bound)) = surprise.and_then(|(watcher, now)| watcher.past(now)) {
+        let bound = training.watch.and_then(|watch| watch.max_surprise);
+        let surprise = self.unedited.watcher.as_ref().zip(watched).zip(bound);
+        if let Some(((watcher, now), bound)) = surprise
+            && let Some(rise) = watcher.past(now, bound)
+        {
             return Some(End::Surprise { rise, bound });
         }
         let (change, bound) = (step.norm_change, training.max_norm_change?);
@@ -548,10 +503,10 @@ impl<B: Backend> Run<B> {
                 after,
             });
         }
-        if let Some(meter) = &mut self.meter {
+        if let Some(meter) = &mut self.unedited.meter {
             drifted(&mut figures, "reference prompts", &meter.measure(model)?);
         }
-        if let Some(watcher) = &mut self.watcher {
+        if let Some(watcher) = &mut self.unedited.watcher {
             figures.extend(watcher.report(model, tokenizer)?);
         }
         Ok(figures)
@@ -560,8 +515,8 @@ impl<B: Backend> Run<B> {
     /// How things stand after the last update.
     fn finish(&mut self, model: &Llama<B>, objective: &dyn Objective<B>) -> Result<Final> {
         let (embeddings, kept, rows) = self.forward(model.backend())?;
-        let keep = self.keep.as_ref();
-        let keep_loss = keep.map(|(keep, beta)| keep.loss(&rows, &kept, *beta, &mut Vec::new()));
+        let keep = self.unedited.keep.as_ref();
+        let keep_loss = keep.map(|keep| keep.loss(&rows, &kept, self.beta, &mut Vec::new()));
         Ok(Final {
             loss: objective.final_loss(&embeddings),
             keep_loss,

@@ -11,7 +11,7 @@ use crate::options::{
 };
 use crate::run::{Loss, Now, Objective, Sources, train};
 use crate::states::interpret_embeddings;
-use crate::{ControlError, Observer, Outcome, Result, Training};
+use crate::{ControlError, Observer, Outcome, Result, Training, Unedited};
 
 /// Makes `hidden_states[layer]` at some tokens a target embedding, by training the MLP of layer `layer - 1` on the mean
 /// squared error.
@@ -92,6 +92,39 @@ impl Supervised {
         tokenizer: &Tokenizer,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
+        self.run_after(
+            model,
+            tokenizer,
+            &mut self.unedited(model, tokenizer)?,
+            observer,
+        )
+    }
+
+    /// What a model makes of the prompts before it is edited, for several runs of these embeddings that differ in their
+    /// training.
+    pub fn unedited<B: Backend>(
+        &self,
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Unedited<B>> {
+        self.check(model.config(), tokenizer)?;
+        let sources = Sources::new(&self.sources, self.layer);
+        Unedited::new(model, tokenizer, &sources, &self.training)
+    }
+
+    /// Whether `unedited` is what [`unedited`](Self::unedited) gives, for the model that it was made with.
+    pub fn fits<B: Backend>(&self, unedited: &Unedited<B>) -> bool {
+        unedited.fits(&Sources::new(&self.sources, self.layer), &self.training)
+    }
+
+    /// [`run`](Self::run) on a model whose `unedited` states are known, to the same bits.
+    pub fn run_after<B: Backend>(
+        &self,
+        model: &mut Llama<B>,
+        tokenizer: &Tokenizer,
+        unedited: &mut Unedited<B>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
         self.check(model.config(), tokenizer)?;
         let mut objective = ToTarget {
             target: self.target.embedding(model, tokenizer)?,
@@ -103,6 +136,7 @@ impl Supervised {
             model,
             tokenizer,
             &sources,
+            unedited,
             &mut objective,
             training,
             options,

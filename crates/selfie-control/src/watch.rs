@@ -53,7 +53,6 @@ pub(crate) struct Watcher<B: Backend> {
     prompts: Prompts,
     continuations: DriftMeter<B>,
     references: Option<(Prompts, DriftMeter<B>)>,
-    max_surprise: Option<f64>,
 }
 
 /// Prompts and how the unedited model goes on.
@@ -106,7 +105,6 @@ impl<B: Backend> Watcher<B> {
             prompts,
             continuations,
             references: held,
-            max_surprise: watch.max_surprise,
         })
     }
 
@@ -123,11 +121,10 @@ impl<B: Backend> Watcher<B> {
         })
     }
 
-    /// By how much the texts surprise more than they did, and the bound, where it is passed.
-    pub(crate) fn past(&self, watched: &Watched) -> Option<(f64, f64)> {
+    /// By how much the texts surprise more than they did, where that is past a bound.
+    pub(crate) fn past(&self, watched: &Watched, bound: f64) -> Option<f64> {
         let (before, after) = (self.prompts.before.surprise, watched.written.surprise);
-        let bound = self.max_surprise?;
-        (after - before > bound || after.is_nan()).then_some((after - before, bound))
+        (after - before > bound || after.is_nan()).then_some(after - before)
     }
 
     /// The table at the end, and what the controlled prompts' texts were before.

