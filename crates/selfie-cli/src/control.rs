@@ -118,8 +118,9 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
 pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
     let mut sources = Vec::new();
     for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
-        let found = tokens("tokens", wanted, opened.encode(prompt)?.len())?;
-        sources.extend(found.into_iter().map(|token| (prompt.clone(), token)));
+        let found = tokens(&wanted.parse()?, std::slice::from_ref(prompt), opened, true)?;
+        let found = found.into_iter().flatten();
+        sources.extend(found.map(|token| (prompt.clone(), token)));
     }
     let seed = args.interpretation.sampling.seed;
     let default = Defaults {

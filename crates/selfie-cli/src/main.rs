@@ -14,6 +14,7 @@ mod eval;
 mod generate;
 mod info;
 mod interpret;
+mod merge;
 mod open;
 mod output;
 mod prompts;
@@ -22,6 +23,7 @@ mod report;
 mod reproduce;
 mod scan;
 mod stop;
+mod sweep;
 mod trace;
 
 use std::panic;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::trace(&args),
         Command::Interpret(args) => interpret::interpret(&args),
         Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
+        Command::Sweep(args) => sweep::sweep(&args),
+        Command::Merge(args) => merge::merge(&args),
         Command::Report(args) => report::report(&args),
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
