@@ -1,8 +1,9 @@
 //! `selfie sweep`: many prompts, into a folder.
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
+use indicatif::{HumanDuration, ProgressBar};
 use selfie::Opened;
 use selfie::interp::Options;
 use selfie_sweep::{Observer, Plan, Settings, Shard, SweepFolder, read_prompts};
@@ -19,6 +20,8 @@ use crate::stop::Stop;
 
 /// Prompts that a note names.
 const NAMED: usize = 10;
+/// How often a log that is no terminal hears of the progress.
+const TELL: Duration = Duration::from_secs(60);
 
 pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     let stop = Stop::listen();
@@ -155,6 +158,8 @@ struct Progress {
     bar: ProgressBar,
     /// Rows that an earlier run has computed.
     before: usize,
+    /// When the log was told last.
+    told: Instant,
     quiet: bool,
     stop: Stop,
 }
@@ -169,6 +174,7 @@ impl Progress {
         Self {
             bar,
             before: folder.done(),
+            told: Instant::now(),
             quiet,
             stop,
         }
@@ -176,11 +182,21 @@ impl Progress {
 }
 
 impl Observer for Progress {
-    fn row(&mut self, done: usize, _rows: usize) {
+    fn row(&mut self, done: usize, rows: usize) {
         let seconds = self.bar.elapsed().as_secs_f64().max(1e-9);
         let rate = (done - self.before) as f64 / seconds;
         self.bar.set_message(format!("{rate:.1}"));
         self.bar.set_position(done as u64);
+        // A job's log has no bar.
+        if self.bar.is_hidden() && self.told.elapsed() > TELL {
+            self.told = Instant::now();
+            let left = Duration::from_secs_f64((rows - done) as f64 / rate.max(1e-9));
+            let left = HumanDuration(left);
+            tell(
+                self.quiet,
+                format!("{done}/{rows} rows ({rate:.1}/s), {left} left"),
+            );
+        }
     }
 
     fn pass(&mut self) -> ControlFlow<()> {

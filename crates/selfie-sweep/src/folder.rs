@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use selfie::interp::{Options, Row};
@@ -28,7 +29,7 @@ const PARQUET: &str = ".parquet";
 /// The folder of a sweep, or of a shard of one, for one process at a time.
 pub struct SweepFolder {
     dir: PathBuf,
-    plan: Plan,
+    plan: Arc<Plan>,
     settings: Settings,
     /// Which of the plan's rows are done, from the shard's first.
     done: Vec<bool>,
@@ -36,8 +37,8 @@ pub struct SweepFolder {
     parts: Vec<PartInfo>,
     /// The number of the open part.
     next: usize,
-    /// The lines of the open part, after the lines that were there.
-    journal: Journal,
+    /// The open part, when there is a line in it.
+    journal: Option<Journal>,
     /// How many lines it has.
     lines: usize,
     opened: Instant,
@@ -85,15 +86,20 @@ impl SweepFolder {
             }
         }
         let mut lines = 0;
-        let journal = Journal::open(own.join(part_name(next, OPEN)), |line| {
-            mark(line.row);
-            lines += 1;
-        })?;
+        let open = own.join(part_name(next, OPEN));
+        let journal = if open.exists() {
+            Some(Journal::open(open, |line| {
+                mark(line.row);
+                lines += 1;
+            })?)
+        } else {
+            None
+        };
         let mut folder = Self {
             names: manifest.map(|manifest| (manifest.model, manifest.reader)),
             n_done: done.iter().filter(|done| **done).count(),
             dir: own,
-            plan,
+            plan: Arc::new(plan),
             settings,
             done,
             parts,
@@ -120,7 +126,7 @@ impl SweepFolder {
     }
 
     /// The rows that it is to have.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
@@ -194,7 +200,11 @@ impl SweepFolder {
         if *done {
             return Ok(());
         }
-        self.journal.push(&Line { row, what })?;
+        let open = || Journal::open(self.dir.join(part_name(self.next, OPEN)), |_| {});
+        let mut journal = self.journal.take().map_or_else(open, Ok)?;
+        let pushed = journal.push(&Line { row, what });
+        self.journal = Some(journal);
+        pushed?;
         *done = true;
         self.n_done += 1;
         self.lines += 1;
@@ -207,12 +217,13 @@ impl SweepFolder {
     /// Makes a file of the open part, if there is a row in it.
     pub fn close_part(&mut self, options: &Options, device: &str) -> Result<()> {
         self.opened = Instant::now();
-        if self.lines == 0 {
+        let Some(journal) = self.journal.as_ref().filter(|_| self.lines > 0) else {
             return Ok(());
-        }
+        };
+        let journal = journal.path().to_owned();
         let mut lines = Vec::with_capacity(self.lines);
         // Read from the disk: what is there counts.
-        let journal = Journal::open(self.journal.path().to_owned(), |line| lines.push(line))?;
+        Journal::open(journal.clone(), |line| lines.push(line))?;
         lines.sort_by_key(|line| line.row);
         let name = part_name(self.next, PARQUET);
         let mut info = PartInfo {
@@ -260,10 +271,9 @@ impl SweepFolder {
         .map_err(|error| stray.unwrap_or_else(|| write_error(&path)(error)))?;
         // From here on the part counts, and its journal does not.
         self.parts.push(info);
-        let old = journal.path().to_owned();
-        fs::remove_file(&old).map_err(write_error(&old))?;
+        fs::remove_file(&journal).map_err(write_error(&journal))?;
         self.next += 1;
-        self.journal = Journal::open(self.dir.join(part_name(self.next, OPEN)), |_| {})?;
+        self.journal = None;
         self.lines = 0;
         self.write_manifest()
     }
@@ -350,7 +360,7 @@ pub(crate) fn put(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) 
 }
 
 /// A rename is on the disk when its folder is, where folders can be synchronised.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()),

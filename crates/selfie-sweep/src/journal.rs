@@ -9,6 +9,7 @@ use selfie::interp::{Controlled, Key, Options, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{read_error, write_error};
+use crate::folder::sync_folder;
 use crate::{Plan, Result, SweepError};
 
 /// How long lines may be with the operating system before they are on the disk. A process that is killed loses none of them, a machine
@@ -141,7 +142,9 @@ impl Journal {
             each(line);
             len += n as u64;
         }
-        file.set_len(len).map_err(write_error(&path))?;
+        file.set_len(len)
+            .and_then(|()| sync_folder(&path))
+            .map_err(write_error(&path))?;
         Ok(Self {
             path,
             file,

@@ -1,6 +1,7 @@
 //! Computing what a folder does not have yet.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use selfie::Model;
 use selfie::interp::{InterpError, Options, Row, Sink};
@@ -53,7 +54,7 @@ pub fn sweep(
     observer: &mut impl Observer,
 ) -> Result<Swept> {
     let options = folder.name(options)?;
-    let plan = folder.plan().clone();
+    let plan = Arc::clone(folder.plan());
     let (cells, firsts) = plan.cells_to_do(|row| folder.is_done(row));
     let device = reader.unwrap_or(model).device().describe();
     let mut into = Into {
