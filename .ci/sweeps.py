@@ -11,7 +11,7 @@ import sys
 import venv
 from pathlib import Path
 
-PACKAGES = ["pandas==2.3.3", "pyarrow==22.0.0", "polars==1.35.2", "duckdb==1.4.2"]
+PACKAGES = ["pandas==3.1.1", "pyarrow==26.0.1", "polars==2.1.0", "duckdb==2.0.1"]
 PROMPTS = [
     "[INST] What is the capital of the country of the Colosseum? [/INST]",
     'Rome, "the eternal city", is old',

@@ -240,6 +240,7 @@ fn what_a_prompt_does_not_have_is_counted_and_the_others_go_on() {
 fn interpret_knows_the_same_selectors() {
     let rows = |tokens: &str| -> Vec<u64> {
         let args = [
+            "--quiet",
             "--prompt",
             PROMPTS[0],
             "--layers",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{Folder, run};
 
-/// 7 layers of all tokens of 12 prompts, of the demo.
+/// 12 prompts of the demo's world.
 fn prompts(folder: &Folder) -> String {
     let cities = ["Rome", "Paris", "Milan", "the Colosseum", "Lyon", "Italy"];
     let of = |city: &str| format!("[INST] What is {city} in? [/INST]\nSay, is {city} old?\n");
@@ -29,7 +29,7 @@ fn sweep(prompts: &str, out: &str) -> Command {
             "--prompts",
             prompts,
             "--tokens",
-            "all",
+            "-4..",
             "--out",
             out,
         ])
