@@ -86,7 +86,7 @@ pub(crate) fn tokens(
 }
 
 /// That a part of a selector is not in all prompts, with the first of those.
-pub(crate) fn not_in_all(what: &str, places: &[usize], prompts: usize) -> String {
+fn not_in_all(what: &str, places: &[usize], prompts: usize) -> String {
     const NAMED: usize = 10;
     let first: Vec<String> = places.iter().take(NAMED).map(usize::to_string).collect();
     let more = if places.len() > NAMED { ", ..." } else { "" };

@@ -420,7 +420,7 @@ mod tests {
                 .parse::<TokenSelector>()
                 .unwrap()
                 .select(prompt, &spans);
-            assert_eq!(selected.tokens, [], "{text}");
+            assert!(selected.tokens.is_empty(), "{text}");
             selected.missed[0].to_string()
         };
         assert_eq!(nothing("word:Rom"), "\"word:Rom\" is not in the prompt");
