@@ -70,7 +70,10 @@ impl CliError {
 fn of_sweep(error: &SweepError) -> u8 {
     match error {
         SweepError::Selfie(error) => of_selfie(error),
-        SweepError::Write { .. } | SweepError::Damaged { .. } | SweepError::Stray { .. } => 1,
+        SweepError::Read { .. }
+        | SweepError::Write { .. }
+        | SweepError::Damaged { .. }
+        | SweepError::Stray { .. } => 1,
         SweepError::Locked { .. } | SweepError::Unfinished { .. } => 1,
         _ => 2,
     }
