@@ -54,6 +54,12 @@ fn range(from: &str, to: &str) -> Option<Range<usize>> {
     }
 }
 
+/// The selector of `--tokens`.
+pub(crate) fn selector(text: &str) -> Result<TokenSelector> {
+    text.parse()
+        .or_else(|error: selfie::Error| usage(format!("--tokens {error}")))
+}
+
 /// The tokens that the selector of `--tokens` finds in each prompt. What is in none of them is an error; what is in some only is told,
 /// with the prompts where it is not.
 pub(crate) fn tokens(

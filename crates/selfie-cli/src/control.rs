@@ -12,7 +12,7 @@ use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer, generate_all};
 use selfie::{Model, OpenOptions, Opened, Source, on};
 
-use crate::cells::{list, pairs, tokens};
+use crate::cells::{list, pairs, selector, tokens};
 use crate::control_args::{
     ControlCommand, InterpretationArgs, PushArg, ReinforceArgs, SupervisedArgs, TrainingArgs,
     WhenArg, WriteArg,
@@ -118,7 +118,12 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
 pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
     let mut sources = Vec::new();
     for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
-        let found = tokens(&wanted.parse()?, std::slice::from_ref(prompt), opened, true)?;
+        let found = tokens(
+            &selector(wanted)?,
+            std::slice::from_ref(prompt),
+            opened,
+            true,
+        )?;
         let found = found.into_iter().flatten();
         sources.extend(found.map(|token| (prompt.clone(), token)));
     }

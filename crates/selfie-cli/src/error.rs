@@ -28,6 +28,8 @@ pub(crate) enum CliError {
         "the first update brings the drift to {drift:.6}, over --max-drift {bound}: no edit is written; try a smaller --lr"
     )]
     NoUpdate { drift: f64, bound: f64 },
+    #[error("--prompts: {0}")]
+    Prompts(SweepError),
     #[error(transparent)]
     Sweep(#[from] SweepError),
     #[error(transparent)]
@@ -49,7 +51,7 @@ impl CliError {
                 | ExplorerError::NothingInCommon { .. },
             ) => 2,
             Self::Selfie(error) => of_selfie(error),
-            Self::Sweep(error) => of_sweep(error),
+            Self::Prompts(error) | Self::Sweep(error) => of_sweep(error),
             _ => 1,
         }
     }

@@ -9,7 +9,7 @@ use selfie::{OpenOptions, Opened, Source};
 use selfie_explorer::Commands;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
-use crate::cells::{list, numbers, pairs, tokens};
+use crate::cells::{list, numbers, pairs, selector, tokens};
 use crate::chat;
 use crate::console::{bar, style, tell};
 use crate::error::{CliError, Result, usage};
@@ -113,7 +113,7 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
     }
     // hidden_states has one more entry than there are layers.
     let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
-    let selector = args.tokens.parse()?;
+    let selector = selector(&args.tokens)?;
     let tokens = tokens(&selector, prompts, opened, args.model.quiet)?;
     for (prompt, tokens) in tokens.iter().enumerate() {
         for &layer in &layers {

@@ -7,13 +7,13 @@ use selfie_sweep::read_prompts;
 
 use crate::args::{BosArg, InterpretArgs, ModelArgs};
 use crate::console::tell;
-use crate::error::{Result, usage};
+use crate::error::{CliError, Result, usage};
 
 /// The prompts of `--prompt`, or those of `--prompts`.
 pub(crate) fn prompts(args: &InterpretArgs) -> Result<Vec<String>> {
     match &args.prompts {
         None => Ok(args.prompt.clone()),
-        Some(path) => Ok(read_prompts(path, args.column.as_deref())?),
+        Some(path) => read_prompts(path, args.column.as_deref()).map_err(CliError::Prompts),
     }
 }
 

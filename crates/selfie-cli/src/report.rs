@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use selfie::TokenSelector;
 use selfie::control::OutputFile;
 use selfie_explorer::{Commands, Explorer, Row, Run, read_rows};
 
 use crate::args::ReportArgs;
-use crate::cells::numbers;
+use crate::cells::{numbers, selector};
 use crate::error::{Result, usage};
 
 pub(crate) fn report(args: &ReportArgs) -> Result<()> {
@@ -98,7 +97,7 @@ fn chosen(mut rows: Vec<Row>, args: &ReportArgs) -> Result<Vec<Row>> {
         let length = lengths.entry(row.prompt.clone()).or_default();
         *length = (*length).max(row.token + 1);
     }
-    let selector: TokenSelector = args.tokens.parse()?;
+    let selector = selector(&args.tokens)?;
     if selector.needs_text() {
         return usage(format!(
             "--tokens {selector}: rows do not have all tokens of their prompts; give numbers"

@@ -9,7 +9,7 @@ use selfie::interp::Options;
 use selfie_sweep::{Observer, Plan, Settings, Shard, SweepFolder, read_prompts};
 
 use crate::args::SweepRunArgs;
-use crate::cells::numbers;
+use crate::cells::{numbers, selector};
 use crate::chat;
 use crate::console::{bar, style, tell};
 use crate::error::{CliError, Result};
@@ -26,7 +26,8 @@ const TELL: Duration = Duration::from_secs(60);
 pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     let stop = Stop::listen();
     let quiet = args.model.quiet;
-    let prompts = read_prompts(&args.prompts, args.column.as_deref())?;
+    let prompts = read_prompts(&args.prompts, args.column.as_deref());
+    let prompts = prompts.map_err(CliError::Prompts)?;
     let mut opened = open(&args.model)?;
     let reader = reader(args.reader.as_deref(), &opened)?;
     let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
@@ -90,7 +91,7 @@ fn plan(
 ) -> Result<Plan> {
     // hidden_states has one more entry than there are layers.
     let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
-    let tokens = args.tokens.parse()?;
+    let tokens = selector(&args.tokens)?;
     let shard = match &args.shard {
         None => Shard::ALL,
         Some(shard) => shard.parse()?,
