@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Interpret(InterpretArgs),
     /// Interpret vectors of a safetensors file
     InterpretVectors(InterpretVectorsArgs),
+    /// Interpret the embeddings of many prompts into a folder; the same command goes on where it was stopped
+    Sweep(SweepRunArgs),
+    /// Check that a sweep, or all its shards, are complete, and write one file of their rows
+    Merge(MergeArgs),
     /// Show rows that interpret wrote as a page to explore, or as a figure
     Report(ReportArgs),
     /// Change what embeddings say, as an edit of one layer's MLP
@@ -231,6 +235,11 @@ pub(crate) struct SweepArgs {
     pub(crate) controls: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+}
+
+/// Where rows go.
+#[derive(Args, Debug)]
+pub(crate) struct OutArgs {
     /// A .jsonl, .csv, .parquet or .txt file, a page to explore (.html), or a figure (.svg) [default: stdout]. Until it is
     /// complete its rows are in NAME.partial.EXT beside it (pages and figures are written at the end). When the run fails
     /// or is interrupted, the rows that are done take the file's place, or stay beside it if an older result is there
@@ -266,9 +275,13 @@ pub(crate) struct InterpretArgs {
     /// A prompt whose embeddings are interpreted; can be given several times
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
-    /// A file with a prompt a line, or - for stdin. A line that is a JSON string is decoded, blank ones are skipped
+    /// A file with a prompt a line, or - for stdin. A line that is a JSON string is decoded, blank ones are skipped. Or
+    /// .csv, .jsonl or .parquet, with a prompt a record
     #[arg(long, value_name = "FILE|-", conflicts_with = "prompt")]
     pub(crate) prompts: Option<PathBuf>,
+    /// The column of --prompts [default: prompt, or the only one]
+    #[arg(long, value_name = "NAME", requires = "prompts")]
+    pub(crate) column: Option<String>,
     #[command(flatten)]
     pub(crate) chat: ChatArgs,
     /// Layer:token pairs: 3:5,4:5; tokens from the end: 4:-1
@@ -282,7 +295,8 @@ pub(crate) struct InterpretArgs {
         allow_hyphen_values = true
     )]
     pub(crate) layers: String,
-    /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1
+    /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; those that write a word: word:TEXT;
+    /// all behind the first TEXT: after:TEXT
     #[arg(
         long,
         value_name = "TOKENS",
@@ -295,6 +309,8 @@ pub(crate) struct InterpretArgs {
     pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
 }
 
 #[derive(Args, Debug)]
@@ -309,11 +325,71 @@ pub(crate) struct InterpretVectorsArgs {
     pub(crate) tensor: Option<String>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SweepRunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Prompts: .csv, .jsonl or .parquet with one a record; else a file (or - for stdin) with one a line, where a line that is a
+    /// JSON string is decoded
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) prompts: PathBuf,
+    /// The column of --prompts [default: prompt, or the only one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) column: Option<String>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
+    /// Layers: A..B, A..=B, 1,2, last or all
+    #[arg(
+        long,
+        value_name = "LAYERS",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
+    pub(crate) layers: String,
+    /// Tokens of each prompt: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; those that write a word:
+    /// word:TEXT; all behind the first TEXT: after:TEXT. What a prompt does not have is counted in the manifest
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "last",
+        allow_hyphen_values = true
+    )]
+    pub(crate) tokens: String,
+    /// Another model that puts the embeddings into words, as wide as --model (d_model) [default: --model itself]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) reader: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+    /// Compute one of N equal parts, from 1/N to N/N, into a folder of its own in --out. Nobody has to wait for another
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<String>,
+    /// Rows of a part file
+    #[arg(long, value_name = "N", default_value_t = selfie_sweep::PART_ROWS)]
+    pub(crate) part_rows: usize,
+    /// A folder: new, or one that this command has written into before
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MergeArgs {
+    /// Folders of sweep: one, those of all shards, or the one that these lie in
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// No notes on stderr
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ReportArgs {
-    /// Files of rows that interpret wrote, .jsonl or .parquet, all of one model
+    /// Files of rows that interpret wrote, .jsonl or .parquet, or folders of sweep, all of one model
     #[arg(required = true, value_name = "ROWS")]
     pub(crate) rows: Vec<PathBuf>,
     /// Rows of a second run, such as one with an edit, to show beside the first; what differs is marked

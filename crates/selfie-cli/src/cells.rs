@@ -1,20 +1,15 @@
 //! The syntax of cells, ranges and lists.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use selfie::{Opened, TokenSelector};
+
+use crate::console::tell;
 use crate::error::{Result, usage};
 
 /// `A..B`, `A..=B`, `all`, `last`, or a list of numbers and ranges; `all` is `0..len`. `what` names the option.
 pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> {
-    parse(what, text, len, None)
-}
-
-/// The same of a prompt's tokens, which may also be counted from its end: `-1` is the last, `-3..` the last three.
-pub(crate) fn tokens(what: &str, text: &str, len: usize) -> Result<Vec<usize>> {
-    parse(what, text, len, Some(len))
-}
-
-fn parse(what: &str, text: &str, len: usize, end: Option<usize>) -> Result<Vec<usize>> {
     let mut numbers = Vec::new();
     for part in text.split(',').map(str::trim) {
         if part == "all" {
@@ -26,60 +21,100 @@ fn parse(what: &str, text: &str, len: usize, end: Option<usize>) -> Result<Vec<u
             continue;
         }
         let range = match part.split_once("..") {
-            None => position(part, end).and_then(|n| Some(n..n.checked_add(1)?)),
-            Some((from, to)) => range(from, to, end),
+            None => part
+                .parse::<usize>()
+                .ok()
+                .and_then(|n| Some(n..n.checked_add(1)?)),
+            Some((from, to)) => range(from, to),
         };
         let Some(range) = range else {
-            let from_end = if end.is_some() { " -1, -3..," } else { "" };
             return usage(format!(
-                "--{what} {text}: \"{part}\" is not a number, A..B, A..=B,{from_end} last or all"
+                "--{what} {text}: \"{part}\" is not a number, A..B, A..=B, last or all"
             ));
         };
         if range.is_empty() {
             return usage(format!("--{what} {text}: \"{part}\" holds no number"));
         }
-        let Ok(first) = usize::try_from(range.start) else {
+        if range.end > len {
             return usage(format!(
-                "--{what} {text}: \"{part}\" begins before the first of {len}"
+                "--{what} {text}: {} is out of range 0..{len}",
+                range.end - 1
             ));
-        };
-        match usize::try_from(range.end) {
-            Ok(end) if end <= len => numbers.extend(first..end),
-            _ => {
-                return usage(format!(
-                    "--{what} {text}: {} is out of range 0..{len}",
-                    range.end - 1
-                ));
-            }
         }
+        numbers.extend(range);
     }
     Ok(numbers)
 }
 
-/// A number; a negative one is counted from `end`, where there is one, and can come out below 0.
-fn position(text: &str, end: Option<usize>) -> Option<i64> {
+fn range(from: &str, to: &str) -> Option<Range<usize>> {
+    let from = from.parse().ok()?;
+    match to.strip_prefix('=') {
+        Some(to) => Some(from..to.parse::<usize>().ok()?.checked_add(1)?),
+        None => Some(from..to.parse().ok()?),
+    }
+}
+
+/// The selector of `--tokens`.
+pub(crate) fn selector(text: &str) -> Result<TokenSelector> {
+    text.parse()
+        .or_else(|error: selfie::Error| usage(format!("--tokens {error}")))
+}
+
+/// The tokens that the selector of `--tokens` finds in each prompt. What is in none of them is an error; what is in some only is told,
+/// with the prompts where it is not.
+pub(crate) fn tokens(
+    selector: &TokenSelector,
+    prompts: &[String],
+    opened: &Opened,
+    quiet: bool,
+) -> Result<Vec<Vec<usize>>> {
+    let mut found = Vec::with_capacity(prompts.len());
+    let mut missed: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+    for (index, prompt) in prompts.iter().enumerate() {
+        let selected = selector.select(prompt, &opened.spans(prompt)?);
+        for one in selected.missed {
+            let why = one.to_string();
+            missed.entry(one.part).or_default().push((index, why));
+        }
+        found.push(selected.tokens);
+    }
+    for (part, places) in missed {
+        if places.len() == prompts.len() {
+            return usage(format!("--tokens {selector}: {}", places[0].1));
+        }
+        let places: Vec<usize> = places.into_iter().map(|(index, _)| index).collect();
+        tell(
+            quiet,
+            format!("--tokens: {}", not_in_all(&part, &places, prompts.len())),
+        );
+    }
+    Ok(found)
+}
+
+/// That a part of a selector is not in all prompts, with the first of those.
+fn not_in_all(what: &str, places: &[usize], prompts: usize) -> String {
+    const NAMED: usize = 10;
+    let first: Vec<String> = places.iter().take(NAMED).map(usize::to_string).collect();
+    let more = if places.len() > NAMED { ", ..." } else { "" };
+    let (count, list) = (places.len(), first.join(", "));
+    format!("\"{what}\" is not there in full in {count} of {prompts} prompts: {list}{more}")
+}
+
+/// A number; a negative one is counted from `end`, and can come out below 0.
+fn position(text: &str, end: usize) -> Option<i64> {
     let number: i64 = text.parse().ok()?;
     if !text.starts_with('-') {
         return Some(number);
     }
-    let end = i64::try_from(end?).ok()?;
+    let end = i64::try_from(end).ok()?;
     (number < 0).then(|| end.saturating_add(number))
-}
-
-fn range(from: &str, to: &str, end: Option<usize>) -> Option<Range<i64>> {
-    let from = position(from, end)?;
-    match (to.strip_prefix('='), end) {
-        (Some(to), _) => Some(from..position(to, end)?.checked_add(1)?),
-        (None, Some(end)) if to.is_empty() => Some(from..i64::try_from(end).ok()?),
-        (None, _) => Some(from..position(to, end)?),
-    }
 }
 
 /// `L:T,L:T` of a prompt of so many tokens; `L:-1` is its last. `what` names the option.
 pub(crate) fn pairs(what: &str, text: &str, tokens: usize) -> Result<Vec<(usize, usize)>> {
     let pair = |part: &str| {
         let (layer, token) = part.trim().split_once(':')?;
-        Some((layer.parse().ok()?, position(token, Some(tokens))?))
+        Some((layer.parse().ok()?, position(token, tokens)?))
     };
     text.split(',')
         .map(|part| match pair(part) {
@@ -116,7 +151,7 @@ mod tests {
         assert_eq!(numbers("layers", "1..=4", 9).unwrap(), [1, 2, 3, 4]);
         assert_eq!(numbers("layers", "all", 3).unwrap(), [0, 1, 2]);
         assert_eq!(numbers("layers", "7, 2..4,0", 9).unwrap(), [7, 2, 3, 0]);
-        assert_eq!(numbers("tokens", "0,last", 9).unwrap(), [0, 8]);
+        assert_eq!(numbers("layers", "0,last", 9).unwrap(), [0, 8]);
     }
 
     #[test]
@@ -125,43 +160,6 @@ mod tests {
             "", "a", "1..", "..3", "-1", "3..3", "3..2", "0..0", "1..=0", "1,,2", "9", "0..10",
         ] {
             assert!(numbers("layers", text, 9).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn tokens_can_be_counted_from_the_end() {
-        let cases: [(&str, &[usize]); 9] = [
-            ("-1", &[8]),
-            ("-9", &[0]),
-            ("-3..", &[6, 7, 8]),
-            ("-3..-1", &[6, 7]),
-            ("-3..=-1", &[6, 7, 8]),
-            ("7..", &[7, 8]),
-            ("2..-5", &[2, 3]),
-            ("0,-1", &[0, 8]),
-            ("last,-2..9", &[8, 7, 8]),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(tokens("tokens", text, 9).unwrap(), expected, "{text}");
-        }
-        for text in [
-            "-0",
-            "-10",
-            "-10..",
-            "-1..-3",
-            "-1..0",
-            "--1",
-            "-",
-            "-3..=",
-            "..-1",
-            "..",
-            "-1-",
-            "9",
-            "-3..10",
-            "-9223372036854775808",
-            "9223372036854775807",
-        ] {
-            assert!(tokens("tokens", text, 9).is_err(), "{text}");
         }
     }
 

@@ -14,7 +14,7 @@ use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer, generate_all};
 use selfie::{AnyModel, Model, OpenOptions, Opened, Source, on};
 
-use crate::cells::{list, pairs, tokens};
+use crate::cells::{list, pairs, selector, tokens};
 use crate::control_args::{
     ControlCommand, InterpretationArgs, PushArg, ReinforceArgs, SupervisedArgs, TrainingArgs,
     WhenArg, WriteArg,
@@ -122,8 +122,14 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
 pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
     let mut sources = Vec::new();
     for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
-        let found = tokens("tokens", wanted, opened.encode(prompt)?.len())?;
-        sources.extend(found.into_iter().map(|token| (prompt.clone(), token)));
+        let found = tokens(
+            &selector(wanted)?,
+            std::slice::from_ref(prompt),
+            opened,
+            true,
+        )?;
+        let found = found.into_iter().flatten();
+        sources.extend(found.map(|token| (prompt.clone(), token)));
     }
     let seed = args.interpretation.sampling.seed;
     let default = Defaults {

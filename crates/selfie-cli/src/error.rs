@@ -1,7 +1,6 @@
 //! Errors as the user sees them: one line, and an exit code.
 
 use std::io;
-use std::path::PathBuf;
 
 use selfie::Error;
 use selfie::control::ControlError;
@@ -9,6 +8,7 @@ use selfie::interp::InterpError;
 use selfie::kernels::KernelError;
 use selfie::llama::LlamaError;
 use selfie_explorer::ExplorerError;
+use selfie_sweep::SweepError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -28,8 +28,10 @@ pub(crate) enum CliError {
         "the first update brings the drift to {drift:.6}, over --max-drift {bound}: no edit is written; try a smaller --lr"
     )]
     NoUpdate { drift: f64, bound: f64 },
-    #[error("--prompts {}: {source}", path.display())]
-    ReadPrompts { path: PathBuf, source: io::Error },
+    #[error("--prompts: {0}")]
+    Prompts(SweepError),
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
     #[error(transparent)]
     Explorer(#[from] ExplorerError),
     #[error(transparent)]
@@ -49,6 +51,7 @@ impl CliError {
                 | ExplorerError::NothingInCommon { .. },
             ) => 2,
             Self::Selfie(error) => of_selfie(error),
+            Self::Prompts(error) | Self::Sweep(error) => of_sweep(error),
             _ => 1,
         }
     }
@@ -66,8 +69,21 @@ impl CliError {
     }
 }
 
+fn of_sweep(error: &SweepError) -> u8 {
+    match error {
+        SweepError::Selfie(error) => of_selfie(error),
+        SweepError::Read { .. }
+        | SweepError::Write { .. }
+        | SweepError::Damaged { .. }
+        | SweepError::Stray { .. } => 1,
+        SweepError::Locked { .. } | SweepError::Unfinished { .. } => 1,
+        _ => 2,
+    }
+}
+
 fn of_selfie(error: &Error) -> u8 {
     match error {
+        Error::TokenSelector { .. } => 2,
         Error::UnknownDevice { .. } | Error::WithoutCuda { .. } => 2,
         Error::Environment { .. } | Error::EmptyPrompt => 2,
         Error::Control(error) => of_control(error),

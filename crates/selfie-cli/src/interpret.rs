@@ -1,6 +1,7 @@
 //! `selfie interpret` and `selfie interpret-vectors`.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use indicatif::ProgressBar;
 use selfie::interp::{Cell, Control, InjectAt, InterpError, Options, Row, Sink, Swept, Vector};
@@ -8,9 +9,9 @@ use selfie::{OpenOptions, Opened, Source};
 use selfie_explorer::Commands;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
-use crate::cells::{list, numbers, pairs, tokens};
+use crate::cells::{list, numbers, pairs, selector, tokens};
 use crate::chat;
-use crate::console::{bar, style};
+use crate::console::{bar, style, tell};
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
@@ -23,7 +24,7 @@ use crate::stop::Stop;
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let prompts = prompts(args)?;
     let mut opened = open(&args.model)?;
-    let reader = reader(args, &opened)?;
+    let reader = reader(args.reader.as_deref(), &opened)?;
     let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
     let given = prompts.clone();
     let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
@@ -44,7 +45,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
         &cells,
         &options,
     )?;
-    let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
+    let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &prompts, quiet)?;
     tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
@@ -64,15 +65,15 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
 }
 
 /// The model of `--reader`, on the same device, in the same dtype, without the edits; `None` where it is the subject.
-fn reader(args: &InterpretArgs, subject: &Opened) -> Result<Option<Opened>> {
-    let Some(dir) = &args.reader else {
+pub(crate) fn reader(dir: Option<&Path>, subject: &Opened) -> Result<Option<Opened>> {
+    let Some(dir) = dir else {
         return Ok(None);
     };
     let options = OpenOptions {
         edits: Vec::new(),
         ..subject.options.clone()
     };
-    Ok(Some(Opened::new(Source::from(dir.as_path()), options)?))
+    Ok(Some(Opened::new(Source::from(dir), options)?))
 }
 
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
@@ -82,7 +83,7 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let options = options(&args.sweep, &opened)?;
     let prompts: [&str; 0] = [];
     selfie::interp::check(config, tokenizer, &prompts, &[], &options)?;
-    let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
+    let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
     let quiet = args.model.quiet;
     tell_of_name(args.sweep.interpretation_prompt.as_deref(), &opened, quiet)?;
     tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
@@ -98,24 +99,24 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
 /// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
 fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
-    for (prompt, text) in prompts.iter().enumerate() {
-        let len = opened.encode(text)?.len();
-        if let Some(list) = &args.cells {
-            cells.extend(
-                pairs("cells", list, len)?
-                    .into_iter()
-                    .map(|(layer, token)| Cell {
-                        prompt,
-                        layer,
-                        token,
-                    }),
-            );
-            continue;
+    if let Some(list) = &args.cells {
+        for (prompt, text) in prompts.iter().enumerate() {
+            let len = opened.encode(text)?.len();
+            let pairs = pairs("cells", list, len)?.into_iter();
+            cells.extend(pairs.map(|(layer, token)| Cell {
+                prompt,
+                layer,
+                token,
+            }));
         }
-        // hidden_states has one more entry than there are layers.
-        let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
-        let tokens = tokens("tokens", &args.tokens, len)?;
-        for layer in layers {
+        return Ok(cells);
+    }
+    // hidden_states has one more entry than there are layers.
+    let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
+    let selector = selector(&args.tokens)?;
+    let tokens = tokens(&selector, prompts, opened, args.model.quiet)?;
+    for (prompt, tokens) in tokens.iter().enumerate() {
+        for &layer in &layers {
             cells.extend(tokens.iter().map(|&token| Cell {
                 prompt,
                 layer,
@@ -126,7 +127,7 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
     Ok(cells)
 }
 
-fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
+pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     let (json, template) = (&args.interpretation_prompt, &args.template);
     let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
     let mode = args.mode;
@@ -164,6 +165,19 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
 fn controls(names: &str) -> Result<Vec<Control>> {
     let names = names.split(',').map(|name| name.trim().parse());
     Ok(names.collect::<Result<_, InterpError>>()?)
+}
+
+/// Tells of rows in which the model says nothing.
+pub(crate) fn tell_of_empty(empty: usize, rows: usize, quiet: bool) {
+    if empty > 0 {
+        tell(
+            quiet,
+            format!(
+                "{empty} of {rows} interpretations are empty: the model ended the text at once; another end of the \
+                 interpretation prompt may help"
+            ),
+        );
+    }
 }
 
 /// Writes rows as they come, shows progress, and stops at Ctrl-C.
@@ -204,15 +218,8 @@ impl Output {
     /// Finishes what is written, whether the sweep came to its end or not.
     fn finish(self, swept: Result<Swept, selfie::Error>) -> Result<()> {
         self.bar.finish_and_clear();
-        if let Ok(swept) = &swept
-            && swept.empty > 0
-            && !self.quiet
-        {
-            eprintln!(
-                "note: {} of {} interpretations are empty: the model ended the text at once; another end of the \
-                 interpretation prompt may help",
-                swept.empty, swept.rows
-            );
+        if let Ok(swept) = &swept {
+            tell_of_empty(swept.empty, swept.rows, self.quiet);
         }
         let error = self.error.or(swept.err().map(CliError::from));
         if error.is_none() && self.written == self.rows {
@@ -245,7 +252,7 @@ impl Sink for Output {
         ControlFlow::Continue(())
     }
 
-    fn failed(&mut self, cell: &str) -> ControlFlow<()> {
+    fn failed(&mut self, _row: usize, cell: &str) -> ControlFlow<()> {
         if !self.quiet {
             self.bar
                 .suspend(|| eprintln!("note: no row for {cell}: its activations overflow"));
@@ -270,7 +277,6 @@ impl Sink for Output {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use selfie::kernels::KernelError;
 

@@ -16,6 +16,7 @@ mod eval;
 mod generate;
 mod info;
 mod interpret;
+mod merge;
 mod open;
 mod output;
 mod prompts;
@@ -25,6 +26,7 @@ mod reproduce;
 mod scan;
 mod scan_runs;
 mod stop;
+mod sweep;
 mod trace;
 
 use std::panic;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::trace(&args),
         Command::Interpret(args) => interpret::interpret(&args),
         Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
+        Command::Sweep(args) => sweep::sweep(&args),
+        Command::Merge(args) => merge::merge(&args),
         Command::Report(args) => report::report(&args),
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),

@@ -1,12 +1,9 @@
 //! The prompts that are given: where they come from, and what is told of them.
 
-use std::fs;
-use std::io::{self, Read};
-use std::path::Path;
-
 use selfie::Opened;
 use selfie::interp::{InterpretationPrompt, LocatedPrompt, PromptMessage};
 use selfie::llama::Bos;
+use selfie_sweep::read_prompts;
 
 use crate::args::{BosArg, InterpretArgs, ModelArgs};
 use crate::console::tell;
@@ -14,36 +11,10 @@ use crate::error::{CliError, Result, usage};
 
 /// The prompts of `--prompt`, or those of `--prompts`.
 pub(crate) fn prompts(args: &InterpretArgs) -> Result<Vec<String>> {
-    let Some(path) = &args.prompts else {
-        return Ok(args.prompt.clone());
-    };
-    let text = read(path).map_err(|source| CliError::ReadPrompts {
-        path: path.clone(),
-        source,
-    })?;
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let prompts: Vec<String> = lines.map(prompt_of_line).collect();
-    if prompts.is_empty() {
-        return usage(format!(
-            "--prompts {}: there is no prompt in it",
-            path.display()
-        ));
+    match &args.prompts {
+        None => Ok(args.prompt.clone()),
+        Some(path) => read_prompts(path, args.column.as_deref()).map_err(CliError::Prompts),
     }
-    Ok(prompts)
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    fs::read_to_string(path)
-}
-
-/// A JSON string is what it stands for, such as a prompt with line breaks; any other line is the prompt itself.
-fn prompt_of_line(line: &str) -> String {
-    serde_json::from_str(line).unwrap_or_else(|_| line.to_owned())
 }
 
 /// Tells of each prompt that has bos twice; of several, by its index.

@@ -8,7 +8,7 @@ use selfie::control::OutputFile;
 use selfie_explorer::{Commands, Explorer, Row, Run, read_rows};
 
 use crate::args::ReportArgs;
-use crate::cells::{numbers, tokens};
+use crate::cells::{numbers, selector};
 use crate::error::{Result, usage};
 
 pub(crate) fn report(args: &ReportArgs) -> Result<()> {
@@ -47,7 +47,20 @@ pub(crate) fn report(args: &ReportArgs) -> Result<()> {
 fn run(files: &[PathBuf], args: &ReportArgs) -> Result<Run> {
     let mut rows = Vec::new();
     for file in files {
-        rows.extend(read_rows(file)?);
+        if !file.is_dir() {
+            rows.extend(read_rows(file)?);
+            continue;
+        }
+        let parts = selfie_sweep::files_of(file)?;
+        if parts.is_empty() {
+            return usage(format!(
+                "{}: there are no rows of a sweep in it yet",
+                file.display()
+            ));
+        }
+        for part in parts {
+            rows.extend(read_rows(&part)?);
+        }
     }
     let everywhere = args.rows.iter().chain(&args.against);
     let name = |file: &PathBuf| {
@@ -84,9 +97,19 @@ fn chosen(mut rows: Vec<Row>, args: &ReportArgs) -> Result<Vec<Row>> {
         let length = lengths.entry(row.prompt.clone()).or_default();
         *length = (*length).max(row.token + 1);
     }
+    let selector = selector(&args.tokens)?;
+    if selector.needs_text() {
+        return usage(format!(
+            "--tokens {selector}: rows do not have all tokens of their prompts; give numbers"
+        ));
+    }
     let mut chosen: HashMap<String, Vec<usize>> = HashMap::new();
     for (prompt, length) in lengths {
-        chosen.insert(prompt, tokens("tokens", &args.tokens, length)?);
+        let selected = selector.select("", &vec![0..0; length]);
+        if let Some(missed) = selected.missed.first() {
+            return usage(format!("--tokens {selector}: {missed}"));
+        }
+        chosen.insert(prompt, selected.tokens);
     }
     rows.retain(|row| {
         chosen

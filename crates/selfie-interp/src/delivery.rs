@@ -138,9 +138,9 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
     /// Hands out what is left of a sweep that ended early: rows that are done, in order, with gaps.
     pub(crate) fn finish(mut self) -> Result<Swept> {
         while !self.refused
-            && let Some((_, ready)) = self.ready.pop_first()
+            && let Some((row, ready)) = self.ready.pop_first()
         {
-            self.refused = self.hand(ready).is_break();
+            self.refused = self.hand(row, ready).is_break();
         }
         match self.failed {
             None => Ok(self.swept),
@@ -260,7 +260,7 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
     fn hand_out(&mut self) -> ControlFlow<()> {
         while let Some(ready) = self.ready.remove(&self.next) {
             self.next += 1;
-            if self.hand(ready).is_break() {
+            if self.hand(self.next - 1, ready).is_break() {
                 self.refused = true;
                 return ControlFlow::Break(());
             }
@@ -268,7 +268,7 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
         ControlFlow::Continue(())
     }
 
-    fn hand(&mut self, ready: Ready) -> ControlFlow<()> {
+    fn hand(&mut self, row: usize, ready: Ready) -> ControlFlow<()> {
         let flow = match ready {
             Ready::Row(row) => {
                 self.swept.rows += 1;
@@ -276,7 +276,7 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
                 self.sink.row(*row)
             }
             Ready::Failed(cell) => {
-                let flow = self.sink.failed(&cell);
+                let flow = self.sink.failed(row, &cell);
                 let (_, failed) = self.failed.get_or_insert((cell, 0));
                 *failed += 1;
                 flow

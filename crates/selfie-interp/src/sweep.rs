@@ -36,8 +36,8 @@ pub trait Sink {
     }
 
     /// A cell has no row: its activations have overflowed. The others go on, and the sweep ends with
-    /// [`InterpError::NotFinite`].
-    fn failed(&mut self, _cell: &str) -> ControlFlow<()> {
+    /// [`InterpError::NotFinite`]. `row` is the number of the row: that of the cell times the injections, and the injection.
+    fn failed(&mut self, _row: usize, _cell: &str) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }

@@ -147,7 +147,7 @@ impl Sink for Kept {
         ControlFlow::Continue(())
     }
 
-    fn failed(&mut self, cell: &str) -> ControlFlow<()> {
+    fn failed(&mut self, _row: usize, cell: &str) -> ControlFlow<()> {
         self.failed.push(cell.to_owned());
         ControlFlow::Continue(())
     }

@@ -36,6 +36,17 @@ pub enum Error {
     /// A prompt without text.
     #[error("the prompt is empty: give it some text")]
     EmptyPrompt,
+    /// A part of a token selector that says nothing.
+    #[error(
+        "{text}: \"{part}\" is not a number, A..B, A..=B, A.., -1, -3.., last, all, word:TEXT or after:TEXT, \
+         or holds no token"
+    )]
+    TokenSelector {
+        /// The whole selector.
+        text: String,
+        /// The part.
+        part: String,
+    },
     /// Control, or an edit, failed.
     #[error(transparent)]
     Control(Box<ControlError>),

@@ -56,6 +56,7 @@ mod error;
 mod model;
 mod observer;
 mod opened;
+mod select;
 mod source;
 
 pub use any::{AnyDevice, AnyModel};
@@ -64,6 +65,7 @@ pub use error::{Error, Result};
 pub use model::{Model, Text};
 pub use observer::{Note, Observer};
 pub use opened::{OpenOptions, Opened};
+pub use select::{Missed, Selected, TokenSelector};
 pub use source::Source;
 
 pub use selfie_control as control;

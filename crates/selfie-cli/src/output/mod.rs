@@ -2,7 +2,6 @@
 
 mod csv;
 mod jsonl;
-mod parquet;
 mod picture;
 mod table;
 
@@ -12,6 +11,7 @@ use std::path::Path;
 use selfie::control::OutputFile;
 use selfie::interp::{Control, Row};
 use selfie_explorer::Commands;
+use selfie_sweep::ParquetRows;
 
 use crate::args::FormatArg;
 use crate::error::{CliError, Result, usage};
@@ -32,6 +32,19 @@ pub(crate) struct RowTarget {
     colours: bool,
     /// `None` is stdout.
     out: Option<OutputFile>,
+    /// What a file of a format that has a place for it says of itself beside its version.
+    metadata: Vec<(&'static str, String)>,
+}
+
+/// Rows as columns.
+impl<W: Write + Send> RowFormat for ParquetRows<W> {
+    fn write(&mut self, row: &Row) -> io::Result<()> {
+        ParquetRows::write(self, row.clone())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        ParquetRows::finish(self)
+    }
 }
 
 impl RowTarget {
@@ -48,7 +61,13 @@ impl RowTarget {
             format,
             colours: terminal && std::env::var_os("NO_COLOR").is_none(),
             out: path.map(OutputFile::new).transpose()?,
+            metadata: Vec::new(),
         })
+    }
+
+    /// The same with something to say in a file's metadata.
+    pub(crate) fn with_metadata(self, metadata: Vec<(&'static str, String)>) -> Self {
+        Self { metadata, ..self }
     }
 
     /// Begins to write. Rows come with these controls; `commands` reproduce them.
@@ -66,7 +85,9 @@ impl RowTarget {
             }
             FormatArg::Table => Box::new(table::Table::new(to, self.colours)),
             FormatArg::Parquet => {
-                let parquet = parquet::Parquet::new(to, controls);
+                let version = ("selfie.version", env!("CARGO_PKG_VERSION").to_owned());
+                let metadata = [&[version], &*self.metadata].concat();
+                let parquet = ParquetRows::new(to, controls, &metadata);
                 Box::new(parquet.map_err(|error| failed(self.out.as_ref(), error))?)
             }
         };

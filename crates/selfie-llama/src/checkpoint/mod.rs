@@ -1,6 +1,7 @@
 //! The weights of a Hugging Face folder or a GGUF file: which tensors there are, and reading them in pieces.
 
 mod adapter;
+mod fingerprint;
 mod header;
 mod map;
 mod tensor;

@@ -1,4 +1,4 @@
-//! Parquet: columns named as the fields of a row, lists as lists.
+//! Rows as Parquet: columns named as the fields of a row, lists as lists.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -6,15 +6,14 @@ use std::sync::Arc;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use selfie::interp::{Control, Row};
 
-use super::RowFormat;
-
-/// Rows that are written together; a file is complete only after the last of them.
-const GROUP: usize = 1024;
+/// Rows that are written together: so many are in memory at the most, and a long file has few groups.
+const GROUP: usize = 8192;
 
 /// The columns of every row.
 const COLUMNS: &str = "
@@ -37,7 +36,11 @@ const COLUMNS: &str = "
   required group logprobs (LIST) { repeated group list { required float element; } }
 ";
 
-pub(super) struct Parquet<W: Write + Send> {
+/// Writes rows to a Parquet file, a group of rows at a time: the file is complete only after [`finish`](Self::finish).
+///
+/// Floats are `FLOAT`, ids `INT64`, lists three-level lists. Columns that say the same in many rows (prompts, names, modes) are
+/// in dictionaries; pages are compressed with Snappy.
+pub struct ParquetRows<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     rows: Vec<Row>,
     controls: usize,
@@ -53,11 +56,18 @@ fn schema(controls: &[Control]) -> String {
     format!("message row {{{columns}}}")
 }
 
-impl<W: Write + Send> Parquet<W> {
-    pub(super) fn new(out: W, controls: &[Control]) -> io::Result<Self> {
+impl<W: Write + Send> ParquetRows<W> {
+    /// Begins a file of rows with these controls. `metadata` are names and values for the file's footer.
+    pub fn new(out: W, controls: &[Control], metadata: &[(&str, String)]) -> io::Result<Self> {
         let schema = parse_message_type(&schema(controls)).map_err(other)?;
-        let snappy = WriterProperties::builder().set_compression(Compression::SNAPPY);
-        let properties = Arc::new(snappy.build());
+        let metadata = metadata
+            .iter()
+            .map(|(name, value)| KeyValue::new((*name).to_owned(), value.clone()))
+            .collect();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_key_value_metadata(Some(metadata));
+        let properties = Arc::new(properties.build());
         let writer = SerializedFileWriter::new(out, Arc::new(schema), properties);
         Ok(Self {
             writer: writer.map_err(other)?,
@@ -66,28 +76,28 @@ impl<W: Write + Send> Parquet<W> {
         })
     }
 
-    fn write_group(&mut self) -> io::Result<()> {
-        let rows = std::mem::take(&mut self.rows);
-        let group = self.writer.next_row_group().map_err(other)?;
-        write_columns(&rows, self.controls, group).map_err(other)
-    }
-}
-
-impl<W: Write + Send> RowFormat for Parquet<W> {
-    fn write(&mut self, row: &Row) -> io::Result<()> {
-        self.rows.push(row.clone());
+    /// Takes a row, which is in the file when its group is full.
+    pub fn write(&mut self, row: Row) -> io::Result<()> {
+        self.rows.push(row);
         if self.rows.len() == GROUP {
             self.write_group()?;
         }
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    /// Writes what comes after the last row.
+    pub fn finish(&mut self) -> io::Result<()> {
         if !self.rows.is_empty() {
             self.write_group()?;
         }
         self.writer.finish().map_err(other)?;
         self.writer.inner_mut().flush()
+    }
+
+    fn write_group(&mut self) -> io::Result<()> {
+        let rows = std::mem::take(&mut self.rows);
+        let group = self.writer.next_row_group().map_err(other)?;
+        write_columns(&rows, self.controls, group).map_err(other)
     }
 }
 
@@ -182,6 +192,13 @@ fn text(text: &str) -> ByteArray {
     ByteArray::from(text)
 }
 
+/// The operating system's error where it is one, such as a full disk.
 fn other(error: ParquetError) -> io::Error {
-    io::Error::other(error)
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(inner) => io::Error::other(inner),
+        },
+        error => io::Error::other(error),
+    }
 }

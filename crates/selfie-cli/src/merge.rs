@@ -1,0 +1,39 @@
+//! `selfie merge`: sweeps that are complete, as one file.
+
+use selfie_explorer::Commands;
+use selfie_sweep::Merge;
+
+use crate::args::MergeArgs;
+use crate::console::tell;
+use crate::error::Result;
+use crate::output::RowTarget;
+
+pub(crate) fn merge(args: &MergeArgs) -> Result<()> {
+    let merge = Merge::open(&args.dirs)?;
+    let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
+    let target = target.with_metadata(vec![("selfie.settings", merge.settings.0.to_string())]);
+    if !merge.failed.is_empty() {
+        let (failed, first) = (merge.failed.len(), &merge.failed[0].cell);
+        let rows = merge.rows + failed;
+        tell(
+            args.quiet,
+            format!(
+                "{failed} of {rows} rows are missing, as activations have overflowed (the first: {first})"
+            ),
+        );
+    }
+    if merge.devices.len() > 1 {
+        let devices = merge.devices.join("; ");
+        tell(
+            args.quiet,
+            format!(
+                "the rows were computed on different devices, whose last bits may differ: {devices}"
+            ),
+        );
+    }
+    let mut writer = target.open(&merge.controls, Commands::FromRows)?;
+    for row in merge.rows() {
+        writer.write(&row?)?;
+    }
+    writer.finish()
+}

@@ -1,0 +1,186 @@
+//! The rows of the open part: a line each, appended as soon as the row is there.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use selfie::interp::{Controlled, Key, Options, Row};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{read_error, write_error};
+use crate::folder::sync_folder;
+use crate::{Plan, Result, SweepError};
+
+/// How long lines may be with the operating system before they are on the disk. A process that is killed loses none of them, a machine
+/// that loses power may lose those of this time.
+const SYNC: Duration = Duration::from_secs(5);
+
+/// A line: what the plan does not say of a row, or that there is none.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Line {
+    /// The number of the row.
+    pub(crate) row: usize,
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum What {
+    Said(Said),
+    /// The cell, by what it is called.
+    Failed(String),
+}
+
+/// What came of a cell. Floats are written with the fewest digits that give them back, to the bit.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    key: u64,
+    token_decoded: Option<String>,
+    interpretation: String,
+    new_ids: Vec<u32>,
+    pieces: Vec<String>,
+    relevancy_score: Vec<f32>,
+    logprobs: Vec<f32>,
+    controls: Vec<(String, f32)>,
+}
+
+impl Said {
+    pub(crate) fn new(row: Row) -> Self {
+        let controls = row.controls.into_iter();
+        Self {
+            key: row.key.0,
+            token_decoded: row.token_decoded,
+            interpretation: row.interpretation,
+            new_ids: row.new_ids,
+            pieces: row.pieces,
+            relevancy_score: row.relevancy_score,
+            logprobs: row.logprobs,
+            controls: controls
+                .map(|one| (one.interpretation, one.evidence))
+                .collect(),
+        }
+    }
+
+    /// JSON has no word for a number that is not finite.
+    fn is_finite(&self) -> bool {
+        let floats = self.relevancy_score.iter().chain(&self.logprobs);
+        let evidence = self.controls.iter().map(|(_, evidence)| evidence);
+        floats.chain(evidence).all(|x| x.is_finite())
+    }
+
+    /// The row of this number.
+    pub(crate) fn into_row(self, number: usize, plan: &Plan, options: &Options) -> Result<Row> {
+        let stray = || SweepError::Stray {
+            row: number.to_string(),
+        };
+        let (cell, injection) = plan.cell(number).ok_or_else(stray)?;
+        let inject = options.injections.get(injection).ok_or_else(stray)?;
+        let index = plan.index_of(cell.prompt);
+        let controls = options.controls.iter().zip(self.controls);
+        Ok(Row {
+            prompt: plan.prompts()[index].clone(),
+            interpretation: self.interpretation,
+            layer: Some(cell.layer),
+            token: cell.token,
+            token_decoded: self.token_decoded,
+            relevancy_score: self.relevancy_score,
+            new_ids: self.new_ids,
+            pieces: self.pieces,
+            inject_layer: inject.layer,
+            mode: inject.mode,
+            strength: inject.strength,
+            model: options.model_name.clone(),
+            prompt_index: Some(index),
+            key: Key(self.key),
+            reader: options.reader_name.clone(),
+            map: None,
+            logprobs: self.logprobs,
+            controls: controls
+                .map(|(&control, (interpretation, evidence))| Controlled {
+                    control,
+                    interpretation,
+                    evidence,
+                })
+                .collect(),
+        })
+    }
+}
+
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    /// The bytes of whole lines.
+    len: u64,
+    synced: Instant,
+}
+
+impl Journal {
+    /// Opens a journal, or begins one. `each` gets the lines that are there. What follows the last whole line is cut off: somebody was
+    /// killed while writing it.
+    pub(crate) fn open(path: PathBuf, mut each: impl FnMut(Line)) -> Result<Self> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(&path);
+        let file = file.map_err(write_error(&path))?;
+        let mut len = 0;
+        let mut reader = BufReader::new(&file);
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            let n = reader
+                .read_until(b'\n', &mut bytes)
+                .map_err(read_error(&path))?;
+            if n == 0 || bytes.last() != Some(&b'\n') {
+                break;
+            }
+            let Ok(line) = serde_json::from_slice(&bytes) else {
+                break;
+            };
+            each(line);
+            len += n as u64;
+        }
+        file.set_len(len)
+            .and_then(|()| sync_folder(&path))
+            .map_err(write_error(&path))?;
+        Ok(Self {
+            path,
+            file,
+            len,
+            synced: Instant::now(),
+        })
+    }
+
+    /// Appends a line. When it fails, nothing of the line is there.
+    pub(crate) fn push(&mut self, line: &Line) -> Result<()> {
+        if let What::Said(said) = &line.what
+            && !said.is_finite()
+        {
+            return Err(SweepError::Stray {
+                row: format!("{} has a number that is not finite", line.row),
+            });
+        }
+        let written = (|| {
+            let mut text = serde_json::to_vec(line)?;
+            text.push(b'\n');
+            self.file.write_all(&text)?;
+            self.len += text.len() as u64;
+            if self.synced.elapsed() > SYNC {
+                self.file.sync_data()?;
+                self.synced = Instant::now();
+            }
+            io::Result::Ok(())
+        })();
+        written.map_err(|error| {
+            // Room for nothing is room enough for this.
+            let _ = self.file.set_len(self.len);
+            write_error(&self.path)(error)
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
