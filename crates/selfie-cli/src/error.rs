@@ -9,6 +9,7 @@ use selfie::interp::InterpError;
 use selfie::kernels::KernelError;
 use selfie::llama::LlamaError;
 use selfie_explorer::ExplorerError;
+use selfie_serve::ServeError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -33,6 +34,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Explorer(#[from] ExplorerError),
     #[error(transparent)]
+    Serve(ServeError),
+    #[error(transparent)]
     Selfie(#[from] Error),
 }
 
@@ -48,6 +51,7 @@ impl CliError {
                 | ExplorerError::Models { .. }
                 | ExplorerError::NothingInCommon { .. },
             ) => 2,
+            Self::Serve(ServeError::Listen { .. } | ServeError::Limit { .. }) => 2,
             Self::Selfie(error) => of_selfie(error),
             _ => 1,
         }
@@ -135,6 +139,15 @@ fn of_control(error: &ControlError) -> u8 {
 impl From<ControlError> for CliError {
     fn from(error: ControlError) -> Self {
         Self::Selfie(error.into())
+    }
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Selfie(error) => Self::Selfie(error),
+            error => Self::Serve(error),
+        }
     }
 }
 

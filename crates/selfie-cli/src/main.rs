@@ -21,6 +21,7 @@ mod random;
 mod report;
 mod reproduce;
 mod scan;
+mod serve;
 mod stop;
 mod trace;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Interpret(args) => interpret::interpret(&args),
         Command::InterpretVectors(args) => interpret::interpret_vectors(&args),
         Command::Report(args) => report::report(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),
