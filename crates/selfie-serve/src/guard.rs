@@ -48,7 +48,7 @@ impl Hosts {
         }
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok());
         let authority = host.and_then(|host| host.parse::<Authority>().ok());
@@ -71,6 +71,8 @@ impl Hosts {
         }
         let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
         match site {
+            // A link elsewhere may lead to the page.
+            _ if path == "/" => Ok(()),
             None | Some(b"same-origin" | b"none") => Ok(()),
             Some(_) => Err(forbidden("pages from elsewhere may not use this server")),
         }
@@ -83,7 +85,7 @@ fn forbidden(message: impl Into<String>) -> Problem {
 
 /// Lets a request through, or answers it.
 pub(crate) async fn guard(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
-    match hosts.check(request.headers()) {
+    match hosts.check(request.uri().path(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }

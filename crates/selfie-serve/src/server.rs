@@ -117,7 +117,8 @@ impl Limits {
     /// What the reader makes room for.
     fn reader(&self, model: &Model) -> ReaderSize {
         let context = model.opened.config.max_positions;
-        let new = self.max_new_tokens.min(context);
+        // Half of it at most, so that there is room for an interpretation prompt.
+        let new = self.max_new_tokens.min(context / 2).max(1);
         let room = context.saturating_sub(new).clamp(1, 256);
         ReaderSize {
             prompts: INTERPRETATION_PROMPTS,

@@ -32,17 +32,42 @@ fn pages_from_elsewhere_are_refused() {
     let json = "content-type: application/json";
     let body = r#"{"prompt": "Rome"}"#;
     for (head, want) in [
-        (format!("POST /tokenize HTTP/1.1\r\nhost: localhost:7979\r\n{json}\r\norigin: http://localhost:7979"), 200),
-        (format!("POST /tokenize HTTP/1.1\r\nhost: localhost:7979\r\n{json}\r\norigin: http://evil.example"), 403),
-        (format!("POST /tokenize HTTP/1.1\r\nhost: localhost:7979\r\n{json}\r\norigin: null"), 403),
-        (format!("POST /tokenize HTTP/1.1\r\nhost: evil.example\r\n{json}"), 403),
+        (
+            format!(
+                "POST /tokenize HTTP/1.1\r\nhost: localhost:7979\r\n{json}\r\norigin: http://localhost:7979"
+            ),
+            200,
+        ),
+        (
+            format!(
+                "POST /tokenize HTTP/1.1\r\nhost: localhost:7979\r\n{json}\r\norigin: http://evil.example"
+            ),
+            403,
+        ),
+        (
+            format!("POST /tokenize HTTP/1.1\r\nhost: localhost:7979\r\n{json}\r\norigin: null"),
+            403,
+        ),
+        (
+            format!("POST /tokenize HTTP/1.1\r\nhost: evil.example\r\n{json}"),
+            403,
+        ),
         (format!("POST /tokenize HTTP/1.1\r\n{json}"), 400),
         // What a form of another page can send without being asked.
-        ("POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain".to_owned(), 415),
+        (
+            "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain".to_owned(),
+            415,
+        ),
         ("POST /tokenize HTTP/1.1\r\nhost: localhost".to_owned(), 415),
         ("GET / HTTP/1.1\r\nhost: evil.example".to_owned(), 403),
-        ("GET /nothing HTTP/1.1\r\nhost: evil.example".to_owned(), 403),
-        ("GET /settings HTTP/1.1\r\nhost: localhost\r\nsec-fetch-site: cross-site".to_owned(), 403),
+        (
+            "GET /nothing HTTP/1.1\r\nhost: evil.example".to_owned(),
+            403,
+        ),
+        (
+            "GET /settings HTTP/1.1\r\nhost: localhost\r\nsec-fetch-site: cross-site".to_owned(),
+            403,
+        ),
     ] {
         let body = if head.starts_with("POST") { body } else { "" };
         let (status, text) = served.raw(&head, body);
@@ -60,39 +85,155 @@ fn what_is_wrong_is_said() {
     let prompt = served.tokenize(PROMPT);
     for (path, body, status, said) in [
         ("/tokenize", json!({}), 400, "prompt, or chat"),
-        ("/tokenize", json!({"prompt": ""}), 400, "the prompt is empty"),
-        ("/tokenize", json!({"prompt": "Rome ".repeat(50)}), 413, "this server takes 40"),
+        (
+            "/tokenize",
+            json!({"prompt": ""}),
+            400,
+            "the prompt is empty",
+        ),
+        (
+            "/tokenize",
+            json!({"prompt": "Rome ".repeat(50)}),
+            413,
+            "this server takes 40",
+        ),
         ("/tokenize", json!({"chat": []}), 400, "message"),
-        ("/tokenize", json!({"prompt": "a", "path": "/etc/passwd"}), 400, "path"),
+        (
+            "/tokenize",
+            json!({"prompt": "a", "path": "/etc/passwd"}),
+            400,
+            "path",
+        ),
         ("/interpret", json!({"prompt": "p0"}), 404, "/tokenize"),
-        ("/interpret", json!({"prompt": prompt, "cells": [[9, 0]]}), 400, "layer 9 is out of range"),
-        ("/interpret", json!({"prompt": prompt, "cells": [[1, 16]]}), 400, "token 16 is out of range"),
-        ("/interpret", json!({"prompt": prompt, "cells": []}), 400, "no cell"),
-        ("/interpret", json!({"prompt": prompt, "cells": [[1, 1]], "layers": [1]}), 400, "not both"),
-        ("/interpret", json!({"prompt": prompt, "template": "nothing"}), 400, "nothing"),
-        ("/interpret", json!({"prompt": prompt, "mode": "nothing"}), 400, "nothing"),
-        ("/interpret", json!({"prompt": prompt, "controls": ["nothing"]}), 400, "nothing"),
-        ("/interpret", json!({"prompt": prompt, "inject_layer": 6}), 400, "inject layer 6 is out of range"),
-        ("/interpret", json!({"prompt": prompt, "temperature": -1.0}), 400, "temperature"),
-        ("/interpret", json!({"prompt": prompt, "samples": 2}), 400, "temperature"),
-        ("/interpret", json!({"prompt": prompt, "samples": 2, "temperature": 1.0}), 413, "200"),
-        ("/interpret", json!({"prompt": prompt, "max_new_tokens": 0}), 400, "max_new_tokens"),
-        ("/interpret", json!({"prompt": prompt, "max_new_tokens": 257}), 400, "has room for"),
-        ("/interpret", json!({"prompt": prompt, "interpretation_prompt": ["no placeholder"]}), 400, "placeholder"),
-        ("/interpret", json!({"prompt": prompt, "strength": "much"}), 400, "much"),
-        ("/score", json!({"prompt": prompt, "text": ""}), 400, "0 tokens"),
-        ("/generate", json!({"prompt": prompt, "max_new_tokens": 0}), 400, "max_new_tokens"),
-        ("/generate", json!({"prompt": prompt, "steer": [{"layer": 7, "token": 0}]}), 400, "layers 0..=6"),
-        ("/generate", json!({"prompt": prompt, "steer": [{"layer": 1, "token": 16}]}), 400, "token 16"),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "cells": [[9, 0]]}),
+            400,
+            "layer 9 is out of range",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "cells": [[1, 16]]}),
+            400,
+            "token 16 is out of range",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "cells": []}),
+            400,
+            "no cell",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "cells": [[1, 1]], "layers": [1]}),
+            400,
+            "not both",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "template": "nothing"}),
+            400,
+            "nothing",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "mode": "nothing"}),
+            400,
+            "nothing",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "controls": ["nothing"]}),
+            400,
+            "nothing",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "inject_layer": 6}),
+            400,
+            "inject layer 6 is out of range",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "temperature": -1.0}),
+            400,
+            "temperature",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "samples": 2}),
+            400,
+            "temperature",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "samples": 2, "temperature": 1.0}),
+            413,
+            "200",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "max_new_tokens": 0}),
+            400,
+            "max_new_tokens",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "max_new_tokens": 129}),
+            400,
+            "has room for",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "interpretation_prompt": ["no placeholder"]}),
+            400,
+            "placeholder",
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "strength": "much"}),
+            400,
+            "much",
+        ),
+        (
+            "/score",
+            json!({"prompt": prompt, "text": ""}),
+            400,
+            "0 tokens",
+        ),
+        (
+            "/generate",
+            json!({"prompt": prompt, "max_new_tokens": 0}),
+            400,
+            "max_new_tokens",
+        ),
+        (
+            "/generate",
+            json!({"prompt": prompt, "steer": [{"layer": 7, "token": 0}]}),
+            400,
+            "layers 0..=6",
+        ),
+        (
+            "/generate",
+            json!({"prompt": prompt, "steer": [{"layer": 1, "token": 16}]}),
+            400,
+            "token 16",
+        ),
     ] {
         let (got, problem) = served.post(path, &body);
         assert_eq!(got, status, "{path} {body}: {problem}");
-        assert!(message(&problem, status).contains(said), "{path} {body}: {problem}");
+        assert!(
+            message(&problem, status).contains(said),
+            "{path} {body}: {problem}"
+        );
     }
     let (status, text) = served.post_text("/tokenize", "{");
     assert_eq!(status, 400);
     assert!(text.contains("the body"), "{text}");
-    let (status, text) = served.post_text("/tokenize", &json!({"prompt": "a".repeat(300 << 10)}).to_string());
+    let (status, text) = served.post_text(
+        "/tokenize",
+        &json!({"prompt": "a".repeat(300 << 10)}).to_string(),
+    );
     assert_eq!(status, 413, "{text}");
     served.wait_until_idle(Duration::from_secs(5));
 }
@@ -101,7 +242,9 @@ fn what_is_wrong_is_said() {
 fn a_client_that_goes_takes_its_work_with_it() {
     let served = Served::new(slow());
     let prompt = served.tokenize(PROMPT);
-    let streams: Vec<_> = (0..3).map(|_| served.open_stream("/interpret", &long(&prompt))).collect();
+    let streams: Vec<_> = (0..3)
+        .map(|_| served.open_stream("/interpret", &long(&prompt)))
+        .collect();
     assert_eq!(served.get("/healthz").1["requests"], 3);
     // One that stays has its rows in between.
     let stays = json!({"prompt": prompt, "cells": [[3, 8]]});
@@ -120,13 +263,21 @@ fn a_full_queue_says_when_to_come_back() {
         ..slow()
     });
     let prompt = served.tokenize(PROMPT);
-    let streams: Vec<_> = (0..2).map(|_| served.open_stream("/interpret", &long(&prompt))).collect();
+    let streams: Vec<_> = (0..2)
+        .map(|_| served.open_stream("/interpret", &long(&prompt)))
+        .collect();
     let body = json!({"prompt": prompt, "cells": [[1, 1]]}).to_string();
     let head = "POST /interpret HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
     let mut answer = String::new();
-    served.send(head, &body).read_to_string(&mut answer).unwrap();
+    served
+        .send(head, &body)
+        .read_to_string(&mut answer)
+        .unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    assert!(answer.to_lowercase().contains("\r\nretry-after: 1\r\n"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("\r\nretry-after: 1\r\n"),
+        "{answer}"
+    );
     // What needs no model is answered all the same.
     served.tokenize("Rome");
     drop(streams);
@@ -158,7 +309,14 @@ fn prompts_that_were_used_longest_ago_are_forgotten() {
     let [first, second] = ["Rome", "Paris"].map(|text| served.tokenize(text));
     assert_eq!(served.tokenize("Rome"), first);
     served.tokenize("Berlin");
-    let status = |prompt: &str| served.post_text("/states", &json!({"prompt": prompt, "cells": [[0, 0]]}).to_string()).0;
+    let status = |prompt: &str| {
+        served
+            .post_text(
+                "/states",
+                &json!({"prompt": prompt, "cells": [[0, 0]]}).to_string(),
+            )
+            .0
+    };
     assert_eq!((status(&first), status(&second)), (200, 404));
 }
 

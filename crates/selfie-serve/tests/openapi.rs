@@ -67,28 +67,51 @@ fn every_path_and_verb_is_described_and_there() {
         .unwrap()
         .iter()
         .flat_map(|(path, verbs)| {
-            verbs.as_object().unwrap().keys().map(move |verb| (path.clone(), verb.clone()))
+            verbs
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(move |verb| (path.clone(), verb.clone()))
         })
         .collect();
-    let there = paths().into_iter().map(|(path, verb)| (path.to_owned(), verb.to_owned()));
+    let there = paths()
+        .into_iter()
+        .map(|(path, verb)| (path.to_owned(), verb.to_owned()));
     assert_eq!(described, there.collect());
     let served = Served::new(Limits::default());
     for (path, verb) in paths() {
         for other in ["get", "post", "put", "delete", "patch", "options"] {
-            let head = format!("{} {path} HTTP/1.1\r\nhost: localhost", other.to_uppercase());
+            let head = format!(
+                "{} {path} HTTP/1.1\r\nhost: localhost",
+                other.to_uppercase()
+            );
             let (status, text) = served.raw(&head, "");
             if other == verb {
                 // Posts without a body are no JSON.
-                assert_eq!(status, if verb == "get" { 200 } else { 415 }, "{verb} {path}: {text}");
+                assert_eq!(
+                    status,
+                    if verb == "get" { 200 } else { 415 },
+                    "{verb} {path}: {text}"
+                );
             } else {
                 assert_eq!(status, 405, "{other} {path}: {text}");
-                agree(&document, &json!({"$ref": "#/components/schemas/Problem"}), &serde_json::from_str(&text).unwrap(), path);
+                agree(
+                    &document,
+                    &json!({"$ref": "#/components/schemas/Problem"}),
+                    &serde_json::from_str(&text).unwrap(),
+                    path,
+                );
             }
         }
     }
     let (status, problem) = served.get("/elsewhere");
     assert_eq!(status, 404);
-    agree(&document, &json!({"$ref": "#/components/schemas/Problem"}), &problem, "/elsewhere");
+    agree(
+        &document,
+        &json!({"$ref": "#/components/schemas/Problem"}),
+        &problem,
+        "/elsewhere",
+    );
 }
 
 #[test]
@@ -102,25 +125,53 @@ fn answers_have_the_fields_that_are_described() {
     for path in ["/healthz", "/settings"] {
         let (status, value) = served.get(path);
         assert_eq!(status, 200);
-        agree(&document, &schema(path, "get", "application/json"), &value, path);
+        agree(
+            &document,
+            &schema(path, "get", "application/json"),
+            &value,
+            path,
+        );
     }
     assert_eq!(served.get("/openapi.json").1, document);
     let prompt = served.tokenize(PROMPT);
     for (path, body) in [
         ("/tokenize", json!({"prompt": PROMPT})),
-        ("/tokenize", json!({"chat": [{"role": "user", "content": "Where is Rome?"}]})),
-        ("/score", json!({"prompt": prompt, "layers": [2, 3], "tokens": [8], "text": " Italy"})),
+        (
+            "/tokenize",
+            json!({"chat": [{"role": "user", "content": "Where is Rome?"}]}),
+        ),
+        (
+            "/score",
+            json!({"prompt": prompt, "layers": [2, 3], "tokens": [8], "text": " Italy"}),
+        ),
         ("/states", json!({"prompt": prompt, "cells": [[1, 1]]})),
     ] {
         let (status, value) = served.post(path, &body);
         assert_eq!(status, 200, "{value}");
-        agree(&document, &schema(path, "post", "application/json"), &value, path);
+        agree(
+            &document,
+            &schema(path, "post", "application/json"),
+            &value,
+            path,
+        );
     }
     let cell = json!([[3, 8]]);
     for (path, body, names) in [
-        ("/interpret", json!({"prompt": prompt, "cells": cell}), ["row", "done"]),
-        ("/interpret", json!({"prompt": prompt, "cells": cell, "format": "explorer"}), ["cells", "done"]),
-        ("/generate", json!({"prompt": prompt, "max_new_tokens": 1}), ["token", "done"]),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "cells": cell}),
+            ["row", "done"],
+        ),
+        (
+            "/interpret",
+            json!({"prompt": prompt, "cells": cell, "format": "explorer"}),
+            ["cells", "done"],
+        ),
+        (
+            "/generate",
+            json!({"prompt": prompt, "max_new_tokens": 1}),
+            ["token", "done"],
+        ),
     ] {
         let events = served.events(path, &body);
         let schema = schema(path, "post", "text/event-stream");
@@ -128,7 +179,12 @@ fn answers_have_the_fields_that_are_described() {
         assert_eq!(got, names);
         for (name, data) in &events {
             let data: Value = serde_json::from_str(data).unwrap();
-            agree(&document, &schema["properties"][name], &data, &format!("{path} {name}"));
+            agree(
+                &document,
+                &schema["properties"][name],
+                &data,
+                &format!("{path} {name}"),
+            );
         }
     }
 }
@@ -157,7 +213,8 @@ fn requests_have_the_fields_that_are_described() {
         _ => json!(1),
     };
     for path in ["/interpret", "/score", "/generate", "/states"] {
-        let request = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        let request = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+            ["schema"];
         let request = resolve(&document, request);
         let base = || {
             let mut body = json!({"prompt": prompt});
@@ -186,6 +243,12 @@ fn requests_have_the_fields_that_are_described() {
         body["temperatur"] = json!(1);
         let (status, problem) = served.post(path, &body);
         assert_eq!(status, 400, "{path}: {problem}");
-        assert!(problem["error"]["message"].as_str().unwrap().contains("temperatur"), "{problem}");
+        assert!(
+            problem["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("temperatur"),
+            "{problem}"
+        );
     }
 }

@@ -81,7 +81,13 @@ fn cases() -> Vec<Case> {
 }
 
 fn cells(tokens: usize) -> Vec<Cell> {
-    let row = |layer| (0..tokens).map(move |token| Cell { prompt: 0, layer, token });
+    let row = |layer| {
+        (0..tokens).map(move |token| Cell {
+            prompt: 0,
+            layer,
+            token,
+        })
+    };
     (0..7).flat_map(row).collect()
 }
 
@@ -102,17 +108,21 @@ fn rows_are_those_of_the_library_for_several_clients_at_once() {
                 scope.spawn(move || ask(case))
             })
             .collect();
-        asking.into_iter().map(|client| client.join().unwrap()).collect()
+        asking
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
     });
     let model = model(&[]);
     for (index, case) in cases.iter().enumerate() {
         let mut want = Vec::new();
         let tokens = model.tokens(case.prompt).unwrap().len();
         for options in &case.options {
-            let swept = model.interpret(&[case.prompt], &cells(tokens), options, &mut |row: Row| {
-                want.push(serde_json::to_string(&row).unwrap());
-                ControlFlow::Continue(())
-            });
+            let swept =
+                model.interpret(&[case.prompt], &cells(tokens), options, &mut |row: Row| {
+                    want.push(serde_json::to_string(&row).unwrap());
+                    ControlFlow::Continue(())
+                });
             assert_eq!(swept.unwrap().rows, 7 * tokens);
         }
         // Samples may come between each other; each is in the order of its cells.
@@ -174,7 +184,9 @@ fn steering_by_nothing_changes_nothing_and_by_a_state_does() {
     let plain = text(json!([]));
     let model = model(&[]);
     let want = model
-        .generate(PROMPT, model.opened.decoding(8), |_| ControlFlow::Continue(()))
+        .generate(PROMPT, model.opened.decoding(8), |_| {
+            ControlFlow::Continue(())
+        })
         .unwrap();
     assert_eq!(plain["new_ids"], json!(want.new_ids));
     assert_eq!(plain["text"], json!(want.text));
@@ -188,11 +200,19 @@ fn steering_by_nothing_changes_nothing_and_by_a_state_does() {
 fn states_are_those_of_the_trace() {
     let served = Served::new(Limits::default());
     let prompt = served.tokenize(PROMPT);
-    let (status, states) = served.post("/states", &json!({"prompt": prompt, "cells": [[2, 3], [6, 15]]}));
+    let (status, states) = served.post(
+        "/states",
+        &json!({"prompt": prompt, "cells": [[2, 3], [6, 15]]}),
+    );
     assert_eq!(status, 200, "{states}");
     let trace = model(&[]).trace(PROMPT).unwrap();
     let (d, tokens) = (states["d_model"].as_u64().unwrap() as usize, 16);
-    for (state, (layer, token)) in states["states"].as_array().unwrap().iter().zip([(2, 3), (6, 15)]) {
+    for (state, (layer, token)) in states["states"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip([(2, 3), (6, 15)])
+    {
         let at = (layer * tokens + token) * d;
         let got: Vec<f32> = serde_json::from_value(state["values"].clone()).unwrap();
         assert_eq!(got, trace.hidden_states[at..at + d]);

@@ -3,23 +3,23 @@
 /** Work that is under way: each has a controller that ends it. */
 const asking = new Set();
 
-const number_of = (id) => Number(byId(id).value);
+const numberOf = (id) => Number(byId(id).value);
 
 /** The settings of the form, as /interpret takes them. */
 function settings() {
   const own = byId("template").value === "own";
-  const temperature = number_of("temperature");
+  const temperature = numberOf("temperature");
   const chosen = {
-    inject_layer: number_of("inject-layer"),
+    inject_layer: numberOf("inject-layer"),
     mode: byId("mode").value,
-    strength: number_of("strength"),
-    max_new_tokens: number_of("max-new-tokens"),
-    seed: number_of("seed"),
+    strength: numberOf("strength"),
+    max_new_tokens: numberOf("max-new-tokens"),
+    seed: numberOf("seed"),
     controls: [...document.querySelectorAll("#controls input:checked")].map((box) => box.value),
   };
   if (own) chosen.interpretation_prompt = JSON.parse(byId("own").value);
   else chosen.template = byId("template").value;
-  if (temperature > 0) Object.assign(chosen, { temperature, samples: number_of("samples") });
+  if (temperature > 0) Object.assign(chosen, { temperature, samples: numberOf("samples") });
   return chosen;
 }
 
@@ -169,7 +169,7 @@ function followAsking() {
   scroll.addEventListener("click", (event) => {
     const td = event.target.closest("td");
     const th = event.target.closest("th");
-    if (td && grid().cells[td.y][td.x].every((cell) => !cell) && !of_busy(grid(), td.y, td.x)) return askCells([[td.y, td.x]]);
+    if (td && grid().cells[td.y][td.x].every((cell) => !cell) && !isBusy(grid(), td.y, td.x)) return askCells([[td.y, td.x]]);
     if (!th) return;
     if (th.classList.contains("corner")) return ask("all");
     const along = [...th.parentElement.children].indexOf(th) - 1;

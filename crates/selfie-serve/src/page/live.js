@@ -68,7 +68,7 @@ function gridOf(prompt, setting, sample) {
 function showGrid(of) {
   state.grid = data.grids.indexOf(of);
   document.body.classList.add("has-grid");
-  if (!byId("show").value || state.show === null) byId("show").value = view().show;
+  if (state.show === null) byId("show").value = view().show;
   buildTabs();
   build();
   for (const id of ["ask-cell", "ask-row", "ask-column", "ask-all", "continue"]) byId(id).disabled = false;
@@ -106,7 +106,7 @@ function done(of, y, x) {
 /** Draws one cell again. */
 function renew(y, x) {
   const [td, now] = [cells[y][x], view()];
-  td.ariaBusy = of_busy(grid(), y, x) ? "true" : null;
+  td.ariaBusy = isBusy(grid(), y, x) ? "true" : null;
   td.replaceChildren();
   colour(td, grid().cells[y][x], now);
   fill(td, now);
@@ -116,7 +116,7 @@ function renew(y, x) {
   redrawSoon();
 }
 
-const of_busy = (of, y, x) => of.busy?.has(`${y} ${x}`);
+const isBusy = (of, y, x) => of.busy?.has(`${y} ${x}`);
 
 let redrawing = 0;
 /** Scales and counts follow what has come, a few times a second. */
@@ -134,5 +134,5 @@ function redrawSoon() {
 }
 
 hooks.built = () => {
-  for (const td of cells.flat()) if (of_busy(grid(), td.y, td.x)) td.ariaBusy = "true";
+  for (const td of cells.flat()) if (isBusy(grid(), td.y, td.x)) td.ariaBusy = "true";
 };

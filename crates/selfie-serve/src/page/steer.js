@@ -24,12 +24,12 @@ async function generate(title, body) {
 /** Every text that the form asks for: of each run, as it is and steered. */
 async function askTexts() {
   const of = grid();
-  const body = { prompt: data.prompts[of.prompt].id, max_new_tokens: number_of("max-new-tokens"), seed: number_of("seed") };
-  body.temperature = number_of("temperature");
+  const body = { prompt: data.prompts[of.prompt].id, max_new_tokens: numberOf("max-new-tokens"), seed: numberOf("seed") };
+  body.temperature = numberOf("temperature");
   const steer = { layer: of.layers[here.y], token: of.tokens[here.x].index };
   steer.mode = byId("steer-mode").value;
-  steer.strength = number_of("steer-strength");
-  if (byId("steer-layer").value !== "") steer.inject_layer = number_of("steer-layer");
+  steer.strength = numberOf("steer-strength");
+  if (byId("steer-layer").value !== "") steer.inject_layer = numberOf("steer-layer");
   const cell = `layer ${steer.layer}, token ${steer.token} “${of.tokens[here.x].text.trim()}”`;
   byId("texts").replaceChildren();
   await Promise.all(

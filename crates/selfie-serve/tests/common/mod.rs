@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,9 +32,14 @@ pub fn model(edits: &[PathBuf]) -> Model {
     opened.load_unedited(&mut ()).unwrap()
 }
 
+/// A client of a server.
+pub struct Client {
+    pub at: SocketAddr,
+}
+
 /// A server that ends when this is dropped.
 pub struct Served {
-    pub at: SocketAddr,
+    client: Client,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,12 +61,22 @@ impl Served {
         let asked = Arc::clone(&stop);
         let run = move || server.run(|| asked.load(Ordering::Relaxed)).unwrap();
         Self {
-            at,
+            client: Client { at },
             stop,
             thread: Some(thread::spawn(run)),
         }
     }
+}
 
+impl Deref for Served {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Client {
     /// Status and JSON of an answer.
     pub fn get(&self, path: &str) -> (u16, Value) {
         let (status, text) = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost"), "");
@@ -73,7 +89,8 @@ impl Served {
     }
 
     pub fn post_text(&self, path: &str, body: &str) -> (u16, String) {
-        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json");
         self.raw(&head, body)
     }
 
@@ -85,14 +102,23 @@ impl Served {
         let (head, text) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-        (status, if chunked { unchunk(text) } else { text.to_owned() })
+        (
+            status,
+            if chunked {
+                unchunk(text)
+            } else {
+                text.to_owned()
+            },
+        )
     }
 
     pub fn send(&self, head: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.at).unwrap();
         let length = body.len();
         let rest = format!("\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
-        stream.write_all(format!("{head}{rest}").as_bytes()).unwrap();
+        stream
+            .write_all(format!("{head}{rest}").as_bytes())
+            .unwrap();
         stream
     }
 
@@ -111,7 +137,8 @@ impl Served {
 
     /// The first lines of a stream that stays open.
     pub fn open_stream(&self, path: &str, body: &Value) -> BufReader<TcpStream> {
-        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json");
         let mut reader = BufReader::new(self.send(&head, &body.to_string()));
         let mut line = String::new();
         while !line.starts_with("data: ") {
@@ -160,7 +187,10 @@ fn unchunk(text: &str) -> String {
 pub fn events(text: &str) -> Vec<(String, String)> {
     let event = |part: &str| {
         let name = part.lines().find_map(|line| line.strip_prefix("event: "))?;
-        let data: Vec<&str> = part.lines().filter_map(|l| l.strip_prefix("data: ")).collect();
+        let data: Vec<&str> = part
+            .lines()
+            .filter_map(|l| l.strip_prefix("data: "))
+            .collect();
         Some((name.to_owned(), data.join("\n")))
     };
     text.split("\n\n").filter_map(event).collect()
