@@ -101,15 +101,15 @@ impl OfRows {
         };
         let mut explorer = Explorer::new(run, None, &self.commands).map_err(internal)?;
         let words = self.body.words(sample);
-        for setting in &mut explorer.settings {
-            if !words.is_empty() {
-                let line = command_line(&words);
-                // Samples are tabs of their own.
-                let label = command_line(&self.body.words(0));
+        if !words.is_empty() {
+            // Samples are tabs of their own: their seeds are not told apart here.
+            let of_all = command_line(&self.body.words(0));
+            let label = selfie_explorer::clean(&of_all).replace("--", "");
+            for setting in &mut explorer.settings {
                 if !label.is_empty() {
-                    setting.label += &format!(", {}", selfie_explorer::clean(&label));
+                    setting.label += &format!(", {label}");
                 }
-                setting.options = format!("{line} {}", setting.options);
+                setting.options = format!("{} {}", command_line(&words), setting.options);
             }
         }
         Ok(json!({

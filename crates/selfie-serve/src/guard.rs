@@ -103,7 +103,7 @@ mod tests {
             map.append(name, value.parse().unwrap());
         }
         hosts
-            .check(&map)
+            .check("/interpret", &map)
             .map_or_else(|problem| problem.status.as_u16(), |()| 200)
     }
 

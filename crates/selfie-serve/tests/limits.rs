@@ -161,7 +161,7 @@ fn what_is_wrong_is_said() {
         ),
         (
             "/interpret",
-            json!({"prompt": prompt, "samples": 2}),
+            json!({"prompt": prompt, "cells": [[1, 1]], "samples": 2}),
             400,
             "temperature",
         ),

@@ -51,6 +51,7 @@ async function askTokens() {
     tell(`${got.tokens.length} tokens, ${got.layers} layers`);
     here = { y: 0, x: got.tokens.length - 1 };
     showGrid(gridOf(at, settingOf(settings()), 0));
+    cells[here.y][here.x].scrollIntoView({ block: "nearest", inline: "nearest" });
   } catch (error) {
     tell(error.message, true);
   }

@@ -3,7 +3,7 @@
 /** One text, in a paragraph that fills as tokens come. */
 async function generate(title, body) {
   const said = element("p", { dir: "auto" });
-  byId("texts").prepend(element("h3", {}, element("bdi", {}, title)), said);
+  byId("texts").append(element("h3", {}, element("bdi", {}, title)), said);
   const controller = new AbortController();
   asking.add(controller);
   byId("stop").disabled = false;
