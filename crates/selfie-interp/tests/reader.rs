@@ -308,7 +308,7 @@ fn a_job_that_does_not_fit_is_refused_with_its_numbers() {
 
 #[test]
 fn jobs_that_are_cancelled_and_prompts_that_are_forgotten_leave_nothing_behind() {
-    let (model, tokenizer) = load("llama2-mha", 2);
+    let (model, tokenizer) = load("llama2-mha", None, 2);
     let located =
         [r#"["a", 0, " b"]"#, r#"["The", 0, 0, " c"]"#].map(|json| located(&tokenizer, json));
     let size = ReaderSize {
