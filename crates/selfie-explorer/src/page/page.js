@@ -150,7 +150,11 @@ function go(y, x, focus = true) {
   here = { y: Math.max(0, Math.min(layers.length - 1, y)), x: Math.max(0, Math.min(tokens.length - 1, x)) };
   const td = cells[here.y][here.x];
   td.tabIndex = 0;
-  if (focus) td.focus();
+  if (focus) {
+    td.focus();
+    // Focus alone may leave it beneath the heads.
+    td.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
   showDetails(grid(), here.y, here.x, view());
 }
 
