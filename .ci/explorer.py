@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from selenium import webdriver
+from browser import Browser, check
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -21,11 +21,6 @@ from selenium.webdriver.support.ui import Select
 
 PROMPT = "[INST] What is the capital of the country of the Colosseum? [/INST]"
 HOSTILE = "</script><script>window.hacked = 1</script> <!-- שלום e\u0301 \u202e \"q\" 'x'"
-
-
-def check(holds, what):
-    if not holds:
-        sys.exit(f"explorer: {what}")
 
 
 def rows_of(layers, tokens, draw):
@@ -46,16 +41,12 @@ def rows_of(layers, tokens, draw):
             }
 
 
-class Pages:
+class Pages(Browser):
     """Pages that the program wrote, and the browser that shows them."""
 
     def __init__(self, selfie, folder):
-        self.selfie, self.folder = selfie, folder
-        options = webdriver.ChromeOptions()
-        for option in ["headless=new", "no-sandbox", "disable-gpu", "window-size=1440,900", "hide-scrollbars"]:
-            options.add_argument(f"--{option}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.browser = webdriver.Chrome(options=options)
+        super().__init__("explorer", folder, ("file:", "about:", "data:"))
+        self.selfie = selfie
 
     def run(self, *args):
         subprocess.run([self.selfie, *args], check=True, cwd=self.folder)
@@ -63,37 +54,6 @@ class Pages:
     def open(self, name, view=""):
         self.browser.get("about:blank")
         self.browser.get(f"{(self.folder / name).as_uri()}#{view}")
-
-    def js(self, script, *args):
-        return self.browser.execute_script("return " + script, *args)
-
-    def find(self, css):
-        return self.browser.find_element(By.CSS_SELECTOR, css)
-
-    def all(self, css):
-        return self.browser.find_elements(By.CSS_SELECTOR, css)
-
-    def cell(self, layer, token):
-        """The cell of a row and a column, from 0."""
-        return self.find(f"#grid tbody tr:nth-child({layer + 1}) td:nth-child({token + 2})")
-
-    def press(self, *keys):
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def details(self):
-        return self.find("#details").text
-
-    def screenshot(self, name):
-        self.browser.save_screenshot(str(self.folder / name))
-
-    def check_quiet(self):
-        said = [entry for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-        check(not said, f"the console says {said}")
-        for entry in self.browser.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] == "Network.requestWillBeSent":
-                url = message["params"]["request"]["url"]
-                check(url.startswith(("file:", "about:", "data:")), f"the page asks for {url}")
 
 
 def keyboard_and_pointer(pages):

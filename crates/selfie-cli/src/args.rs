@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Merge(MergeArgs),
     /// Show rows that interpret wrote as a page to explore, or as a figure
     Report(ReportArgs),
+    /// Explore a model live, in a browser on this machine or by a JSON API; --edit is compared with the model without it
+    Serve(ServeArgs),
     /// Change what embeddings say, as an edit of one layer's MLP
     #[command(subcommand)]
     Control(ControlCommand),
@@ -414,6 +417,36 @@ pub(crate) struct ReportArgs {
     /// A page that opens in a browser without a network (.html), or a figure (.svg); it appears when it is complete
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The port to listen at; 0 is any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 7979)]
+    pub(crate) port: u16,
+    /// The address to listen at. Anything but a loopback address lets others use the model: there is no password
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// A name by which browsers may ask for it, beside localhost and addresses
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+    /// Most new tokens of a text
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_new_tokens: usize,
+    /// Most tokens of a prompt
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub(crate) max_prompt_tokens: usize,
+    /// Texts that are decoded together: a number, or auto
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub(crate) batch_size: String,
+    /// Requests at a time, those that wait included; more are told to come back
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) queue: usize,
+    /// How long a request may take, in seconds
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Args, Debug)]

@@ -8,6 +8,7 @@ use selfie::interp::InterpError;
 use selfie::kernels::KernelError;
 use selfie::llama::LlamaError;
 use selfie_explorer::ExplorerError;
+use selfie_serve::ServeError;
 use selfie_sweep::SweepError;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Explorer(#[from] ExplorerError),
     #[error(transparent)]
+    Serve(ServeError),
+    #[error(transparent)]
     Selfie(#[from] Error),
 }
 
@@ -50,6 +53,7 @@ impl CliError {
                 | ExplorerError::Models { .. }
                 | ExplorerError::NothingInCommon { .. },
             ) => 2,
+            Self::Serve(ServeError::Listen { .. } | ServeError::Limit { .. }) => 2,
             Self::Selfie(error) => of_selfie(error),
             Self::Prompts(error) | Self::Sweep(error) => of_sweep(error),
             _ => 1,
@@ -151,6 +155,15 @@ fn of_control(error: &ControlError) -> u8 {
 impl From<ControlError> for CliError {
     fn from(error: ControlError) -> Self {
         Self::Selfie(error.into())
+    }
+}
+
+impl From<ServeError> for CliError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Selfie(error) => Self::Selfie(error),
+            error => Self::Serve(error),
+        }
     }
 }
 

@@ -140,13 +140,7 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
             strength,
         }));
     }
-    let batch_size = match args.batch_size.as_str() {
-        "auto" => None,
-        number => match number.parse() {
-            Ok(number) => Some(number),
-            Err(_) => return usage(format!("--batch-size {number}: expected a number, or auto")),
-        },
-    };
+    let batch_size = batch_size(&args.batch_size)?;
     Ok(Options {
         injections,
         max_new_tokens: args.max_new_tokens,
@@ -160,6 +154,17 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
         control_seed: args.sampling.seed,
         ..opened.interpret_options_with(prompt)?
     })
+}
+
+/// The value of `--batch-size`.
+pub(crate) fn batch_size(text: &str) -> Result<Option<usize>> {
+    match text {
+        "auto" => Ok(None),
+        number => match number.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => usage(format!("--batch-size {number}: expected a number, or auto")),
+        },
+    }
 }
 
 fn controls(names: &str) -> Result<Vec<Control>> {

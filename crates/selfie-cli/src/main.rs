@@ -25,6 +25,7 @@ mod report;
 mod reproduce;
 mod scan;
 mod scan_runs;
+mod serve;
 mod stop;
 mod sweep;
 mod trace;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => sweep::sweep(&args),
         Command::Merge(args) => merge::merge(&args),
         Command::Report(args) => report::report(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),

@@ -46,14 +46,44 @@ pub(crate) fn commands(
     }
 }
 
+/// The options of `serve` that are not those of a model; all take a value. The page compares edits by itself.
+const OF_SERVING: [&str; 9] = [
+    "--port",
+    "--host",
+    "--allow-host",
+    "--max-new-tokens",
+    "--max-prompt-tokens",
+    "--batch-size",
+    "--queue",
+    "--timeout",
+    "--edit",
+];
+
+/// `selfie interpret` with the model of this process's command line, which is one of `selfie serve`.
+pub(crate) fn of_model() -> Vec<String> {
+    let words = std::env::args_os()
+        .skip(2)
+        .map(|word| word.to_string_lossy().into_owned());
+    let command = ["selfie", "interpret"].map(str::to_owned);
+    command
+        .into_iter()
+        .chain(without(&OF_SERVING, words))
+        .collect()
+}
+
 fn kept(words: impl Iterator<Item = String>) -> Vec<String> {
+    without(&CHOSEN_ANEW, words)
+}
+
+/// Words without some options, which take a value, and `--quiet`, which takes none.
+fn without(options: &[&str], words: impl Iterator<Item = String>) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = words.peekable();
     while let Some(word) = words.next() {
-        if CHOSEN_ANEW.contains(&&*word) {
+        if options.contains(&&*word) {
             words.next();
         } else if word != "--quiet"
-            && !CHOSEN_ANEW
+            && !options
                 .iter()
                 .any(|option| word.starts_with(&format!("{option}=")))
         {

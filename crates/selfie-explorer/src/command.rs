@@ -26,7 +26,7 @@ impl Commands {
             Self::FromRows => of_rows(rows),
             Self::FromRun { options, prompts } => {
                 let prompt = prompts.get(prompt).map_or(&[][..], Vec::as_slice);
-                line(options.iter().chain(prompt))
+                command_line(options.iter().chain(prompt))
             }
         }
     }
@@ -44,7 +44,7 @@ impl Commands {
 
 /// The options of an injection.
 pub(crate) fn of_injection(row: &Row) -> String {
-    line(&[
+    command_line(&[
         "--inject-layer".to_owned(),
         row.inject_layer.to_string(),
         "--mode".to_owned(),
@@ -87,11 +87,11 @@ fn of_rows(rows: &[&Row]) -> String {
     if rows.iter().all(|row| row.relevancy_score.is_empty()) {
         words.push("--no-relevancy".to_owned());
     }
-    line(&words)
+    command_line(&words)
 }
 
 /// Words as a POSIX shell takes them.
-fn line<'a>(words: impl IntoIterator<Item = &'a String>) -> String {
+pub fn command_line<'a>(words: impl IntoIterator<Item = &'a String>) -> String {
     let quoted: Vec<String> = words.into_iter().map(|word| quote(word)).collect();
     quoted.join(" ")
 }
@@ -123,7 +123,7 @@ mod tests {
             "!*?[a]~#;&|<>",
         ];
         let words: Vec<String> = words.map(str::to_owned).to_vec();
-        let script = format!("printf '%s\\0' {}", line(&words));
+        let script = format!("printf '%s\\0' {}", command_line(&words));
         let output = std::process::Command::new("sh")
             .args(["-c", &script])
             .output()

@@ -1,4 +1,4 @@
-//! The page: one file that loads nothing.
+//! The page: one file that loads nothing, or the same page as a server sends it.
 
 use minijinja::{AutoEscape, Environment, Value, context};
 
@@ -18,6 +18,31 @@ const SCRIPTS: [&str; 4] = [
     include_str!("page/page.js"),
 ];
 
+/// What a server adds to the page, to fill its grids while it is open. The scripts of the page are there before `script`
+/// runs: it may change `data`, and call what they have.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'a> {
+    /// CSS.
+    pub style: &'a str,
+    /// JavaScript.
+    pub script: &'a str,
+    /// HTML below the page's heading.
+    pub controls: &'a str,
+    /// HTML beside the grid.
+    pub panel: &'a str,
+}
+
+/// A page that a server sends. It has no content security policy of its own: that is for the server to say.
+#[derive(Clone, Debug)]
+pub struct LivePage {
+    /// The page.
+    pub html: String,
+    /// The text of its `style` element, whose hash a policy may name.
+    pub style: String,
+    /// The text of its `script` element.
+    pub script: String,
+}
+
 impl Explorer {
     /// A self-contained web page.
     ///
@@ -25,19 +50,46 @@ impl Explorer {
     ///
     /// None that a caller can cause: the template and the data are ours.
     pub fn to_html(&self) -> Result<String> {
+        Ok(self.page(None)?.html)
+    }
+
+    /// The page for a server, which fills it. There may be no grid yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_html`](Explorer::to_html).
+    pub fn to_live_html(&self, live: &Live<'_>) -> Result<LivePage> {
+        self.page(Some(live))
+    }
+
+    fn page(&self, live: Option<&Live<'_>>) -> Result<LivePage> {
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(|_| AutoEscape::Html);
-        let page = environment.render_named_str(
+        // The line break behind the tag is part of the element.
+        let element = |parts: &[&str], more: Option<&str>| {
+            let parts = parts.iter().copied().chain(more);
+            format!("\n{}", parts.collect::<Vec<_>>().join("\n"))
+        };
+        let style = element(&STYLES, live.map(|live| live.style));
+        let script = element(&SCRIPTS, live.map(|live| live.script));
+        let html = environment.render_named_str(
             "page.html",
             PAGE,
             context! {
                 title => format!("Selfie: {}", self.name()),
-                style => Value::from_safe_string(STYLES.join("\n")),
+                live => live.is_some(),
+                controls => live.map(|live| Value::from_safe_string(live.controls.to_owned())),
+                panel => live.map(|live| Value::from_safe_string(live.panel.to_owned())),
+                style => Value::from_safe_string(style.clone()),
                 data => Value::from_safe_string(for_script(&serde_json::to_string(self)?)),
-                scripts => Value::from_safe_string(SCRIPTS.join("\n")),
+                script => Value::from_safe_string(script.clone()),
             },
         )?;
-        Ok(page)
+        Ok(LivePage {
+            html,
+            style,
+            script,
+        })
     }
 }
 

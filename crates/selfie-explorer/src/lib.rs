@@ -30,8 +30,9 @@ mod svg;
 mod text;
 mod widths;
 
-pub use command::Commands;
+pub use command::{Commands, command_line};
 pub use error::{ExplorerError, Result};
 pub use explorer::{Cell, Control, Explorer, Grid, Pair, Prompt, Run, Setting, Token};
+pub use html::{Live, LivePage};
 pub use row::{Row, read_rows};
 pub use text::{clean, visible};

@@ -36,11 +36,10 @@ enum Ready {
 }
 
 /// Makes rows of texts, and hands them out in order.
-pub(crate) struct Delivery<'a, B: Backend, S> {
+pub(crate) struct Delivery<'a, B: Backend> {
     tokenizer: &'a Tokenizer,
-    options: &'a Options,
-    source: &'a dyn Source<B>,
-    sink: &'a mut S,
+    pub(crate) options: Options,
+    pub(crate) source: Box<dyn Source<B> + 'a>,
     /// Rows that wait for texts of theirs.
     unfinished: BTreeMap<usize, Texts>,
     /// Rows that wait for an earlier one.
@@ -58,28 +57,25 @@ pub(crate) struct Delivery<'a, B: Backend, S> {
     failed: Option<(String, usize)>,
 }
 
-impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
+impl<'a, B: Backend> Delivery<'a, B> {
     pub(crate) fn new(
         tokenizer: &'a Tokenizer,
-        options: &'a Options,
-        texts: usize,
-        source: &'a dyn Source<B>,
-        sink: &'a mut S,
+        options: Options,
+        source: Box<dyn Source<B> + 'a>,
     ) -> Self {
         Self {
-            tokenizer,
-            options,
-            source,
-            sink,
             unfinished: BTreeMap::new(),
             ready: BTreeMap::new(),
             clean: None,
             next: 0,
             rows: source.len() * options.injections.len(),
-            tokens: texts * options.max_new_tokens,
+            tokens: options.texts(source.len()) * options.max_new_tokens,
             swept: Swept::default(),
             refused: false,
             failed: None,
+            tokenizer,
+            options,
+            source,
         }
     }
 
@@ -94,13 +90,14 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
         row: usize,
         part: Part,
         outcome: Outcome,
+        sink: &mut dyn Sink,
     ) -> Result<ControlFlow<()>> {
         let Outcome::Text(text) = outcome else {
             if part == Part::Clean {
                 // Every row needs it.
                 return Err(InterpError::CleanNotFinite);
             }
-            return self.fail(row, part);
+            return self.fail(row, part, sink);
         };
         // A text that ended early leaves less to generate.
         self.tokens -= self.options.max_new_tokens - text.new_ids.len();
@@ -110,7 +107,7 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
             for row in waiting {
                 self.complete(row)?;
             }
-            return Ok(self.hand_out());
+            return Ok(self.hand_out(sink));
         }
         if matches!(self.ready.get(&row), Some(Ready::Failed(_))) || row < self.next {
             // Another text of its cell has failed.
@@ -125,22 +122,22 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
             Part::Own | Part::Clean => texts.own = Some(text),
         }
         self.complete(row)?;
-        Ok(self.hand_out())
+        Ok(self.hand_out(sink))
     }
 
     /// Tells the sink how many tokens have been generated.
-    pub(crate) fn progress(&mut self, decoded: usize) -> ControlFlow<()> {
-        let flow = self.sink.progress(decoded, self.tokens);
+    pub(crate) fn progress(&mut self, decoded: usize, sink: &mut dyn Sink) -> ControlFlow<()> {
+        let flow = sink.progress(decoded, self.tokens);
         self.swept.stopped |= flow.is_break();
         flow
     }
 
     /// Hands out what is left of a sweep that ended early: rows that are done, in order, with gaps.
-    pub(crate) fn finish(mut self) -> Result<Swept> {
+    pub(crate) fn finish(mut self, sink: &mut dyn Sink) -> Result<Swept> {
         while !self.refused
             && let Some((row, ready)) = self.ready.pop_first()
         {
-            self.refused = self.hand(row, ready).is_break();
+            self.refused = self.hand(row, ready, sink).is_break();
         }
         match self.failed {
             None => Ok(self.swept),
@@ -226,7 +223,7 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
     }
 
     /// Gives a row up, and tells the sink what is missing.
-    fn fail(&mut self, row: usize, part: Part) -> Result<ControlFlow<()>> {
+    fn fail(&mut self, row: usize, part: Part, sink: &mut dyn Sink) -> Result<ControlFlow<()>> {
         self.unfinished.remove(&row);
         if row < self.next || matches!(self.ready.get(&row), Some(Ready::Failed(_))) {
             return Ok(ControlFlow::Continue(()));
@@ -254,13 +251,13 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
             ));
         }
         self.ready.insert(row, Ready::Failed(cell));
-        Ok(self.hand_out())
+        Ok(self.hand_out(sink))
     }
 
-    fn hand_out(&mut self) -> ControlFlow<()> {
+    fn hand_out(&mut self, sink: &mut dyn Sink) -> ControlFlow<()> {
         while let Some(ready) = self.ready.remove(&self.next) {
             self.next += 1;
-            if self.hand(self.next - 1, ready).is_break() {
+            if self.hand(self.next - 1, ready, sink).is_break() {
                 self.refused = true;
                 return ControlFlow::Break(());
             }
@@ -268,15 +265,15 @@ impl<'a, B: Backend, S: Sink> Delivery<'a, B, S> {
         ControlFlow::Continue(())
     }
 
-    fn hand(&mut self, row: usize, ready: Ready) -> ControlFlow<()> {
+    fn hand(&mut self, row: usize, ready: Ready, sink: &mut dyn Sink) -> ControlFlow<()> {
         let flow = match ready {
             Ready::Row(row) => {
                 self.swept.rows += 1;
                 self.swept.empty += usize::from(row.interpretation.trim().is_empty());
-                self.sink.row(*row)
+                sink.row(*row)
             }
             Ready::Failed(cell) => {
-                let flow = self.sink.failed(row, &cell);
+                let flow = sink.failed(row, &cell);
                 let (_, failed) = self.failed.get_or_insert((cell, 0));
                 *failed += 1;
                 flow

@@ -279,6 +279,9 @@ pub enum InterpError {
         "the interpretation prompt overflows the model's activations, with nothing written into it; compute in f32"
     )]
     CleanNotFinite,
+    /// An interpretation prompt that is to be forgotten while texts of it are written.
+    #[error("the interpretation prompt is in use: cancel its jobs, or wait for them")]
+    PromptInUse,
     /// The reader lost a text: a fault of this crate.
     #[error("a text was not answered for: this is a bug of selfie-interp, please report it")]
     Unanswered,

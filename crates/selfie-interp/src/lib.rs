@@ -47,6 +47,7 @@ mod sweep;
 mod vectors;
 
 pub use control::{Control, Controlled, partner_of_cell, partner_of_vector, random_vector};
+pub use drive::Sweep;
 pub use embeddings::Embeddings;
 pub use error::{InterpError, Result};
 pub use identity::Key;

@@ -6,11 +6,11 @@ use selfie_kernels::Backend;
 use selfie_llama::{Bos, Llama, LlamaConfig, PromptSite, Site, Tokenizer};
 
 use crate::control::{partner_of_cell, partner_of_vector};
-use crate::drive::drive;
+use crate::drive::{Sweep, drive};
 use crate::source::{Origin, Source};
 use crate::{
-    Embeddings, InjectAt, InterpError, InterpretationPrompt, Key, Options, ReaderStats, Result,
-    Row, Vector,
+    Embeddings, InjectAt, InterpError, InterpretationPrompt, Key, Options, PromptId, ReaderStats,
+    Result, Row, Vector,
 };
 
 /// An embedding: `hidden_states[layer]` at a token of a prompt.
@@ -84,8 +84,35 @@ pub fn interpret<B: Backend>(
     sink: &mut impl Sink,
 ) -> Result<Swept> {
     let prompts = Prompts::new(tokenizer, prompts, options.bos_of_prompts())?;
-    let source = Cells::new(model, &prompts, cells, options)?;
-    drive(model, tokenizer, &source, options, sink)
+    let source = Cells::new(model, prompts, cells, options)?;
+    drive(model, tokenizer, Box::new(source), options, sink)
+}
+
+impl<'a, B: Backend> Sweep<'a, B> {
+    /// [`interpret`] with a reader that has other work too. `prompt` is that of the options, as it is in the reader; the
+    /// model may be another one than the reader's, on the same device.
+    ///
+    /// # Errors
+    /// What [`check`] finds.
+    pub fn of_cells(
+        model: &'a Llama<B>,
+        tokenizer: &'a Tokenizer,
+        prompts: &[impl AsRef<str>],
+        cells: &[Cell],
+        options: &Options,
+        prompt: PromptId,
+    ) -> Result<Self> {
+        let located = options.locate(model.config(), tokenizer)?;
+        let prompts = Prompts::new(tokenizer, prompts, options.bos_of_prompts())?;
+        let source = Cells::new(model, prompts, cells, options)?;
+        Ok(Self::new(
+            tokenizer,
+            Box::new(source),
+            options,
+            located,
+            prompt,
+        ))
+    }
 }
 
 /// [`interpret`] with another model as the reader: the embeddings come from `subject`, and `reader` puts them into words.
@@ -101,10 +128,10 @@ pub fn interpret_by<S: Backend, R: Backend>(
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
     check_widths(subject.0.config(), reader.0.config())?;
     let source = Carried {
-        cells: Cells::new(subject.0, &prompts, cells, options)?,
+        cells: Cells::new(subject.0, prompts, cells, options)?,
         to: reader.0,
     };
-    drive(reader.0, reader.1, &source, options, sink)
+    drive(reader.0, reader.1, Box::new(source), options, sink)
 }
 
 /// Interprets vectors of the residual stream's width; `sink` gets a row for each vector and injection.
@@ -127,7 +154,7 @@ pub fn interpret_vectors<B: Backend>(
         vectors,
         seed: options.control_seed,
     };
-    drive(model, tokenizer, &source, options, sink)
+    drive(model, tokenizer, Box::new(source), options, sink)
 }
 
 /// Finds every error of an [`interpret`] call that can be found without the weights.
@@ -178,14 +205,14 @@ fn check_widths(subject: &LlamaConfig, reader: &LlamaConfig) -> Result<()> {
 
 /// The source prompts, with their ids.
 struct Prompts<'a> {
-    texts: Vec<&'a str>,
+    texts: Vec<String>,
     ids: Vec<Vec<u32>>,
     tokenizer: &'a Tokenizer,
 }
 
 impl<'a> Prompts<'a> {
-    fn new(tokenizer: &'a Tokenizer, prompts: &'a [impl AsRef<str>], bos: Bos) -> Result<Self> {
-        let texts: Vec<&str> = prompts.iter().map(AsRef::as_ref).collect();
+    fn new(tokenizer: &'a Tokenizer, prompts: &[impl AsRef<str>], bos: Bos) -> Result<Self> {
+        let texts: Vec<String> = prompts.iter().map(|p| p.as_ref().to_owned()).collect();
         let mut ids = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             if text.is_empty() {
@@ -221,7 +248,7 @@ impl<'a> Prompts<'a> {
             if cell.token >= ids.len() {
                 return Err(InterpError::TokenRange {
                     token: cell.token,
-                    prompt: self.texts[cell.prompt].to_owned(),
+                    prompt: self.texts[cell.prompt].clone(),
                     tokens: ids.len(),
                 });
             }
@@ -231,8 +258,9 @@ impl<'a> Prompts<'a> {
 
     /// For each cell the one whose embedding it is shuffled with.
     fn partners(&self, cells: &[Cell], seed: u64) -> Result<Vec<Cell>> {
+        let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
         let partner = |&cell: &Cell| {
-            partner_of_cell(cell, &self.texts, &self.ids, seed).ok_or(InterpError::NothingToShuffle)
+            partner_of_cell(cell, &texts, &self.ids, seed).ok_or(InterpError::NothingToShuffle)
         };
         cells.iter().map(partner).collect()
     }
@@ -241,8 +269,8 @@ impl<'a> Prompts<'a> {
 /// Cells of prompts, by the model that is read.
 struct Cells<'a, B: Backend> {
     subject: &'a Llama<B>,
-    prompts: &'a Prompts<'a>,
-    cells: &'a [Cell],
+    prompts: Prompts<'a>,
+    cells: Vec<Cell>,
     /// Whose embedding each cell is shuffled with; empty when nothing is shuffled.
     partners: Vec<Cell>,
 }
@@ -250,8 +278,8 @@ struct Cells<'a, B: Backend> {
 impl<'a, B: Backend> Cells<'a, B> {
     fn new(
         subject: &'a Llama<B>,
-        prompts: &'a Prompts<'a>,
-        cells: &'a [Cell],
+        prompts: Prompts<'a>,
+        cells: &[Cell],
         options: &Options,
     ) -> Result<Self> {
         prompts.check(subject.config(), cells)?;
@@ -263,7 +291,7 @@ impl<'a, B: Backend> Cells<'a, B> {
         Ok(Self {
             subject,
             prompts,
-            cells,
+            cells: cells.to_vec(),
             partners,
         })
     }
@@ -276,7 +304,7 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
 
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key {
         let cell = self.cells[item];
-        let text = self.prompts.texts[cell.prompt];
+        let text = &self.prompts.texts[cell.prompt];
         Key::of_cell(text, cell.layer, cell.token, inject, prompt)
     }
 
@@ -284,7 +312,7 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
         let cell = self.cells[item];
         let token = &self.prompts.ids[cell.prompt][cell.token..=cell.token];
         Ok(Origin {
-            prompt: self.prompts.texts[cell.prompt].to_owned(),
+            prompt: self.prompts.texts[cell.prompt].clone(),
             prompt_index: Some(cell.prompt),
             layer: Some(cell.layer),
             token: cell.token,

@@ -305,3 +305,61 @@ fn a_job_that_does_not_fit_is_refused_with_its_numbers() {
     let long = vec![1; prompt.ids.len() + 1];
     assert!(reader.add_prompt(&long, &[]).is_err());
 }
+
+#[test]
+fn jobs_that_are_cancelled_and_prompts_that_are_forgotten_leave_nothing_behind() {
+    let (model, tokenizer) = load("llama2-mha", None, 2);
+    let located =
+        [r#"["a", 0, " b"]"#, r#"["The", 0, 0, " c"]"#].map(|json| located(&tokenizer, json));
+    let size = ReaderSize {
+        prompts: 1,
+        prompt_tokens: located.iter().map(|one| one.ids.len()).max().unwrap(),
+        batch_size: Some(2),
+        ..ReaderSize::new(&located[1], 5)
+    };
+    let vectors = vectors(&model, 6);
+    let job = |prompt, at: &LocatedPrompt, vector| Job {
+        prompt,
+        vectors: vectors.clone(),
+        writes: vec![write(at.placeholders[0], 1, vector, InjectMode::Add)],
+        decoding: decoding(5, None),
+        key: 0,
+        clean: true,
+        score: vec![],
+    };
+    let alone = |at: &LocatedPrompt, vector| {
+        let mut reader = Reader::new(&model, &size).unwrap();
+        let prompt = reader.add_prompt(&at.ids, &[1]).unwrap();
+        reader.submit(job(prompt, at, vector)).unwrap();
+        drain(&mut reader).remove(0).1
+    };
+    let want = [alone(&located[0], 5), alone(&located[1], 5)];
+    let mut reader = Reader::new(&model, &size).unwrap();
+    // After each number of steps the cancelled jobs are elsewhere: waiting, decoding, being scored, done.
+    for steps in 0..9 {
+        let (at, want) = (&located[steps % 2], &want[steps % 2]);
+        let prompt = reader.add_prompt(&at.ids, &[1]).unwrap();
+        let cancelled: Vec<Ticket> = (0..5)
+            .map(|vector| reader.submit(job(prompt, at, vector)).unwrap())
+            .collect();
+        let kept = reader.submit(job(prompt, at, 5)).unwrap();
+        assert!(
+            reader.remove_prompt(prompt).is_err(),
+            "a prompt in use is forgotten"
+        );
+        for _ in 0..steps {
+            reader.step().unwrap();
+        }
+        for ticket in cancelled {
+            reader.cancel(ticket).unwrap();
+        }
+        assert_eq!(
+            drain(&mut reader),
+            [(kept, want.clone())],
+            "after {steps} steps"
+        );
+        // There is room for one prompt only.
+        assert!(reader.add_prompt(&at.ids, &[1]).is_err());
+        reader.remove_prompt(prompt).unwrap();
+    }
+}

@@ -38,37 +38,88 @@ pub fn generate_with<B: Backend>(
     probe: &mut dyn Probe<B>,
     mut each: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated> {
-    check(model, &decoding, prompt.len())?;
-    if prompt.is_empty() {
-        return Err(LlamaError::EmptyPrompt);
-    }
     if decoding.max_new_tokens == 0 {
+        check(model, &decoding, prompt.len())?;
         return Ok(Generated::default());
     }
-    let positions = prompt.len() + decoding.max_new_tokens;
-    let mut session = Session::new(model, &SessionSize::new(model, 1, positions))?;
-    let slot = session.open()?;
-    let mut sequence = Sequence::new(0, slot, prompt.to_vec());
-    loop {
-        let step = sequence.feed(&decoding);
+    let mut generation = Generation::new(model, prompt, decoding)?;
+    while !generation.is_done() {
+        if each(generation.step(probe)?).is_break() {
+            break;
+        }
+    }
+    Ok(generation.into_generated())
+}
+
+/// A prompt that is continued token by token, by whoever has other work between two of them.
+pub struct Generation<B: Backend> {
+    session: Session<B>,
+    sequence: Sequence,
+    decoding: Decoding,
+    prompt: Vec<u32>,
+}
+
+impl<B: Backend> Generation<B> {
+    /// Makes room for a prompt of token ids and its text; nothing is run yet.
+    pub fn new(model: &Llama<B>, prompt: &[u32], decoding: Decoding) -> Result<Self> {
+        check(model, &decoding, prompt.len())?;
+        if prompt.is_empty() {
+            return Err(LlamaError::EmptyPrompt);
+        }
+        let positions = prompt.len() + decoding.max_new_tokens;
+        let mut session = Session::new(model, &SessionSize::new(model, 1, positions))?;
+        let slot = session.open()?;
+        Ok(Self {
+            sequence: Sequence::new(0, slot, prompt.to_vec()),
+            session,
+            decoding,
+            prompt: prompt.to_vec(),
+        })
+    }
+
+    /// Whether the text has come to its end.
+    pub fn is_done(&self) -> bool {
+        self.sequence.is_done(&self.decoding)
+    }
+
+    /// Runs the prompt, or the last token, and chooses the next one.
+    pub fn step(&mut self, probe: &mut dyn Probe<B>) -> Result<u32> {
+        let step = self.sequence.feed(&self.decoding);
         // The first feed is the whole prompt.
-        let tokens = if sequence.new_ids().is_empty() {
-            prompt
+        let tokens = if self.sequence.new_ids().is_empty() {
+            &self.prompt
         } else {
             step.tokens
         };
         let feed = Feed { tokens, ..step };
-        let answers = session.run(&Pass::new(model, &[feed]), probe)?;
+        let model = self.session.model().clone();
+        let answers = self.session.run(&Pass::new(&model, &[feed]), probe)?;
         for answer in &answers {
-            sequence.push(answer)?;
+            self.sequence.push(answer)?;
         }
-        let stopped = sequence
-            .new_ids()
-            .last()
-            .is_some_and(|&id| each(id).is_break());
-        if stopped || sequence.is_done(&decoding) {
-            return Ok(sequence.into());
-        }
+        let position = self.prompt.len() + self.sequence.new_ids().len();
+        let chosen = self.sequence.new_ids().last().copied();
+        chosen.ok_or(LlamaError::LogitNotFinite { position })
+    }
+
+    /// The device that it runs on.
+    pub fn backend(&self) -> &B {
+        self.session.model().backend()
+    }
+
+    /// The tokens that were chosen.
+    pub fn new_ids(&self) -> &[u32] {
+        self.sequence.new_ids()
+    }
+
+    /// The log-probability of each of them, by the logits as they are.
+    pub fn logprobs(&self) -> &[f32] {
+        self.sequence.logprobs()
+    }
+
+    /// What was written.
+    pub fn into_generated(self) -> Generated {
+        self.sequence.into()
     }
 }
 

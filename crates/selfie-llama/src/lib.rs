@@ -62,7 +62,7 @@ pub use decode::{Decoding, Sequence};
 pub use error::{LlamaError, Result};
 pub use families::ModelType;
 pub use folder::resolve_folder;
-pub use generate::{Generated, generate, generate_all, generate_with};
+pub use generate::{Generated, Generation, generate, generate_all, generate_with};
 pub use generation_config::{
     GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
 };

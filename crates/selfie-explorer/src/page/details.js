@@ -92,7 +92,7 @@ function showDetails(grid, y, x, view) {
     parts.push(copy, element("pre", { class: "command" }, visible(commandOf(grid, y, x))));
     if (data.note) parts.push(element("p", { class: "note" }, data.note));
   } else {
-    parts.push(element("p", { class: "note" }, "No row has this cell."));
+    parts.push(element("p", { class: "note" }, data.empty ?? "No row has this cell."));
   }
   details.replaceChildren(...parts);
 }

@@ -12,6 +12,8 @@ const NARROW_TOKENS = 90;
 const state = { grid: 0, show: null, colour: "words", find: "", side: "both", theme: "auto" };
 /** Scales of measures, as they are needed. */
 const scales = new Map();
+/** What the page of a server does besides: `built` is called when there is a new table. */
+const hooks = { built() {} };
 /** The cell with the focus. */
 let here = { y: 0, x: 0 };
 let cells = [];
@@ -89,6 +91,7 @@ function build() {
   if (now.show !== "colour") all.forEach((td) => observer.observe(td));
   if (many) requestAnimationFrame(() => setTimeout(() => fillSoon(all, now)));
   around(now);
+  hooks.built();
 }
 
 /** Draws the cells again, in the table that is there. */
@@ -147,7 +150,11 @@ function go(y, x, focus = true) {
   here = { y: Math.max(0, Math.min(layers.length - 1, y)), x: Math.max(0, Math.min(tokens.length - 1, x)) };
   const td = cells[here.y][here.x];
   td.tabIndex = 0;
-  if (focus) td.focus();
+  if (focus) {
+    td.focus();
+    // Focus alone may leave it beneath the heads.
+    td.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
   showDetails(grid(), here.y, here.x, view());
 }
 
@@ -192,7 +199,7 @@ function followTable() {
   scroll.addEventListener("mousemove", (event) => (pointer = `${event.clientX} ${event.clientY}`));
   scroll.addEventListener("mouseleave", () => showDetails(grid(), here.y, here.x, view()));
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.matches("input, select")) return;
+    if (event.key !== "/" || event.target.matches("input, select, textarea")) return;
     event.preventDefault();
     byId("find").focus();
   });
@@ -246,12 +253,16 @@ function choice(id, options, changed) {
   select.addEventListener("change", () => changed(select.value));
 }
 
-function followControls() {
-  byId("tabs").append(
+function buildTabs() {
+  byId("tabs").replaceChildren(
     ...tabList("Prompt", "prompt", (at) => data.prompts[at].text),
     ...tabList("Injection", "setting", (at) => data.settings[at].label),
     ...tabList("Sample", "sample", (at) => String(at + 1)),
   );
+  markTabs();
+}
+
+function followControls() {
   choice("show", [["text", "text"], ["words", "words that count"], ["colour", "colour only"]], (value) => {
     state.show = value;
     build();
@@ -337,10 +348,13 @@ showTheme();
 followControls();
 followTable();
 followPrinter();
-markTabs();
 // Before there is a table: a browser lays the page out when a field gets its text.
-byId("show").value = view().show;
 byId("colour").value = state.colour;
 byId("side").value = state.side;
 byId("find").value = state.find;
-build();
+// The page of a server has no grid yet.
+if (data.grids.length) {
+  byId("show").value = view().show;
+  buildTabs();
+  build();
+}

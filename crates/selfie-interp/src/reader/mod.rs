@@ -120,7 +120,8 @@ pub struct Reader<B: Backend> {
     model: Llama<B>,
     size: ReaderSize,
     session: Session<B>,
-    prompts: Vec<ReaderPrompt<B>>,
+    prompts: BTreeMap<PromptId, ReaderPrompt<B>>,
+    next_prompt: usize,
     waiting: VecDeque<(Ticket, Job<B>)>,
     /// Texts in slots, at most `decoding` of them.
     flights: Vec<Flight<B>>,
@@ -148,7 +149,8 @@ impl<B: Backend> Reader<B> {
             model: model.clone(),
             size: size.clone(),
             session: Session::new(model, &session)?,
-            prompts: Vec::new(),
+            prompts: BTreeMap::new(),
+            next_prompt: 0,
             waiting: VecDeque::new(),
             flights: Vec::new(),
             decoding,
@@ -180,8 +182,27 @@ impl<B: Backend> Reader<B> {
             });
         }
         let prompt = ReaderPrompt::new(&mut self.session, ids, layers)?;
-        self.prompts.push(prompt);
-        Ok(PromptId(self.prompts.len() - 1))
+        let id = PromptId(self.next_prompt);
+        self.next_prompt += 1;
+        self.prompts.insert(id, prompt);
+        Ok(id)
+    }
+
+    /// Forgets an interpretation prompt, so that there is room for another; an error while there are jobs of it.
+    pub fn remove_prompt(&mut self, prompt: PromptId) -> Result<()> {
+        let waits = self.waiting.iter().any(|(_, job)| job.prompt == prompt);
+        let flies = self
+            .flights
+            .iter()
+            .any(|flight| flight.job.prompt == prompt);
+        if waits || flies || self.scored.waits_for(prompt) {
+            return Err(InterpError::PromptInUse);
+        }
+        if let Some(removed) = self.prompts.remove(&prompt) {
+            self.scored.forget(&mut self.session, prompt)?;
+            self.session.close(removed.prefix)?;
+        }
+        Ok(())
     }
 
     /// Queues a job behind the others.
@@ -198,6 +219,19 @@ impl<B: Backend> Reader<B> {
         let ticket = self.ticket();
         self.waiting.push_front((ticket, job));
         Ok(ticket)
+    }
+
+    /// Drops a job, wherever it is: nothing comes of it any more. Others do not notice.
+    pub fn cancel(&mut self, ticket: Ticket) -> Result<()> {
+        self.waiting.retain(|(waiting, _)| *waiting != ticket);
+        let flight = self.flights.iter().position(|f| f.ticket == ticket);
+        if let Some(flight) = flight {
+            let flight = self.flights.remove(flight);
+            self.session.close(flight.slot)?;
+        }
+        self.scored.cancel(ticket);
+        self.finished.retain(|(finished, _)| *finished != ticket);
+        Ok(())
     }
 
     fn ticket(&mut self) -> Ticket {
@@ -260,10 +294,12 @@ impl<B: Backend> Reader<B> {
 
     /// The passes of jobs whose first write is at `layer`.
     fn begin(&mut self, prompt: PromptId, layer: usize, jobs: Vec<(Ticket, Job<B>)>) -> Result<()> {
-        self.prompts[prompt.0].need_layer(&mut self.session, layer)?;
+        if let Some(prompt) = self.prompts.get_mut(&prompt) {
+            prompt.need_layer(&mut self.session, layer)?;
+        }
         let mut left = jobs.into_iter().peekable();
         while left.peek().is_some() {
-            let ready = &self.prompts[prompt.0];
+            let ready = &self.prompts[&prompt];
             let m = ready.ids.len();
             // As many as one pass holds; the session would cut a job in two otherwise, which costs a pass.
             let (mut flights, mut rows) = (Vec::new(), 0);
@@ -305,7 +341,7 @@ impl<B: Backend> Reader<B> {
 
     /// Jobs without writes: they go on from the prompt's last row.
     fn begin_clean(&mut self, prompt: PromptId, jobs: Vec<(Ticket, Job<B>)>) -> Result<()> {
-        let ready = &self.prompts[prompt.0];
+        let ready = &self.prompts[&prompt];
         let mut flights = Vec::new();
         for (ticket, job) in jobs {
             let slot = self.session.open_on(ready.prefix, ready.ids.len())?;
@@ -387,7 +423,7 @@ impl<B: Backend> Reader<B> {
     }
 
     fn check(&self, job: &Job<B>) -> Result<()> {
-        let Some(prompt) = self.prompts.get(job.prompt.0) else {
+        let Some(prompt) = self.prompts.get(&job.prompt) else {
             return Err(InterpError::PromptRange {
                 prompt: job.prompt.0,
                 prompts: self.prompts.len(),

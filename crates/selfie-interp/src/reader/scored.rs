@@ -4,7 +4,7 @@
 //! beginnings. So texts stay in the cache when they are scored, and one that comes later continues the one that it shares
 //! most tokens with, from where they part. The bits are those that it would have alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use selfie_kernels::{Backend, Slot};
 use selfie_llama::{Answer, Ask, Feed, Session};
@@ -89,6 +89,29 @@ impl Scored {
         self.waiting.is_empty() && self.running.is_empty() && self.known.is_empty()
     }
 
+    /// Drops a text that waits, between two passes.
+    pub(super) fn cancel(&mut self, ticket: Ticket) {
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
+        self.known.retain(|(known, _)| *known != ticket);
+    }
+
+    /// Whether a text of a prompt waits.
+    pub(super) fn waits_for(&self, prompt: PromptId) -> bool {
+        self.waiting.iter().any(|waiting| waiting.prompt == prompt)
+    }
+
+    /// Closes the texts of a prompt.
+    pub(super) fn forget<B: Backend>(
+        &mut self,
+        session: &mut Session<B>,
+        prompt: PromptId,
+    ) -> Result<()> {
+        for text in self.there.extract_if(.., |text| text.prompt == prompt) {
+            session.close(text.slot)?;
+        }
+        Ok(())
+    }
+
     /// Tokens that were to be scored, and rows that were run for them.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.tokens, self.rows)
@@ -101,13 +124,13 @@ impl Scored {
     pub(super) fn plan<B: Backend>(
         &mut self,
         session: &mut Session<B>,
-        prompts: &[ReaderPrompt<B>],
+        prompts: &BTreeMap<PromptId, ReaderPrompt<B>>,
         mut room: usize,
         most: usize,
         alone: bool,
     ) -> Result<()> {
         self.clock += 1;
-        let mut firsts: Vec<Vec<usize>> = vec![Vec::new(); prompts.len()];
+        let mut firsts: BTreeMap<PromptId, Vec<usize>> = BTreeMap::new();
         for waiting in std::mem::take(&mut self.waiting) {
             let (prompt, ids) = (waiting.prompt, &waiting.text.new_ids);
             let running = self.running.iter().map(|running| &running.resident);
@@ -135,7 +158,7 @@ impl Scored {
                 self.waiting.push_back(waiting);
                 continue;
             }
-            let ready = &prompts[prompt.0];
+            let ready = &prompts[&prompt];
             let parent = parent.map(|(at, _)| self.there[at].slot);
             let Some(slot) = self.slot(session, ready, parent)? else {
                 self.waiting.push_back(waiting);
@@ -149,7 +172,8 @@ impl Scored {
                     scores.extend_from_slice(&parent.scores[..shared]);
                 }
             } else {
-                firsts[prompt.0].push(self.running.len());
+                let firsts = firsts.entry(prompt).or_default();
+                firsts.push(self.running.len());
             }
             room = room.saturating_sub(rows);
             self.rows += rows;
@@ -168,8 +192,8 @@ impl Scored {
                 from,
             });
         }
-        for (prompt, firsts) in prompts.iter().zip(firsts) {
-            self.score_firsts(session, prompt, &firsts)?;
+        for (prompt, firsts) in firsts {
+            self.score_firsts(session, &prompts[&prompt], &firsts)?;
         }
         Ok(())
     }
@@ -181,9 +205,6 @@ impl Scored {
         prompt: &ReaderPrompt<B>,
         running: &[usize],
     ) -> Result<()> {
-        if running.is_empty() {
-            return Ok(());
-        }
         let ask = |&at: &usize| {
             let ask = Ask {
                 next: None,

@@ -1,0 +1,45 @@
+//! `selfie serve`.
+
+use std::io::{self, Write};
+
+use selfie_serve::{Address, Limits, Server};
+
+use crate::args::ServeArgs;
+use crate::console::tell;
+use crate::error::{CliError, Result};
+use crate::interpret::batch_size;
+use crate::open::{load_unedited, open};
+use crate::reproduce::of_model;
+use crate::stop::Stop;
+
+pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
+    let limits = Limits {
+        requests: args.queue,
+        prompt_tokens: args.max_prompt_tokens,
+        max_new_tokens: args.max_new_tokens,
+        batch_size: batch_size(&args.batch_size)?,
+        seconds: args.timeout,
+        ..Limits::default()
+    };
+    let address = Address {
+        host: args.host,
+        port: args.port,
+        names: args.allow_host.clone(),
+    };
+    let quiet = args.model.quiet;
+    let model = load_unedited(open(&args.model)?, quiet)?;
+    let server = Server::bind(model, &address, limits, of_model())?;
+    if !args.host.is_loopback() {
+        let at = server.address();
+        tell(
+            quiet,
+            format!("whoever reaches {at} can use the model: there is no password (--host)"),
+        );
+    }
+    let stop = Stop::listen();
+    let mut out = io::stdout().lock();
+    writeln!(out, "http://{}/ (Ctrl-C ends it)", server.address()).map_err(CliError::Stdout)?;
+    out.flush().map_err(CliError::Stdout)?;
+    drop(out);
+    Ok(server.run(|| stop.is_asked_for())?)
+}
