@@ -9,6 +9,7 @@ use selfie::kernels::InjectMode;
 use selfie::llama::Bos;
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
+use crate::reader_args::{MapCommand, ReadingArgs};
 
 /// Read, in words, what a LLaMA holds at each layer and token.
 #[derive(Debug, Parser)]
@@ -43,6 +44,9 @@ pub(crate) enum Command {
     /// Measure what a model says, before and after edits
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Fit maps that lead from the states of one layer, or model, to those of another
+    #[command(subcommand)]
+    Map(MapCommand),
     /// Write a checkpoint of random weights with the shape of a known model, to measure with
     RandomCheckpoint(RandomCheckpointArgs),
 }
@@ -199,14 +203,9 @@ pub(crate) struct SweepArgs {
     /// entity, continue [default: summarize]
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
-    /// The layer at whose input the embedding is written; several: 1,2,3
-    #[arg(
-        long,
-        value_name = "K",
-        default_value = "1",
-        allow_hyphen_values = true
-    )]
-    pub(crate) inject_layer: String,
+    /// The layer at whose input the embedding is written; several: 1,2,3 [default: what --map is for, else 1]
+    #[arg(long, value_name = "K", allow_hyphen_values = true)]
+    pub(crate) inject_layer: Option<String>,
     /// replace: s*v + (1-s)*h; add: h + s*v; add-matched: h + s*|h|*v/|v|; replace-norm: s*v/|v|
     #[arg(long, value_parser = mode(), default_value = "replace")]
     pub(crate) mode: InjectMode,
@@ -229,6 +228,8 @@ pub(crate) struct SweepArgs {
     /// Run each cell again without its embedding and compare: none, random, shuffled
     #[arg(long, value_name = "LIST")]
     pub(crate) controls: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// A .jsonl, .csv, .parquet or .txt file, a page to explore (.html), or a figure (.svg) [default: stdout]. Until it is

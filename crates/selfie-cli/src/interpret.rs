@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use indicatif::ProgressBar;
-use selfie::interp::{Cell, Control, InjectAt, InterpError, Options, Row, Sink, Swept, Vector};
+use selfie::interp::{
+    Cell, Control, Cut, InjectAt, InterpError, Map, Options, Row, Sink, Swept, Vector,
+};
 use selfie::{OpenOptions, Opened, Source};
 use selfie_explorer::Commands;
 
@@ -12,6 +14,7 @@ use crate::cells::{list, numbers, pairs, tokens};
 use crate::chat;
 use crate::console::{bar, style};
 use crate::error::{CliError, Result, usage};
+use crate::map::map_of;
 use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
@@ -78,10 +81,10 @@ fn reader(args: &InterpretArgs, subject: &Opened) -> Result<Option<Opened>> {
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let opened = open(&args.model)?;
     let (config, tokenizer) = (&opened.config, &opened.tokenizer);
-    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), config.d_model)?;
     let options = options(&args.sweep, &opened)?;
-    let prompts: [&str; 0] = [];
-    selfie::interp::check(config, tokenizer, &prompts, &[], &options)?;
+    let width = options.map.as_ref().map_or(config.d_model, Map::from_width);
+    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), width)?;
+    selfie::interp::check_vectors(config, tokenizer, &vectors, &options)?;
     let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
     let quiet = args.model.quiet;
     tell_of_name(args.sweep.interpretation_prompt.as_deref(), &opened, quiet)?;
@@ -128,11 +131,19 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
 
 fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     let (json, template) = (&args.interpretation_prompt, &args.template);
-    let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
+    let mut prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
+    if let Some(token) = &args.reading.placeholder {
+        prompt = prompt.with_marker(token)?;
+    }
+    let map = map_of(&args.reading)?;
+    let inject_layers = match (&args.inject_layer, &map) {
+        (Some(layers), _) => list("inject-layer", layers)?,
+        (None, map) => vec![map.as_ref().and_then(Map::writes_at).unwrap_or(1)],
+    };
     let mode = args.mode;
     let strengths: Vec<f32> = list("strength", &args.strength)?;
     let mut injections = Vec::new();
-    for layer in list("inject-layer", &args.inject_layer)? {
+    for layer in inject_layers {
         injections.extend(strengths.iter().map(|&strength| InjectAt {
             layer,
             mode,
@@ -157,6 +168,10 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
             None => Vec::new(),
         },
         control_seed: args.sampling.seed,
+        map,
+        span: args.reading.span,
+        cut: args.reading.stop.clone().map(Cut::BeforeLast),
+        samples: args.reading.samples,
         ..opened.interpret_options_with(prompt)?
     })
 }
@@ -295,6 +310,7 @@ mod tests {
             reader: None,
             map: None,
             logprobs: vec![-0.5],
+            samples: None,
             controls: Vec::new(),
         }
     }

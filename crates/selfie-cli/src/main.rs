@@ -14,10 +14,12 @@ mod eval;
 mod generate;
 mod info;
 mod interpret;
+mod map;
 mod open;
 mod output;
 mod prompts;
 mod random;
+mod reader_args;
 mod report;
 mod reproduce;
 mod scan;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),
+        Command::Map(command) => map::map(&command),
         Command::RandomCheckpoint(args) => random::random_checkpoint(&args),
     });
     match outcome {

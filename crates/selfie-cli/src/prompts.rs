@@ -14,11 +14,16 @@ use crate::error::{CliError, Result, usage};
 
 /// The prompts of `--prompt`, or those of `--prompts`.
 pub(crate) fn prompts(args: &InterpretArgs) -> Result<Vec<String>> {
-    let Some(path) = &args.prompts else {
-        return Ok(args.prompt.clone());
-    };
+    match &args.prompts {
+        Some(path) => read_prompts(path),
+        None => Ok(args.prompt.clone()),
+    }
+}
+
+/// The prompts of a file, one a line.
+pub(crate) fn read_prompts(path: &Path) -> Result<Vec<String>> {
     let text = read(path).map_err(|source| CliError::ReadPrompts {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());

@@ -11,8 +11,8 @@ use crate::control::random_vector;
 use crate::delivery::{Delivery, Part};
 use crate::source::Source;
 use crate::{
-    Control, Embeddings, InterpError, Job, JobWrite, LocatedPrompt, Options, Outcome, PromptId,
-    Reader, ReaderSize, Result, Sink, Swept, Ticket,
+    Control, Embeddings, InterpError, Job, JobWrite, LocatedPrompt, Options, PromptId, Reader,
+    ReaderSize, Result, Sink, Swept, Ticket,
 };
 
 /// Rows of a sweep whose vectors are on the device at a time.
@@ -80,9 +80,9 @@ struct Sweep<'a, B: Backend> {
 /// Items whose vectors are on the device.
 struct Window<B: Backend> {
     items: Range<usize>,
-    /// Those of the items, then those of their partners.
-    vectors: Embeddings<B>,
-    /// Random ones, a row each; only where they are asked for.
+    /// For each injection the vectors of the items, then those of their partners: as many for each as a cell has tokens.
+    vectors: Vec<Embeddings<B>>,
+    /// Random ones, of each row as many; only where they are asked for.
     random: Option<Embeddings<B>>,
 }
 
@@ -104,10 +104,12 @@ impl<B: Backend> Sweep<'_, B> {
                 let Some((row, part)) = self.tickets.remove(&ticket) else {
                     continue;
                 };
-                if let (Part::Own, Outcome::Text(text)) = (part, &outcome) {
-                    self.submit_controls(row, &text.new_ids)?;
+                let is_own = matches!(part, Part::Own(_));
+                let flow = delivery.take(row, part, outcome)?;
+                if is_own && let Some(own) = delivery.own(row) {
+                    self.submit_controls(row, own)?;
                 }
-                if delivery.take(row, part, outcome)?.is_break() {
+                if flow.is_break() {
                     return Ok(());
                 }
             }
@@ -142,23 +144,22 @@ impl<B: Backend> Sweep<'_, B> {
         let per_item = self.options.injections.len();
         let end = self.next + (WINDOW / per_item).max(1);
         let items = self.next..end.min(self.source.len());
-        let vectors = self.source.vectors(items.clone())?;
+        let vectors = self.mapped(&items)?;
         let random = if self.options.controls.contains(&Control::Random) {
             Some(self.random(&items, &vectors)?)
         } else {
             None
         };
         for item in items.clone() {
-            for injection in 0..per_item {
-                let job = self.job(
-                    (item, injection),
-                    (&vectors, item - items.start),
-                    Vec::new(),
-                );
-                let clean = self.options.scores_clean();
-                let ticket = self.reader.submit(Job { clean, ..job })?;
-                let row = item * per_item + injection;
-                self.tickets.insert(ticket, (row, Part::Own));
+            for (injection, vectors) in vectors.iter().enumerate() {
+                for sample in 0..self.options.samples {
+                    let at = (item, injection, sample);
+                    let job = self.job(at, (vectors, item - items.start), Vec::new());
+                    let clean = self.options.scores_clean();
+                    let ticket = self.reader.submit(Job { clean, ..job })?;
+                    let row = item * per_item + injection;
+                    self.tickets.insert(ticket, (row, Part::Own(sample)));
+                }
             }
         }
         self.next = items.end;
@@ -170,22 +171,56 @@ impl<B: Backend> Sweep<'_, B> {
         Ok(())
     }
 
-    /// For each row of some items a vector of the embedding's norm in a direction that the row's key settles.
-    fn random(&self, items: &Range<usize>, vectors: &Embeddings<B>) -> Result<Embeddings<B>> {
+    /// The vectors of some items and of their partners, for each injection: through the map, if there is one.
+    fn mapped(&self, items: &Range<usize>) -> Result<Vec<Embeddings<B>>> {
+        let vectors = self.source.vectors(items.clone())?;
+        let Some(map) = &self.options.map else {
+            return Ok(vec![vectors; self.options.injections.len()]);
+        };
+        let span = self.options.span;
+        let partners = vectors.len() / span / items.len();
+        // A partner is of the same layer.
+        let of_items = items.clone().map(|item| self.source.layer(item));
+        let each = of_items.flat_map(|layer| std::iter::repeat_n(layer, span));
+        let sources: Vec<Option<usize>> = each.collect::<Vec<_>>().repeat(partners);
         let backend = self.reader.model().backend();
-        let (values, width) = (vectors.to_host(backend)?, vectors.width());
-        let mut random = Vec::with_capacity(items.len() * self.options.injections.len() * width);
-        for (item, vector) in items.clone().zip(values.chunks_exact(width)) {
-            for inject in &self.options.injections {
+        let mut mapped: Vec<(usize, Embeddings<B>)> = Vec::new();
+        for inject in &self.options.injections {
+            let known = mapped.iter().find(|(layer, _)| *layer == inject.layer);
+            let vectors = match known {
+                Some((_, vectors)) => vectors.clone(),
+                None => map.apply(backend, &vectors, &sources, inject.layer)?,
+            };
+            mapped.push((inject.layer, vectors));
+        }
+        Ok(mapped.into_iter().map(|(_, vectors)| vectors).collect())
+    }
+
+    /// For each row of some items vectors of the embeddings' norms in directions that the row's key settles.
+    fn random(&self, items: &Range<usize>, vectors: &[Embeddings<B>]) -> Result<Embeddings<B>> {
+        let backend = self.reader.model().backend();
+        let width = self.reader.model().config().d_model;
+        let values = vectors.iter().map(|vectors| vectors.to_host(backend));
+        let values: Vec<Vec<f32>> = values.collect::<Result<_>>()?;
+        let span = self.options.span;
+        let mut random = Vec::with_capacity(items.len() * vectors.len() * span * width);
+        for (offset, item) in items.clone().enumerate() {
+            for (inject, values) in self.options.injections.iter().zip(&values) {
                 let key = self.source.key(item, inject, &self.options.prompt);
-                random.extend(random_vector(vector, self.options.control_seed, key));
+                let own = values[offset * span * width..]
+                    .chunks_exact(width)
+                    .take(span);
+                for (token, vector) in own.enumerate() {
+                    let key = key.of_sample(token);
+                    random.extend(random_vector(vector, self.options.control_seed, key));
+                }
             }
         }
         Embeddings::from_host(backend, &random, width)
     }
 
     /// The controls of a row whose own text is known. They come before other rows, so that the row is soon complete.
-    fn submit_controls(&mut self, row: usize, own: &[u32]) -> Result<()> {
+    fn submit_controls(&mut self, row: usize, own: Vec<u32>) -> Result<()> {
         let per_item = self.options.injections.len();
         let (item, injection) = (row / per_item, row % per_item);
         for (at, control) in self.options.controls.iter().enumerate().rev() {
@@ -199,39 +234,53 @@ impl<B: Backend> Sweep<'_, B> {
                     .random
                     .as_ref()
                     .map(|random| (random, offset * per_item + injection)),
-                Control::Shuffled => Some((&window.vectors, window.items.len() + offset)),
+                Control::Shuffled => {
+                    Some((&window.vectors[injection], window.items.len() + offset))
+                }
             };
             let Some((vectors, vector)) = vector else {
                 return Err(InterpError::Unanswered);
             };
-            let job = self.job((item, injection), (vectors, vector), own.to_vec());
+            let job = self.job((item, injection, 0), (vectors, vector), own.clone());
             let ticket = self.reader.submit_next(job)?;
             self.tickets.insert(ticket, (row, Part::Control(at)));
         }
         Ok(())
     }
 
-    /// A job that writes one vector over all placeholders.
+    /// A job that writes the vector of a cell over all placeholders, or the vectors of its tokens over one each: those that
+    /// are at `cell` among the vectors.
     fn job(
         &self,
-        (item, injection): (usize, usize),
-        (vectors, vector): (&Embeddings<B>, usize),
+        (item, injection, sample): (usize, usize, usize),
+        (vectors, cell): (&Embeddings<B>, usize),
         score: Vec<u32>,
     ) -> Job<B> {
         let inject = &self.options.injections[injection];
-        let write = |&position: &usize| JobWrite {
+        let span = self.options.span;
+        let write = |(at, &position): (usize, &usize)| JobWrite {
             position,
             layer: inject.layer,
-            vector,
+            vector: cell * span + at % span,
             mode: inject.mode,
             strength: inject.strength,
         };
         Job {
             prompt: self.prompt,
             vectors: vectors.clone(),
-            writes: self.located.placeholders.iter().map(write).collect(),
+            writes: self
+                .located
+                .placeholders
+                .iter()
+                .enumerate()
+                .map(write)
+                .collect(),
             decoding: self.decoding.clone(),
-            key: self.source.key(item, inject, &self.options.prompt).0,
+            key: self
+                .source
+                .key(item, inject, &self.options.prompt)
+                .of_sample(sample)
+                .0,
             clean: false,
             score,
         }

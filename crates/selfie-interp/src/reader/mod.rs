@@ -17,7 +17,7 @@ mod scored;
 use std::collections::{BTreeMap, VecDeque};
 
 use selfie_kernels::Backend;
-use selfie_llama::{Answer, Feed, Llama, Pass, Session, SessionSize, Write};
+use selfie_llama::{Answer, Capture, Feed, Llama, Pass, Session, SessionSize, Site, Want, Write};
 
 pub use job::{Job, JobWrite, Outcome, PromptId, Text, Ticket};
 
@@ -266,9 +266,15 @@ impl<B: Backend> Reader<B> {
             let ready = &self.prompts[prompt.0];
             let m = ready.ids.len();
             // As many as one pass holds; the session would cut a job in two otherwise, which costs a pass.
-            let (mut flights, mut rows) = (Vec::new(), 0);
+            let (mut flights, mut rows) = (Vec::<Flight<B>>::new(), 0);
+            // Texts of the same writes share the rows of the first of them, and what follows its last row.
+            let mut others: Vec<(usize, Flight<B>)> = Vec::new();
             while let Some((_, job)) = left.peek() {
-                let more = m - job.first_position();
+                let first = job.first_position();
+                let alike = flights
+                    .last()
+                    .is_some_and(|flight| flight.job.shares_rows_with(job));
+                let more = if alike { 0 } else { m - first };
                 if rows > 0 && rows + more > self.session.size().rows {
                     break;
                 }
@@ -276,9 +282,13 @@ impl<B: Backend> Reader<B> {
                 let Some((ticket, job)) = left.next() else {
                     break;
                 };
-                let first = job.first_position();
                 let slot = self.session.open_from(ready.prefix, layer, m, first)?;
-                flights.push(Flight::new(ticket, job, slot, &ready.ids));
+                let flight = Flight::new(ticket, job, slot, &ready.ids);
+                if alike {
+                    others.push((flights.len() - 1, flight));
+                } else {
+                    flights.push(flight);
+                }
             }
             let (vectors, writes) = gather_writes(&self.model, &flights)?;
             let mut states = Vec::new();
@@ -296,8 +306,22 @@ impl<B: Backend> Reader<B> {
                 writes: Some((&vectors, &writes)),
                 ..Pass::new(&self.model, &feeds)
             };
-            let answers = self.session.run(&pass, &mut ())?;
+            let mut last = last_rows(&self.model, &flights, &others, m)?;
+            let answers = self.session.run(&pass, &mut last)?;
             drop(feeds);
+            if !others.is_empty() {
+                let mut asks = Vec::with_capacity(others.len());
+                for (leader, flight) in &others {
+                    let leader = flights[*leader].slot;
+                    self.session.fork(leader, flight.slot, m)?;
+                    let row = last.index((Site::Output, leader, m as u32 - 1))?;
+                    asks.push((row, flight.prompt_feed(&[]).ask));
+                }
+                let answers = self.session.answer(last.rows(), &asks)?;
+                drop(asks);
+                let others = others.into_iter().map(|(_, flight)| flight).collect();
+                self.take_off(others, answers)?;
+            }
             self.take_off(flights, answers)?;
         }
         Ok(())
@@ -451,6 +475,24 @@ impl<B: Backend> Reader<B> {
         }
         Ok(())
     }
+}
+
+/// A probe that keeps the last rows of the flights that others share theirs with.
+fn last_rows<B: Backend>(
+    model: &Llama<B>,
+    flights: &[Flight<B>],
+    others: &[(usize, Flight<B>)],
+    m: usize,
+) -> Result<Capture<B>> {
+    let mut leaders: Vec<usize> = others.iter().map(|(leader, _)| *leader).collect();
+    leaders.dedup();
+    let want = |leader: usize| (Site::Output, flights[leader].slot, m as u32 - 1);
+    let wants: Vec<Want> = leaders.into_iter().map(want).collect();
+    Ok(Capture::new(
+        model.backend(),
+        &wants,
+        model.config().d_model,
+    )?)
 }
 
 /// The vectors that some jobs write, in one buffer, and the writes as the session takes them.
