@@ -6,6 +6,7 @@ use std::sync::Arc;
 use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
 
 use crate::checkpoint::TEXT_PARTS;
+use crate::lora::{Adapter, Adapting};
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
 /// A LLaMA with its weights on a device: a handle, which is cheap to clone.
@@ -26,6 +27,12 @@ pub struct Llama<B: Backend> {
     pub(crate) head: Arc<B::Matrix>,
     /// What the names of the layers' tensors begin with in its checkpoint: `model.layers`.
     pub(crate) layers_name: Arc<str>,
+    /// The names of its adapters; linears have theirs by the same numbers.
+    pub(crate) loras: Vec<Arc<str>>,
+    /// The adapter that new slots get.
+    pub(crate) adapter: Option<usize>,
+    /// Whether an adapter is in the head.
+    pub(crate) own_head: bool,
 }
 
 impl<B: Backend> Clone for Llama<B> {
@@ -39,6 +46,9 @@ impl<B: Backend> Clone for Llama<B> {
             norm: self.norm.clone(),
             head: self.head.clone(),
             layers_name: self.layers_name.clone(),
+            loras: self.loras.clone(),
+            adapter: self.adapter,
+            own_head: self.own_head,
         }
     }
 }
@@ -75,10 +85,11 @@ impl<B: Backend> Clone for Layer<B> {
     }
 }
 
-/// A weight and its bias.
+/// A weight, its bias, and the low-rank adapters beside them, by the number of the model's adapter.
 pub(crate) struct Linear<B: Backend> {
     pub(crate) weight: Arc<B::Matrix>,
     pub(crate) bias: Option<Arc<B::Vector>>,
+    pub(crate) adapters: Vec<Option<Arc<Adapter<B>>>>,
 }
 
 impl<B: Backend> Clone for Linear<B> {
@@ -86,6 +97,7 @@ impl<B: Backend> Clone for Linear<B> {
         Self {
             weight: self.weight.clone(),
             bias: self.bias.clone(),
+            adapters: self.adapters.clone(),
         }
     }
 }
@@ -95,18 +107,38 @@ impl<B: Backend> Linear<B> {
         Self {
             weight: Arc::new(weight),
             bias: bias.map(Arc::new),
+            adapters: Vec::new(),
         }
     }
 
-    /// `out = a · wᵀ (+ bias)`.
-    pub(crate) fn apply(&self, backend: &B, a: &B::Acts, out: &mut B::Rows) -> Result<()> {
-        Ok(backend.linear(a, &self.weight, self.bias.as_deref(), out)?)
+    /// The linear's part of an adapter, if it has one.
+    pub(crate) fn adapter(&self, number: usize) -> Option<&Adapter<B>> {
+        self.adapters.get(number)?.as_deref()
     }
 
-    /// `residual += a · wᵀ (+ bias)`: the end of attention and of the MLP. Where several devices hold a part of the
+    /// `out = a · wᵀ (+ bias)`, and what the rows' adapters add.
+    pub(crate) fn apply(
+        &self,
+        backend: &B,
+        a: &B::Acts,
+        out: &mut B::Rows,
+        adapting: &mut Adapting<B>,
+    ) -> Result<()> {
+        backend.linear(a, &self.weight, self.bias.as_deref(), out)?;
+        adapting.add(backend, self, a, out)
+    }
+
+    /// `residual += a · wᵀ (+ bias)`, and what the rows' adapters add: the end of attention and of the MLP. Where several devices hold a part of the
     /// weight each, their products are to be summed here, before the residual stream is added.
-    pub(crate) fn add_to(&self, backend: &B, a: &B::Acts, residual: &mut B::Rows) -> Result<()> {
-        Ok(backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?)
+    pub(crate) fn add_to(
+        &self,
+        backend: &B,
+        a: &B::Acts,
+        residual: &mut B::Rows,
+        adapting: &mut Adapting<B>,
+    ) -> Result<()> {
+        backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?;
+        adapting.add(backend, self, a, residual)
     }
 }
 
@@ -184,6 +216,9 @@ impl<B: Backend> Llama<B> {
             head,
             backend,
             layers_name: format!("{}layers", plan.prefix).into(),
+            loras: Vec::new(),
+            adapter: None,
+            own_head: false,
             config: Arc::new(config),
             dtype,
         })

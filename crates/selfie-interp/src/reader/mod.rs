@@ -16,7 +16,7 @@ mod scored;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use selfie_kernels::Backend;
+use selfie_kernels::{Backend, Slot};
 use selfie_llama::{Answer, Capture, Feed, Llama, Pass, Session, SessionSize, Site, Want, Write};
 
 pub use job::{Job, JobWrite, Outcome, PromptId, Text, Ticket};
@@ -172,16 +172,40 @@ impl<B: Backend> Reader<B> {
     /// Takes an interpretation prompt of token ids, and runs it once. Jobs that begin to write at one of `layers` need no
     /// second pass.
     pub fn add_prompt(&mut self, ids: &[u32], layers: &[usize]) -> Result<PromptId> {
-        if ids.is_empty() || ids.len() > self.size.prompt_tokens {
-            return Err(InterpError::ReaderRoom {
-                what: "tokens of an interpretation prompt",
-                found: ids.len(),
-                room: self.size.prompt_tokens,
-            });
-        }
-        let prompt = ReaderPrompt::new(&mut self.session, ids, layers)?;
+        self.check_prompt(ids)?;
+        let prefix = self.session.open_prefix()?;
+        self.begin_prompt(prefix, ids, layers)
+    }
+
+    /// [`add_prompt`](Self::add_prompt) for jobs that the model reads with one of its adapters
+    /// ([`Llama::with_lora`]), or with none; without this it is the last one. Jobs with and without decode together.
+    pub fn add_prompt_of(
+        &mut self,
+        adapter: Option<usize>,
+        ids: &[u32],
+        layers: &[usize],
+    ) -> Result<PromptId> {
+        self.check_prompt(ids)?;
+        let prefix = self.session.open_prefix()?;
+        self.session.set_adapter(prefix, adapter)?;
+        self.begin_prompt(prefix, ids, layers)
+    }
+
+    fn begin_prompt(&mut self, prefix: Slot, ids: &[u32], layers: &[usize]) -> Result<PromptId> {
+        let prompt = ReaderPrompt::new(&mut self.session, prefix, ids, layers)?;
         self.prompts.push(prompt);
         Ok(PromptId(self.prompts.len() - 1))
+    }
+
+    fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        if !ids.is_empty() && ids.len() <= self.size.prompt_tokens {
+            return Ok(());
+        }
+        Err(InterpError::ReaderRoom {
+            what: "tokens of an interpretation prompt",
+            found: ids.len(),
+            room: self.size.prompt_tokens,
+        })
     }
 
     /// Queues a job behind the others.
