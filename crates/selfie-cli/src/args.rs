@@ -9,7 +9,7 @@ use selfie::kernels::InjectMode;
 use selfie::llama::Bos;
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
-use crate::reader_args::{MapCommand, ReadingArgs};
+use crate::reader_args::{MapCommand, ReaderCommand, ReadingArgs, ScoreArgs};
 
 /// Read, in words, what a LLaMA holds at each layer and token.
 #[derive(Debug, Parser)]
@@ -44,6 +44,11 @@ pub(crate) enum Command {
     /// Measure what a model says, before and after edits
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// What a released reader's folder says of it
+    #[command(subcommand)]
+    Reader(ReaderCommand),
+    /// Score what a reader said by the vectors that a reconstructor makes of it
+    Score(ScoreArgs),
     /// Fit maps that lead from the states of one layer, or model, to those of another
     #[command(subcommand)]
     Map(MapCommand),
@@ -217,8 +222,9 @@ pub(crate) struct SweepArgs {
         allow_hyphen_values = true
     )]
     pub(crate) strength: String,
-    #[arg(long, value_name = "N", default_value_t = 30)]
-    pub(crate) max_new_tokens: usize,
+    /// Most tokens of an interpretation [default: what the reader's folder says, else 30]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<usize>,
     /// Interpretations that are decoded together: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto")]
     pub(crate) batch_size: String,
@@ -275,14 +281,9 @@ pub(crate) struct InterpretArgs {
     /// Layer:token pairs: 3:5,4:5; tokens from the end: 4:-1
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
-    /// Layers: A..B, A..=B, 1,2, last or all
-    #[arg(
-        long,
-        value_name = "LAYERS",
-        default_value = "all",
-        allow_hyphen_values = true
-    )]
-    pub(crate) layers: String,
+    /// Layers: A..B, A..=B, 1,2, last or all [default: what the reader's folder says, else all]
+    #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
+    pub(crate) layers: Option<String>,
     /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1
     #[arg(
         long,
@@ -291,7 +292,8 @@ pub(crate) struct InterpretArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: String,
-    /// Another model that puts the embeddings into words, as wide as --model (d_model) [default: --model itself]
+    /// Another model that puts the embeddings into words, as wide as --model (d_model) or with a --map between them; or the
+    /// folder of a released reader, which brings its prompt and its writes along (selfie reader show) [default: --model itself]
     #[arg(long, value_name = "MODEL")]
     pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]

@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 
 use indicatif::ProgressBar;
+use selfie::Opened;
 use selfie::interp::{
-    Cell, Control, Cut, InjectAt, InterpError, Map, Options, Row, Sink, Swept, Vector,
+    Cell, Control, Cut, InjectAt, InterpError, Map, Options, Released, Row, Sink, Swept, Vector,
 };
-use selfie::{OpenOptions, Opened, Source};
+use selfie::llama::Bos;
 use selfie_explorer::Commands;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
@@ -20,26 +21,35 @@ use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
     interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_name, tell_of_prompts,
 };
+use crate::reader::Reading;
 use crate::reproduce::commands;
 use crate::stop::Stop;
 
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let prompts = prompts(args)?;
     let mut opened = open(&args.model)?;
-    let reader = reader(args, &opened)?;
-    let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
+    let reading = Reading::new(args, &opened)?;
+    let options = options(&args.sweep, reading.opened.as_ref().unwrap_or(&opened))?;
     let given = prompts.clone();
     let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
     let given = given.into_iter().map(|prompt| ("--prompt", prompt));
     let commands = commands(prompts.iter().cloned().zip(given));
+    let cells = cells(
+        args,
+        &prompts,
+        &opened,
+        &reading.layers(args, &opened.config)?,
+    )?;
     let options = Options {
         prompts_bos: Some(opened.options.bos),
         model_name: opened.name.clone(),
-        reader_name: reader.as_ref().map(|reader| reader.name.clone()),
+        reader_name: reading.name(),
+        span: span(args, &reading, &cells, &opened)?,
+        max_new_tokens: max_new_tokens(&args.sweep, reading.released.as_ref()),
         ..options
     };
-    let reads = reader.as_ref().unwrap_or(&opened);
-    let cells = cells(args, &prompts, &opened)?;
+    let options = configured(options, &cells, &reading, &args.sweep, &opened)?;
+    let reads = reading.opened.as_ref().unwrap_or(&opened);
     selfie::interp::check_by(
         (&opened.config, &opened.tokenizer),
         (&reads.config, &reads.tokenizer),
@@ -50,32 +60,109 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let target = RowTarget::new(args.sweep.out.as_deref(), args.sweep.format)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &prompts, quiet)?;
-    tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+    if reading.released.is_none() {
+        tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+    }
     tell_of_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
+    let Reading {
+        opened: reader,
+        lora,
+        ..
+    } = reading;
     let model = load(opened, quiet)?;
     let reader = match reader {
         Some(reader) => Some(load_on(reader, model.device(), quiet)?),
         None => None,
     };
+    let reads = reader.as_ref().unwrap_or(&model);
+    let adapted = match &lora {
+        Some(lora) => Some(reads.llama.with_lora(lora)?),
+        None => None,
+    };
     let rows = cells.len() * options.injections.len();
     let mut output = Output::new(target, &options.controls, commands, rows, quiet)?;
-    let swept = match &reader {
-        None => model.interpret(&prompts, &cells, &options, &mut output),
-        Some(reader) => model.interpret_by(reader, &prompts, &cells, &options, &mut output),
+    let swept = match (&reader, &adapted) {
+        (None, None) => model.interpret(&prompts, &cells, &options, &mut output),
+        (_, adapted) => {
+            let weights = adapted.as_ref().unwrap_or(&reads.llama);
+            let reader = (weights, &reads.opened.tokenizer);
+            model.interpret_through(reader, &prompts, &cells, &options, &mut output)
+        }
     };
     output.finish(swept)
 }
 
-/// The model of `--reader`, on the same device, in the same dtype, without the edits; `None` where it is the subject.
-fn reader(args: &InterpretArgs, subject: &Opened) -> Result<Option<Opened>> {
-    let Some(dir) = &args.reader else {
-        return Ok(None);
+/// What the reader's folder says, for cells of one layer.
+fn configured(
+    options: Options,
+    cells: &[Cell],
+    reading: &Reading,
+    args: &SweepArgs,
+    subject: &Opened,
+) -> Result<Options> {
+    let Some(released) = &reading.released else {
+        return Ok(options);
     };
-    let options = OpenOptions {
-        edits: Vec::new(),
-        ..subject.options.clone()
-    };
-    Ok(Some(Opened::new(Source::from(dir.as_path()), options)?))
+    let given = [
+        (
+            "--interpretation-prompt",
+            args.interpretation_prompt.is_some(),
+        ),
+        ("--template", args.template.is_some()),
+        ("--placeholder", args.reading.placeholder.is_some()),
+        ("--inject-layer", args.inject_layer.is_some()),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        return usage(format!("{option}: the {released} brings its own"));
+    }
+    let layer = cells.first().map_or(0, |cell| cell.layer);
+    if let Some(other) = cells.iter().find(|cell| cell.layer != layer) {
+        return usage(format!(
+            "--layers: the prompt of the {released} is for one layer, and there are {layer} and {}; run it once for each",
+            other.layer
+        ));
+    }
+    reading.configure(options, layer, &args.reading, subject)
+}
+
+/// The tokens of a cell.
+fn span(
+    args: &InterpretArgs,
+    reading: &Reading,
+    cells: &[Cell],
+    subject: &Opened,
+) -> Result<usize> {
+    let latent = matches!(reading.released, Some(Released::LatentQa(_)));
+    match args.sweep.reading.span.as_deref() {
+        None if !latent => Ok(1),
+        None | Some("all") => {
+            let begin = subject.tokenizer.begin(subject.options.bos)?.len();
+            // A chat template writes bos itself.
+            let begin = begin.max(usize::from(
+                subject.options.bos == Bos::Given && subject.tokenizer.bos().is_some(),
+            ));
+            let spans = cells
+                .iter()
+                .map(|cell| (cell.token + 1).saturating_sub(begin));
+            let first = spans.clone().next().unwrap_or(1);
+            match spans.clone().find(|&span| span != first) {
+                None => Ok(first),
+                Some(other) => usage(format!(
+                    "--span all: cells end {first} and {other} tokens behind bos, and one run has one prompt; give a number, or \
+                     run them one by one"
+                )),
+            }
+        }
+        Some(number) => match number.parse() {
+            Ok(number) => Ok(number),
+            Err(_) => usage(format!("--span {number}: expected a number, or all")),
+        },
+    }
+}
+
+fn max_new_tokens(args: &SweepArgs, released: Option<&Released>) -> usize {
+    let own = released.and_then(Released::max_new_tokens);
+    args.max_new_tokens.or(own).unwrap_or(30)
 }
 
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
@@ -99,7 +186,12 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
 }
 
 /// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
-fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Vec<Cell>> {
+fn cells(
+    args: &InterpretArgs,
+    prompts: &[String],
+    opened: &Opened,
+    layers: &str,
+) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for (prompt, text) in prompts.iter().enumerate() {
         let len = opened.encode(text)?.len();
@@ -116,7 +208,7 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
             continue;
         }
         // hidden_states has one more entry than there are layers.
-        let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
+        let layers = numbers("layers", layers, opened.config.n_layers + 1)?;
         let tokens = tokens("tokens", &args.tokens, len)?;
         for layer in layers {
             cells.extend(tokens.iter().map(|&token| Cell {
@@ -159,7 +251,7 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     };
     Ok(Options {
         injections,
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: max_new_tokens(args, None),
         sampling: args.sampling.alone()?,
         relevancy: !args.no_relevancy,
         batch_size,
@@ -169,7 +261,6 @@ fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
         },
         control_seed: args.sampling.seed,
         map,
-        span: args.reading.span,
         cut: args.reading.stop.clone().map(Cut::BeforeLast),
         samples: args.reading.samples,
         ..opened.interpret_options_with(prompt)?

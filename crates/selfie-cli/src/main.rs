@@ -19,10 +19,12 @@ mod open;
 mod output;
 mod prompts;
 mod random;
+mod reader;
 mod reader_args;
 mod report;
 mod reproduce;
 mod scan;
+mod score;
 mod stop;
 mod trace;
 
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),
+        Command::Reader(command) => reader::reader(&command),
+        Command::Score(args) => score::score(&args),
         Command::Map(command) => map::map(&command),
         Command::RandomCheckpoint(args) => random::random_checkpoint(&args),
     });

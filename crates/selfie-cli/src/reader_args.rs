@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use selfie::Device;
+use selfie::interp::ReaderKind;
 
-use crate::args::DTypeArg;
+use crate::args::{DTypeArg, ModelArgs};
 
 /// What a reader was trained with.
 #[derive(Args, Debug)]
@@ -22,9 +23,19 @@ pub(crate) struct ReadingArgs {
     /// Leave out the last occurrence of this in each text, and what follows it
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Option<String>,
-    /// Read N tokens together, those that end with a cell's own: each is written over one of the N placeholders
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) span: usize,
+    /// Read N tokens together, those that end with a cell's own, or all but bos: each is written over one of N placeholders
+    /// [default: all for LatentQA, else 1]
+    #[arg(long, value_name = "N|all")]
+    pub(crate) span: Option<String>,
+    /// A LoRA of the reader: a folder with adapter_config.json. Without --reader it is the model with and without it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lora: Option<PathBuf>,
+    /// What a reader that takes questions is asked about the embeddings
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) question: Option<String>,
+    /// What the folder of --reader is, where it does not say so itself: oracle or latentqa
+    #[arg(long, value_name = "KIND", requires = "reader")]
+    pub(crate) reader_as: Option<ReaderKind>,
     /// Draw N texts of each cell; a row is of the most frequent answer, and says how many gave it. Needs --temperature
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) samples: usize,
@@ -70,4 +81,38 @@ pub(crate) struct MapFitArgs {
     /// No progress and no notes on stderr
     #[arg(long)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReaderCommand {
+    /// Which kind it is, where it reads and writes in the numbering of hidden_states, and what it expects of the subject
+    Show(ReaderShowArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReaderShowArgs {
+    /// The folder, or a map's file
+    #[arg(value_name = "DIR|FILE")]
+    pub(crate) reader: PathBuf,
+    /// What it is, where it does not say so itself: oracle or latentqa
+    #[arg(long, value_name = "KIND")]
+    pub(crate) reader_as: Option<ReaderKind>,
+    /// The layers of the subject, where they depend on it
+    #[arg(long, value_name = "N", default_value_t = 36)]
+    pub(crate) n_layers: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScoreArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The folder of a reconstructor (nla_meta.yaml, value_head.safetensors)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) reconstructor: PathBuf,
+    /// Rows of interpret as .jsonl; the states of their cells are made anew with --model
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) rows: PathBuf,
+    /// The rows with cosine and reconstruction_error (2 - 2 cos) [default: stdout]
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) out: Option<PathBuf>,
 }

@@ -265,6 +265,55 @@ pub enum InterpError {
         /// What the tokenizer makes of it, as the vocabulary writes it.
         pieces: Vec<String>,
     },
+    /// A file of a released reader that says something unknown, or that does not fit what lies beside it.
+    #[error("{}: {problem}", path.display())]
+    ReaderFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A kind of reader that does not exist.
+    #[error(
+        "there is no kind of reader \"{name}\"; there are: {}",
+        crate::ReaderKind::ALL.map(|(name, _)| name).join(", ")
+    )]
+    ReaderKind {
+        /// The name that was given.
+        name: String,
+    },
+    /// A question that a reader needs, or does not take.
+    #[error(
+        "{reader}: {}",
+        if *takes { "give it a question (--question TEXT)" } else { "it takes no question" }
+    )]
+    ReaderQuestion {
+        /// What it is.
+        reader: &'static str,
+        /// Whether it takes one.
+        takes: bool,
+    },
+    /// A question that holds what stands for the vectors.
+    #[error("the question {question:?} holds the placeholder {marker:?}: ask without it")]
+    QuestionHoldsMarker {
+        /// The placeholder.
+        marker: String,
+        /// The question.
+        question: String,
+    },
+    /// A layer that a reader has no name for.
+    #[error(
+        "{reader} cannot read hidden_states[{layer}]: it knows the outputs of layers, which begin at hidden_states[1]"
+    )]
+    ReaderLayer {
+        /// What it is.
+        reader: &'static str,
+        /// The layer.
+        layer: usize,
+    },
+    /// A reconstructor that is to read embeddings.
+    #[error("a reconstructor reads texts, and no embeddings: selfie score uses it")]
+    ReadsTexts,
     /// A file of a map that says something unknown, or that lacks something.
     #[error("the map {}: {problem}", path.display())]
     MapFile {

@@ -43,6 +43,7 @@ mod names;
 mod options;
 mod prompt;
 pub mod reader;
+pub mod released;
 mod row;
 mod source;
 mod sweep;
@@ -58,6 +59,7 @@ pub use messages::PromptMessage;
 pub use options::{InjectAt, Options};
 pub use prompt::{InterpretationPrompt, Joining, LocatedPrompt, PlaceholderRows, PromptPart};
 pub use reader::{Job, JobWrite, Outcome, PromptId, Reader, ReaderSize, ReaderStats, Text, Ticket};
+pub use released::{Agreement, ReaderKind, Reconstructor, Released};
 pub use row::{Row, Samples};
 pub use sweep::{
     Cell, Sink, Swept, check, check_by, check_vectors, interpret, interpret_by, interpret_vectors,

@@ -161,9 +161,32 @@ impl<B: Backend> Llama<B> {
         config: LlamaConfig,
         checkpoint: &Checkpoint,
         dtype: Option<DType>,
+        progress: impl FnMut(u64),
+    ) -> Result<Self> {
+        Self::load_parts(backend, config, checkpoint, dtype, true, progress)
+    }
+
+    /// [`load`](Self::load) of the layers alone, for what is read off them: files of these may have neither final norm nor
+    /// head. States are right as far as [`Site::Output`](crate::Site::Output); logits mean nothing.
+    pub fn load_backbone(
+        backend: B,
+        config: LlamaConfig,
+        checkpoint: &Checkpoint,
+        dtype: Option<DType>,
+        progress: impl FnMut(u64),
+    ) -> Result<Self> {
+        Self::load_parts(backend, config, checkpoint, dtype, false, progress)
+    }
+
+    fn load_parts(
+        backend: B,
+        config: LlamaConfig,
+        checkpoint: &Checkpoint,
+        dtype: Option<DType>,
+        with_head: bool,
         mut progress: impl FnMut(u64),
     ) -> Result<Self> {
-        let plan = Plan::new(&config, checkpoint)?;
+        let plan = Plan::new(&config, checkpoint, with_head)?;
         let dtype = dtype.unwrap_or_else(|| plan.dtype());
         // Before the first byte is copied, not half-way.
         let (bytes, available) = (plan.bytes(dtype), backend.memory()?.available);
@@ -204,7 +227,10 @@ impl<B: Backend> Llama<B> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let norm = loader.norm(&plan.norm)?;
+        let norm = match &plan.norm {
+            Some(norm) => loader.norm(norm)?,
+            None => Arc::new(backend.vector(&vec![1.0; config.d_model])?),
+        };
         let head = match &plan.head {
             Some(head) => Arc::new(loader.matrix(&[head])?),
             None => embed.clone(),
@@ -242,7 +268,7 @@ impl<B: Backend> Llama<B> {
 
 /// The type that [`Llama::load`] computes in by default, from the headers of the files.
 pub fn stored_dtype(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<DType> {
-    Ok(Plan::new(config, checkpoint)?.dtype())
+    Ok(Plan::new(config, checkpoint, true)?.dtype())
 }
 
 /// Every tensor of the model, found and checked before one value is read.
@@ -251,7 +277,7 @@ struct Plan {
     prefix: &'static str,
     embed: Tensor,
     layers: Vec<LayerPlan>,
-    norm: Tensor,
+    norm: Option<Tensor>,
     head: Option<Tensor>,
 }
 
@@ -287,7 +313,7 @@ impl Plan {
         values.sum::<u64>() * dtype.size() as u64
     }
 
-    fn new(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<Self> {
+    fn new(config: &LlamaConfig, checkpoint: &Checkpoint, with_head: bool) -> Result<Self> {
         let (d, ffn) = (config.d_model, config.ffn);
         let (q, kv) = (config.attn.q_dim(), config.attn.kv_dim());
         let table = [config.vocab_size, d];
@@ -348,7 +374,7 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let head = if config.tie_word_embeddings {
+        let head = if config.tie_word_embeddings || !with_head {
             None
         } else {
             Some(checkpoint.tensor("lm_head.weight", &table)?)
@@ -356,7 +382,11 @@ impl Plan {
         Ok(Self {
             embed: checkpoint.tensor(&format!("{prefix}embed_tokens.weight"), &table)?,
             layers,
-            norm: norm(format!("{prefix}norm"), d)?,
+            norm: if with_head {
+                Some(norm(format!("{prefix}norm"), d)?)
+            } else {
+                None
+            },
             prefix,
             head,
         })

@@ -57,6 +57,7 @@ mod maps;
 mod model;
 mod observer;
 mod opened;
+mod reconstructor;
 mod source;
 
 pub use any::{AnyDevice, AnyModel};
@@ -66,6 +67,7 @@ pub use maps::fit_map;
 pub use model::{Model, Text};
 pub use observer::{Note, Observer};
 pub use opened::{OpenOptions, Opened};
+pub use reconstructor::AnyReconstructor;
 pub use source::Source;
 
 pub use selfie_control as control;
