@@ -16,7 +16,7 @@ pub(crate) use file::{Module, Pair};
 pub(crate) use rows::Adapting;
 
 use crate::model::Linear;
-use crate::{Llama, LlamaError, Result};
+use crate::{Llama, LlamaConfig, LlamaError, Result};
 
 /// Ranks are filled up with zeros to a multiple of this, which every device's products take.
 const RANK_STEP: usize = 16;
@@ -148,10 +148,16 @@ impl<B: Backend> Llama<B> {
 }
 
 impl Lora {
-    /// A tensor of a module with the adapter in it: `W + s B A`, rounded to `dtype` once.
-    pub fn merge(&self, tensor: &str, values: &mut [f32], columns: usize) -> Result<bool> {
+    /// Whether it has a pair for a tensor of a checkpoint.
+    pub fn is_for(&self, tensor: &str) -> bool {
+        self.pair_of_tensor(tensor).is_some()
+    }
+
+    /// Puts it into the values of a checkpoint's tensor, `[rows, columns]`: `W + s B A`. Nothing changes where it has no pair
+    /// for the tensor.
+    pub fn merge(&self, tensor: &str, values: &mut [f32], columns: usize) -> Result<()> {
         let Some((path, pair)) = self.pair_of_tensor(tensor) else {
-            return Ok(false);
+            return Ok(());
         };
         self.check(&path, pair, [values.len() / columns.max(1), columns])?;
         for (row, b) in values
@@ -162,7 +168,25 @@ impl Lora {
                 row.iter_mut().zip(a).for_each(|(x, a)| *x += b * a);
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// An error unless so many of its pairs are all that it has: a head that is the embedding table has no tensor to put one
+    /// into.
+    pub fn check_merged(&self, merged: usize, config: &LlamaConfig) -> Result<()> {
+        if self.head.is_some() && config.tie_word_embeddings {
+            return Err(LlamaError::LoraModule {
+                dir: self.dir().to_owned(),
+                module: "an lm_head of its own".to_owned(),
+                n_layers: config.n_layers,
+            });
+        }
+        let head = usize::from(self.head.is_some());
+        self.check_used(
+            merged - head.min(merged),
+            config.n_layers,
+            config.spec.fused,
+        )
     }
 
     fn check(&self, path: &str, pair: &Pair, [out, width]: [usize; 2]) -> Result<()> {
