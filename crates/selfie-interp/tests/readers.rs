@@ -33,7 +33,8 @@ fn read(built: &Built, reader: &Llama<Cpu>, cell: (usize, usize), options: &Opti
     let subject = (&built.model, &built.tokenizer);
     let reader = (reader, &built.tokenizer);
     let prompts = [built.prompt.as_str()];
-    interpret_by(subject, reader, &prompts, &cells, options, &mut sink).unwrap();
+    let swept = interpret_by(subject, reader, &prompts, &cells, options, &mut sink).unwrap();
+    assert_eq!(swept.rows, rows.len());
     rows
 }
 
@@ -43,8 +44,15 @@ fn assert_row(row: &Row, case: &Value, what: &str) {
     assert_close(what, &row.logprobs, &floats(&case["logprobs"]));
 }
 
-/// Whether all neighbouring layers give another text in a case.
+/// Whether all neighbouring layers give another text in a case. Where one gives the same, its scores are others, by more than
+/// what agrees.
 fn tells_layers_apart(case: &Value) -> bool {
+    let scores = floats(&case["logprobs"]);
+    for neighbor in case["neighbor_logprobs"].as_array().unwrap() {
+        let differences = scores.iter().zip(floats(neighbor)).map(|(a, b)| (a - b).abs());
+        let largest = differences.fold(0.0, f32::max);
+        assert!(largest > 1e-3, "a neighbouring layer agrees to {largest}: {case}");
+    }
     let mut neighbors = case["neighbors"].as_array().unwrap().iter();
     neighbors.all(|neighbor| *neighbor != case["new_ids"])
 }

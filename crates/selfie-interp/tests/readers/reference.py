@@ -132,7 +132,8 @@ def add_matched(vectors, positions, coefficient):
 
 def neighbors(right, wrong):
     """With what neighbouring layers give: readers.rs asks that it is something else."""
-    return right | {"neighbors": [other["new_ids"] for other in wrong]}
+    return right | {"neighbors": [other["new_ids"] for other in wrong],
+                    "neighbor_logprobs": [other["logprobs"] for other in wrong]}
 
 
 def write_map(path, kind, d, flat):
@@ -244,7 +245,7 @@ def latent(s, name):
     k = len(prompt) - 1
     template = "{% for m in messages %}{% set role = 'reflect' if m.role == 'assistant' else m.role %}{% set content = " \
         "'<|start_header_id|>' + role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}" \
-        "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}<|start_header_id|>reflect<|end_header_id|>\n\n"
+        "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{{ '<|start_header_id|>reflect<|end_header_id|>\n\n' }}"
     messages = [{"role": "user", "content": "? " * k}, {"role": "assistant", "content": "Sure, I've analyzed the assistant."},
                 {"role": "user", "content": QUESTION + "?"}]
     ids = s.ids(Environment().from_string(template).render(bos_token="<|begin_of_text|>", messages=messages))
