@@ -10,6 +10,7 @@ use selfie::kernels::InjectMode;
 use selfie::llama::Bos;
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
+use crate::reader_args::{MapCommand, ReaderCommand, ReadingArgs, ScoreArgs};
 
 /// Read, in words, what a LLaMA holds at each layer and token.
 #[derive(Debug, Parser)]
@@ -50,6 +51,14 @@ pub(crate) enum Command {
     /// Measure what a model says, before and after edits
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// What a released reader's folder says of it
+    #[command(subcommand)]
+    Reader(ReaderCommand),
+    /// Score what a reader said by the vectors that a reconstructor makes of it
+    Score(ScoreArgs),
+    /// Fit maps that lead from the states of one layer, or model, to those of another
+    #[command(subcommand)]
+    Map(MapCommand),
     /// Write a checkpoint of random weights with the shape of a known model, to measure with
     RandomCheckpoint(RandomCheckpointArgs),
 }
@@ -206,14 +215,9 @@ pub(crate) struct SweepArgs {
     /// entity, continue [default: summarize]
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
-    /// The layer at whose input the embedding is written; several: 1,2,3
-    #[arg(
-        long,
-        value_name = "K",
-        default_value = "1",
-        allow_hyphen_values = true
-    )]
-    pub(crate) inject_layer: String,
+    /// The layer at whose input the embedding is written; several: 1,2,3 [default: what --map is for, else 1]
+    #[arg(long, value_name = "K", allow_hyphen_values = true)]
+    pub(crate) inject_layer: Option<String>,
     /// replace: s*v + (1-s)*h; add: h + s*v; add-matched: h + s*|h|*v/|v|; replace-norm: s*v/|v|
     #[arg(long, value_parser = mode(), default_value = "replace")]
     pub(crate) mode: InjectMode,
@@ -225,8 +229,9 @@ pub(crate) struct SweepArgs {
         allow_hyphen_values = true
     )]
     pub(crate) strength: String,
-    #[arg(long, value_name = "N", default_value_t = 30)]
-    pub(crate) max_new_tokens: usize,
+    /// Most tokens of an interpretation [default: what the reader's folder says, else 30]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<usize>,
     /// Interpretations that are decoded together: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto")]
     pub(crate) batch_size: String,
@@ -236,6 +241,8 @@ pub(crate) struct SweepArgs {
     /// Run each cell again without its embedding and compare: none, random, shuffled
     #[arg(long, value_name = "LIST")]
     pub(crate) controls: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
@@ -290,14 +297,9 @@ pub(crate) struct InterpretArgs {
     /// Layer:token pairs: 3:5,4:5; tokens from the end: 4:-1
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
-    /// Layers: A..B, A..=B, 1,2, last or all
-    #[arg(
-        long,
-        value_name = "LAYERS",
-        default_value = "all",
-        allow_hyphen_values = true
-    )]
-    pub(crate) layers: String,
+    /// Layers: A..B, A..=B, 1,2, last or all [default: what the reader's folder says, else all]
+    #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
+    pub(crate) layers: Option<String>,
     /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; those that write a word: word:TEXT;
     /// all behind the first TEXT: after:TEXT
     #[arg(
@@ -307,7 +309,8 @@ pub(crate) struct InterpretArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: String,
-    /// Another model that puts the embeddings into words, as wide as --model (d_model) [default: --model itself]
+    /// Another model that puts the embeddings into words, as wide as --model (d_model) or with a --map between them; or the
+    /// folder of a released reader, which brings its prompt and its writes along (selfie reader show) [default: --model itself]
     #[arg(long, value_name = "MODEL")]
     pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]

@@ -337,6 +337,9 @@ pub(crate) struct EditExportArgs {
     /// Edit files, in order, as --edit
     #[arg(value_name = "EDIT")]
     pub(crate) edits: Vec<PathBuf>,
+    /// A LoRA to put into the weights, after the edits
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lora: Option<PathBuf>,
     /// The new folder, that appears when it is complete
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use selfie::control::{ControlError, Edit, export};
-use selfie::llama::{HostTensor, resolve_folder};
+use selfie::kernels::DType;
+use selfie::llama::{HostTensor, Lora, resolve_folder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -120,21 +121,25 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
     let paths = args.model.edit.iter().chain(&args.edits);
     let edits = paths.map(|path| Ok((path.display().to_string(), Edit::open(path)?)));
     let edits: Vec<(String, Edit)> = edits.collect::<Result<_>>()?;
-    if edits.is_empty() {
-        return usage("give at least one edit: selfie edit export --model DIR EDIT --out DIR");
+    let lora = args.lora.as_deref().map(Lora::open).transpose();
+    let lora = lora.map_err(selfie::Error::from)?;
+    if edits.is_empty() && lora.is_none() {
+        return usage(
+            "give at least one edit, or --lora: selfie edit export --model DIR EDIT --out DIR",
+        );
     }
     let exported = match &args.model.model {
-        Some(dir) => export(&resolve_folder(dir)?, &edits, &args.out)?,
+        Some(dir) => export(&resolve_folder(dir)?, &edits, lora.as_ref(), &args.out)?,
         None => {
             let folder = demo_folder()?;
-            export(folder.path(), &edits, &args.out)?
+            export(folder.path(), &edits, lora.as_ref(), &args.out)?
         }
     };
     if exported.other_dtype && !args.model.quiet {
         eprintln!(
             "note: the edited tensors are {}, the others as they were; in transformers, load the folder with \
              torch_dtype=torch.float32",
-            edits[0].1.dtype()
+            edits.first().map_or(DType::F32, |(_, edit)| edit.dtype())
         );
     }
     let mut out = io::stdout().lock();

@@ -1,11 +1,13 @@
 //! `selfie interpret` and `selfie interpret-vectors`.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use indicatif::ProgressBar;
-use selfie::interp::{Cell, Control, InjectAt, InterpError, Options, Row, Sink, Swept, Vector};
-use selfie::{OpenOptions, Opened, Source};
+use selfie::Opened;
+use selfie::interp::{
+    Cell, Control, Cut, InjectAt, InterpError, Map, Options, Released, Row, Sink, Swept, Vector,
+};
+use selfie::llama::Bos;
 use selfie_explorer::Commands;
 
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
@@ -13,31 +15,41 @@ use crate::cells::{list, numbers, pairs, selector, tokens};
 use crate::chat;
 use crate::console::{bar, style, tell};
 use crate::error::{CliError, Result, usage};
+use crate::map::map_of;
 use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
     interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_name, tell_of_prompts,
 };
+use crate::reader::Reading;
 use crate::reproduce::commands;
 use crate::stop::Stop;
 
 pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let prompts = prompts(args)?;
     let mut opened = open(&args.model)?;
-    let reader = reader(args.reader.as_deref(), &opened)?;
-    let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
+    let reading = Reading::new(args, &opened)?;
+    let options = options(&args.sweep, reading.opened.as_ref().unwrap_or(&opened))?;
     let given = prompts.clone();
     let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
     let given = given.into_iter().map(|prompt| ("--prompt", prompt));
     let commands = commands(prompts.iter().cloned().zip(given));
+    let cells = cells(
+        args,
+        &prompts,
+        &opened,
+        &reading.layers(args, &opened.config)?,
+    )?;
     let options = Options {
         prompts_bos: Some(opened.options.bos),
         model_name: opened.name.clone(),
-        reader_name: reader.as_ref().map(|reader| reader.name.clone()),
+        reader_name: reading.name(),
+        span: span(args, &reading, &cells, &opened)?,
+        max_new_tokens: max_new_tokens(&args.sweep, reading.released.as_ref()),
         ..options
     };
-    let reads = reader.as_ref().unwrap_or(&opened);
-    let cells = cells(args, &prompts, &opened)?;
+    let options = configured(options, &cells, &reading, &args.sweep, &opened)?;
+    let reads = reading.opened.as_ref().unwrap_or(&opened);
     selfie::interp::check_by(
         (&opened.config, &opened.tokenizer),
         (&reads.config, &reads.tokenizer),
@@ -48,41 +60,118 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
     let quiet = args.model.quiet;
     tell_of_prompts(&opened, &prompts, quiet)?;
-    tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+    if reading.released.is_none() {
+        tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+    }
     tell_of_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
+    let Reading {
+        opened: reader,
+        lora,
+        ..
+    } = reading;
     let model = load(opened, quiet)?;
     let reader = match reader {
         Some(reader) => Some(load_on(reader, model.device(), quiet)?),
         None => None,
     };
+    let reads = reader.as_ref().unwrap_or(&model);
+    let adapted = match &lora {
+        Some(lora) => Some(reads.llama.with_lora(lora)?),
+        None => None,
+    };
     let rows = cells.len() * options.injections.len();
     let mut output = Output::new(target, &options.controls, commands, rows, quiet)?;
-    let swept = match &reader {
-        None => model.interpret(&prompts, &cells, &options, &mut output),
-        Some(reader) => model.interpret_by(reader, &prompts, &cells, &options, &mut output),
+    let swept = match (&reader, &adapted) {
+        (None, None) => model.interpret(&prompts, &cells, &options, &mut output),
+        (_, adapted) => {
+            let weights = adapted.as_ref().unwrap_or(&reads.llama);
+            let reader = (weights, &reads.opened.tokenizer);
+            model.interpret_through(reader, &prompts, &cells, &options, &mut output)
+        }
     };
     output.finish(swept)
 }
 
-/// The model of `--reader`, on the same device, in the same dtype, without the edits; `None` where it is the subject.
-pub(crate) fn reader(dir: Option<&Path>, subject: &Opened) -> Result<Option<Opened>> {
-    let Some(dir) = dir else {
-        return Ok(None);
+/// What the reader's folder says, for cells of one layer.
+fn configured(
+    options: Options,
+    cells: &[Cell],
+    reading: &Reading,
+    args: &SweepArgs,
+    subject: &Opened,
+) -> Result<Options> {
+    let Some(released) = &reading.released else {
+        return Ok(options);
     };
-    let options = OpenOptions {
-        edits: Vec::new(),
-        ..subject.options.clone()
-    };
-    Ok(Some(Opened::new(Source::from(dir), options)?))
+    let given = [
+        (
+            "--interpretation-prompt",
+            args.interpretation_prompt.is_some(),
+        ),
+        ("--template", args.template.is_some()),
+        ("--placeholder", args.reading.placeholder.is_some()),
+        ("--inject-layer", args.inject_layer.is_some()),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        return usage(format!("{option}: the {released} brings its own"));
+    }
+    let layer = cells.first().map_or(0, |cell| cell.layer);
+    if let Some(other) = cells.iter().find(|cell| cell.layer != layer) {
+        return usage(format!(
+            "--layers: the prompt of the {released} is for one layer, and there are {layer} and {}; run it once for each",
+            other.layer
+        ));
+    }
+    reading.configure(options, layer, &args.reading, subject)
+}
+
+/// The tokens of a cell.
+fn span(
+    args: &InterpretArgs,
+    reading: &Reading,
+    cells: &[Cell],
+    subject: &Opened,
+) -> Result<usize> {
+    let latent = matches!(reading.released, Some(Released::LatentQa(_)));
+    match args.sweep.reading.span.as_deref() {
+        None if !latent => Ok(1),
+        None | Some("all") => {
+            let begin = subject.tokenizer.begin(subject.options.bos)?.len();
+            // A chat template writes bos itself.
+            let begin = begin.max(usize::from(
+                subject.options.bos == Bos::Given && subject.tokenizer.bos().is_some(),
+            ));
+            let spans = cells
+                .iter()
+                .map(|cell| (cell.token + 1).saturating_sub(begin));
+            let first = spans.clone().next().unwrap_or(1);
+            match spans.clone().find(|&span| span != first) {
+                None => Ok(first),
+                Some(other) => usage(format!(
+                    "--span all: cells end {first} and {other} tokens behind bos, and one run has one prompt; give a number, or \
+                     run them one by one"
+                )),
+            }
+        }
+        Some(number) => match number.parse() {
+            Ok(number) => Ok(number),
+            Err(_) => usage(format!("--span {number}: expected a number, or all")),
+        },
+    }
+}
+
+fn max_new_tokens(args: &SweepArgs, released: Option<&Released>) -> usize {
+    let own = released.and_then(Released::max_new_tokens);
+    args.max_new_tokens.or(own).unwrap_or(30)
 }
 
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let opened = open(&args.model)?;
     let (config, tokenizer) = (&opened.config, &opened.tokenizer);
-    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), config.d_model)?;
     let options = options(&args.sweep, &opened)?;
-    let prompts: [&str; 0] = [];
-    selfie::interp::check(config, tokenizer, &prompts, &[], &options)?;
+    let width = options.map.as_ref().map_or(config.d_model, Map::from_width);
+    let vectors = Vector::read_file(&args.vectors, args.tensor.as_deref(), width)?;
+    selfie::interp::check_vectors(config, tokenizer, &vectors, &options)?;
     let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
     let quiet = args.model.quiet;
     tell_of_name(args.sweep.interpretation_prompt.as_deref(), &opened, quiet)?;
@@ -97,7 +186,12 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
 }
 
 /// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
-fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Vec<Cell>> {
+fn cells(
+    args: &InterpretArgs,
+    prompts: &[String],
+    opened: &Opened,
+    layers: &str,
+) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     if let Some(list) = &args.cells {
         for (prompt, text) in prompts.iter().enumerate() {
@@ -112,7 +206,7 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
         return Ok(cells);
     }
     // hidden_states has one more entry than there are layers.
-    let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
+    let layers = numbers("layers", layers, opened.config.n_layers + 1)?;
     let selector = selector(&args.tokens)?;
     let tokens = tokens(&selector, prompts, opened, args.model.quiet)?;
     for (prompt, tokens) in tokens.iter().enumerate() {
@@ -129,11 +223,19 @@ fn cells(args: &InterpretArgs, prompts: &[String], opened: &Opened) -> Result<Ve
 
 pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     let (json, template) = (&args.interpretation_prompt, &args.template);
-    let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
+    let mut prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
+    if let Some(token) = &args.reading.placeholder {
+        prompt = prompt.with_marker(token)?;
+    }
+    let map = map_of(&args.reading)?;
+    let inject_layers = match (&args.inject_layer, &map) {
+        (Some(layers), _) => list("inject-layer", layers)?,
+        (None, map) => vec![map.as_ref().and_then(Map::writes_at).unwrap_or(1)],
+    };
     let mode = args.mode;
     let strengths: Vec<f32> = list("strength", &args.strength)?;
     let mut injections = Vec::new();
-    for layer in list("inject-layer", &args.inject_layer)? {
+    for layer in inject_layers {
         injections.extend(strengths.iter().map(|&strength| InjectAt {
             layer,
             mode,
@@ -143,7 +245,7 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     let batch_size = batch_size(&args.batch_size)?;
     Ok(Options {
         injections,
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: max_new_tokens(args, None),
         sampling: args.sampling.alone()?,
         relevancy: !args.no_relevancy,
         batch_size,
@@ -152,6 +254,9 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
             None => Vec::new(),
         },
         control_seed: args.sampling.seed,
+        map,
+        cut: args.reading.stop.clone().map(Cut::BeforeLast),
+        samples: args.reading.samples,
         ..opened.interpret_options_with(prompt)?
     })
 }
@@ -306,6 +411,7 @@ mod tests {
             reader: None,
             map: None,
             logprobs: vec![-0.5],
+            samples: None,
             controls: Vec::new(),
         }
     }

@@ -16,15 +16,19 @@ mod eval;
 mod generate;
 mod info;
 mod interpret;
+mod map;
 mod merge;
 mod open;
 mod output;
 mod prompts;
 mod random;
+mod reader;
+mod reader_args;
 mod report;
 mod reproduce;
 mod scan;
 mod scan_runs;
+mod score;
 mod serve;
 mod stop;
 mod sweep;
@@ -59,6 +63,9 @@ fn main() -> ExitCode {
         Command::Control(command) => control::control(&command),
         Command::Edit(command) => edit::edit(&command),
         Command::Eval(command) => eval::eval(&command),
+        Command::Reader(command) => reader::reader(&command),
+        Command::Score(args) => score::score(&args),
+        Command::Map(command) => map::map(&command),
         Command::RandomCheckpoint(args) => random::random_checkpoint(&args),
     });
     match outcome {

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar};
 use selfie::Opened;
-use selfie::interp::Options;
+use selfie::interp::{Options, Released};
 use selfie_sweep::{Observer, Plan, Settings, Shard, SweepFolder, read_prompts};
 
 use crate::args::SweepRunArgs;
 use crate::cells::{numbers, selector};
 use crate::chat;
 use crate::console::{bar, style, tell};
-use crate::error::{CliError, Result};
-use crate::interpret::{options, reader, tell_of_empty};
+use crate::error::{CliError, Result, usage};
+use crate::interpret::{options, tell_of_empty};
 use crate::open::{load, load_on, open};
+use crate::reader::whole_model;
 use crate::prompts::{tell_of_interpretation_prompt, tell_of_name, tell_of_prompts};
 use crate::stop::Stop;
 
@@ -28,8 +29,12 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     let quiet = args.model.quiet;
     let prompts = read_prompts(&args.prompts, args.column.as_deref());
     let prompts = prompts.map_err(CliError::Prompts)?;
+    check_reading(args)?;
     let mut opened = open(&args.model)?;
-    let reader = reader(args.reader.as_deref(), &opened)?;
+    let reader = match &args.reader {
+        Some(dir) => Some(whole_model(dir, &opened)?),
+        None => None,
+    };
     let options = options(&args.sweep, reader.as_ref().unwrap_or(&opened))?;
     let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
     let options = Options {
@@ -81,6 +86,31 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
         });
     }
     failed(&folder)
+}
+
+/// A sweep reads with a whole model: what a released reader needs is for `interpret`.
+fn check_reading(args: &SweepRunArgs) -> Result<()> {
+    let reading = &args.sweep.reading;
+    if let Some(dir) = &args.reader
+        && let Some(released) = Released::open(dir, None)?
+    {
+        return usage(format!(
+            "--reader {}: selfie sweep does not take a {released}; use selfie interpret --prompts",
+            dir.display()
+        ));
+    }
+    let given = [
+        ("--lora", reading.lora.is_some()),
+        ("--question", reading.question.is_some()),
+        ("--reader-as", reading.reader_as.is_some()),
+        ("--span", reading.span.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => usage(format!(
+            "{option}: selfie sweep does not take it; use selfie interpret --prompts"
+        )),
+    }
 }
 
 fn plan(

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use selfie_kernels::MatrixSource;
-use selfie_llama::{Checkpoint, HostTensor, LlamaConfig, LlamaError};
+use selfie_llama::{Checkpoint, HostTensor, LlamaConfig, LlamaError, Lora};
 use serde_json::{Map, Value, json};
 
 use crate::edit::file_dtype;
@@ -41,12 +41,17 @@ pub struct Exported {
     pub other_dtype: bool,
 }
 
-/// Writes the checkpoint of `dir` with edits in it, in order, to the new folder `out`. Edits come with the names that messages
-/// call them by.
+/// Writes the checkpoint of `dir` with edits in it, in order, and then with a low-rank adapter, to the new folder `out`. Edits
+/// come with the names that messages call them by. A matrix with an adapter is `W + s B A`, rounded once to its type.
 ///
 /// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete,
 /// as [`OutputFolder`] says.
-pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Exported> {
+pub fn export(
+    dir: &Path,
+    edits: &[(String, Edit)],
+    lora: Option<&Lora>,
+    out: &Path,
+) -> Result<Exported> {
     // A GGUF file opens as a checkpoint too, but has no shards of safetensors to write anew.
     if dir.is_file() {
         let path = dir.to_owned();
@@ -55,7 +60,10 @@ pub fn export(dir: &Path, edits: &[(String, Edit)], out: &Path) -> Result<Export
     let folder = OutputFolder::new(out)?;
     let config = LlamaConfig::open(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
-    let new = new_tensors(&config, &checkpoint, edits)?;
+    let mut new = new_tensors(&config, &checkpoint, edits)?;
+    if let Some(lora) = lora {
+        merge(&config, &checkpoint, lora, &mut new)?;
+    }
     let failed = |source| ControlError::Write {
         path: out.to_owned(),
         source,
@@ -140,6 +148,36 @@ fn new_tensors(
         }
     }
     Ok(new)
+}
+
+/// Puts an adapter into the tensors that it is for: into the edited ones, where there are some.
+fn merge(
+    config: &LlamaConfig,
+    checkpoint: &Checkpoint,
+    lora: &Lora,
+    new: &mut BTreeMap<String, HostTensor>,
+) -> Result<()> {
+    let mut merged = 0;
+    for (name, info) in checkpoint.tensors() {
+        if !lora.is_for(name) {
+            continue;
+        }
+        let tensor = match new.remove(name) {
+            Some(tensor) => tensor,
+            None => {
+                let dtype = MatrixSource::dtype(&checkpoint.tensor(name, info.shape)?);
+                let empty = HostTensor::new(name.to_owned(), dtype, info.shape.to_vec(), &[]);
+                stored(checkpoint, &empty)?
+            }
+        };
+        let (_, columns) = MatrixSource::shape(&tensor);
+        let mut values = tensor.to_f32();
+        lora.merge(name, &mut values, columns)?;
+        let tensor = HostTensor::new(tensor.name, tensor.dtype, tensor.shape, &values);
+        new.insert(name.to_owned(), tensor);
+        merged += 1;
+    }
+    Ok(lora.check_merged(merged, config)?)
 }
 
 /// The tensor of the checkpoint that `edited` replaces, in the dtype of `edited`: as a model computed in it would have it.

@@ -397,6 +397,7 @@ fn prompt_json(prompt: &InterpretationPrompt) -> Value {
     let part = |part: &PromptPart| match part {
         PromptPart::Text(text) => json!(text),
         PromptPart::Placeholder => json!(0),
+        PromptPart::Marker(text) => json!({"marker": text}),
     };
     Value::Array(prompt.parts.iter().map(part).collect())
 }

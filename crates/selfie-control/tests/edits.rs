@@ -213,7 +213,7 @@ fn an_export_opens_as_the_edited_model() {
             edits.push((format!("edit of {layer}"), edit));
         }
         let out = folder.path().join(format!("{name}-{dtype:?}"));
-        let exported = export(&dir(name), &edits, &out).unwrap();
+        let exported = export(&dir(name), &edits, None, &out).unwrap();
         assert_eq!(exported.other_dtype, dtype.is_some());
         let again = load_dir(&out, dtype, 2);
         assert!(again.mlp(1).unwrap() == model.mlp(1).unwrap());
@@ -232,11 +232,11 @@ fn an_export_opens_as_the_edited_model() {
             let total = selfie_llama::Checkpoint::open(&out).unwrap().total_bytes();
             assert_eq!(index["metadata"]["total_size"], total);
         }
-        let refused = export(&dir(name), &edits, &out).unwrap_err();
+        let refused = export(&dir(name), &edits, None, &out).unwrap_err();
         assert!(matches!(refused, ControlError::FolderExists { .. }));
         let out = folder.path().join("wrong order");
         edits.reverse();
-        let refused = export(&dir(name), &edits, &out).unwrap_err();
+        let refused = export(&dir(name), &edits, None, &out).unwrap_err();
         assert!(
             matches!(refused, ControlError::BaseHash { .. }),
             "{refused}"

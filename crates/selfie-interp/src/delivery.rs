@@ -8,13 +8,15 @@ use selfie_llama::Tokenizer;
 
 use crate::control::evidence;
 use crate::source::Source;
-use crate::{Control, Controlled, InterpError, Options, Outcome, Result, Row, Sink, Swept, Text};
+use crate::{
+    Control, Controlled, InterpError, Options, Outcome, Result, Row, Samples, Sink, Swept, Text,
+};
 
 /// What a text of a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// The text of its own embedding.
-    Own,
+    /// A text of its own embedding, by its number.
+    Own(usize),
     /// The text of the control of this index.
     Control(usize),
     /// The continuation of the interpretation prompt as it is, which all rows share.
@@ -23,7 +25,10 @@ pub(crate) enum Part {
 
 /// The texts of a row, as far as they are there.
 struct Texts {
-    own: Option<Text>,
+    /// As many as are drawn.
+    own: Vec<Option<Text>>,
+    /// Which of them the row is of, and what all of them say; when they are all there.
+    chosen: Option<(usize, Option<Samples>)>,
     /// One for each control of the options; that of [`Control::None`] is shared.
     controls: Vec<Option<Text>>,
 }
@@ -102,7 +107,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
         // A text that ended early leaves less to generate.
         self.tokens -= self.options.max_new_tokens - text.new_ids.len();
         if part == Part::Clean {
-            self.clean = Some(self.tokenizer.decode(&text.new_ids)?);
+            self.clean = Some(self.said(&text.new_ids)?);
             let waiting: Vec<usize> = self.unfinished.keys().copied().collect();
             for row in waiting {
                 self.complete(row)?;
@@ -114,15 +119,53 @@ impl<'a, B: Backend> Delivery<'a, B> {
             return Ok(ControlFlow::Continue(()));
         }
         let texts = self.unfinished.entry(row).or_insert_with(|| Texts {
-            own: None,
+            own: vec![None; self.options.samples],
+            chosen: None,
             controls: vec![None; self.options.controls.len()],
         });
         match part {
             Part::Control(at) => texts.controls[at] = Some(text),
-            Part::Own | Part::Clean => texts.own = Some(text),
+            Part::Own(sample) => texts.own[sample] = Some(text),
+            Part::Clean => {}
         }
+        self.choose(row)?;
         self.complete(row)?;
         Ok(self.hand_out(sink))
+    }
+
+    /// The ids of a row's text, when it is settled which of its samples that is, and while the row waits for others.
+    pub(crate) fn own(&self, row: usize) -> Option<Vec<u32>> {
+        let texts = self.unfinished.get(&row)?;
+        let (chosen, _) = texts.chosen.as_ref()?;
+        Some(texts.own[*chosen].as_ref()?.new_ids.clone())
+    }
+
+    /// Chooses among a row's samples when all are there.
+    fn choose(&mut self, row: usize) -> Result<()> {
+        let Some(texts) = self.unfinished.get_mut(&row) else {
+            return Ok(());
+        };
+        let all: Option<Vec<&Text>> = texts.own.iter().map(Option::as_ref).collect();
+        let Some(all) = all.filter(|_| texts.chosen.is_none()) else {
+            return Ok(());
+        };
+        if all.len() == 1 {
+            texts.chosen = Some((0, None));
+            return Ok(());
+        }
+        let says = |text: &&Text| said(self.tokenizer, self.options, &text.new_ids);
+        let samples = all.iter().map(says).collect::<Result<Vec<_>>>()?;
+        let (chosen, agreement) = Samples::choose(&samples);
+        let logprobs = &all[chosen].logprobs;
+        let sum: f64 = logprobs.iter().map(|&x| f64::from(x)).sum();
+        let mean_logprob = (sum / logprobs.len().max(1) as f64) as f32;
+        let samples = Samples {
+            samples,
+            agreement,
+            mean_logprob,
+        };
+        texts.chosen = Some((chosen, Some(samples)));
+        Ok(())
     }
 
     /// Tells the sink how many tokens have been generated.
@@ -159,28 +202,36 @@ impl<'a, B: Backend> Delivery<'a, B> {
             Control::None => self.clean.is_some(),
             _ => text.is_some(),
         });
-        if texts.own.is_none() || !there.all(|there| there) {
+        if texts.chosen.is_none() || !there.all(|there| there) {
             return Ok(());
         }
         if let Some(Texts {
-            own: Some(own),
+            mut own,
+            chosen: Some((chosen, samples)),
             controls,
         }) = self.unfinished.remove(&row)
+            && let Some(own) = own.swap_remove(chosen)
         {
-            let made = self.row(row, own, controls)?;
+            let made = self.row(row, own, samples, controls)?;
             self.ready.insert(row, Ready::Row(Box::new(made)));
         }
         Ok(())
     }
 
-    fn row(&self, row: usize, own: Text, texts: Vec<Option<Text>>) -> Result<Row> {
+    fn row(
+        &self,
+        row: usize,
+        own: Text,
+        samples: Option<Samples>,
+        texts: Vec<Option<Text>>,
+    ) -> Result<Row> {
         let injections = &self.options.injections;
         let (item, inject) = (row / injections.len(), injections[row % injections.len()]);
         let origin = self.source.origin(item)?;
         let mut controls = Vec::with_capacity(texts.len());
         for (&control, text) in self.options.controls.iter().zip(texts) {
             let (interpretation, scores) = match text {
-                Some(text) => (self.tokenizer.decode(&text.new_ids)?, text.scores),
+                Some(text) => (self.said(&text.new_ids)?, text.scores),
                 None => {
                     let clean = self.clean.clone().ok_or(InterpError::Unanswered)?;
                     (clean, own.clean.clone())
@@ -202,7 +253,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
         };
         Ok(Row {
             prompt: origin.prompt,
-            interpretation: self.tokenizer.decode(&own.new_ids)?,
+            interpretation: self.said(&own.new_ids)?,
             layer: origin.layer,
             token: origin.token,
             token_decoded: origin.token_decoded,
@@ -216,10 +267,15 @@ impl<'a, B: Backend> Delivery<'a, B> {
             prompt_index: origin.prompt_index,
             key: self.source.key(item, &inject, &self.options.prompt),
             reader: self.options.reader_name.clone(),
-            map: None,
+            map: self.options.map.as_ref().map(|map| map.name().to_owned()),
             logprobs: own.logprobs,
+            samples,
             controls,
         })
+    }
+
+    fn said(&self, new_ids: &[u32]) -> Result<String> {
+        said(self.tokenizer, self.options, new_ids)
     }
 
     /// Gives a row up, and tells the sink what is missing.
@@ -282,4 +338,13 @@ impl<'a, B: Backend> Delivery<'a, B> {
         self.swept.stopped |= flow.is_break();
         flow
     }
+}
+
+/// What is left of a text.
+fn said(tokenizer: &Tokenizer, options: &Options, new_ids: &[u32]) -> Result<String> {
+    let text = tokenizer.decode(new_ids)?;
+    Ok(match &options.cut {
+        Some(cut) => cut.of(&text).to_owned(),
+        None => text,
+    })
 }

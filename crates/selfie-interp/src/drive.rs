@@ -94,9 +94,9 @@ pub struct Sweep<'a, B: Backend> {
 /// Items whose vectors are on the device.
 struct Window<B: Backend> {
     items: Range<usize>,
-    /// Those of the items, then those of their partners.
-    vectors: Embeddings<B>,
-    /// Random ones, a row each; only where they are asked for.
+    /// For each injection the vectors of the items, then those of their partners: as many for each as a cell has tokens.
+    vectors: Vec<Embeddings<B>>,
+    /// Random ones, of each row as many; only where they are asked for.
     random: Option<Embeddings<B>>,
 }
 
@@ -119,6 +119,10 @@ impl<'a, B: Backend> Sweep<'a, B> {
         }
     }
 
+    fn options(&self) -> &Options {
+        &self.delivery.options
+    }
+
     /// Whether all cells have been submitted.
     pub fn is_submitted(&self) -> bool {
         self.next == self.delivery.source.len()
@@ -136,12 +140,12 @@ impl<'a, B: Backend> Sweep<'a, B> {
 
     /// Rows that have been submitted, and not handed out.
     pub fn under_way(&self) -> usize {
-        self.next * self.delivery.options.injections.len() - self.delivery.next_row()
+        self.next * self.options().injections.len() - self.delivery.next_row()
     }
 
     /// Reads the vectors of the next cells, those of about `rows` rows, and submits their texts.
     pub fn submit(&mut self, reader: &mut Reader<B>, rows: usize) -> Result<()> {
-        if self.next == 0 && self.delivery.options.controls.contains(&Control::None) {
+        if self.next == 0 && self.options().controls.contains(&Control::None) {
             self.submit_clean(reader)?;
         }
         self.open_window(reader, rows)
@@ -158,11 +162,12 @@ impl<'a, B: Backend> Sweep<'a, B> {
         let Some((row, part)) = self.tickets.remove(&ticket) else {
             return Ok(ControlFlow::Continue(()));
         };
-        if let (Part::Own, Outcome::Text(text)) = (part, &outcome) {
-            self.submit_controls(reader, row, &text.new_ids)?;
-        }
+        let is_own = matches!(part, Part::Own(_));
         let flow = self.delivery.take(row, part, outcome, sink)?;
-        let done = self.delivery.next_row() / self.delivery.options.injections.len();
+        if is_own && let Some(own) = self.delivery.own(row) {
+            self.submit_controls(reader, row, &own)?;
+        }
+        let done = self.delivery.next_row() / self.options().injections.len();
         self.windows.retain(|window| window.items.end > done);
         Ok(flow)
     }
@@ -204,26 +209,26 @@ impl<'a, B: Backend> Sweep<'a, B> {
 
     /// Brings the vectors of the next items to the device, and submits their texts.
     fn open_window(&mut self, reader: &mut Reader<B>, rows: usize) -> Result<()> {
-        let per_item = self.delivery.options.injections.len();
+        let per_item = self.options().injections.len();
         let end = self.next + (rows / per_item).max(1);
         let items = self.next..end.min(self.delivery.source.len());
-        let vectors = self.delivery.source.vectors(items.clone())?;
-        let random = if self.delivery.options.controls.contains(&Control::Random) {
-            Some(self.random(reader.model().backend(), &items, &vectors)?)
+        let backend = reader.model().backend().clone();
+        let vectors = self.mapped(&backend, &items)?;
+        let random = if self.options().controls.contains(&Control::Random) {
+            Some(self.random(&backend, &items, &vectors)?)
         } else {
             None
         };
         for item in items.clone() {
-            for injection in 0..per_item {
-                let job = self.job(
-                    (item, injection),
-                    (&vectors, item - items.start),
-                    Vec::new(),
-                );
-                let clean = self.delivery.options.scores_clean();
-                let ticket = reader.submit(Job { clean, ..job })?;
-                let row = item * per_item + injection;
-                self.tickets.insert(ticket, (row, Part::Own));
+            for (injection, vectors) in vectors.iter().enumerate() {
+                for sample in 0..self.options().samples {
+                    let at = (item, injection, sample);
+                    let job = self.job(at, (vectors, item - items.start), Vec::new());
+                    let clean = self.options().scores_clean();
+                    let ticket = reader.submit(Job { clean, ..job })?;
+                    let row = item * per_item + injection;
+                    self.tickets.insert(ticket, (row, Part::Own(sample)));
+                }
             }
         }
         self.next = items.end;
@@ -235,45 +240,70 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(())
     }
 
-    /// For each row of some items a vector of the embedding's norm in a direction that the row's key settles.
+    /// The vectors of some items and of their partners, for each injection: through the map, if there is one.
+    fn mapped(&self, backend: &B, items: &Range<usize>) -> Result<Vec<Embeddings<B>>> {
+        let (source, options) = (&self.delivery.source, self.options());
+        let vectors = source.vectors(items.clone())?;
+        let Some(map) = &options.map else {
+            return Ok(vec![vectors; options.injections.len()]);
+        };
+        let span = options.span;
+        let partners = vectors.len() / span / items.len();
+        // A partner is of the same layer.
+        let of_items = items.clone().map(|item| source.layer(item));
+        let each = of_items.flat_map(|layer| std::iter::repeat_n(layer, span));
+        let sources: Vec<Option<usize>> = each.collect::<Vec<_>>().repeat(partners);
+        let mut mapped: Vec<(usize, Embeddings<B>)> = Vec::new();
+        for inject in &options.injections {
+            let known = mapped.iter().find(|(layer, _)| *layer == inject.layer);
+            let vectors = match known {
+                Some((_, vectors)) => vectors.clone(),
+                None => map.apply(backend, &vectors, &sources, inject.layer)?,
+            };
+            mapped.push((inject.layer, vectors));
+        }
+        Ok(mapped.into_iter().map(|(_, vectors)| vectors).collect())
+    }
+
+    /// For each row of some items vectors of the embeddings' norms in directions that the row's key settles.
     fn random(
         &self,
         backend: &B,
         items: &Range<usize>,
-        vectors: &Embeddings<B>,
+        vectors: &[Embeddings<B>],
     ) -> Result<Embeddings<B>> {
-        let (values, width) = (vectors.to_host(backend)?, vectors.width());
-        let mut random =
-            Vec::with_capacity(items.len() * self.delivery.options.injections.len() * width);
-        for (item, vector) in items.clone().zip(values.chunks_exact(width)) {
-            for inject in &self.delivery.options.injections {
-                let key = self
-                    .delivery
-                    .source
-                    .key(item, inject, &self.delivery.options.prompt);
-                random.extend(random_vector(
-                    vector,
-                    self.delivery.options.control_seed,
-                    key,
-                ));
+        let (source, options) = (&self.delivery.source, self.options());
+        let width = vectors.first().map_or(0, Embeddings::width);
+        let values = vectors.iter().map(|vectors| vectors.to_host(backend));
+        let values: Vec<Vec<f32>> = values.collect::<Result<_>>()?;
+        let span = options.span;
+        let mut random = Vec::with_capacity(items.len() * vectors.len() * span * width);
+        for (offset, item) in items.clone().enumerate() {
+            for (inject, values) in options.injections.iter().zip(&values) {
+                let key = source.key(item, inject, &options.prompt);
+                let own = values[offset * span * width..]
+                    .chunks_exact(width)
+                    .take(span);
+                for (token, vector) in own.enumerate() {
+                    let key = key.of_sample(token);
+                    random.extend(random_vector(vector, options.control_seed, key));
+                }
             }
         }
         Embeddings::from_host(backend, &random, width)
     }
 
     /// The controls of a row whose own text is known. They come before other rows, so that the row is soon complete.
-    fn submit_controls(&mut self, reader: &mut Reader<B>, row: usize, own: &[u32]) -> Result<()> {
-        let per_item = self.delivery.options.injections.len();
+    fn submit_controls(
+        &mut self,
+        reader: &mut Reader<B>,
+        row: usize,
+        own: &[u32],
+    ) -> Result<()> {
+        let per_item = self.options().injections.len();
         let (item, injection) = (row / per_item, row % per_item);
-        for (at, control) in self
-            .delivery
-            .options
-            .controls
-            .clone()
-            .iter()
-            .enumerate()
-            .rev()
-        {
+        let controls = self.options().controls.clone();
+        for (at, control) in controls.iter().enumerate().rev() {
             let Some(window) = self.windows.iter().find(|w| w.items.contains(&item)) else {
                 return Err(InterpError::Unanswered);
             };
@@ -284,42 +314,53 @@ impl<'a, B: Backend> Sweep<'a, B> {
                     .random
                     .as_ref()
                     .map(|random| (random, offset * per_item + injection)),
-                Control::Shuffled => Some((&window.vectors, window.items.len() + offset)),
+                Control::Shuffled => {
+                    Some((&window.vectors[injection], window.items.len() + offset))
+                }
             };
             let Some((vectors, vector)) = vector else {
                 return Err(InterpError::Unanswered);
             };
-            let job = self.job((item, injection), (vectors, vector), own.to_vec());
+            let job = self.job((item, injection, 0), (vectors, vector), own.to_vec());
             let ticket = reader.submit_next(job)?;
             self.tickets.insert(ticket, (row, Part::Control(at)));
         }
         Ok(())
     }
 
-    /// A job that writes one vector over all placeholders.
+    /// A job that writes the vector of a cell over all placeholders, or the vectors of its tokens over one each: those that
+    /// are at `cell` among the vectors.
     fn job(
         &self,
-        (item, injection): (usize, usize),
-        (vectors, vector): (&Embeddings<B>, usize),
+        (item, injection, sample): (usize, usize, usize),
+        (vectors, cell): (&Embeddings<B>, usize),
         score: Vec<u32>,
     ) -> Job<B> {
-        let inject = &self.delivery.options.injections[injection];
-        let write = |&position: &usize| JobWrite {
+        let inject = &self.options().injections[injection];
+        let span = self.options().span;
+        let write = |(at, &position): (usize, &usize)| JobWrite {
             position,
             layer: inject.layer,
-            vector,
+            vector: cell * span + at % span,
             mode: inject.mode,
             strength: inject.strength,
         };
         Job {
             prompt: self.prompt,
             vectors: vectors.clone(),
-            writes: self.located.placeholders.iter().map(write).collect(),
+            writes: self
+                .located
+                .placeholders
+                .iter()
+                .enumerate()
+                .map(write)
+                .collect(),
             decoding: self.decoding.clone(),
             key: self
                 .delivery
                 .source
-                .key(item, inject, &self.delivery.options.prompt)
+                .key(item, inject, &self.options().prompt)
+                .of_sample(sample)
                 .0,
             clean: false,
             score,

@@ -71,6 +71,11 @@ impl<B: Backend> Embeddings<B> {
         &self.rows
     }
 
+    /// Whether both are handles on the same values.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.rows, &other.rows)
+    }
+
     /// An error unless a model with a residual stream of `width` can read them.
     pub(crate) fn check_width(&self, width: usize) -> Result<()> {
         if self.width == width {

@@ -235,13 +235,168 @@ pub enum InterpError {
     /// A reader whose residual stream is not as wide as the embeddings.
     #[error(
         "the embeddings have {subject} values, and the reader's residual stream has {reader}: \
-         the two models have to be equally wide (d_model)"
+         the two models have to be equally wide (d_model), or need a map between them (--map)"
     )]
     ReaderWidth {
         /// The width of the embeddings.
         subject: usize,
         /// The reader's.
         reader: usize,
+    },
+    /// A token that was to be the placeholder, and is not in the interpretation prompt.
+    #[error(
+        "the interpretation prompt has no \"{marker}\", and no other placeholder that it could be: {text:?}"
+    )]
+    MarkerMissing {
+        /// The token's text.
+        marker: String,
+        /// The prompt's text.
+        text: String,
+    },
+    /// A placeholder of the vocabulary that is not one token where it stands.
+    #[error(
+        "the placeholder {marker:?} has to be one token of the reader's vocabulary; in the interpretation prompt it is \
+         {:?}",
+        pieces.join("|")
+    )]
+    MarkerTokens {
+        /// The token's text.
+        marker: String,
+        /// What the tokenizer makes of it, as the vocabulary writes it.
+        pieces: Vec<String>,
+    },
+    /// A file of a released reader that says something unknown, or that does not fit what lies beside it.
+    #[error("{}: {problem}", path.display())]
+    ReaderFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A kind of reader that does not exist.
+    #[error(
+        "there is no kind of reader \"{name}\"; there are: {}",
+        crate::ReaderKind::ALL.map(|(name, _)| name).join(", ")
+    )]
+    ReaderKind {
+        /// The name that was given.
+        name: String,
+    },
+    /// A question that a reader needs, or does not take.
+    #[error(
+        "{reader}: {}",
+        if *takes { "give it a question (--question TEXT)" } else { "it takes no question" }
+    )]
+    ReaderQuestion {
+        /// What it is.
+        reader: &'static str,
+        /// Whether it takes one.
+        takes: bool,
+    },
+    /// A question that holds what stands for the vectors.
+    #[error("the question {question:?} holds the placeholder {marker:?}: ask without it")]
+    QuestionHoldsMarker {
+        /// The placeholder.
+        marker: String,
+        /// The question.
+        question: String,
+    },
+    /// A layer that a reader has no name for.
+    #[error(
+        "{reader} cannot read hidden_states[{layer}]: it knows the outputs of layers, which begin at hidden_states[1]"
+    )]
+    ReaderLayer {
+        /// What it is.
+        reader: &'static str,
+        /// The layer.
+        layer: usize,
+    },
+    /// A reconstructor that is to read embeddings.
+    #[error("a reconstructor reads texts, and no embeddings: selfie score uses it")]
+    ReadsTexts,
+    /// A file of a map that says something unknown, or that lacks something.
+    #[error("the map {}: {problem}", path.display())]
+    MapFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A map between other widths than those of the models.
+    #[error(
+        "the map {map} takes vectors of {from} values and gives {to}; the embeddings have {subject} values, and the \
+         reader's residual stream has {reader} (d_model)"
+    )]
+    MapWidth {
+        /// The map.
+        map: String,
+        /// The width that it takes.
+        from: usize,
+        /// The width that it gives.
+        to: usize,
+        /// The width of the embeddings.
+        subject: usize,
+        /// The reader's.
+        reader: usize,
+    },
+    /// A map without an entry for some layers.
+    #[error(
+        "the map {map} has nothing from {} to layer {target} of the reader; it has {}",
+        source_layer.map_or_else(|| "vectors without a layer".to_owned(), |l| format!("hidden_states[{l}]")),
+        there.join(", ")
+    )]
+    MapLayers {
+        /// The map.
+        map: String,
+        /// The layer that the embeddings come from.
+        source_layer: Option<usize>,
+        /// The layer that they are to be written at.
+        target: usize,
+        /// The pairs that it has.
+        there: Vec<String>,
+    },
+    /// An interpretation prompt without a placeholder for each token of a cell.
+    #[error(
+        "a cell is {span} tokens, and the interpretation prompt has {placeholders} placeholders of {rows} tokens: each \
+         token of a cell needs one placeholder of one token"
+    )]
+    Span {
+        /// The tokens of a cell.
+        span: usize,
+        /// The placeholders.
+        placeholders: usize,
+        /// The tokens that they take.
+        rows: usize,
+    },
+    /// A cell that would begin before its prompt.
+    #[error("a cell of {span} tokens cannot end at token {token} of the prompt \"{prompt}\"")]
+    SpanRange {
+        /// The tokens of a cell.
+        span: usize,
+        /// Its last token.
+        token: usize,
+        /// The prompt.
+        prompt: String,
+    },
+    /// Vectors from elsewhere for cells of several tokens.
+    #[error("a vector from a file stands alone, and cannot be one of a cell's {span} tokens")]
+    VectorSpan {
+        /// The tokens of a cell.
+        span: usize,
+    },
+    /// Samples that would all be the same.
+    #[error(
+        "{samples} samples of a text that is not drawn would all be the same: give a temperature above 0"
+    )]
+    GreedySamples {
+        /// How many.
+        samples: usize,
+    },
+    /// Too little to fit a map with.
+    #[error("a map cannot be fitted: {problem}")]
+    Fit {
+        /// Why.
+        problem: String,
     },
     /// A job that the reader was not made for.
     #[error(

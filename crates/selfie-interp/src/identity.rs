@@ -35,6 +35,28 @@ impl Key {
         Hash::of_place(prompt, layer, token).finish()
     }
 
+    /// The key of a cell of several tokens, of which this would be the last alone.
+    pub fn of_span(self, tokens: usize) -> Self {
+        if tokens == 1 {
+            return self;
+        }
+        let mut hash = Hash::new("span");
+        hash.number(self.0);
+        hash.number(tokens as u64);
+        hash.finish()
+    }
+
+    /// What the draws of sample `index` of the cell depend on; those of the first are the cell's own.
+    pub fn of_sample(self, index: usize) -> Self {
+        if index == 0 {
+            return self;
+        }
+        let mut hash = Hash::new("sample");
+        hash.number(self.0);
+        hash.number(index as u64);
+        hash.finish()
+    }
+
     /// The key of a vector from elsewhere.
     pub fn of_vector(
         vector: &Vector,
@@ -121,6 +143,10 @@ impl Hash {
                     self.text(text);
                 }
                 PromptPart::Placeholder => self.number(1),
+                PromptPart::Marker(text) => {
+                    self.number(2);
+                    self.text(text);
+                }
             }
         }
     }

@@ -31,32 +31,40 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod cut;
 mod delivery;
 mod drive;
 mod embeddings;
 mod error;
 mod identity;
+mod map;
 mod messages;
 mod names;
 mod options;
 mod prompt;
 pub mod reader;
+pub mod released;
 mod row;
 mod source;
 mod sweep;
 mod vectors;
 
 pub use control::{Control, Controlled, partner_of_cell, partner_of_vector, random_vector};
+pub use cut::Cut;
 pub use drive::Sweep;
 pub use embeddings::Embeddings;
 pub use error::{InterpError, Result};
 pub use identity::Key;
+pub use map::{Fit, Fitted, Map};
 pub use messages::PromptMessage;
 pub use options::{InjectAt, Options};
 pub use prompt::{InterpretationPrompt, Joining, LocatedPrompt, PlaceholderRows, PromptPart};
 pub use reader::{Job, JobWrite, Outcome, PromptId, Reader, ReaderSize, ReaderStats, Text, Ticket};
-pub use row::Row;
-pub use sweep::{Cell, Sink, Swept, check, check_by, interpret, interpret_by, interpret_vectors};
+pub use released::{Agreement, ReaderKind, Reconstructor, Released};
+pub use row::{Row, Samples};
+pub use sweep::{
+    Cell, Sink, Swept, check, check_by, check_vectors, interpret, interpret_by, interpret_vectors,
+};
 pub use vectors::Vector;
 
 /// The example of README.md is a test.

@@ -79,7 +79,7 @@ impl InterpretationPrompt {
         let mut marks = (MARKS..).filter_map(char::from_u32);
         let mut used = Vec::new();
         let mut content = |part: &PromptPart| match part {
-            PromptPart::Text(text) => text.clone(),
+            PromptPart::Text(text) | PromptPart::Marker(text) => text.clone(),
             PromptPart::Placeholder => {
                 let mark = marks.next().unwrap_or_default();
                 used.push(mark);

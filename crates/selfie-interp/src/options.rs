@@ -3,7 +3,7 @@
 use selfie_kernels::InjectMode;
 use selfie_llama::{Bos, Decoding, LlamaConfig, Sampling, Tokenizer};
 
-use crate::{Control, InterpError, InterpretationPrompt, LocatedPrompt, Result};
+use crate::{Control, Cut, InterpError, InterpretationPrompt, LocatedPrompt, Map, Result};
 
 /// Where and how an embedding is written into the interpretation prompt.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +38,16 @@ pub struct Options {
     pub relevancy: bool,
     /// Interpretations that are decoded together; `None` chooses by memory.
     pub batch_size: Option<usize>,
+    /// What embeddings go through before they are written. It is no part of a cell's [`Key`](crate::Key): rows with and
+    /// without it can be laid side by side.
+    pub map: Option<Map>,
+    /// How many tokens a cell stands for: its own and those before it, each for one placeholder of the prompt. With 1 a
+    /// cell's one embedding is written over all placeholders.
+    pub span: usize,
+    /// What is left of a text; `None` is all of it.
+    pub cut: Option<Cut>,
+    /// Texts that are drawn for each row; the row is that of the most frequent answer among them.
+    pub samples: usize,
     /// What rows call the model that the embeddings come from.
     pub model_name: String,
     /// What rows call the model that reads them; `None` where it is the same.
@@ -67,6 +77,10 @@ impl Options {
             sampling: None,
             relevancy: true,
             batch_size: None,
+            map: None,
+            span: 1,
+            cut: None,
+            samples: 1,
             model_name: String::new(),
             reader_name: None,
             controls: Vec::new(),
@@ -82,6 +96,14 @@ impl Options {
     ) -> Result<LocatedPrompt> {
         self.check(reader)?;
         let prompt = self.prompt.locate_as(tokenizer, self.bos)?;
+        let places = prompt.rows.len();
+        if self.span > 1 && (places != self.span || prompt.placeholders.len() != places) {
+            return Err(InterpError::Span {
+                span: self.span,
+                placeholders: places,
+                rows: prompt.placeholders.len(),
+            });
+        }
         reader.check_context(prompt.ids.len() + self.max_new_tokens)?;
         Ok(prompt)
     }
@@ -109,6 +131,12 @@ impl Options {
         if let Some(sampling) = &self.sampling {
             sampling.check()?;
         }
+        let draws = |sampling: &Sampling| sampling.temperature > 0.0;
+        if self.samples > 1 && !self.sampling.as_ref().is_some_and(draws) {
+            return Err(InterpError::GreedySamples {
+                samples: self.samples,
+            });
+        }
         for (at, control) in self.controls.iter().enumerate() {
             if self.controls[..at].contains(control) {
                 return Err(InterpError::ControlTwice { control: *control });
@@ -118,6 +146,8 @@ impl Options {
             ("the number of injections", self.injections.len()),
             ("max_new_tokens", self.max_new_tokens),
             ("the batch size", self.batch_size.unwrap_or(1)),
+            ("the number of samples", self.samples),
+            ("the number of tokens of a cell", self.span),
         ] {
             if number == 0 {
                 return Err(InterpError::Zero { what });
@@ -146,6 +176,6 @@ impl Options {
     /// The texts of a sweep over so many cells, those of controls included.
     pub(crate) fn texts(&self, cells: usize) -> usize {
         let clean = usize::from(self.controls.contains(&Control::None));
-        cells * self.injections.len() * (1 + self.controls.len() - clean) + clean
+        cells * self.injections.len() * (self.samples + self.controls.len() - clean) + clean
     }
 }

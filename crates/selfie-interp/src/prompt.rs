@@ -17,6 +17,8 @@ pub enum PromptPart {
     Text(String),
     /// A place that the embedding is written to.
     Placeholder,
+    /// A token of the vocabulary that the embedding is written over: text that has to be one token where it stands.
+    Marker(String),
 }
 
 /// How the parts of an interpretation prompt become ids.
@@ -111,10 +113,15 @@ impl InterpretationPrompt {
     /// [`locate`](Self::locate) with or without bos. A prompt that a chat template has written begins as it says; there, a
     /// placeholder that is not written over, or that covers text beside it, is an error.
     pub fn locate_as(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
-        if !self.parts.contains(&PromptPart::Placeholder) {
+        let is_marker = |part: &PromptPart| matches!(part, PromptPart::Marker(_));
+        let has_markers = self.parts.iter().any(is_marker);
+        if !has_markers && !self.parts.contains(&PromptPart::Placeholder) {
             return Err(InterpError::NoPlaceholder);
         }
         let bos = if self.rendered { Bos::Given } else { bos };
+        if has_markers {
+            return self.locate_markers(tokenizer, bos);
+        }
         let located = match self.joining {
             Joining::OneText => self.locate_in_text(tokenizer, bos)?,
             Joining::PartByPart => self.locate_between_parts(tokenizer, bos)?,
@@ -126,6 +133,97 @@ impl InterpretationPrompt {
             });
         }
         Ok(located)
+    }
+
+    /// The prompt with a token of the vocabulary as its placeholder: each `marker` in its text is one, and stands in the
+    /// place of the placeholders that it has. The whole is tokenized as one text.
+    ///
+    /// # Errors
+    /// [`MarkerMissing`](InterpError::MarkerMissing) where there is neither.
+    pub fn with_marker(&self, marker: &str) -> Result<Self> {
+        let marked = || PromptPart::Marker(marker.to_owned());
+        let mut parts: Vec<PromptPart> = Vec::new();
+        let mut push = |part: PromptPart| match (parts.last_mut(), part) {
+            (Some(PromptPart::Text(text)), PromptPart::Text(more)) => text.push_str(&more),
+            (_, part) => parts.push(part),
+        };
+        for part in &self.parts {
+            let PromptPart::Text(text) = part else {
+                push(marked());
+                continue;
+            };
+            for (index, between) in text.split(marker).enumerate() {
+                if index > 0 {
+                    push(marked());
+                }
+                if !between.is_empty() {
+                    push(PromptPart::Text(between.to_owned()));
+                }
+            }
+        }
+        if !parts.contains(&marked()) {
+            return Err(InterpError::MarkerMissing {
+                marker: marker.to_owned(),
+                text: self.parts.iter().map(PromptPart::text).collect(),
+            });
+        }
+        Ok(Self {
+            parts,
+            joining: Joining::OneText,
+            rendered: self.rendered,
+        })
+    }
+
+    /// Each marker is the one token that its text has become.
+    fn locate_markers(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
+        let text: String = self.parts.iter().map(PromptPart::text).collect();
+        let spans = tokenizer.encode_spans(&text)?;
+        let begin = tokenizer.begin(bos)?;
+        let (first, mut byte) = (begin.len(), 0);
+        let mut rows = Vec::new();
+        for (part, content) in self.parts.iter().enumerate() {
+            let bytes = byte..byte + content.text().len();
+            byte = bytes.end;
+            if matches!(content, PromptPart::Text(_)) {
+                continue;
+            }
+            // Some tokenizers leave the space before a word out of its span.
+            let touches =
+                |(_, span): &(u32, Range<usize>)| span.start < bytes.end && span.end > bytes.start;
+            let mut touching = (0..spans.len()).filter(|&at| touches(&spans[at]));
+            let one = touching.next().filter(|_| touching.next().is_none());
+            let alone =
+                one.filter(|&at| spans[at].1.start >= bytes.start && spans[at].1.end == bytes.end);
+            let Some(at) = alone else {
+                let piece =
+                    |(id, _): &(u32, Range<usize>)| tokenizer.piece(*id).unwrap_or_default();
+                return Err(InterpError::MarkerTokens {
+                    marker: content.text().to_owned(),
+                    pieces: spans
+                        .iter()
+                        .filter(|span| touches(span))
+                        .map(piece)
+                        .collect(),
+                });
+            };
+            let row = first + at;
+            rows.push(PlaceholderRows {
+                part,
+                rows: row..row + 1,
+                pieces: vec![tokenizer.piece(spans[at].0).unwrap_or_default()],
+                own: Some(row),
+                note: None,
+            });
+        }
+        Ok(LocatedPrompt {
+            text,
+            ids: begin
+                .into_iter()
+                .chain(spans.into_iter().map(|(id, _)| id))
+                .collect(),
+            placeholders: rows.iter().map(|rows| rows.rows.start).collect(),
+            rows,
+        })
     }
 
     /// The rows of a placeholder are the indices of the tokens that `"_ "` adds to the text before it.
@@ -177,7 +275,9 @@ impl InterpretationPrompt {
         {
             let tokens = match &run[0] {
                 PromptPart::Text(text) if part == 0 => tokenizer.encode_spans(text)?,
-                PromptPart::Text(text) => tokenizer.encode_continuation(text)?,
+                PromptPart::Text(text) | PromptPart::Marker(text) => {
+                    tokenizer.encode_continuation(text)?
+                }
                 PromptPart::Placeholder => placeholder_run(tokenizer, run.len())?,
             };
             if is_placeholder(&run[0]) {
@@ -218,7 +318,7 @@ impl PromptPart {
     /// What stands for it in the text that is tokenized.
     pub(crate) fn text(&self) -> &str {
         match self {
-            PromptPart::Text(text) => text,
+            PromptPart::Text(text) | PromptPart::Marker(text) => text,
             PromptPart::Placeholder => PLACEHOLDER,
         }
     }

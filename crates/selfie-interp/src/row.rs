@@ -2,7 +2,7 @@
 
 use selfie_kernels::InjectMode;
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{Controlled, Key};
 
@@ -42,13 +42,49 @@ pub struct Row {
     pub key: Key,
     /// The name of the model that reads it, where it is another one.
     pub reader: Option<String>,
-    /// The map that the embedding went through; none can be named yet.
+    /// The map that the embedding went through, by its name.
     pub map: Option<String>,
     /// For each generated token, its log-probability under the injection, by the logits as they are.
     pub logprobs: Vec<f32>,
+    /// What came of drawing several texts; its fields are there only if several were drawn.
+    #[serde(flatten)]
+    pub samples: Option<Samples>,
     /// The controls that were asked for, in that order.
     #[serde(flatten, serialize_with = "control_fields")]
     pub controls: Vec<Controlled>,
+}
+
+/// Several texts of one embedding. The row's own fields are those of the first text that gives the most frequent answer.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Samples {
+    /// What each says.
+    pub samples: Vec<String>,
+    /// The share of the samples that give the most frequent answer, up to case, white space, and punctuation at the ends.
+    pub agreement: f32,
+    /// The mean log-probability of the row's tokens, in nats.
+    pub mean_logprob: f32,
+}
+
+impl Samples {
+    /// Chooses among texts: the index of the first of the most frequent answer (of the earliest, of several), and its
+    /// share.
+    pub(crate) fn choose(texts: &[String]) -> (usize, f32) {
+        let answers: Vec<String> = texts.iter().map(|text| answer(text)).collect();
+        let votes = |answer: &String| answers.iter().filter(|other| *other == answer).count();
+        let most = answers.iter().map(votes).max().unwrap_or(0);
+        let first = answers
+            .iter()
+            .position(|answer| votes(answer) == most)
+            .unwrap_or(0);
+        (first, most as f32 / texts.len().max(1) as f32)
+    }
+}
+
+/// An answer without case, the amount of white space, and punctuation at its ends.
+fn answer(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+    let is_letter = |c: char| c.is_alphanumeric();
+    words.join(" ").trim_matches(|c| !is_letter(c)).to_owned()
 }
 
 fn control_fields<S: Serializer>(
@@ -66,4 +102,27 @@ fn control_fields<S: Serializer>(
 
 fn mode_name<S: Serializer>(mode: &InjectMode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(mode.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_answer_wins_up_to_case_and_punctuation() {
+        let texts = |texts: &[&str]| texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            Samples::choose(&texts(&["Peru", "Rome.", " rome ", "peru?", "ROME"])),
+            (1, 0.6)
+        );
+        assert_eq!(
+            Samples::choose(&texts(&["a b", "A  b!", "c", "c"])),
+            (0, 0.5)
+        );
+        assert_eq!(
+            Samples::choose(&texts(&["東京", "東京。", ""])),
+            (0, 2.0 / 3.0)
+        );
+        assert_eq!(Samples::choose(&texts(&["x"])), (0, 1.0));
+    }
 }

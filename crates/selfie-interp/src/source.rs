@@ -20,6 +20,9 @@ pub(crate) trait Source<B: Backend> {
     fn len(&self) -> usize;
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key;
     fn origin(&self, item: usize) -> Result<Origin>;
-    /// The vectors of some items, then those of the items that they are shuffled with, if they are.
+    /// The layer of an item's vectors; `None` for vectors from elsewhere.
+    fn layer(&self, item: usize) -> Option<usize>;
+    /// The vectors of some items, as many for each as a cell has tokens; then those of the items that they are shuffled
+    /// with, if they are.
     fn vectors(&self, items: Range<usize>) -> Result<Embeddings<B>>;
 }

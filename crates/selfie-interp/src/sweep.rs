@@ -9,7 +9,8 @@ use crate::control::{partner_of_cell, partner_of_vector};
 use crate::drive::{Sweep, drive};
 use crate::source::{Origin, Source};
 use crate::{
-    Embeddings, InjectAt, InterpError, InterpretationPrompt, Key, Options, PromptId, ReaderStats,
+    Embeddings, InjectAt, InterpError, InterpretationPrompt, Key, Map, Options, PromptId,
+    ReaderStats,
     Result, Row, Vector,
 };
 
@@ -84,6 +85,7 @@ pub fn interpret<B: Backend>(
     sink: &mut impl Sink,
 ) -> Result<Swept> {
     let prompts = Prompts::new(tokenizer, prompts, options.bos_of_prompts())?;
+    check_map(model.config(), model.config(), cells, options)?;
     let source = Cells::new(model, prompts, cells, options)?;
     drive(model, tokenizer, Box::new(source), options, sink)
 }
@@ -104,6 +106,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
     ) -> Result<Self> {
         let located = options.locate(model.config(), tokenizer)?;
         let prompts = Prompts::new(tokenizer, prompts, options.bos_of_prompts())?;
+        check_map(model.config(), model.config(), cells, options)?;
         let source = Cells::new(model, prompts, cells, options)?;
         Ok(Self::new(
             tokenizer,
@@ -116,7 +119,8 @@ impl<'a, B: Backend> Sweep<'a, B> {
 }
 
 /// [`interpret`] with another model as the reader: the embeddings come from `subject`, and `reader` puts them into words.
-/// The two may be on different devices; their residual streams have to be equally wide.
+/// The two may be on different devices; their residual streams have to be equally wide, or [`Options::map`] leads from the
+/// one to the other.
 pub fn interpret_by<S: Backend, R: Backend>(
     subject: (&Llama<S>, &Tokenizer),
     reader: (&Llama<R>, &Tokenizer),
@@ -126,7 +130,7 @@ pub fn interpret_by<S: Backend, R: Backend>(
     sink: &mut impl Sink,
 ) -> Result<Swept> {
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
-    check_widths(subject.0.config(), reader.0.config())?;
+    check_map(subject.0.config(), reader.0.config(), cells, options)?;
     let source = Carried {
         cells: Cells::new(subject.0, prompts, cells, options)?,
         to: reader.0,
@@ -142,19 +146,41 @@ pub fn interpret_vectors<B: Backend>(
     options: &Options,
     sink: &mut impl Sink,
 ) -> Result<Swept> {
-    let width = model.config().d_model;
+    let width = check_vectors(model.config(), tokenizer, vectors, options)?;
+    let source = Vectors {
+        model,
+        vectors,
+        width,
+        seed: options.control_seed,
+    };
+    drive(model, tokenizer, Box::new(source), options, sink)
+}
+
+/// Finds every error of an [`interpret_vectors`] call that can be found without the weights. Returns the width that the
+/// vectors have to have: the residual stream's, or the one that the map takes.
+pub fn check_vectors(
+    config: &LlamaConfig,
+    tokenizer: &Tokenizer,
+    vectors: &[Vector],
+    options: &Options,
+) -> Result<usize> {
+    options.locate(config, tokenizer)?;
+    let reader = config.d_model;
+    let width = options.map.as_ref().map_or(reader, Map::from_width);
     for (index, vector) in vectors.iter().enumerate() {
         vector.check(index, width)?;
+    }
+    if let Some(map) = &options.map {
+        let targets = options.injections.iter().map(|inject| (None, inject.layer));
+        map.check(width, reader, targets)?;
+    }
+    if options.span > 1 {
+        return Err(InterpError::VectorSpan { span: options.span });
     }
     if options.shuffles() && vectors.len() == 1 {
         return Err(InterpError::NothingToShuffle);
     }
-    let source = Vectors {
-        model,
-        vectors,
-        seed: options.control_seed,
-    };
-    drive(model, tokenizer, Box::new(source), options, sink)
+    Ok(width)
 }
 
 /// Finds every error of an [`interpret`] call that can be found without the weights.
@@ -183,24 +209,35 @@ pub fn check_by(
     options: &Options,
 ) -> Result<()> {
     options.locate(reader.0, reader.1)?;
-    check_widths(subject.0, reader.0)?;
+    check_map(subject.0, reader.0, cells, options)?;
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
-    prompts.check(subject.0, cells)?;
+    prompts.check(subject.0, cells, options.span)?;
     if options.shuffles() {
-        prompts.partners(cells, options.control_seed)?;
+        prompts.partners(cells, options)?;
     }
     Ok(())
 }
 
-/// A map that makes the widths agree has its place here.
-fn check_widths(subject: &LlamaConfig, reader: &LlamaConfig) -> Result<()> {
-    if subject.d_model == reader.d_model {
+/// Whether the subject's states, through the map if there is one, are as wide as the reader's; and whether the map knows
+/// the layers.
+fn check_map(
+    subject: &LlamaConfig,
+    reader: &LlamaConfig,
+    cells: &[Cell],
+    options: &Options,
+) -> Result<()> {
+    let (subject, reader) = (subject.d_model, reader.d_model);
+    if let Some(map) = &options.map {
+        let targets = |cell: &Cell| {
+            let layer = Some(cell.layer);
+            options.injections.iter().map(move |at| (layer, at.layer))
+        };
+        return map.check(subject, reader, cells.iter().flat_map(targets));
+    }
+    if subject == reader {
         return Ok(());
     }
-    Err(InterpError::ReaderWidth {
-        subject: subject.d_model,
-        reader: reader.d_model,
-    })
+    Err(InterpError::ReaderWidth { subject, reader })
 }
 
 /// The source prompts, with their ids.
@@ -227,7 +264,7 @@ impl<'a> Prompts<'a> {
         })
     }
 
-    fn check(&self, config: &LlamaConfig, cells: &[Cell]) -> Result<()> {
+    fn check(&self, config: &LlamaConfig, cells: &[Cell], span: usize) -> Result<()> {
         let n_layers = config.n_layers;
         for ids in &self.ids {
             config.check_context(ids.len())?;
@@ -252,15 +289,28 @@ impl<'a> Prompts<'a> {
                     tokens: ids.len(),
                 });
             }
+            if cell.token + 1 < span {
+                return Err(InterpError::SpanRange {
+                    span,
+                    token: cell.token,
+                    prompt: self.texts[cell.prompt].to_owned(),
+                });
+            }
         }
         Ok(())
     }
 
-    /// For each cell the one whose embedding it is shuffled with.
-    fn partners(&self, cells: &[Cell], seed: u64) -> Result<Vec<Cell>> {
+    /// For each cell the one whose embedding it is shuffled with; one of several tokens ends where as many are before it.
+    fn partners(&self, cells: &[Cell], options: &Options) -> Result<Vec<Cell>> {
         let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
         let partner = |&cell: &Cell| {
-            partner_of_cell(cell, &texts, &self.ids, seed).ok_or(InterpError::NothingToShuffle)
+            let partner = partner_of_cell(cell, &texts, &self.ids, options.control_seed);
+            let mut partner = partner.ok_or(InterpError::NothingToShuffle)?;
+            partner.token = partner.token.max(options.span - 1);
+            if partner == cell || partner.token >= self.ids[partner.prompt].len() {
+                return Err(InterpError::NothingToShuffle);
+            }
+            Ok(partner)
         };
         cells.iter().map(partner).collect()
     }
@@ -271,6 +321,8 @@ struct Cells<'a, B: Backend> {
     subject: &'a Llama<B>,
     prompts: Prompts<'a>,
     cells: Vec<Cell>,
+    /// The tokens of a cell.
+    span: usize,
     /// Whose embedding each cell is shuffled with; empty when nothing is shuffled.
     partners: Vec<Cell>,
 }
@@ -282,9 +334,9 @@ impl<'a, B: Backend> Cells<'a, B> {
         cells: &[Cell],
         options: &Options,
     ) -> Result<Self> {
-        prompts.check(subject.config(), cells)?;
+        prompts.check(subject.config(), cells, options.span)?;
         let partners = if options.shuffles() {
-            prompts.partners(cells, options.control_seed)?
+            prompts.partners(cells, options)?
         } else {
             Vec::new()
         };
@@ -292,6 +344,7 @@ impl<'a, B: Backend> Cells<'a, B> {
             subject,
             prompts,
             cells: cells.to_vec(),
+            span: options.span,
             partners,
         })
     }
@@ -305,7 +358,11 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key {
         let cell = self.cells[item];
         let text = &self.prompts.texts[cell.prompt];
-        Key::of_cell(text, cell.layer, cell.token, inject, prompt)
+        Key::of_cell(text, cell.layer, cell.token, inject, prompt).of_span(self.span)
+    }
+
+    fn layer(&self, item: usize) -> Option<usize> {
+        Some(self.cells[item].layer)
     }
 
     fn origin(&self, item: usize) -> Result<Origin> {
@@ -322,12 +379,16 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
 
     fn vectors(&self, items: Range<usize>) -> Result<Embeddings<B>> {
         let partners = self.partners.get(items.clone()).unwrap_or(&[]);
-        let site = |cell: &Cell| PromptSite {
-            prompt: cell.prompt,
-            site: Site::HiddenStates(cell.layer),
-            token: cell.token,
+        let sites = |&cell: &Cell| {
+            let tokens = cell.token + 1 - self.span..=cell.token;
+            tokens.map(move |token| PromptSite {
+                prompt: cell.prompt,
+                site: Site::HiddenStates(cell.layer),
+                token,
+            })
         };
-        let sites: Vec<PromptSite> = self.cells[items].iter().chain(partners).map(site).collect();
+        let cells = self.cells[items].iter().chain(partners);
+        let sites: Vec<PromptSite> = cells.flat_map(sites).collect();
         Embeddings::capture(self.subject, &self.prompts.ids, &sites)
     }
 }
@@ -347,6 +408,10 @@ impl<S: Backend, R: Backend> Source<R> for Carried<'_, S, R> {
         self.cells.key(item, inject, prompt)
     }
 
+    fn layer(&self, item: usize) -> Option<usize> {
+        self.cells.layer(item)
+    }
+
     fn origin(&self, item: usize) -> Result<Origin> {
         self.cells.origin(item)
     }
@@ -362,6 +427,7 @@ impl<S: Backend, R: Backend> Source<R> for Carried<'_, S, R> {
 struct Vectors<'a, B: Backend> {
     model: &'a Llama<B>,
     vectors: &'a [Vector],
+    width: usize,
     seed: u64,
 }
 
@@ -372,6 +438,10 @@ impl<B: Backend> Source<B> for Vectors<'_, B> {
 
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key {
         Key::of_vector(&self.vectors[item], inject, prompt)
+    }
+
+    fn layer(&self, _item: usize) -> Option<usize> {
+        None
     }
 
     fn origin(&self, item: usize) -> Result<Origin> {
@@ -395,6 +465,6 @@ impl<B: Backend> Source<B> for Vectors<'_, B> {
             .chain(partners)
             .flat_map(|item| self.vectors[item].values.iter().copied())
             .collect();
-        Embeddings::from_host(self.model.backend(), &values, self.model.config().d_model)
+        Embeddings::from_host(self.model.backend(), &values, self.width)
     }
 }

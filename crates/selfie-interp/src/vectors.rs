@@ -92,7 +92,7 @@ impl Vector {
 }
 
 /// The values of a tensor in f32, exactly; `None` for a type that is not a float of this crate.
-fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
+pub(crate) fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let dtype = match view.dtype() {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,

@@ -25,6 +25,7 @@ fn text(prompt: &InterpretationPrompt) -> String {
     let part = |part: &PromptPart| match part {
         PromptPart::Text(text) => text.clone(),
         PromptPart::Placeholder => "_".to_owned(),
+        PromptPart::Marker(text) => text.clone(),
     };
     prompt.parts.iter().map(part).collect()
 }

@@ -705,6 +705,78 @@ pub enum LlamaError {
     /// A chat without messages.
     #[error("the chat has no message: give one of the user at least")]
     NoMessages,
+    /// An adapter's tensor that belongs to no matrix of a language model.
+    #[error(
+        "the adapter {} has {tensor}: only low-rank pairs of a layer's q, k, v, o, gate, up and down projections and of lm_head can be \
+         read",
+        dir.display()
+    )]
+    LoraTensor {
+        /// The adapter's folder.
+        dir: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// An adapter without a tensor that a text comes by.
+    #[error("the adapter {} has no low-rank pair of a language model's layers", dir.display())]
+    LoraEmpty {
+        /// The adapter's folder.
+        dir: PathBuf,
+    },
+    /// An adapter of a module that the model does not have.
+    #[error(
+        "the adapter {} is for {module}, which the model does not have; it has {n_layers} layers",
+        dir.display()
+    )]
+    LoraModule {
+        /// The adapter's folder.
+        dir: PathBuf,
+        /// The module.
+        module: String,
+        /// The model's layers.
+        n_layers: usize,
+    },
+    /// An adapter of a matrix of another shape.
+    #[error(
+        "the adapter {} is for a {module} of {} x {}, and the model's is {} x {}: it belongs to another model",
+        dir.display(), found[0], found[1], model[0], model[1]
+    )]
+    LoraShape {
+        /// The adapter's folder.
+        dir: PathBuf,
+        /// The module.
+        module: String,
+        /// What it is for: `[out, in]`.
+        found: [usize; 2],
+        /// The model's.
+        model: [usize; 2],
+    },
+    /// An adapter's pair of another rank than its configuration says.
+    #[error("{}: the rank of {module} is {said} there, and {found} in the weights", path.display())]
+    LoraRank {
+        /// The configuration.
+        path: PathBuf,
+        /// The module.
+        module: String,
+        /// What it says.
+        said: usize,
+        /// What the tensors have.
+        found: usize,
+    },
+    /// An adapter that a model does not have, or one of the head for some rows only.
+    #[error(
+        "a slot is to have {}, and the model has {adapters} adapters{}",
+        adapter.map_or_else(|| "no adapter".to_owned(), |n| format!("adapter {n}")),
+        if *head { ", one of them of the head, which is for all rows" } else { "" }
+    )]
+    LoraChoice {
+        /// What was asked for.
+        adapter: Option<usize>,
+        /// How many there are.
+        adapters: usize,
+        /// Whether one is of the head.
+        head: bool,
+    },
     /// A value of the sampling is out of its range.
     #[error("{field} is {value}; expected {expected}")]
     SamplingValue {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use selfie_kernels::{Attend, Backend, BatchRow, Best};
 
 use crate::cache::KvCache;
+use crate::lora::{Adapting, LowSize};
 use crate::model::{Layer, Linear};
 use crate::{EmbedScale, LayerRope, LayerSpec, Llama, LlamaError, Probe, Result, Site, Visit};
 
@@ -30,6 +31,8 @@ pub(crate) struct Workspace<B: Backend> {
     attended: B::Acts,
     gate_up: B::Rows,
     hidden: B::Acts,
+    /// The adapters of the pass's rows.
+    pub(crate) adapting: Adapting<B>,
     /// `[LOGITS_ROWS, vocab]`, when somebody asked for logits.
     logits: Option<B::Rows>,
 }
@@ -70,6 +73,10 @@ impl<B: Backend> Workspace<B> {
             attended: backend.acts(max_rows, attn.q_dim(), model.dtype)?,
             gate_up: backend.rows(max_rows, 2 * config.ffn)?,
             hidden: backend.acts(max_rows, config.ffn, model.dtype)?,
+            adapting: Adapting::new(LowSize {
+                rows: max_rows,
+                dtype: model.dtype,
+            }),
             logits: None,
         })
     }
@@ -228,7 +235,9 @@ impl<B: Backend> Llama<B> {
         let spec = &self.config.spec;
         let layer: &Layer<B> = &self.layers[l];
         self.operand(ws, layer.attn_norm.as_deref())?;
-        layer.qkv.apply(b, &ws.normed, &mut ws.qkv)?;
+        layer
+            .qkv
+            .apply(b, &ws.normed, &mut ws.qkv, &mut ws.adapting)?;
         if let (Some(norms), Some(parts)) = (&layer.qk_norm, self.config.qk_parts()) {
             for (norm, parts) in norms.iter().zip(parts) {
                 b.rms_norm_parts(parts, norm, eps, &mut ws.qkv)?;
@@ -263,14 +272,20 @@ impl<B: Backend> Llama<B> {
             self.copy_site(ws, Site::PreMlp(l), probe)?;
         }
         self.operand(ws, layer.mlp_norm.as_deref())?;
-        b.linear_glu(
-            &ws.normed,
-            &layer.gate_up.weight,
-            layer.gate_up.bias.as_deref(),
-            spec.activation,
-            &mut ws.gate_up,
-            &mut ws.hidden,
-        )?;
+        if ws.adapting.is_active(&layer.gate_up) {
+            let (a, gate_up) = (&ws.normed, &mut ws.gate_up);
+            layer.gate_up.apply(b, a, gate_up, &mut ws.adapting)?;
+            b.glu(spec.activation, &ws.gate_up, &mut ws.hidden)?;
+        } else {
+            b.linear_glu(
+                &ws.normed,
+                &layer.gate_up.weight,
+                layer.gate_up.bias.as_deref(),
+                spec.activation,
+                &mut ws.gate_up,
+                &mut ws.hidden,
+            )?;
+        }
         self.add(
             &layer.down,
             layer.mlp_out_norm.as_deref(),
@@ -303,9 +318,9 @@ impl<B: Backend> Llama<B> {
             Input::Hidden => &ws.hidden,
         };
         let Some(branch) = &mut ws.branch else {
-            return linear.add_to(b, input, &mut ws.residual);
+            return linear.add_to(b, input, &mut ws.residual, &mut ws.adapting);
         };
-        linear.apply(b, input, branch)?;
+        linear.apply(b, input, branch, &mut ws.adapting)?;
         match norm {
             Some(norm) => {
                 b.rms_norm_f32(branch, norm, self.config.rms_norm_eps, &mut ws.copy)?;

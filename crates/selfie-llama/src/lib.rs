@@ -40,6 +40,7 @@ mod generate;
 mod generation_config;
 mod gguf;
 mod json;
+mod lora;
 mod mlp;
 mod model;
 mod note;
@@ -67,6 +68,7 @@ pub use generation_config::{
     GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
 };
 pub use gguf::Gguf;
+pub use lora::Lora;
 pub use mlp::{HostTensor, MlpRows, MlpUnit, MlpValues, MlpWeights, PackedMlp};
 pub use model::{Llama, stored_dtype};
 pub use note::Note;

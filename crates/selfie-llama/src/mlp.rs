@@ -293,8 +293,14 @@ impl<B: Backend> Llama<B> {
         let gate_up = pack(b, &name, ups, up, self.dtype)?;
         let down = pack(b, &name, down, &["down_proj"], self.dtype)?;
         let layer = &mut self.layers[mlp.layer];
-        layer.gate_up = Linear::new(gate_up, gate_up_bias);
-        layer.down = Linear::new(down, down_bias);
+        layer.gate_up = Linear {
+            adapters: std::mem::take(&mut layer.gate_up.adapters),
+            ..Linear::new(gate_up, gate_up_bias)
+        };
+        layer.down = Linear {
+            adapters: std::mem::take(&mut layer.down.adapters),
+            ..Linear::new(down, down_bias)
+        };
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
 
 use crate::checkpoint::TEXT_PARTS;
+use crate::lora::{Adapter, Adapting};
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
 /// A LLaMA with its weights on a device: a handle, which is cheap to clone.
@@ -26,6 +27,12 @@ pub struct Llama<B: Backend> {
     pub(crate) head: Arc<B::Matrix>,
     /// What the names of the layers' tensors begin with in its checkpoint: `model.layers`.
     pub(crate) layers_name: Arc<str>,
+    /// The names of its adapters; linears have theirs by the same numbers.
+    pub(crate) loras: Vec<Arc<str>>,
+    /// The adapter that new slots get.
+    pub(crate) adapter: Option<usize>,
+    /// Whether an adapter is in the head.
+    pub(crate) own_head: bool,
 }
 
 impl<B: Backend> Clone for Llama<B> {
@@ -39,6 +46,9 @@ impl<B: Backend> Clone for Llama<B> {
             norm: self.norm.clone(),
             head: self.head.clone(),
             layers_name: self.layers_name.clone(),
+            loras: self.loras.clone(),
+            adapter: self.adapter,
+            own_head: self.own_head,
         }
     }
 }
@@ -75,10 +85,11 @@ impl<B: Backend> Clone for Layer<B> {
     }
 }
 
-/// A weight and its bias.
+/// A weight, its bias, and the low-rank adapters beside them, by the number of the model's adapter.
 pub(crate) struct Linear<B: Backend> {
     pub(crate) weight: Arc<B::Matrix>,
     pub(crate) bias: Option<Arc<B::Vector>>,
+    pub(crate) adapters: Vec<Option<Arc<Adapter<B>>>>,
 }
 
 impl<B: Backend> Clone for Linear<B> {
@@ -86,6 +97,7 @@ impl<B: Backend> Clone for Linear<B> {
         Self {
             weight: self.weight.clone(),
             bias: self.bias.clone(),
+            adapters: self.adapters.clone(),
         }
     }
 }
@@ -95,18 +107,38 @@ impl<B: Backend> Linear<B> {
         Self {
             weight: Arc::new(weight),
             bias: bias.map(Arc::new),
+            adapters: Vec::new(),
         }
     }
 
-    /// `out = a · wᵀ (+ bias)`.
-    pub(crate) fn apply(&self, backend: &B, a: &B::Acts, out: &mut B::Rows) -> Result<()> {
-        Ok(backend.linear(a, &self.weight, self.bias.as_deref(), out)?)
+    /// The linear's part of an adapter, if it has one.
+    pub(crate) fn adapter(&self, number: usize) -> Option<&Adapter<B>> {
+        self.adapters.get(number)?.as_deref()
     }
 
-    /// `residual += a · wᵀ (+ bias)`: the end of attention and of the MLP. Where several devices hold a part of the
+    /// `out = a · wᵀ (+ bias)`, and what the rows' adapters add.
+    pub(crate) fn apply(
+        &self,
+        backend: &B,
+        a: &B::Acts,
+        out: &mut B::Rows,
+        adapting: &mut Adapting<B>,
+    ) -> Result<()> {
+        backend.linear(a, &self.weight, self.bias.as_deref(), out)?;
+        adapting.add(backend, self, a, out)
+    }
+
+    /// `residual += a · wᵀ (+ bias)`, and what the rows' adapters add: the end of attention and of the MLP. Where several devices hold a part of the
     /// weight each, their products are to be summed here, before the residual stream is added.
-    pub(crate) fn add_to(&self, backend: &B, a: &B::Acts, residual: &mut B::Rows) -> Result<()> {
-        Ok(backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?)
+    pub(crate) fn add_to(
+        &self,
+        backend: &B,
+        a: &B::Acts,
+        residual: &mut B::Rows,
+        adapting: &mut Adapting<B>,
+    ) -> Result<()> {
+        backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?;
+        adapting.add(backend, self, a, residual)
     }
 }
 
@@ -129,9 +161,32 @@ impl<B: Backend> Llama<B> {
         config: LlamaConfig,
         checkpoint: &Checkpoint,
         dtype: Option<DType>,
+        progress: impl FnMut(u64),
+    ) -> Result<Self> {
+        Self::load_parts(backend, config, checkpoint, dtype, true, progress)
+    }
+
+    /// [`load`](Self::load) of the layers alone, for what is read off them: files of these may have neither final norm nor
+    /// head. States are right as far as [`Site::Output`](crate::Site::Output); logits mean nothing.
+    pub fn load_backbone(
+        backend: B,
+        config: LlamaConfig,
+        checkpoint: &Checkpoint,
+        dtype: Option<DType>,
+        progress: impl FnMut(u64),
+    ) -> Result<Self> {
+        Self::load_parts(backend, config, checkpoint, dtype, false, progress)
+    }
+
+    fn load_parts(
+        backend: B,
+        config: LlamaConfig,
+        checkpoint: &Checkpoint,
+        dtype: Option<DType>,
+        with_head: bool,
         mut progress: impl FnMut(u64),
     ) -> Result<Self> {
-        let plan = Plan::new(&config, checkpoint)?;
+        let plan = Plan::new(&config, checkpoint, with_head)?;
         let dtype = dtype.unwrap_or_else(|| plan.dtype());
         // Before the first byte is copied, not half-way.
         let (bytes, available) = (plan.bytes(dtype), backend.memory()?.available);
@@ -172,7 +227,10 @@ impl<B: Backend> Llama<B> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let norm = loader.norm(&plan.norm)?;
+        let norm = match &plan.norm {
+            Some(norm) => loader.norm(norm)?,
+            None => Arc::new(backend.vector(&vec![1.0; config.d_model])?),
+        };
         let head = match &plan.head {
             Some(head) => Arc::new(loader.matrix(&[head])?),
             None => embed.clone(),
@@ -184,6 +242,9 @@ impl<B: Backend> Llama<B> {
             head,
             backend,
             layers_name: format!("{}layers", plan.prefix).into(),
+            loras: Vec::new(),
+            adapter: None,
+            own_head: false,
             config: Arc::new(config),
             dtype,
         })
@@ -207,7 +268,7 @@ impl<B: Backend> Llama<B> {
 
 /// The type that [`Llama::load`] computes in by default, from the headers of the files.
 pub fn stored_dtype(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<DType> {
-    Ok(Plan::new(config, checkpoint)?.dtype())
+    Ok(Plan::new(config, checkpoint, true)?.dtype())
 }
 
 /// Every tensor of the model, found and checked before one value is read.
@@ -216,7 +277,7 @@ struct Plan {
     prefix: &'static str,
     embed: Tensor,
     layers: Vec<LayerPlan>,
-    norm: Tensor,
+    norm: Option<Tensor>,
     head: Option<Tensor>,
 }
 
@@ -252,7 +313,7 @@ impl Plan {
         values.sum::<u64>() * dtype.size() as u64
     }
 
-    fn new(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<Self> {
+    fn new(config: &LlamaConfig, checkpoint: &Checkpoint, with_head: bool) -> Result<Self> {
         let (d, ffn) = (config.d_model, config.ffn);
         let (q, kv) = (config.attn.q_dim(), config.attn.kv_dim());
         let table = [config.vocab_size, d];
@@ -313,7 +374,7 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let head = if config.tie_word_embeddings {
+        let head = if config.tie_word_embeddings || !with_head {
             None
         } else {
             Some(checkpoint.tensor("lm_head.weight", &table)?)
@@ -321,7 +382,11 @@ impl Plan {
         Ok(Self {
             embed: checkpoint.tensor(&format!("{prefix}embed_tokens.weight"), &table)?,
             layers,
-            norm: norm(format!("{prefix}norm"), d)?,
+            norm: if with_head {
+                Some(norm(format!("{prefix}norm"), d)?)
+            } else {
+                None
+            },
             prefix,
             head,
         })

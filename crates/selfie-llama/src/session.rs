@@ -43,6 +43,9 @@ pub struct Session<B: Backend> {
     /// The next position of each open slot, and of each open prefix.
     slots: Vec<Option<usize>>,
     prefixes: Vec<Option<usize>>,
+    /// The adapter of each slot, and of each prefix.
+    slot_adapters: Vec<Option<usize>>,
+    prefix_adapters: Vec<Option<usize>>,
     rows: Vec<BatchRow>,
     asked: Vec<Asked>,
     index: Vec<usize>,
@@ -73,6 +76,8 @@ impl<B: Backend> Session<B> {
             tally: None,
             slots: vec![None; size.slots],
             prefixes: vec![None; size.prefixes.len()],
+            slot_adapters: vec![model.adapter; size.slots],
+            prefix_adapters: vec![model.adapter; size.prefixes.len()],
             rows: Vec::with_capacity(ws.max_rows()),
             asked: Vec::new(),
             index: Vec::new(),
@@ -94,6 +99,9 @@ impl<B: Backend> Session<B> {
             return Err(LlamaError::OtherModel);
         }
         self.model = model.clone();
+        // The idle slots that fill a pass up are the model's as well.
+        self.slot_adapters.fill(model.adapter);
+        self.ws.adapting.set(&[]);
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_some() {
                 self.close(Slot::Branch(slot as u32))?;
@@ -122,13 +130,47 @@ impl<B: Backend> Session<B> {
             });
         };
         self.prefixes[prefix] = Some(0);
+        self.prefix_adapters[prefix] = self.model.adapter;
         Ok(Slot::Prefix(prefix as u32))
+    }
+
+    /// Gives a slot or a prefix that nothing has been fed to another adapter of the model
+    /// ([`Llama::with_lora`]), or none. Without this it has the model's last one; a slot that continues a prefix has the
+    /// prefix's. Rows of all kinds may be in one pass.
+    pub fn set_adapter(&mut self, slot: Slot, adapter: Option<usize>) -> Result<()> {
+        let there = self.position(slot)?;
+        if there > 0 {
+            return Err(LlamaError::PrefixLength {
+                positions: 0,
+                there,
+            });
+        }
+        let (adapters, head) = (self.model.loras.len(), self.model.own_head);
+        let exists = adapter.is_none_or(|adapter| adapter < adapters);
+        if !exists || (head && adapter != self.model.adapter) {
+            return Err(LlamaError::LoraChoice {
+                adapter,
+                adapters,
+                head,
+            });
+        }
+        *self.adapter_mut(slot) = adapter;
+        Ok(())
+    }
+
+    fn adapter_mut(&mut self, slot: Slot) -> &mut Option<usize> {
+        match slot {
+            Slot::Prefix(prefix) => &mut self.prefix_adapters[prefix as usize],
+            Slot::Branch(branch) => &mut self.slot_adapters[branch as usize],
+        }
     }
 
     /// Opens a slot for a sequence that begins at position 0.
     pub fn open(&mut self) -> Result<Slot> {
         let seen = vec![0; self.cache.layout().own.len()];
-        self.take(0, &seen, 0)
+        let slot = self.take(0, &seen, 0)?;
+        *self.adapter_mut(slot) = self.model.adapter;
+        Ok(slot)
     }
 
     /// Opens a slot for a sequence that continues the first `positions` of a prefix.
@@ -159,7 +201,9 @@ impl<B: Backend> Session<B> {
         let seen: Vec<usize> = layers
             .map(|l| if l < layer { below } else { from })
             .collect();
-        self.take(prefix, &seen, from)
+        let slot = self.take(prefix, &seen, from)?;
+        *self.adapter_mut(slot) = self.prefix_adapters[prefix as usize];
+        Ok(slot)
     }
 
     fn take(&mut self, prefix: u32, seen: &[usize], position: usize) -> Result<Slot> {
@@ -217,6 +261,7 @@ impl<B: Backend> Session<B> {
         match (from, to) {
             (Slot::Branch(from), Slot::Branch(to)) => {
                 self.cache.copy(self.model.backend(), from, to, positions)?;
+                self.slot_adapters[to as usize] = self.slot_adapters[from as usize];
             }
             (Slot::Prefix(_), _) => return Err(LlamaError::NotASlot { slot: from }),
             (_, Slot::Prefix(_)) => return Err(LlamaError::NotASlot { slot: to }),
@@ -445,6 +490,9 @@ impl<B: Backend> Session<B> {
                 let index = &index[first..first + rows.len()];
                 backend.gather(states, index, &mut self.ws.residual)?;
             }
+            if !self.model.loras.is_empty() {
+                self.set_adapters(rows, own.saturating_sub(first));
+            }
             let (ws, cache) = (&mut self.ws, &mut self.cache);
             self.model
                 .forward(ws, cache, rows, pass.layers.clone(), probe)?;
@@ -461,6 +509,19 @@ impl<B: Backend> Session<B> {
         }
         (self.rows, self.asked) = (rows, asked);
         Ok(answers)
+    }
+
+    /// Tells the next pass the adapters of its rows, of which the first `own` are somebody's; the others, which nobody reads,
+    /// have that of the first.
+    fn set_adapters(&mut self, rows: &[BatchRow], own: usize) {
+        let adapter = |row: &BatchRow| match row.slot {
+            Slot::Prefix(prefix) => self.prefix_adapters[prefix as usize],
+            Slot::Branch(branch) => self.slot_adapters[branch as usize],
+        };
+        let mut adapters: Vec<Option<usize>> = rows.iter().take(own).map(adapter).collect();
+        let first = adapters.first().copied().unwrap_or(self.model.adapter);
+        adapters.resize(rows.len(), first);
+        self.ws.adapting.set(&adapters);
     }
 
     /// Answers what some rows are asked for. With `filled` the most likely token is found for the first so many rows.

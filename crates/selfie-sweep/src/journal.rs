@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use selfie::interp::{Controlled, Key, Options, Row};
+use selfie::interp::{Controlled, Key, Options, Row, Samples};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{read_error, write_error};
@@ -42,6 +42,7 @@ pub(crate) struct Said {
     pieces: Vec<String>,
     relevancy_score: Vec<f32>,
     logprobs: Vec<f32>,
+    samples: Option<Samples>,
     controls: Vec<(String, f32)>,
 }
 
@@ -56,6 +57,7 @@ impl Said {
             pieces: row.pieces,
             relevancy_score: row.relevancy_score,
             logprobs: row.logprobs,
+            samples: row.samples,
             controls: controls
                 .map(|one| (one.interpretation, one.evidence))
                 .collect(),
@@ -66,7 +68,8 @@ impl Said {
     fn is_finite(&self) -> bool {
         let floats = self.relevancy_score.iter().chain(&self.logprobs);
         let evidence = self.controls.iter().map(|(_, evidence)| evidence);
-        floats.chain(evidence).all(|x| x.is_finite())
+        let samples = self.samples.iter().map(|samples| &samples.mean_logprob);
+        floats.chain(evidence).chain(samples).all(|x| x.is_finite())
     }
 
     /// The row of this number.
@@ -94,8 +97,9 @@ impl Said {
             prompt_index: Some(index),
             key: Key(self.key),
             reader: options.reader_name.clone(),
-            map: None,
+            map: options.map.as_ref().map(|map| map.name().to_owned()),
             logprobs: self.logprobs,
+            samples: self.samples,
             controls: controls
                 .map(|(&control, (interpretation, evidence))| Controlled {
                     control,

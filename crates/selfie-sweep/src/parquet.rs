@@ -34,6 +34,9 @@ const COLUMNS: &str = "
   optional binary reader (STRING);
   optional binary map (STRING);
   required group logprobs (LIST) { repeated group list { required float element; } }
+  required group samples (LIST) { repeated group list { required binary element (STRING); } }
+  optional float agreement;
+  optional float mean_logprob;
 ";
 
 /// Writes rows to a Parquet file, a group of rows at a time: the file is complete only after [`finish`](Self::finish).
@@ -124,6 +127,15 @@ fn write_columns<W: Write + Send>(
     columns.optional::<ByteArrayType>(|row| row.reader.as_deref().map(text))?;
     columns.optional::<ByteArrayType>(|row| row.map.as_deref().map(text))?;
     columns.list::<FloatType>(|row| row.logprobs.clone())?;
+    let samples = |row: &Row| {
+        row.samples
+            .clone()
+            .map_or(Vec::new(), |samples| samples.samples)
+    };
+    columns
+        .list::<ByteArrayType>(|row| samples(row).iter().map(|sample| text(sample)).collect())?;
+    columns.optional::<FloatType>(|row| Some(row.samples.as_ref()?.agreement))?;
+    columns.optional::<FloatType>(|row| Some(row.samples.as_ref()?.mean_logprob))?;
     for at in 0..controls {
         columns.plain::<ByteArrayType>(|row| text(&row.controls[at].interpretation))?;
         columns.plain::<FloatType>(|row| row.controls[at].evidence)?;

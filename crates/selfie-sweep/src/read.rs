@@ -5,7 +5,7 @@ use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, List, Row as Record};
-use selfie::interp::{Control, Controlled, Row};
+use selfie::interp::{Control, Controlled, Row, Samples};
 
 use crate::error::read_error;
 use crate::manifest::{PART, PartInfo};
@@ -129,6 +129,18 @@ fn row(record: &Record) -> Option<Row> {
             .position(|(column, _)| *column == name)
     };
     controls.sort_by_key(place);
+    let samples = match float("agreement") {
+        Some(agreement) => Some(Samples {
+            samples: list("samples")?
+                .elements()
+                .iter()
+                .map(piece)
+                .collect::<Option<_>>()?,
+            agreement,
+            mean_logprob: float("mean_logprob")?,
+        }),
+        None => None,
+    };
     Some(Row {
         prompt: text("prompt")?,
         interpretation: text("interpretation")?,
@@ -155,6 +167,7 @@ fn row(record: &Record) -> Option<Row> {
         reader: optional("reader")?,
         map: optional("map")?,
         logprobs: floats(list("logprobs")?)?,
+        samples,
         controls,
     })
 }

@@ -3,10 +3,10 @@
 #[cfg(feature = "cuda")]
 use selfie_kernels::gpu::Cuda;
 use selfie_kernels::{Backend, Cpu, DType, KvLayout, Memory};
-use selfie_llama::{Llama, LlamaConfig};
+use selfie_llama::{Llama, LlamaConfig, Lora};
 
-use crate::Result;
 use crate::cuda::on_device;
+use crate::{Result, on};
 
 /// A device that is open: a handle, which is cheap to clone. Clones share threads, stream and memory.
 #[derive(Clone)]
@@ -50,6 +50,13 @@ impl AnyDevice {
             slots: 1,
             dtype: device.kv_dtype(dtype),
         }))
+    }
+}
+
+impl AnyModel {
+    /// The same model with one more low-rank adapter; the weights are shared ([`Llama::with_lora`]).
+    pub fn with_lora(&self, lora: &Lora) -> Result<Self> {
+        on!(self, llama => Ok(llama.with_lora(lora)?.into()))
     }
 }
 

@@ -53,18 +53,22 @@ mod cuda;
 mod cuda;
 mod device;
 mod error;
+mod maps;
 mod model;
 mod observer;
 mod opened;
+mod reconstructor;
 mod select;
 mod source;
 
 pub use any::{AnyDevice, AnyModel};
 pub use device::{Device, DeviceOptions};
 pub use error::{Error, Result};
+pub use maps::fit_map;
 pub use model::{Model, Text};
 pub use observer::{Note, Observer};
 pub use opened::{OpenOptions, Opened};
+pub use reconstructor::AnyReconstructor;
 pub use select::{Missed, Selected, TokenSelector};
 pub use source::Source;
 

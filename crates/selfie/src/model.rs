@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use selfie_interp::{Cell, Options, Sink, Swept, Vector};
-use selfie_llama::{Decoding, TokenText, Trace};
+use selfie_llama::{Decoding, TokenText, Tokenizer, Trace};
 
 use crate::{AnyDevice, AnyModel, Observer, OpenOptions, Opened, Result, Source, on};
 
@@ -112,9 +112,23 @@ impl Model {
         options: &Options,
         sink: &mut impl Sink,
     ) -> Result<Swept> {
-        let (words, reads) = (&self.opened.tokenizer, &reader.opened.tokenizer);
-        Ok(on!(&self.llama, subject => on!(&reader.llama, reader => {
-            let (subject, reader) = ((subject, words), (reader, reads));
+        let reader = (&reader.llama, &reader.opened.tokenizer);
+        self.interpret_through(reader, prompts, cells, options, sink)
+    }
+
+    /// The same with a reader's weights and tokenizer alone: this model's own with an adapter
+    /// ([`AnyModel::with_lora`]), say.
+    pub fn interpret_through(
+        &self,
+        reader: (&AnyModel, &Tokenizer),
+        prompts: &[impl AsRef<str>],
+        cells: &[Cell],
+        options: &Options,
+        sink: &mut impl Sink,
+    ) -> Result<Swept> {
+        let words = &self.opened.tokenizer;
+        Ok(on!(&self.llama, subject => on!(reader.0, weights => {
+            let (subject, reader) = ((subject, words), (weights, reader.1));
             selfie_interp::interpret_by(subject, reader, prompts, cells, options, sink)
         }))?)
     }

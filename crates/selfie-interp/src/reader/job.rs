@@ -49,6 +49,13 @@ pub struct JobWrite {
 }
 
 impl<B: Backend> Job<B> {
+    /// Whether the rows of its prompt are those of another's, to the bit. What is scored is asked of the rows, so that
+    /// only texts without it share them.
+    pub(super) fn shares_rows_with(&self, other: &Self) -> bool {
+        let same = self.vectors.is_same(&other.vectors) && self.writes == other.writes;
+        same && self.prompt == other.prompt && self.score.is_empty() && other.score.is_empty()
+    }
+
     /// The layer that its rows begin at; `None` without writes.
     pub(super) fn first_layer(&self) -> Option<usize> {
         self.writes.iter().map(|write| write.layer).min()

@@ -16,8 +16,8 @@ mod scored;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use selfie_kernels::Backend;
-use selfie_llama::{Answer, Feed, Llama, Pass, Session, SessionSize, Write};
+use selfie_kernels::{Backend, Slot};
+use selfie_llama::{Answer, Capture, Feed, Llama, Pass, Session, SessionSize, Site, Want, Write};
 
 pub use job::{Job, JobWrite, Outcome, PromptId, Text, Ticket};
 
@@ -174,14 +174,27 @@ impl<B: Backend> Reader<B> {
     /// Takes an interpretation prompt of token ids, and runs it once. Jobs that begin to write at one of `layers` need no
     /// second pass.
     pub fn add_prompt(&mut self, ids: &[u32], layers: &[usize]) -> Result<PromptId> {
-        if ids.is_empty() || ids.len() > self.size.prompt_tokens {
-            return Err(InterpError::ReaderRoom {
-                what: "tokens of an interpretation prompt",
-                found: ids.len(),
-                room: self.size.prompt_tokens,
-            });
-        }
-        let prompt = ReaderPrompt::new(&mut self.session, ids, layers)?;
+        self.check_prompt(ids)?;
+        let prefix = self.session.open_prefix()?;
+        self.begin_prompt(prefix, ids, layers)
+    }
+
+    /// [`add_prompt`](Self::add_prompt) for jobs that the model reads with one of its adapters
+    /// ([`Llama::with_lora`]), or with none; without this it is the last one. Jobs with and without decode together.
+    pub fn add_prompt_of(
+        &mut self,
+        adapter: Option<usize>,
+        ids: &[u32],
+        layers: &[usize],
+    ) -> Result<PromptId> {
+        self.check_prompt(ids)?;
+        let prefix = self.session.open_prefix()?;
+        self.session.set_adapter(prefix, adapter)?;
+        self.begin_prompt(prefix, ids, layers)
+    }
+
+    fn begin_prompt(&mut self, prefix: Slot, ids: &[u32], layers: &[usize]) -> Result<PromptId> {
+        let prompt = ReaderPrompt::new(&mut self.session, prefix, ids, layers)?;
         let id = PromptId(self.next_prompt);
         self.next_prompt += 1;
         self.prompts.insert(id, prompt);
@@ -203,6 +216,17 @@ impl<B: Backend> Reader<B> {
             self.session.close(removed.prefix)?;
         }
         Ok(())
+    }
+
+    fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        if !ids.is_empty() && ids.len() <= self.size.prompt_tokens {
+            return Ok(());
+        }
+        Err(InterpError::ReaderRoom {
+            what: "tokens of an interpretation prompt",
+            found: ids.len(),
+            room: self.size.prompt_tokens,
+        })
     }
 
     /// Queues a job behind the others.
@@ -302,9 +326,15 @@ impl<B: Backend> Reader<B> {
             let ready = &self.prompts[&prompt];
             let m = ready.ids.len();
             // As many as one pass holds; the session would cut a job in two otherwise, which costs a pass.
-            let (mut flights, mut rows) = (Vec::new(), 0);
+            let (mut flights, mut rows) = (Vec::<Flight<B>>::new(), 0);
+            // Texts of the same writes share the rows of the first of them, and what follows its last row.
+            let mut others: Vec<(usize, Flight<B>)> = Vec::new();
             while let Some((_, job)) = left.peek() {
-                let more = m - job.first_position();
+                let first = job.first_position();
+                let alike = flights
+                    .last()
+                    .is_some_and(|flight| flight.job.shares_rows_with(job));
+                let more = if alike { 0 } else { m - first };
                 if rows > 0 && rows + more > self.session.size().rows {
                     break;
                 }
@@ -312,9 +342,13 @@ impl<B: Backend> Reader<B> {
                 let Some((ticket, job)) = left.next() else {
                     break;
                 };
-                let first = job.first_position();
                 let slot = self.session.open_from(ready.prefix, layer, m, first)?;
-                flights.push(Flight::new(ticket, job, slot, &ready.ids));
+                let flight = Flight::new(ticket, job, slot, &ready.ids);
+                if alike {
+                    others.push((flights.len() - 1, flight));
+                } else {
+                    flights.push(flight);
+                }
             }
             let (vectors, writes) = gather_writes(&self.model, &flights)?;
             let mut states = Vec::new();
@@ -332,8 +366,22 @@ impl<B: Backend> Reader<B> {
                 writes: Some((&vectors, &writes)),
                 ..Pass::new(&self.model, &feeds)
             };
-            let answers = self.session.run(&pass, &mut ())?;
+            let mut last = last_rows(&self.model, &flights, &others, m)?;
+            let answers = self.session.run(&pass, &mut last)?;
             drop(feeds);
+            if !others.is_empty() {
+                let mut asks = Vec::with_capacity(others.len());
+                for (leader, flight) in &others {
+                    let leader = flights[*leader].slot;
+                    self.session.fork(leader, flight.slot, m)?;
+                    let row = last.index((Site::Output, leader, m as u32 - 1))?;
+                    asks.push((row, flight.prompt_feed(&[]).ask));
+                }
+                let answers = self.session.answer(last.rows(), &asks)?;
+                drop(asks);
+                let others = others.into_iter().map(|(_, flight)| flight).collect();
+                self.take_off(others, answers)?;
+            }
             self.take_off(flights, answers)?;
         }
         Ok(())
@@ -487,6 +535,24 @@ impl<B: Backend> Reader<B> {
         }
         Ok(())
     }
+}
+
+/// A probe that keeps the last rows of the flights that others share theirs with.
+fn last_rows<B: Backend>(
+    model: &Llama<B>,
+    flights: &[Flight<B>],
+    others: &[(usize, Flight<B>)],
+    m: usize,
+) -> Result<Capture<B>> {
+    let mut leaders: Vec<usize> = others.iter().map(|(leader, _)| *leader).collect();
+    leaders.dedup();
+    let want = |leader: usize| (Site::Output, flights[leader].slot, m as u32 - 1);
+    let wants: Vec<Want> = leaders.into_iter().map(want).collect();
+    Ok(Capture::new(
+        model.backend(),
+        &wants,
+        model.config().d_model,
+    )?)
 }
 
 /// The vectors that some jobs write, in one buffer, and the writes as the session takes them.

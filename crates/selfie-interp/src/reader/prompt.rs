@@ -18,11 +18,15 @@ pub(super) struct ReaderPrompt<B: Backend> {
 }
 
 impl<B: Backend> ReaderPrompt<B> {
-    /// Runs a prompt, and keeps its rows at `layers`.
-    pub(super) fn new(session: &mut Session<B>, ids: &[u32], layers: &[usize]) -> Result<Self> {
+    /// Runs a prompt in a prefix that is open, and keeps its rows at `layers`.
+    pub(super) fn new(
+        session: &mut Session<B>,
+        prefix: Slot,
+        ids: &[u32],
+        layers: &[usize],
+    ) -> Result<Self> {
         let backend = session.model().backend().clone();
         let width = session.model().config().d_model;
-        let prefix = session.open_prefix()?;
         let mut layers: Vec<usize> = layers.iter().copied().filter(|&l| l > 0).collect();
         layers.sort_unstable();
         layers.dedup();

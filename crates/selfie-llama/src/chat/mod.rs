@@ -157,6 +157,12 @@ impl ChatTemplate {
         Ok(template)
     }
 
+    /// The same template with a value that it knows by name: `enable_thinking` as `false`, say.
+    pub fn with_value(mut self, name: &str, value: Value) -> Self {
+        self.special.insert(name.to_owned(), value);
+        self
+    }
+
     /// The text of some messages. It begins with bos if the template says so: it is tokenized with
     /// [`Bos::Given`](crate::Bos::Given).
     ///

@@ -82,6 +82,15 @@ impl Checkpoint {
         })
     }
 
+    /// One safetensors file that is no whole model: an adapter, a head.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Ok(Checkpoint {
+            dir: path.parent().unwrap_or(path).to_owned(),
+            tensors: open_single(path)?,
+            notes: Vec::new(),
+        })
+    }
+
     /// A safetensors file that is in memory. `path` is what errors call it.
     pub fn from_bytes(bytes: &'static [u8], path: &Path) -> Result<Self> {
         Ok(Checkpoint {

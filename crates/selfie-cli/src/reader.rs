@@ -1,0 +1,218 @@
+//! `selfie reader`, and the reader that `interpret` is given.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use selfie::interp::{Map, Options, Released};
+use selfie::llama::{LlamaConfig, Lora};
+use selfie::{OpenOptions, Opened, Source};
+
+use crate::args::InterpretArgs;
+use crate::error::{CliError, Result, usage};
+use crate::reader_args::{ReaderCommand, ReaderShowArgs, ReadingArgs};
+
+/// What puts the embeddings into words.
+pub(crate) struct Reading {
+    /// Its model; `None` where that is the subject's.
+    pub(crate) opened: Option<Opened>,
+    /// What is beside its weights.
+    pub(crate) lora: Option<Lora>,
+    /// What its folder says of it, if somebody released it.
+    pub(crate) released: Option<Released>,
+}
+
+impl Reading {
+    /// The reader of `--reader` and `--lora`, before its weights are loaded. A model of its own is on the same device, in the
+    /// same dtype, without the edits.
+    pub(crate) fn new(args: &InterpretArgs, subject: &Opened) -> Result<Self> {
+        let reading = &args.sweep.reading;
+        let released = match &args.reader {
+            Some(dir) => Released::open(dir, reading.reader_as)?,
+            None => None,
+        };
+        let adapted = released.as_ref().is_some_and(Released::is_lora);
+        let opened = match &args.reader {
+            Some(dir) if !adapted => Some(whole_model(dir, subject)?),
+            _ => None,
+        };
+        let lora = match (&reading.lora, &args.reader) {
+            (Some(_), Some(_)) if adapted => {
+                return usage("--lora: the reader's folder is a LoRA itself, give one of the two");
+            }
+            (Some(dir), _) => Some(Lora::open(dir)?),
+            (None, Some(dir)) if adapted => Some(Lora::open(dir)?),
+            _ => None,
+        };
+        if reading.question.is_some() && released.is_none() {
+            return usage(
+                "--question: only a released reader that takes one (--reader DIR) can be asked",
+            );
+        }
+        Ok(Self {
+            opened,
+            lora,
+            released,
+        })
+    }
+
+    /// What rows call it; `None` where it is the subject alone.
+    pub(crate) fn name(&self) -> Option<String> {
+        let names = self.opened.as_ref().map(|opened| opened.name.clone());
+        let names = names
+            .into_iter()
+            .chain(self.lora.as_ref().map(|lora| lora.name().to_owned()));
+        let names: Vec<String> = names.collect();
+        (!names.is_empty()).then(|| names.join(" + "))
+    }
+
+    /// The layers of `--layers`, or those that the reader's folder names.
+    pub(crate) fn layers(&self, args: &InterpretArgs, subject: &LlamaConfig) -> Result<String> {
+        if let Some(layers) = &args.layers {
+            return Ok(layers.clone());
+        }
+        let Some(released) = &self.released else {
+            return Ok("all".to_owned());
+        };
+        let reads = released.reads(subject.n_layers);
+        // Of several the middle one: a prompt names one layer.
+        match reads.get(reads.len() / 2) {
+            Some(layer) => Ok(layer.to_string()),
+            None => usage(format!(
+                "--layers: {} does not say which layer it reads; give the layer of hidden_states that it was trained on",
+                args.reader
+                    .as_deref()
+                    .unwrap_or(Path::new("the reader"))
+                    .display()
+            )),
+        }
+    }
+
+    /// Options with what the reader's folder says; the cells are of `layer`.
+    pub(crate) fn configure(
+        &self,
+        options: Options,
+        layer: usize,
+        args: &ReadingArgs,
+        subject: &Opened,
+    ) -> Result<Options> {
+        let Some(released) = &self.released else {
+            return Ok(options);
+        };
+        let opened = self.opened.as_ref().unwrap_or(subject);
+        let template = opened.needed_chat_template()?;
+        let question = args.question.as_deref();
+        Ok(released.configure(options, layer, question, &opened.tokenizer, template)?)
+    }
+}
+
+/// A model that reads, before its weights are loaded: on the subject's device, in its dtype, without its edits.
+pub(crate) fn whole_model(dir: &Path, subject: &Opened) -> Result<Opened> {
+    let options = OpenOptions {
+        edits: Vec::new(),
+        ..subject.options.clone()
+    };
+    Ok(Opened::new(Source::from(dir), options)?)
+}
+
+pub(crate) fn reader(command: &ReaderCommand) -> Result<()> {
+    match command {
+        ReaderCommand::Show(args) => show(args),
+    }
+}
+
+fn show(args: &ReaderShowArgs) -> Result<()> {
+    let lines = if args.reader.is_file() {
+        lines_of_map(&Map::open(&args.reader)?)
+    } else {
+        lines_of_folder(args)?
+    };
+    let mut out = io::stdout().lock();
+    for (name, value) in lines {
+        writeln!(out, "{name:12} {value}").map_err(CliError::Stdout)?;
+    }
+    Ok(())
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn lines_of_map(map: &Map) -> Lines {
+    let pairs = map.layers();
+    let reads = match &pairs[..] {
+        [] => "any layer of hidden_states; the one that it was trained on (their layer l is hidden_states[l + 1])".to_owned(),
+        pairs => numbers(pairs.iter().map(|(from, _)| *from)),
+    };
+    vec![
+        ("kind", "map".to_owned()),
+        ("reads", reads),
+        (
+            "writes",
+            map.writes_at().map_or_else(
+                || numbers(pairs.iter().map(|(_, to)| *to)),
+                |at| format!("layer {at}"),
+            ),
+        ),
+        ("subject", format!("d_model {}", map.from_width())),
+        ("reader", format!("d_model {}", map.to_width())),
+    ]
+}
+
+fn lines_of_folder(args: &ReaderShowArgs) -> Result<Lines> {
+    let dir = &args.reader;
+    let released = Released::open(dir, args.reader_as)?;
+    let lora = released
+        .as_ref()
+        .is_none_or(Released::is_lora)
+        .then(|| Lora::open(dir))
+        .transpose()?;
+    let mut lines = vec![(
+        "kind",
+        released
+            .as_ref()
+            .map_or("LoRA".to_owned(), Released::to_string),
+    )];
+    if let Some(released) = &released {
+        let reads = released.reads(args.n_layers);
+        lines.push((
+            "reads",
+            match &reads[..] {
+                [] => "the folder does not say which layer".to_owned(),
+                reads => format!("hidden_states[{}]", numbers(reads.iter().copied())),
+            },
+        ));
+        if let Some(at) = released.writes() {
+            lines.push((
+                "writes",
+                format!(
+                    "layer {}, {} with strength {}",
+                    at.layer, at.mode, at.strength
+                ),
+            ));
+        }
+        let width = match released {
+            Released::Verbalizer(verbalizer) => Some(verbalizer.d_model),
+            Released::Reconstructor(meta) => Some(meta.d_model),
+            Released::Oracle(_) | Released::LatentQa(_) => None,
+        };
+        if let Some(width) = width {
+            lines.push(("subject", format!("d_model {width}")));
+        }
+    }
+    if let Some(lora) = lora {
+        let (pairs, rank) = lora.counts();
+        let base = lora.base().unwrap_or("a model that it does not name");
+        lines.push((
+            "subject",
+            format!("{base}, of at least {} layers", lora.layers()),
+        ));
+        lines.push(("adapters", format!("{pairs} pairs, of rank up to {rank}")));
+    }
+    Ok(lines)
+}
+
+fn numbers(numbers: impl Iterator<Item = usize>) -> String {
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    numbers.join(", ")
+}

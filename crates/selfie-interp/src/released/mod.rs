@@ -1,0 +1,223 @@
+//! Readers that others have trained and released: what their folders say, in our numbering of layers.
+//!
+//! | | reads `hidden_states` | writes at the input of layer | |
+//! |---|---|---|---|
+//! | Activation Oracles, their layer L | L + 1 | 2 | a LoRA of the subject; K tokens at K placeholders |
+//! | LatentQA | 16 | 1 | a LoRA of the subject; every token of a prompt but bos |
+//! | natural-language autoencoders, their layer K | K + 1 | 0 | a model of its own |
+//!
+//! `docs/readers.md` says which repository and commit each follows.
+
+mod autoencoder;
+mod latent;
+mod oracle;
+mod reconstructor;
+mod sidecar;
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use selfie_kernels::InjectMode;
+use selfie_llama::{ChatTemplate, Tokenizer};
+
+pub use autoencoder::Verbalizer;
+pub use latent::LatentQa;
+pub use oracle::Oracle;
+pub use reconstructor::{Agreement, Meta, Reconstructor};
+
+use crate::{Cut, InjectAt, InterpError, InterpretationPrompt, Options, PromptPart, Result};
+
+/// A reader that somebody released, by what its folder says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Released {
+    /// An Activation Oracle: a LoRA with `ao_config.json`.
+    Oracle(Oracle),
+    /// A LatentQA decoder: a LoRA, which does not say so itself.
+    LatentQa(LatentQa),
+    /// The verbalizer of a natural-language autoencoder: a model with `nla_meta.yaml`.
+    Verbalizer(Verbalizer),
+    /// The reconstructor of one: it reads texts, and no embeddings.
+    Reconstructor(Meta),
+}
+
+/// A kind of reader by name, for folders that do not say what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderKind {
+    /// [`Oracle`], with the defaults of its repository where there is no `ao_config.json`.
+    Oracle,
+    /// [`LatentQa`].
+    LatentQa,
+}
+
+impl ReaderKind {
+    /// All that can be named.
+    pub const ALL: [(&'static str, ReaderKind); 2] = [
+        ("oracle", ReaderKind::Oracle),
+        ("latentqa", ReaderKind::LatentQa),
+    ];
+}
+
+impl FromStr for ReaderKind {
+    type Err = InterpError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found
+            .map(|(_, kind)| kind)
+            .ok_or_else(|| InterpError::ReaderKind {
+                name: name.to_owned(),
+            })
+    }
+}
+
+impl Released {
+    /// What a folder is; `None` for a plain model, or a plain LoRA.
+    pub fn open(dir: &Path, kind: Option<ReaderKind>) -> Result<Option<Self>> {
+        match kind {
+            Some(ReaderKind::LatentQa) => return Ok(Some(Self::LatentQa(LatentQa))),
+            Some(ReaderKind::Oracle) => {
+                return Ok(Some(Self::Oracle(Oracle::open(dir)?.unwrap_or_default())));
+            }
+            None => {}
+        }
+        if let Some(oracle) = Oracle::open(dir)? {
+            return Ok(Some(Self::Oracle(oracle)));
+        }
+        sidecar::open(dir)
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Oracle(_) => "Activation Oracle",
+            Self::LatentQa(_) => "LatentQA decoder",
+            Self::Verbalizer(_) => "verbalizer of a natural-language autoencoder",
+            Self::Reconstructor(_) => "reconstructor of a natural-language autoencoder",
+        }
+    }
+
+    /// Whether its folder holds low-rank adapters of the subject, and no model.
+    pub fn is_lora(&self) -> bool {
+        matches!(self, Self::Oracle(_) | Self::LatentQa(_))
+    }
+
+    /// The layers of the subject that it was trained to read, of `n_layers`: indices of `hidden_states`. Empty where the
+    /// folder does not say.
+    pub fn reads(&self, n_layers: usize) -> Vec<usize> {
+        match self {
+            Self::Oracle(oracle) => oracle.reads(n_layers),
+            Self::LatentQa(_) => vec![LatentQa::READS],
+            Self::Verbalizer(verbalizer) => verbalizer.layer.map(|k| k + 1).into_iter().collect(),
+            Self::Reconstructor(meta) => meta.layer.map(|k| k + 1).into_iter().collect(),
+        }
+    }
+
+    /// Where and how it writes; `None` for one that does not.
+    pub fn writes(&self) -> Option<InjectAt> {
+        let at = |layer, mode, strength| {
+            Some(InjectAt {
+                layer,
+                mode,
+                strength,
+            })
+        };
+        match self {
+            Self::Oracle(oracle) => at(
+                oracle.hook_layer + 1,
+                InjectMode::AddMatched,
+                oracle.coefficient,
+            ),
+            Self::LatentQa(_) => at(LatentQa::WRITES, InjectMode::Replace, 1.0),
+            Self::Verbalizer(verbalizer) => match verbalizer.scale {
+                Some(scale) => at(0, InjectMode::ReplaceNorm, scale),
+                None => at(0, InjectMode::Replace, 1.0),
+            },
+            Self::Reconstructor(_) => None,
+        }
+    }
+
+    /// The most tokens of a text that its own code asks for, where it says.
+    pub fn max_new_tokens(&self) -> Option<usize> {
+        match self {
+            Self::Verbalizer(_) => Some(200),
+            Self::LatentQa(_) => Some(100),
+            Self::Oracle(_) | Self::Reconstructor(_) => None,
+        }
+    }
+
+    /// Options for it: `options` with its prompt, its writes and its cut. A cell has [`Options::span`] tokens and is of
+    /// `hidden_states[layer]`; `tokenizer` and `template` are the reader's.
+    ///
+    /// # Errors
+    /// A question that is missing, or that it does not take; a prompt whose tokens are not those that it was trained with.
+    pub fn configure(
+        &self,
+        options: Options,
+        layer: usize,
+        question: Option<&str>,
+        tokenizer: &Tokenizer,
+        template: ChatTemplate,
+    ) -> Result<Options> {
+        let asked = || {
+            question.ok_or(InterpError::ReaderQuestion {
+                reader: self.name(),
+                takes: true,
+            })
+        };
+        let (prompt, cut) = match self {
+            Self::Oracle(oracle) => (
+                oracle.prompt(layer, options.span, asked()?, template)?,
+                None,
+            ),
+            Self::LatentQa(latent) => (
+                latent.prompt(options.span, asked()?, tokenizer, &template)?,
+                None,
+            ),
+            Self::Verbalizer(verbalizer) => {
+                if question.is_some() {
+                    return Err(InterpError::ReaderQuestion {
+                        reader: self.name(),
+                        takes: false,
+                    });
+                }
+                let [open, close] = autoencoder::TAGS.map(str::to_owned);
+                (
+                    verbalizer.prompt(tokenizer, &template)?,
+                    Some(Cut::Between(open, close)),
+                )
+            }
+            Self::Reconstructor(_) => return Err(InterpError::ReadsTexts),
+        };
+        Ok(Options {
+            prompt,
+            injections: self.writes().into_iter().collect(),
+            cut: options.cut.clone().or(cut),
+            ..options
+        })
+    }
+}
+
+impl fmt::Display for Released {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A rendered prompt in which `run`, which has to be there once, is `markers`: each a token that is written over.
+fn mark_run(prompt: &InterpretationPrompt, markers: &[String]) -> Result<InterpretationPrompt> {
+    let run = markers.concat();
+    let text: String = prompt.parts.iter().map(PromptPart::text).collect();
+    let mut places = text.match_indices(&run);
+    let (Some((at, _)), None) = (places.next(), places.next()) else {
+        return Err(InterpError::MarkerMissing { marker: run, text });
+    };
+    let (before, after) = (&text[..at], &text[at + run.len()..]);
+    let texts = |text: &str| (!text.is_empty()).then(|| PromptPart::Text(text.to_owned()));
+    let marks = markers.iter().cloned().map(PromptPart::Marker);
+    let parts = texts(before).into_iter().chain(marks).chain(texts(after));
+    Ok(InterpretationPrompt {
+        rendered: prompt.rendered,
+        ..InterpretationPrompt::new(parts.collect())
+    })
+}

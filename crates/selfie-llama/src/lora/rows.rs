@@ -1,0 +1,116 @@
+//! Which rows of a pass have which adapter, and their products.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use selfie_kernels::Backend;
+
+use super::LowSize;
+use crate::Result;
+use crate::model::Linear;
+
+/// The adapters of a pass's rows, with the buffers of their products.
+pub(crate) struct Adapting<B: Backend> {
+    size: LowSize,
+    /// Each adapter that some row has, and which rows have it; `None` where all have.
+    active: Vec<(usize, Option<Vec<bool>>)>,
+    /// For each rank that there is.
+    low: HashMap<usize, Low<B>>,
+}
+
+/// Buffers `[rows, rank]`.
+struct Low<B: Backend> {
+    product: B::Rows,
+    masked: B::Rows,
+    /// A row of zeros.
+    zero: B::Rows,
+    operand: B::Acts,
+}
+
+impl<B: Backend> Adapting<B> {
+    pub(crate) fn new(size: LowSize) -> Self {
+        Self {
+            size,
+            active: Vec::new(),
+            low: HashMap::new(),
+        }
+    }
+
+    /// Says which adapter each row of the next pass has.
+    pub(crate) fn set(&mut self, rows: &[Option<usize>]) {
+        self.active.clear();
+        let mut adapters: Vec<usize> = rows.iter().copied().flatten().collect();
+        adapters.sort_unstable();
+        adapters.dedup();
+        for adapter in adapters {
+            let has: Vec<bool> = rows.iter().map(|row| *row == Some(adapter)).collect();
+            let all = has.iter().all(|&has| has);
+            self.active.push((adapter, (!all).then_some(has)));
+        }
+    }
+
+    /// Whether some row has an adapter of a linear.
+    pub(crate) fn is_active(&self, linear: &Linear<B>) -> bool {
+        self.active
+            .iter()
+            .any(|(adapter, _)| linear.adapter(*adapter).is_some())
+    }
+
+    /// Adds to `out`, which has the linear's products with `a`, what the rows' adapters add. A row without gets zeros, so
+    /// that it is what it is without the others.
+    pub(crate) fn add(
+        &mut self,
+        backend: &B,
+        linear: &Linear<B>,
+        a: &B::Acts,
+        out: &mut B::Rows,
+    ) -> Result<()> {
+        for (adapter, mask) in &self.active {
+            let Some(adapter) = linear.adapter(*adapter) else {
+                continue;
+            };
+            let low = match self.low.entry(adapter.rank) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(place) => place.insert(Low::new(backend, adapter.rank, self.size)?),
+            };
+            backend.linear(a, &adapter.a, None, &mut low.product)?;
+            if let Some(mask) = mask {
+                low.mask(backend, mask)?;
+                backend.cast(&low.masked, &mut low.operand)?;
+            } else {
+                backend.cast(&low.product, &mut low.operand)?;
+            }
+            backend.linear_add(&low.operand, &adapter.b, None, out)?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Low<B> {
+    fn new(backend: &B, rank: usize, size: LowSize) -> Result<Self> {
+        let mut zero = backend.rows(1, rank)?;
+        backend.write_rows(&vec![0.0; rank], &mut zero)?;
+        Ok(Self {
+            product: backend.rows(size.rows, rank)?,
+            masked: backend.rows(size.rows, rank)?,
+            zero,
+            operand: backend.acts(size.rows, rank, size.dtype)?,
+        })
+    }
+
+    /// Fills `masked`: the product's rows that have the adapter, and zeros for the others.
+    fn mask(&mut self, backend: &B, mask: &[bool]) -> Result<()> {
+        backend.clear(&mut self.masked);
+        let mut first = 0;
+        for run in mask.chunk_by(|a, b| a == b) {
+            if run[0] {
+                let rows: Vec<usize> = (first..first + run.len()).collect();
+                backend.gather(&self.product, &rows, &mut self.masked)?;
+            } else {
+                backend.gather(&self.zero, &vec![0; run.len()], &mut self.masked)?;
+            }
+            first += run.len();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! Reconstructors of natural-language autoencoders, on any device.
+
+use selfie_interp::Reconstructor;
+use selfie_interp::released::Meta;
+use selfie_kernels::Cpu;
+#[cfg(feature = "cuda")]
+use selfie_kernels::gpu::Cuda;
+use selfie_llama::{Llama, Tokenizer};
+
+use crate::cuda::on_device;
+use crate::{AnyDevice, Opened, Result};
+
+/// A reconstructor with its tokenizer, that has forgotten which device it is on.
+pub struct AnyReconstructor {
+    tokenizer: Tokenizer,
+    on: On,
+}
+
+enum On {
+    Cpu(Reconstructor<Cpu>),
+    #[cfg(feature = "cuda")]
+    Cuda(Reconstructor<Cuda>),
+}
+
+impl Opened {
+    /// Loads a reconstructor's layers and head: `meta` is what its folder says
+    /// ([`Released::open`](selfie_interp::Released::open)).
+    pub fn load_reconstructor(self, device: AnyDevice, meta: Meta) -> Result<AnyReconstructor> {
+        let checkpoint = self.source.checkpoint()?;
+        let dir = meta.path.parent().unwrap_or(&meta.path).to_owned();
+        let dtype = self.options.dtype;
+        let on = on_device!(device, device => {
+            let model = Llama::load_backbone(device, self.config, &checkpoint, dtype, |_| {})?;
+            On::from(Reconstructor::open(&dir, model, meta)?)
+        });
+        Ok(AnyReconstructor {
+            tokenizer: self.tokenizer,
+            on,
+        })
+    }
+}
+
+impl AnyReconstructor {
+    /// The vectors of some texts, `[texts.len(), d_model]`.
+    pub fn reconstruct(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        Ok(match &self.on {
+            On::Cpu(reconstructor) => reconstructor.reconstruct(&self.tokenizer, texts)?,
+            #[cfg(feature = "cuda")]
+            On::Cuda(reconstructor) => reconstructor.reconstruct(&self.tokenizer, texts)?,
+        })
+    }
+}
+
+impl From<Reconstructor<Cpu>> for On {
+    fn from(reconstructor: Reconstructor<Cpu>) -> Self {
+        Self::Cpu(reconstructor)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<Reconstructor<Cuda>> for On {
+    fn from(reconstructor: Reconstructor<Cuda>) -> Self {
+        Self::Cuda(reconstructor)
+    }
+}
