@@ -153,7 +153,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
             texts.chosen = Some((0, None));
             return Ok(());
         }
-        let says = |text: &&Text| said(self.tokenizer, self.options, &text.new_ids);
+        let says = |text: &&Text| said(self.tokenizer, &self.options, &text.new_ids);
         let samples = all.iter().map(says).collect::<Result<Vec<_>>>()?;
         let (chosen, agreement) = Samples::choose(&samples);
         let logprobs = &all[chosen].logprobs;
@@ -275,7 +275,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
     }
 
     fn said(&self, new_ids: &[u32]) -> Result<String> {
-        said(self.tokenizer, self.options, new_ids)
+        said(self.tokenizer, &self.options, new_ids)
     }
 
     /// Gives a row up, and tells the sink what is missing.
