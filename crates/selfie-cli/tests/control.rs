@@ -394,6 +394,47 @@ fn a_scan_goes_on_where_it_was() {
     );
 }
 
+/// Runs at a time, and a table whose last line was cut off, change nothing.
+#[test]
+fn a_scan_has_the_same_rows_with_any_number_of_jobs() {
+    let folder = Folder::new();
+    let model = dir("llama2-mha");
+    let scan = |table: &str, jobs: &str| {
+        let table = folder.at(table);
+        let args = [
+            ["control", "scan", "--layers", "1..=2", "--lr", "1e-3,1e-2"].as_slice(),
+            &["--jobs", jobs, "--table", &table, "reinforce", "--model"],
+            &[
+                model.to_str().unwrap(),
+                "--quiet",
+                "--prompt",
+                "a type of drink",
+            ],
+            &["--tokens", "2,3", "--reward-words", "e", "--steps", "2"],
+            &["--max-new-tokens", "3", "--watch-tokens", "3"],
+        ]
+        .concat();
+        let outcome = common::run(&args);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        (outcome.stdout, fs::read_to_string(table).unwrap())
+    };
+    let (alone, one) = scan("one.jsonl", "1");
+    let (together, three) = scan("three.jsonl", "3");
+    assert_eq!(alone, together);
+    let sorted = |table: &str| {
+        let mut lines: Vec<String> = table.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&one).len(), 4);
+    assert_eq!(sorted(&one), sorted(&three));
+
+    fs::write(folder.at("cut.jsonl"), &one[..one.len() - 20]).unwrap();
+    let (again, mended) = scan("cut.jsonl", "2");
+    assert_eq!(again, alone);
+    assert_eq!(mended, one);
+}
+
 #[test]
 fn a_judge_is_a_model_and_a_template() {
     let folder = Folder::new();
