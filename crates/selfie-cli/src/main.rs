@@ -8,6 +8,7 @@ mod console;
 mod control;
 mod control_args;
 mod control_report;
+mod drift;
 mod edit;
 mod error;
 mod eval;

@@ -85,7 +85,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
             }
             _ => Err(KernelError::Unsupported {
                 op: "matrix",
-                reason: "this device multiplies with weights of one plain type only".to_owned(),
+                reason:
+                    "this device multiplies with weights of one plain type only: use the CPU for \
+                         quantized ones, or f32, bf16 or f16"
+                        .to_owned(),
             }),
         }
     }
