@@ -44,6 +44,11 @@ fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
+/// `x / y`, and 0 where `y` is 0: whatever the code, it then stands for 0.
+fn quotient(x: f32, y: f32) -> f32 {
+    if y == 0.0 { 0.0 } else { x / y }
+}
+
 /// The value of the largest magnitude, with its sign.
 fn extreme(x: &[f32]) -> f32 {
     let larger = |best: f32, &x: &f32| if x.abs() > best.abs() { x } else { best };
@@ -59,11 +64,11 @@ fn q8_0(x: &[f32], out: &mut Vec<u8>) {
 
 /// Q4_0 and Q5_0: codes of `0..2 * OFFSET`, of which the extreme is 0.
 fn scaled<const OFFSET: u8>(x: &[f32], out: &mut Vec<u8>) {
-    let offset = f32::from(OFFSET);
-    let scale = extreme(x) / -offset;
+    let scale = extreme(x) / -f32::from(OFFSET);
+    let middle = f32::from(OFFSET) + 0.5;
     let inverse = inverse(scale);
     out.extend(half(scale));
-    let code = |x: &f32| ((x * inverse + offset + 0.5) as u8).min(2 * OFFSET - 1);
+    let code = |x: &f32| ((x * inverse + middle) as u8).min(2 * OFFSET - 1);
     let codes: Vec<u8> = x.iter().map(code).collect();
     pack_32(&codes, OFFSET == 16, out);
 }
@@ -106,10 +111,14 @@ fn k_shifted<const MOST: u8>(x: &[f32], out: &mut Vec<u8>) {
         *fit = fit_shifted(x, MOST);
     }
     let most = |of: fn(&Fit) -> f32| fits.iter().map(of).fold(0.0, f32::max);
-    let (scale, min) = (most(|fit| fit.scale) / 63.0, most(|fit| fit.min) / 63.0);
-    let six_bits = |x: f32, unit: f32| ((x * inverse(unit)).round_ties_even() as u8).min(63);
-    let scales = fits.map(|fit| six_bits(fit.scale, scale));
-    let mins = fits.map(|fit| six_bits(fit.min, min));
+    let (most_scale, most_min) = (most(|fit| fit.scale), most(|fit| fit.min));
+    let six_bits = |x: f32, most: f32| {
+        let inverse = if most > 0.0 { 63.0 / most } else { 0.0 };
+        ((x * inverse).round_ties_even() as u8).min(63)
+    };
+    let scales = fits.map(|fit| six_bits(fit.scale, most_scale));
+    let mins = fits.map(|fit| six_bits(fit.min, most_min));
+    let (scale, min) = (most_scale / 63.0, most_min / 63.0);
     out.extend(half(scale));
     out.extend(half(min));
     // The inverse of `scale_and_min`.
@@ -130,7 +139,7 @@ fn k_shifted<const MOST: u8>(x: &[f32], out: &mut Vec<u8>) {
     {
         let (d, m) = (scale * f32::from(scales[part]), min * f32::from(mins[part]));
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = (((x + m) * inverse(d)).round_ties_even() as u8).min(MOST);
+            *code = (quotient(x + m, d).round_ties_even() as u8).min(MOST);
         }
     }
     if MOST == 31 {
@@ -231,9 +240,9 @@ fn q6_k(x: &[f32], out: &mut Vec<u8>) {
         .zip(x.chunks_exact(16))
         .zip(&scales)
     {
-        let inverse = inverse(unit.to_f32() * f32::from(scale));
+        let scale = unit.to_f32() * f32::from(scale);
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = ((x * inverse).round_ties_even().clamp(-32.0, 31.0) + 32.0) as u8;
+            *code = (quotient(*x, scale).round_ties_even().clamp(-32.0, 31.0) + 32.0) as u8;
         }
     }
     for codes in codes.chunks_exact(128) {

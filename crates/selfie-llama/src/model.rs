@@ -1,5 +1,6 @@
 //! The model: weights of all layers, and loading them.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub struct Llama<B: Backend> {
     pub(crate) weights: Arc<WeightSummary>,
     pub(crate) embed: Arc<B::Matrix>,
     pub(crate) layers: Vec<Layer<B>>,
+    /// Gate and up, and down, of layers whose MLP was replaced in a model with blocks.
+    pub(crate) in_blocks: HashMap<usize, [Linear<B>; 2]>,
     pub(crate) norm: Arc<B::Vector>,
     /// The embedding table, where the two are tied.
     pub(crate) head: Arc<B::Matrix>,
@@ -40,6 +43,7 @@ impl<B: Backend> Clone for Llama<B> {
             weights: self.weights.clone(),
             embed: self.embed.clone(),
             layers: self.layers.clone(),
+            in_blocks: self.in_blocks.clone(),
             norm: self.norm.clone(),
             head: self.head.clone(),
             layers_name: self.layers_name.clone(),
@@ -197,6 +201,7 @@ impl<B: Backend> Llama<B> {
         Ok(Self {
             embed,
             layers,
+            in_blocks: HashMap::new(),
             norm,
             head,
             backend,
