@@ -173,28 +173,32 @@ fn fit_shifted(x: &[f32], most: u8) -> Fit {
             min: -low,
         };
     }
-    let code = |x: f32, inverse: f32| {
+    // A scale of which `high - low` is so many codes, and the codes.
+    let inverse = |codes: f32, low: f32| codes / (high - low);
+    let code = |x: f32, inverse: f32, low: f32| {
         let code = ((x - low) * inverse).round_ties_even();
         code.clamp(0.0, f32::from(most))
     };
-    let error = |fit: Fit, inverse: f32| -> f32 {
-        let off = |x: f32| fit.scale * code(x, inverse) - fit.min - x;
-        x.iter().map(|&x| weight(x) * off(x) * off(x)).sum()
+    let error = |fit: Fit, inverse: f32, low: f32| -> f32 {
+        let off = |x: f32| fit.scale * code(x, inverse, low) - fit.min - x;
+        x.iter().map(|&x| weight(x) * (off(x) * off(x))).sum()
     };
-    let plain = f32::from(most) / (high - low);
+    let plain = inverse(f32::from(most), low);
     let mut best = Fit {
         scale: 1.0 / plain,
         min: -low,
     };
-    let mut least = error(best, plain);
+    let mut least = error(best, plain, low);
     let (first, steps) = if most == 15 { (-1.0, 20) } else { (-0.5, 15) };
     let sum_w: f32 = x.iter().map(|&x| weight(x)).sum();
     let sum_x: f32 = x.iter().map(|&x| weight(x) * x).sum();
     for step in 0..=steps {
-        let inverse = (first + 0.1 * step as f32 + f32::from(most)) / (high - low);
+        // As ggml does, from the best minimum so far.
+        let low = -best.min;
+        let inverse = inverse(first + 0.1 * step as f32 + f32::from(most), low);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (0.0, 0.0, 0.0);
         for &x in x {
-            let (w, l) = (weight(x), code(x, inverse));
+            let (w, l) = (weight(x), code(x, inverse, low));
             sum_l += w * l;
             sum_ll += w * l * l;
             sum_xl += w * l * x;
@@ -213,7 +217,7 @@ fn fit_shifted(x: &[f32], most: u8) -> Fit {
                 min: 0.0,
             };
         }
-        let off = error(fit, inverse);
+        let off = error(fit, inverse, low);
         if off < least {
             (best, least) = (fit, off);
         }

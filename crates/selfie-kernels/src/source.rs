@@ -48,8 +48,7 @@ pub trait MatrixSource: Sync {
         None
     }
     /// Calls `read` once with the blocks of `rows`, row after row, as many for each as hold its columns.
-    fn with_blocks(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let (_, _) = (rows, read);
+    fn with_blocks(&self, _rows: Range<usize>, _read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "the values are not stored in blocks",
