@@ -28,6 +28,19 @@ pub struct Model {
     pub vocab: usize,
 }
 
+/// SmolLM2 135M.
+pub const SMOLLM2: Model = Model {
+    name: "smollm2-135m",
+    d_model: 576,
+    ffn: 1536,
+    shape: AttnShape {
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+    },
+    vocab: 49_152,
+};
+
 /// TinyLlama 1.1B.
 pub const TINYLLAMA: Model = Model {
     name: "tinyllama-1.1b",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use selfie::Device;
-use selfie::kernels::InjectMode;
+use selfie::kernels::{BlockFormat, InjectMode};
 use selfie::llama::Bos;
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
@@ -72,9 +72,12 @@ pub(crate) struct ModelArgs {
     /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU
     #[arg(long, default_value_t = Device::Auto)]
     pub(crate) device: Device,
-    /// What to compute in; auto is as the file has it
+    /// What to compute in; auto is as the file has it, on the CPU with quantized matrices as they are
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) dtype: DTypeArg,
+    /// Quantize the weights on loading, on the CPU: q8_0, q4_k, or q4_0, q4_1, q5_0, q5_1, q5_k, q6_k
+    #[arg(long, value_name = "FORMAT", conflicts_with = "dtype")]
+    pub(crate) quantize: Option<BlockFormat>,
     /// The same bits for a row in any batch on a GPU, at some cost in speed; the CPU always does so
     #[arg(long)]
     pub(crate) deterministic: bool,

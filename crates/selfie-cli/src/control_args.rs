@@ -442,6 +442,13 @@ pub(crate) struct DriftArgs {
     /// A file with a text a line
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
+    /// Without --edit: the model to compare with, which is computed in f32 [default: --model itself]
+    #[arg(long, value_name = "MODEL", conflicts_with = "edit")]
+    pub(crate) against: Option<PathBuf>,
+    /// Without --edit: interpret the last token of each text at every layer with both models, N new tokens each, and say how
+    /// many interpretations change; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "edit")]
+    pub(crate) interpret: usize,
     /// A CSV with the figures
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) out: Option<PathBuf>,

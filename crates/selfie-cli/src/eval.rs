@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use selfie::control::{
-    Case, DriftMeter, OutputFile, Score, Suite, behaviours, choices, facts, harmonic_mean, lines,
-    rewrites,
+    Case, OutputFile, Score, Suite, behaviours, choices, facts, harmonic_mean, rewrites,
 };
 use selfie::llama::Decoding;
 use selfie::{Model, Opened, on};
@@ -14,8 +13,9 @@ use crate::args::ModelArgs;
 use crate::console::{bar, style};
 use crate::control::words;
 use crate::control_args::{
-    BehavioursArgs, ChoicesArgs, DriftArgs, EvalCommand, FactsArgs, RewritesArgs, SuiteArgs,
+    BehavioursArgs, ChoicesArgs, EvalCommand, FactsArgs, RewritesArgs, SuiteArgs,
 };
+use crate::drift::drift;
 use crate::error::{CliError, Result, usage};
 use crate::open::{load_unedited, open};
 use crate::prompts::only_auto_bos;
@@ -33,7 +33,7 @@ pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
         EvalCommand::Choices(args) => of_choices(args),
         EvalCommand::Behaviours(args) => of_behaviours(args),
         EvalCommand::Rewrites(args) => of_rewrites(args),
-        EvalCommand::Drift(args) => of_drift(args),
+        EvalCommand::Drift(args) => drift(args),
     }
 }
 
@@ -185,53 +185,7 @@ fn write_texts<'a>(
     Ok(())
 }
 
-/// How far the edits move the next-token distributions.
-fn of_drift(args: &DriftArgs) -> Result<()> {
-    let opened = open(&args.model)?;
-    if opened.edits.is_empty() {
-        return usage(
-            "give --edit EDIT: drift is measured between the model without and with edits",
-        );
-    }
-    let texts = lines(&args.data)?;
-    let mut ids = Vec::new();
-    for text in &texts {
-        let text = opened.tokenizer.encode(text)?;
-        opened.config.check_context(text.len())?;
-        ids.push(text);
-    }
-    let out = args.out.as_deref().map(OutputFile::new).transpose()?;
-    let lowest = opened.edits.iter().map(|(_, edit)| edit.mlp.layer).min();
-    let mut model = load_unedited(opened, args.model.quiet)?;
-    let drift = on!(&mut model.llama, llama => {
-        let mut meter = DriftMeter::new(llama, &ids, lowest.unwrap_or(0))?;
-        model.opened.apply_edits(llama)?;
-        meter.measure(llama)?
-    });
-    if let Some(out) = out {
-        write_csv(out, |writer| {
-            writer.write_record(["texts", "positions", "kl", "top1_agreement"])?;
-            writer.write_record([
-                texts.len().to_string(),
-                drift.positions.to_string(),
-                drift.kl.to_string(),
-                drift.top1.to_string(),
-            ])
-        })?;
-    }
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "texts           {}\npositions       {}\nKL              {:.6} nats\ntop-1 agreement {:.2}%",
-        texts.len(),
-        drift.positions,
-        drift.kl,
-        100.0 * drift.top1
-    )
-    .map_err(CliError::Stdout)
-}
-
-fn write_csv(
+pub(crate) fn write_csv(
     mut out: OutputFile,
     fill: impl FnOnce(&mut csv::Writer<File>) -> csv::Result<()>,
 ) -> Result<()> {

@@ -22,13 +22,11 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     for note in checkpoint.notes() {
         tell(args.model.quiet, note);
     }
-    let (stored, dtype) = (
-        stored_dtype(config, &checkpoint)?,
-        opened.dtype(&checkpoint)?,
-    );
+    let stored = stored_dtype(config, &checkpoint)?;
     let attn = &config.attn;
     let device = opened.device(&mut Console::new(args.model.quiet))?;
-    let cache = device.kv_bytes(config, dtype, 1024);
+    let weights = opened.weights(&checkpoint, device.keeps_blocks())?;
+    let cache = device.kv_bytes(config, weights.operand_dtype(), 1024);
     let memory = device.memory()?;
     let parameters = config.n_parameters();
     let mut heads = format!(
@@ -64,7 +62,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ),
         (
             "computed in",
-            format!("{dtype}, {}", megabytes(parameters * dtype.size() as u64)),
+            format!("{weights}, {}", megabytes(weights.bytes())),
         ),
         (
             "kv cache",

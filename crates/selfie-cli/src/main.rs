@@ -10,6 +10,7 @@ mod control_args;
 mod control_report;
 #[cfg(test)]
 mod docs;
+mod drift;
 mod edit;
 mod error;
 mod eval;

@@ -24,6 +24,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Opened> {
             ..DeviceOptions::from_env()?
         },
         dtype: args.dtype.dtype(),
+        quantize: args.quantize,
         bos: args.bos.bos(),
         edits: args.edit.clone(),
     };

@@ -16,7 +16,7 @@ const PASS_ROWS: usize = 512;
 /// Rows whose logits are on the host at a time.
 const LOGIT_ROWS: usize = 32;
 
-/// What an edit changed at the next token of every position.
+/// What an edit, or other formats of the weights, changed at the next token of every position.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Drift {
     /// The mean Kullback-Leibler divergence of the edited distributions from the unedited ones, in nats.
@@ -25,6 +25,74 @@ pub struct Drift {
     pub top1: f64,
     /// Positions.
     pub positions: usize,
+}
+
+/// How far the next-token distributions of `model` are from those of `reference`, over all tokens of the texts. The two have
+/// the same vocabulary; they may differ in everything else, such as the formats of their weights.
+pub fn drift_between<A: Backend, B: Backend>(
+    reference: &Llama<A>,
+    model: &Llama<B>,
+    texts: &[Vec<u32>],
+) -> Result<Drift> {
+    let mut before = Passed::new(reference, texts)?;
+    let mut after = Passed::new(model, texts)?;
+    let mut total = Total::default();
+    let rows: Vec<usize> = (0..texts.iter().map(Vec::len).sum()).collect();
+    for rows in rows.chunks(LOGIT_ROWS) {
+        let before = logits(&mut before.session, &before.states, rows)?;
+        total.add(&before, &logits(&mut after.session, &after.states, rows)?);
+    }
+    Ok(total.drift())
+}
+
+/// Texts that a model has read.
+struct Passed<B: Backend> {
+    session: Session<B>,
+    /// The residual stream before the final norm.
+    states: B::Rows,
+}
+
+impl<B: Backend> Passed<B> {
+    fn new(model: &Llama<B>, texts: &[Vec<u32>]) -> Result<Self> {
+        let meter = DriftMeter::new(model, texts, 0)?;
+        Ok(Self {
+            session: meter.session,
+            states: meter.before,
+        })
+    }
+}
+
+/// A sum over positions.
+#[derive(Default)]
+struct Total {
+    kl: f64,
+    same: usize,
+    positions: usize,
+}
+
+impl Total {
+    fn add(&mut self, before: &[Vec<f32>], after: &[Vec<f32>]) {
+        let pairs: Vec<(f64, bool)> = before
+            .par_iter()
+            .zip(after)
+            .map(|(before, after)| compare(before, after))
+            .collect();
+        // In the order of the rows, so that the sum does not depend on the threads.
+        for (kl, same) in pairs {
+            self.kl += kl;
+            self.same += usize::from(same);
+            self.positions += 1;
+        }
+    }
+
+    fn drift(&self) -> Drift {
+        let positions = self.positions.max(1) as f64;
+        Drift {
+            kl: self.kl / positions,
+            top1: self.same as f64 / positions,
+            positions: self.positions,
+        }
+    }
 }
 
 /// Texts and what the unedited model made of them.
@@ -95,28 +163,12 @@ impl<B: Backend> DriftMeter<B> {
     /// Compares the model as it is now with what it was.
     pub fn measure(&mut self, model: &Llama<B>) -> Result<Drift> {
         self.pass(model)?;
-        let (mut kl, mut same) = (0.0, 0);
+        let mut total = Total::default();
         for rows in self.compared.chunks(LOGIT_ROWS) {
             let before = logits(&mut self.session, &self.before, rows)?;
-            let after = logits(&mut self.session, &self.after, rows)?;
-            let pairs: Vec<(f64, bool)> = before
-                .par_iter()
-                .zip(&after)
-                .map(|(before, after)| compare(before, after))
-                .collect();
-            // In the order of the rows, so that the sum does not depend on the threads.
-            for (one, agrees) in pairs {
-                kl += one;
-                same += usize::from(agrees);
-            }
+            total.add(&before, &logits(&mut self.session, &self.after, rows)?);
         }
-        let total = self.compared.len();
-        let positions = total.max(1) as f64;
-        Ok(Drift {
-            kl: kl / positions,
-            top1: same as f64 / positions,
-            positions: total,
-        })
+        Ok(total.drift())
     }
 
     /// Runs all texts through the layers that may have changed; their last states are in `after`.

@@ -59,7 +59,7 @@ mod training;
 mod unedited;
 mod watch;
 
-pub use drift::{Drift, DriftMeter};
+pub use drift::{Drift, DriftMeter, drift_between};
 pub use edit::{BaseShape, Edit, EditMeta, EditStack};
 pub use error::{ControlError, Result};
 pub use eval::{

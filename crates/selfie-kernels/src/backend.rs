@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::{
-    Activation, Adam, Attend, AttnShape, BatchRow, Best, DType, Injection, KvLayout, LogitMap,
-    MatrixSource, Memory, Parts, Result,
+    Activation, Adam, Attend, AttnShape, BatchRow, Best, DType, Format, Injection, KernelError,
+    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
 };
 
 /// One device and its kernels.
@@ -30,7 +30,7 @@ use crate::{
 ///    positions before its own, in this pass or in earlier ones, and itself. Positions have to be written before they
 ///    are seen; shared ones may be written in the same pass.
 pub trait Backend: Clone + Send + Sync + 'static {
-    /// A weight matrix `[out, in]`, packed for the device, in bf16, f16 or f32.
+    /// A weight matrix `[out, in]`, packed for the device, in bf16, f16, f32, or blocks.
     type Matrix: Send + Sync;
     /// An f32 vector: a norm's weight or a bias.
     type Vector: Send + Sync;
@@ -63,6 +63,35 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Packs the sources, stacked along `out`, into one matrix of `dtype`, reading each value once.
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<Self::Matrix>;
+    /// Whether [`stack`](Backend::stack) takes blocks, and matrices of several formats.
+    fn keeps_blocks(&self) -> bool {
+        false
+    }
+    /// Packs the sources, stacked along `out`, into one matrix, each in its own format: blocks are kept as they are where
+    /// the source has them in that format, and made ([`quantize`](crate::quantize)) where it has not. Products with blocks
+    /// round the operand to 8 bits ([`reference::block_operand`](crate::reference::block_operand)).
+    ///
+    /// A matrix with blocks, or of several formats, takes operands made for [`DType::F32`].
+    /// [`Unsupported`](KernelError::Unsupported) where the device has no such products.
+    fn stack(&self, sources: &[(&dyn MatrixSource, Format)]) -> Result<Self::Matrix> {
+        let parts: Vec<&dyn MatrixSource> = sources.iter().map(|&(source, _)| source).collect();
+        match sources.first() {
+            Some(&(_, Format::Plain(dtype)))
+                if sources
+                    .iter()
+                    .all(|&(_, format)| format == Format::Plain(dtype)) =>
+            {
+                self.matrix(&parts, dtype)
+            }
+            _ => Err(KernelError::Unsupported {
+                op: "matrix",
+                reason:
+                    "this device multiplies with weights of one plain type only: use the CPU for \
+                         quantized ones, or f32, bf16 or f16"
+                        .to_owned(),
+            }),
+        }
+    }
     /// Unpacks `rows` of a matrix to f32, exactly: `[rows.len(), in]`.
     fn read_matrix(&self, matrix: &Self::Matrix, rows: Range<usize>) -> Result<Vec<f32>>;
     /// Copies a vector to the device.

@@ -70,7 +70,9 @@ mod cpu;
 mod dtype;
 mod element;
 mod error;
+mod format;
 pub mod gpu;
+mod quantize;
 pub mod reference;
 mod source;
 
@@ -84,4 +86,6 @@ pub use cpu::{
 };
 pub use dtype::DType;
 pub use error::{KernelError, Result};
+pub use format::{BlockFormat, Format};
+pub use quantize::quantize;
 pub use source::{MatrixSource, SliceMatrix};

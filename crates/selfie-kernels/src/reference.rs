@@ -10,7 +10,10 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::batch::LEAST_LENGTH;
-use crate::{Activation, Adam, Attend, Best, DType, Injection, LogitMap, MatrixSource, Parts};
+use crate::{
+    Activation, Adam, Attend, Best, BlockFormat, DType, Format, Injection, LogitMap, MatrixSource,
+    Parts, quantize,
+};
 
 /// What a weight of `dtype` holds when `x` is stored in it: `x` rounded to nearest, ties to even.
 pub fn round(dtype: DType, x: f32) -> f32 {
@@ -27,6 +30,95 @@ pub fn operand(weights: DType, x: f32) -> f32 {
     match weights {
         DType::Bf16 => round(DType::Bf16, x),
         DType::F32 | DType::F16 => x,
+    }
+}
+
+/// What a product with weights in blocks reads for a row of activations: each 32 values are rounded to multiples of a 127th
+/// of the largest magnitude among them, to nearest, ties to even. All are NaN where one is not finite, and 0 where the
+/// largest is below 2^-120.
+pub fn block_operand(row: &[f32]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(row.len());
+    for block in row.chunks(32) {
+        let largest = block.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        let scale = largest / 127.0;
+        let inverse = 127.0 / largest;
+        out.extend(block.iter().map(|x| {
+            if !block.iter().all(|x| x.is_finite()) {
+                f32::NAN
+            } else if largest < 2f32.powi(-120) {
+                0.0
+            } else {
+                (x * inverse).round_ties_even() * scale
+            }
+        }));
+    }
+    out
+}
+
+/// A weight matrix in memory, `[rows, columns]`, in blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockMatrix {
+    format: BlockFormat,
+    columns: usize,
+    blocks: Vec<u8>,
+}
+
+impl BlockMatrix {
+    /// Quantizes `values` (`[rows, columns]`).
+    pub fn quantize(format: BlockFormat, columns: usize, values: &[f32]) -> Self {
+        let mut blocks = Vec::new();
+        for row in values.chunks_exact(columns) {
+            quantize(format, row, &mut blocks);
+        }
+        Self {
+            format,
+            columns,
+            blocks,
+        }
+    }
+
+    /// What the blocks stand for.
+    pub fn values(&self) -> Matrix {
+        let mut values = Vec::new();
+        for row in self.blocks.chunks_exact(self.row_bytes()) {
+            let end = values.len() + self.columns;
+            self.format.dequantize(row, &mut values);
+            values.truncate(end);
+        }
+        Matrix::new(DType::F32, self.columns, &values)
+    }
+
+    /// The blocks of all rows.
+    pub fn blocks(&self) -> &[u8] {
+        &self.blocks
+    }
+
+    fn row_bytes(&self) -> usize {
+        Format::Blocks(self.format).row_bytes(self.columns)
+    }
+}
+
+impl MatrixSource for BlockMatrix {
+    fn shape(&self) -> (usize, usize) {
+        (self.blocks.len() / self.row_bytes(), self.columns)
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        self.values().with_rows(rows, read)
+    }
+
+    fn blocks(&self) -> Option<BlockFormat> {
+        Some(self.format)
+    }
+
+    fn with_blocks(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let bytes = self.row_bytes();
+        read(&self.blocks[rows.start * bytes..rows.end * bytes]);
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::error::check_shape;
-use crate::{DType, Result};
+use crate::{BlockFormat, DType, Result};
 
 /// A matrix `[rows, columns]` somewhere else (a file, usually) that can be read in pieces. Of one that is in memory see
 /// [`SliceMatrix`].
@@ -42,6 +42,18 @@ pub trait MatrixSource: Sync {
     /// [`std::io::Result`]; an error comes out of [`Backend::matrix`](crate::Backend::matrix) as
     /// [`KernelError::Read`](crate::KernelError::Read).
     fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()>;
+    /// The format of the blocks that its values are stored in, if they are: then [`with_rows`](Self::with_rows) gives what
+    /// they stand for, and [`with_blocks`](Self::with_blocks) the blocks.
+    fn blocks(&self) -> Option<BlockFormat> {
+        None
+    }
+    /// Calls `read` once with the blocks of `rows`, row after row, as many for each as hold its columns.
+    fn with_blocks(&self, _rows: Range<usize>, _read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the values are not stored in blocks",
+        ))
+    }
 }
 
 /// A matrix `[rows, columns]` in memory, row after row.

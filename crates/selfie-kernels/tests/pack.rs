@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{
-    Backend, Cpu, CpuMatrix, CpuOptions, DType, KernelError, MatrixSource, SliceMatrix,
+    Backend, Cpu, CpuMatrix, CpuOptions, DType, Format, KernelError, MatrixSource, SliceMatrix,
 };
 use selfie_testkit::cases::{DTYPES, must, values};
 
@@ -66,7 +66,10 @@ fn every_value_of_every_source_is_kept() {
                 let packed = must("matrix", cpu.matrix(&sources, dtype));
                 let rows = heights.iter().sum::<usize>();
                 assert_eq!((packed.rows(), packed.columns()), (rows, columns));
-                assert_eq!(packed.dtype(), dtype);
+                assert_eq!(
+                    packed.formats().collect::<Vec<_>>(),
+                    [(Format::Plain(dtype), rows)]
+                );
                 let mut at = 0;
                 for (i, &n) in heights.iter().enumerate() {
                     let values = values(i as u64, n * columns, (-3.0, 3.0));

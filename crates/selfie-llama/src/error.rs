@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use selfie_kernels::{DType, KernelError};
+use selfie_kernels::KernelError;
 
 /// Everything that can go wrong between a folder and its logits.
 #[derive(Debug, thiserror::Error)]
@@ -382,7 +382,7 @@ pub enum LlamaError {
     },
     /// The model does not fit the memory that is free.
     #[error(
-        "the model's weights need {} MB in {dtype}, and {} MB are free on {device}; \
+        "the model's weights need {} MB in {formats}, and {} MB are free on {device}; \
          use another device or a smaller model",
         bytes / 1_000_000,
         available / 1_000_000
@@ -393,7 +393,7 @@ pub enum LlamaError {
         /// What there is.
         available: u64,
         /// What they would be computed in.
-        dtype: DType,
+        formats: String,
         /// The device.
         device: String,
     },

@@ -54,6 +54,7 @@ mod splitmix;
 mod states;
 mod tokenizer;
 mod trace;
+mod weights;
 mod write;
 
 pub use chat::{ChatEnd, ChatMessage, ChatTemplate, RenderedChat};
@@ -70,7 +71,7 @@ pub use generation_config::{
 pub use gguf::Gguf;
 pub use lora::Lora;
 pub use mlp::{HostTensor, MlpRows, MlpUnit, MlpValues, MlpWeights, PackedMlp};
-pub use model::{Llama, stored_dtype};
+pub use model::{Llama, stored_dtype, weight_summary};
 pub use note::Note;
 pub use pass::{Answer, Ask, Draw, Feed, Pass, SessionSize};
 pub use probe::{Capture, Probe, Site, Visit, Want};
@@ -81,12 +82,13 @@ pub use spec::{EmbedScale, LayerRope, LayerSpec, Norms, QkNorm, Spec};
 pub use states::{PromptSite, capture};
 pub use tokenizer::{Bos, TextStream, TokenText, Tokenizer};
 pub use trace::Trace;
+pub use weights::{WeightChoice, WeightSummary};
 pub use write::Write;
 
 // What a user of this crate alone needs of the one below.
 pub use selfie_kernels::{
-    Activation, Backend, BatchRow, Best, Cpu, CpuOptions, CpuPath, DType, InjectMode, Injection,
-    KernelError, LogitMap, Slot,
+    Activation, Backend, BatchRow, Best, BlockFormat, Cpu, CpuOptions, CpuPath, DType, Format,
+    InjectMode, Injection, KernelError, LogitMap, Slot,
 };
 
 /// The example of README.md is a test.

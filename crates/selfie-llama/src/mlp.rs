@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use selfie_kernels::{Activation, Backend, DType, KernelError, MatrixSource};
 
-use crate::model::Linear;
+use crate::model::{Layer, Linear};
 use crate::{Llama, LlamaError, Result};
 
 /// A tensor on the host, as the model computes with it.
@@ -207,15 +207,19 @@ impl<B: Backend> Llama<B> {
     /// The MLP of a layer as it is computed with: what [`set_mlp`](Llama::set_mlp) brings back to the bit.
     pub fn mlp(&self, layer: usize) -> Result<MlpWeights> {
         self.check_layer(layer)?;
+        let Layer { gate_up, down, .. } = &self.layers[layer];
+        self.values_of(layer, [gate_up, down])
+    }
+
+    fn values_of(&self, layer: usize, [gate_up, down]: [&Linear<B>; 2]) -> Result<MlpWeights> {
         let (backend, ffn, d) = (&self.backend, self.config.ffn, self.config.d_model);
-        let parts = &self.layers[layer];
         let mut tensors = Vec::new();
         let up = self.up_parts();
         let ups = up.iter().enumerate().map(|(i, &name)| {
             let rows = 2 * ffn / up.len();
-            (name, &parts.gate_up, i * rows..(i + 1) * rows, d)
+            (name, gate_up, i * rows..(i + 1) * rows, d)
         });
-        for (name, linear, rows, columns) in ups.chain([("down_proj", &parts.down, 0..d, ffn)]) {
+        for (name, linear, rows, columns) in ups.chain([("down_proj", down, 0..d, ffn)]) {
             let name = self.mlp_name(layer, name);
             let values = backend.read_matrix(&linear.weight, rows.clone())?;
             let shape = vec![rows.len(), columns];
@@ -253,7 +257,7 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// Replaces the MLP of a layer by one with the same tensors.
+    /// Replaces the MLP of a layer by one with the same tensors. The values of an MLP in blocks bring these blocks back.
     pub fn set_mlp(&mut self, mlp: &MlpWeights) -> Result<()> {
         self.check_layer(mlp.layer)?;
         let (ffn, d) = (self.config.ffn, self.config.d_model);
@@ -278,6 +282,14 @@ impl<B: Backend> Llama<B> {
                 expected: "no more tensors".to_owned(),
             });
         }
+        if let Some([gate_up, down]) = self.in_blocks.get(&mlp.layer)
+            && self.values_of(mlp.layer, [gate_up, down])? == *mlp
+        {
+            let layer = &mut self.layers[mlp.layer];
+            (layer.gate_up, layer.down) = (gate_up.clone(), down.clone());
+            self.in_blocks.remove(&mlp.layer);
+            return Ok(());
+        }
         let b = &self.backend;
         let (ups, down) = weights.split_at(up.len());
         let (gate_up_bias, down_bias) = if has_bias {
@@ -293,6 +305,10 @@ impl<B: Backend> Llama<B> {
         let gate_up = pack(b, &name, ups, up, self.dtype)?;
         let down = pack(b, &name, down, &["down_proj"], self.dtype)?;
         let layer = &mut self.layers[mlp.layer];
+        if self.weights.has_blocks() {
+            let before = [layer.gate_up.clone(), layer.down.clone()];
+            self.in_blocks.entry(mlp.layer).or_insert(before);
+        }
         layer.gate_up = Linear {
             adapters: std::mem::take(&mut layer.gate_up.adapters),
             ..Linear::new(gate_up, gate_up_bias)

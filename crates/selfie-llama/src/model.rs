@@ -1,12 +1,14 @@
 //! The model: weights of all layers, and loading them.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use selfie_kernels::{Backend, DType, KernelError, MatrixSource};
+use selfie_kernels::{Backend, DType, Format, KernelError, MatrixSource};
 
 use crate::checkpoint::TEXT_PARTS;
 use crate::lora::{Adapter, Adapting};
+use crate::weights::{Place, WeightChoice, WeightSummary};
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
 /// A LLaMA with its weights on a device: a handle, which is cheap to clone.
@@ -19,9 +21,13 @@ use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 pub struct Llama<B: Backend> {
     pub(crate) backend: B,
     pub(crate) config: Arc<LlamaConfig>,
+    /// The type that operands are made for: that of all matrices, or f32.
     pub(crate) dtype: DType,
+    pub(crate) weights: Arc<WeightSummary>,
     pub(crate) embed: Arc<B::Matrix>,
     pub(crate) layers: Vec<Layer<B>>,
+    /// Gate and up, and down, of layers whose MLP was replaced in a model with blocks.
+    pub(crate) in_blocks: HashMap<usize, [Linear<B>; 2]>,
     pub(crate) norm: Arc<B::Vector>,
     /// The embedding table, where the two are tied.
     pub(crate) head: Arc<B::Matrix>,
@@ -41,8 +47,10 @@ impl<B: Backend> Clone for Llama<B> {
             backend: self.backend.clone(),
             config: self.config.clone(),
             dtype: self.dtype,
+            weights: self.weights.clone(),
             embed: self.embed.clone(),
             layers: self.layers.clone(),
+            in_blocks: self.in_blocks.clone(),
             norm: self.norm.clone(),
             head: self.head.clone(),
             layers_name: self.layers_name.clone(),
@@ -152,10 +160,8 @@ impl<B: Backend> Llama<B> {
 
     /// Loads the weights, after a check of every tensor's name, shape and type against the configuration.
     ///
-    /// `dtype` is the type that matrices are computed in, `None` the one that they are stored in; where
-    /// matrices are stored in several types, `None` is f32, which holds them all exactly, and bf16 where one is
-    /// quantized, as none is that exact. `progress` is told the
-    /// bytes of the checkpoint that are loaded so far.
+    /// `dtype` is the type that matrices are computed in, `None` is [`WeightChoice::Stored`]. `progress` is told the bytes of
+    /// the checkpoint that are loaded so far.
     pub fn load(
         backend: B,
         config: LlamaConfig,
@@ -163,7 +169,19 @@ impl<B: Backend> Llama<B> {
         dtype: Option<DType>,
         progress: impl FnMut(u64),
     ) -> Result<Self> {
-        Self::load_parts(backend, config, checkpoint, dtype, true, progress)
+        let choice = dtype.map_or(WeightChoice::Stored, WeightChoice::Plain);
+        Self::load_as(backend, config, checkpoint, choice, progress)
+    }
+
+    /// [`load`](Llama::load), with a choice of formats for the matrices.
+    pub fn load_as(
+        backend: B,
+        config: LlamaConfig,
+        checkpoint: &Checkpoint,
+        choice: WeightChoice,
+        progress: impl FnMut(u64),
+    ) -> Result<Self> {
+        Self::load_parts(backend, config, checkpoint, choice, true, progress)
     }
 
     /// [`load`](Self::load) of the layers alone, for what is read off them: files of these may have neither final norm nor
@@ -175,37 +193,41 @@ impl<B: Backend> Llama<B> {
         dtype: Option<DType>,
         progress: impl FnMut(u64),
     ) -> Result<Self> {
-        Self::load_parts(backend, config, checkpoint, dtype, false, progress)
+        let choice = dtype.map_or(WeightChoice::Stored, WeightChoice::Plain);
+        Self::load_parts(backend, config, checkpoint, choice, false, progress)
     }
 
     fn load_parts(
         backend: B,
         config: LlamaConfig,
         checkpoint: &Checkpoint,
-        dtype: Option<DType>,
+        choice: WeightChoice,
         with_head: bool,
         mut progress: impl FnMut(u64),
     ) -> Result<Self> {
         let plan = Plan::new(&config, checkpoint, with_head)?;
-        let dtype = dtype.unwrap_or_else(|| plan.dtype());
+        let choice = plan.choice(choice, backend.keeps_blocks());
+        let summary = plan.summary(choice);
+        let dtype = summary.operand_dtype();
         // Before the first byte is copied, not half-way.
-        let (bytes, available) = (plan.bytes(dtype), backend.memory()?.available);
+        let (bytes, available) = (summary.bytes(), backend.memory()?.available);
         if bytes > available {
             return Err(LlamaError::WeightMemory {
                 bytes,
                 available,
-                dtype,
+                formats: summary.to_string(),
                 device: backend.describe(),
             });
         }
         let mut loader = Loader {
             backend: &backend,
-            dtype,
+            choice,
             one_plus_weight: config.spec.one_plus_weight,
             loaded: 0,
             progress: &mut progress,
         };
-        let embed = Arc::new(loader.matrix(&[&plan.embed])?);
+        let table = plan.table();
+        let embed = Arc::new(loader.matrix(&[&plan.embed], table)?);
         let layers = plan
             .layers
             .iter()
@@ -232,12 +254,13 @@ impl<B: Backend> Llama<B> {
             None => Arc::new(backend.vector(&vec![1.0; config.d_model])?),
         };
         let head = match &plan.head {
-            Some(head) => Arc::new(loader.matrix(&[head])?),
+            Some(head) => Arc::new(loader.matrix(&[head], Place::Head)?),
             None => embed.clone(),
         };
         Ok(Self {
             embed,
             layers,
+            in_blocks: HashMap::new(),
             norm,
             head,
             backend,
@@ -247,6 +270,7 @@ impl<B: Backend> Llama<B> {
             own_head: false,
             config: Arc::new(config),
             dtype,
+            weights: Arc::new(summary),
         })
     }
 
@@ -260,15 +284,33 @@ impl<B: Backend> Llama<B> {
         &self.config
     }
 
-    /// The type that matrix products are computed in.
+    /// The type of all matrices; f32 where they have different ones or some are in blocks, as operands have it then, and
+    /// what an MLP is read and replaced in.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
+
+    /// The formats of the matrices, as they were loaded.
+    pub fn weights(&self) -> &WeightSummary {
+        &self.weights
+    }
 }
 
-/// The type that [`Llama::load`] computes in by default, from the headers of the files.
+/// The type that [`Llama::load`] computes in by default on a device that does not keep blocks, from the headers of the
+/// files: that of all matrices, f32 where they differ, bf16 where one is quantized.
 pub fn stored_dtype(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<DType> {
     Ok(Plan::new(config, checkpoint, true)?.dtype())
+}
+
+/// The formats that [`Llama::load_as`] would load, on a device that keeps blocks or on one that does not.
+pub fn weight_summary(
+    config: &LlamaConfig,
+    checkpoint: &Checkpoint,
+    choice: WeightChoice,
+    keeps_blocks: bool,
+) -> Result<WeightSummary> {
+    let plan = Plan::new(config, checkpoint, true)?;
+    Ok(plan.summary(plan.choice(choice, keeps_blocks)))
 }
 
 /// Every tensor of the model, found and checked before one value is read.
@@ -298,19 +340,41 @@ struct LinearPlan {
 }
 
 impl Plan {
-    /// Bytes of all matrices in `dtype`.
-    fn bytes(&self, dtype: DType) -> u64 {
-        let layers = self.layers.iter();
-        let stacks = layers.flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
-        let matrices = stacks.flat_map(|stack| &stack.weights);
-        let values = matrices
-            .chain([&self.embed])
-            .chain(&self.head)
-            .map(|tensor| {
-                let (rows, columns) = tensor.shape();
-                (rows * columns) as u64
-            });
-        values.sum::<u64>() * dtype.size() as u64
+    /// What a device can do of a choice.
+    fn choice(&self, choice: WeightChoice, keeps_blocks: bool) -> WeightChoice {
+        match choice {
+            WeightChoice::Stored if !keeps_blocks => WeightChoice::Plain(self.dtype()),
+            choice => choice,
+        }
+    }
+
+    /// What the embedding table is used for.
+    fn table(&self) -> Place {
+        if self.head.is_some() {
+            Place::Layer
+        } else {
+            Place::Head
+        }
+    }
+
+    /// All matrices.
+    fn matrices(&self) -> impl Iterator<Item = (&Tensor, Place)> {
+        let stacks = self.layers.iter();
+        let stacks = stacks.flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
+        let layers = stacks.flat_map(|stack| &stack.weights);
+        let head = self.head.iter().map(|head| (head, Place::Head));
+        layers
+            .map(|weight| (weight, Place::Layer))
+            .chain(head)
+            .chain([(&self.embed, self.table())])
+    }
+
+    fn summary(&self, choice: WeightChoice) -> WeightSummary {
+        let mut summary = WeightSummary::default();
+        for (tensor, place) in self.matrices() {
+            summary.add(choice.format(tensor, place), tensor.shape());
+        }
+        summary
     }
 
     fn new(config: &LlamaConfig, checkpoint: &Checkpoint, with_head: bool) -> Result<Self> {
@@ -394,17 +458,11 @@ impl Plan {
 
     /// The type of all matrices: f32 where they differ, bf16 where one is quantized.
     fn dtype(&self) -> DType {
-        let of_layers = self.layers.iter().flat_map(|layer| {
-            [&layer.qkv, &layer.o, &layer.gate_up, &layer.down]
-                .into_iter()
-                .flat_map(|linear| &linear.weights)
-        });
-        let all: Vec<&Tensor> = of_layers.chain(&self.head).chain([&self.embed]).collect();
-        if all.iter().any(|tensor| tensor.is_quantized()) {
+        if self.matrices().any(|(tensor, _)| tensor.is_quantized()) {
             return DType::Bf16;
         }
         let first = self.embed.dtype();
-        let same = all.iter().all(|tensor| tensor.dtype() == first);
+        let same = self.matrices().all(|(tensor, _)| tensor.dtype() == first);
         if same { first } else { DType::F32 }
     }
 }
@@ -421,7 +479,7 @@ fn prefix(checkpoint: &Checkpoint) -> &'static str {
 /// Streams tensors to the backend.
 struct Loader<'a, B> {
     backend: &'a B,
-    dtype: DType,
+    choice: WeightChoice,
     one_plus_weight: bool,
     loaded: u64,
     progress: &'a mut dyn FnMut(u64),
@@ -430,7 +488,7 @@ struct Loader<'a, B> {
 impl<B: Backend> Loader<'_, B> {
     fn linear(&mut self, plan: &LinearPlan) -> Result<Linear<B>> {
         let weights: Vec<&Tensor> = plan.weights.iter().collect();
-        let weight = self.matrix(&weights)?;
+        let weight = self.matrix(&weights, Place::Layer)?;
         if plan.biases.is_empty() {
             return Ok(Linear::new(weight, None));
         }
@@ -441,12 +499,19 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Linear::new(weight, Some(self.backend.vector(&bias)?)))
     }
 
-    fn matrix(&mut self, sources: &[&Tensor]) -> Result<B::Matrix> {
-        let parts: Vec<&dyn MatrixSource> =
-            sources.iter().map(|&s| s as &dyn MatrixSource).collect();
+    fn matrix(&mut self, sources: &[&Tensor], place: Place) -> Result<B::Matrix> {
+        let parts: Vec<(&dyn MatrixSource, Format)> = sources
+            .iter()
+            .map(|&tensor| {
+                (
+                    tensor as &dyn MatrixSource,
+                    self.choice.format(tensor, place),
+                )
+            })
+            .collect();
         let matrix = self
             .backend
-            .matrix(&parts, self.dtype)
+            .stack(&parts)
             .map_err(|error| weight_error(sources, error))?;
         self.loaded += sources.iter().map(|s| s.stored_bytes()).sum::<u64>();
         (self.progress)(self.loaded);

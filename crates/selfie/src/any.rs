@@ -40,6 +40,11 @@ impl AnyDevice {
         Ok(on_device!(self, device => device.memory())?)
     }
 
+    /// Whether it multiplies with weights in blocks.
+    pub fn keeps_blocks(&self) -> bool {
+        on_device!(self, device => device.keeps_blocks())
+    }
+
     /// Bytes that keys and values of one text of so many positions take on it, for a model that is computed in `dtype`.
     pub fn kv_bytes(&self, config: &LlamaConfig, dtype: DType, positions: usize) -> u64 {
         on_device!(self, device => device.kv_bytes(&KvLayout {

@@ -39,6 +39,16 @@ pub enum Note {
         /// The type that they are rounded to.
         dtype: DType,
     },
+    /// The weights are quantized in the file, and stay so.
+    KeptBlocks {
+        /// The formats, and how many matrices have each.
+        formats: String,
+    },
+    /// The weights are quantized on loading, as was asked for.
+    Quantized {
+        /// The formats, and how many matrices have each.
+        formats: String,
+    },
     /// [`Device::Auto`](crate::Device::Auto) does not take a GPU.
     GpuPassedOver {
         /// Why.
@@ -68,6 +78,14 @@ impl fmt::Display for Note {
             Self::Dequantized { stored, dtype } => write!(
                 f,
                 "the {stored} weights are dequantized and rounded to {dtype}; --dtype f32 keeps every bit of them"
+            ),
+            Self::KeptBlocks { formats } => write!(
+                f,
+                "weights stay quantized: {formats}; products round their operands to 8 bits, --dtype f32 keeps every bit"
+            ),
+            Self::Quantized { formats } => write!(
+                f,
+                "the weights are quantized: {formats} (--quantize); products round their operands to 8 bits"
             ),
             Self::GpuPassedOver { reason } => {
                 write!(f, "a GPU is not used (--device auto): {reason}")

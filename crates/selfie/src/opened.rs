@@ -4,22 +4,27 @@ use std::path::PathBuf;
 
 use selfie_control::{Edit, EditStack};
 use selfie_interp::{InterpretationPrompt, Options};
-use selfie_kernels::{Backend, DType};
+use selfie_kernels::{Backend, BlockFormat, DType};
 use selfie_llama::{
     Bos, ChatTemplate, Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, LlamaError,
-    TokenText, Tokenizer, eos_ids, stored_dtype,
+    TokenText, Tokenizer, WeightChoice, WeightSummary, eos_ids, stored_dtype, weight_summary,
 };
 
 use crate::cuda::on_device;
-use crate::{AnyDevice, AnyModel, DeviceOptions, Error, Model, Note, Observer, Result, Source};
+use crate::{
+    AnyDevice, AnyModel, Device, DeviceOptions, Error, Model, Note, Observer, Result, Source,
+};
 
 /// How a model is run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OpenOptions {
     /// On which device.
     pub device: DeviceOptions,
-    /// What to compute in; `None` is as the file has it. f32 holds every type exactly, others round and are noted.
+    /// What to compute in; `None` is as the file has it: on the CPU each matrix in its own type, blocks as they are. f32 holds
+    /// every type exactly, others round and are noted.
     pub dtype: Option<DType>,
+    /// Blocks to make of the weights on loading, whatever `dtype` says; only the CPU multiplies with them.
+    pub quantize: Option<BlockFormat>,
     /// Whether prompts begin with bos. Control and evaluations do as the files say.
     pub bos: Bos,
     /// Files of edits to apply, in order.
@@ -85,26 +90,47 @@ impl Opened {
 
     fn load_weights(self, device: AnyDevice, observer: &mut dyn Observer) -> Result<Model> {
         let checkpoint = self.source.checkpoint()?;
-        let dtype = self.dtype(&checkpoint)?;
-        let stored = stored_dtype(&self.config, &checkpoint)?;
+        let weights = self.weights(&checkpoint, device.keeps_blocks())?;
         for note in checkpoint.notes() {
             observer.note(Note::Files(note.clone()));
         }
-        // f32 holds every type; anything else is another model than the file's.
-        let quantized = checkpoint.quantized();
-        if !quantized.is_empty() && dtype != DType::F32 {
-            let names: Vec<&str> = quantized.into_keys().collect();
-            let stored = names.join(", ");
-            observer.note(Note::Dequantized { stored, dtype });
-        } else if dtype != stored && dtype != DType::F32 {
-            observer.note(Note::Rounded { stored, dtype });
+        if let Some(note) = self.weight_note(&checkpoint, &weights)? {
+            observer.note(note);
         }
+        let choice = self.options.weights();
         let llama = on_device!(device, device => {
-            AnyModel::from(load(device, &self.config, &checkpoint, dtype, observer)?)
+            AnyModel::from(load(device, &self.config, &checkpoint, choice, observer)?)
         });
         Ok(Model {
             opened: self,
             llama,
+        })
+    }
+
+    /// What is to be said of the weights: blocks, and anything that rounds.
+    fn weight_note(
+        &self,
+        checkpoint: &Checkpoint,
+        weights: &WeightSummary,
+    ) -> Result<Option<Note>> {
+        let formats = weights.to_string();
+        if self.options.quantize.is_some() {
+            return Ok(Some(Note::Quantized { formats }));
+        }
+        if weights.has_blocks() {
+            return Ok(Some(Note::KeptBlocks { formats }));
+        }
+        // f32 holds every type; anything else is another model than the file's.
+        let dtype = self.options.dtype.unwrap_or(weights.operand_dtype());
+        let stored = stored_dtype(&self.config, checkpoint)?;
+        let quantized = checkpoint.quantized();
+        Ok(if quantized.is_empty() {
+            let rounds = dtype != stored && dtype != DType::F32;
+            rounds.then_some(Note::Rounded { stored, dtype })
+        } else {
+            let names: Vec<&str> = quantized.into_keys().collect();
+            let stored = names.join(", ");
+            (dtype != DType::F32).then_some(Note::Dequantized { stored, dtype })
         })
     }
 
@@ -119,14 +145,24 @@ impl Opened {
 
     /// The device that the model is run on.
     pub fn device(&self, observer: &mut dyn Observer) -> Result<AnyDevice> {
-        let dtype = self.dtype(&self.source.checkpoint()?)?;
-        let bytes = self.config.n_parameters() * dtype.size() as u64;
-        self.options.device.open(bytes, observer)
+        let mut device = self.options.device.clone();
+        if self.options.quantize.is_some() && device.device == Device::Auto {
+            device.device = Device::Cpu;
+        }
+        // What a GPU would take.
+        let bytes = self.weights(&self.source.checkpoint()?, false)?.bytes();
+        device.open(bytes, observer)
     }
 
-    /// The type that the model is computed in: the one that was asked for, else that of the weights.
-    pub fn dtype(&self, checkpoint: &Checkpoint) -> Result<DType> {
-        dtype(&self.config, checkpoint, &self.options)
+    /// The formats that the matrices are computed in, on a device that keeps blocks or on one that does not.
+    pub fn weights(&self, checkpoint: &Checkpoint, keeps_blocks: bool) -> Result<WeightSummary> {
+        let choice = self.options.weights();
+        Ok(weight_summary(
+            &self.config,
+            checkpoint,
+            choice,
+            keeps_blocks,
+        )?)
     }
 
     /// The ids of a prompt, with or without bos as the options say.
@@ -198,24 +234,27 @@ fn load<B: Backend>(
     device: B,
     config: &LlamaConfig,
     checkpoint: &Checkpoint,
-    dtype: DType,
+    choice: WeightChoice,
     observer: &mut dyn Observer,
 ) -> Result<Llama<B>> {
     let total = checkpoint.total_bytes();
     let loaded = |bytes| observer.loaded(bytes, total);
-    Ok(Llama::load(
+    Ok(Llama::load_as(
         device,
         config.clone(),
         checkpoint,
-        Some(dtype),
+        choice,
         loaded,
     )?)
 }
 
-fn dtype(config: &LlamaConfig, checkpoint: &Checkpoint, options: &OpenOptions) -> Result<DType> {
-    match options.dtype {
-        Some(dtype) => Ok(dtype),
-        None => Ok(stored_dtype(config, checkpoint)?),
+impl OpenOptions {
+    fn weights(&self) -> WeightChoice {
+        match (self.quantize, self.dtype) {
+            (Some(format), _) => WeightChoice::Blocks(format),
+            (None, Some(dtype)) => WeightChoice::Plain(dtype),
+            (None, None) => WeightChoice::Stored,
+        }
     }
 }
 
@@ -227,11 +266,18 @@ fn open_edits(
     if options.edits.is_empty() {
         return Ok(Vec::new());
     }
-    let dtype = dtype(config, &source.checkpoint()?, options)?;
+    let checkpoint = source.checkpoint()?;
+    let on = |keeps_blocks| weight_summary(config, &checkpoint, options.weights(), keeps_blocks);
+    let (cpu, gpu) = (on(true)?.operand_dtype(), on(false)?.operand_dtype());
     let mut edits = Vec::new();
     for path in &options.edits {
         let (name, edit) = (path.display().to_string(), Edit::open(path)?);
-        edit.check(&name, config, dtype)?;
+        // Where the type depends on the device, it is checked when the edit is applied.
+        if cpu == gpu {
+            edit.check(&name, config, cpu)?;
+        } else {
+            edit.check_shape(&name, config)?;
+        }
         edits.push((name, edit));
     }
     Ok(edits)

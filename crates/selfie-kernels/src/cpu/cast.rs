@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use super::math::Operand;
 use super::rows::ActValues;
+use super::simd::Isa;
 use super::{CpuActs, CpuRows};
-use crate::Result;
 use crate::error::check_shape;
+use crate::{DType, Result};
 
 pub(super) fn cast(x: &CpuRows, out: &mut CpuActs) -> Result<()> {
     out.set_len("cast", x.len(), x.width())?;
@@ -30,6 +31,30 @@ fn all_rows<T: Operand>(x: &CpuRows, out: &mut [T], stride: usize) {
                 *out = T::round(x);
             }
         });
+}
+
+/// An operand in f32, as weights of `weights` take it.
+pub(super) fn recast(isa: Isa, a: &CpuActs, weights: DType) -> CpuActs {
+    let mut out = CpuActs::new(isa, a.len, a.width, weights);
+    out.len = a.len;
+    let (from, to) = (a.stride, out.stride);
+    match &mut out.values {
+        ActValues::F32(out) => recast_rows(a.values.f32(), from, a.width, out, to),
+        ActValues::Rounded(out) => recast_rows(a.values.f32(), from, a.width, out, to),
+        ActValues::Bf16(out) => {
+            let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
+            recast_rows(a.values.f32(), from, a.width, out, to);
+        }
+    }
+    out
+}
+
+fn recast_rows<T: Operand>(a: &[f32], from: usize, width: usize, out: &mut [T], to: usize) {
+    for (out, a) in out.chunks_exact_mut(to).zip(a.chunks_exact(from)) {
+        for (out, &x) in out.iter_mut().zip(&a[..width]) {
+            *out = T::round(x);
+        }
+    }
 }
 
 pub(super) fn add(x: &CpuRows, scale: f32, residual: &mut CpuRows) -> Result<()> {

@@ -5,19 +5,19 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{TILE, check_operands, for_tiles};
+use super::gemm::{TILE, for_tiles, with_product};
 use super::math::{exp, lane_sum, max, tanh};
-use super::scratch::{FreeList, with_room};
+use super::scratch::with_room;
 use super::simd::{Isa, Loop, Simd};
-use super::{CpuActs, CpuMatrix};
+use super::{CpuActs, CpuMatrix, Scratch};
 use crate::error::{check_index, check_shape};
-use crate::{Best, LogitMap, Result};
+use crate::{Best, KernelError, LogitMap, Result};
 
 const CHUNK: usize = 16 * TILE;
 
 pub(super) fn best(
     isa: Isa,
-    free: &FreeList<Part>,
+    free: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
     map: &LogitMap,
@@ -30,7 +30,7 @@ pub(super) fn best(
 
 pub(super) fn score(
     isa: Isa,
-    free: &FreeList<Part>,
+    free: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
     map: &LogitMap,
@@ -55,7 +55,7 @@ pub(super) fn score(
 }
 
 /// One row's logits over one chunk.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Part {
     top: f32,
     token: u32,
@@ -75,41 +75,49 @@ struct Merged {
 /// Reduces all chunks, `[chunks, rows]`, and calls `each(parts, row, merged)` for every row.
 fn reduce<T>(
     isa: Isa,
-    free: &FreeList<Part>,
+    free: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
     map: &LogitMap,
     tokens: Option<&[u32]>,
     each: impl Fn(&[Part], usize, Merged) -> T,
 ) -> Result<Vec<T>> {
-    check_operands(isa, "head", a, head)?;
+    check_shape("head", "width of the operand", head.columns, a.width)?;
+    let [weights] = head.parts() else {
+        return Err(KernelError::Unsupported {
+            op: "head",
+            reason: "the matrix is stacked of several formats".to_owned(),
+        });
+    };
     let rows = a.len;
     let chunks = head.rows.div_ceil(CHUNK);
-    free.with(chunks * rows, |parts| {
-        let chunk_parts = parts.par_chunks_mut(rows.max(1)).enumerate();
-        chunk_parts.for_each(|(chunk, parts)| {
-            let first = chunk * CHUNK;
-            let width = CHUNK.min(head.rows - first);
-            with_room(rows * CHUNK, |logits| {
-                let pairs = first / TILE..(first + width).div_ceil(TILE);
-                for_tiles(isa, a, head, pairs, |row, pair, sums| {
-                    logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
-                });
-                for (row, part) in parts.iter_mut().enumerate() {
-                    let logits = &mut logits[row * CHUNK..][..width];
-                    if *map != LogitMap::PLAIN {
-                        isa.run(Mapped { logits, map });
-                    }
-                    *part = isa.run(Chunk {
-                        logits,
-                        first: first as u32,
-                        token: tokens.map(|tokens| tokens[row]),
+    with_product(isa, "head", &free.operands, a, weights, |product| {
+        free.head_parts.with(chunks * rows, |parts| {
+            let chunk_parts = parts.par_chunks_mut(rows.max(1)).enumerate();
+            chunk_parts.for_each(|(chunk, parts)| {
+                let first = chunk * CHUNK;
+                let width = CHUNK.min(head.rows - first);
+                with_room(rows * CHUNK, |logits| {
+                    let pairs = first / TILE..(first + width).div_ceil(TILE);
+                    for_tiles(isa, product, pairs, |row, pair, sums| {
+                        logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
                     });
-                }
+                    for (row, part) in parts.iter_mut().enumerate() {
+                        let logits = &mut logits[row * CHUNK..][..width];
+                        if *map != LogitMap::PLAIN {
+                            isa.run(Mapped { logits, map });
+                        }
+                        *part = isa.run(Chunk {
+                            logits,
+                            first: first as u32,
+                            token: tokens.map(|tokens| tokens[row]),
+                        });
+                    }
+                });
             });
-        });
-        let rows = (0..rows).map(|row| each(parts, row, merge(parts, rows, row)));
-        Ok(rows.collect())
+            let rows = (0..rows).map(|row| each(parts, row, merge(parts, rows, row)));
+            rows.collect()
+        })
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod adam;
 mod attend;
+mod blocks;
 mod cast;
 mod embed;
 mod gemm;
@@ -10,6 +11,7 @@ mod head;
 mod kv;
 mod linear_f32;
 mod math;
+mod matrix;
 mod mlp_backward;
 mod norm;
 mod pack;
@@ -27,16 +29,17 @@ use rayon::prelude::*;
 use sysinfo::System;
 
 pub use kv::CpuKv;
-pub use pack::CpuMatrix;
+pub use matrix::CpuMatrix;
 pub use path::CpuPath;
 pub use probe_ops::CpuTally;
 pub use rows::{CpuActs, CpuBatch, CpuRows, CpuVector};
 
 use crate::error::check_index;
 use crate::{
-    Activation, Adam, Attend, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError,
-    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
+    Activation, Adam, Attend, AttnShape, Backend, BatchRow, Best, DType, Format, Injection,
+    KernelError, KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
 };
+use blocks::OperandBlock;
 use gemm::Target;
 use head::Part;
 use scratch::FreeList;
@@ -59,7 +62,14 @@ pub struct CpuOptions {
 pub struct Cpu {
     isa: Isa,
     pool: Arc<rayon::ThreadPool>,
-    head_parts: Arc<FreeList<Part>>,
+    scratch: Arc<Scratch>,
+}
+
+/// Room that calls share.
+#[derive(Debug, Default)]
+struct Scratch {
+    head_parts: FreeList<Part>,
+    operands: FreeList<OperandBlock>,
 }
 
 impl Cpu {
@@ -75,7 +85,7 @@ impl Cpu {
         Ok(Self {
             isa,
             pool: Arc::new(pool),
-            head_parts: Arc::default(),
+            scratch: Arc::default(),
         })
     }
 
@@ -140,9 +150,22 @@ impl Backend for Cpu {
     }
 
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<CpuMatrix> {
-        let values: usize = sources.iter().map(|s| s.shape().0 * s.shape().1).sum();
-        self.check_memory("a weight matrix", (values * dtype.size()) as u64)?;
-        self.pool.install(|| CpuMatrix::pack(sources, dtype))
+        let sources: Vec<_> = sources.iter().map(|&s| (s, Format::Plain(dtype))).collect();
+        self.stack(&sources)
+    }
+
+    fn keeps_blocks(&self) -> bool {
+        true
+    }
+
+    fn stack(&self, sources: &[(&dyn MatrixSource, Format)]) -> Result<CpuMatrix> {
+        let bytes = |&(source, format): &(&dyn MatrixSource, Format)| {
+            let (rows, columns) = source.shape();
+            rows * format.row_bytes(columns)
+        };
+        let bytes = sources.iter().map(bytes).sum::<usize>();
+        self.check_memory("a weight matrix", bytes as u64)?;
+        self.pool.install(|| CpuMatrix::pack(sources))
     }
 
     fn read_matrix(&self, matrix: &CpuMatrix, rows: Range<usize>) -> Result<Vec<f32>> {
@@ -292,7 +315,7 @@ impl Backend for Cpu {
         let bias = bias.map(|b| &b.0[..]);
         let target = Target::Set(out.values_mut());
         self.pool
-            .install(|| gemm::linear(self.isa, a, w, bias, target))
+            .install(|| gemm::linear(self.isa, &self.scratch.operands, a, w, bias, target))
     }
 
     fn linear_add(
@@ -311,7 +334,7 @@ impl Backend for Cpu {
         let bias = bias.map(|b| &b.0[..]);
         let target = Target::Add(residual.values_mut());
         self.pool
-            .install(|| gemm::linear(self.isa, a, w, bias, target))
+            .install(|| gemm::linear(self.isa, &self.scratch.operands, a, w, bias, target))
     }
 
     fn rope_append(
@@ -369,7 +392,7 @@ impl Backend for Cpu {
 
     fn head_best(&self, a: &CpuActs, head: &CpuMatrix, map: &LogitMap) -> Result<Vec<Best>> {
         self.pool
-            .install(|| head::best(self.isa, &self.head_parts, a, head, map))
+            .install(|| head::best(self.isa, &self.scratch, a, head, map))
     }
 
     fn head_score(
@@ -380,7 +403,7 @@ impl Backend for Cpu {
         tokens: &[u32],
     ) -> Result<Vec<f32>> {
         self.pool
-            .install(|| head::score(self.isa, &self.head_parts, a, head, map, tokens))
+            .install(|| head::score(self.isa, &self.scratch, a, head, map, tokens))
     }
 
     fn linear_f32(

@@ -1,4 +1,4 @@
-//! The packed form of a weight matrix.
+//! The packed form of a matrix of plain values.
 
 use std::io;
 use std::ops::Range;
@@ -18,28 +18,23 @@ pub(super) const PANEL: usize = 16;
 /// Bytes of a line: the 16 columns of a panel at one step of k.
 const LINE: usize = 64;
 
-/// A weight matrix `[out, in]`, packed for the GEMM kernels; its only copy in memory.
+/// A weight matrix `[out, in]`, packed for the GEMM kernels.
 ///
 /// Sixteen output columns form a panel, and a panel is a run of 64-byte lines along `in`. A line holds, for
 /// each of its 16 columns: one f32; or two neighbours in k as a bf16 pair (what the dot-product and
 /// tile instructions take); or for f16 two half lines, k and k + 1. `out` is padded with zeros
 /// to two panels, bf16's `in` to 32.
-pub struct CpuMatrix {
+pub(super) struct PlainPanels {
     map: MmapMut,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
     pub(super) dtype: DType,
     /// 64-byte lines of one panel.
     pub(super) lines: usize,
 }
 
-impl CpuMatrix {
+impl PlainPanels {
     /// Reads and packs the sources, stacked along `out`.
     pub(super) fn pack(sources: &[&dyn MatrixSource], dtype: DType) -> Result<Self> {
         let columns = sources.first().map_or(0, |s| s.shape().1);
-        for source in sources {
-            crate::error::check_shape("matrix", "columns of a source", columns, source.shape().1)?;
-        }
         let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
         let lines = match dtype {
             DType::F32 => columns,
@@ -65,43 +60,17 @@ impl CpuMatrix {
                 };
                 pack_rows(sources, target, rows)
             })?;
-        Ok(Self {
-            map,
-            rows,
-            columns,
-            dtype,
-            lines,
-        })
-    }
-
-    /// Output columns, `out`.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Input columns, `in`.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// The element type.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+        Ok(Self { map, dtype, lines })
     }
 
     /// Resident bytes, padding included.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.map.len()
     }
 
     /// Steps of k in a line.
     pub(super) fn line_k(&self) -> usize {
         LINE / PANEL / self.dtype.size()
-    }
-
-    /// Pairs of panels: 32 output columns each.
-    pub(super) fn pairs(&self) -> usize {
-        self.rows.div_ceil(2 * PANEL)
     }
 
     /// The lines of a pair of panels, first panel first.
@@ -118,7 +87,7 @@ impl CpuMatrix {
     }
 
     /// Unpacks row `row` to f32, exactly.
-    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+    pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
         let panel = &self.map[row / PANEL * self.lines * LINE..][..self.lines * LINE];
         let lane = row % PANEL;
         match self.dtype {
@@ -187,20 +156,22 @@ fn pack_from<S: Element>(
     target: &mut Panels<'_>,
 ) -> Result<()> {
     if bytes.len() != rows.len() * columns * size_of::<S>() {
-        return Err(KernelError::Read(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            format!(
-                "{} rows of a weight came as {} bytes",
-                rows.len(),
-                bytes.len()
-            ),
-        )));
+        return Err(wrong_length(rows.len(), bytes.len()));
     }
     match target.dtype {
         DType::F32 => pack_as::<S, f32, f32>(bytes, columns, rows, target),
         DType::F16 => pack_as::<S, f16, f16>(bytes, columns, rows, target),
         DType::Bf16 => pack_as::<S, bf16, u32>(bytes, columns, rows, target),
     }
+}
+
+/// A source that gave other bytes than its shape has.
+#[cold]
+pub(super) fn wrong_length(rows: usize, bytes: usize) -> KernelError {
+    KernelError::Read(io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("{rows} rows of a weight came as {bytes} bytes"),
+    ))
 }
 
 /// Columns that are packed at a time.

@@ -13,7 +13,7 @@ pub enum CpuPath {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 with the bf16 dot product.
+    /// AVX-512 with the dot products of bf16 and of bytes.
     Avx512,
     /// AMX tiles for bf16 weights, AVX-512 for the rest.
     Amx,

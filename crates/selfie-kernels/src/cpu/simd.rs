@@ -25,7 +25,7 @@ pub(super) struct Portable;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx2(());
 
-/// Proof that AVX-512 F, BW, VL and BF16 are there, and all that [`Avx2`] proves.
+/// Proof that AVX-512 F, BW, VL, BF16 and VNNI are there, and all that [`Avx2`] proves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx512(());
 
@@ -125,7 +125,8 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bf16");
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512vnni");
         has.then_some(Avx512(()))
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use selfie_kernels::{DType, MatrixSource};
+use selfie_kernels::{BlockFormat, DType, MatrixSource};
 
 use super::header::{Entry, Shard};
 use super::read_error;
@@ -111,6 +111,36 @@ impl MatrixSource for Tensor {
     }
 
     fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let columns = self.shape.1;
+        self.with_stored(rows.clone(), &mut |bytes| match &self.layout {
+            Some(layout) if !rows.is_empty() => read(&layout.read(bytes, rows.clone(), columns)),
+            _ => read(bytes),
+        })
+    }
+
+    fn blocks(&self) -> Option<BlockFormat> {
+        self.layout?.blocks()
+    }
+
+    fn with_blocks(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let Some(layout) = self.layout.filter(|layout| layout.blocks().is_some()) else {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the values are not stored in blocks",
+            ));
+        };
+        self.with_stored(rows.clone(), &mut |bytes| {
+            let is_empty = rows.is_empty();
+            let rows = rows.clone();
+            let blocks = (!is_empty).then(|| layout.read_blocks(bytes, rows, self.shape.1));
+            read(&blocks.unwrap_or_default());
+        })
+    }
+}
+
+impl Tensor {
+    /// Calls `read` with the bytes that `rows` are made of.
+    fn with_stored(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let (total, columns) = self.shape;
         if rows.start > rows.end || rows.end > total {
             return Err(io::Error::new(
@@ -124,16 +154,11 @@ impl MatrixSource for Tensor {
         }
         // No overflow: there is a row, and the header's check found the whole tensor inside the file.
         let (stored, row_bytes) = match &self.layout {
-            None => (rows.clone(), columns * self.dtype.size()),
+            None => (rows, columns * self.dtype.size()),
             Some(layout) => (layout.stored(&rows), layout.row_bytes(columns)),
         };
         let offset = self.offset + (stored.start * row_bytes) as u64;
         let end = offset + (stored.len() * row_bytes) as u64;
-        match &self.layout {
-            None => self.shard.with_bytes(offset..end, read),
-            Some(layout) => self.shard.with_bytes(offset..end, &mut |bytes| {
-                read(&layout.read(bytes, rows.clone(), columns));
-            }),
-        }
+        self.shard.with_bytes(offset..end, read)
     }
 }

@@ -1,8 +1,8 @@
-//! The element types of GGUF, and what their blocks stand for: `dequantize_row_*` of ggml (`ggml-quants.c`), in the same
-//! order of f32 operations, so that every bit is ggml's.
+//! The element types of GGUF. [`BlockFormat`] knows those that products take as they are; the others are here
+//! (`dequantize_row_*` of ggml's `ggml-quants.c`), in the same order of f32 operations, so that every bit is ggml's.
 
 use half::{bf16, f16};
-use selfie_kernels::DType;
+use selfie_kernels::{BlockFormat, DType};
 
 /// Values of a block whose name ends with `_K`.
 const K: usize = 256;
@@ -29,6 +29,7 @@ pub(crate) struct BlockType {
 enum Form {
     /// Values one after the other, which need no arithmetic.
     Plain(DType),
+    Blocks(BlockFormat),
     Quantized(fn(&[u8], &mut [f32])),
 }
 
@@ -37,16 +38,16 @@ impl BlockType {
         plain(0, "F32", DType::F32),
         plain(1, "F16", DType::F16),
         plain(30, "BF16", DType::Bf16),
-        quantized(2, "Q4_0", 32, 18, q4_0),
-        quantized(3, "Q4_1", 32, 20, q4_1),
-        quantized(6, "Q5_0", 32, 22, q5_0),
-        quantized(7, "Q5_1", 32, 24, q5_1),
-        quantized(8, "Q8_0", 32, 34, q8_0),
+        blocks(2, "Q4_0", BlockFormat::Q4_0),
+        blocks(3, "Q4_1", BlockFormat::Q4_1),
+        blocks(6, "Q5_0", BlockFormat::Q5_0),
+        blocks(7, "Q5_1", BlockFormat::Q5_1),
+        blocks(8, "Q8_0", BlockFormat::Q8_0),
         quantized(10, "Q2_K", K, 84, q2_k),
         quantized(11, "Q3_K", K, 110, q3_k),
-        quantized(12, "Q4_K", K, 144, q4_k),
-        quantized(13, "Q5_K", K, 176, q5_k),
-        quantized(14, "Q6_K", K, 210, q6_k),
+        blocks(12, "Q4_K", BlockFormat::Q4K),
+        blocks(13, "Q5_K", BlockFormat::Q5K),
+        blocks(14, "Q6_K", BlockFormat::Q6K),
         quantized(20, "IQ4_NL", 32, 18, iq4_nl),
     ];
 
@@ -83,7 +84,15 @@ impl BlockType {
     pub(crate) fn plain(self) -> Option<DType> {
         match self.form {
             Form::Plain(dtype) => Some(dtype),
-            Form::Quantized(_) => None,
+            Form::Blocks(_) | Form::Quantized(_) => None,
+        }
+    }
+
+    /// The format of blocks that products take.
+    pub(crate) fn blocks(self) -> Option<BlockFormat> {
+        match self.form {
+            Form::Blocks(format) => Some(format),
+            Form::Plain(_) | Form::Quantized(_) => None,
         }
     }
 
@@ -91,6 +100,7 @@ impl BlockType {
     pub(crate) fn append(self, blocks: &[u8], values: &mut Vec<f32>) {
         match self.form {
             Form::Plain(dtype) => values.extend(dtype.to_f32(blocks)),
+            Form::Blocks(format) => format.dequantize(blocks, values),
             Form::Quantized(dequantize) => {
                 for block in blocks.chunks_exact(self.bytes) {
                     let start = values.len();
@@ -114,6 +124,16 @@ const fn plain(id: u32, name: &'static str, dtype: DType) -> BlockType {
         values: 1,
         bytes,
         form: Form::Plain(dtype),
+    }
+}
+
+const fn blocks(id: u32, name: &'static str, format: BlockFormat) -> BlockType {
+    BlockType {
+        id,
+        name,
+        values: format.values(),
+        bytes: format.bytes(),
+        form: Form::Blocks(format),
     }
 }
 
@@ -141,49 +161,6 @@ fn half(block: &[u8], at: usize) -> f32 {
 /// The low half of a byte, or the high one.
 fn nibble(byte: u8, high: bool) -> u8 {
     if high { byte >> 4 } else { byte & 0xf }
-}
-
-fn q4_0(block: &[u8], out: &mut [f32]) {
-    let d = half(block, 0);
-    for (j, &q) in block[2..].iter().enumerate() {
-        out[j] = (i32::from(q & 0xf) - 8) as f32 * d;
-        out[j + 16] = (i32::from(q >> 4) - 8) as f32 * d;
-    }
-}
-
-fn q4_1(block: &[u8], out: &mut [f32]) {
-    let (d, m) = (half(block, 0), half(block, 2));
-    for (j, &q) in block[4..].iter().enumerate() {
-        out[j] = f32::from(q & 0xf) * d + m;
-        out[j + 16] = f32::from(q >> 4) * d + m;
-    }
-}
-
-/// The values of 5 bits of a Q5_0 or Q5_1 block: `high` has the fifth bits, `low` the others.
-fn five_bits(high: &[u8], low: &[u8]) -> [u8; 32] {
-    let bit = |at: usize| high[at / 8] >> (at % 8) & 1;
-    std::array::from_fn(|at| nibble(low[at % 16], at >= 16) | bit(at) << 4)
-}
-
-fn q5_0(block: &[u8], out: &mut [f32]) {
-    let d = half(block, 0);
-    for (out, q) in out.iter_mut().zip(five_bits(&block[2..6], &block[6..])) {
-        *out = (i32::from(q) - 16) as f32 * d;
-    }
-}
-
-fn q5_1(block: &[u8], out: &mut [f32]) {
-    let (d, m) = (half(block, 0), half(block, 2));
-    for (out, q) in out.iter_mut().zip(five_bits(&block[4..8], &block[8..])) {
-        *out = f32::from(q) * d + m;
-    }
-}
-
-fn q8_0(block: &[u8], out: &mut [f32]) {
-    let d = half(block, 0);
-    for (out, &q) in out.iter_mut().zip(&block[2..]) {
-        *out = f32::from(q as i8) * d;
-    }
 }
 
 fn iq4_nl(block: &[u8], out: &mut [f32]) {
@@ -225,56 +202,5 @@ fn q3_k(block: &[u8], out: &mut [f32]) {
         let is_high = mask[at % 32] >> (at / 32) & 1 == 1;
         let q = i32::from(two_bits(quants, at)) - if is_high { 0 } else { 4 };
         *out = dl * q as f32;
-    }
-}
-
-/// The `at`-th of the 8 scales and minima, 6 bits each, of a Q4_K or Q5_K block: `get_scale_min_k4` of ggml.
-fn scale_and_min(packed: &[u8], at: usize) -> (u8, u8) {
-    if at < 4 {
-        return (packed[at] & 63, packed[at + 4] & 63);
-    }
-    let low = packed[at + 4];
-    (
-        low & 0xf | packed[at - 4] >> 6 << 4,
-        low >> 4 | packed[at] >> 6 << 4,
-    )
-}
-
-fn q4_k(block: &[u8], out: &mut [f32]) {
-    let (d, min) = (half(block, 0), half(block, 2));
-    let (packed, quants) = (&block[4..16], &block[16..]);
-    for (part, out) in out.chunks_exact_mut(32).enumerate() {
-        let (scale, least) = scale_and_min(packed, part);
-        let (d, m) = (d * f32::from(scale), min * f32::from(least));
-        let quants = &quants[part / 2 * 32..];
-        for (out, &q) in out.iter_mut().zip(quants) {
-            *out = d * f32::from(nibble(q, part % 2 == 1)) - m;
-        }
-    }
-}
-
-fn q5_k(block: &[u8], out: &mut [f32]) {
-    let (d, min) = (half(block, 0), half(block, 2));
-    let (packed, high, quants) = (&block[4..16], &block[16..48], &block[48..]);
-    for (part, out) in out.chunks_exact_mut(32).enumerate() {
-        let (scale, least) = scale_and_min(packed, part);
-        let (d, m) = (d * f32::from(scale), min * f32::from(least));
-        let quants = &quants[part / 2 * 32..];
-        for ((out, &q), &high) in out.iter_mut().zip(quants).zip(high) {
-            let q = nibble(q, part % 2 == 1) + (high >> part & 1) * 16;
-            *out = d * f32::from(q) - m;
-        }
-    }
-}
-
-fn q6_k(block: &[u8], out: &mut [f32]) {
-    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-    let d = half(block, 208);
-    for (at, out) in out.iter_mut().enumerate() {
-        let (half, part) = (at / 128, at % 128);
-        let four = nibble(low[half * 64 + part % 64], part >= 64);
-        let two = high[half * 32 + part % 32] >> (part / 32 * 2) & 3;
-        let q = i32::from(four | two << 4) - 32;
-        *out = d * f32::from(scales[at / 16] as i8) * q as f32;
     }
 }

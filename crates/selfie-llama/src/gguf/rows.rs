@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use selfie_kernels::DType;
+use selfie_kernels::{BlockFormat, DType};
 
 use super::blocks::BlockType;
 
@@ -40,6 +40,11 @@ impl Layout {
         self.kind.plain().is_none()
     }
 
+    /// The format of the blocks that rows are stored in, of those that products take.
+    pub(crate) fn blocks(&self) -> Option<BlockFormat> {
+        self.kind.blocks().filter(|_| !self.plus_one)
+    }
+
     /// The bytes of a row of `columns` values, which are whole blocks.
     pub(crate) fn row_bytes(&self, columns: usize) -> usize {
         columns / self.kind.values * self.kind.bytes
@@ -51,6 +56,21 @@ impl Layout {
             Order::Rows(head) => rows.start / head * head..rows.end.next_multiple_of(head),
             Order::Same | Order::Values(_) => rows.clone(),
         }
+    }
+
+    /// The blocks of `rows`, out of the stored rows that [`stored`](Self::stored) names.
+    pub(crate) fn read_blocks(&self, stored: &[u8], rows: Range<usize>, columns: usize) -> Vec<u8> {
+        let row_bytes = self.row_bytes(columns);
+        let first = self.stored(&rows).start;
+        let mut bytes = Vec::with_capacity(rows.len() * row_bytes);
+        for row in rows {
+            let at = match self.order {
+                Order::Rows(head) => place(row, head),
+                Order::Same | Order::Values(_) => row,
+            };
+            bytes.extend_from_slice(&stored[(at - first) * row_bytes..][..row_bytes]);
+        }
+        bytes
     }
 
     /// The little-endian bytes of `rows`, out of the stored rows that [`stored`](Self::stored) names.

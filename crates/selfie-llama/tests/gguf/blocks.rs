@@ -1,8 +1,10 @@
-//! Values of blocks against ggml's, bit for bit: blocks.py made the cases.
+//! Blocks against ggml's, bit for bit: what they stand for (blocks.py made the cases), as they are read and as they are
+//! packed for products, and what is made of f32 values (quantize.py).
 
+use std::collections::BTreeMap;
 use std::fs;
 
-use selfie_kernels::MatrixSource;
+use selfie_kernels::{Backend, BlockFormat, Cpu, CpuOptions, Format, MatrixSource, quantize};
 use selfie_llama::Checkpoint;
 use serde::Deserialize;
 
@@ -67,5 +69,51 @@ fn every_bit_is_that_of_ggml() {
             let found: Vec<u32> = found.iter().map(|value| value.to_bits()).collect();
             assert!(found == expected, "{}: values differ", case.kind);
         }
+        let known = case.kind.parse::<BlockFormat>().ok();
+        assert_eq!(tensor.blocks(), known, "{}", case.kind);
+        if let Some(format) = known {
+            let cpu = Cpu::new(CpuOptions::default()).unwrap();
+            let packed = cpu.stack(&[(&tensor, Format::Blocks(format))]).unwrap();
+            let found = cpu.read_matrix(&packed, 0..2).unwrap();
+            let found: Vec<u32> = found.iter().map(|value| value.to_bits()).collect();
+            assert!(found == expected, "{}: packed values differ", case.kind);
+        }
+    }
+}
+
+const QUANTIZED: &str = include_str!("quantize.json");
+
+#[derive(Deserialize)]
+struct Quantized {
+    columns: usize,
+    values: String,
+    blocks: BTreeMap<String, String>,
+}
+
+#[test]
+fn blocks_are_those_that_ggml_makes() {
+    let cases: Quantized = serde_json::from_str(QUANTIZED).unwrap();
+    let values = bytes(&cases.values);
+    let values: Vec<f32> = values
+        .chunks_exact(4)
+        .map(|x| f32::from_le_bytes(x.try_into().unwrap()))
+        .collect();
+    assert_eq!(cases.blocks.len(), BlockFormat::ALL.len());
+    for format in BlockFormat::ALL {
+        let expected = bytes(&cases.blocks[format.name()]);
+        let mut found = Vec::new();
+        for row in values.chunks_exact(cases.columns) {
+            quantize(format, row, &mut found);
+        }
+        // Codes beside a scale of 0 mean nothing but the sign of that 0, and ggml leaves what its search had there.
+        let stand_for = |blocks: &[u8]| {
+            let mut values = Vec::new();
+            format.dequantize(blocks, &mut values);
+            values
+        };
+        let (got, want) = (stand_for(&found), stand_for(&expected));
+        assert_eq!(got.len(), values.len());
+        let differ = got.iter().zip(&want).filter(|(x, y)| x != y).count();
+        assert_eq!(differ, 0, "{format}: of {} values", values.len());
     }
 }

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use selfie_llama::{Checkpoint, Cpu, CpuOptions, DType, Llama, LlamaConfig, Trace, stored_dtype};
+use selfie_kernels::{BlockFormat, quantize};
+use selfie_llama::{
+    Checkpoint, Cpu, CpuOptions, DType, Llama, LlamaConfig, Trace, WeightChoice, stored_dtype,
+};
 
 use crate::file::{File, Meta, Tensor};
 use crate::order::permuted;
@@ -98,7 +101,7 @@ fn every_state_is_that_of_the_folder() {
 }
 
 #[test]
-fn a_quantized_file_is_computed_in_bf16_and_others_as_they_are_stored() {
+fn a_quantized_file_is_bf16_where_blocks_are_not_kept_and_others_are_as_they_are_stored() {
     let dir = Path::new("tests/golden/llama2-mha");
     let config = LlamaConfig::open(dir).unwrap();
     let mut file = converted(dir, &config);
@@ -122,4 +125,73 @@ fn a_quantized_file_is_computed_in_bf16_and_others_as_they_are_stored() {
     let blocks = up.dims.iter().product::<u64>() as usize / 32;
     (up.kind, up.data) = (8, vec![0; blocks * 34]);
     assert_eq!(stored(&file), (DType::Bf16, vec![("Q8_0".to_owned(), 1)]));
+}
+
+/// Q8_0 of every matrix whose rows are whole blocks, by ggml's rules.
+fn in_blocks(dir: &Path, config: &LlamaConfig) -> File {
+    let mut file = converted(dir, config);
+    for (_, tensor) in &mut file.tensors {
+        let columns = tensor.dims[0] as usize;
+        if tensor.dims.len() == 2 && columns.is_multiple_of(32) {
+            let values = DType::F32.to_f32(&tensor.data);
+            let mut blocks = Vec::new();
+            for row in values.chunks_exact(columns) {
+                quantize(BlockFormat::Q8_0, row, &mut blocks);
+            }
+            (tensor.kind, tensor.data) = (8, blocks);
+        }
+    }
+    file
+}
+
+/// A file's blocks are kept on the CPU, and quantizing its f32 weights on loading makes the same model of them. Both are
+/// near the dequantized one: products round their operands to 8 bits, an error of at most a 254th of the largest value of a
+/// block each.
+#[test]
+fn blocks_are_kept_or_made_and_a_choice_dequantizes_them() {
+    let dir = Path::new("tests/golden/llama2-mha");
+    let config = LlamaConfig::open(dir).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, in_blocks(dir, &config).bytes()).unwrap();
+    let load = |path: &Path, choice| {
+        let (config, checkpoint) = (
+            LlamaConfig::open(path).unwrap(),
+            Checkpoint::open(path).unwrap(),
+        );
+        let cpu = Cpu::new(CpuOptions::default()).unwrap();
+        Llama::load_as(cpu, config, &checkpoint, choice, |_| {}).unwrap()
+    };
+    let ids = [1, 7, 42, 3, 9];
+    let states = |model: &Llama<Cpu>| Trace::new(model, &ids).unwrap();
+
+    let kept = load(&path, WeightChoice::Stored);
+    let made = load(dir, WeightChoice::Blocks(BlockFormat::Q8_0));
+    let plain = load(&path, WeightChoice::Plain(DType::F32));
+    assert!(kept.weights().has_blocks() && !plain.weights().has_blocks());
+    assert_eq!(kept.weights(), made.weights());
+    assert_eq!((kept.dtype(), plain.dtype()), (DType::F32, DType::F32));
+    assert!(kept.weights().bytes() * 2 < plain.weights().bytes());
+    assert!(states(&kept) == states(&made));
+    let (kept_logits, plain_logits) = (states(&kept).logits, states(&plain).logits);
+    assert!(kept_logits != plain_logits);
+    let most = |x: &[f32]| x.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+    let off: Vec<f32> = kept_logits
+        .iter()
+        .zip(&plain_logits)
+        .map(|(x, y)| x - y)
+        .collect();
+    assert!(most(&off) < 0.05 * most(&plain_logits), "{}", most(&off));
+
+    // The MLP as values: what it was packed from, and what may take its place.
+    let mut edited = kept.clone();
+    let mlp = edited.mlp(0).unwrap();
+    assert_eq!(mlp, plain.mlp(0).unwrap());
+    let mut other = mlp.clone();
+    other.tensors[0].bytes[0] ^= 1;
+    edited.set_mlp(&other).unwrap();
+    assert_eq!(edited.mlp(0).unwrap(), other);
+    assert!(states(&edited) != states(&kept));
+    edited.set_mlp(&mlp).unwrap();
+    assert!(states(&edited) == states(&kept));
 }

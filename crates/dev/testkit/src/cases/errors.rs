@@ -214,7 +214,9 @@ pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &
                     .head_score(&a, &w, &LogitMap::PLAIN, &[0, 0])
                     .map(|_| ()),
             ];
-            let fits = B::operand(dtype) == B::operand(made_for);
+            // Where one model has matrices of several formats, products round f32 themselves.
+            let is_rounded = backend.keeps_blocks() && made_for == DType::F32;
+            let fits = is_rounded || B::operand(dtype) == B::operand(made_for);
             for result in results {
                 match result {
                     Ok(()) => assert!(fits, "{made_for} for {dtype}"),

@@ -20,6 +20,7 @@
 //! average: [`product_bound`] adds `5 / 16 * k`.
 
 pub mod attention;
+pub mod blocks;
 pub mod callers;
 pub mod errors;
 pub mod matrix;

@@ -8,7 +8,7 @@
 use std::arch::asm;
 
 use super::blocks::{Kernel, Strip};
-use super::{CpuActs, CpuMatrix, TILE};
+use super::{CpuActs, PlainPanels, TILE};
 use crate::cpu::simd::Amx;
 
 /// Rows of a tile register.
@@ -32,7 +32,7 @@ impl Kernel for Registers {
 
     const BLOCK_ROWS: usize = 512;
 
-    fn block_lines(rows: usize, w: &CpuMatrix) -> usize {
+    fn block_lines(rows: usize, w: &PlainPanels) -> usize {
         match rows {
             0..=TILE_ROWS => w.lines,
             _ => BLOCK_LINES,

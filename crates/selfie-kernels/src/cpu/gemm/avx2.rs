@@ -5,7 +5,7 @@
 //! fetch the next one while they multiply: the hardware's own prefetching stops between blocks.
 
 use super::blocks::{Kernel, Strip};
-use super::{CpuActs, CpuMatrix, PANEL, TILE};
+use super::{CpuActs, PANEL, PlainPanels, TILE};
 use crate::cpu::simd::Avx2;
 
 /// Rows of a tile: 6 x 2 accumulators leave four of the sixteen registers for weights and operand.
@@ -48,7 +48,7 @@ impl Kernel for Rows {
 
     const BLOCK_ROWS: usize = 32 * TILE_ROWS;
 
-    fn block_lines(rows: usize, w: &CpuMatrix) -> usize {
+    fn block_lines(rows: usize, w: &PlainPanels) -> usize {
         match rows {
             0..=WIDENING_ROWS => w.lines,
             _ => BLOCK_K / w.line_k(),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{CpuActs, CpuMatrix, TILE};
+use super::{CpuActs, PlainPanels, TILE};
 use crate::DType;
 use crate::cpu::rows::ActValues;
 use crate::cpu::simd::Avx512;
@@ -18,7 +18,7 @@ type Sums = [[f32; TILE]; ROWS];
 pub(super) fn for_tiles(
     proof: Avx512,
     a: &CpuActs,
-    w: &CpuMatrix,
+    w: &PlainPanels,
     pairs: Range<usize>,
     mut each: impl FnMut(usize, usize, &[f32; TILE]),
 ) {

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{CpuActs, CpuMatrix, TILE};
+use super::{CpuActs, PlainPanels, TILE};
 use crate::DType;
 
 /// Pairs of panels whose sums wait between blocks: 1 KiB a row.
@@ -34,7 +34,7 @@ pub(super) trait Kernel {
     const BLOCK_ROWS: usize;
 
     /// Lines of a block, for so many rows. One tile of rows reads the weights once and is best left in its registers.
-    fn block_lines(rows: usize, w: &CpuMatrix) -> usize;
+    fn block_lines(rows: usize, w: &PlainPanels) -> usize;
 
     /// Adds the strip's products to `sums`: row `i` at `i * sums_stride`. The first lines set them.
     fn multiply(
@@ -65,7 +65,7 @@ pub(super) struct Strip<'a, T> {
 pub(super) fn for_tiles<K: Kernel>(
     kernel: &mut K,
     a: &CpuActs,
-    w: &CpuMatrix,
+    w: &PlainPanels,
     pairs: Range<usize>,
     mut each: impl FnMut(usize, usize, &[f32; TILE]),
 ) {
@@ -101,7 +101,7 @@ struct Block<'a, T> {
     a: &'a [T],
     stride: usize,
     rows: usize,
-    w: &'a CpuMatrix,
+    w: &'a PlainPanels,
     pairs: Range<usize>,
 }
 

@@ -18,11 +18,16 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::pack::{CpuMatrix, PANEL};
+use super::CpuMatrix;
+use super::blocks::{self as blocks_of_weights, BlockPanels, OperandBlock, quantize_rows};
+use super::cast::recast;
+use super::matrix::{Part, Weights};
+use super::pack::{PANEL, PlainPanels};
 use super::rows::{ActValues, CpuActs};
+use super::scratch::FreeList;
 use super::simd::{Amx, Isa};
-use crate::Result;
 use crate::error::check_shape;
+use crate::{DType, Result};
 
 /// Columns of a tile: a pair of panels.
 pub(super) const TILE: usize = 2 * PANEL;
@@ -38,12 +43,13 @@ pub(super) enum Target<'a> {
 /// `a · wᵀ (+ bias)` into `[a.len, w.rows]`.
 pub(super) fn linear(
     isa: Isa,
+    free: &FreeList<OperandBlock>,
     a: &CpuActs,
     w: &CpuMatrix,
     bias: Option<&[f32]>,
     target: Target<'_>,
 ) -> Result<()> {
-    check_operands(isa, "linear", a, w)?;
+    check_shape("linear", "width of the operand", w.columns, a.width)?;
     if let Some(bias) = bias {
         check_shape("linear", "length of the bias", w.rows, bias.len())?;
     }
@@ -53,27 +59,86 @@ pub(super) fn linear(
     };
     check_shape("linear", "values of the output", a.len * w.rows, out.len())?;
     let out = Columns::new(out, w.rows);
-    let pairs_a_task = w.pairs().div_ceil(4 * rayon::current_num_threads()).max(1);
-    let tasks = w.pairs().div_ceil(pairs_a_task);
-    (0..tasks).into_par_iter().for_each(|task| {
-        let pairs = task * pairs_a_task..w.pairs().min((task + 1) * pairs_a_task);
-        for_tiles(isa, a, w, pairs, |row, pair, sums| {
-            let column = pair * TILE;
-            let n = TILE.min(w.rows - column);
-            // SAFETY: each task owns its pairs of panels, so no two write the same columns.
-            let out = unsafe { out.slice(row, column, n) };
-            let bias = bias.map_or(&[] as &[f32], |b| &b[column..column + n]);
-            store(out, &sums[..n], bias, add);
-        });
-    });
+    for part in w.parts() {
+        with_product(isa, "linear", free, a, part, |product| {
+            let pairs_a_task = part
+                .pairs()
+                .div_ceil(4 * rayon::current_num_threads())
+                .max(1);
+            let tasks = part.pairs().div_ceil(pairs_a_task);
+            (0..tasks).into_par_iter().for_each(|task| {
+                let pairs = task * pairs_a_task..part.pairs().min((task + 1) * pairs_a_task);
+                for_tiles(isa, product, pairs, |row, pair, sums| {
+                    let n = TILE.min(part.rows - pair * TILE);
+                    let column = part.first + pair * TILE;
+                    // SAFETY: each task owns its pairs of panels, so no two write the same columns.
+                    let out = unsafe { out.slice(row, column, n) };
+                    let bias = bias.map_or(&[] as &[f32], |b| &b[column..column + n]);
+                    store(out, &sums[..n], bias, add);
+                });
+            });
+        })?;
+    }
     Ok(())
 }
 
-/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels.
+/// A part of a matrix, with an operand in the form that it takes.
+#[derive(Clone, Copy)]
+pub(super) enum Product<'a> {
+    Plain(&'a CpuActs, &'a PlainPanels),
+    Blocks(blocks_of_weights::Operand<'a>, &'a BlockPanels),
+}
+
+/// Calls `f` with `part` and the operand in the form that it takes: as it is, or, if it is f32, rounded once more. An error
+/// if its form is another one.
+pub(super) fn with_product<R>(
+    isa: Isa,
+    op: &'static str,
+    free: &FreeList<OperandBlock>,
+    a: &CpuActs,
+    part: &Part,
+    f: impl FnOnce(Product<'_>) -> R,
+) -> Result<R> {
+    let is_f32 = a.values.fit(isa, DType::F32);
+    match &part.weights {
+        Weights::Plain(w) if a.values.fit(isa, w.dtype) => Ok(f(Product::Plain(a, w))),
+        Weights::Plain(w) if is_f32 => Ok(f(Product::Plain(&recast(isa, a, w.dtype), w))),
+        Weights::Blocks(w) if is_f32 => Ok(free.with(a.len * w.blocks(), |blocks| {
+            let values = &a.values.f32()[..a.len * a.stride];
+            quantize_rows(isa, values, a.stride, a.width, w.layout().offset, blocks);
+            let rows = a.len;
+            f(Product::Blocks(
+                blocks_of_weights::Operand { blocks, rows },
+                w,
+            ))
+        })),
+        _ => Err(crate::KernelError::Unsupported {
+            op,
+            reason: format!(
+                "{} weights with an operand made for another dtype or path",
+                part.format()
+            ),
+        }),
+    }
+}
+
+/// Calls `each(row, pair, sums)` with the sums `[32]` of every row times each pair of panels.
 pub(super) fn for_tiles(
     isa: Isa,
+    product: Product<'_>,
+    pairs: Range<usize>,
+    each: impl FnMut(usize, usize, &[f32; TILE]),
+) {
+    match product {
+        Product::Plain(a, w) => plain_tiles(isa, a, w, pairs, each),
+        Product::Blocks(a, w) => blocks_of_weights::for_tiles(isa, a, w, pairs, each),
+    }
+}
+
+fn plain_tiles(
+    isa: Isa,
     a: &CpuActs,
-    w: &CpuMatrix,
+    w: &PlainPanels,
     pairs: Range<usize>,
     each: impl FnMut(usize, usize, &[f32; TILE]),
 ) {
@@ -93,21 +158,6 @@ pub(super) fn for_tiles(
             blocks::for_tiles(&mut portable::Rows, a, w, pairs, each);
         }
     }
-}
-
-/// The operand must have the form that the weights and the path ask for, and the widths must agree.
-pub(super) fn check_operands(isa: Isa, op: &'static str, a: &CpuActs, w: &CpuMatrix) -> Result<()> {
-    check_shape(op, "width of the operand", w.columns, a.width)?;
-    if a.values.fit(isa, w.dtype) {
-        return Ok(());
-    }
-    Err(crate::KernelError::Unsupported {
-        op,
-        reason: format!(
-            "{} weights with an operand made for another dtype or path",
-            w.dtype
-        ),
-    })
 }
 
 fn store(out: &mut [f32], sums: &[f32], bias: &[f32], add: bool) {

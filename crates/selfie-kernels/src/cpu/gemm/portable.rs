@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::blocks::{Kernel, Strip};
-use super::{CpuActs, CpuMatrix, PANEL, TILE};
+use super::{CpuActs, PANEL, PlainPanels, TILE};
 use crate::DType;
 
 /// One row at a time; the operand is f32 for weights of any type.
@@ -20,7 +20,7 @@ impl Kernel for Rows {
 
     const BLOCK_ROWS: usize = 64;
 
-    fn block_lines(_rows: usize, _w: &CpuMatrix) -> usize {
+    fn block_lines(_rows: usize, _w: &PlainPanels) -> usize {
         256
     }
 

@@ -1,0 +1,217 @@
+//! Tiles with AVX-512 and its integer dot product (VNNI): twelve rows by a panel. The AMX path takes these too: most of a
+//! wide product's time is not in its multiply-adds, and tiles of integers would need codes widened to bytes in memory.
+
+use super::{MOST_ROWS, Sums, Tile};
+use crate::cpu::simd::Avx512;
+
+/// Rows of a tile: 12 sums and 8 lines of codes are in registers.
+pub(super) const ROWS: usize = MOST_ROWS;
+
+/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn multiply(_proof: Avx512, _tile: &Tile<'_>, _sums: &mut Sums, _at: usize) {}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) fn multiply(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums, at: usize) {
+    // SAFETY: the proof says that the features are there.
+    unsafe { x86::tile(tile, sums, at) }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::super::decode::STEPS;
+    use super::*;
+    use crate::cpu::{blocks::BlockPanels, pack::PANEL};
+    use crate::format::Scales;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
+        let layout = tile.w.layout();
+        match (layout.has_halves(), layout.has_min()) {
+            (true, _) => each_height::<true, false>(tile, sums, at),
+            (false, true) => each_height::<false, true>(tile, sums, at),
+            (false, false) => each_height::<false, false>(tile, sums, at),
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn each_height<const HALVES: bool, const MIN: bool>(
+        tile: &Tile<'_>,
+        sums: &mut Sums,
+        at: usize,
+    ) {
+        match tile.rows {
+            1 => rows::<1, HALVES, MIN>(tile, sums, at),
+            2 => rows::<2, HALVES, MIN>(tile, sums, at),
+            3 => rows::<3, HALVES, MIN>(tile, sums, at),
+            4 => rows::<4, HALVES, MIN>(tile, sums, at),
+            5 => rows::<5, HALVES, MIN>(tile, sums, at),
+            6 => rows::<6, HALVES, MIN>(tile, sums, at),
+            7 => rows::<7, HALVES, MIN>(tile, sums, at),
+            8 => rows::<8, HALVES, MIN>(tile, sums, at),
+            9 => rows::<9, HALVES, MIN>(tile, sums, at),
+            10 => rows::<10, HALVES, MIN>(tile, sums, at),
+            11 => rows::<11, HALVES, MIN>(tile, sums, at),
+            _ => rows::<12, HALVES, MIN>(tile, sums, at),
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn rows<const R: usize, const HALVES: bool, const MIN: bool>(
+        tile: &Tile<'_>,
+        sums: &mut Sums,
+        at: usize,
+    ) {
+        assert!(R * tile.stride <= tile.a.len() && at + PANEL <= sums[0].len());
+        let bits = tile.w.layout().bits;
+        let mut acc = [_mm512_setzero_ps(); R];
+        for block in 0..tile.stride {
+            let lines = lines(bits, tile.w.codes(tile.panel, block));
+            let [scale, second_scale, min] = scaling(tile.w, tile.panel, block);
+            for (r, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: in bounds by the assertion.
+                let a = unsafe { tile.a.get_unchecked(r * tile.stride + block) };
+                let words: &[i32; STEPS] = bytemuck::cast_ref(&a.codes);
+                let mut dots = a.starts.map(|start| _mm512_set1_epi32(start));
+                for step in 0..STEPS / 2 {
+                    let (x, y) = (words[step], words[step + STEPS / 2]);
+                    dots[0] = _mm512_dpbusd_epi32(dots[0], lines[step], _mm512_set1_epi32(x));
+                    let second = lines[step + STEPS / 2];
+                    dots[1] = _mm512_dpbusd_epi32(dots[1], second, _mm512_set1_epi32(y));
+                }
+                let a_scale = _mm512_set1_ps(a.scale);
+                if HALVES {
+                    *acc = fold(*acc, dots[0], _mm512_mul_ps(scale, a_scale));
+                    *acc = fold(*acc, dots[1], _mm512_mul_ps(second_scale, a_scale));
+                } else {
+                    let dots = _mm512_add_epi32(dots[0], dots[1]);
+                    *acc = fold(*acc, dots, _mm512_mul_ps(scale, a_scale));
+                }
+                if MIN {
+                    *acc = _mm512_add_ps(*acc, _mm512_mul_ps(min, _mm512_set1_ps(a.sum)));
+                }
+            }
+        }
+        for (sums, acc) in sums.iter_mut().zip(acc) {
+            // SAFETY: a row of sums has a panel's floats from `at` on.
+            unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(at), acc) };
+        }
+    }
+
+    /// Not fused: plain Rust has to have the same bits.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fold(acc: __m512, dots: __m512i, scale: __m512) -> __m512 {
+        _mm512_add_ps(acc, _mm512_mul_ps(_mm512_cvtepi32_ps(dots), scale))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(codes: &[[u8; 64]], line: usize) -> __m512i {
+        // SAFETY: a line has 64 bytes.
+        unsafe { _mm512_loadu_si512(codes[line].as_ptr().cast()) }
+    }
+
+    /// [`decode::lines`](super::super::decode::lines).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn lines(bits: usize, codes: &[u8]) -> [__m512i; STEPS] {
+        let codes = codes.as_chunks::<64>().0;
+        if bits == 8 {
+            return std::array::from_fn(|step| load(codes, step));
+        }
+        let nibble = _mm512_set1_epi8(0xf);
+        let mut lines = [_mm512_setzero_si512(); STEPS];
+        for step in 0..STEPS / 2 {
+            let both = load(codes, step);
+            lines[step] = _mm512_and_si512(both, nibble);
+            let high = _mm512_srli_epi16::<4>(both);
+            lines[step + STEPS / 2] = _mm512_and_si512(high, nibble);
+        }
+        if bits == 5 {
+            let high = load(codes, 4);
+            let shifted = [
+                _mm512_slli_epi16::<4>(high),
+                _mm512_slli_epi16::<3>(high),
+                _mm512_slli_epi16::<2>(high),
+                _mm512_slli_epi16::<1>(high),
+                high,
+                _mm512_srli_epi16::<1>(high),
+                _mm512_srli_epi16::<2>(high),
+                _mm512_srli_epi16::<3>(high),
+            ];
+            let bit = _mm512_set1_epi8(0x10);
+            for (line, high) in lines.iter_mut().zip(shifted) {
+                *line = _mm512_or_si512(*line, _mm512_and_si512(high, bit));
+            }
+        }
+        if bits == 6 {
+            let pair = _mm512_set1_epi8(0x30);
+            for (half, lines) in lines.chunks_exact_mut(STEPS / 2).enumerate() {
+                let high = load(codes, 4 + half);
+                let shifted = [
+                    _mm512_slli_epi16::<4>(high),
+                    _mm512_slli_epi16::<2>(high),
+                    high,
+                    _mm512_srli_epi16::<2>(high),
+                ];
+                for (line, high) in lines.iter_mut().zip(shifted) {
+                    *line = _mm512_or_si512(*line, _mm512_and_si512(high, pair));
+                }
+            }
+        }
+        lines
+    }
+
+    /// [`decode::scaling`](super::super::decode::scaling): the scales of both halves, and the minimum.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn scaling(w: &BlockPanels, panel: usize, block: usize) -> [__m512; 3] {
+        let (unit, part) = w.scales(panel, block);
+        let (halves, subs) = (
+            unit.as_chunks::<{ 2 * PANEL }>().0,
+            part.as_chunks::<PANEL>().0,
+        );
+        let scale = widen(&halves[0]);
+        let zero = _mm512_setzero_ps();
+        match w.layout().scales {
+            Scales::Scale => [scale, scale, zero],
+            Scales::ScaleMin => [scale, scale, widen(&halves[1])],
+            Scales::SubScaleMin => {
+                let scale = _mm512_mul_ps(scale, unsigned(&subs[0]));
+                let min = _mm512_mul_ps(widen(&halves[1]), unsigned(&subs[1]));
+                [scale, scale, _mm512_sub_ps(_mm512_set1_ps(-0.0), min)]
+            }
+            Scales::SubScale => [
+                _mm512_mul_ps(scale, signed(&subs[0])),
+                _mm512_mul_ps(scale, signed(&subs[1])),
+                zero,
+            ],
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn widen(halves: &[u8; 2 * PANEL]) -> __m512 {
+        // SAFETY: there are sixteen halves.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn unsigned(bytes: &[u8; PANEL]) -> __m512 {
+        // SAFETY: there are sixteen bytes.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn signed(bytes: &[u8; PANEL]) -> __m512 {
+        // SAFETY: there are sixteen bytes.
+        let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+    }
+}

@@ -1,0 +1,280 @@
+//! The packed form of a matrix in blocks.
+
+use std::ops::Range;
+
+use memmap2::{Advice, MmapMut};
+use rayon::prelude::*;
+
+use super::decode::STEPS;
+use super::operand::VALUES;
+use crate::cpu::pack::{PANEL, wrong_length};
+use crate::format::{Block, Layout, Scales};
+use crate::{BlockFormat, DType, KernelError, MatrixSource, Result, quantize};
+
+/// Bytes of a line: four neighbours in k of sixteen columns, as integer dot products take them.
+const LINE: usize = 4 * PANEL;
+
+/// A weight matrix `[out, in]` in blocks: as many bytes as the blocks have (scales of 6 bits get 8), but for padding.
+///
+/// Sixteen output columns form a panel, as in a plain matrix. First come the scales of all its blocks: for each block of
+/// the format the f16 of sixteen columns, then for each 32 values the scales of 8 bits. The codes follow: for each 32
+/// values the low four bits (8 bits: all) of eight lines, two lines in one; then the fifth bits of all lines in one line,
+/// or the fifth and sixth in two. `out` is padded with zeros to two panels.
+pub(in crate::cpu) struct BlockPanels {
+    map: MmapMut,
+    format: BlockFormat,
+    layout: Layout,
+    rows: usize,
+    columns: usize,
+    /// Blocks of 32 of a row.
+    blocks: usize,
+    /// A block of the format has `1 << shift` of them.
+    shift: u32,
+    /// Bytes of a panel's scales, padded to lines.
+    scale_bytes: usize,
+}
+
+impl BlockPanels {
+    /// Reads, quantizes if need be, and packs the sources, stacked along `out`.
+    pub(in crate::cpu) fn pack(sources: &[&dyn MatrixSource], format: BlockFormat) -> Result<Self> {
+        let columns = sources.first().map_or(0, |s| s.shape().1);
+        let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
+        let units = columns.div_ceil(format.values());
+        let layout = format.layout();
+        let unit_scales = unit_bytes(layout) + unit_parts(format) * part_bytes(layout);
+        let mut panels = Self {
+            map: MmapMut::map_anon(LINE)?,
+            format,
+            layout,
+            rows,
+            columns,
+            blocks: units * unit_parts(format),
+            shift: unit_parts(format).ilog2(),
+            scale_bytes: (units * unit_scales).next_multiple_of(LINE),
+        };
+        let count = rows.next_multiple_of(2 * PANEL) / PANEL;
+        let panel_bytes = panels.panel_bytes();
+        let mut map = MmapMut::map_anon((count * panel_bytes).max(LINE))?;
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
+        map.par_chunks_mut(panel_bytes.max(LINE))
+            .enumerate()
+            .try_for_each(|(panel, out)| panels.pack_panel(sources, panel, out))?;
+        panels.map = map;
+        Ok(panels)
+    }
+
+    pub(in crate::cpu) fn format(&self) -> BlockFormat {
+        self.format
+    }
+
+    pub(in crate::cpu) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Blocks of 32 of a row.
+    pub(in crate::cpu) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Resident bytes, padding included.
+    pub(in crate::cpu) fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The lines of codes of a panel's `block`.
+    #[inline]
+    pub(super) fn codes(&self, panel: usize, block: usize) -> &[u8] {
+        let bytes = self.layout.bits * STEPS / 8 * LINE;
+        let first = panel * self.panel_bytes() + self.scale_bytes;
+        &self.map[first + block * bytes..][..bytes]
+    }
+
+    /// The f16 of a panel's `block` of the format, and the scales of the 32 values from `32 * block` on.
+    #[inline]
+    pub(super) fn scales(&self, panel: usize, block: usize) -> (&[u8], &[u8]) {
+        let (unit, part) = (unit_bytes(self.layout), part_bytes(self.layout));
+        let unit_scales = unit + (part << self.shift);
+        let first = panel * self.panel_bytes() + (block >> self.shift) * unit_scales;
+        let (halves, parts) = self.map[first..][..unit_scales].split_at(unit);
+        let at = block & ((1 << self.shift) - 1);
+        (halves, &parts[at * part..][..part])
+    }
+
+    /// Unpacks row `row` to f32, exactly: the bits of [`BlockFormat::dequantize`].
+    pub(in crate::cpu) fn read_row(&self, row: usize, out: &mut [f32]) {
+        let (panel, lane) = (row / PANEL, row % PANEL);
+        for (block, out) in out.chunks_mut(VALUES).enumerate() {
+            let lines = super::decode::lines(self.layout.bits, self.codes(panel, block));
+            let scaling = super::decode::scaling(self, panel, block);
+            for (k, out) in out.iter_mut().enumerate() {
+                let code = i16::from(lines[k / 4][lane * 4 + k % 4]) - self.layout.offset;
+                let value = f32::from(code) * scaling.halves[2 * k / VALUES][lane];
+                *out = if self.layout.has_min() {
+                    value + scaling.min[lane]
+                } else {
+                    value
+                };
+            }
+        }
+    }
+
+    fn panel_bytes(&self) -> usize {
+        self.scale_bytes + self.blocks * self.layout.bits * STEPS / 8 * LINE
+    }
+
+    fn pack_panel(
+        &self,
+        sources: &[&dyn MatrixSource],
+        panel: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let (from, to) = (panel * PANEL, self.rows.min((panel + 1) * PANEL));
+        let mut start = 0;
+        for source in sources {
+            let end = start + source.shape().0;
+            let rows = from.max(start)..to.min(end);
+            if rows.start < rows.end {
+                let own = rows.start - start..rows.end - start;
+                let blocks = self.blocks_of(*source, own, rows.start)?;
+                let row_bytes = blocks.len() / rows.len();
+                for (row, blocks) in rows.zip(blocks.chunks_exact(row_bytes.max(1))) {
+                    self.pack_row(row, blocks, out)?;
+                }
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// The blocks of some rows; `first` is the number in this matrix of the first of them.
+    fn blocks_of(
+        &self,
+        source: &dyn MatrixSource,
+        rows: Range<usize>,
+        first: usize,
+    ) -> Result<Vec<u8>> {
+        let format = crate::Format::Blocks(self.format);
+        let expected = rows.len() * format.row_bytes(self.columns);
+        let mut blocks = Vec::with_capacity(expected);
+        if source.blocks() == Some(self.format) {
+            source.with_blocks(rows.clone(), &mut |bytes| blocks.extend_from_slice(bytes))?;
+        } else {
+            let mut values = Vec::new();
+            source.with_rows(rows.clone(), &mut |bytes| {
+                values = source.dtype().to_f32(bytes);
+            })?;
+            if values.len() != rows.len() * self.columns {
+                return Err(wrong_length(
+                    rows.len(),
+                    values.len() * source.dtype().size(),
+                ));
+            }
+            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+                return Err(KernelError::NotFinite {
+                    row: first + at / self.columns,
+                    column: at % self.columns,
+                    value: values[at],
+                    dtype: source.dtype(),
+                });
+            }
+            for row in values.chunks_exact(self.columns.max(1)) {
+                quantize(self.format, row, &mut blocks);
+            }
+        }
+        if blocks.len() != expected {
+            return Err(wrong_length(rows.len(), blocks.len()));
+        }
+        Ok(blocks)
+    }
+
+    fn pack_row(&self, row: usize, blocks: &[u8], out: &mut [u8]) -> Result<()> {
+        let lane = row % PANEL;
+        let (scales, codes) = out.split_at_mut(self.scale_bytes);
+        let parts = unit_parts(self.format);
+        let (unit_bytes, part_bytes) = (unit_bytes(self.layout), part_bytes(self.layout));
+        let line_bytes = self.layout.bits * STEPS / 8 * LINE;
+        let unit_scales = scales.chunks_exact_mut(unit_bytes + parts * part_bytes);
+        let unit_codes = codes.chunks_exact_mut(parts * line_bytes);
+        let units = blocks.chunks_exact(self.format.bytes());
+        for (at, ((bytes, scales), codes)) in units.zip(unit_scales).zip(unit_codes).enumerate() {
+            let block = Block::read(self.format, bytes);
+            for half in [block.scale, block.min] {
+                if !half.is_finite() {
+                    return Err(KernelError::NotFinite {
+                        row,
+                        column: at * self.format.values(),
+                        value: half.to_f32(),
+                        dtype: DType::F16,
+                    });
+                }
+            }
+            let halves = [block.scale, block.min].map(half::f16::to_le_bytes);
+            for (out, half) in scales[..unit_bytes].chunks_exact_mut(2 * PANEL).zip(halves) {
+                out[2 * lane..][..2].copy_from_slice(&half);
+            }
+            for part in 0..parts {
+                let scales = &mut scales[unit_bytes + part * part_bytes..][..part_bytes];
+                match self.layout.scales {
+                    Scales::Scale | Scales::ScaleMin => {}
+                    Scales::SubScaleMin => {
+                        scales[lane] = block.sub_scales[part];
+                        scales[PANEL + lane] = block.sub_mins[part];
+                    }
+                    Scales::SubScale => {
+                        scales[lane] = block.sub_scales[2 * part];
+                        scales[PANEL + lane] = block.sub_scales[2 * part + 1];
+                    }
+                }
+                let lines = codes[part * line_bytes..][..line_bytes]
+                    .as_chunks_mut::<LINE>()
+                    .0;
+                let codes = &block.codes[part * VALUES..][..VALUES];
+                pack_codes(self.layout.bits, codes, lane, lines);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes 32 codes of one column.
+fn pack_codes(bits: usize, codes: &[u8], lane: usize, lines: &mut [[u8; LINE]]) {
+    for (k, &code) in codes.iter().enumerate() {
+        let (step, at) = (k / 4, lane * 4 + k % 4);
+        if bits == 8 {
+            lines[step][at] = code;
+            continue;
+        }
+        lines[step % 4][at] |= (code & 0xf) << (step / 4 * 4);
+        match bits {
+            5 => lines[4][at] |= (code >> 4) << step,
+            6 => lines[4 + step / 4][at] |= (code >> 4) << (step % 4 * 2),
+            _ => {}
+        }
+    }
+}
+
+/// Parts of 32 values of a block of the format.
+#[inline]
+fn unit_parts(format: BlockFormat) -> usize {
+    format.values() / VALUES
+}
+
+/// Bytes of the f16 of a block of the format, of sixteen columns.
+#[inline]
+fn unit_bytes(layout: Layout) -> usize {
+    if layout.has_min() {
+        4 * PANEL
+    } else {
+        2 * PANEL
+    }
+}
+
+/// Bytes of the scales of 32 values, of sixteen columns.
+#[inline]
+fn part_bytes(layout: Layout) -> usize {
+    match layout.scales {
+        Scales::Scale | Scales::ScaleMin => 0,
+        Scales::SubScaleMin | Scales::SubScale => 2 * PANEL,
+    }
+}
