@@ -2,11 +2,10 @@
 
 use std::io;
 
-use selfie::Error;
 use selfie::control::ControlError;
 use selfie::interp::InterpError;
-use selfie::kernels::KernelError;
 use selfie::llama::LlamaError;
+use selfie::{Error, ErrorKind};
 use selfie_explorer::ExplorerError;
 use selfie_serve::ServeError;
 use selfie_sweep::SweepError;
@@ -54,7 +53,7 @@ impl CliError {
                 | ExplorerError::NothingInCommon { .. },
             ) => 2,
             Self::Serve(ServeError::Listen { .. } | ServeError::Limit { .. }) => 2,
-            Self::Selfie(error) => of_selfie(error),
+            Self::Selfie(error) if error.kind() == ErrorKind::Usage => 2,
             Self::Prompts(error) | Self::Sweep(error) => of_sweep(error),
             _ => 1,
         }
@@ -75,80 +74,15 @@ impl CliError {
 
 fn of_sweep(error: &SweepError) -> u8 {
     match error {
-        SweepError::Selfie(error) => of_selfie(error),
-        SweepError::Read { .. }
+        SweepError::Selfie(error) if error.kind() == ErrorKind::Usage => 2,
+        SweepError::Selfie(_)
+        | SweepError::Read { .. }
         | SweepError::Write { .. }
         | SweepError::Damaged { .. }
-        | SweepError::Stray { .. } => 1,
-        SweepError::Locked { .. } | SweepError::Unfinished { .. } => 1,
+        | SweepError::Stray { .. }
+        | SweepError::Locked { .. }
+        | SweepError::Unfinished { .. } => 1,
         _ => 2,
-    }
-}
-
-fn of_selfie(error: &Error) -> u8 {
-    match error {
-        Error::TokenSelector { .. } => 2,
-        Error::UnknownDevice { .. } | Error::WithoutCuda { .. } => 2,
-        Error::Environment { .. } | Error::EmptyPrompt => 2,
-        Error::Control(error) => of_control(error),
-        Error::Interp(error) => of_interp(error),
-        Error::Llama(error) => of_llama(error),
-        // --device, or SELFIE_CPU_PATH.
-        Error::Kernel(
-            KernelError::Path { .. }
-            | KernelError::NoCudaDriver
-            | KernelError::NoCudaDevice { .. }
-            | KernelError::OldCudaDriver { .. }
-            | KernelError::OldGpu { .. }
-            | KernelError::NoCublasLt,
-        ) => 2,
-        _ => 1,
-    }
-}
-
-fn of_llama(error: &LlamaError) -> u8 {
-    match error {
-        LlamaError::SamplingValue { .. } | LlamaError::NoBos { .. } => 2,
-        LlamaError::NoChatTemplate { .. }
-        | LlamaError::ChatTemplate { .. }
-        | LlamaError::ChatNotContinued { .. }
-        | LlamaError::ChatMessages { .. }
-        | LlamaError::NoMessages => 2,
-        _ => 1,
-    }
-}
-
-fn of_interp(error: &InterpError) -> u8 {
-    match error {
-        InterpError::Llama(error) => of_llama(error),
-        InterpError::Kernel(_) => 1,
-        InterpError::ReadVectors { .. } | InterpError::VectorFile { .. } => 1,
-        InterpError::NotFinite { .. } | InterpError::CleanNotFinite => 1,
-        InterpError::Unanswered => 1,
-        _ => 2,
-    }
-}
-
-fn of_control(error: &ControlError) -> u8 {
-    match error {
-        ControlError::Interp(error) => of_interp(error),
-        ControlError::Layer { .. }
-        | ControlError::TargetLayer { .. }
-        | ControlError::Token { .. }
-        | ControlError::EmptyText { .. }
-        | ControlError::Nothing { .. }
-        | ControlError::Value { .. }
-        | ControlError::TargetWidth { .. }
-        | ControlError::TargetNotFinite { .. }
-        | ControlError::Injections { .. }
-        | ControlError::JudgeTemplate { .. }
-        | ControlError::CommandStart { .. }
-        | ControlError::BaseShape { .. }
-        | ControlError::EditDType { .. }
-        | ControlError::FolderExists { .. }
-        | ControlError::Data { .. }
-        | ControlError::Template { .. } => 2,
-        _ => 1,
     }
 }
 

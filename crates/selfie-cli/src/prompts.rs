@@ -1,7 +1,7 @@
 //! The prompts that are given: where they come from, and what is told of them.
 
 use selfie::Opened;
-use selfie::interp::{InterpretationPrompt, LocatedPrompt, PromptMessage};
+use selfie::interp::{InterpretationPrompt, LocatedPrompt};
 use selfie::llama::Bos;
 use selfie_sweep::read_prompts;
 
@@ -42,12 +42,7 @@ pub(crate) fn interpretation_prompt(
     let Some(json) = json else {
         return Ok(reader.interpretation_prompt(template.unwrap_or("summarize"))?);
     };
-    Ok(match PromptMessage::list_from_json(json)? {
-        Some(messages) => {
-            InterpretationPrompt::from_messages(&messages, &reader.needed_chat_template()?)?
-        }
-        None => json.parse()?,
-    })
+    Ok(reader.read_interpretation_prompt(json)?)
 }
 
 /// Tells of what is wrong with the rows of an interpretation prompt's placeholders, and of a second bos.

@@ -129,6 +129,14 @@ pub enum ControlError {
         /// The reward.
         reward: f64,
     },
+    /// A reward that could not be given.
+    #[error("the reward failed at step {step}: {source}")]
+    Reward {
+        /// The step.
+        step: usize,
+        /// Why, in the words of who implements [`Reward`](crate::Reward).
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A judge's template without a place for the interpretation.
     #[error("the judge's template does not contain {{interpretation}}: \"{template}\"")]
     JudgeTemplate {

@@ -71,7 +71,8 @@ impl Vector {
         Ok(vectors)
     }
 
-    pub(crate) fn check(&self, index: usize, width: usize) -> Result<()> {
+    /// An error unless it has `width` values, all of them finite numbers. `index` is what the message calls it.
+    pub fn check(&self, index: usize, width: usize) -> Result<()> {
         if self.values.len() != width {
             return Err(InterpError::VectorWidth {
                 index,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use selfie_control::{Edit, EditStack};
-use selfie_interp::{InterpretationPrompt, Options};
+use selfie_interp::{InterpretationPrompt, Options, PromptMessage};
 use selfie_kernels::{Backend, BlockFormat, DType};
 use selfie_llama::{
     Bos, ChatTemplate, Checkpoint, Decoding, GenerationConfig, Llama, LlamaConfig, LlamaError,
@@ -202,6 +202,17 @@ impl Opened {
     pub fn interpretation_prompt(&self, name: &str) -> Result<InterpretationPrompt> {
         let template = self.chat_template()?;
         Ok(InterpretationPrompt::named(name, template.as_ref())?)
+    }
+
+    /// An interpretation prompt out of JSON: a list of texts with a 0 for each placeholder, or of messages, which this
+    /// model's chat template writes.
+    pub fn read_interpretation_prompt(&self, json: &str) -> Result<InterpretationPrompt> {
+        Ok(match PromptMessage::list_from_json(json)? {
+            Some(messages) => {
+                InterpretationPrompt::from_messages(&messages, &self.needed_chat_template()?)?
+            }
+            None => json.parse()?,
+        })
     }
 
     /// Greedy decoding that ends where this model's texts end.

@@ -1,0 +1,157 @@
+//! What kind of error it is: what an exit code, or an exception, is chosen by.
+
+use std::error::Error as _;
+use std::io;
+
+use selfie_control::ControlError;
+use selfie_interp::InterpError;
+use selfie_kernels::KernelError;
+use selfie_llama::LlamaError;
+
+use crate::Error;
+
+/// Who can do something about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// What was asked for: another option sets it right.
+    Usage,
+    /// A file that is not there.
+    NotFound,
+    /// A device without room for what was asked for.
+    OutOfMemory,
+    /// All else: a file that cannot be used, a device that fails, activations that overflow.
+    Failed,
+}
+
+impl Error {
+    /// What kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        if is_usage(self) {
+            return ErrorKind::Usage;
+        }
+        let (llama, kernel) = self.innermost();
+        let missing = matches!(
+            llama,
+            Some(LlamaError::NoFolder { .. } | LlamaError::MissingShard { .. })
+        );
+        if missing {
+            return ErrorKind::NotFound;
+        }
+        if kernel.is_some_and(is_out_of_memory) {
+            return ErrorKind::OutOfMemory;
+        }
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<io::Error>();
+            if io.is_some_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                return ErrorKind::NotFound;
+            }
+            if error.downcast_ref().is_some_and(is_out_of_memory) {
+                return ErrorKind::OutOfMemory;
+            }
+            cause = error.source();
+        }
+        ErrorKind::Failed
+    }
+
+    /// The error of the crates below that this one is: `source` skips those that are handed on as they are.
+    fn innermost(&self) -> (Option<&LlamaError>, Option<&KernelError>) {
+        let (llama, kernel) = match self {
+            Error::Kernel(kernel) => (None, Some(kernel)),
+            Error::Llama(llama) => (Some(&**llama), None),
+            Error::Interp(error) => of_interp(error),
+            Error::Control(error) => match &**error {
+                ControlError::Kernel(kernel) => (None, Some(kernel)),
+                ControlError::Llama(llama) => (Some(&**llama), None),
+                ControlError::Interp(error) => of_interp(error),
+                _ => (None, None),
+            },
+            _ => (None, None),
+        };
+        match llama {
+            Some(LlamaError::Kernel(kernel)) => (llama, Some(kernel)),
+            _ => (llama, kernel),
+        }
+    }
+}
+
+fn of_interp(error: &InterpError) -> (Option<&LlamaError>, Option<&KernelError>) {
+    match error {
+        InterpError::Llama(llama) => (Some(llama), None),
+        InterpError::Kernel(kernel) => (None, Some(kernel)),
+        _ => (None, None),
+    }
+}
+
+fn is_out_of_memory(error: &KernelError) -> bool {
+    matches!(error, KernelError::OutOfMemory { .. })
+}
+
+/// Whether another command line, or other arguments, would set it right.
+fn is_usage(error: &Error) -> bool {
+    match error {
+        Error::UnknownDevice { .. } | Error::WithoutCuda { .. } => true,
+        Error::Environment { .. } | Error::EmptyPrompt => true,
+        Error::TokenSelector { .. } => true,
+        Error::Control(error) => control_usage(error),
+        Error::Interp(error) => interp_usage(error),
+        Error::Llama(error) => llama_usage(error),
+        // --device, or SELFIE_CPU_PATH.
+        Error::Kernel(
+            KernelError::Path { .. }
+            | KernelError::NoCudaDriver
+            | KernelError::NoCudaDevice { .. }
+            | KernelError::OldCudaDriver { .. }
+            | KernelError::OldGpu { .. }
+            | KernelError::NoCublasLt,
+        ) => true,
+        _ => false,
+    }
+}
+
+fn llama_usage(error: &LlamaError) -> bool {
+    matches!(
+        error,
+        LlamaError::SamplingValue { .. }
+            | LlamaError::NoBos { .. }
+            | LlamaError::NoChatTemplate { .. }
+            | LlamaError::ChatTemplate { .. }
+            | LlamaError::ChatNotContinued { .. }
+            | LlamaError::ChatMessages { .. }
+            | LlamaError::NoMessages
+    )
+}
+
+fn interp_usage(error: &InterpError) -> bool {
+    match error {
+        InterpError::Llama(error) => llama_usage(error),
+        InterpError::Kernel(_) => false,
+        InterpError::ReadVectors { .. } | InterpError::VectorFile { .. } => false,
+        InterpError::NotFinite { .. } | InterpError::CleanNotFinite => false,
+        InterpError::Unanswered => false,
+        _ => true,
+    }
+}
+
+fn control_usage(error: &ControlError) -> bool {
+    match error {
+        ControlError::Interp(error) => interp_usage(error),
+        ControlError::Layer { .. }
+        | ControlError::TargetLayer { .. }
+        | ControlError::Token { .. }
+        | ControlError::EmptyText { .. }
+        | ControlError::Nothing { .. }
+        | ControlError::Value { .. }
+        | ControlError::TargetWidth { .. }
+        | ControlError::TargetNotFinite { .. }
+        | ControlError::Injections { .. }
+        | ControlError::JudgeTemplate { .. }
+        | ControlError::CommandStart { .. }
+        | ControlError::BaseShape { .. }
+        | ControlError::EditDType { .. }
+        | ControlError::FolderExists { .. }
+        | ControlError::Data { .. }
+        | ControlError::Template { .. } => true,
+        _ => false,
+    }
+}

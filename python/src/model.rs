@@ -1,0 +1,607 @@
+//! A model that is open.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use numpy::{PyArrayMethods, PyReadonlyArray2};
+use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+use selfie::control::EditStack;
+use selfie::interp::{self, Cell, Options, Vector};
+use selfie::kernels::DType;
+use selfie::llama::{self, Bos, Decoding, GenerationConfig};
+use selfie::{AnyModel, Device, DeviceOptions, OpenOptions, Opened, Source, on};
+
+use crate::edit::Edit;
+use crate::error::{Failed, Result, value_error};
+use crate::options::{Defaults, Keywords, from_end, interpretation, selection};
+use crate::rows::{Rows, progress_bar};
+use crate::run::Run;
+use crate::trace::Trace;
+
+/// A model with its weights on a device. Its methods release the GIL and may be called from several threads at once.
+///
+/// Open one with `Model.open`. What is running keeps the weights that it began with when an edit is applied.
+#[pyclass(frozen, name = "Model", module = "selfie_rs")]
+pub(crate) struct Model {
+    pub(crate) opened: Arc<Opened>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// A handle on weights.
+    llama: AnyModel,
+    edits: EditStack,
+}
+
+/// A token of a prompt: `id`, `piece` (as the vocabulary writes it), `text` (what it adds), `special`.
+#[pyclass(frozen, get_all, name = "Token", module = "selfie_rs")]
+pub(crate) struct Token {
+    id: u32,
+    piece: String,
+    text: String,
+    special: bool,
+}
+
+/// What a model wrote: `text` (without special tokens), `new_ids` (the one that ended it included), `logprobs` of each.
+#[pyclass(frozen, get_all, name = "Text", module = "selfie_rs")]
+pub(crate) struct Text {
+    text: String,
+    new_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+#[pymethods]
+impl Token {
+    fn __repr__(&self) -> String {
+        format!("Token({}, {:?})", self.id, self.text)
+    }
+}
+
+#[pymethods]
+impl Text {
+    fn __str__(&self) -> &str {
+        &self.text
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Text({:?})", self.text)
+    }
+}
+
+/// SelfIE's own.
+const SWEEP: Defaults = Defaults {
+    inject_layer: 1,
+    max_new_tokens: 30,
+    relevancy: true,
+};
+
+#[pymethods]
+impl Model {
+    /// Opens a model: a Hugging Face folder, `org/name` of the local Hugging Face cache, or a GGUF file; without a path
+    /// the demo checkpoint, which knows a small world only.
+    ///
+    /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (as the file
+    /// has it), "f32", "bf16", "f16". `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for
+    /// all cores. `deterministic`: the same bits in any batch on a GPU, as the CPU always gives. `bos`: "auto", "always",
+    /// "never".
+    ///
+    /// Raises FileNotFoundError, MemoryError, ValueError (an argument), RuntimeError (a checkpoint that cannot be used).
+    #[staticmethod]
+    #[pyo3(signature = (
+        path = None, *, device = "auto", dtype = None, edits = Vec::new(), threads = None, deterministic = false,
+        bos = "auto"
+    ))]
+    fn open(
+        py: Python<'_>,
+        path: Option<PathBuf>,
+        device: &str,
+        dtype: Option<&str>,
+        edits: Vec<Bound<'_, PyAny>>,
+        threads: Option<usize>,
+        deterministic: bool,
+        bos: &str,
+    ) -> PyResult<Self> {
+        let threads = match threads {
+            Some(0) => return value_error("threads=0: expected at least 1"),
+            threads => threads.and_then(NonZeroUsize::new),
+        };
+        let dtype = match dtype {
+            None | Some("auto") => None,
+            Some("f32" | "float32") => Some(DType::F32),
+            Some("bf16" | "bfloat16") => Some(DType::Bf16),
+            Some("f16" | "float16") => Some(DType::F16),
+            Some(other) => {
+                return value_error(format!(
+                    "dtype=\"{other}\": expected \"f32\", \"bf16\", \"f16\", or None for what the file has"
+                ));
+            }
+        };
+        let options = OpenOptions {
+            device: DeviceOptions {
+                device: device.parse::<Device>().map_err(Failed::from)?,
+                deterministic,
+                threads,
+                ..DeviceOptions::from_env().map_err(Failed::from)?
+            },
+            dtype,
+            bos: match bos {
+                "auto" => Bos::Auto,
+                "always" => Bos::Always,
+                "never" => Bos::Never,
+                other => {
+                    return value_error(format!(
+                        "bos=\"{other}\": expected \"auto\", \"always\" or \"never\""
+                    ));
+                }
+            },
+            edits: Vec::new(),
+        };
+        let edits = edits.iter().map(edit).collect::<PyResult<Vec<_>>>()?;
+        let source = path.map_or(Source::Demo, Source::from);
+        let (model, notes) = py.detach(|| load(source, options, edits))?;
+        warn(py, notes)?;
+        Ok(model)
+    }
+
+    /// What rows and messages call the model.
+    #[getter]
+    fn name(&self) -> &str {
+        &self.opened.name
+    }
+
+    /// The number of layers; hidden states are numbered 0..=n_layers.
+    #[getter]
+    fn n_layers(&self) -> usize {
+        self.opened.config.n_layers
+    }
+
+    /// The width of the residual stream.
+    #[getter]
+    fn d_model(&self) -> usize {
+        self.opened.config.d_model
+    }
+
+    /// The device, and which instruction set or compute capability it uses.
+    #[getter]
+    fn device(&self) -> String {
+        on!(&self.llama(), llama => selfie::AnyDevice::from(llama.backend().clone()).describe())
+    }
+
+    /// What the model is computed in: "f32", "bf16", "f16".
+    #[getter]
+    fn dtype(&self) -> String {
+        on!(&self.llama(), llama => llama.dtype().to_string())
+    }
+
+    /// The names of the edits on it, the first one applied first.
+    #[getter]
+    fn edits(&self) -> Vec<String> {
+        self.state().edits.names().map(str::to_owned).collect()
+    }
+
+    /// The tokens of a prompt, as a list of `Token`: what cells count.
+    fn tokens<'py>(&self, py: Python<'py>, prompt: &str) -> PyResult<Bound<'py, PyList>> {
+        let tokens = self.opened.tokens(prompt).map_err(Failed::from)?;
+        let tokens = tokens.into_iter().map(|token| Token {
+            id: token.id,
+            piece: token.piece,
+            text: token.text,
+            special: token.special,
+        });
+        PyList::new(
+            py,
+            tokens
+                .map(|token| Py::new(py, token))
+                .collect::<PyResult<Vec<_>>>()?,
+        )
+    }
+
+    /// Continues a prompt. `stream` is called with each piece of text as it comes. Without sampling arguments
+    /// (`temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`) the checkpoint's generation_config.json
+    /// counts; temperature=0 is greedy. Ctrl-C raises KeyboardInterrupt.
+    #[pyo3(signature = (prompt, *, max_new_tokens = 30, stream = None, **sampling))]
+    fn generate(
+        &self,
+        py: Python<'_>,
+        prompt: &str,
+        max_new_tokens: usize,
+        stream: Option<Py<PyAny>>,
+        sampling: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Text> {
+        let mut keywords = Keywords::new(py, sampling)?;
+        let overrides = keywords.sampling()?;
+        keywords.finish()?;
+        if max_new_tokens == 0 {
+            return value_error("max_new_tokens=0: expected at least 1");
+        }
+        let opened = &self.opened;
+        let ids = opened.encode(prompt).map_err(Failed::from)?;
+        let resolved = GenerationConfig::resolve(opened.generation.as_ref(), &overrides)
+            .map_err(Failed::from)?;
+        let decoding = Decoding {
+            sampling: resolved.sampling,
+            ..opened.decoding(max_new_tokens)
+        };
+        let positions = ids.len() + max_new_tokens;
+        opened
+            .config
+            .check_context(positions)
+            .map_err(Failed::from)?;
+        let llama = self.llama();
+        let mut pieces = opened.tokenizer.stream();
+        let mut raised: Option<PyErr> = None;
+        let tell = |text: Result<String>| {
+            Python::attach(|py| {
+                py.check_signals()?;
+                let text = text?;
+                match &stream {
+                    Some(stream) if !text.is_empty() => stream.call1(py, (text,)).map(drop),
+                    _ => Ok(()),
+                }
+            })
+        };
+        let got = py.detach(|| {
+            let got = on!(&llama, llama => llama::generate(llama, &ids, decoding, |id| {
+                match tell(pieces.push(id).map_err(Failed::from)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        raised = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            }));
+            if raised.is_none() && got.is_ok() {
+                raised = tell(pieces.finish().map_err(Failed::from)).err();
+            }
+            got
+        });
+        if let Some(error) = raised {
+            return Err(error);
+        }
+        let got = got.map_err(Failed::from)?;
+        Ok(Text {
+            text: opened
+                .tokenizer
+                .decode(&got.new_ids)
+                .map_err(Failed::from)?,
+            new_ids: got.new_ids,
+            logprobs: got.logprobs,
+        })
+    }
+
+    /// All states of a prompt, in f32: see `Trace`.
+    fn trace(&self, py: Python<'_>, prompt: &str) -> PyResult<Trace> {
+        let ids = self.opened.encode(prompt).map_err(Failed::from)?;
+        let llama = self.llama();
+        let trace = py.detach(|| on!(&llama, llama => llama::Trace::new(llama, &ids)));
+        Trace::new(py, trace.map_err(Failed::from)?, self.n_layers())
+    }
+
+    /// Interprets cells of one prompt or of several, and gives `Rows` at once: a run in a thread of its own.
+    ///
+    /// `cells`: `(layer, token)` of every prompt, or `(prompt, layer, token)`; else all pairs of `layers` (of
+    /// 0..=n_layers) and `tokens`, each "all", a number, a slice or numbers; negative ones count from the end. `reader`:
+    /// another model that puts the embeddings into words. `progress`: True for a bar of tqdm, or a callable like it.
+    ///
+    /// Other keywords: `interpretation_prompt` (a name: summarize, materials, repeat, meaning, entity, continue; a
+    /// sequence of texts with a 0 for each placeholder; or messages of a chat), `inject_layer` (1; one or several),
+    /// `mode` ("replace", "add", "add-matched", "replace-norm"), `strength` (1.0; one or several), `max_new_tokens` (30),
+    /// `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `relevancy` (True), `batch_size` (None:
+    /// by memory), `controls` ("none", "random", "shuffled").
+    #[pyo3(signature = (
+        prompts, *, cells = None, layers = None, tokens = None, reader = None, progress = None, **options
+    ))]
+    fn interpret(
+        &self,
+        py: Python<'_>,
+        prompts: &Bound<'_, PyAny>,
+        cells: Option<Vec<Vec<isize>>>,
+        layers: Option<&Bound<'_, PyAny>>,
+        tokens: Option<&Bound<'_, PyAny>>,
+        reader: Option<&Bound<'_, Model>>,
+        progress: Option<Bound<'_, PyAny>>,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Rows> {
+        let prompts: Vec<String> = if prompts.is_instance_of::<PyString>() {
+            vec![prompts.extract()?]
+        } else {
+            prompts
+                .try_iter()?
+                .map(|prompt| prompt?.extract())
+                .collect::<PyResult<_>>()?
+        };
+        let reader = reader.map(|reader| reader.get());
+        let reads = reader.unwrap_or(self);
+        let options = Options {
+            prompts_bos: Some(self.opened.options.bos),
+            model_name: self.opened.name.clone(),
+            reader_name: reader.map(|reader| reader.opened.name.clone()),
+            ..reads.options(py, options)?
+        };
+        let cells = match cells {
+            Some(cells) => self.listed(&prompts, &cells)?,
+            None => self.grid(&prompts, layers, tokens)?,
+        };
+        let (subject, reads) = (&self.opened, &reads.opened);
+        interp::check_by(
+            (&subject.config, &subject.tokenizer),
+            (&reads.config, &reads.tokenizer),
+            &prompts,
+            &cells,
+            &options,
+        )
+        .map_err(Failed::from)?;
+        let mut notes = Vec::new();
+        for prompt in &prompts {
+            let note = subject.prompt_note(prompt).map_err(Failed::from)?;
+            notes.extend(note.map(|note| note.to_string()));
+        }
+        notes.extend(of_interpretation_prompt(reads, &options)?);
+        warn(py, notes)?;
+        let bar = progress_bar(py, progress)?;
+
+        let total = cells.len() * options.injections.len();
+        let subject = (self.llama(), Arc::clone(&self.opened));
+        let reader = reader.map(|reader| (reader.llama(), Arc::clone(&reader.opened)));
+        let run = Run::start(total, options.controls.clone(), move |sink| {
+            let (llama, words) = (&subject.0, &subject.1.tokenizer);
+            let swept = match &reader {
+                None => on!(llama, llama => {
+                    interp::interpret(llama, words, &prompts, &cells, &options, sink)
+                }),
+                Some((reader, opened)) => on!(llama, llama => on!(reader, reader => {
+                    let (subject, reader) = ((llama, words), (reader, &opened.tokenizer));
+                    interp::interpret_by(subject, reader, &prompts, &cells, &options, sink)
+                })),
+            };
+            Ok(swept?)
+        })?;
+        Ok(Rows::new(run, bar))
+    }
+
+    /// Interprets vectors of the residual stream's width: `[n, d_model]` or `[d_model]` of numpy, torch, or anything with
+    /// DLPack; other float types than f32 are converted. `name` is what rows call them. The other keywords are those of
+    /// `interpret`.
+    #[pyo3(signature = (vectors, *, name = "vectors", progress = None, **options))]
+    fn interpret_vectors(
+        &self,
+        py: Python<'_>,
+        vectors: &Bound<'_, PyAny>,
+        name: &str,
+        progress: Option<Bound<'_, PyAny>>,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Rows> {
+        let vectors: Vec<Vector> = rows_of(vectors)?
+            .into_iter()
+            .enumerate()
+            .map(|(index, values)| Vector {
+                name: name.to_owned(),
+                index,
+                values,
+            })
+            .collect();
+        for (index, vector) in vectors.iter().enumerate() {
+            vector.check(index, self.d_model()).map_err(Failed::from)?;
+        }
+        let options = self.options(py, options)?;
+        let (config, tokenizer) = (&self.opened.config, &self.opened.tokenizer);
+        let prompts: [&str; 0] = [];
+        interp::check(config, tokenizer, &prompts, &[], &options).map_err(Failed::from)?;
+        warn(py, of_interpretation_prompt(&self.opened, &options)?)?;
+        let bar = progress_bar(py, progress)?;
+        let total = vectors.len() * options.injections.len();
+        let (llama, opened) = (self.llama(), Arc::clone(&self.opened));
+        let run = Run::start(total, options.controls.clone(), move |sink| {
+            let tokenizer = &opened.tokenizer;
+            let swept = on!(&llama, llama => {
+                interp::interpret_vectors(llama, tokenizer, &vectors, &options, sink)
+            });
+            Ok(swept?)
+        })?;
+        Ok(Rows::new(run, bar))
+    }
+
+    /// Puts an edit (an `Edit`, or a file) on top of those that are there. ValueError or RuntimeError, and no change,
+    /// unless every tensor that it replaces is the one that it was made from.
+    fn apply(&self, py: Python<'_>, edit: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (name, edit) = self::edit(edit)?;
+        py.detach(|| self.state().apply(&name, &edit))?;
+        Ok(())
+    }
+
+    /// Takes the last edit off, or the one at `index`, and restores the exact bytes that were there before it.
+    #[pyo3(signature = (index = None))]
+    fn revert(&self, py: Python<'_>, index: Option<usize>) -> PyResult<()> {
+        py.detach(|| {
+            let state = &mut *self.state();
+            let last = state.edits.names().count().saturating_sub(1);
+            let (edits, index) = (&mut state.edits, index.unwrap_or(last));
+            on!(&mut state.llama, llama => edits.revert(llama, index))
+        })
+        .map_err(Failed::from)?;
+        Ok(())
+    }
+
+    fn __repr__(&self) -> String {
+        let (layers, width) = (self.n_layers(), self.d_model());
+        format!(
+            "Model({:?}: {layers} layers, d_model {width}, {} on {})",
+            self.opened.name,
+            self.dtype(),
+            self.device()
+        )
+    }
+}
+
+impl Model {
+    /// A handle on the weights as they are now.
+    pub(crate) fn llama(&self) -> AnyModel {
+        self.state().llama.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn options(&self, py: Python<'_>, given: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
+        let mut keywords = Keywords::new(py, given)?;
+        let options = interpretation(&self.opened, &mut keywords, &SWEEP)?;
+        keywords.finish()?;
+        Ok(options)
+    }
+
+    /// The number of tokens of a prompt.
+    pub(crate) fn len(&self, prompt: &str) -> PyResult<usize> {
+        Ok(self.opened.encode(prompt).map_err(Failed::from)?.len())
+    }
+
+    /// All pairs of layers and tokens: prompt by prompt, layer by layer.
+    fn grid(
+        &self,
+        prompts: &[String],
+        layers: Option<&Bound<'_, PyAny>>,
+        tokens: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<Cell>> {
+        let layers = selection("layers", layers, self.n_layers() + 1)?;
+        let mut cells = Vec::new();
+        for (prompt, text) in prompts.iter().enumerate() {
+            let tokens = selection("tokens", tokens, self.len(text)?)?;
+            for &layer in &layers {
+                cells.extend(tokens.iter().map(|&token| Cell {
+                    prompt,
+                    layer,
+                    token,
+                }));
+            }
+        }
+        Ok(cells)
+    }
+
+    /// Cells one by one.
+    fn listed(&self, prompts: &[String], cells: &[Vec<isize>]) -> PyResult<Vec<Cell>> {
+        let mut lens = Vec::new();
+        for prompt in prompts {
+            lens.push(self.len(prompt)?);
+        }
+        let layers = self.n_layers() + 1;
+        let mut listed = Vec::new();
+        let mut push = |prompt: usize, layer, token| -> PyResult<()> {
+            listed.push(Cell {
+                prompt,
+                layer: from_end("layers", layer, layers)?,
+                // A prompt that is not there is told of with the other errors.
+                token: from_end("tokens", token, lens.get(prompt).copied().unwrap_or(0))?,
+            });
+            Ok(())
+        };
+        for prompt in 0..prompts.len() {
+            for cell in cells {
+                if let &[layer, token] = &cell[..] {
+                    push(prompt, layer, token)?;
+                }
+            }
+        }
+        for cell in cells {
+            match cell[..] {
+                [_, _] => {}
+                [prompt, layer, token] => {
+                    push(from_end("prompts", prompt, prompts.len())?, layer, token)?;
+                }
+                _ => return value_error("a cell is (layer, token) or (prompt, layer, token)"),
+            }
+        }
+        Ok(listed)
+    }
+}
+
+impl State {
+    fn apply(&mut self, name: &str, edit: &selfie::control::Edit) -> Result<()> {
+        let edits = &mut self.edits;
+        Ok(on!(&mut self.llama, llama => edits.apply(llama, name, edit))?)
+    }
+}
+
+/// Opens a model with its edits; what should be known comes with it.
+fn load(
+    source: Source,
+    options: OpenOptions,
+    edits: Vec<(String, selfie::control::Edit)>,
+) -> Result<(Model, Vec<String>)> {
+    let opened = Opened::new(source, options)?;
+    // An edit of another model is found before the weights are loaded.
+    if !edits.is_empty() {
+        let dtype = opened.dtype(&opened.source.checkpoint()?)?;
+        for (name, edit) in &edits {
+            edit.check(name, &opened.config, dtype)?;
+        }
+    }
+    let mut notes: Vec<selfie::Note> = Vec::new();
+    let selfie::Model { opened, llama } = opened.load_unedited(&mut notes)?;
+    let mut state = State {
+        llama,
+        edits: EditStack::new(),
+    };
+    for (name, edit) in &edits {
+        state.apply(name, edit)?;
+    }
+    let model = Model {
+        opened: Arc::new(opened),
+        state: Mutex::new(state),
+    };
+    Ok((model, notes.iter().map(ToString::to_string).collect()))
+}
+
+/// An edit, or that of a file.
+fn edit(given: &Bound<'_, PyAny>) -> PyResult<(String, selfie::control::Edit)> {
+    if let Ok(edit) = given.cast::<Edit>() {
+        let edit = edit.get();
+        return Ok((edit.name.clone(), edit.edit.clone()));
+    }
+    let edit = Edit::open(given.extract()?)?;
+    Ok((edit.name, edit.edit))
+}
+
+/// Vectors `[n, d]` or `[d]` of numpy, torch or DLPack, one by one.
+pub(crate) fn rows_of(vectors: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<f32>>> {
+    let convert = vectors.py().import("selfie_rs._vectors")?;
+    let array = convert.call_method1("as_float32", (vectors,))?;
+    let array: PyReadonlyArray2<'_, f32> = array
+        .cast_into::<numpy::PyArray2<f32>>()
+        .map_err(|error| PyRuntimeError::new_err(error.to_string()))?
+        .try_readonly()?;
+    let rows = array.as_array();
+    Ok(rows.outer_iter().map(|row| row.to_vec()).collect())
+}
+
+/// What is wrong with the rows of an interpretation prompt's placeholders, or a second bos.
+fn of_interpretation_prompt(reader: &Opened, options: &Options) -> PyResult<Vec<String>> {
+    let prompt = &options.prompt;
+    let located = prompt
+        .locate_as(&reader.tokenizer, options.bos)
+        .map_err(Failed::from)?;
+    let bos = if prompt.rendered {
+        Bos::Given
+    } else {
+        options.bos
+    };
+    let bos = reader.tokenizer.bos_note(&located.text, bos);
+    let bos = bos.map_err(Failed::from)?.map(|note| note.to_string());
+    let notes = located.notes().chain(bos.as_deref());
+    Ok(notes
+        .map(|note| format!("the interpretation prompt: {note}"))
+        .collect())
+}
+
+/// Warns of what a user should know, and that is no error.
+pub(crate) fn warn(py: Python<'_>, notes: Vec<String>) -> PyResult<()> {
+    let category = py.get_type::<PyUserWarning>();
+    for note in notes {
+        py.import("warnings")?
+            .call_method1("warn", (note, &category))?;
+    }
+    Ok(())
+}

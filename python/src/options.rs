@@ -1,0 +1,192 @@
+//! Keyword arguments that say how to interpret, and what is chosen of a model and a prompt.
+
+use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PySlice, PyString};
+use selfie::Opened;
+use selfie::interp::{Control, InjectAt, Options};
+use selfie::kernels::InjectMode;
+use selfie::llama::{GenerationConfig, SamplingOverrides};
+
+use crate::error::{Failed, value_error};
+
+/// Keyword arguments that are taken one by one; what is left over is unknown.
+pub(crate) struct Keywords<'py> {
+    left: Bound<'py, PyDict>,
+}
+
+impl<'py> Keywords<'py> {
+    pub(crate) fn new(py: Python<'py>, given: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
+        let left = match given {
+            Some(given) => given.copy()?,
+            None => PyDict::new(py),
+        };
+        Ok(Self { left })
+    }
+
+    /// The argument of this name; `None` where it is not given, or is None.
+    pub(crate) fn take<T: FromPyObjectOwned<'py>>(&mut self, name: &str) -> PyResult<Option<T>> {
+        let Some(value) = self.left.get_item(name)? else {
+            return Ok(None);
+        };
+        self.left.del_item(name)?;
+        if value.is_none() {
+            return Ok(None);
+        }
+        let wrong = |error: T::Error| {
+            let error: PyErr = error.into();
+            let error = error.value(value.py()).to_string();
+            PyTypeError::new_err(format!("argument '{name}': {error}"))
+        };
+        value.extract().map(Some).map_err(wrong)
+    }
+
+    /// One value, or several.
+    fn take_list<T: FromPyObjectOwned<'py>>(&mut self, name: &str) -> PyResult<Option<Vec<T>>> {
+        let is_one = |value: &Bound<'py, PyAny>| {
+            value.is_none() || value.is_instance_of::<PyString>() || value.try_iter().is_err()
+        };
+        match self.left.get_item(name)? {
+            Some(value) if !is_one(&value) => {
+                let list = pyo3::types::PyList::new(
+                    value.py(),
+                    value.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+                )?;
+                self.left.set_item(name, list)?;
+                self.take(name)
+            }
+            _ => Ok(self.take(name)?.map(|one| vec![one])),
+        }
+    }
+
+    /// An error if any is left.
+    pub(crate) fn finish(self) -> PyResult<()> {
+        match self.left.keys().get_item(0) {
+            Err(_) => Ok(()),
+            Ok(name) => Err(PyTypeError::new_err(format!(
+                "unexpected keyword argument '{name}'; the docstring lists those that there are"
+            ))),
+        }
+    }
+
+    /// How tokens are drawn.
+    pub(crate) fn sampling(&mut self) -> PyResult<SamplingOverrides> {
+        Ok(SamplingOverrides {
+            temperature: self.take("temperature")?,
+            top_k: self.take("top_k")?,
+            top_p: self.take("top_p")?,
+            min_p: self.take("min_p")?,
+            repetition_penalty: self.take("repetition_penalty")?,
+            seed: self.take("seed")?.unwrap_or(0),
+        })
+    }
+}
+
+/// What a caller has in the place of the defaults of SelfIE.
+pub(crate) struct Defaults {
+    pub(crate) inject_layer: usize,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) relevancy: bool,
+}
+
+/// How the reader `opened` interprets, as keyword arguments say.
+pub(crate) fn interpretation(
+    opened: &Opened,
+    keywords: &mut Keywords<'_>,
+    defaults: &Defaults,
+) -> PyResult<Options> {
+    let prompt = match keywords.take::<Bound<'_, PyAny>>("interpretation_prompt")? {
+        None => opened.interpretation_prompt("summarize"),
+        Some(name) if name.is_instance_of::<PyString>() => {
+            opened.interpretation_prompt(&name.extract::<String>()?)
+        }
+        Some(parts) => {
+            // An InterpretationPrompt of the drop-in has them as a field.
+            let parts = parts.getattr("parts").unwrap_or(parts);
+            let json = parts.py().import("json")?.call_method1("dumps", (parts,))?;
+            opened.read_interpretation_prompt(&json.extract::<String>()?)
+        }
+    };
+    let prompt = prompt.map_err(Failed::from)?;
+    let layers = keywords.take_list("inject_layer")?;
+    let layers = layers.unwrap_or_else(|| vec![defaults.inject_layer]);
+    let strengths = keywords.take_list("strength")?.unwrap_or_else(|| vec![1.0]);
+    let mode = match keywords.take::<String>("mode")? {
+        None => InjectMode::Replace,
+        Some(name) => match name.parse() {
+            Ok(mode) => mode,
+            Err(error) => return value_error(format!("{error}")),
+        },
+    };
+    let controls = keywords
+        .take_list::<String>("controls")?
+        .unwrap_or_default();
+    let controls = controls.iter().map(|name| name.parse::<Control>());
+    let sampling = keywords.sampling()?;
+    let drawn = GenerationConfig::resolve(None, &sampling).map_err(Failed::from)?;
+    let mut injections = Vec::new();
+    for layer in layers {
+        injections.extend(strengths.iter().map(|&strength| InjectAt {
+            layer,
+            mode,
+            strength,
+        }));
+    }
+    Ok(Options {
+        injections,
+        max_new_tokens: keywords
+            .take("max_new_tokens")?
+            .unwrap_or(defaults.max_new_tokens),
+        sampling: drawn.sampling,
+        relevancy: keywords.take("relevancy")?.unwrap_or(defaults.relevancy),
+        batch_size: keywords.take("batch_size")?,
+        controls: controls.collect::<Result<_, _>>().map_err(Failed::from)?,
+        control_seed: sampling.seed,
+        ..opened
+            .interpret_options_with(prompt)
+            .map_err(Failed::from)?
+    })
+}
+
+/// What is chosen of `0..len`: all of it (`None` or `"all"`), a number, a slice, or any iterable of numbers. A negative
+/// number counts from the end.
+pub(crate) fn selection(
+    name: &str,
+    chosen: Option<&Bound<'_, PyAny>>,
+    len: usize,
+) -> PyResult<Vec<usize>> {
+    let Some(chosen) = chosen.filter(|chosen| !chosen.is_none()) else {
+        return Ok((0..len).collect());
+    };
+    if let Ok(slice) = chosen.cast::<PySlice>() {
+        let all = pyo3::types::PyRange::new(chosen.py(), 0, len as isize)?;
+        return selection(name, Some(&all.get_item(slice)?), len);
+    }
+    if chosen.is_instance_of::<PyString>() {
+        return match &*chosen.extract::<String>()? {
+            "all" => Ok((0..len).collect()),
+            other => value_error(format!(
+                "{name}=\"{other}\": expected \"all\", a number, a slice, or numbers"
+            )),
+        };
+    }
+    match chosen.try_iter() {
+        Err(_) => Ok(vec![from_end(name, chosen.extract()?, len)?]),
+        Ok(numbers) => numbers
+            .map(|number| from_end(name, number?.extract()?, len))
+            .collect(),
+    }
+}
+
+/// An index; a negative one counts from the end of `0..len`. Whether another is in it is for the crates below to tell.
+pub(crate) fn from_end(name: &str, number: isize, len: usize) -> PyResult<usize> {
+    let index = match usize::try_from(number) {
+        Ok(index) => Some(index),
+        Err(_) => len.checked_sub(number.unsigned_abs()),
+    };
+    match index {
+        Some(index) => Ok(index),
+        None => value_error(format!("{name}: {number} is before the first of {len}")),
+    }
+}

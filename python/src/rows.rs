@@ -1,0 +1,249 @@
+//! The rows of a sweep: an iterator while it runs, a table when it is done.
+
+use std::ffi::CStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{RecordBatchIterator, RecordBatchReader};
+use arrow_schema::ArrowError;
+use arrow_schema::ffi::FFI_ArrowSchema;
+use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyDict, PyList};
+
+use crate::arrow;
+use crate::error::exception;
+use crate::row::Row;
+use crate::run::{End, Held, Next, Run};
+
+/// How often Ctrl-C is looked for while nothing comes.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The rows of an interpretation, which runs in a thread of its own.
+///
+/// Iterating gives each `Row` as soon as it is done; a second iteration begins with the first row again. `len(rows)` is
+/// the number of rows that come if nothing stops the run, so that `tqdm(rows)` shows how far it is. Ctrl-C stops the
+/// run and raises KeyboardInterrupt; `rows.done()` has the rows until then. It is an Arrow stream
+/// (`__arrow_c_stream__`): pyarrow, pandas, polars and DuckDB take it as it is.
+#[pyclass(frozen, name = "Rows", module = "selfie_rs")]
+pub(crate) struct Rows {
+    held: Arc<Held>,
+    /// What makes a progress bar, with tqdm's arguments: for whoever iterates first.
+    bar: Mutex<Option<Py<PyAny>>>,
+}
+
+impl Rows {
+    pub(crate) fn new(run: Arc<Run>, bar: Option<Py<PyAny>>) -> Self {
+        Self {
+            held: Arc::new(Held(run)),
+            bar: Mutex::new(bar),
+        }
+    }
+
+    fn run(&self) -> &Run {
+        &self.held.0
+    }
+
+    /// All rows; waits for them.
+    fn all(&self, py: Python<'_>) -> PyResult<Vec<Arc<selfie::interp::Row>>> {
+        self.wait(py)?;
+        Ok(self.run().rows())
+    }
+}
+
+/// What makes progress bars, as the argument `progress` says.
+pub(crate) fn progress_bar(
+    py: Python<'_>,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<Option<Py<PyAny>>> {
+    let Some(progress) = progress.filter(|progress| !progress.is_none()) else {
+        return Ok(None);
+    };
+    match progress.extract::<bool>() {
+        Ok(false) => Ok(None),
+        Ok(true) => {
+            let tqdm = py.import("tqdm.auto").map_err(|_| {
+                PyImportError::new_err(
+                    "progress=True shows a bar of tqdm: pip install tqdm, or give a callable like it",
+                )
+            })?;
+            Ok(Some(tqdm.getattr("tqdm")?.unbind()))
+        }
+        Err(_) => Ok(Some(progress.unbind())),
+    }
+}
+
+#[pymethods]
+impl Rows {
+    fn __iter__(&self, py: Python<'_>) -> PyResult<RowIterator> {
+        let bar = self
+            .bar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let bar = match bar {
+            None => None,
+            Some(make) => {
+                let arguments = PyDict::new(py);
+                arguments.set_item("total", self.run().total)?;
+                arguments.set_item("unit", "row")?;
+                Some(make.call(py, (), Some(&arguments))?)
+            }
+        };
+        Ok(RowIterator {
+            held: Arc::clone(&self.held),
+            next: 0,
+            bar,
+        })
+    }
+
+    fn __len__(&self) -> usize {
+        self.run().total
+    }
+
+    /// The rows that are there by now, as a list; does not wait.
+    fn done<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.run().rows().into_iter().map(Row))
+    }
+
+    /// What cells are called that have no row because their activations overflow.
+    #[getter]
+    fn failed(&self) -> Vec<String> {
+        self.run().failed()
+    }
+
+    /// Whether the run was stopped before its last row; None while it runs, and where it failed.
+    #[getter]
+    fn stopped(&self) -> Option<bool> {
+        self.run().swept().map(|swept| swept.stopped)
+    }
+
+    /// How many interpretations are empty, because the model ended its text at once: if these are many, another end of the
+    /// interpretation prompt may help. None as for `stopped`.
+    #[getter]
+    fn empty(&self) -> Option<usize> {
+        self.run().swept().map(|swept| swept.empty)
+    }
+
+    /// Stops the run; rows that are finished still come.
+    fn stop(&self) {
+        self.run().stop();
+    }
+
+    /// Waits for the last row. Raises what the run failed with; the rows until then are in `done()`.
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        let mut rows = self.__iter__(py)?;
+        while rows.step(py)?.is_some() {}
+        Ok(())
+    }
+
+    /// A `pandas.DataFrame` of all rows; waits for them.
+    fn to_pandas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let rows = self.all(py)?;
+        let dicts = rows.into_iter().map(|row| Row(row).to_dict(py));
+        let dicts = PyList::new(py, dicts.collect::<PyResult<Vec<_>>>()?)?;
+        py.import("pandas")?.call_method1("DataFrame", (dicts,))
+    }
+
+    /// A `pyarrow.Table` of all rows; waits for them. The columns are those of the program's Parquet files.
+    fn to_arrow<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("pyarrow")?.call_method1("table", (slf,))
+    }
+
+    /// The columns, as an Arrow C schema.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        let schema = arrow::schema(&self.run().controls);
+        let schema = FFI_ArrowSchema::try_from(&schema).map_err(failed)?;
+        PyCapsule::new_with_value(py, schema, SCHEMA)
+    }
+
+    /// All rows, as an Arrow C stream; waits for them.
+    #[pyo3(signature = (requested_schema = None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        // The protocol lets a producer ignore it where it cannot cast.
+        drop(requested_schema);
+        let rows = self.all(py)?;
+        let batch = arrow::batch(&rows, &self.run().controls).map_err(failed)?;
+        let schema = batch.schema();
+        let reader: Box<dyn RecordBatchReader + Send> =
+            Box::new(RecordBatchIterator::new([Ok(batch)], schema));
+        PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(reader), STREAM)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Rows({} of {} are done)",
+            self.run().done(),
+            self.run().total
+        )
+    }
+}
+
+/// The names that the Arrow PyCapsule interface prescribes.
+const SCHEMA: &CStr = c"arrow_schema";
+const STREAM: &CStr = c"arrow_array_stream";
+
+fn failed(error: ArrowError) -> PyErr {
+    PyRuntimeError::new_err(error.to_string())
+}
+
+/// An iterator of rows; it waits for the next one.
+#[pyclass(name = "RowIterator", module = "selfie_rs")]
+pub(crate) struct RowIterator {
+    held: Arc<Held>,
+    next: usize,
+    bar: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl RowIterator {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Row>> {
+        Ok(self.step(py)?.map(Row))
+    }
+
+    /// How many rows still come.
+    fn __length_hint__(&self) -> usize {
+        self.held.0.total.saturating_sub(self.next)
+    }
+}
+
+impl RowIterator {
+    fn step(&mut self, py: Python<'_>) -> PyResult<Option<Arc<selfie::interp::Row>>> {
+        let run = &self.held.0;
+        loop {
+            if let Err(interrupt) = py.check_signals() {
+                run.stop();
+                return Err(interrupt);
+            }
+            let index = self.next;
+            match py.detach(|| run.next(index, PATIENCE)) {
+                Next::Row(row) => {
+                    self.next += 1;
+                    if let Some(bar) = &self.bar {
+                        bar.call_method1(py, "update", (1,))?;
+                    }
+                    return Ok(Some(row));
+                }
+                Next::End(end) => {
+                    if let Some(bar) = self.bar.take() {
+                        bar.call_method0(py, "close")?;
+                    }
+                    return match end {
+                        End::Swept(_) => Ok(None),
+                        End::Failed(kind, message) => Err(exception(kind, message)),
+                    };
+                }
+                Next::Wait => {}
+            }
+        }
+    }
+}
