@@ -96,7 +96,9 @@ impl Settings {
 
 fn model(opened: &Opened) -> Result<Value> {
     let checkpoint = opened.source.checkpoint()?;
-    let dtype = opened.dtype(&checkpoint)?;
+    // As a CPU loads them.
+    let weights = opened.weights(&checkpoint, true)?;
+    let formats: Vec<String> = weights.formats().map(|format| format.to_string()).collect();
     let mut edits = Vec::new();
     for path in &opened.options.edits {
         edits.push(sha256(&fs::read(path).map_err(read_error(path))?));
@@ -104,7 +106,7 @@ fn model(opened: &Opened) -> Result<Value> {
     Ok(json!({
         "weights": checkpoint.fingerprint().map_err(selfie::Error::from)?,
         "config": sha256(format!("{:?}", opened.config).as_bytes()),
-        "dtype": dtype.to_string(),
+        "dtype": formats.join(", "),
         "edits": edits,
         "deterministic": opened.options.device.deterministic,
     }))
@@ -131,6 +133,7 @@ fn interpretation_prompt(prompt: &InterpretationPrompt) -> Value {
     let part = |part: &PromptPart| match part {
         PromptPart::Text(text) => json!(text),
         PromptPart::Placeholder => json!(0),
+        PromptPart::Marker(token) => json!({"marker": token}),
     };
     json!({
         "parts": prompt.parts.iter().map(part).collect::<Vec<_>>(),

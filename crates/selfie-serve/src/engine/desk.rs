@@ -443,7 +443,7 @@ impl Sink for ToStream<'_> {
         self.send(Event::Row { sample, row })
     }
 
-    fn failed(&mut self, cell: &str) -> ControlFlow<()> {
+    fn failed(&mut self, _row: usize, cell: &str) -> ControlFlow<()> {
         let (sample, cell) = (self.sample, cell.to_owned());
         self.send(Event::Failed { sample, cell })
     }
