@@ -100,6 +100,7 @@ class Model:
         *,
         device: str = "auto",
         dtype: Optional[str] = None,
+        quantize: Optional[str] = None,
         edits: Sequence[Union[Edit, _Path]] = (),
         threads: Optional[int] = None,
         deterministic: bool = False,

@@ -31,6 +31,9 @@ pub(crate) fn schema(controls: &[Control]) -> Schema {
         Field::new("reader", text.clone(), true),
         Field::new("map", text.clone(), true),
         Field::new("logprobs", list(&real), false),
+        Field::new("samples", list(&text), false),
+        Field::new("agreement", real.clone(), true),
+        Field::new("mean_logprob", real.clone(), true),
     ];
     for name in controls.iter().map(|control| control.name()) {
         fields.push(Field::new(
@@ -64,6 +67,9 @@ pub(crate) fn batch(rows: &[Arc<Row>], controls: &[Control]) -> Result<RecordBat
         columns.optional_text(|row| row.reader.as_deref()),
         columns.optional_text(|row| row.map.as_deref()),
         columns.reals(|row| &row.logprobs),
+        columns.texts(|row| row.samples.as_ref().map_or(&[], |samples| &samples.samples)),
+        columns.optional_real(|row| Some(row.samples.as_ref()?.agreement)),
+        columns.optional_real(|row| Some(row.samples.as_ref()?.mean_logprob)),
     ];
     for at in 0..controls.len() {
         arrays.push(columns.text(|row| &row.controls[at].interpretation));
@@ -107,6 +113,11 @@ impl Columns<'_> {
     fn real(&self, value: impl Fn(&Row) -> f32) -> ArrayRef {
         let values = self.0.iter().map(|row| value(row));
         Arc::new(Float32Array::from_iter_values(values))
+    }
+
+    fn optional_real(&self, value: impl Fn(&Row) -> Option<f32>) -> ArrayRef {
+        let values = self.0.iter().map(|row| value(row));
+        Arc::new(values.collect::<Float32Array>())
     }
 
     fn reals(&self, list: impl Fn(&Row) -> &[f32]) -> ArrayRef {

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 use selfie::control::EditStack;
 use selfie::interp::{self, Cell, Options, Vector};
-use selfie::kernels::DType;
+use selfie::kernels::{BlockFormat, DType};
 use selfie::llama::{self, Bos, Decoding, GenerationConfig};
 use selfie::{AnyModel, Device, DeviceOptions, OpenOptions, Opened, Source, on};
 
@@ -85,21 +85,23 @@ impl Model {
     /// the demo checkpoint, which knows a small world only.
     ///
     /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (as the file
-    /// has it), "f32", "bf16", "f16". `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for
+    /// has it), "f32", "bf16", "f16". `quantize`: blocks to make of the weights on loading, such as "q8_0" or "q4_k" (on the
+    /// CPU). `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for
     /// all cores. `deterministic`: the same bits in any batch on a GPU, as the CPU always gives. `bos`: "auto", "always",
     /// "never".
     ///
     /// Raises FileNotFoundError, MemoryError, ValueError (an argument), RuntimeError (a checkpoint that cannot be used).
     #[staticmethod]
     #[pyo3(signature = (
-        path = None, *, device = "auto", dtype = None, edits = Vec::new(), threads = None, deterministic = false,
-        bos = "auto"
+        path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), threads = None,
+        deterministic = false, bos = "auto"
     ))]
     fn open(
         py: Python<'_>,
         path: Option<PathBuf>,
         device: &str,
         dtype: Option<&str>,
+        quantize: Option<&str>,
         edits: Vec<Bound<'_, PyAny>>,
         threads: Option<usize>,
         deterministic: bool,
@@ -120,6 +122,10 @@ impl Model {
                 ));
             }
         };
+        let quantize = match quantize.map(str::parse::<BlockFormat>).transpose() {
+            Ok(quantize) => quantize,
+            Err(expected) => return value_error(format!("quantize: {expected}")),
+        };
         let options = OpenOptions {
             device: DeviceOptions {
                 device: device.parse::<Device>().map_err(Failed::from)?,
@@ -128,6 +134,7 @@ impl Model {
                 ..DeviceOptions::from_env().map_err(Failed::from)?
             },
             dtype,
+            quantize,
             bos: match bos {
                 "auto" => Bos::Auto,
                 "always" => Bos::Always,
@@ -533,11 +540,8 @@ fn load(
 ) -> Result<(Model, Vec<String>)> {
     let opened = Opened::new(source, options)?;
     // An edit of another model is found before the weights are loaded.
-    if !edits.is_empty() {
-        let dtype = opened.dtype(&opened.source.checkpoint()?)?;
-        for (name, edit) in &edits {
-            edit.check(name, &opened.config, dtype)?;
-        }
+    for (name, edit) in &edits {
+        opened.check_edit(name, edit)?;
     }
     let mut notes: Vec<selfie::Note> = Vec::new();
     let selfie::Model { opened, llama } = opened.load_unedited(&mut notes)?;

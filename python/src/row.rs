@@ -115,6 +115,11 @@ impl Row {
         dict.set_item("reader", &row.reader)?;
         dict.set_item("map", &row.map)?;
         dict.set_item("logprobs", &row.logprobs)?;
+        if let Some(samples) = &row.samples {
+            dict.set_item("samples", &samples.samples)?;
+            dict.set_item("agreement", samples.agreement)?;
+            dict.set_item("mean_logprob", samples.mean_logprob)?;
+        }
         for one in &row.controls {
             let name = one.control.name();
             dict.set_item(format!("{name}_interpretation"), &one.interpretation)?;

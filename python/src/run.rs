@@ -143,7 +143,7 @@ impl Sink for Deliver {
         ControlFlow::Continue(())
     }
 
-    fn failed(&mut self, cell: &str) -> ControlFlow<()> {
+    fn failed(&mut self, _row: usize, cell: &str) -> ControlFlow<()> {
         self.0.state().failed.push(cell.to_owned());
         ControlFlow::Continue(())
     }

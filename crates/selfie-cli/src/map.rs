@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use selfie::control::OutputFile;
 use selfie::interp::{InterpError, Map, Vector};
 use selfie::{Model, fit_map};
+use selfie_sweep::read_prompts;
 
 use crate::args::{BosArg, ModelArgs};
 use crate::error::{CliError, Result, usage};
@@ -109,6 +110,7 @@ fn model_args(args: &MapFitArgs, model: Option<PathBuf>) -> ModelArgs {
         model,
         device: args.device,
         dtype: args.dtype,
+        quantize: None,
         deterministic: false,
         threads: args.threads,
         bos: BosArg::Auto,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 
-use selfie::control::OutputFile;
+use selfie::control::{ControlError, OutputFile};
 use selfie::interp::{Agreement, Embeddings, Released};
 use selfie::llama::{PromptSite, Site};
 use selfie::{Opened, Source, on};
@@ -71,7 +71,7 @@ fn text<'a>(row: &'a Map<String, Value>, field: &str) -> &'a str {
 
 /// The rows of `--rows`: each of a cell of a prompt.
 fn read(args: &ScoreArgs) -> Result<Vec<Map<String, Value>>> {
-    let json = fs::read_to_string(&args.rows).map_err(|source| CliError::ReadPrompts {
+    let json = fs::read_to_string(&args.rows).map_err(|source| ControlError::Read {
         path: args.rows.clone(),
         source,
     })?;

@@ -15,8 +15,8 @@ use crate::console::{bar, style, tell};
 use crate::error::{CliError, Result, usage};
 use crate::interpret::{options, tell_of_empty};
 use crate::open::{load, load_on, open};
-use crate::reader::whole_model;
 use crate::prompts::{tell_of_interpretation_prompt, tell_of_name, tell_of_prompts};
+use crate::reader::whole_model;
 use crate::stop::Stop;
 
 /// Prompts that a note names.

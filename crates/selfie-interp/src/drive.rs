@@ -294,12 +294,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
     }
 
     /// The controls of a row whose own text is known. They come before other rows, so that the row is soon complete.
-    fn submit_controls(
-        &mut self,
-        reader: &mut Reader<B>,
-        row: usize,
-        own: &[u32],
-    ) -> Result<()> {
+    fn submit_controls(&mut self, reader: &mut Reader<B>, row: usize, own: &[u32]) -> Result<()> {
         let per_item = self.options().injections.len();
         let (item, injection) = (row / per_item, row % per_item);
         let controls = self.options().controls.clone();

@@ -10,8 +10,7 @@ use crate::drive::{Sweep, drive};
 use crate::source::{Origin, Source};
 use crate::{
     Embeddings, InjectAt, InterpError, InterpretationPrompt, Key, Map, Options, PromptId,
-    ReaderStats,
-    Result, Row, Vector,
+    ReaderStats, Result, Row, Vector,
 };
 
 /// An embedding: `hidden_states[layer]` at a token of a prompt.

@@ -100,6 +100,7 @@ fn row(number: usize, inject: InjectAt) -> Row {
         reader: None,
         map: None,
         logprobs: (0..TOKENS).map(|i| -float(i + 1)).collect(),
+        samples: None,
         controls: Vec::new(),
     }
 }

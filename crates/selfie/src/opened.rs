@@ -165,6 +165,12 @@ impl Opened {
         )?)
     }
 
+    /// Whether an edit can be of this model, as far as that can be told before the weights are loaded. `name` is what errors
+    /// call it.
+    pub fn check_edit(&self, name: &str, edit: &Edit) -> Result<()> {
+        check_edit(&self.source, &self.config, &self.options, name, edit)
+    }
+
     /// The ids of a prompt, with or without bos as the options say.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.is_empty() {
@@ -274,22 +280,30 @@ fn open_edits(
     config: &LlamaConfig,
     options: &OpenOptions,
 ) -> Result<Vec<(String, Edit)>> {
-    if options.edits.is_empty() {
-        return Ok(Vec::new());
-    }
-    let checkpoint = source.checkpoint()?;
-    let on = |keeps_blocks| weight_summary(config, &checkpoint, options.weights(), keeps_blocks);
-    let (cpu, gpu) = (on(true)?.operand_dtype(), on(false)?.operand_dtype());
     let mut edits = Vec::new();
     for path in &options.edits {
         let (name, edit) = (path.display().to_string(), Edit::open(path)?);
-        // Where the type depends on the device, it is checked when the edit is applied.
-        if cpu == gpu {
-            edit.check(&name, config, cpu)?;
-        } else {
-            edit.check_shape(&name, config)?;
-        }
+        check_edit(source, config, options, &name, &edit)?;
         edits.push((name, edit));
     }
     Ok(edits)
+}
+
+fn check_edit(
+    source: &Source,
+    config: &LlamaConfig,
+    options: &OpenOptions,
+    name: &str,
+    edit: &Edit,
+) -> Result<()> {
+    let checkpoint = source.checkpoint()?;
+    let on = |keeps_blocks| weight_summary(config, &checkpoint, options.weights(), keeps_blocks);
+    let (cpu, gpu) = (on(true)?.operand_dtype(), on(false)?.operand_dtype());
+    // Where the type depends on the device, it is checked when the edit is applied.
+    if cpu == gpu {
+        edit.check(name, config, cpu)?;
+    } else {
+        edit.check_shape(name, config)?;
+    }
+    Ok(())
 }
