@@ -49,9 +49,15 @@ fn assert_row(row: &Row, case: &Value, what: &str) {
 fn tells_layers_apart(case: &Value) -> bool {
     let scores = floats(&case["logprobs"]);
     for neighbor in case["neighbor_logprobs"].as_array().unwrap() {
-        let differences = scores.iter().zip(floats(neighbor)).map(|(a, b)| (a - b).abs());
+        let differences = scores
+            .iter()
+            .zip(floats(neighbor))
+            .map(|(a, b)| (a - b).abs());
         let largest = differences.fold(0.0, f32::max);
-        assert!(largest > 1e-3, "a neighbouring layer agrees to {largest}: {case}");
+        assert!(
+            largest > 1e-3,
+            "a neighbouring layer agrees to {largest}: {case}"
+        );
     }
     let mut neighbors = case["neighbors"].as_array().unwrap().iter();
     neighbors.all(|neighbor| *neighbor != case["new_ids"])
