@@ -139,7 +139,7 @@ fn lines_of_map(map: &Map) -> Lines {
     let pairs = map.layers();
     let reads = match &pairs[..] {
         [] => "any layer of hidden_states; the one that it was trained on (their layer l is hidden_states[l + 1])".to_owned(),
-        pairs => numbers(pairs.iter().map(|(from, _)| *from)),
+        pairs => format!("hidden_states[{}]", numbers(pairs.iter().map(|(from, _)| *from))),
     };
     vec![
         ("kind", "map".to_owned()),

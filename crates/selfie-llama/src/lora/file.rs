@@ -273,7 +273,7 @@ impl Scales {
         let alpha = fields.positive("lora_alpha")?;
         Ok(Self {
             path: path.to_owned(),
-            rank: rank.ok_or_else(|| fields.missing("r"))? as usize,
+            rank: rank.ok_or_else(|| fields.missing("r"))?,
             alpha: alpha.ok_or_else(|| fields.missing("lora_alpha"))?,
             root: fields.flag("use_rslora")?.unwrap_or(false),
             ranks: patterns(&fields, "rank_pattern")?,
