@@ -390,6 +390,8 @@ mod tests {
 
     use selfie::kernels::KernelError;
 
+    use std::path::Path;
+
     use super::*;
 
     fn row(token: usize) -> Row {
