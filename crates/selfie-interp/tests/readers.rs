@@ -1,11 +1,6 @@
 //! Released readers, built here from what is public of their formats, against PyTorch hooks and peft on the same files in
-//! f32: see `readers/reference.py`.
+//! f32: see `readers/reference.py` of the test kit.
 
-mod readers {
-    pub mod build;
-}
-
-use readers::build::{Built, reference};
 use selfie_interp::released::Meta;
 use selfie_interp::{
     Agreement, Cell, InjectAt, InterpretationPrompt, Map, Options, PromptPart, ReaderKind,
@@ -14,6 +9,7 @@ use selfie_interp::{
 use selfie_kernels::{Cpu, InjectMode};
 use selfie_llama::{ChatTemplate, Llama, Lora, Sampling, Session, SessionSize};
 use selfie_testkit::llama::{assert_close, floats, ids};
+use selfie_testkit::readers::{Built, reference};
 use serde_json::Value;
 use std::ops::ControlFlow;
 

@@ -9,3 +9,4 @@ pub mod instructions;
 pub mod interp;
 pub mod llama;
 pub mod models;
+pub mod readers;

@@ -1,4 +1,5 @@
-//! Readers' folders as `reference.py` has them, from the same numbers.
+//! Readers' folders as others release them, built from what is public of their formats; `reference.py` has built the same
+//! and recorded what PyTorch does with them in `reference.json`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,10 +9,11 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use selfie_interp::Embeddings;
 use selfie_kernels::{Cpu, DType};
 use selfie_llama::{ChatTemplate, Checkpoint, Llama, LlamaConfig, PromptSite, Site, Tokenizer};
-use selfie_testkit::interp::dir;
-use selfie_testkit::llama::{cpu, ids};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::interp::dir;
+use crate::llama::{cpu, ids};
 
 const PARTS: [&str; 7] = [
     "self_attn.q_proj",
@@ -23,22 +25,29 @@ const PARTS: [&str; 7] = [
     "mlp.down_proj",
 ];
 
+/// What `reference.py` has recorded.
 pub fn reference() -> Value {
     serde_json::from_str(include_str!("reference.json")).unwrap()
 }
 
 /// A golden checkpoint with a token " ?" and a chat template, and what PyTorch does with readers on it.
 pub struct Built<'a> {
+    /// Which golden checkpoint it is.
     pub name: String,
+    /// The checkpoint, in f32.
     pub model: Llama<Cpu>,
+    /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// The prompt that is read.
     pub prompt: String,
+    /// What was recorded with this checkpoint.
     pub case: &'a Value,
     reference: &'a Value,
     folder: TempDir,
 }
 
 impl<'a> Built<'a> {
+    /// One for each checkpoint of the reference.
     pub fn all(reference: &'a Value) -> impl Iterator<Item = Built<'a>> {
         let families = reference["families"].as_object().unwrap().iter();
         families.map(|(name, case)| Self::new(name, case, reference))
@@ -89,10 +98,16 @@ impl<'a> Built<'a> {
         }
     }
 
+    /// The checkpoint's folder.
+    pub fn model_dir(&self) -> PathBuf {
+        self.path("model")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// Its chat template.
     pub fn template(&self) -> ChatTemplate {
         ChatTemplate::open(&self.path("model"), &self.tokenizer)
             .unwrap()
@@ -176,6 +191,7 @@ impl<'a> Built<'a> {
         tensors.write(&self.path("affine.safetensors"), None)
     }
 
+    /// A LoRA as peft writes one.
     pub fn write_lora(&self, name: &str, head: bool) -> PathBuf {
         let folder = self.path(name);
         fs::create_dir_all(&folder).unwrap();
@@ -259,6 +275,7 @@ impl<'a> Built<'a> {
         folder
     }
 
+    /// An Activation Oracle.
     pub fn write_oracle(&self) -> PathBuf {
         let folder = self.write_lora("oracle", false);
         let config = json!({
@@ -333,6 +350,7 @@ impl<'a> Built<'a> {
         folder
     }
 
+    /// The layers of a reconstructor's folder.
     pub fn backbone(&self, dir: &Path) -> Llama<Cpu> {
         let config = LlamaConfig::open(dir).unwrap();
         let checkpoint = Checkpoint::open(dir).unwrap();
@@ -351,11 +369,13 @@ fn load(dir: &Path) -> Llama<Cpu> {
 pub struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
+    /// Adds a tensor.
     pub fn add(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
         let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.0.push((name.to_owned(), shape.to_vec(), bytes));
     }
 
+    /// Writes the file; returns its path.
     pub fn write(&self, path: &Path, header: Option<HashMap<String, String>>) -> PathBuf {
         let views = self.0.iter().map(|(name, shape, bytes)| {
             (
