@@ -5,15 +5,15 @@ use std::sync::Arc;
 use arrow_array::builder::{Float32Builder, Int64Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
-use selfie::interp::{Control, Row};
+use selfie::interp::{Row, RowFields, Samples};
 
-/// The columns of rows with these controls.
-pub(crate) fn schema(controls: &[Control]) -> Schema {
+/// The columns of rows with these fields.
+pub(crate) fn schema(fields: &RowFields) -> Schema {
     let text = DataType::Utf8;
     let number = DataType::Int64;
     let real = DataType::Float32;
     let list = |of: &DataType| DataType::List(element(of.clone()));
-    let mut fields = vec![
+    let mut columns = vec![
         Field::new("prompt", text.clone(), false),
         Field::new("interpretation", text.clone(), false),
         Field::new("layer", number.clone(), true),
@@ -31,23 +31,25 @@ pub(crate) fn schema(controls: &[Control]) -> Schema {
         Field::new("reader", text.clone(), true),
         Field::new("map", text.clone(), true),
         Field::new("logprobs", list(&real), false),
-        Field::new("samples", list(&text), false),
-        Field::new("agreement", real.clone(), true),
-        Field::new("mean_logprob", real.clone(), true),
     ];
-    for name in controls.iter().map(|control| control.name()) {
-        fields.push(Field::new(
+    if fields.samples {
+        columns.push(Field::new("samples", list(&text), false));
+        columns.push(Field::new("agreement", real.clone(), false));
+        columns.push(Field::new("mean_logprob", real.clone(), false));
+    }
+    for name in fields.controls.iter().map(|control| control.name()) {
+        columns.push(Field::new(
             format!("{name}_interpretation"),
             text.clone(),
             false,
         ));
-        fields.push(Field::new(format!("{name}_evidence"), real.clone(), false));
+        columns.push(Field::new(format!("{name}_evidence"), real.clone(), false));
     }
-    Schema::new(fields)
+    Schema::new(columns)
 }
 
 /// All rows in one batch.
-pub(crate) fn batch(rows: &[Arc<Row>], controls: &[Control]) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn batch(rows: &[Arc<Row>], fields: &RowFields) -> Result<RecordBatch, ArrowError> {
     let columns = Columns(rows);
     let mut arrays = vec![
         columns.text(|row| &row.prompt),
@@ -67,15 +69,20 @@ pub(crate) fn batch(rows: &[Arc<Row>], controls: &[Control]) -> Result<RecordBat
         columns.optional_text(|row| row.reader.as_deref()),
         columns.optional_text(|row| row.map.as_deref()),
         columns.reals(|row| &row.logprobs),
-        columns.texts(|row| row.samples.as_ref().map_or(&[], |samples| &samples.samples)),
-        columns.optional_real(|row| Some(row.samples.as_ref()?.agreement)),
-        columns.optional_real(|row| Some(row.samples.as_ref()?.mean_logprob)),
     ];
-    for at in 0..controls.len() {
+    if fields.samples {
+        let number = |row: &Row, of: fn(&Samples) -> f32| row.samples.as_ref().map_or(f32::NAN, of);
+        arrays.push(
+            columns.texts(|row| row.samples.as_ref().map_or(&[], |samples| &samples.samples)),
+        );
+        arrays.push(columns.real(|row| number(row, |samples| samples.agreement)));
+        arrays.push(columns.real(|row| number(row, |samples| samples.mean_logprob)));
+    }
+    for at in 0..fields.controls.len() {
         arrays.push(columns.text(|row| &row.controls[at].interpretation));
         arrays.push(columns.real(|row| row.controls[at].evidence));
     }
-    RecordBatch::try_new(Arc::new(schema(controls)), arrays)
+    RecordBatch::try_new(Arc::new(schema(fields)), arrays)
 }
 
 fn element(of: DataType) -> FieldRef {
@@ -113,11 +120,6 @@ impl Columns<'_> {
     fn real(&self, value: impl Fn(&Row) -> f32) -> ArrayRef {
         let values = self.0.iter().map(|row| value(row));
         Arc::new(Float32Array::from_iter_values(values))
-    }
-
-    fn optional_real(&self, value: impl Fn(&Row) -> Option<f32>) -> ArrayRef {
-        let values = self.0.iter().map(|row| value(row));
-        Arc::new(values.collect::<Float32Array>())
     }
 
     fn reals(&self, list: impl Fn(&Row) -> &[f32]) -> ArrayRef {

@@ -354,7 +354,7 @@ impl Model {
         let total = cells.len() * options.injections.len();
         let subject = (self.llama(), Arc::clone(&self.opened));
         let reader = reader.map(|reader| (reader.llama(), Arc::clone(&reader.opened)));
-        let run = Run::start(total, options.controls.clone(), move |sink| {
+        let run = Run::start(total, options.row_fields(), move |sink| {
             let (llama, words) = (&subject.0, &subject.1.tokenizer);
             let swept = match &reader {
                 None => on!(llama, llama => {
@@ -402,7 +402,7 @@ impl Model {
         let bar = progress_bar(py, progress)?;
         let total = vectors.len() * options.injections.len();
         let (llama, opened) = (self.llama(), Arc::clone(&self.opened));
-        let run = Run::start(total, options.controls.clone(), move |sink| {
+        let run = Run::start(total, options.row_fields(), move |sink| {
             let tokenizer = &opened.tokenizer;
             let swept = on!(&llama, llama => {
                 interp::interpret_vectors(llama, tokenizer, &vectors, &options, sink)

@@ -153,7 +153,7 @@ impl Rows {
 
     /// The columns, as an Arrow C schema.
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
-        let schema = arrow::schema(&self.run().controls);
+        let schema = arrow::schema(&self.run().fields);
         let schema = FFI_ArrowSchema::try_from(&schema).map_err(failed)?;
         PyCapsule::new_with_value(py, schema, SCHEMA)
     }
@@ -168,7 +168,7 @@ impl Rows {
         // The protocol lets a producer ignore it where it cannot cast.
         drop(requested_schema);
         let rows = self.all(py)?;
-        let batch = arrow::batch(&rows, &self.run().controls).map_err(failed)?;
+        let batch = arrow::batch(&rows, &self.run().fields).map_err(failed)?;
         let schema = batch.schema();
         let reader: Box<dyn RecordBatchReader + Send> =
             Box::new(RecordBatchIterator::new([Ok(batch)], schema));

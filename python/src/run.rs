@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use selfie::ErrorKind;
-use selfie::interp::{Control, Row, Sink, Swept};
+use selfie::interp::{Row, RowFields, Sink, Swept};
 use signal_hook::SigId;
 use signal_hook::consts::SIGINT;
 
@@ -20,8 +20,8 @@ pub(crate) struct Run {
     stop: Arc<AtomicBool>,
     /// Rows that come if nothing stops it.
     pub(crate) total: usize,
-    /// The controls that its rows have.
-    pub(crate) controls: Vec<Control>,
+    /// What its rows have.
+    pub(crate) fields: RowFields,
 }
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl Run {
     /// Starts `work`, which gets the sink, in a thread.
     pub(crate) fn start(
         total: usize,
-        controls: Vec<Control>,
+        fields: RowFields,
         work: impl FnOnce(&mut Deliver) -> Result<Swept, Failed> + Send + 'static,
     ) -> std::io::Result<Arc<Self>> {
         let run = Arc::new(Self {
@@ -61,7 +61,7 @@ impl Run {
             changed: Condvar::new(),
             stop: Arc::default(),
             total,
-            controls,
+            fields,
         });
         // Ctrl-C stops it wherever Python is just then, which raises KeyboardInterrupt there. Without a handler, whoever
         // waits for rows still looks for it.

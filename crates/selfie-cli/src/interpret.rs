@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use indicatif::ProgressBar;
 use selfie::Opened;
 use selfie::interp::{
-    Cell, Control, Cut, InjectAt, InterpError, Map, Options, Released, Row, Sink, Swept, Vector,
+    Cell, Control, Cut, InjectAt, InterpError, Map, Options, Released, Row, RowFields, Sink, Swept,
+    Vector,
 };
 use selfie::llama::Bos;
 use selfie_explorer::Commands;
@@ -80,7 +81,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
         None => None,
     };
     let rows = cells.len() * options.injections.len();
-    let mut output = Output::new(target, &options.controls, commands, rows, quiet)?;
+    let mut output = Output::new(target, &options.row_fields(), commands, rows, quiet)?;
     let swept = match (&reader, &adapted) {
         (None, None) => model.interpret(&prompts, &cells, &options, &mut output),
         (_, adapted) => {
@@ -166,6 +167,8 @@ fn max_new_tokens(args: &SweepArgs, released: Option<&Released>) -> usize {
 }
 
 pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
+    let reading = &args.sweep.reading;
+    reading.check_whole_model("selfie interpret-vectors")?;
     let opened = open(&args.model)?;
     let (config, tokenizer) = (&opened.config, &opened.tokenizer);
     let options = options(&args.sweep, &opened)?;
@@ -180,7 +183,7 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     let rows = vectors.len() * options.injections.len();
     let names = vectors.iter().map(|vector| vector.name.clone());
     let commands = commands(names.map(|name| (name.clone(), ("--tensor", name))));
-    let mut output = Output::new(target, &options.controls, commands, rows, quiet)?;
+    let mut output = Output::new(target, &options.row_fields(), commands, rows, quiet)?;
     let swept = model.interpret_vectors(&vectors, &options, &mut output);
     output.finish(swept)
 }
@@ -304,7 +307,7 @@ struct Output {
 impl Output {
     fn new(
         target: RowTarget,
-        controls: &[Control],
+        fields: &RowFields,
         commands: Commands,
         rows: usize,
         quiet: bool,
@@ -315,7 +318,7 @@ impl Output {
             "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} gone, {eta} left",
         ));
         Ok(Self {
-            writer: target.open(controls, commands)?,
+            writer: target.open(fields, commands)?,
             bar,
             rows,
             written: 0,
@@ -421,7 +424,8 @@ mod tests {
     /// A sweep of three rows that fails after `done`.
     fn fails_after(done: usize, out: &Path) -> CliError {
         let target = RowTarget::new(Some(out), None).unwrap();
-        let mut output = Output::new(target, &[], Commands::FromRows, 3, true).unwrap();
+        let mut output =
+            Output::new(target, &RowFields::default(), Commands::FromRows, 3, true).unwrap();
         for token in 0..done {
             assert!(output.row(row(token)).is_continue());
         }

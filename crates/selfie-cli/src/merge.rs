@@ -31,7 +31,7 @@ pub(crate) fn merge(args: &MergeArgs) -> Result<()> {
             ),
         );
     }
-    let mut writer = target.open(&merge.controls, Commands::FromRows)?;
+    let mut writer = target.open(&merge.fields, Commands::FromRows)?;
     for row in merge.rows() {
         writer.write(&row?)?;
     }

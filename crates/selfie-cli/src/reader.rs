@@ -43,6 +43,11 @@ impl Reading {
             (None, Some(dir)) if adapted => Some(Lora::open(dir)?),
             _ => None,
         };
+        if reading.reader_as.is_some() && args.reader.is_none() {
+            return usage(
+                "--reader-as: it says what the folder of --reader is; give --reader DIR too",
+            );
+        }
         if reading.question.is_some() && released.is_none() {
             return usage(
                 "--question: only a released reader that takes one (--reader DIR) can be asked",

@@ -7,6 +7,7 @@ use selfie::Device;
 use selfie::interp::ReaderKind;
 
 use crate::args::{DTypeArg, ModelArgs};
+use crate::error::{Result, usage};
 
 /// What a reader was trained with.
 #[derive(Args, Debug)]
@@ -34,11 +35,29 @@ pub(crate) struct ReadingArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) question: Option<String>,
     /// What the folder of --reader is, where it does not say so itself: oracle or latentqa
-    #[arg(long, value_name = "KIND", requires = "reader")]
+    #[arg(long, value_name = "KIND")]
     pub(crate) reader_as: Option<ReaderKind>,
     /// Draw N texts of each cell; a row is of the most frequent answer, and says how many gave it. Needs --temperature
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) samples: usize,
+}
+
+impl ReadingArgs {
+    /// An error where a command that reads with a whole model, and one vector at a time, is given what it has no use for.
+    pub(crate) fn check_whole_model(&self, command: &str) -> Result<()> {
+        let given = [
+            ("--lora", self.lora.is_some()),
+            ("--question", self.question.is_some()),
+            ("--reader-as", self.reader_as.is_some()),
+            ("--span", self.span.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((option, _)) => usage(format!(
+                "{option}: {command} does not take it; use selfie interpret"
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

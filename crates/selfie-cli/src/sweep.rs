@@ -29,7 +29,15 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     let quiet = args.model.quiet;
     let prompts = read_prompts(&args.prompts, args.column.as_deref());
     let prompts = prompts.map_err(CliError::Prompts)?;
-    check_reading(args)?;
+    if let Some(dir) = &args.reader
+        && let Some(released) = Released::open(dir, None)?
+    {
+        return usage(format!(
+            "--reader {}: selfie sweep does not take a {released}; use selfie interpret --prompts",
+            dir.display()
+        ));
+    }
+    args.sweep.reading.check_whole_model("selfie sweep")?;
     let mut opened = open(&args.model)?;
     let reader = match &args.reader {
         Some(dir) => Some(whole_model(dir, &opened)?),
@@ -86,31 +94,6 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
         });
     }
     failed(&folder)
-}
-
-/// A sweep reads with a whole model: what a released reader needs is for `interpret`.
-fn check_reading(args: &SweepRunArgs) -> Result<()> {
-    let reading = &args.sweep.reading;
-    if let Some(dir) = &args.reader
-        && let Some(released) = Released::open(dir, None)?
-    {
-        return usage(format!(
-            "--reader {}: selfie sweep does not take a {released}; use selfie interpret --prompts",
-            dir.display()
-        ));
-    }
-    let given = [
-        ("--lora", reading.lora.is_some()),
-        ("--question", reading.question.is_some()),
-        ("--reader-as", reading.reader_as.is_some()),
-        ("--span", reading.span.is_some()),
-    ];
-    match given.iter().find(|(_, given)| *given) {
-        None => Ok(()),
-        Some((option, _)) => usage(format!(
-            "{option}: selfie sweep does not take it; use selfie interpret --prompts"
-        )),
-    }
 }
 
 fn plan(

@@ -248,11 +248,4 @@ fn behaviours_and_drift_before_and_after() {
         want > 1e-4 && (kl - want).abs() < 1e-9 + 1e-6 * want,
         "{kl}, {want}"
     );
-    fails(
-        2,
-        &["eval", "drift"],
-        &model,
-        &["--data", &reference],
-        &["--edit"],
-    );
 }

@@ -229,12 +229,18 @@ fn wrong_pairings_are_one_line_that_names_both_sides() {
     let built = Built::all(&reference).next().unwrap();
     let model = built.model_dir();
     let dir = |path: &Path| path.to_str().unwrap().to_owned();
-    let other = dir(&built.write_other_lora());
+    // DoRA is not computed.
+    let other = built.write_other_lora();
+    let config = other.join("adapter_config.json");
+    let dora = json!({"peft_type": "LORA", "r": 20, "lora_alpha": 20, "use_dora": true});
+    fs::write(config, dora.to_string()).unwrap();
+    let other = dir(&other);
     let map = dir(&built.write_map("scalar_affine"));
     let oracle = dir(&built.write_oracle());
     for (args, says) in [
-        (vec!["--lora", &other], "adapter"),
-        (vec!["--map", &other], "cannot read"),
+        (vec!["--lora", &other], "use_dora"),
+        (vec!["--map", &other], "map"),
+        (vec!["--reader-as", "oracle"], "--reader"),
         (vec!["--map", &map, "--placeholder", "nowhere"], "nowhere"),
         (vec!["--reader", &oracle], "--question"),
         (vec!["--question", "Why?"], "--question"),

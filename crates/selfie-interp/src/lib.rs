@@ -61,7 +61,7 @@ pub use options::{InjectAt, Options};
 pub use prompt::{InterpretationPrompt, Joining, LocatedPrompt, PlaceholderRows, PromptPart};
 pub use reader::{Job, JobWrite, Outcome, PromptId, Reader, ReaderSize, ReaderStats, Text, Ticket};
 pub use released::{Agreement, ReaderKind, Reconstructor, Released};
-pub use row::{Row, Samples};
+pub use row::{Row, RowFields, Samples};
 pub use sweep::{
     Cell, Sink, Swept, check, check_by, check_vectors, interpret, interpret_by, interpret_vectors,
 };

@@ -3,7 +3,9 @@
 use selfie_kernels::InjectMode;
 use selfie_llama::{Bos, Decoding, LlamaConfig, Sampling, Tokenizer};
 
-use crate::{Control, Cut, InterpError, InterpretationPrompt, LocatedPrompt, Map, Result};
+use crate::{
+    Control, Cut, InterpError, InterpretationPrompt, LocatedPrompt, Map, Result, RowFields,
+};
 
 /// Where and how an embedding is written into the interpretation prompt.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,6 +88,14 @@ impl Options {
             controls: Vec::new(),
             control_seed: 0,
         })
+    }
+
+    /// Which fields rows have.
+    pub fn row_fields(&self) -> RowFields {
+        RowFields {
+            samples: self.samples > 1,
+            controls: self.controls.clone(),
+        }
     }
 
     /// The prompt in the reader's ids, after a check of all options.

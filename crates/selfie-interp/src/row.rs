@@ -4,7 +4,7 @@ use selfie_kernels::InjectMode;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{Controlled, Key};
+use crate::{Control, Controlled, Key};
 
 /// The interpretation of one embedding. Its fields are those of the Python package of SelfIE, then ours; serialized, each
 /// control adds two, named after it: `none_interpretation` and `none_evidence`.
@@ -85,6 +85,15 @@ fn answer(text: &str) -> String {
     let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
     let is_letter = |c: char| c.is_alphanumeric();
     words.join(" ").trim_matches(|c| !is_letter(c)).to_owned()
+}
+
+/// Which fields the rows of a run have beside those that all have: what a table's columns are chosen by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowFields {
+    /// Whether several texts are drawn: `samples`, `agreement` and `mean_logprob`.
+    pub samples: bool,
+    /// The controls, in their order.
+    pub controls: Vec<Control>,
 }
 
 fn control_fields<S: Serializer>(

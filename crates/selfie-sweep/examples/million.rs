@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
     let merge = Merge::open(&[dir.path()])?;
     let out = BufWriter::new(File::create(dir.path().join("merged.parquet"))?);
-    let mut out = ParquetRows::new(out, &merge.controls, &[])?;
+    let mut out = ParquetRows::new(out, &merge.fields, &[])?;
     for (index, row) in merge.rows().enumerate() {
         out.write(row?)?;
         if [10_000, 100_000].contains(&(index + 1)) || (index + 1) % 250_000 == 0 {

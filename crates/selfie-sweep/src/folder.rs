@@ -256,7 +256,8 @@ impl SweepFolder {
         let mut stray = None;
         let plan = &self.plan;
         put(&path, |file| {
-            let mut writer = ParquetRows::new(BufWriter::new(file), &options.controls, &metadata)?;
+            let mut writer =
+                ParquetRows::new(BufWriter::new(file), &options.row_fields(), &metadata)?;
             for (number, said) in rows {
                 match said.into_row(number, plan, options) {
                     Ok(row) => writer.write(row)?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use selfie::interp::{Control, Row};
+use selfie::interp::{Row, RowFields};
 
 use crate::folder::{part_files, shard_folders};
 use crate::read::{read_info, read_rows};
@@ -14,8 +14,8 @@ use crate::{Failed, Manifest, PartInfo, Result, Settings, Shard, SweepError};
 pub struct Merge {
     /// The settings that they share.
     pub settings: Settings,
-    /// The controls of their rows.
-    pub controls: Vec<Control>,
+    /// What their rows have.
+    pub fields: RowFields,
     /// Rows that have failed, and are missing.
     pub failed: Vec<Failed>,
     /// How many rows there are.
@@ -81,16 +81,13 @@ impl Merge {
                 what: format!("shards are missing: {}", missing.join(", ")),
             });
         }
-        let controls = first
-            .settings
-            .controls()
-            .ok_or_else(|| SweepError::Damaged {
-                path: dir.join("manifest.json"),
-                reason: "its settings name unknown controls".to_owned(),
-            })?;
+        let fields = first.settings.fields().ok_or_else(|| SweepError::Damaged {
+            path: dir.join("manifest.json"),
+            reason: "its settings name unknown samples or controls".to_owned(),
+        })?;
         let mut merge = Self {
             settings: first.settings.without_shard(),
-            controls,
+            fields,
             failed: Vec::new(),
             rows: 0,
             devices: Vec::new(),

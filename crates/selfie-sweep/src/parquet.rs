@@ -10,7 +10,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
-use selfie::interp::{Control, Row};
+use selfie::interp::{Row, RowFields, Samples};
 
 /// Rows that are written together: so many are in memory at the most, and a long file has few groups.
 const GROUP: usize = 8192;
@@ -34,9 +34,13 @@ const COLUMNS: &str = "
   optional binary reader (STRING);
   optional binary map (STRING);
   required group logprobs (LIST) { repeated group list { required float element; } }
+";
+
+/// Those of rows of which several texts were drawn.
+const SAMPLES: &str = "
   required group samples (LIST) { repeated group list { required binary element (STRING); } }
-  optional float agreement;
-  optional float mean_logprob;
+  required float agreement;
+  required float mean_logprob;
 ";
 
 /// Writes rows to a Parquet file, a group of rows at a time: the file is complete only after [`finish`](Self::finish).
@@ -46,12 +50,15 @@ const COLUMNS: &str = "
 pub struct ParquetRows<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     rows: Vec<Row>,
-    controls: usize,
+    fields: RowFields,
 }
 
-fn schema(controls: &[Control]) -> String {
+fn schema(fields: &RowFields) -> String {
     let mut columns = COLUMNS.to_owned();
-    for name in controls.iter().map(|control| control.name()) {
+    if fields.samples {
+        columns += SAMPLES;
+    }
+    for name in fields.controls.iter().map(|control| control.name()) {
         columns.push_str(&format!(
             "  required binary {name}_interpretation (STRING);\n  required float {name}_evidence;\n"
         ));
@@ -60,9 +67,9 @@ fn schema(controls: &[Control]) -> String {
 }
 
 impl<W: Write + Send> ParquetRows<W> {
-    /// Begins a file of rows with these controls. `metadata` are names and values for the file's footer.
-    pub fn new(out: W, controls: &[Control], metadata: &[(&str, String)]) -> io::Result<Self> {
-        let schema = parse_message_type(&schema(controls)).map_err(other)?;
+    /// Begins a file of rows with these fields. `metadata` are names and values for the file's footer.
+    pub fn new(out: W, fields: &RowFields, metadata: &[(&str, String)]) -> io::Result<Self> {
+        let schema = parse_message_type(&schema(fields)).map_err(other)?;
         let metadata = metadata
             .iter()
             .map(|(name, value)| KeyValue::new((*name).to_owned(), value.clone()))
@@ -75,7 +82,7 @@ impl<W: Write + Send> ParquetRows<W> {
         Ok(Self {
             writer: writer.map_err(other)?,
             rows: Vec::new(),
-            controls: controls.len(),
+            fields: fields.clone(),
         })
     }
 
@@ -100,13 +107,13 @@ impl<W: Write + Send> ParquetRows<W> {
     fn write_group(&mut self) -> io::Result<()> {
         let rows = std::mem::take(&mut self.rows);
         let group = self.writer.next_row_group().map_err(other)?;
-        write_columns(&rows, self.controls, group).map_err(other)
+        write_columns(&rows, &self.fields, group).map_err(other)
     }
 }
 
 fn write_columns<W: Write + Send>(
     rows: &[Row],
-    controls: usize,
+    fields: &RowFields,
     group: SerializedRowGroupWriter<'_, W>,
 ) -> Result<(), ParquetError> {
     let mut columns = Columns { rows, group };
@@ -127,16 +134,17 @@ fn write_columns<W: Write + Send>(
     columns.optional::<ByteArrayType>(|row| row.reader.as_deref().map(text))?;
     columns.optional::<ByteArrayType>(|row| row.map.as_deref().map(text))?;
     columns.list::<FloatType>(|row| row.logprobs.clone())?;
-    let samples = |row: &Row| {
-        row.samples
-            .clone()
-            .map_or(Vec::new(), |samples| samples.samples)
-    };
-    columns
-        .list::<ByteArrayType>(|row| samples(row).iter().map(|sample| text(sample)).collect())?;
-    columns.optional::<FloatType>(|row| Some(row.samples.as_ref()?.agreement))?;
-    columns.optional::<FloatType>(|row| Some(row.samples.as_ref()?.mean_logprob))?;
-    for at in 0..controls {
+    if fields.samples {
+        // A row without them would be of another run; its list is empty then, and its numbers are no numbers.
+        let number = |row: &Row, of: fn(&Samples) -> f32| row.samples.as_ref().map_or(f32::NAN, of);
+        columns.list::<ByteArrayType>(|row| {
+            let drawn = row.samples.iter().flat_map(|samples| &samples.samples);
+            drawn.map(|sample| text(sample)).collect()
+        })?;
+        columns.plain::<FloatType>(|row| number(row, |samples| samples.agreement))?;
+        columns.plain::<FloatType>(|row| number(row, |samples| samples.mean_logprob))?;
+    }
+    for at in 0..fields.controls.len() {
         columns.plain::<ByteArrayType>(|row| text(&row.controls[at].interpretation))?;
         columns.plain::<FloatType>(|row| row.controls[at].evidence)?;
     }

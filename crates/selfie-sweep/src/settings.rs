@@ -3,7 +3,7 @@
 use std::fs;
 
 use selfie::Opened;
-use selfie::interp::{InterpretationPrompt, Options, PromptPart};
+use selfie::interp::{InterpretationPrompt, Options, PromptPart, RowFields};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -87,10 +87,14 @@ impl Settings {
         self.0.get("shard")?.as_str()?.parse().ok()
     }
 
-    /// The controls of its rows; `None` if that says something else.
-    pub(crate) fn controls(&self) -> Option<Vec<selfie::interp::Control>> {
+    /// What its rows have; `None` if it says something else.
+    pub(crate) fn fields(&self) -> Option<RowFields> {
         let names = self.0.get("controls")?.as_array()?.iter();
-        names.map(|name| name.as_str()?.parse().ok()).collect()
+        let controls = names.map(|name| name.as_str()?.parse().ok());
+        Some(RowFields {
+            samples: self.0.get("samples")?.as_u64()? > 1,
+            controls: controls.collect::<Option<_>>()?,
+        })
     }
 }
 

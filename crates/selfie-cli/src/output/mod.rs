@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 use selfie::control::OutputFile;
-use selfie::interp::{Control, Row};
+use selfie::interp::{Row, RowFields};
 use selfie_explorer::Commands;
 use selfie_sweep::ParquetRows;
 
@@ -70,8 +70,8 @@ impl RowTarget {
         Self { metadata, ..self }
     }
 
-    /// Begins to write. Rows come with these controls; `commands` reproduce them.
-    pub(crate) fn open(mut self, controls: &[Control], commands: Commands) -> Result<RowWriter> {
+    /// Begins to write. Rows come with these fields; `commands` reproduce them.
+    pub(crate) fn open(mut self, fields: &RowFields, commands: Commands) -> Result<RowWriter> {
         let to: Box<dyn Write + Send> = match &mut self.out {
             // Not locked: a lock is bound to this thread. Formats write whole rows at a time.
             None => Box::new(BufWriter::new(io::stdout())),
@@ -87,7 +87,7 @@ impl RowTarget {
             FormatArg::Parquet => {
                 let version = ("selfie.version", env!("CARGO_PKG_VERSION").to_owned());
                 let metadata = [&[version], &*self.metadata].concat();
-                let parquet = ParquetRows::new(to, controls, &metadata);
+                let parquet = ParquetRows::new(to, fields, &metadata);
                 Box::new(parquet.map_err(|error| failed(self.out.as_ref(), error))?)
             }
         };

@@ -215,7 +215,8 @@ pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &
                     .map(|_| ()),
             ];
             // Where one model has matrices of several formats, products round f32 themselves.
-            let is_rounded = backend.keeps_blocks() && made_for == DType::F32;
+            let is_rounded =
+                backend.keeps_blocks() && B::operand(made_for) == B::operand(DType::F32);
             let fits = is_rounded || B::operand(dtype) == B::operand(made_for);
             for result in results {
                 match result {
