@@ -10,9 +10,11 @@ import json
 import os
 import sys
 
+import gguf
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models, normalizers, processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 CHATS = [
     "What is the capital of France?",
@@ -43,14 +45,37 @@ INJECT_LAYER = 1
 BATCH = 31
 
 
-def open_model(folder, name, gguf):
+def open_model(folder, name, file):
     """The model in f32 on the CPU, and its tokenizer."""
-    kwargs = {"gguf_file": gguf} if gguf else {}
-    tokenizer = AutoTokenizer.from_pretrained(os.path.join(folder, name), **kwargs)
+    kwargs = {"gguf_file": file} if file else {}
+    tokenizer = of_sentencepiece(os.path.join(folder, name, file)) if name == "." else AutoTokenizer.from_pretrained(
+        os.path.join(folder, name), **kwargs
+    )
     model = AutoModelForCausalLM.from_pretrained(
         os.path.join(folder, name), dtype=torch.float32, attn_implementation="eager", **kwargs
     )
     return model.eval(), tokenizer
+
+
+def of_sentencepiece(path):
+    """The tokenizer of a GGUF file with SentencePiece's vocabulary, with the merges that transformers makes of one: every
+    split of a piece into two others, the best score first. (transformers 5.17 loses most of this file's, and its bos.)"""
+    fields = gguf.GGUFReader(path).fields
+    pieces, scores = (fields[f"tokenizer.ggml.{name}"].contents() for name in ["tokens", "scores"])
+    vocab = {piece.replace(" ", "▁"): i for i, piece in enumerate(pieces)}
+    splits = []
+    for piece, i in vocab.items():
+        for at in range(1, len(piece)):
+            if piece[:at] in vocab and piece[at:] in vocab:
+                splits.append((-scores[i], vocab[piece[:at]], vocab[piece[at:]], (piece[:at], piece[at:])))
+    merges = [pair for *_, pair in sorted(splits)]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    bos = fields["tokenizer.ggml.bos_token_id"].contents()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{pieces[bos]} $A", special_tokens=[(pieces[bos], bos)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 @torch.no_grad()
@@ -133,14 +158,14 @@ def probabilities(model, whole, new):
 def main():
     folder, out, *names = sys.argv[1:]
     os.makedirs(out, exist_ok=True)
-    for name, path, gguf, parts, subject in [
+    for name, path, file, parts, subject in [
         ("smollm2", "smollm2", None, SUMMARIZE, FRANCE),
         ("smollm2-q4_1", "smollm2", "model.gguf", SUMMARIZE, FRANCE),
         ("gemma3-270m-q4_k_m", ".", "gemma3-270m.gguf", ABOUT, TEXTS[0]),
     ]:
         if names and name not in names:
             continue
-        model, tokenizer = open_model(folder, path, gguf)
+        model, tokenizer = open_model(folder, path, file)
         prompts = []
         if tokenizer.chat_template:
             for text in CHATS:
@@ -163,9 +188,9 @@ def main():
                 "rows": sweep(model, tokenizer(subject)["input_ids"], ids, places),
             },
         }
-        with open(os.path.join(out, name + ".json"), "w") as file:
-            json.dump(report, file, separators=(",", ":"))
-            file.write("\n")
+        with open(os.path.join(out, name + ".json"), "w") as output:
+            json.dump(report, output, separators=(",", ":"))
+            output.write("\n")
 
 
 if __name__ == "__main__":

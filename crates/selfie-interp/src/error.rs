@@ -314,6 +314,14 @@ pub enum InterpError {
     /// A reconstructor that is to read embeddings.
     #[error("a reconstructor reads texts, and no embeddings: selfie score uses it")]
     ReadsTexts,
+    /// A map's file that cannot be read.
+    #[error("cannot read the map {}: {source}", path.display())]
+    ReadMap {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// A file of a map that says something unknown, or that lacks something.
     #[error("the map {}: {problem}", path.display())]
     MapFile {

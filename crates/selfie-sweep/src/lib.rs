@@ -24,7 +24,7 @@
 //! assert_eq!(swept.done, 8);
 //! drop(folder);
 //! let rows: Vec<_> = Merge::open(&[dir])?.rows().collect::<Result<_, _>>()?;
-//! assert_eq!(rows[7].token_decoded.as_deref(), Some(" of"));
+//! assert_eq!(rows[7].token_decoded.as_deref(), Some("of"));
 //! # Ok(())
 //! # }
 //! ```

@@ -127,6 +127,7 @@ fn interp_usage(error: &InterpError) -> bool {
         InterpError::Llama(error) => llama_usage(error),
         InterpError::Kernel(_) => false,
         InterpError::ReadVectors { .. } | InterpError::VectorFile { .. } => false,
+        InterpError::ReadMap { .. } | InterpError::MapFile { .. } => false,
         InterpError::NotFinite { .. } | InterpError::CleanNotFinite => false,
         InterpError::Unanswered => false,
         _ => true,

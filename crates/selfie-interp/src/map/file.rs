@@ -22,7 +22,7 @@ impl Map {
     ///
     /// Values are f32, f16 or bf16, and finite.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| InterpError::ReadVectors {
+        let bytes = std::fs::read(path).map_err(|source| InterpError::ReadMap {
             path: path.to_owned(),
             source,
         })?;
