@@ -475,7 +475,7 @@ fn adapters_are_chosen_per_row_and_leave_the_others_their_bits() {
         for (job, text) in jobs.iter().zip(&together) {
             assert_eq!(
                 continued(&two, &[*job]),
-                [text.clone()],
+                std::slice::from_ref(text),
                 "{}, alone",
                 built.name
             );
