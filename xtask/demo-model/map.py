@@ -80,9 +80,9 @@ def train(model, tokenizer, states, targets, kind, steps, batch):
     return this
 
 
-def recall(selfie, world, layer, file):
+def recall(selfie, world, layer, out, file):
     asked = list(questions(world, True))
-    prompts = Path(file.parent if file else ".") / "held-out.txt"
+    prompts = out / "held-out.txt"
     prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt, _, _ in asked))
     line = [selfie, "interpret", "--quiet", "--prompts", prompts, "--layers", str(layer), "--no-relevancy", "--format", "jsonl",
             "--controls", "none,random,shuffled", "--interpretation-prompt", json.dumps(PARTS)]
@@ -113,11 +113,11 @@ def main():
     with torch.no_grad():
         last = lambda prompt: model(torch.tensor([tokenizer.encode(prompt).ids]), output_hidden_states=True).hidden_states
         states = torch.stack([last(prompt)[args.layer][0, -1] for prompt, _, _ in seen])
-    print("without a map:", recall(args.selfie, world, args.layer, None), flush=True)
+    print("without a map:", recall(args.selfie, world, args.layer, args.out, None), flush=True)
     for kind in ["scalar_affine", "full_rank"]:
         file = args.out / f"{kind}.safetensors"
         train(model, tokenizer, states, [target for _, target, _ in seen], kind, args.steps, args.batch).save(file)
-        print(f"{kind}:", recall(args.selfie, world, args.layer, file), flush=True)
+        print(f"{kind}:", recall(args.selfie, world, args.layer, args.out, file), flush=True)
 
 
 main()

@@ -300,20 +300,17 @@ fn read_table(path: &Path) -> Result<Vec<Row>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error).into()),
     };
-    let rows = text.split_inclusive('\n').map(|line| {
-        // A line without an end is one that a kill cut off: that run is done again.
-        if line.ends_with('\n') {
-            serde_json::from_str(line).map(Some)
-        } else {
-            Ok(None)
-        }
-    });
-    let rows: serde_json::Result<Vec<Option<Row>>> = rows.collect();
-    Ok(rows
-        .map_err(|error| failed(error.into()))?
-        .into_iter()
-        .flatten()
-        .collect())
+    // A line that a kill cut off is passed over: that run is done again.
+    let rows = text[..whole_lines(text.as_bytes())].lines();
+    let rows: serde_json::Result<Vec<Row>> = rows.map(serde_json::from_str).collect();
+    Ok(rows.map_err(|error| failed(error.into()))?)
+}
+
+/// The length of the lines that have an end.
+fn whole_lines(text: &[u8]) -> usize {
+    text.iter()
+        .rposition(|&byte| byte == b'\n')
+        .map_or(0, |at| at + 1)
 }
 
 fn append(path: &Path, row: &Row) -> Result<()> {
@@ -323,13 +320,9 @@ fn append(path: &Path, row: &Row) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let whole = text
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |at| at + 1);
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
         // What a kill cut off is taken away.
-        file.set_len(whole as u64)?;
+        file.set_len(whole_lines(&text) as u64)?;
         let line = serde_json::to_string(row)? + "\n";
         file.write_all(line.as_bytes())
     };

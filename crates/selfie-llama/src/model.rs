@@ -136,8 +136,8 @@ impl<B: Backend> Linear<B> {
         adapting.add(backend, self, a, out)
     }
 
-    /// `residual += a · wᵀ (+ bias)`, and what the rows' adapters add: the end of attention and of the MLP. Where several devices hold a part of the
-    /// weight each, their products are to be summed here, before the residual stream is added.
+    /// `residual += a · wᵀ (+ bias)`, and what the rows' adapters add: the end of attention and of the MLP. Where several
+    /// devices hold a part of the weight each, their products are to be summed here, before the residual stream is added.
     pub(crate) fn add_to(
         &self,
         backend: &B,
