@@ -135,9 +135,10 @@ impl Naive {
         }
         let last = norm(&x, "model.norm");
         states.hidden_states.extend(&last);
-        let head = match c.tie_word_embeddings {
-            true => "model.embed_tokens",
-            false => "lm_head",
+        let head = if c.tie_word_embeddings {
+            "model.embed_tokens"
+        } else {
+            "lm_head"
         };
         states.logits = self.linear(&last, head, (c.vocab_size, d), false, None);
         states

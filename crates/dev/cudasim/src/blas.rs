@@ -367,21 +367,24 @@ pub unsafe extern "C" fn cublasLtMatmul(
 
 /// An error unless the shapes and types make a product.
 fn check(desc: &Desc, a: &Matrix, b: &Matrix, c: &Matrix, d: &Matrix) -> Result<(), c_int> {
-    let (m, k) = match desc.transpose_a {
-        true => (a.columns, a.rows),
-        false => (a.rows, a.columns),
+    let (m, k) = if desc.transpose_a {
+        (a.columns, a.rows)
+    } else {
+        (a.rows, a.columns)
     };
-    let (k2, n) = match desc.transpose_b {
-        true => (b.columns, b.rows),
-        false => (b.rows, b.columns),
+    let (k2, n) = if desc.transpose_b {
+        (b.columns, b.rows)
+    } else {
+        (b.rows, b.columns)
     };
     let shapes = k == k2 && (d.rows, d.columns) == (m, n) && (c.rows, c.columns) == (m, n);
     let types = a.dtype == b.dtype && c.dtype == R_32F && d.dtype == R_32F;
-    match shapes && types && c.stride == d.stride {
-        true => Ok(()),
-        false => Err(refuse(
+    if shapes && types && c.stride == d.stride {
+        Ok(())
+    } else {
+        Err(refuse(
             NOT_SUPPORTED,
             format!("a product of {a:?} and {b:?} to {d:?} from {c:?}"),
-        )),
+        ))
     }
 }

@@ -186,12 +186,13 @@ impl Device {
 
     /// An error while a stream is in capture: this call would wait for the device.
     pub(crate) fn check_may_wait(&self, what: &str) -> Result<()> {
-        match self.capturing.is_empty() {
-            true => Ok(()),
-            false => Err(refuse(
+        if self.capturing.is_empty() {
+            Ok(())
+        } else {
+            Err(refuse(
                 CAPTURE_UNSUPPORTED,
                 format!("{what} while a stream is in capture"),
-            )),
+            ))
         }
     }
 

@@ -40,9 +40,10 @@ impl Product {
         let a = read(gpu, self.a, self.transpose_a)?;
         let b = read(gpu, self.b, !self.transpose_b)?;
         let k = a.len() / d.rows.max(1);
-        let old = match self.beta == 0.0 {
-            true => Vec::new(),
-            false => read(gpu, (self.c, d), true)?,
+        let old = if self.beta == 0.0 {
+            Vec::new()
+        } else {
+            read(gpu, (self.c, d), true)?
         };
         let mut out = vec![0f32; d.rows * d.columns];
         out.par_chunks_mut(d.rows.max(1))

@@ -16,9 +16,10 @@ pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
     if gemm.order == WeightOrder::Terms {
         w = transposed(&w, n);
     }
-    let mut out = match gemm.accumulate {
-        true => read(gpu, gemm.out, m * n, DType::F32)?,
-        false => vec![0.0; m * n],
+    let mut out = if gemm.accumulate {
+        read(gpu, gemm.out, m * n, DType::F32)?
+    } else {
+        vec![0.0; m * n]
     };
     out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
         let a = &a[row * k..][..k];

@@ -168,9 +168,10 @@ impl<'d, 'a> Cursor<'d, 'a> {
         }
         let n = self.instruction.operands.len();
         if !count.contains(&n) {
-            let wanted = match count.start() == count.end() {
-                true => count.start().to_string(),
-                false => format!("{} to {}", count.start(), count.end()),
+            let wanted = if count.start() == count.end() {
+                count.start().to_string()
+            } else {
+                format!("{} to {}", count.start(), count.end())
             };
             return self.bad(format!("takes {wanted} operands, but {n} are there"));
         }

@@ -177,9 +177,10 @@ fn to_float(how: Convert, number: Number) -> u64 {
 /// bits the top bit alone (PTX ISA, `cvt`, and an H200).
 fn to_int(how: Convert, number: Number) -> u64 {
     let bits = 8 * how.to.bytes() as u32;
-    let (least, most) = match how.to.is_signed() {
-        true => (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1),
-        false => (0, (1i128 << bits) - 1),
+    let (least, most) = if how.to.is_signed() {
+        (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1)
+    } else {
+        (0, (1i128 << bits) - 1)
     };
     let value = match number {
         Number::Float(x) if x.is_nan() && (how.from == Type::F64 || bits == 64) => 1 << (bits - 1),

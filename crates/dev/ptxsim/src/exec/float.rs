@@ -29,10 +29,12 @@ fn input(x: f32, ftz: bool) -> f32 {
 fn output(x: f32, mode: FloatMode) -> f32 {
     let x = canonical(x);
     let x = if mode.ftz { flush(x) } else { x };
-    match mode.sat {
-        true if x.is_nan() || x <= 0.0 => 0.0,
-        true => x.min(1.0),
-        false => x,
+    if !mode.sat {
+        x
+    } else if x.is_nan() || x <= 0.0 {
+        0.0
+    } else {
+        x.min(1.0)
     }
 }
 

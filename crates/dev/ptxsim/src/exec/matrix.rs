@@ -62,9 +62,10 @@ pub(super) fn ldmatrix(
         }
         let out = std::array::from_fn(|lane| {
             let (row, column) = (lane / 4, 2 * (lane % 4));
-            let [low, high] = match transpose {
-                false => [matrix[row][column], matrix[row][column + 1]],
-                true => [matrix[column][row], matrix[column + 1][row]],
+            let [low, high] = if transpose {
+                [matrix[column][row], matrix[column + 1][row]]
+            } else {
+                [matrix[row][column], matrix[row][column + 1]]
             };
             u32::from(high) << 16 | u32::from(low)
         });
