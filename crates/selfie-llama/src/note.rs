@@ -1,28 +1,28 @@
-//! What a user may want to know, and is no error.
+//! Notes to the user that are not errors.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Something that was done otherwise than one may expect. Its text is one line.
+/// Something that may not be what the user expects. Its text is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// A prompt begins with bos, and gets another.
+    /// A prompt already begins with bos and gets another one.
     DoubledBos {
         /// The token.
         bos: String,
     },
-    /// A folder holds an adapter beside its weights, which is not applied.
+    /// A folder holds an adapter beside its weights. It is not applied.
     AdapterLeftOut {
         /// `adapter_config.json`.
         file: PathBuf,
     },
-    /// A checkpoint has other parts beside its language model, which alone is read.
+    /// A checkpoint has other parts beside its language model. Only the language model is read.
     TextOnly {
         /// The checkpoint's folder.
         dir: PathBuf,
     },
-    /// A field of `generation_config.json` asks for something that is not done.
+    /// A field of `generation_config.json` asks for something unsupported.
     NotGenerated {
         /// The file.
         file: PathBuf,

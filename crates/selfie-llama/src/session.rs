@@ -9,11 +9,11 @@ use crate::forward::{HeadRows, Workspace};
 use crate::write::Writer;
 use crate::{Answer, Ask, Draw, Feed, Llama, LlamaError, Pass, Probe, Result, SessionSize};
 
-/// Buffers and a KV cache for sequences of one model, made once: the only way to run rows.
+/// Buffers and a KV cache for sequences of one model, allocated once. All rows run through a session.
 ///
-/// A sequence has a [`Slot`]. It may continue a *prefix*, whose keys and values it shares with other slots. Everything is
-/// addressed by slot and position, so that it does not matter in which pieces a prompt is run. The same row has the same
-/// bits in any pass.
+/// A sequence has a [`Slot`]. It may continue a *prefix*, whose keys and values it shares with other slots. Everything
+/// is addressed by slot and position, so it does not matter in which pieces a prompt runs. A row gets the same bits in
+/// any pass.
 ///
 /// ```
 /// # fn main() -> selfie_llama::Result<()> {
@@ -38,12 +38,12 @@ pub struct Session<B: Backend> {
     size: SessionSize,
     ws: Workspace<B>,
     cache: KvCache<B>,
-    /// Away while a pass writes.
+    /// `None` while a pass writes.
     tally: Option<B::Tally>,
     /// The next position of each open slot, and of each open prefix.
     slots: Vec<Option<usize>>,
     prefixes: Vec<Option<usize>>,
-    /// The adapter of each slot, and of each prefix.
+    /// The adapter of each slot and each prefix.
     slot_adapters: Vec<Option<usize>>,
     prefix_adapters: Vec<Option<usize>>,
     rows: Vec<BatchRow>,
@@ -51,7 +51,7 @@ pub struct Session<B: Backend> {
     index: Vec<usize>,
 }
 
-/// Something that a row is asked for.
+/// A request for one row.
 #[derive(Clone, Copy)]
 struct Asked {
     row: usize,
@@ -66,7 +66,7 @@ enum What {
 }
 
 impl<B: Backend> Session<B> {
-    /// Allocates all buffers; an error when they do not fit.
+    /// Allocates all buffers. An error if they do not fit.
     pub fn new(model: &Llama<B>, size: &SessionSize) -> Result<Self> {
         let backend = model.backend();
         let layout = size.layout(model);
@@ -87,19 +87,18 @@ impl<B: Backend> Session<B> {
         })
     }
 
-    /// The model that rows are run through.
+    /// The model that runs the rows.
     pub fn model(&self) -> &Llama<B> {
         &self.model
     }
 
-    /// Runs rows through another model of the same shape from now on: the same one with an edit, say. All slots and
-    /// prefixes are closed.
+    /// Switches to another model of the same shape, such as an edited copy. Closes all slots and prefixes.
     pub fn switch(&mut self, model: &Llama<B>) -> Result<()> {
         if model.config() != self.model.config() || model.dtype() != self.model.dtype() {
             return Err(LlamaError::OtherModel);
         }
         self.model = model.clone();
-        // The idle slots that fill a pass up are the model's as well.
+        // The idle slots that fill up a pass belong to the model too.
         self.slot_adapters.fill(model.adapter);
         self.ws.adapting.set(&[]);
         for slot in 0..self.slots.len() {
@@ -111,17 +110,17 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// What it has room for.
+    /// The session's capacity.
     pub fn size(&self) -> &SessionSize {
         &self.size
     }
 
-    /// Slots that are free.
+    /// The number of free slots.
     pub fn free_slots(&self) -> usize {
         self.cache.free_slots()
     }
 
-    /// Opens a prefix, to be fed like a slot, and then shared by slots. It is the first that is free.
+    /// Opens a prefix, the first free one. It is fed like a slot; slots can then share it.
     pub fn open_prefix(&mut self) -> Result<Slot> {
         let free = self.prefixes.iter().position(Option::is_none);
         let Some(prefix) = free else {
@@ -134,9 +133,9 @@ impl<B: Backend> Session<B> {
         Ok(Slot::Prefix(prefix as u32))
     }
 
-    /// Gives a slot or a prefix that nothing has been fed to another adapter of the model
-    /// ([`Llama::with_lora`]), or none. Without this it has the model's last one; a slot that continues a prefix has the
-    /// prefix's. Rows of all kinds may be in one pass.
+    /// Gives a slot or a prefix another adapter of the model ([`Llama::with_lora`]), or none. Nothing may have been fed
+    /// to it yet. By default it has the model's last adapter, and a slot that continues a prefix has the prefix's. A
+    /// pass may mix rows with different adapters.
     pub fn set_adapter(&mut self, slot: Slot, adapter: Option<usize>) -> Result<()> {
         let there = self.position(slot)?;
         if there > 0 {
@@ -165,7 +164,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Opens a slot for a sequence that begins at position 0.
+    /// Opens a slot for a sequence that starts at position 0.
     pub fn open(&mut self) -> Result<Slot> {
         let seen = vec![0; self.cache.layout().own.len()];
         let slot = self.take(0, &seen, 0)?;
@@ -173,13 +172,13 @@ impl<B: Backend> Session<B> {
         Ok(slot)
     }
 
-    /// Opens a slot for a sequence that continues the first `positions` of a prefix.
+    /// Opens a slot for a sequence that continues the first `positions` positions of a prefix.
     pub fn open_on(&mut self, prefix: Slot, positions: usize) -> Result<Slot> {
         self.open_from(prefix, 0, positions, positions)
     }
 
-    /// Opens a slot whose rows begin at `from` and at layer `layer`: below that layer it sees `below` positions of the
-    /// prefix, from there on `from`.
+    /// Opens a slot whose rows begin at position `from` and at layer `layer`. Below that layer it sees `below`
+    /// positions of the prefix; from that layer on, `from` positions.
     pub fn open_from(
         &mut self,
         prefix: Slot,
@@ -212,8 +211,8 @@ impl<B: Backend> Session<B> {
         Ok(Slot::Branch(slot))
     }
 
-    /// Closes a slot or a prefix. What was in it is forgotten; slots that share a closed prefix have to be closed before
-    /// it is opened again.
+    /// Closes a slot or a prefix and forgets its contents. Slots that share a closed prefix must be closed before the
+    /// prefix is opened again.
     pub fn close(&mut self, slot: Slot) -> Result<()> {
         self.position(slot)?;
         match slot {
@@ -238,7 +237,7 @@ impl<B: Backend> Session<B> {
             .ok_or(LlamaError::NotOpen { slot })
     }
 
-    /// Goes back to `position`: what comes next takes the place of what is there.
+    /// Goes back to `position`. Later tokens overwrite what follows it.
     pub fn rewind(&mut self, slot: Slot, position: usize) -> Result<()> {
         let there = self.position(slot)?;
         if position > there {
@@ -251,7 +250,7 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// Copies the first `positions` of one slot to another, which then continues from there.
+    /// Copies the first `positions` positions of one slot to another, which then continues from there.
     pub fn fork(&mut self, from: Slot, to: Slot, positions: usize) -> Result<()> {
         let there = self.position(from)?;
         self.position(to)?;
@@ -277,7 +276,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Runs prompts of any lengths, and gives the most likely token after each.
+    /// Runs prompts of any lengths, and returns the most likely token after each.
     pub fn prefill(&mut self, prompts: &[(Slot, &[u32])]) -> Result<Vec<Best>> {
         let feed = |&(slot, tokens): &(Slot, _)| Feed {
             ask: Ask {
@@ -291,7 +290,7 @@ impl<B: Backend> Session<B> {
         Ok(answers.into_iter().filter_map(|a| a.next).collect())
     }
 
-    /// Runs one token of each sequence, and gives the most likely token after it.
+    /// Runs one token of each sequence, and returns the most likely token after it.
     pub fn step(&mut self, tokens: &[(Slot, u32)]) -> Result<Vec<Best>> {
         let prompts: Vec<(Slot, &[u32])> = tokens
             .iter()
@@ -300,7 +299,7 @@ impl<B: Backend> Session<B> {
         self.prefill(&prompts)
     }
 
-    /// Runs texts, and gives the log-probability of each token but the first of each.
+    /// Runs texts, and returns the log-probability of each token except each text's first.
     pub fn score(&mut self, texts: &[(Slot, &[u32])]) -> Result<Vec<Vec<f32>>> {
         let mut feeds = Vec::with_capacity(texts.len());
         for &(slot, text) in texts {
@@ -311,7 +310,7 @@ impl<B: Backend> Session<B> {
                 next: None,
                 score: targets,
             };
-            // A single token has nothing to be scored, and is run all the same.
+            // A single token has nothing to score, but runs all the same.
             let tokens = &text[..targets.len().max(1)];
             feeds.push(Feed {
                 ask,
@@ -322,7 +321,7 @@ impl<B: Backend> Session<B> {
         Ok(answers.into_iter().map(|answer| answer.scores).collect())
     }
 
-    /// A pass without anything else; a logit that is no finite number is an error.
+    /// A pass without probe or writes. A logit that is not finite is an error.
     fn run_whole(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Answer>> {
         let pass = Pass {
             feeds,
@@ -339,9 +338,9 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Runs the rows of a pass, in pieces of at most [`SessionSize::rows`], and answers what is asked, a feed each.
+    /// Runs the rows of a pass, in pieces of at most [`SessionSize::rows`], and answers what each feed asks.
     ///
-    /// The probe sees what has been written. A write that meets no row is an error.
+    /// The probe sees what has been written. A write that reaches no row is an error.
     pub fn run(&mut self, pass: &Pass<'_, B>, probe: &mut dyn Probe<B>) -> Result<Vec<Answer>> {
         let own = self.lay_out(pass)?;
         let answers = match pass.writes {
@@ -369,8 +368,8 @@ impl<B: Backend> Session<B> {
         Ok(answers)
     }
 
-    /// Answers about states that were kept at [`Site::Output`](crate::Site::Output): for each ask a row of `states`
-    /// (`[n, d_model]`), of which `ask.score` may name one token.
+    /// Answers asks about states kept at [`Site::Output`](crate::Site::Output). Each ask names a row of `states` (`[n,
+    /// d_model]`), and its `ask.score` may name one token.
     pub fn answer(&mut self, states: &B::Rows, asks: &[(usize, Ask<'_>)]) -> Result<Vec<Answer>> {
         self.asked.clear();
         for (feed, (_, ask)) in asks.iter().enumerate() {
@@ -399,8 +398,8 @@ impl<B: Backend> Session<B> {
         Ok(answers)
     }
 
-    /// Calls `each` with the logits (`[vocab]`, f32) of rows of states that were kept at
-    /// [`Site::Output`](crate::Site::Output), in turn.
+    /// Calls `each` with the logits (`[vocab]`, f32) of rows of states kept at [`Site::Output`](crate::Site::Output),
+    /// in order.
     pub fn logits(
         &mut self,
         states: &B::Rows,
@@ -411,8 +410,8 @@ impl<B: Backend> Session<B> {
             .logits(&mut self.ws, &HeadRows::Kept(states), rows, each)
     }
 
-    /// Lists the pass's rows and what is asked of them, and idle rows behind them where the device wants a step of
-    /// another size. Returns the number of the pass's own rows.
+    /// Lists the pass's rows and what they are asked, followed by idle rows if the device wants a step of another size.
+    /// Returns the number of the pass's own rows.
     fn lay_out(&mut self, pass: &Pass<'_, B>) -> Result<usize> {
         self.rows.clear();
         self.asked.clear();
@@ -467,7 +466,7 @@ impl<B: Backend> Session<B> {
         Ok(own)
     }
 
-    /// Runs the rows that are laid out, of which the first `own` are the pass's.
+    /// Runs the listed rows, of which the first `own` belong to the pass.
     fn pieces(
         &mut self,
         pass: &Pass<'_, B>,
@@ -500,7 +499,7 @@ impl<B: Backend> Session<B> {
             let (asked, left) = asked_left.split_at(here);
             asked_left = left;
             if answered && !asked.is_empty() {
-                // A step that is filled up has the same head for all its rows, so that it is the same step to its end.
+                // In a step with idle rows, the head runs for all rows too, so that the whole step stays the same.
                 let filled = (rows.len() > own).then_some(rows.len());
                 let ask = |feed: usize| pass.feeds[feed].ask;
                 let row = |asked: &Asked| asked.row - first;
@@ -511,8 +510,8 @@ impl<B: Backend> Session<B> {
         Ok(answers)
     }
 
-    /// Tells the next pass the adapters of its rows, of which the first `own` are somebody's; the others, which nobody reads,
-    /// have that of the first.
+    /// Sets the adapters of the next pass's rows. The first `own` rows belong to the pass. The others, which nobody
+    /// reads, get the adapter of the first row.
     fn set_adapters(&mut self, rows: &[BatchRow], own: usize) {
         let adapter = |row: &BatchRow| match row.slot {
             Slot::Prefix(prefix) => self.prefix_adapters[prefix as usize],
@@ -524,7 +523,7 @@ impl<B: Backend> Session<B> {
         self.ws.adapting.set(&adapters);
     }
 
-    /// Answers what some rows are asked for. With `filled` the most likely token is found for the first so many rows.
+    /// Answers what some rows are asked. With `filled`, finds the most likely token of that many first rows.
     fn heads<'a>(
         &mut self,
         from: &HeadRows<'_, B>,
@@ -588,7 +587,7 @@ impl<B: Backend> Session<B> {
     }
 }
 
-/// Whether every sequence has one row and wants its most likely next token.
+/// Whether every sequence has one row and asks for its most likely next token.
 fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
     let is_step = |feed: &Feed<'_>| {
         let greedy = matches!(feed.ask.next, Some(Draw::Greedy));
@@ -598,7 +597,7 @@ fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
     whole && pass.feeds.iter().all(is_step)
 }
 
-/// Notes what the rows of a feed are asked for, in the order of the rows.
+/// Records what the rows of a feed are asked, in the order of the rows.
 fn note(asked: &mut Vec<Asked>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
     let scored = rows.end - ask.score.len()..rows.end;
     asked.extend(scored.zip(ask.score).map(|(row, &token)| Asked {

@@ -17,7 +17,7 @@ use super::{map, read_error};
 use crate::gguf::Layout;
 use crate::{LlamaError, Result};
 
-/// The length field in front of the JSON.
+/// The length field before the JSON.
 const LENGTH_BYTES: u64 = 8;
 /// The largest header that the safetensors format allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -29,7 +29,7 @@ pub(crate) struct Shard {
     data: Data,
 }
 
-/// Where the bytes of a shard are.
+/// Where a shard's bytes come from.
 enum Data {
     File(File),
     Memory(Cow<'static, [u8]>),
@@ -51,7 +51,7 @@ impl Shard {
         }
     }
 
-    /// Calls `read` once with a range that the header's check found inside the shard.
+    /// Calls `read` once with a byte range that the header check found inside the shard.
     pub(crate) fn with_bytes(
         &self,
         range: Range<u64>,
@@ -90,21 +90,21 @@ impl fmt::Debug for Data {
     }
 }
 
-/// What a header says about a tensor.
+/// A header's entry for a tensor.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The format's own name of the element type.
+    /// The element type, as the format names it.
     pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
-    /// Where its data begins, from the start of the file.
+    /// Where the tensor's data begins, from the start of the file.
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
-    /// How a GGUF file stores it; `None` = row after row.
+    /// How a GGUF file stores it; `None` means row after row.
     pub(crate) layout: Option<Layout>,
 }
 
 impl Entry {
-    /// The type of the rows that are read, if it is one that weights are computed with.
+    /// The type of the rows as read, if weights can be computed in it.
     pub(super) fn float(&self) -> Option<DType> {
         if let Some(layout) = &self.layout {
             return Some(layout.dtype());
@@ -118,7 +118,7 @@ impl Entry {
     }
 }
 
-/// Reads a shard's header and checks that its tensors fill it without holes or overlaps.
+/// Reads a shard's header, and checks that its tensors fill it without holes or overlaps.
 pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
     let path = &*shard.path;
     let Header {
@@ -156,15 +156,15 @@ pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
     Ok(raw.into_iter().map(|(name, t)| (name, locate(t))).collect())
 }
 
-/// What stands before a file's data.
+/// What precedes a file's data.
 struct Header {
     listed: Listing,
     data_start: u64,
     file_len: u64,
 }
 
-/// The `safetensors` crate has a reader too, but it wants the whole file in memory or mapped, and merges
-/// tensors of one name.
+/// The `safetensors` crate also has a reader, but it needs the whole file in memory or mapped, and it merges tensors
+/// with the same name.
 fn read_header(path: &Path, found: u64, file: &mut dyn Read) -> Result<Header> {
     let io = |source| read_error(path, source);
     if found < LENGTH_BYTES {
@@ -204,14 +204,14 @@ fn read_header(path: &Path, found: u64, file: &mut dyn Read) -> Result<Header> {
     })
 }
 
-/// The tensors of a header in file order, twice if they are there twice.
+/// The tensors of a header in file order; a duplicate is listed twice.
 struct Listing(Vec<(String, RawEntry)>);
 
 #[derive(Deserialize)]
 struct RawEntry {
     dtype: String,
     shape: Vec<usize>,
-    /// First byte and the one past the last, from the start of the data.
+    /// The first byte and one past the last, from the start of the data.
     data_offsets: [u64; 2],
 }
 
@@ -294,8 +294,8 @@ fn check_layout(
     }
 }
 
-/// The offsets have to hold as many bytes as the shape takes. An element type that this build does not
-/// know passes: such a tensor can be in the file, it just cannot be asked for.
+/// The offsets must span as many bytes as the shape takes. An unknown element type passes: such a tensor may be in the
+/// file, but nothing can ask for it.
 fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<()> {
     let [begin, end] = tensor.data_offsets;
     let bytes = match element_bits(&tensor.dtype) {

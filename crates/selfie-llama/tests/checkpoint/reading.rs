@@ -213,7 +213,7 @@ fn rows_out_of_range() {
             .with_rows(rows, &mut |_| panic!("there are no such rows"))
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let message = format!("rows {shown} are asked for, but there are 1");
+        let message = format!("rows {shown} were requested, but the tensor has 1");
         assert_eq!(error.to_string(), message);
     }
 }

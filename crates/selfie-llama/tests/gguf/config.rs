@@ -341,7 +341,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
         (
             "llama.attention.head_count",
             Meta::I32s(vec![2, 3]),
-            "layers that differ in it are not supported",
+            "it must be the same for all layers",
         ),
         (
             "llama.attention.value_length",
@@ -356,7 +356,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
         (
             "llama.rope.scaling.attn_factor",
             Meta::F32(1.2),
-            "supported: 1, or no such key",
+            "supported: 1, or no key",
         ),
         (
             "llama.rope.freq_base",

@@ -163,7 +163,7 @@ fn heads_that_do_not_divide_the_rows_are_refused() {
     let said = refusal(Checkpoint::open(&path));
     assert!(
         said.ends_with(
-            "tensor blk.0.attn_q.weight has 9 rows, which are no 2 heads of an even size"
+            "tensor blk.0.attn_q.weight has 9 rows, which do not split into 2 heads of an even size"
         ),
         "{said}"
     );

@@ -71,7 +71,7 @@ impl Staging {
         stream: sys::CUstream,
     ) -> Result<&mut [u8], DriverError> {
         let place = self.ring.place(bytes);
-        if place.turned {
+        if place.switched {
             self.fetched[1 - place.half].record(stream)?;
             self.fetched[place.half].wait()?;
         }
@@ -120,7 +120,7 @@ mod tests {
             let place = ring.place(bytes);
             assert_eq!(place.offset % ALIGN, 0);
             assert!(place.offset + bytes <= HALF);
-            if place.turned {
+            if place.switched {
                 pieces.retain(|&(half, _, _)| half != place.half);
             }
             for &(half, from, to) in &pieces {
@@ -134,7 +134,7 @@ mod tests {
             let mut ring = Ring::default();
             sizes.map(|bytes| {
                 let place = ring.place(bytes);
-                (place.half, place.turned)
+                (place.half, place.switched)
             })
         };
         let want = [
