@@ -61,7 +61,7 @@ pub use chat::{ChatEnd, ChatMessage, ChatTemplate, RenderedChat};
 pub use checkpoint::{Checkpoint, Tensor, TensorInfo};
 pub use config::LlamaConfig;
 pub use decode::{Decoding, Sequence};
-pub use error::{LlamaError, Result};
+pub use error::{LlamaError, LoraError, Result, ShardError};
 pub use families::ModelType;
 pub use folder::resolve_folder;
 pub use generate::{Generated, Generation, generate, generate_all, generate_with};

@@ -38,16 +38,16 @@ impl fmt::Display for Note {
         match self {
             Note::DoubledBos { bos } => write!(
                 f,
-                "the prompt itself begins with {bos}, and one more is put before it: it has two"
+                "the prompt itself begins with {bos}, and one more is put before it, so it has two"
             ),
             Note::AdapterLeftOut { file } => write!(
                 f,
-                "{} belongs to an adapter, which is left out: the weights beside it are used as they are",
+                "{} belongs to an adapter, which is left out: the weights beside it are used unchanged",
                 file.display()
             ),
             Note::TextOnly { dir } => write!(
                 f,
-                "{} is a multimodal model: its text part alone is used",
+                "{} is a multimodal model: only its text part is used",
                 dir.display()
             ),
             Note::NotGenerated { file, field, value } => write!(

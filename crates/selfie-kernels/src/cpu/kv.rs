@@ -93,7 +93,8 @@ impl CpuKv {
             DType::F16 => {
                 return Err(KernelError::Unsupported {
                     op: "kv",
-                    reason: "the CPU cannot keep keys and values in f16; use f32 or bf16".to_owned(),
+                    reason: "the CPU cannot keep keys and values in f16; use f32 or bf16"
+                        .to_owned(),
                 });
             }
         };

@@ -15,7 +15,7 @@ use serde::de::{Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 
 use super::{map, read_error};
 use crate::gguf::Layout;
-use crate::{LlamaError, Result};
+use crate::{Result, ShardError};
 
 /// The length field before the JSON.
 const LENGTH_BYTES: u64 = 8;
@@ -135,10 +135,11 @@ pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
     let mut raw = BTreeMap::new();
     for (name, tensor) in listed.0 {
         if raw.insert(name.clone(), tensor).is_some() {
-            return Err(LlamaError::DuplicateTensor {
+            return Err(ShardError::DuplicateTensor {
                 tensor: name,
                 file: path.to_owned(),
-            });
+            }
+            .into());
         }
     }
     check_layout(path, &raw, data_start, file_len)?;
@@ -168,32 +169,35 @@ struct Header {
 fn read_header(path: &Path, found: u64, file: &mut dyn Read) -> Result<Header> {
     let io = |source| read_error(path, source);
     if found < LENGTH_BYTES {
-        return Err(LlamaError::Truncated {
+        return Err(ShardError::Truncated {
             file: path.to_owned(),
             promised: LENGTH_BYTES,
             found,
-        });
+        }
+        .into());
     }
     let mut length = [0; LENGTH_BYTES as usize];
     file.read_exact(&mut length).map_err(io)?;
     let header = u64::from_le_bytes(length);
     if header > MAX_HEADER_BYTES {
-        return Err(LlamaError::HeaderTooLarge {
+        return Err(ShardError::HeaderTooLarge {
             file: path.to_owned(),
             header,
             limit: MAX_HEADER_BYTES,
-        });
+        }
+        .into());
     }
     if header > found - LENGTH_BYTES {
-        return Err(LlamaError::HeaderPastEnd {
+        return Err(ShardError::HeaderPastEnd {
             file: path.to_owned(),
             header,
             found,
-        });
+        }
+        .into());
     }
     let mut json = vec![0; header as usize];
     file.read_exact(&mut json).map_err(io)?;
-    let listed = serde_json::from_slice(&json).map_err(|source| LlamaError::Header {
+    let listed = serde_json::from_slice(&json).map_err(|source| ShardError::Header {
         file: path.to_owned(),
         source,
     })?;
@@ -248,7 +252,7 @@ fn check_layout(
     tensors: &BTreeMap<String, RawEntry>,
     data_start: u64,
     found: u64,
-) -> Result<()> {
+) -> Result<(), ShardError> {
     let mut spans = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         check_size(path, name, tensor)?;
@@ -259,7 +263,7 @@ fn check_layout(
     let last = spans.iter().map(|span| span.1).max().unwrap_or(0);
     let promised = data_start.saturating_add(last);
     if promised > found {
-        return Err(LlamaError::Truncated {
+        return Err(ShardError::Truncated {
             file: path.to_owned(),
             promised,
             found,
@@ -267,7 +271,7 @@ fn check_layout(
     }
 
     spans.sort_unstable();
-    let gap = |begin, end| LlamaError::Gap {
+    let gap = |begin, end| ShardError::Gap {
         file: path.to_owned(),
         begin,
         end,
@@ -275,7 +279,7 @@ fn check_layout(
     let (mut filled, mut before) = (0, "");
     for (begin, end, name) in spans {
         if begin < filled {
-            return Err(LlamaError::Overlap {
+            return Err(ShardError::Overlap {
                 tensor: name.to_owned(),
                 file: path.to_owned(),
                 begin,
@@ -296,14 +300,14 @@ fn check_layout(
 
 /// The offsets must span as many bytes as the shape takes. An unknown element type passes: such a tensor may be in the
 /// file, but nothing can ask for it.
-fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<()> {
+fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<(), ShardError> {
     let [begin, end] = tensor.data_offsets;
     let bytes = match element_bits(&tensor.dtype) {
         None => end.checked_sub(begin),
         Some(bits) => {
             let needed = count_bytes(&tensor.shape, bits);
             if needed.is_none() {
-                return Err(LlamaError::ShapeOverflow {
+                return Err(ShardError::ShapeOverflow {
                     tensor: name.to_owned(),
                     file: path.to_owned(),
                     shape: tensor.shape.clone(),
@@ -314,7 +318,7 @@ fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<()> {
     };
     match bytes {
         Some(_) => Ok(()),
-        None => Err(LlamaError::TensorBytes {
+        None => Err(ShardError::TensorBytes {
             tensor: name.to_owned(),
             file: path.to_owned(),
             begin,

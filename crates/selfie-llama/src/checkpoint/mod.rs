@@ -47,9 +47,9 @@ fn has_part(tensors: &BTreeMap<String, Located>, part: &str) -> bool {
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, else `model.safetensors.index.json` and its shards, else the one
+    /// Opens `model.safetensors`; otherwise `model.safetensors.index.json` and its shards; otherwise the only
     /// `*.safetensors` file of the folder, or of the snapshot of a `models--org--name` folder. A path that ends with
-    /// `.gguf` is such a file, or the first part of one that is split.
+    /// `.gguf` is a GGUF file, or the first part of a split one.
     pub fn open(dir: &Path) -> Result<Self> {
         if is_gguf(dir) {
             return Ok(Checkpoint {

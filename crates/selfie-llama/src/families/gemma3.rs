@@ -29,7 +29,10 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     gemma(root, config)?;
     for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if root.get(name).is_some() {
-            return Err(root.refuse(name, "supported: null, because transformers applies no cap here"));
+            return Err(root.refuse(
+                name,
+                "supported: null, because transformers applies no cap here",
+            ));
         }
     }
     if root.flag("use_bidirectional_attention")?.unwrap_or(false) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::blocks::BlockType;
-use crate::{LlamaError, Result};
+use crate::{LlamaError, Result, ShardError};
 
 const MAGIC: &[u8] = b"GGUF";
 /// The most dimensions that a tensor can have.
@@ -80,10 +80,11 @@ impl Header {
         for _ in 0..n_tensors {
             let (name, tensor) = reader.tensor(alignment)?;
             if tensors.contains_key(&name) {
-                return Err(LlamaError::DuplicateTensor {
+                return Err(ShardError::DuplicateTensor {
                     tensor: name,
                     file: path.to_owned(),
-                });
+                }
+                .into());
             }
             tensors.insert(name, tensor);
         }
@@ -309,11 +310,12 @@ impl<'a> Reader<'a> {
             });
         let bytes = blocks.and_then(|blocks| blocks.checked_mul(kind.bytes));
         let Some(bytes) = bytes else {
-            return Err(LlamaError::ShapeOverflow {
+            return Err(ShardError::ShapeOverflow {
                 tensor: name,
                 file: self.path.to_owned(),
                 shape: dims,
-            });
+            }
+            .into());
         };
         let offset = self.u64(&name)?;
         if !offset.is_multiple_of(alignment) {
@@ -356,13 +358,14 @@ impl<'a> Reader<'a> {
         for pair in spans.windows(2) {
             let ((_, before_end, before), (begin, _, tensor)) = (pair[0], pair[1]);
             if begin < before_end {
-                return Err(LlamaError::Overlap {
+                return Err(ShardError::Overlap {
                     tensor: tensor.to_owned(),
                     file: self.path.to_owned(),
                     begin: begin - data_start,
                     before: before.to_owned(),
                     before_end: before_end - data_start,
-                });
+                }
+                .into());
             }
         }
         Ok(())

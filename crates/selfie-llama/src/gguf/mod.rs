@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Entry, Located, Shard, exists, read_error};
-use crate::{LlamaError, Result};
+use crate::{Result, ShardError};
 use config::Keys;
 use header::{Header, Meta, Stored};
 use names::{Architecture, Shapes};
@@ -139,10 +139,11 @@ impl Gguf {
         let shard = Arc::new(shard);
         for (name, stored) in tensors {
             if self.tensors.contains_key(&name) {
-                return Err(LlamaError::DuplicateTensor {
+                return Err(ShardError::DuplicateTensor {
                     tensor: name,
                     file: shard.path.clone(),
-                });
+                }
+                .into());
             }
             self.tensors.insert(name, (stored, Arc::clone(&shard)));
         }

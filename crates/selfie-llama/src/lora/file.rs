@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::read_error;
 use crate::json::{Fields, parse_object};
-use crate::{Checkpoint, LlamaError, Result};
+use crate::{Checkpoint, LlamaError, LoraError, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -129,17 +129,17 @@ impl Lora {
             {
                 continue;
             }
-            let refuse = || LlamaError::LoraTensor {
+            let refuse = || LoraError::Tensor {
                 dir: dir.to_owned(),
                 tensor: tensor.to_owned(),
             };
             let path = path.strip_suffix(".lora_A.weight").ok_or_else(refuse)?;
             let place = Module::of_path(path);
             if place.is_none() && path != "lm_head" {
-                return Err(refuse());
+                return Err(refuse().into());
             }
             let &[rank, width] = info.shape else {
-                return Err(refuse());
+                return Err(refuse().into());
             };
             let other = tensor.replace(".lora_A.", ".lora_B.");
             let out = weights
@@ -163,9 +163,10 @@ impl Lora {
             }
         }
         if lora.pairs.is_empty() && lora.head.is_none() {
-            return Err(LlamaError::LoraEmpty {
+            return Err(LoraError::Empty {
                 dir: dir.to_owned(),
-            });
+            }
+            .into());
         }
         Ok(lora)
     }
@@ -226,11 +227,12 @@ impl Lora {
         };
         let mut keys = self.pairs.keys();
         let left = keys.find(|(layer, module)| *layer >= n_layers || !is_part(*module));
-        Err(LlamaError::LoraModule {
+        Err(LoraError::Module {
             dir: self.dir.clone(),
             module: left.map_or_else(String::new, |(layer, module)| module.path(*layer)),
             n_layers,
-        })
+        }
+        .into())
     }
 }
 
@@ -253,9 +255,10 @@ impl Scales {
         }
         for field in NOTHING_ELSE {
             if !fields.get(field).is_none_or(is_nothing) {
-                return Err(
-                    fields.refuse(field, "expected no such option: only plain LoRA is supported")
-                );
+                return Err(fields.refuse(
+                    field,
+                    "expected no such option: only plain LoRA is supported",
+                ));
             }
         }
         if fields.text("bias")?.is_some_and(|bias| bias != "none") {
@@ -285,12 +288,13 @@ impl Scales {
     fn scale(&self, path: &str, rank: usize) -> Result<f32> {
         let said = find(&self.ranks, path).map_or(self.rank, |rank| rank as usize);
         if rank != said {
-            return Err(LlamaError::LoraRank {
+            return Err(LoraError::Rank {
                 path: self.path.clone(),
                 module: path.to_owned(),
                 said,
                 found: rank,
-            });
+            }
+            .into());
         }
         let alpha = find(&self.alphas, path).unwrap_or(self.alpha);
         let rank = rank as f64;
@@ -319,8 +323,8 @@ fn patterns(fields: &Fields<'_>, name: &str) -> Result<BTreeMap<String, f64>> {
         .map(|(key, value)| {
             let key = key.strip_prefix('^').unwrap_or(key);
             let number = value.as_f64().filter(|_| key.chars().all(is_name));
-            let number =
-                number.ok_or_else(|| fields.refuse(name, "expected a number for each module name"))?;
+            let number = number
+                .ok_or_else(|| fields.refuse(name, "expected a number for each module name"))?;
             Ok((key.to_owned(), number))
         })
         .collect()

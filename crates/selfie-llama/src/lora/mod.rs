@@ -16,7 +16,7 @@ pub(crate) use file::{Module, Pair};
 pub(crate) use rows::Adapting;
 
 use crate::model::Linear;
-use crate::{Llama, LlamaConfig, LlamaError, Result};
+use crate::{Llama, LlamaConfig, LoraError, Result};
 
 /// Ranks are padded with zeros to a multiple of this, which every device's products accept.
 const RANK_STEP: usize = 16;
@@ -176,11 +176,12 @@ impl Lora {
     /// tensor of its own to merge into.
     pub fn check_merged(&self, merged: usize, config: &LlamaConfig) -> Result<()> {
         if self.head.is_some() && config.tie_word_embeddings {
-            return Err(LlamaError::LoraModule {
+            return Err(LoraError::Module {
                 dir: self.dir().to_owned(),
                 module: "a separate lm_head".to_owned(),
                 n_layers: config.n_layers,
-            });
+            }
+            .into());
         }
         let head = usize::from(self.head.is_some());
         self.check_used(
@@ -195,12 +196,13 @@ impl Lora {
         if found == [out, width] {
             return Ok(());
         }
-        Err(LlamaError::LoraShape {
+        Err(LoraError::Shape {
             dir: self.dir().to_owned(),
             module: path.to_owned(),
             found,
             model: [out, width],
-        })
+        }
+        .into())
     }
 }
 

@@ -1,11 +1,11 @@
-//! Files that lie: one error for each way, and no more memory than the file is large.
+//! Files that lie. Each lie gives one error, and uses no more memory than the size of the file.
 
 use std::panic::catch_unwind;
 
 use crate::file::{Meta, Tensor, parse, refusal, text};
 use crate::small::{changed, file, read, small};
 
-/// The bytes of a file with `count` in one of the two counts.
+/// The bytes of a file, with `count` in place of one of its two counts.
 fn counted(at: usize, count: u64) -> Vec<u8> {
     let mut bytes = file().bytes();
     bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
@@ -21,7 +21,7 @@ fn refused(bytes: Vec<u8>, expected: &str) {
     );
 }
 
-/// A file with one more entry of metadata.
+/// A file with one more metadata entry.
 fn with(value: Meta) -> Vec<u8> {
     let mut file = file();
     file.set("a.key", value);
@@ -95,7 +95,10 @@ fn metadata() {
         "takes 18446744073709551615 bytes",
     );
     let list = |of: u32| Meta::Raw(9, [of.to_le_bytes().to_vec(), vec![0; 8]].concat());
-    refused(with(list(9)), "a.key is a list of lists, which is not supported");
+    refused(
+        with(list(9)),
+        "a.key is a list of lists, which is not supported",
+    );
     refused(
         with(list(13)),
         "a.key is a list of type 13, which does not exist",
@@ -215,6 +218,6 @@ fn no_byte_makes_it_panic() {
         let answer = catch_unwind(|| read(bytes));
         read_still += usize::from(answer.unwrap_or_else(|_| panic!("byte {at}")));
     }
-    // Names and values of no matter can change.
+    // Changes to some names and values make no difference.
     assert!(read_still > 0);
 }
