@@ -6,7 +6,7 @@ use std::ops::Range;
 use selfie_kernels::{Attend, Backend, BatchRow, Best};
 
 use crate::cache::KvCache;
-use crate::lora::{Adapting, LowSize};
+use crate::lora::{LowRankSize, RowAdapters};
 use crate::model::{Layer, Linear};
 use crate::{EmbedScale, LayerRope, LayerSpec, Llama, LlamaError, Probe, Result, Site, Visit};
 
@@ -33,7 +33,7 @@ pub(crate) struct Workspace<B: Backend> {
     gate_up: B::Rows,
     hidden: B::Acts,
     /// The adapters of the pass's rows.
-    pub(crate) adapting: Adapting<B>,
+    pub(crate) row_adapters: RowAdapters<B>,
     /// `[LOGITS_ROWS, vocab]`, once somebody has asked for logits.
     logits: Option<B::Rows>,
 }
@@ -56,7 +56,7 @@ impl<B: Backend> Workspace<B> {
                 ropes.insert(rope, rows);
             }
         }
-        let branch = if config.spec.adds_as_it_is() {
+        let branch = if config.spec.adds_unchanged() {
             None
         } else {
             Some(backend.rows(max_rows, config.d_model)?)
@@ -74,7 +74,7 @@ impl<B: Backend> Workspace<B> {
             attended: backend.acts(max_rows, attn.q_dim(), model.dtype)?,
             gate_up: backend.rows(max_rows, 2 * config.ffn)?,
             hidden: backend.acts(max_rows, config.ffn, model.dtype)?,
-            adapting: Adapting::new(LowSize {
+            row_adapters: RowAdapters::new(LowRankSize {
                 rows: max_rows,
                 dtype: model.dtype,
             }),
@@ -238,7 +238,7 @@ impl<B: Backend> Llama<B> {
         self.operand(ws, layer.attn_norm.as_deref())?;
         layer
             .qkv
-            .apply(b, &ws.normed, &mut ws.qkv, &mut ws.adapting)?;
+            .apply(b, &ws.normed, &mut ws.qkv, &mut ws.row_adapters)?;
         if let (Some(norms), Some(parts)) = (&layer.qk_norm, self.config.qk_parts()) {
             for (norm, parts) in norms.iter().zip(parts) {
                 b.rms_norm_parts(parts, norm, eps, &mut ws.qkv)?;
@@ -273,9 +273,9 @@ impl<B: Backend> Llama<B> {
             self.copy_site(ws, Site::PreMlp(l), probe)?;
         }
         self.operand(ws, layer.mlp_norm.as_deref())?;
-        if ws.adapting.is_active(&layer.gate_up) {
+        if ws.row_adapters.is_active(&layer.gate_up) {
             let (a, gate_up) = (&ws.normed, &mut ws.gate_up);
-            layer.gate_up.apply(b, a, gate_up, &mut ws.adapting)?;
+            layer.gate_up.apply(b, a, gate_up, &mut ws.row_adapters)?;
             b.glu(spec.activation, &ws.gate_up, &mut ws.hidden)?;
         } else {
             b.linear_glu(
@@ -319,9 +319,9 @@ impl<B: Backend> Llama<B> {
             Input::Hidden => &ws.hidden,
         };
         let Some(branch) = &mut ws.branch else {
-            return linear.add_to(b, input, &mut ws.residual, &mut ws.adapting);
+            return linear.add_to(b, input, &mut ws.residual, &mut ws.row_adapters);
         };
-        linear.apply(b, input, branch, &mut ws.adapting)?;
+        linear.apply(b, input, branch, &mut ws.row_adapters)?;
         match norm {
             Some(norm) => {
                 b.rms_norm_f32(branch, norm, self.config.rms_norm_eps, &mut ws.copy)?;
@@ -405,11 +405,11 @@ impl<B: Backend> Llama<B> {
                 max: ws.max_rows,
             });
         }
-        let there = self.backend.len(&ws.residual);
-        if layers.start > 0 && there != rows.len() {
+        let found = self.backend.len(&ws.residual);
+        if layers.start > 0 && found != rows.len() {
             return Err(LlamaError::ResidualRows {
                 rows: rows.len(),
-                there,
+                found,
             });
         }
         Ok(())

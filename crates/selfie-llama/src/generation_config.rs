@@ -125,7 +125,7 @@ impl GenerationConfig {
             None if fields.names("top_k") => Some(0),
             top_k => top_k,
         };
-        let left_out = NOT_DONE.iter().filter_map(|field| {
+        let left_out = UNSUPPORTED.iter().filter_map(|field| {
             let value = fields.get(field.name)?;
             let asks = !field.neutral(value);
             asks.then(|| LeftOut {
@@ -240,13 +240,13 @@ fn first<T: PartialEq + Display>(
 }
 
 /// A field whose effect is unsupported, and the values that have no effect.
-struct NotDone {
+struct Unsupported {
     name: &'static str,
     neutral: &'static [f64],
     sampling_only: bool,
 }
 
-impl NotDone {
+impl Unsupported {
     /// Whether a value has no effect.
     fn neutral(&self, value: &Value) -> bool {
         match value {
@@ -261,16 +261,16 @@ impl NotDone {
     }
 }
 
-const fn not_done(name: &'static str, neutral: &'static [f64]) -> NotDone {
-    NotDone {
+const fn unsupported(name: &'static str, neutral: &'static [f64]) -> Unsupported {
+    Unsupported {
         name,
         neutral,
         sampling_only: false,
     }
 }
 
-const fn not_drawn(name: &'static str, neutral: &'static [f64]) -> NotDone {
-    NotDone {
+const fn unsupported_sampling(name: &'static str, neutral: &'static [f64]) -> Unsupported {
+    Unsupported {
         name,
         neutral,
         sampling_only: true,
@@ -279,33 +279,33 @@ const fn not_drawn(name: &'static str, neutral: &'static [f64]) -> NotDone {
 
 /// The fields of transformers 4.57 (`GenerationConfig.__init__`) that change which tokens are generated. Those of beam
 /// search have no effect with a single beam.
-const NOT_DONE: [NotDone; 26] = [
-    not_drawn("typical_p", &[1.0]),
-    not_drawn("epsilon_cutoff", &[0.0, 1.0]),
-    not_drawn("eta_cutoff", &[0.0, 1.0]),
-    not_done("no_repeat_ngram_size", &[0.0]),
-    not_done("encoder_repetition_penalty", &[1.0]),
-    not_done("encoder_no_repeat_ngram_size", &[0.0]),
-    not_done("bad_words_ids", &[]),
-    not_done("sequence_bias", &[]),
-    not_done("min_length", &[0.0]),
-    not_done("min_new_tokens", &[0.0]),
-    not_done("forced_bos_token_id", &[]),
-    not_done("forced_eos_token_id", &[]),
-    not_done("exponential_decay_length_penalty", &[]),
-    not_done("suppress_tokens", &[]),
-    not_done("begin_suppress_tokens", &[]),
-    not_done("remove_invalid_values", &[]),
-    not_done("guidance_scale", &[1.0]),
-    not_done("watermarking_config", &[]),
-    not_done("stop_strings", &[]),
-    not_done("max_time", &[]),
-    not_done("num_beams", &[1.0]),
-    not_done("penalty_alpha", &[0.0]),
-    not_done("dola_layers", &[]),
-    not_done("constraints", &[]),
-    not_done("force_words_ids", &[]),
-    not_done("token_healing", &[]),
+const UNSUPPORTED: [Unsupported; 26] = [
+    unsupported_sampling("typical_p", &[1.0]),
+    unsupported_sampling("epsilon_cutoff", &[0.0, 1.0]),
+    unsupported_sampling("eta_cutoff", &[0.0, 1.0]),
+    unsupported("no_repeat_ngram_size", &[0.0]),
+    unsupported("encoder_repetition_penalty", &[1.0]),
+    unsupported("encoder_no_repeat_ngram_size", &[0.0]),
+    unsupported("bad_words_ids", &[]),
+    unsupported("sequence_bias", &[]),
+    unsupported("min_length", &[0.0]),
+    unsupported("min_new_tokens", &[0.0]),
+    unsupported("forced_bos_token_id", &[]),
+    unsupported("forced_eos_token_id", &[]),
+    unsupported("exponential_decay_length_penalty", &[]),
+    unsupported("suppress_tokens", &[]),
+    unsupported("begin_suppress_tokens", &[]),
+    unsupported("remove_invalid_values", &[]),
+    unsupported("guidance_scale", &[1.0]),
+    unsupported("watermarking_config", &[]),
+    unsupported("stop_strings", &[]),
+    unsupported("max_time", &[]),
+    unsupported("num_beams", &[1.0]),
+    unsupported("penalty_alpha", &[0.0]),
+    unsupported("dola_layers", &[]),
+    unsupported("constraints", &[]),
+    unsupported("force_words_ids", &[]),
+    unsupported("token_healing", &[]),
 ];
 
 /// Whether a field of `config.json` belongs to generation.
@@ -318,7 +318,7 @@ fn is_of_generation(name: &str) -> bool {
         "min_p",
         PENALTY,
     ];
-    taken.contains(&name) || NOT_DONE.iter().any(|field| field.name == name)
+    taken.contains(&name) || UNSUPPORTED.iter().any(|field| field.name == name)
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use selfie_kernels::{Backend, DType, Format, KernelError, MatrixSource};
 
 use crate::checkpoint::TEXT_PARTS;
-use crate::lora::{Adapter, Adapting};
+use crate::lora::{Adapter, RowAdapters};
 use crate::weights::{Place, WeightChoice, WeightSummary};
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
@@ -38,7 +38,7 @@ pub struct Llama<B: Backend> {
     /// The adapter of new slots.
     pub(crate) adapter: Option<usize>,
     /// Whether an adapter is merged into the head.
-    pub(crate) own_head: bool,
+    pub(crate) head_is_adapted: bool,
 }
 
 impl<B: Backend> Clone for Llama<B> {
@@ -56,7 +56,7 @@ impl<B: Backend> Clone for Llama<B> {
             layers_name: self.layers_name.clone(),
             loras: self.loras.clone(),
             adapter: self.adapter,
-            own_head: self.own_head,
+            head_is_adapted: self.head_is_adapted,
         }
     }
 }
@@ -130,10 +130,10 @@ impl<B: Backend> Linear<B> {
         backend: &B,
         a: &B::Acts,
         out: &mut B::Rows,
-        adapting: &mut Adapting<B>,
+        row_adapters: &mut RowAdapters<B>,
     ) -> Result<()> {
         backend.linear(a, &self.weight, self.bias.as_deref(), out)?;
-        adapting.add(backend, self, a, out)
+        row_adapters.add(backend, self, a, out)
     }
 
     /// `residual += a · wᵀ (+ bias)`, plus what the rows' adapters add: the end of attention and of the MLP. If several
@@ -144,10 +144,10 @@ impl<B: Backend> Linear<B> {
         backend: &B,
         a: &B::Acts,
         residual: &mut B::Rows,
-        adapting: &mut Adapting<B>,
+        row_adapters: &mut RowAdapters<B>,
     ) -> Result<()> {
         backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?;
-        adapting.add(backend, self, a, residual)
+        row_adapters.add(backend, self, a, residual)
     }
 }
 
@@ -268,7 +268,7 @@ impl<B: Backend> Llama<B> {
             layers_name: format!("{}layers", plan.prefix).into(),
             loras: Vec::new(),
             adapter: None,
-            own_head: false,
+            head_is_adapted: false,
             config: Arc::new(config),
             dtype,
             weights: Arc::new(summary),

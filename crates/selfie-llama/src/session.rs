@@ -100,7 +100,7 @@ impl<B: Backend> Session<B> {
         self.model = model.clone();
         // The idle slots that fill up a pass belong to the model too.
         self.slot_adapters.fill(model.adapter);
-        self.ws.adapting.set(&[]);
+        self.ws.row_adapters.set(&[]);
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_some() {
                 self.close(Slot::Branch(slot as u32))?;
@@ -137,14 +137,14 @@ impl<B: Backend> Session<B> {
     /// to it yet. By default it has the model's last adapter, and a slot that continues a prefix has the prefix's. A
     /// pass may mix rows with different adapters.
     pub fn set_adapter(&mut self, slot: Slot, adapter: Option<usize>) -> Result<()> {
-        let there = self.position(slot)?;
-        if there > 0 {
+        let length = self.position(slot)?;
+        if length > 0 {
             return Err(LlamaError::PrefixLength {
                 positions: 0,
-                there,
+                length,
             });
         }
-        let (adapters, head) = (self.model.loras.len(), self.model.own_head);
+        let (adapters, head) = (self.model.loras.len(), self.model.head_is_adapted);
         let exists = adapter.is_none_or(|adapter| adapter < adapters);
         if !exists || (head && adapter != self.model.adapter) {
             return Err(LlamaError::LoraChoice {
@@ -186,14 +186,14 @@ impl<B: Backend> Session<B> {
         below: usize,
         from: usize,
     ) -> Result<Slot> {
-        let there = self.position(prefix)?;
+        let length = self.position(prefix)?;
         let Slot::Prefix(prefix) = prefix else {
             return Err(LlamaError::NotAPrefix { slot: prefix });
         };
-        if below.max(from) > there {
+        if below.max(from) > length {
             return Err(LlamaError::PrefixLength {
                 positions: below.max(from),
-                there,
+                length,
             });
         }
         let layers = 0..self.cache.layout().own.len();
@@ -239,11 +239,11 @@ impl<B: Backend> Session<B> {
 
     /// Goes back to `position`. Later tokens overwrite what follows it.
     pub fn rewind(&mut self, slot: Slot, position: usize) -> Result<()> {
-        let there = self.position(slot)?;
-        if position > there {
+        let length = self.position(slot)?;
+        if position > length {
             return Err(LlamaError::PrefixLength {
                 positions: position,
-                there,
+                length,
             });
         }
         self.set_position(slot, position);
@@ -252,10 +252,10 @@ impl<B: Backend> Session<B> {
 
     /// Copies the first `positions` positions of one slot to another, which then continues from there.
     pub fn fork(&mut self, from: Slot, to: Slot, positions: usize) -> Result<()> {
-        let there = self.position(from)?;
+        let length = self.position(from)?;
         self.position(to)?;
-        if positions > there {
-            return Err(LlamaError::PrefixLength { positions, there });
+        if positions > length {
+            return Err(LlamaError::PrefixLength { positions, length });
         }
         match (from, to) {
             (Slot::Branch(from), Slot::Branch(to)) => {
@@ -342,9 +342,9 @@ impl<B: Backend> Session<B> {
     ///
     /// The probe sees what has been written. A write that reaches no row is an error.
     pub fn run(&mut self, pass: &Pass<'_, B>, probe: &mut dyn Probe<B>) -> Result<Vec<Answer>> {
-        let own = self.lay_out(pass)?;
+        let pass_rows = self.lay_out(pass)?;
         let answers = match pass.writes {
-            None => self.pieces(pass, own, probe)?,
+            None => self.pieces(pass, pass_rows, probe)?,
             Some((vectors, writes)) => {
                 let backend = self.model.backend().clone();
                 let mut tally = match self.tally.take() {
@@ -352,7 +352,7 @@ impl<B: Backend> Session<B> {
                     None => backend.tally()?,
                 };
                 let mut writer = Writer::new(vectors, writes, &mut tally);
-                let answers = self.pieces(pass, own, &mut (&mut writer, probe))?;
+                let answers = self.pieces(pass, pass_rows, &mut (&mut writer, probe))?;
                 writer.finish()?;
                 backend.check_tally(&mut tally)?;
                 self.tally = Some(tally);
@@ -446,31 +446,31 @@ impl<B: Backend> Session<B> {
             );
             note(&mut self.asked, index, first..self.rows.len(), &feed.ask);
         }
-        let own = self.rows.len();
+        let pass_rows = self.rows.len();
         if let Some((_, states)) = pass.states
-            && states.len() != own
+            && states.len() != pass_rows
         {
             return Err(LlamaError::ResidualRows {
-                rows: own,
-                there: states.len(),
+                rows: pass_rows,
+                found: states.len(),
             });
         }
         if is_plain_step(pass, self.model.config().n_layers) {
             let backend = self.model.backend();
-            let wanted = backend.step_rows(own).min(self.ws.max_rows());
-            if wanted > own {
-                let idle = self.cache.idle_rows(backend, wanted - own)?;
+            let wanted = backend.step_rows(pass_rows).min(self.ws.max_rows());
+            if wanted > pass_rows {
+                let idle = self.cache.idle_rows(backend, wanted - pass_rows)?;
                 self.rows.extend(idle);
             }
         }
-        Ok(own)
+        Ok(pass_rows)
     }
 
-    /// Runs the listed rows, of which the first `own` belong to the pass.
+    /// Runs the listed rows, of which the first `pass_rows` belong to the pass.
     fn pieces(
         &mut self,
         pass: &Pass<'_, B>,
-        own: usize,
+        pass_rows: usize,
         probe: &mut dyn Probe<B>,
     ) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer::default(); pass.feeds.len()];
@@ -490,7 +490,7 @@ impl<B: Backend> Session<B> {
                 backend.gather(states, index, &mut self.ws.residual)?;
             }
             if !self.model.loras.is_empty() {
-                self.set_adapters(rows, own.saturating_sub(first));
+                self.set_adapters(rows, pass_rows.saturating_sub(first));
             }
             let (ws, cache) = (&mut self.ws, &mut self.cache);
             self.model
@@ -500,7 +500,7 @@ impl<B: Backend> Session<B> {
             asked_left = left;
             if answered && !asked.is_empty() {
                 // In a step with idle rows, the head runs for all rows too, so that the whole step stays the same.
-                let filled = (rows.len() > own).then_some(rows.len());
+                let filled = (rows.len() > pass_rows).then_some(rows.len());
                 let ask = |feed: usize| pass.feeds[feed].ask;
                 let row = |asked: &Asked| asked.row - first;
                 self.heads(&HeadRows::Pass, asked, row, filled, ask, &mut answers)?;
@@ -510,17 +510,17 @@ impl<B: Backend> Session<B> {
         Ok(answers)
     }
 
-    /// Sets the adapters of the next pass's rows. The first `own` rows belong to the pass. The others, which nobody
+    /// Sets the adapters of the next pass's rows. The first `pass_rows` rows belong to the pass. The others, which nobody
     /// reads, get the adapter of the first row.
-    fn set_adapters(&mut self, rows: &[BatchRow], own: usize) {
+    fn set_adapters(&mut self, rows: &[BatchRow], pass_rows: usize) {
         let adapter = |row: &BatchRow| match row.slot {
             Slot::Prefix(prefix) => self.prefix_adapters[prefix as usize],
             Slot::Branch(branch) => self.slot_adapters[branch as usize],
         };
-        let mut adapters: Vec<Option<usize>> = rows.iter().take(own).map(adapter).collect();
+        let mut adapters: Vec<Option<usize>> = rows.iter().take(pass_rows).map(adapter).collect();
         let first = adapters.first().copied().unwrap_or(self.model.adapter);
         adapters.resize(rows.len(), first);
-        self.ws.adapting.set(&adapters);
+        self.ws.row_adapters.set(&adapters);
     }
 
     /// Answers what some rows are asked. With `filled`, finds the most likely token of that many first rows.

@@ -107,7 +107,7 @@ impl Spec {
     }
 
     /// Whether the outputs of attention and MLP are added to the residual stream unchanged.
-    pub(crate) fn adds_as_it_is(&self) -> bool {
+    pub(crate) fn adds_unchanged(&self) -> bool {
         self.norms == Norms::Before && self.residual_scale == 1.0
     }
 

@@ -276,7 +276,7 @@ fn what_no_session_can_do_is_refused() {
         session.open_on(prefix, 1),
         Err(LlamaError::PrefixLength {
             positions: 1,
-            there: 0
+            length: 0
         })
     ));
     assert!(matches!(
@@ -291,7 +291,7 @@ fn what_no_session_can_do_is_refused() {
         session.fork(slot, slot, 1),
         Err(LlamaError::PrefixLength {
             positions: 1,
-            there: 0
+            length: 0
         })
     ));
     let closed = Slot::Branch(7);
@@ -330,7 +330,7 @@ fn what_no_session_can_do_is_refused() {
     let states = model.backend().rows(1, 64).unwrap();
     assert!(matches!(
         run(2..4, Some((&states, &[0]))),
-        LlamaError::ResidualRows { rows: 3, there: 1 }
+        LlamaError::ResidualRows { rows: 3, found: 1 }
     ));
     assert!(matches!(
         Trace::new(&model, &[]),

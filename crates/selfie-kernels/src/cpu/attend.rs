@@ -230,9 +230,9 @@ impl<T: Operand, E: Stored, const G: usize> Loop for HeadGroup<'_, T, E, G> {
 
 /// How many neighbours to take at a time, given how many are wanted and how many exist with the padding.
 #[inline(always)]
-fn width<const G: usize>(wanted: usize, there: usize) -> usize {
+fn width<const G: usize>(wanted: usize, available: usize) -> usize {
     let mut width = SUMS / G.next_power_of_two();
-    while width > LANES && (width > there || width / 2 >= wanted) {
+    while width > LANES && (width > available || width / 2 >= wanted) {
         width /= 2;
     }
     width

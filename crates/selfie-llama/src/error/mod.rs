@@ -377,12 +377,12 @@ pub enum LlamaError {
         prefixes: usize,
     },
     /// More positions were requested than the sequence has.
-    #[error("{positions} positions of a sequence were requested, but it has only {there}")]
+    #[error("{positions} positions of a sequence were requested, but it has only {length}")]
     PrefixLength {
         /// The number of positions requested.
         positions: usize,
         /// The number of positions in the sequence.
-        there: usize,
+        length: usize,
     },
     /// There are more tokens to score than rows to score them.
     #[error("cannot score {tokens} tokens with {rows} rows: each token takes the row before it")]
@@ -413,12 +413,12 @@ pub enum LlamaError {
         position: usize,
     },
     /// A pass starts in the middle of the model, but the residual stream has a different number of rows.
-    #[error("a pass of {rows} rows cannot start from a residual stream of {there} rows")]
+    #[error("a pass of {rows} rows cannot start from a residual stream of {found} rows")]
     ResidualRows {
         /// The rows of the batch.
         rows: usize,
         /// The rows in the workspace.
-        there: usize,
+        found: usize,
     },
     /// No batch contained the requested row.
     #[error("{site:?} at position {position} was not captured: no pass contained it")]

@@ -27,7 +27,7 @@ const NAMED: [(&str, &str); 4] = [
 ];
 
 /// How a byte-level tokenizer splits a text before it merges, by `tokenizer.ggml.pre`.
-struct Pre {
+struct PreTokenizer {
     /// Regular expressions. Their matches are cut out, one expression after the other.
     splits: &'static [&'static str],
     /// Whether a part that is itself a token stays whole.
@@ -56,45 +56,46 @@ const TEKKEN: &str = concat!(
 
 /// The known pre-tokenizers, grouped as in `llama-vocab.cpp` of llama.cpp. If llama.cpp writes an expression
 /// differently from `tokenizer.json`, this is the one of `tokenizer.json`.
-const PRES: [(&[&str], Pre); 7] = [
+const PRE_TOKENIZERS: [(&[&str], PreTokenizer); 7] = [
     (
         &["llama-bpe", "llama3", "llama-v3", "falcon3"],
-        Pre {
+        PreTokenizer {
             splits: &[LLAMA3],
             ignore_merges: true,
             adds_bos: true,
             normalizes: false,
         },
     ),
-    (&["dbrx", "smaug-bpe"], Pre::of(&[LLAMA3])),
+    (&["dbrx", "smaug-bpe"], PreTokenizer::of(&[LLAMA3])),
     (
         &["qwen2", "deepseek-r1-qwen"],
-        Pre {
+        PreTokenizer {
             normalizes: true,
-            ..Pre::of(&[QWEN2_SPLIT])
+            ..PreTokenizer::of(&[QWEN2_SPLIT])
         },
     ),
     (
         &["smollm", "starcoder", "refact"],
-        Pre::of(&[r"\p{N}", GPT2]),
+        PreTokenizer::of(&[r"\p{N}", GPT2]),
     ),
-    (&["gpt-2", "phi-2"], Pre::of(&[GPT2])),
-    (&["gpt-4o"], Pre::of(&[GPT4O])),
+    (&["gpt-2", "phi-2"], PreTokenizer::of(&[GPT2])),
+    (&["gpt-4o"], PreTokenizer::of(&[GPT4O])),
     (
         &["tekken"],
-        Pre {
+        PreTokenizer {
             ignore_merges: true,
             adds_bos: true,
-            ..Pre::of(&[TEKKEN])
+            ..PreTokenizer::of(&[TEKKEN])
         },
     ),
 ];
 /// What llama.cpp uses for `default`.
-const DEFAULT: Pre = Pre::of(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]);
+const DEFAULT: PreTokenizer =
+    PreTokenizer::of(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]);
 
-impl Pre {
+impl PreTokenizer {
     const fn of(splits: &'static [&'static str]) -> Self {
-        Pre {
+        PreTokenizer {
             splits,
             ignore_merges: false,
             adds_bos: false,
@@ -107,9 +108,15 @@ impl Pre {
         if name == "default" {
             return Ok(&DEFAULT);
         }
-        let found = PRES.iter().find(|(names, _)| names.contains(&name));
+        let found = PRE_TOKENIZERS
+            .iter()
+            .find(|(names, _)| names.contains(&name));
         found.map(|(_, pre)| pre).ok_or_else(|| {
-            let known: Vec<&str> = PRES.iter().flat_map(|(names, _)| *names).copied().collect();
+            let known: Vec<&str> = PRE_TOKENIZERS
+                .iter()
+                .flat_map(|(names, _)| *names)
+                .copied()
+                .collect();
             keys.refuse(PRE, format!("supported: {}, default", known.join(", ")))
         })
     }
@@ -213,7 +220,7 @@ impl<'a> Tokens<'a> {
 
 /// A tokenizer that merges pairs of bytes, and whether it puts bos before a text by default.
 fn byte_pairs(keys: &Keys, tokens: &Tokens) -> Result<(Value, bool)> {
-    let pre = Pre::find(keys)?;
+    let pre = PreTokenizer::find(keys)?;
     let merges = keys.texts(MERGES)?.ok_or_else(|| keys.missing(MERGES))?;
     let pairs = merges.iter().map(|merge| {
         // The first character may itself be a space.

@@ -20,7 +20,7 @@ const PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "
 /// Parts of a multimodal model that do not process text.
 const OTHER_PARTS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 /// Options beyond plain low-rank products, with the values that leave them off.
-const NOTHING_ELSE: [&str; 13] = [
+const UNSUPPORTED: [&str; 13] = [
     "use_dora",
     "use_qalora",
     "use_bdlora",
@@ -253,7 +253,7 @@ impl Scales {
         if kind != "LORA" {
             return Err(fields.refuse("peft_type", "expected LORA"));
         }
-        for field in NOTHING_ELSE {
+        for field in UNSUPPORTED {
             if !fields.get(field).is_none_or(is_nothing) {
                 return Err(fields.refuse(
                     field,

@@ -13,7 +13,7 @@ use selfie_kernels::{Backend, DType, SliceMatrix};
 
 pub use file::Lora;
 pub(crate) use file::{Module, Pair};
-pub(crate) use rows::Adapting;
+pub(crate) use rows::RowAdapters;
 
 use crate::model::Linear;
 use crate::{Llama, LlamaConfig, LoraError, Result};
@@ -76,7 +76,7 @@ impl<B: Backend> Llama<B> {
         if let Some(pair) = &lora.head {
             lora.check("lm_head", pair, [self.config.vocab_size, d])?;
             adapted.head = Arc::new(self.merged_head(pair)?);
-            adapted.own_head = true;
+            adapted.head_is_adapted = true;
         }
         lora.check_used(used, self.config.n_layers, fused)?;
         adapted.loras.push(lora.name().into());
@@ -208,7 +208,7 @@ impl Lora {
 
 /// The shape of the buffers of adapted products: the dtype of the operand, and its number of rows.
 #[derive(Clone, Copy)]
-pub(crate) struct LowSize {
+pub(crate) struct LowRankSize {
     pub(crate) rows: usize,
     pub(crate) dtype: DType,
 }

@@ -5,21 +5,21 @@ use std::collections::hash_map::Entry;
 
 use selfie_kernels::Backend;
 
-use super::LowSize;
+use super::LowRankSize;
 use crate::Result;
 use crate::model::Linear;
 
 /// The adapters of a pass's rows, and the buffers of their products.
-pub(crate) struct Adapting<B: Backend> {
-    size: LowSize,
+pub(crate) struct RowAdapters<B: Backend> {
+    size: LowRankSize,
     /// Each adapter in use, and which rows have it; `None` if all rows do.
     active: Vec<(usize, Option<Vec<bool>>)>,
     /// The buffers for each rank.
-    low: HashMap<usize, Low<B>>,
+    low: HashMap<usize, LowRank<B>>,
 }
 
 /// Buffers `[rows, rank]`.
-struct Low<B: Backend> {
+struct LowRank<B: Backend> {
     product: B::Rows,
     masked: B::Rows,
     /// A row of zeros.
@@ -27,8 +27,8 @@ struct Low<B: Backend> {
     operand: B::Acts,
 }
 
-impl<B: Backend> Adapting<B> {
-    pub(crate) fn new(size: LowSize) -> Self {
+impl<B: Backend> RowAdapters<B> {
+    pub(crate) fn new(size: LowRankSize) -> Self {
         Self {
             size,
             active: Vec::new(),
@@ -71,7 +71,9 @@ impl<B: Backend> Adapting<B> {
             };
             let low = match self.low.entry(adapter.rank) {
                 Entry::Occupied(there) => there.into_mut(),
-                Entry::Vacant(place) => place.insert(Low::new(backend, adapter.rank, self.size)?),
+                Entry::Vacant(place) => {
+                    place.insert(LowRank::new(backend, adapter.rank, self.size)?)
+                }
             };
             backend.linear(a, &adapter.a, None, &mut low.product)?;
             if let Some(mask) = mask {
@@ -86,8 +88,8 @@ impl<B: Backend> Adapting<B> {
     }
 }
 
-impl<B: Backend> Low<B> {
-    fn new(backend: &B, rank: usize, size: LowSize) -> Result<Self> {
+impl<B: Backend> LowRank<B> {
+    fn new(backend: &B, rank: usize, size: LowRankSize) -> Result<Self> {
         let mut zero = backend.rows(1, rank)?;
         backend.write_rows(&vec![0.0; rank], &mut zero)?;
         Ok(Self {

@@ -94,7 +94,7 @@ impl Modules {
 
     fn find(&mut self, module: Module, entry: &'static str) -> Result<usize> {
         let loaded = match self.loaded.entry(module) {
-            Entry::Occupied(there) => there.into_mut(),
+            Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(place) => {
                 let name = format!("{}.ptx", module.name());
                 place.insert(LoadedModule::new(&self.device, &name, &module.source())?)
