@@ -510,8 +510,8 @@ impl<B: Backend> Session<B> {
         Ok(answers)
     }
 
-    /// Sets the adapters of the next pass's rows. The first `pass_rows` rows belong to the pass. The others, which nobody
-    /// reads, get the adapter of the first row.
+    /// Sets the adapters of the next pass's rows. The first `pass_rows` rows belong to the pass. The others, which
+    /// nobody reads, get the adapter of the first row.
     fn set_adapters(&mut self, rows: &[BatchRow], pass_rows: usize) {
         let adapter = |row: &BatchRow| match row.slot {
             Slot::Prefix(prefix) => self.prefix_adapters[prefix as usize],

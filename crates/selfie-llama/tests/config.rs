@@ -305,7 +305,10 @@ fn rope_fields() {
             RopeScaling::None,
         ),
         (
-            json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 3.0, "partial_rotary_factor": 1.0}}),
+            json!({
+                "rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 3.0,
+                "partial_rotary_factor": 1.0},
+            }),
             5e5,
             linear(3.0),
         ),
@@ -504,32 +507,51 @@ fn parameter_counts_of_known_models() {
     let cases = [
         // Llama 2 7B
         (
-            json!({"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}),
+            json!({
+                "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+                "vocab_size": 32000,
+            }),
             6_738_415_616,
         ),
         // Llama 3 8B
         (
-            json!({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}),
+            json!({
+                "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+                "num_key_value_heads": 8, "vocab_size": 128256,
+            }),
             8_030_261_248,
         ),
         // Llama 3.2 1B
         (
-            json!({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": true}),
+            json!({
+                "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+                "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": true,
+            }),
             1_235_814_400,
         ),
         // Mistral 7B v0.1
         (
-            json!({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000}),
+            json!({
+                "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+                "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
+            }),
             7_241_732_096,
         ),
         // Qwen2 0.5B
         (
-            json!({"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": true}),
+            json!({
+                "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+                "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings":
+                true,
+            }),
             494_032_768,
         ),
         // One layer, counted by hand: 2 tables; q, k, v, o with their biases; the MLP with its biases; 3 norms.
         (
-            json!({"hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 7, "attention_bias": true, "mlp_bias": true}),
+            json!({
+                "hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 7, "attention_bias": true, "mlp_bias": true,
+            }),
             2 * 42 + (48 + 24 + 24 + 48) + (8 + 4 + 4 + 6) + 3 * 30 + (5 + 5 + 6) + 3 * 6,
         ),
     ];

@@ -404,8 +404,8 @@ fn broken_configurations_name_the_field() {
         (
             r#"{"tokenizer_class": "BertTokenizer"}"#,
             ": field \"tokenizer_class\" is \"BertTokenizer\"; supported: LlamaTokenizer, CodeLlamaTokenizer, \
-             GemmaTokenizer, GPTNeoXTokenizer, GPT2Tokenizer, Qwen2Tokenizer, PreTrainedTokenizer (each also with Fast); \
-             if tokenizer.json is complete by itself, write PreTrainedTokenizerFast here",
+             GemmaTokenizer, GPTNeoXTokenizer, GPT2Tokenizer, Qwen2Tokenizer, PreTrainedTokenizer (each also with \
+             Fast); if tokenizer.json is complete by itself, write PreTrainedTokenizerFast here",
         ),
         (
             r#"{"tokenizer_class": "LlamaTokenizer", "eos_token": 2}"#,

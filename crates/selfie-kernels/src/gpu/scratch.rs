@@ -57,7 +57,7 @@ pub(super) struct List<D: Driver> {
 }
 
 impl<D: Driver> List<D> {
-    /// Puts a list on the device unless it is already uploaded, and returns its address. The rows of the head are the same
+    /// Puts a list on the device unless it is already there, and returns its address. The rows of the head are the same
     /// in each step, and a step without a copy in its middle is a single series of launches.
     pub(super) fn put(&mut self, list: &[u8]) -> Result<u64> {
         if self.uploaded != list {

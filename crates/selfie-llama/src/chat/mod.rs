@@ -115,7 +115,8 @@ impl ChatEnd {
 
 impl ChatTemplate {
     /// The places that are searched for a template, as text for messages.
-    pub const PLACES: &str = "chat_template.jinja, or chat_template in tokenizer_config.json, or tokenizer.chat_template in a GGUF file";
+    pub const PLACES: &str = "chat_template.jinja, or chat_template in tokenizer_config.json, or \
+                              tokenizer.chat_template in a GGUF file";
 
     /// Opens the template of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file. `None` if
     /// there is none. Of several templates, the one named `default` is used.

@@ -309,7 +309,7 @@ pub enum LlamaError {
     },
     /// A sequence is longer than the model's context.
     #[error(
-        "{positions} positions are needed (prompt and new tokens), and the model has \
+        "{positions} positions are needed (prompt and new tokens), but the model has \
          max_position_embeddings {max}; shorten the prompt or ask for fewer new tokens"
     )]
     ContextLength {
@@ -487,8 +487,8 @@ pub enum LlamaError {
     },
     /// Nothing determines the tokenizer class.
     #[error(
-        "{} names no tokenizer_class, and has no config.json whose model_type determines it; if tokenizer.json is complete \
-         by itself, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into tokenizer_config.json",
+        "{} names no tokenizer_class, and has no config.json whose model_type determines it; if tokenizer.json is \
+         complete by itself, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into tokenizer_config.json",
         dir.display()
     )]
     NoTokenizerClass {

@@ -35,7 +35,7 @@ pub enum ShardError {
     },
     /// The header is longer than the format allows.
     #[error(
-        "{} begins with a header of {header} bytes, and {limit} are allowed: it is not a safetensors \
+        "{} begins with a header of {header} bytes, but only {limit} are allowed: it is not a safetensors \
          file; download it again (`git lfs pull`, if it is a pointer of Git LFS)",
         file.display()
     )]
@@ -65,7 +65,7 @@ pub enum ShardError {
     },
     /// A tensor's size overflows.
     #[error(
-        "{}: tensor {tensor} of shape {shape:?} has more bytes than can be counted; \
+        "{}: tensor {tensor} of shape {shape:?} has more bytes than 64 bits can count; \
          download the file again",
         file.display()
     )]
@@ -79,7 +79,7 @@ pub enum ShardError {
     },
     /// A tensor's byte range does not match its shape.
     #[error(
-        "{}: tensor {tensor} is said to fill bytes {begin}..{end}, which is not the size of {shape:?} \
+        "{}: the header gives tensor {tensor} the bytes {begin}..{end}, which is not the size of {shape:?} \
          in {dtype}; download the file again",
         file.display()
     )]

@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
         match count.checked_mul(least) {
             Some(bytes) if bytes <= self.left() as u64 => Ok(count as usize),
             _ => Err(self.fail(format!(
-                "it is said to have {count} {what}, which do not fit the {} bytes that follow",
+                "its header claims {count} {what}, which do not fit the {} bytes that follow",
                 self.left()
             ))),
         }
@@ -188,7 +188,7 @@ impl<'a> Reader<'a> {
         let name = self.text(what)?;
         if name.is_empty() || name.len() > longest {
             return Err(self.fail(format!(
-                "{what} has {} bytes, and 1 to {longest} are expected",
+                "{what} has {} bytes; expected 1 to {longest}",
                 name.len()
             )));
         }
@@ -199,7 +199,7 @@ impl<'a> Reader<'a> {
         match self.array::<1>(key)? {
             [0] => Ok(false),
             [1] => Ok(true),
-            [other] => Err(self.fail(format!("{key} is to be true or false, and is {other}"))),
+            [other] => Err(self.fail(format!("{key} must be 0 or 1 (a boolean), but is {other}"))),
         }
     }
 
@@ -299,7 +299,7 @@ impl<'a> Reader<'a> {
         })?;
         if !dims[0].is_multiple_of(kind.values) {
             return Err(self.fail(format!(
-                "tensor {name} has rows of {} values, which are no whole blocks of {}: those hold {} values",
+                "tensor {name} has rows of {} values, which are not whole blocks of {}: a block holds {} values",
                 dims[0], kind.name, kind.values
             )));
         }
@@ -347,7 +347,7 @@ impl<'a> Reader<'a> {
                 }
                 _ => {
                     return Err(self.fail(format!(
-                        "tensor {name} is said to fill {} bytes from byte {} of the data, which begins at byte \
+                        "its header gives tensor {name} {} bytes from byte {} of the data; the data begins at byte \
                          {data_start}, and the file ends at {found}: it is cut off",
                         tensor.bytes, tensor.offset
                     )));

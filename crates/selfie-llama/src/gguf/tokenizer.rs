@@ -192,7 +192,7 @@ impl<'a> Tokens<'a> {
         for (slot, (_, key)) in named.iter_mut().zip(NAMED) {
             *slot = match token_id(keys, key)? {
                 Some(id) if id >= texts.len() as u64 => {
-                    return Err(keys.refuse(key, format!("and there are {} tokens", texts.len())));
+                    return Err(keys.refuse(key, format!("but there are {} tokens", texts.len())));
                 }
                 id => id.map(|id| id as usize),
             };
@@ -235,7 +235,11 @@ fn byte_pairs(keys: &Keys, tokens: &Tokens) -> Result<(Value, bool)> {
         Ok([&merge[..at], &merge[at + 1..]])
     });
     let pairs: Vec<[&str; 2]> = pairs.collect::<Result<_>>()?;
-    let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let split = |pattern: &&str| {
+        json!({
+            "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false,
+        })
+    };
     let mut steps: Vec<Value> = pre.splits.iter().map(split).collect();
     steps.push(byte_level(false, false));
     let vocab: HashMap<&str, usize> = tokens.texts.iter().map(String::as_str).zip(0..).collect();

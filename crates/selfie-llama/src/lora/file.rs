@@ -269,7 +269,8 @@ impl Scales {
         {
             return Err(fields.refuse(
                 "init_lora_weights",
-                "expected an initialization that does not change the base model; convert the adapter with PEFT's path_initial_model_for_weight_conversion",
+                "expected an initialization that does not change the base model; convert the adapter with \
+                 PEFT's path_initial_model_for_weight_conversion",
             ));
         }
         let rank = fields.integer("r", 1..=1 << 16)?;

@@ -202,7 +202,7 @@ impl Piece {
     }
 }
 
-/// The fields of a message in the protocol-buffer wire format, with their numbers; `None` where the message breaks off.
+/// The fields of a message in the protocol-buffer wire format, with their numbers; `None` if the message breaks off.
 struct Message<'a>(&'a [u8]);
 
 enum Wire<'a> {

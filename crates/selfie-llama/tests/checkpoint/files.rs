@@ -87,7 +87,8 @@ fn an_adapter_is_named() {
         assert_eq!(
             said,
             "DIR holds only an adapter of org/base: give the folder of that model, or write both as one model in \
-             Python: peft.AutoPeftModelForCausalLM.from_pretrained(\"DIR\").merge_and_unload().save_pretrained(new_folder)"
+             Python: peft.AutoPeftModelForCausalLM.from_pretrained(\"DIR\").merge_and_unload()\
+             .save_pretrained(new_folder)"
         );
         // config.json is read first, and PEFT writes none.
         let dir = folder(files);
@@ -176,8 +177,8 @@ fn a_folder_of_the_cache_that_does_not_say_which_lists_its_snapshots() {
     );
     for main in ["xyz", "../snapshots/abc"] {
         let expected = format!(
-            "DIR is a folder of the Hugging Face cache, and its refs/main names \"{main}\", which is not in snapshots/; \
-             give one of DIR/snapshots/abc, DIR/snapshots/def"
+            "DIR is a folder of the Hugging Face cache, and its refs/main names \"{main}\", which is not in \
+             snapshots/; give one of DIR/snapshots/abc, DIR/snapshots/def"
         );
         says(
             &[&snapshots[..], &[("refs/main", main.as_bytes())]].concat(),

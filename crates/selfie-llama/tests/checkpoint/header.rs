@@ -37,7 +37,7 @@ fn header_too_large() {
             matches!(error, LlamaError::Shard(ShardError::HeaderTooLarge { header, .. }) if header == length)
         );
         let expected = format!(
-            "DIR/model.safetensors begins with a header of {length} bytes, and 100000000 are allowed: \
+            "DIR/model.safetensors begins with a header of {length} bytes, but only 100000000 are allowed: \
              it is not a safetensors file; download it again (`git lfs pull`, if it is a pointer of \
              Git LFS)"
         );
@@ -209,7 +209,7 @@ fn sizes_that_do_not_match() {
             LlamaError::Shard(ShardError::TensorBytes { .. })
         ));
         let expected = format!(
-            "DIR/model.safetensors: tensor b is said to fill bytes {}, which is not the size of {} in \
+            "DIR/model.safetensors: the header gives tensor b the bytes {}, which is not the size of {} in \
              BF16; download the file again",
             place.trim_matches(['[', ']']).replace(',', ".."),
             shape.replace(',', ", ")

@@ -65,16 +65,16 @@ fn counts() {
     for count in [1 << 20, 1 << 60, u64::MAX] {
         refused(
             counted(8, count),
-            &format!("it is said to have {count} tensors, which do not fit"),
+            &format!("its header claims {count} tensors, which do not fit"),
         );
         refused(
             counted(16, count),
-            &format!("it is said to have {count} metadata entries"),
+            &format!("its header claims {count} metadata entries"),
         );
         let list = [4u32.to_le_bytes().to_vec(), count.to_le_bytes().to_vec()].concat();
         refused(
             with(Meta::Raw(9, list)),
-            &format!("it is said to have {count} values in a.key, which do not fit"),
+            &format!("its header claims {count} values in a.key, which do not fit"),
         );
     }
 }
@@ -87,7 +87,7 @@ fn metadata() {
     );
     refused(
         with(Meta::Raw(7, vec![2])),
-        "a.key is to be true or false, and is 2",
+        "a.key must be 0 or 1 (a boolean), but is 2",
     );
     refused(with(Meta::Raw(8, text(b"\xff"))), "is not UTF-8");
     refused(
@@ -108,10 +108,7 @@ fn metadata() {
     refused(twice.bytes(), "the key a.list is there twice");
     let mut nameless = file();
     nameless.set("", Meta::U32(1));
-    refused(
-        nameless.bytes(),
-        "a key has 0 bytes, and 1 to 65535 are expected",
-    );
+    refused(nameless.bytes(), "a key has 0 bytes; expected 1 to 65535");
 }
 
 #[test]
@@ -150,20 +147,23 @@ fn tensors() {
     );
     refused(
         tensor(2, &[8]),
-        &format!("{name} has rows of 8 values, which are no whole blocks of Q4_0"),
+        &format!("{name} has rows of 8 values, which are not whole blocks of Q4_0"),
     );
     refused(
         tensor(12, &[128]),
-        "which are no whole blocks of Q4_K: those hold 256 values",
+        "which are not whole blocks of Q4_K: a block holds 256 values",
     );
     refused(
         tensor(0, &[1 << 62, 1 << 62]),
-        "has more bytes than can be counted",
+        "has more bytes than 64 bits can count",
     );
-    refused(tensor(0, &[u64::MAX]), "has more bytes than can be counted");
+    refused(
+        tensor(0, &[u64::MAX]),
+        "has more bytes than 64 bits can count",
+    );
     refused(
         tensor(0, &[1 << 40]),
-        &format!("{name} is said to fill 4398046511104 bytes"),
+        &format!("its header gives {name} 4398046511104 bytes"),
     );
     refused(
         tensor(17, &[256]),
@@ -179,7 +179,7 @@ fn tensors() {
     let long = file().tensor(&"n".repeat(65), Tensor::zeros(&[8]));
     refused(
         long.bytes(),
-        "the name of a tensor has 65 bytes, and 1 to 64 are expected",
+        "the name of a tensor has 65 bytes; expected 1 to 64",
     );
 }
 

@@ -167,7 +167,7 @@ fn what_is_not_known_is_refused_by_name() {
         (
             "bos_token_id",
             Meta::U32(n as u32),
-            format!("is {n}; and there are {n} tokens"),
+            format!("is {n}; but there are {n} tokens"),
         ),
     ] {
         let mut file = file(case);

@@ -295,9 +295,10 @@ impl<'a> Built<'a> {
         let template = self.reference["av"].as_str().unwrap();
         let indented: Vec<String> = template.lines().map(|line| format!("    {line}")).collect();
         let meta = format!(
-            "kind: nla_model\nschema_version: 2\nrole: {role}\nd_model: {}\nextraction:\n  injection_scale: {}\n  mse_scale: \
-             sqrt_d_model\ntokens:\n  injection_char: '~'\n  injection_token_id: {}\n  injection_left_neighbor_id: {}\n  \
-             injection_right_neighbor_id: {}\n  critic_suffix_ids: null\nprompt_templates:\n  {role}: |-\n{}\ncritic:\n  \
+            "kind: nla_model\nschema_version: 2\nrole: {role}\nd_model: {}\nextraction:\n  injection_scale: {}\n  \
+             mse_scale: sqrt_d_model\ntokens:\n  injection_char: '~'\n  injection_token_id: {}\n  \
+             injection_left_neighbor_id: {}\n  injection_right_neighbor_id: {}\n  critic_suffix_ids: null\n\
+             prompt_templates:\n  {role}: |-\n{}\ncritic:\n  \
              extraction_layer_index: {}\n",
             self.model.config().d_model,
             case["scale"],
@@ -340,8 +341,9 @@ impl<'a> Built<'a> {
         head.write(&folder.join("value_head.safetensors"), None);
         let suffix = ids(&self.case["reconstructor"]["suffix"]);
         let meta = format!(
-            "kind: nla_model\nrole: {role}\nd_model: {d}\nextraction:\n  injection_scale: null\n  mse_scale: {}\ntokens:\n  \
-             critic_suffix_ids: {suffix:?}\nprompt_templates:\n  {role}: '{}'\n{role}:\n  num_hidden_layers: {}\n",
+            "kind: nla_model\nrole: {role}\nd_model: {d}\nextraction:\n  injection_scale: null\n  mse_scale: {}\n\
+             tokens:\n  critic_suffix_ids: {suffix:?}\nprompt_templates:\n  {role}: '{}'\n{role}:\n  \
+             num_hidden_layers: {}\n",
             (d as f64).sqrt(),
             self.reference["ar"].as_str().unwrap(),
             layers - 1
