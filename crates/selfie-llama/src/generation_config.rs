@@ -36,12 +36,12 @@ pub struct GenerationConfig {
     /// The logits of tokens already in the text are divided by this (multiplied, if negative); above 0.
     pub repetition_penalty: Option<f32>,
     /// Fields that ask for something unsupported.
-    pub left_out: Vec<LeftOut>,
+    pub ignored: Vec<IgnoredField>,
 }
 
 /// A field that asks for something unsupported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct IgnoredField {
     /// The note that says so.
     pub note: Note,
     /// Whether it matters only when sampling.
@@ -125,11 +125,11 @@ impl GenerationConfig {
             None if fields.names("top_k") => Some(0),
             top_k => top_k,
         };
-        let left_out = UNSUPPORTED.iter().filter_map(|field| {
+        let ignored = UNSUPPORTED.iter().filter_map(|field| {
             let value = fields.get(field.name)?;
             let asks = !field.neutral(value);
-            asks.then(|| LeftOut {
-                note: Note::NotGenerated {
+            asks.then(|| IgnoredField {
+                note: Note::FieldIgnored {
                     file: path.to_owned(),
                     field: field.name.to_owned(),
                     value: fields.shown(field.name),
@@ -145,7 +145,7 @@ impl GenerationConfig {
             top_p: share("top_p")?.map(|number| number as f32),
             min_p: share("min_p")?.map(|number| number as f32),
             repetition_penalty: repetition_penalty.map(|number| number as f32),
-            left_out: left_out.collect(),
+            ignored: ignored.collect(),
         })
     }
 
@@ -197,12 +197,12 @@ impl GenerationConfig {
         let says = by_file || !taken.is_empty();
         let list = [how].into_iter().chain(taken.iter().map(String::as_str));
         let list = list.collect::<Vec<_>>().join(", ");
-        let notes = said.left_out.iter();
-        let notes = notes.filter(|left_out| draws || !left_out.sampling_only);
+        let notes = said.ignored.iter();
+        let notes = notes.filter(|ignored| draws || !ignored.sampling_only);
         Ok(ResolvedSampling {
             sampling: (sampling != greedy).then_some(sampling),
             taken: says.then(|| format!("as the checkpoint says, {list}")),
-            notes: notes.map(|left_out| left_out.note.clone()).collect(),
+            notes: notes.map(|ignored| ignored.note.clone()).collect(),
         })
     }
 }

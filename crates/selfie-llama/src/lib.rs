@@ -66,7 +66,7 @@ pub use families::ModelType;
 pub use folder::resolve_folder;
 pub use generate::{Generated, Generation, generate, generate_all, generate_with};
 pub use generation_config::{
-    GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
+    GenerationConfig, IgnoredField, ResolvedSampling, SamplingOverrides, eos_ids,
 };
 pub use gguf::Gguf;
 pub use lora::Lora;

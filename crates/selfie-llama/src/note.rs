@@ -13,7 +13,7 @@ pub enum Note {
         bos: String,
     },
     /// A folder holds an adapter beside its weights. It is not applied.
-    AdapterLeftOut {
+    AdapterIgnored {
         /// `adapter_config.json`.
         file: PathBuf,
     },
@@ -23,7 +23,7 @@ pub enum Note {
         dir: PathBuf,
     },
     /// A field of `generation_config.json` asks for something unsupported.
-    NotGenerated {
+    FieldIgnored {
         /// The file.
         file: PathBuf,
         /// The field.
@@ -40,7 +40,7 @@ impl fmt::Display for Note {
                 f,
                 "the prompt itself begins with {bos}, and one more is put before it, so it has two"
             ),
-            Note::AdapterLeftOut { file } => write!(
+            Note::AdapterIgnored { file } => write!(
                 f,
                 "{} belongs to an adapter, which is left out: the weights beside it are used unchanged",
                 file.display()
@@ -50,7 +50,7 @@ impl fmt::Display for Note {
                 "{} is a multimodal model: only its text part is used",
                 dir.display()
             ),
-            Note::NotGenerated { file, field, value } => write!(
+            Note::FieldIgnored { file, field, value } => write!(
                 f,
                 "{} asks for {field} {value}, which is left out",
                 file.display()

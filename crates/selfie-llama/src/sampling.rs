@@ -163,8 +163,8 @@ impl Sampling {
         } else {
             top_k
         };
-        for left_out in &ranked[kept..] {
-            weights[left_out.token as usize] = 0.0;
+        for dropped in &ranked[kept..] {
+            weights[dropped.token as usize] = 0.0;
         }
     }
 }

@@ -47,20 +47,20 @@ pub struct Session<B: Backend> {
     slot_adapters: Vec<Option<usize>>,
     prefix_adapters: Vec<Option<usize>>,
     rows: Vec<BatchRow>,
-    asked: Vec<Asked>,
+    requests: Vec<RowRequest>,
     index: Vec<usize>,
 }
 
 /// A request for one row.
 #[derive(Clone, Copy)]
-struct Asked {
+struct RowRequest {
     row: usize,
     feed: usize,
-    what: What,
+    kind: RequestKind,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum What {
+enum RequestKind {
     Next,
     Score(u32),
 }
@@ -79,7 +79,7 @@ impl<B: Backend> Session<B> {
             slot_adapters: vec![model.adapter; size.slots],
             prefix_adapters: vec![model.adapter; size.prefixes.len()],
             rows: Vec::with_capacity(ws.max_rows()),
-            asked: Vec::new(),
+            requests: Vec::new(),
             index: Vec::new(),
             ws,
             size: size.clone(),
@@ -371,7 +371,7 @@ impl<B: Backend> Session<B> {
     /// Answers asks about states kept at [`Site::Output`](crate::Site::Output). Each ask names a row of `states` (`[n,
     /// d_model]`), and its `ask.score` may name one token.
     pub fn answer(&mut self, states: &B::Rows, asks: &[(usize, Ask<'_>)]) -> Result<Vec<Answer>> {
-        self.asked.clear();
+        self.requests.clear();
         for (feed, (_, ask)) in asks.iter().enumerate() {
             if ask.score.len() > 1 {
                 return Err(LlamaError::ScoreRows {
@@ -379,22 +379,22 @@ impl<B: Backend> Session<B> {
                     rows: 1,
                 });
             }
-            note(&mut self.asked, feed, feed..feed + 1, ask);
+            record(&mut self.requests, feed, feed..feed + 1, ask);
         }
         let mut answers = vec![Answer::default(); asks.len()];
-        let asked = std::mem::take(&mut self.asked);
-        for asked in asked.chunks(self.ws.max_rows()) {
+        let requests = std::mem::take(&mut self.requests);
+        for chunk in requests.chunks(self.ws.max_rows()) {
             let row = |feed: usize| asks[feed].0;
             self.heads(
                 &HeadRows::Kept(states),
-                asked,
+                chunk,
                 |a| row(a.feed),
                 None,
                 |feed| asks[feed].1,
                 &mut answers,
             )?;
         }
-        self.asked = asked;
+        self.requests = requests;
         Ok(answers)
     }
 
@@ -414,7 +414,7 @@ impl<B: Backend> Session<B> {
     /// Returns the number of the pass's own rows.
     fn lay_out(&mut self, pass: &Pass<'_, B>) -> Result<usize> {
         self.rows.clear();
-        self.asked.clear();
+        self.requests.clear();
         for (index, feed) in pass.feeds.iter().enumerate() {
             let position = self.position(feed.slot)?;
             let end = position + feed.tokens.len();
@@ -444,7 +444,7 @@ impl<B: Backend> Session<B> {
                         position: position as u32,
                     }),
             );
-            note(&mut self.asked, index, first..self.rows.len(), &feed.ask);
+            record(&mut self.requests, index, first..self.rows.len(), &feed.ask);
         }
         let pass_rows = self.rows.len();
         if let Some((_, states)) = pass.states
@@ -474,12 +474,12 @@ impl<B: Backend> Session<B> {
         probe: &mut dyn Probe<B>,
     ) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer::default(); pass.feeds.len()];
-        let (rows, asked) = (
+        let (rows, requests) = (
             std::mem::take(&mut self.rows),
-            std::mem::take(&mut self.asked),
+            std::mem::take(&mut self.requests),
         );
         let answered = pass.layers.end == self.model.config().n_layers;
-        let mut asked_left = &asked[..];
+        let mut remaining = &requests[..];
         let max = self.ws.max_rows();
         for (piece, rows) in rows.chunks(max).enumerate() {
             let first = piece * max;
@@ -495,18 +495,18 @@ impl<B: Backend> Session<B> {
             let (ws, cache) = (&mut self.ws, &mut self.cache);
             self.model
                 .forward(ws, cache, rows, pass.layers.clone(), probe)?;
-            let here = asked_left.partition_point(|asked| asked.row < first + rows.len());
-            let (asked, left) = asked_left.split_at(here);
-            asked_left = left;
-            if answered && !asked.is_empty() {
+            let here = remaining.partition_point(|request| request.row < first + rows.len());
+            let (requests, rest) = remaining.split_at(here);
+            remaining = rest;
+            if answered && !requests.is_empty() {
                 // In a step with idle rows, the head runs for all rows too, so that the whole step stays the same.
                 let filled = (rows.len() > pass_rows).then_some(rows.len());
                 let ask = |feed: usize| pass.feeds[feed].ask;
-                let row = |asked: &Asked| asked.row - first;
-                self.heads(&HeadRows::Pass, asked, row, filled, ask, &mut answers)?;
+                let row = |request: &RowRequest| request.row - first;
+                self.heads(&HeadRows::Pass, requests, row, filled, ask, &mut answers)?;
             }
         }
-        (self.rows, self.asked) = (rows, asked);
+        (self.rows, self.requests) = (rows, requests);
         Ok(answers)
     }
 
@@ -527,60 +527,65 @@ impl<B: Backend> Session<B> {
     fn heads<'a>(
         &mut self,
         from: &HeadRows<'_, B>,
-        asked: &[Asked],
-        row: impl Fn(&Asked) -> usize,
+        requests: &[RowRequest],
+        row: impl Fn(&RowRequest) -> usize,
         filled: Option<usize>,
         ask: impl Fn(usize) -> Ask<'a>,
         answers: &mut [Answer],
     ) -> Result<()> {
-        let is_greedy =
-            |a: &&Asked| a.what == What::Next && matches!(ask(a.feed).next, Some(Draw::Greedy));
-        let is_sampled = |a: &&Asked| a.what == What::Next && !is_greedy(a);
-        let is_scored = |a: &&Asked| a.what != What::Next;
+        let is_greedy = |a: &&RowRequest| {
+            a.kind == RequestKind::Next && matches!(ask(a.feed).next, Some(Draw::Greedy))
+        };
+        let is_sampled = |a: &&RowRequest| a.kind == RequestKind::Next && !is_greedy(a);
+        let is_scored = |a: &&RowRequest| a.kind != RequestKind::Next;
 
         self.index.clear();
         match filled {
             Some(rows) => self.index.extend(0..rows),
-            None => self.index.extend(asked.iter().filter(is_greedy).map(&row)),
+            None => self
+                .index
+                .extend(requests.iter().filter(is_greedy).map(&row)),
         }
         if !self.index.is_empty() {
             let best = self.model.best(&mut self.ws, from, &self.index)?;
-            for (asked, best) in asked.iter().filter(is_greedy).zip(best) {
-                answers[asked.feed].next = Some(best);
+            for (request, best) in requests.iter().filter(is_greedy).zip(best) {
+                answers[request.feed].next = Some(best);
             }
         }
         self.index.clear();
-        self.index.extend(asked.iter().filter(is_sampled).map(&row));
+        self.index
+            .extend(requests.iter().filter(is_sampled).map(&row));
         if !self.index.is_empty() {
-            let mut sampled = asked.iter().filter(is_sampled);
+            let mut sampled = requests.iter().filter(is_sampled);
             let (model, ws) = (&self.model, &mut self.ws);
             model.logits(ws, from, &self.index, |_, logits| {
-                if let Some(asked) = sampled.next()
+                if let Some(request) = sampled.next()
                     && let Some(Draw::Sample {
                         sampling,
                         context,
                         key,
                         step,
-                    }) = ask(asked.feed).next
+                    }) = ask(request.feed).next
                 {
-                    answers[asked.feed].next = Some(sampling.pick(logits, context, key, step));
+                    answers[request.feed].next = Some(sampling.pick(logits, context, key, step));
                 }
                 Ok(())
             })?;
         }
         self.index.clear();
-        self.index.extend(asked.iter().filter(is_scored).map(&row));
+        self.index
+            .extend(requests.iter().filter(is_scored).map(&row));
         if !self.index.is_empty() {
-            let target = |a: &Asked| match a.what {
-                What::Score(token) => Some(token),
-                What::Next => None,
+            let target = |a: &RowRequest| match a.kind {
+                RequestKind::Score(token) => Some(token),
+                RequestKind::Next => None,
             };
-            let targets: Vec<u32> = asked.iter().filter_map(target).collect();
+            let targets: Vec<u32> = requests.iter().filter_map(target).collect();
             let scores = self
                 .model
                 .score(&mut self.ws, from, &self.index, &targets)?;
-            for (asked, score) in asked.iter().filter(is_scored).zip(scores) {
-                answers[asked.feed].scores.push(score);
+            for (request, score) in requests.iter().filter(is_scored).zip(scores) {
+                answers[request.feed].scores.push(score);
             }
         }
         Ok(())
@@ -598,18 +603,18 @@ fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
 }
 
 /// Records what the rows of a feed are asked, in the order of the rows.
-fn note(asked: &mut Vec<Asked>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
+fn record(requests: &mut Vec<RowRequest>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
     let scored = rows.end - ask.score.len()..rows.end;
-    asked.extend(scored.zip(ask.score).map(|(row, &token)| Asked {
+    requests.extend(scored.zip(ask.score).map(|(row, &token)| RowRequest {
         row,
         feed,
-        what: What::Score(token),
+        kind: RequestKind::Score(token),
     }));
     if ask.next.is_some() {
-        asked.push(Asked {
+        requests.push(RowRequest {
             row: rows.end - 1,
             feed,
-            what: What::Next,
+            kind: RequestKind::Next,
         });
     }
 }

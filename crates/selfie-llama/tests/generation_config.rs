@@ -17,7 +17,7 @@ const NOTHING: GenerationConfig = GenerationConfig {
     top_p: None,
     min_p: None,
     repetition_penalty: None,
-    left_out: Vec::new(),
+    ignored: Vec::new(),
 };
 
 fn parse(json: Value) -> GenerationConfig {
@@ -52,7 +52,7 @@ fn fields() {
         top_p: Some(0.9),
         min_p: Some(0.05),
         repetition_penalty: Some(1.1),
-        left_out: Vec::new(),
+        ignored: Vec::new(),
     };
     assert_eq!(parse(full), expected);
     // null is not the same as missing here: it means all tokens, and a file without the field means 50.

@@ -18,7 +18,7 @@ pub(super) fn is_of(file: &Path) -> bool {
 /// The note on an adapter in a folder that also has weights.
 pub(super) fn note(dir: &Path) -> Result<Option<Note>> {
     let file = dir.join(CONFIG);
-    Ok(exists(&file)?.then_some(Note::AdapterLeftOut { file }))
+    Ok(exists(&file)?.then_some(Note::AdapterIgnored { file }))
 }
 
 /// The error for a folder that holds an adapter instead of a model; `None` if it holds no adapter.

@@ -111,7 +111,7 @@ fn an_adapter_is_named() {
         let file = dir.path().join("adapter_config.json");
         assert_eq!(
             checkpoint.notes(),
-            [Note::AdapterLeftOut { file: file.clone() }]
+            [Note::AdapterIgnored { file: file.clone() }]
         );
         let text = checkpoint.notes()[0].to_string();
         assert!(
