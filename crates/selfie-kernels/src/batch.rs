@@ -1,4 +1,4 @@
-//! The plain data that ops take: rows of a batch, layouts, edits of rows.
+//! The plain data that ops take: rows of a batch, cache layouts, injections.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,21 +8,21 @@ use crate::{DType, KernelError, Result};
 /// The slot of a row: one of the cache's shared prefixes, or one of its branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
-    /// The row's key and value go to prefix `n`, and it sees nothing else.
+    /// The row's key and value go to prefix `n`. The row sees nothing but that prefix.
     Prefix(u32),
-    /// The row belongs to branch `n`: it sees the first positions of the prefix that the branch continues, then the
-    /// branch's own.
+    /// The row belongs to branch `n`. It sees the first positions of the prefix that the branch continues, then the
+    /// branch's own positions.
     Branch(u32),
 }
 
 /// One row of a flat batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchRow {
-    /// The token id that is embedded, when the batch starts from tokens.
+    /// The token id to embed, if the batch starts from tokens.
     pub token: u32,
-    /// Where its key and value go.
+    /// Where the row's key and value go.
     pub slot: Slot,
-    /// Its position in the sequence, counted from 0 through shared and own positions.
+    /// The row's position in the sequence, counted from 0 through shared and own positions.
     pub position: u32,
 }
 
@@ -54,17 +54,16 @@ impl AttnShape {
     }
 }
 
-/// What a row of queries does with the keys that it may see:
-/// `softmax(cap(scale * q · k)) v` over the last `window` of them.
+/// How a row of queries attends to the keys it may see: `softmax(cap(scale * q · k)) v` over the last `window` of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attend {
     /// The heads.
     pub shape: AttnShape,
-    /// The factor of a dot product.
+    /// The factor applied to a dot product.
     pub scale: f32,
-    /// How many positions a row sees, its own included; all before it where there is none.
+    /// How many positions a row sees, itself included. `None` means all positions up to its own.
     pub window: Option<usize>,
-    /// `cap(x) = softcap * tanh(x / softcap)`, before anything is masked (Gemma 2, arXiv 2408.00118, section 2).
+    /// `cap(x) = softcap * tanh(x / softcap)`, applied before the mask (Gemma 2, arXiv 2408.00118, section 2).
     pub softcap: Option<f32>,
 }
 
@@ -91,11 +90,12 @@ impl Attend {
 pub enum Activation {
     /// `x / (1 + e^-x)`: SwiGLU.
     Silu,
-    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`: GeGLU with the approximation of arXiv 1606.08415, section 2.
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`: GeGLU with the approximation of arXiv 1606.08415,
+    /// section 2.
     GeluTanh,
 }
 
-/// What is done to the products with the head before they are logits: `softcap * tanh(scale * x / softcap)`.
+/// How products with the head become logits: `softcap * tanh(scale * x / softcap)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogitMap {
     /// The factor.
@@ -105,13 +105,13 @@ pub struct LogitMap {
 }
 
 impl LogitMap {
-    /// Products as they are.
+    /// Logits are the products unchanged.
     pub const PLAIN: LogitMap = LogitMap {
         scale: 1.0,
         softcap: None,
     };
 
-    /// A logit from a product. What is not finite stays so: a cap is not to hide it.
+    /// Maps a product to a logit. A value that is not finite stays so: a cap must not hide it.
     pub fn apply(&self, x: f32) -> f32 {
         let x = x * self.scale;
         match self.softcap {
@@ -121,7 +121,7 @@ impl LogitMap {
     }
 }
 
-/// Neighbouring parts of each row, as wide as each other: the heads of queries, say.
+/// Adjacent parts of each row, all of one width, such as the heads of the queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// The first column of the first part.
@@ -145,24 +145,24 @@ pub struct KvLayout {
     pub own: Vec<usize>,
     /// Number of slots.
     pub slots: usize,
-    /// The type that keys and values are kept in; [`Backend::kv_dtype`](crate::Backend::kv_dtype) has one that fits the
-    /// weights. On the CPU f32, which is exact, or bf16, which takes half the memory; on a GPU the type of the
-    /// operand that [`attend`](crate::Backend::attend) writes.
+    /// The dtype of keys and values. [`Backend::kv_dtype`](crate::Backend::kv_dtype) gives the one that suits the
+    /// weights. On the CPU it is f32, which is exact, or bf16, which takes half the memory. On a GPU it is the dtype of
+    /// the operand that [`attend`](crate::Backend::attend) writes.
     pub dtype: DType,
 }
 
-/// What a vector `v` does to the row `h` that it is written to, with the strength `s` of its [`Injection`].
+/// What a vector `v`, written with the strength `s` of its [`Injection`], does to the row `h`.
 ///
-/// All modes are `h' = a * v + b * h`, and [`form`](InjectMode::form) says what `a` and `b` are: what writes rows reads
-/// that, so that a new mode is an entry there. `|x|` is the Euclidean length, and `|v|` counts as 1e-12 at least.
+/// Every mode is `h' = a * v + b * h`, and [`form`](InjectMode::form) gives `a` and `b`. Backends read only that form,
+/// so a new mode is one more entry there. `|x|` is the Euclidean length; `|v|` counts as at least 1e-12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InjectMode {
     /// `s * v + (1 - s) * h` (SelfIE, arXiv 2403.10949, section 3).
     Replace,
     /// `h + s * v`.
     Add,
-    /// `h + s * |h| * v / |v|`: Activation Oracles (<https://github.com/adamkarvonen/activation_oracles>). `|h|` is that
-    /// of the row as it was.
+    /// `h + s * |h| * v / |v|`: Activation Oracles (<https://github.com/adamkarvonen/activation_oracles>). `|h|` is the
+    /// length of the row before the write.
     AddMatched,
     /// `s * v / |v|`: natural-language autoencoders (<https://github.com/kitft/natural_language_autoencoders>).
     ReplaceNorm,
@@ -194,7 +194,7 @@ impl InjectMode {
         self.entry().0
     }
 
-    /// The factors of vector and row.
+    /// The factors of the vector and the row.
     pub const fn form(self) -> InjectForm {
         self.entry().1
     }
@@ -263,15 +263,15 @@ impl Keep {
     }
 }
 
-/// The least length that a vector is divided by.
+/// The least length to divide a vector by.
 pub(crate) const LEAST_LENGTH: f32 = 1e-12;
 
 /// One write of a vector into a row of the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Injection {
-    /// The row that is written.
+    /// The row of the residual stream to write.
     pub row: usize,
-    /// The row of the vectors that is read.
+    /// The row of the vectors to read.
     pub vector: usize,
     /// How the two combine.
     pub mode: InjectMode,
@@ -313,7 +313,7 @@ pub(crate) struct AdamRate {
     /// `1 - beta1`
     pub(crate) new1: f32,
     pub(crate) beta2: f32,
-    /// `1 - beta2`; in f32 the difference would lose its last digits.
+    /// `1 - beta2`, from f64: in f32 the difference would lose its last digits.
     pub(crate) new2: f32,
     /// `lr / (1 - beta1^t)`
     pub(crate) lr: f32,
@@ -346,7 +346,7 @@ impl AdamRate {
 /// The most likely token of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
-    /// Its id; the lowest one of a tie. Without meaning where `logprob` is NaN, but one of the vocabulary.
+    /// Its id; the lowest one if several tie. If `logprob` is NaN the id is meaningless, but still in the vocabulary.
     pub token: u32,
     /// Its natural log-probability; NaN exactly when a logit of the row is not finite.
     pub logprob: f32,
@@ -355,7 +355,7 @@ pub struct Best {
 /// A device's memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// All there is.
+    /// All of it.
     pub total: u64,
     /// What can be allocated now.
     pub available: u64,

@@ -1,9 +1,9 @@
-//! What ops check alike on every device.
+//! Checks that ops share on every device.
 
 use crate::error::{check_index, check_shape};
 use crate::{AttnShape, BatchRow, Injection, KvLayout, Parts, Result, Slot};
 
-/// Whether queries, keys and values of `rows` rows fit a cache.
+/// Checks that queries, keys and values of `rows` rows fit a cache.
 pub(crate) fn check_qkv(
     op: &'static str,
     shape: &AttnShape,
@@ -17,7 +17,7 @@ pub(crate) fn check_qkv(
     check_shape(op, "head_dim of the cache", layout.head_dim, shape.head_dim)
 }
 
-/// Whether a table of rotations (`[table_rows, table_width]`) has the positions of all rows.
+/// Checks that a table of rotations (`[table_rows, table_width]`) has the positions of all rows.
 pub(crate) fn check_rope(
     op: &'static str,
     shape: &AttnShape,
@@ -43,7 +43,7 @@ pub(crate) fn check_rope(
     Ok(())
 }
 
-/// Whether parts lie in rows of `width`, and a weight fits them.
+/// Checks that the parts lie in rows of `width` and that the weight fits them.
 pub(crate) fn check_parts(parts: Parts, weight: usize, width: usize) -> Result<()> {
     const OP: &str = "rms_norm_parts";
     check_shape(OP, "length of the weight", parts.width, weight)?;
@@ -52,13 +52,13 @@ pub(crate) fn check_parts(parts: Parts, weight: usize, width: usize) -> Result<(
     check_index(OP, "end of the parts", end.unwrap_or(usize::MAX), width + 1)
 }
 
-/// Whether the query heads share the key heads evenly.
+/// Checks that the query heads divide evenly among the key heads.
 pub(crate) fn check_groups(op: &'static str, shape: &AttnShape) -> Result<()> {
     let grouped = shape.heads / shape.kv_heads.max(1) * shape.kv_heads;
     check_shape(op, "query heads", grouped, shape.heads)
 }
 
-/// Whether a slot can continue these positions of a prefix.
+/// Checks that a slot can continue these positions of a prefix.
 pub(crate) fn check_share(
     layout: &KvLayout,
     slot: usize,
@@ -68,7 +68,7 @@ pub(crate) fn check_share(
     const OP: &str = "kv_share";
     check_index(OP, "slot", slot, layout.slots)?;
     check_shape(OP, "number of layers", layout.own.len(), shared.len())?;
-    // A slot that sees nothing continues nothing.
+    // A slot that sees nothing continues no prefix.
     if shared.iter().all(|&n| n == 0) {
         return Ok(());
     }
@@ -80,7 +80,7 @@ pub(crate) fn check_share(
     Ok(())
 }
 
-/// Whether a row's slot and position exist at `layer`, where a slot sees `seen(slot)` shared positions.
+/// Checks that a row's slot and position exist at `layer`. A slot sees `seen(slot)` shared positions.
 pub(crate) fn check_row(
     op: &'static str,
     layout: &KvLayout,
@@ -100,14 +100,14 @@ pub(crate) fn check_row(
             check_index(op, "slot", slot as usize, layout.slots)?;
             let shared = seen(slot as usize);
             let end = shared + layout.own[layer];
-            // A position below the shared length would be written in nobody's place.
+            // A position below the shared length has no place in the branch.
             check_index(op, "shared positions", shared, position + 1)?;
             check_index(op, "position", position, end)
         }
     }
 }
 
-/// Whether the first `positions` of slot `from` can be copied, of which it has stored `stored(layer)`.
+/// Checks that the first `positions` of slot `from` can be copied; it has stored `stored(layer)`.
 pub(crate) fn check_copy(
     layout: &KvLayout,
     from: usize,
@@ -124,7 +124,7 @@ pub(crate) fn check_copy(
     Ok(())
 }
 
-/// Whether vectors (`[n, width]`) can be written into rows (`[n, width]`).
+/// Checks that vectors (`[n, width]`) can be written into rows (`[n, width]`).
 pub(crate) fn check_injections(
     writes: &[Injection],
     (vectors, vector_width): (usize, usize),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-/// The element type of a weight matrix, as a checkpoint stores it or as it was converted to.
+/// The element type of a weight matrix, as stored in a checkpoint or after conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE 754 binary32.
@@ -24,7 +24,7 @@ impl DType {
         }
     }
 
-    /// Little-endian values of this type as f32, exactly; bytes past the last whole value are left out.
+    /// Reads little-endian values of this type as f32, exactly. Bytes past the last whole value are ignored.
     pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         let pairs = || bytes.as_chunks::<2>().0.iter();
         match self {
@@ -37,7 +37,7 @@ impl DType {
         }
     }
 
-    /// f32 values in this type, little-endian: rounded to nearest, ties to even.
+    /// Writes f32 values in this type, little-endian, rounded to nearest, ties to even.
     pub fn to_bytes(self, values: &[f32]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(values.len() * self.size());
         for &x in values {

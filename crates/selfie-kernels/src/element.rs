@@ -1,4 +1,4 @@
-//! The numbers that weights are stored as.
+//! The number types of stored weights.
 
 use half::{bf16, f16};
 
@@ -14,7 +14,7 @@ pub(crate) trait Element: bytemuck::Pod {
     fn from_f32(x: f32) -> Self;
     fn finite(self) -> bool;
 
-    /// `value` in this type: the same bits where the types agree.
+    /// Converts `value` to this type; the bits stay the same if the types agree.
     #[inline(always)]
     fn convert<S: Element>(value: S) -> Self {
         if S::DTYPE == Self::DTYPE {
@@ -112,7 +112,7 @@ impl Element for f16 {
     }
 }
 
-/// Names the first value that broke.
+/// The error that names the first value that is not finite.
 #[cold]
 pub(crate) fn not_finite<S: Element, D: Element>(
     block: &[u8],

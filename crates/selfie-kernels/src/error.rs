@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::io;
 
@@ -8,14 +8,14 @@ use crate::DType;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// An operand's shape does not fit the others of the same call.
+    /// An operand's shape does not fit the other operands of the call.
     #[error("{op}: {what} is {found}, expected {expected}")]
     Shape {
         /// The op that was called.
         op: &'static str,
         /// The dimension that is wrong.
         what: &'static str,
-        /// What the other operands ask for.
+        /// What the other operands require.
         expected: usize,
         /// What was given.
         found: usize,
@@ -29,22 +29,22 @@ pub enum KernelError {
         what: &'static str,
         /// The index that was given.
         index: usize,
-        /// The number of things there are.
+        /// The length of the range.
         len: usize,
     },
-    /// A buffer does not fit the memory that is free.
+    /// A buffer does not fit the free memory.
     #[error("{what} needs {bytes} bytes, but only {available} are available on {device}")]
     OutOfMemory {
         /// What was to be allocated.
         what: &'static str,
         /// Its size.
         bytes: u64,
-        /// Free bytes when it was asked for.
+        /// Free bytes at the time of the request.
         available: u64,
         /// The device's name.
         device: String,
     },
-    /// A weight is NaN or infinite, or became so in a conversion.
+    /// A weight is NaN or infinite, or became so when it was converted.
     #[error("value {value} at row {row}, column {column} is not a finite {dtype}")]
     NotFinite {
         /// Row of the matrix.
@@ -53,26 +53,26 @@ pub enum KernelError {
         column: usize,
         /// The value, as f32.
         value: f32,
-        /// The element type that was asked for.
+        /// The element type that was requested.
         dtype: DType,
     },
-    /// The source of a weight could not be read.
+    /// A weight's source could not be read.
     #[error("cannot read weight: {0}")]
     Read(#[from] io::Error),
-    /// An instruction-set path was forced that this CPU does not have, or that does not exist.
+    /// The forced instruction-set path does not exist, or this CPU lacks it.
     #[error("CPU path `{path}` cannot be used: {reason}; this machine has {available}")]
     Path {
         /// The path's name.
         path: String,
-        /// Why it is refused.
+        /// Why it was refused.
         reason: &'static str,
-        /// The names of the paths that can be used.
+        /// The names of the usable paths.
         available: String,
     },
     /// The thread pool could not be started.
     #[error("cannot start {threads} threads: {source}")]
     Threads {
-        /// How many were asked for.
+        /// The number of threads requested.
         threads: usize,
         /// The operating system's reason.
         source: rayon::ThreadPoolBuildError,
@@ -80,20 +80,20 @@ pub enum KernelError {
     /// The operating system does not say how much memory there is.
     #[error("cannot read the size of the machine's memory: {0}")]
     Memory(sysinfo::Error),
-    /// A GPU was asked for on a machine without its driver.
+    /// A GPU was requested on a machine without a CUDA driver.
     #[error(
         "there is no CUDA driver on this machine (libcuda.so.1 was not found): \
          install NVIDIA's driver, for CUDA 12.0 or later, or use the CPU"
     )]
     NoCudaDriver,
-    /// A GPU was asked for that the driver does not see.
+    /// A GPU was requested that the driver does not see.
     #[error(
-        "there is no device cuda:{ordinal}: the number of devices that the CUDA driver sees is {devices}"
+        "there is no device cuda:{ordinal}: the CUDA driver sees {devices} device(s), counted from 0"
     )]
     NoCudaDevice {
-        /// The number that was asked for, from 0.
+        /// The number requested, from 0.
         ordinal: usize,
-        /// How many devices there are.
+        /// The number of devices.
         devices: usize,
     },
     /// The CUDA driver is too old to assemble the kernels.
@@ -102,12 +102,12 @@ pub enum KernelError {
          update NVIDIA's driver, or use the CPU"
     )]
     OldCudaDriver {
-        /// The major version of CUDA that it is for.
+        /// The major version of CUDA that the driver supports.
         major: i32,
         /// The minor version.
         minor: i32,
     },
-    /// The GPU is older than the instructions of the kernels.
+    /// The GPU is too old for the instructions of the kernels.
     #[error(
         "{device} has compute capability {major}.{minor}, and the kernels need 8.0 (Ampere) or later: \
          use another GPU, or the CPU"
@@ -120,39 +120,39 @@ pub enum KernelError {
         /// The minor one.
         minor: i32,
     },
-    /// The library of matrix products is missing.
+    /// The library for matrix products is missing.
     #[error(
         "cuBLASLt was not found (libcublasLt.so.13 or .12): install the CUDA toolkit or the Python package \
          nvidia-cublas, and put the folder of that file into LD_LIBRARY_PATH; or use the CPU"
     )]
     NoCublasLt,
-    /// The device's driver refused something, or work that it was given before went wrong.
+    /// The device's driver refused a request, or earlier work failed.
     #[error("{device}: {doing}: {reason}")]
     Device {
         /// The device's name.
         device: String,
-        /// What was asked for.
+        /// What was being done.
         doing: String,
-        /// What the driver says.
+        /// What the driver reports.
         reason: String,
     },
-    /// The device wrote fewer rows than injections named.
+    /// The device wrote fewer rows than the injections named.
     #[error("inject: {written} of {asked} rows were written")]
     MissedInjection {
-        /// Rows that were to be written since the last check of the tally.
+        /// Rows that should have been written since the last check of the tally.
         asked: u64,
-        /// Rows that were.
+        /// Rows that were written.
         written: u64,
     },
-    /// There is no injection mode of this name.
-    #[error("there is no injection mode `{name}`; there are {names}")]
+    /// No injection mode has this name.
+    #[error("there is no injection mode `{name}`; use one of {names}")]
     Mode {
-        /// The name that was given.
+        /// The name given.
         name: String,
-        /// The names that there are.
+        /// The names of all modes.
         names: String,
     },
-    /// A request that no implementation can serve.
+    /// A request that this implementation cannot serve.
     #[error("{op}: {reason}")]
     Unsupported {
         /// The op that was called.
@@ -162,10 +162,10 @@ pub enum KernelError {
     },
 }
 
-/// A result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;
 
-/// `Ok` when the two agree, else a [`KernelError::Shape`].
+/// `Ok` if the two are equal, otherwise a [`KernelError::Shape`].
 pub(crate) fn check_shape(
     op: &'static str,
     what: &'static str,
@@ -183,7 +183,7 @@ pub(crate) fn check_shape(
     })
 }
 
-/// `Ok` when `index < len`, else a [`KernelError::OutOfRange`].
+/// `Ok` if `index < len`, otherwise a [`KernelError::OutOfRange`].
 pub(crate) fn check_index(
     op: &'static str,
     what: &'static str,

@@ -1,4 +1,4 @@
-//! How the values of a weight matrix are stored: one by one, or in ggml's blocks.
+//! Storage formats of weight matrices: plain values, or ggml's blocks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,14 +10,14 @@ use crate::DType;
 /// How the values of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// One by one.
+    /// As plain values.
     Plain(DType),
     /// Quantized, in blocks.
     Blocks(BlockFormat),
 }
 
 impl Format {
-    /// Bytes of a row of `columns` values. The last block of a row may hang over its end.
+    /// Bytes of a row of `columns` values. The last block may extend past the end of the row.
     pub const fn row_bytes(self, columns: usize) -> usize {
         match self {
             Format::Plain(dtype) => columns * dtype.size(),
@@ -47,8 +47,8 @@ impl fmt::Display for Format {
     }
 }
 
-/// A block format of ggml (`block_q8_0` and so on in `ggml-common.h`). A value is `d * q`, or `d * q + m` with a scale `d`
-/// and, in some formats, a minimum `m` that a few neighbours in a row share.
+/// A block format of ggml (`block_q8_0` and so on in `ggml-common.h`). A value is `d * q` or `d * q + m`: a few
+/// neighbours in a row share the scale `d` and, in some formats, the minimum `m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlockFormat {
     /// 32 values of 8 bits and a scale.
@@ -61,16 +61,16 @@ pub enum BlockFormat {
     Q5_0,
     /// 32 values of 5 bits, a scale and a minimum.
     Q5_1,
-    /// 256 values of 4 bits; each 32 have a scale and a minimum of 6 bits.
+    /// 256 values of 4 bits; every 32 have a scale and a minimum of 6 bits.
     Q4K,
-    /// 256 values of 5 bits; each 32 have a scale and a minimum of 6 bits.
+    /// 256 values of 5 bits; every 32 have a scale and a minimum of 6 bits.
     Q5K,
-    /// 256 values of 6 bits; each 16 have a scale of 8 bits.
+    /// 256 values of 6 bits; every 16 have a scale of 8 bits.
     Q6K,
 }
 
 impl BlockFormat {
-    /// All of them.
+    /// All block formats.
     pub const ALL: [BlockFormat; 8] = [
         BlockFormat::Q8_0,
         BlockFormat::Q4_0,
@@ -82,7 +82,7 @@ impl BlockFormat {
         BlockFormat::Q6K,
     ];
 
-    /// ggml's name in lower case, which [`FromStr`] takes in either.
+    /// ggml's name in lower case. [`FromStr`] accepts either case.
     pub const fn name(self) -> &'static str {
         match self {
             BlockFormat::Q8_0 => "q8_0",
@@ -96,7 +96,7 @@ impl BlockFormat {
         }
     }
 
-    /// Values of a block.
+    /// Values in a block.
     pub const fn values(self) -> usize {
         match self.layout().scales {
             Scales::Scale | Scales::ScaleMin => 32,
@@ -117,8 +117,8 @@ impl BlockFormat {
             }
     }
 
-    /// Appends the values of whole blocks, with the bits of ggml's `dequantize_row_*`; bytes past the last whole block are
-    /// left out.
+    /// Appends the values of whole blocks, bit for bit as ggml's `dequantize_row_*` computes them. Bytes past the last
+    /// whole block are ignored.
     pub fn dequantize(self, blocks: &[u8], values: &mut Vec<f32>) {
         for block in blocks.chunks_exact(self.bytes()) {
             let block = Block::read(self, block);
@@ -171,13 +171,13 @@ impl FromStr for BlockFormat {
     }
 }
 
-/// Most values of a block.
+/// The most values of any block.
 pub(crate) const MAX_VALUES: usize = 256;
 
-/// What a block is made of: `d * (code - offset)`, or `d * code + m`.
+/// The structure of a block: its values are `d * (code - offset)` or `d * code + m`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// Bits of a code, which is not negative.
+    /// Bits of a code; codes are not negative.
     pub(crate) bits: usize,
     pub(crate) offset: i16,
     pub(crate) scales: Scales,
@@ -200,13 +200,13 @@ pub(crate) enum Scales {
     Scale,
     /// An f16 scale and an f16 minimum.
     ScaleMin,
-    /// Two f16 that are multiplied with a scale and a (subtracted) minimum of 6 bits for each 32 values.
+    /// Two f16, each times a 6-bit number for each 32 values: a scale and a minimum, which is subtracted.
     SubScaleMin,
-    /// An f16 that is multiplied with a signed scale of 8 bits for each 16 values.
+    /// An f16 times a signed 8-bit scale for each 16 values.
     SubScale,
 }
 
-/// What 32 values of a block are multiplied by, each half of them, and what is added then.
+/// The factor of each half of 32 values of a block, and the addend of all 32.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
     pub(crate) scales: [f32; 2],
@@ -216,13 +216,13 @@ pub(crate) struct Weights {
 /// A block, unpacked.
 pub(crate) struct Block {
     pub(crate) layout: Layout,
-    /// As many as the block has values.
+    /// One code per value of the block; the rest is unused.
     pub(crate) codes: [u8; MAX_VALUES],
     /// The f16 scale.
     pub(crate) scale: f16,
-    /// The f16 minimum, where there is one.
+    /// The f16 minimum, if the format has one.
     pub(crate) min: f16,
-    /// The scales of each 32 values, or (signed) of each 16.
+    /// The scales of each 32 values, or, signed, of each 16.
     pub(crate) sub_scales: [u8; 16],
     /// The minima of each 32 values.
     pub(crate) sub_mins: [u8; 8],
@@ -246,7 +246,7 @@ impl Block {
         let codes = &mut block.codes[..format.values()];
         match format {
             BlockFormat::Q8_0 => {
-                // Signed bytes, of which 128 more is not negative.
+                // Signed bytes; adding 128 makes them non-negative.
                 let bytes = codes.iter_mut().zip(&bytes[2..]);
                 bytes.for_each(|(code, &byte)| *code = byte ^ 0x80);
             }
@@ -297,7 +297,7 @@ impl Block {
         block
     }
 
-    /// Of the values from `32 * part` on.
+    /// The factors of the values from `32 * part` on.
     pub(crate) fn weights(&self, part: usize) -> Weights {
         let (scale, min) = (self.scale.to_f32(), self.min.to_f32());
         match self.layout.scales {
@@ -324,7 +324,7 @@ impl Block {
     }
 }
 
-/// The low halves of all bytes, then the high ones.
+/// The low four bits of all bytes, then the high four bits.
 fn nibbles(bytes: &[u8], codes: &mut [u8]) {
     let (low, high) = codes.split_at_mut(bytes.len().min(codes.len() / 2));
     for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {

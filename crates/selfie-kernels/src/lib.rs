@@ -2,7 +2,8 @@
 //!
 //! # Attention, op by op
 //!
-//! A prompt that two texts share, and one more token of each. [`Backend`] says when each op must be called.
+//! Attention over a prompt that two texts share, and one more token of each. [`Backend`] says in which order to call
+//! the ops.
 //!
 //! ```
 //! use selfie_kernels::{
@@ -15,7 +16,7 @@
 //!     kv_heads: 1,
 //!     head_dim: 2,
 //! };
-//! // One layer: a prefix of three positions, and two of each of two slots.
+//! // One layer: a prefix of three positions, and two slots with two positions each.
 //! let mut kv = cpu.kv(&KvLayout {
 //!     kv_heads: shape.kv_heads,
 //!     head_dim: shape.head_dim,
@@ -28,7 +29,7 @@
 //! cpu.kv_share(&mut kv, 0, 0, &[3])?;
 //! cpu.kv_share(&mut kv, 1, 0, &[3])?;
 //!
-//! // Where the rows of this pass are: the prompt, then position 3 of each slot.
+//! // The position of each row in this pass: the prompt, then position 3 of each slot.
 //! let row = |slot, position| BatchRow {
 //!     token: 0,
 //!     slot,
@@ -39,7 +40,7 @@
 //! let mut batch = cpu.batch(rows.len())?;
 //! cpu.load_batch(&rows, &mut batch)?;
 //!
-//! // Query, key and value of each row; with queries of 0 each position weighs the same.
+//! // The query, key and value of each row. With queries of 0, all positions weigh the same.
 //! let values = [1.0, 2.0, 3.0, 6.0, 10.0];
 //! let qkv_values: Vec<f32> = values.iter().flat_map(|&v| [0.0, 0.0, 1.0, 1.0, v, -v]).collect();
 //! let mut qkv = cpu.rows(rows.len(), shape.qkv_dim())?;
@@ -59,9 +60,9 @@
 //!
 //! # Where things are
 //!
-//! [`Backend`] lists the ops; [`Cpu`] implements them, and so does [`gpu::Gpu`] on any [`gpu::Driver`];
-//! [`reference`](mod@reference) says in a few lines of naive code what each computes. Model code is generic over the
-//! backend and knows neither instruction sets nor devices.
+//! [`Backend`] lists the ops. [`Cpu`] implements them, and so does [`gpu::Gpu`] for any [`gpu::Driver`].
+//! [`reference`](mod@reference) shows what each op computes, in a few lines of naive code. Model code is generic over
+//! the backend and knows neither instruction sets nor devices.
 
 mod backend;
 mod batch;

@@ -1,15 +1,15 @@
-//! Blocks made of f32 values, by ggml's rules: `quantize_row_*_ref` of `ggml-quants.c`.
+//! Quantizes f32 values into blocks, by ggml's rules: `quantize_row_*_ref` of `ggml-quants.c`.
 //!
-//! Q8_0 and the other blocks of 32 round to a scale (and a minimum) that their extremes give. Q4_K, Q5_K and Q6_K search:
-//! for each sub-block some twenty scales around that one are tried, each with the least squares fit of scale and minimum to
-//! its codes, and the one of the least weighted error is taken.
+//! Q8_0 and the other blocks of 32 take their scale (and minimum) from the extremes of the block. Q4_K, Q5_K and Q6_K
+//! search: for each sub-block they try some twenty scales around that one, fit scale and minimum to the codes of each
+//! by least squares, and keep the one with the least weighted error.
 
 use half::f16;
 
 use crate::BlockFormat;
 
-/// Appends the blocks of a row of values. The last block is filled with zeros where the row does not fill it. Values have
-/// to be finite; those of a block whose scale is beyond f16 come out as blocks that are not, which a matrix refuses.
+/// Appends the blocks of a row of values; zeros fill the last block. The values must be finite. If a block's scale
+/// exceeds f16, the block comes out not finite, and a matrix refuses it.
 pub fn quantize(format: BlockFormat, row: &[f32], blocks: &mut Vec<u8>) {
     let (whole, rest) = row.split_at(row.len() / format.values() * format.values());
     for values in whole.chunks_exact(format.values()) {
@@ -39,17 +39,17 @@ fn half(x: f32) -> [u8; 2] {
     f16::from_f32(x).to_le_bytes()
 }
 
-/// `1 / x`, and 0 of 0.
+/// `1 / x`, or 0 if `x` is 0.
 fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
-/// `x / y`, and 0 where `y` is 0: whatever the code, it then stands for 0.
+/// `x / y`, or 0 if `y` is 0: every code then stands for 0.
 fn quotient(x: f32, y: f32) -> f32 {
     if y == 0.0 { 0.0 } else { x / y }
 }
 
-/// The value of the largest magnitude, with its sign.
+/// The value with the largest magnitude, with its sign.
 fn extreme(x: &[f32]) -> f32 {
     let larger = |best: f32, &x: &f32| if x.abs() > best.abs() { x } else { best };
     x.iter().fold(0.0, larger)
@@ -62,7 +62,7 @@ fn q8_0(x: &[f32], out: &mut Vec<u8>) {
     out.extend(x.iter().map(|x| (x * inverse).round() as i8 as u8));
 }
 
-/// Q4_0 and Q5_0: codes of `0..2 * OFFSET`, of which the extreme is 0.
+/// Q4_0 and Q5_0: codes of `0..2 * OFFSET`; the extreme gets code 0.
 fn scaled<const OFFSET: u8>(x: &[f32], out: &mut Vec<u8>) {
     let scale = extreme(x) / -f32::from(OFFSET);
     let middle = f32::from(OFFSET) + 0.5;
@@ -86,7 +86,7 @@ fn shifted<const MOST: u8>(x: &[f32], out: &mut Vec<u8>) {
     pack_32(&codes, MOST == 31, out);
 }
 
-/// A block's codes of 4 bits, or of 5: first the fifth bits.
+/// A block's codes of 4 or 5 bits. The fifth bits come first.
 fn pack_32(codes: &[u8], five: bool, out: &mut Vec<u8>) {
     if five {
         for codes in codes.chunks_exact(8) {
@@ -129,7 +129,7 @@ fn k_shifted<const MOST: u8>(x: &[f32], out: &mut Vec<u8>) {
         packed[at + 8] = (scales[at + 4] & 0xf) | (mins[at + 4] & 0xf) << 4;
     }
     out.extend(packed);
-    // The codes, of the scales as they are stored.
+    // The codes, computed from the scales as they are stored.
     let (scale, min) = (f16::from_f32(scale).to_f32(), f16::from_f32(min).to_f32());
     let mut codes = [0u8; 256];
     for (part, (codes, x)) in codes
@@ -160,8 +160,8 @@ struct Fit {
     min: f32,
 }
 
-/// `make_qkx2_quants`: scale and minimum (not negative) of codes `0..=most`, errors weighted by a value's magnitude and the
-/// block's mean.
+/// `make_qkx2_quants`: scale and minimum (not negative) for codes `0..=most`. The error of a value is weighted by its
+/// magnitude plus the block's root mean square.
 fn fit_shifted(x: &[f32], most: u8) -> Fit {
     let mean = (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
     let weight = |x: f32| mean + x.abs();
@@ -173,7 +173,7 @@ fn fit_shifted(x: &[f32], most: u8) -> Fit {
             min: -low,
         };
     }
-    // A scale of which `high - low` is so many codes, and the codes.
+    // The inverse of the scale at which `high - low` spans this many codes.
     let inverse = |codes: f32, low: f32| codes / (high - low);
     let code = |x: f32, inverse: f32, low: f32| {
         let code = ((x - low) * inverse).round_ties_even();
@@ -193,7 +193,7 @@ fn fit_shifted(x: &[f32], most: u8) -> Fit {
     let sum_w: f32 = x.iter().map(|&x| weight(x)).sum();
     let sum_x: f32 = x.iter().map(|&x| weight(x) * x).sum();
     for step in 0..=steps {
-        // As ggml does, from the best minimum so far.
+        // Like ggml, start from the best minimum so far.
         let low = -best.min;
         let inverse = inverse(first + 0.1 * step as f32 + f32::from(most), low);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (0.0, 0.0, 0.0);
@@ -265,7 +265,7 @@ fn q6_k(x: &[f32], out: &mut Vec<u8>) {
 /// Below this a block is 0: ggml's `GROUP_MAX_EPS`.
 const TINY: f32 = 1e-15;
 
-/// `make_qx_quants`: the scale of codes `-32..32`, errors weighted by a value's square.
+/// `make_qx_quants`: the scale for codes `-32..32`. The error of a value is weighted by its square.
 fn fit_scaled(x: &[f32]) -> f32 {
     let largest = extreme(x);
     if largest.abs() < TINY {

@@ -1,8 +1,8 @@
-//! What each op of [`Backend`](crate::Backend) computes, in code that is meant to be read.
+//! Defines what each op of [`Backend`](crate::Backend) computes, in code that is meant to be read.
 //!
-//! Plain loops over row-major slices, for tests of a backend and for readers. Sums run in f64 and are
-//! rounded to f32 once, so that what a test measures is the rounding of the backend. In the shapes `n` is the
-//! number of rows; it follows from the lengths of the slices.
+//! Plain loops over row-major slices, for tests of a backend and for readers. Sums run in f64 and are rounded to f32
+//! once, so a test measures only the rounding of the backend. In the shapes, `n` is the number of rows; it follows from
+//! the lengths of the slices.
 
 use std::io;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::{
     Parts, quantize,
 };
 
-/// What a weight of `dtype` holds when `x` is stored in it: `x` rounded to nearest, ties to even.
+/// The value of a weight of `dtype` that stores `x`: `x` rounded to nearest, ties to even.
 pub fn round(dtype: DType, x: f32) -> f32 {
     match dtype {
         DType::F32 => x,
@@ -24,8 +24,7 @@ pub fn round(dtype: DType, x: f32) -> f32 {
     }
 }
 
-/// What a GEMM with weights of `weights` reads for the activation `x`: bf16 weights take bf16, f32 and
-/// f16 weights take f32.
+/// The activation that a GEMM reads for `x`: rounded to bf16 for bf16 weights, f32 for f32 and f16 weights.
 pub fn operand(weights: DType, x: f32) -> f32 {
     match weights {
         DType::Bf16 => round(DType::Bf16, x),
@@ -33,8 +32,8 @@ pub fn operand(weights: DType, x: f32) -> f32 {
     }
 }
 
-/// What a product with weights in blocks reads for a row of activations: each 32 values are rounded to multiples of a 127th
-/// of the largest magnitude among them, to nearest, ties to even. All are NaN where one is not finite, and 0 where the
+/// The activations that a product with weights in blocks reads for `row`. Each 32 values are rounded to multiples of
+/// 1/127 of their largest magnitude, to nearest, ties to even. All 32 are NaN if one is not finite, and 0 if the
 /// largest is below 2^-120.
 pub fn block_operand(row: &[f32]) -> Vec<f32> {
     let mut out = Vec::with_capacity(row.len());
@@ -77,7 +76,7 @@ impl BlockMatrix {
         }
     }
 
-    /// What the blocks stand for.
+    /// The values of the blocks.
     pub fn values(&self) -> Matrix {
         let mut values = Vec::new();
         for row in self.blocks.chunks_exact(self.row_bytes()) {
@@ -122,7 +121,7 @@ impl MatrixSource for BlockMatrix {
     }
 }
 
-/// A weight matrix in memory, `[rows, columns]`: the ops below read it, and it is a [`MatrixSource`].
+/// A weight matrix in memory, `[rows, columns]`. The ops below read it, and it is a [`MatrixSource`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     dtype: DType,
@@ -195,7 +194,8 @@ pub fn embed(table: &Matrix, tokens: &[u32], scale: f32) -> Vec<f32> {
     rows.map(|x| scale * x).collect()
 }
 
-/// `x / sqrt(mean(x^2) + eps) * weight` of each row: `[n, width]`, weight `[width]`. A row whose squares overflow f32 is NaN.
+/// `x / sqrt(mean(x^2) + eps) * weight` of each row: `[n, width]`, weight `[width]`. A row whose squares overflow f32
+/// becomes NaN.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
     let mut out = Vec::with_capacity(x.len());
@@ -236,8 +236,8 @@ pub fn linear(a: &[f32], w: &Matrix, bias: Option<&[f32]>, residual: Option<&[f3
     out
 }
 
-/// The table that [`rope_append`](crate::Backend::rope_append) reads, `[positions, head_dim]`, unscaled:
-/// at position p and i in 0..head_dim/2 the angle is `p * theta^(-2i / head_dim)`; cosines, then sines.
+/// The table that [`rope_append`](crate::Backend::rope_append) reads, `[positions, head_dim]`, unscaled. At position p,
+/// for i in 0..head_dim/2, the angle is `p * theta^(-2i / head_dim)`. Cosines come first, then sines.
 pub fn rope_table(positions: usize, head_dim: usize, theta: f64) -> Vec<f32> {
     let angle = |p: usize, i: usize| p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
     let mut table = Vec::with_capacity(positions * head_dim);
@@ -248,8 +248,8 @@ pub fn rope_table(positions: usize, head_dim: usize, theta: f64) -> Vec<f32> {
     table
 }
 
-/// Rotates the first columns of one head (`[head_dim]`), as many as a row of the table has, in place: pairs are
-/// (i, i + half of them).
+/// Rotates the first columns of one head (`[head_dim]`) in place. The length of a row of the table says how many;
+/// columns i and i + half of them form a pair.
 pub fn rope(head: &mut [f32], table: &[f32]) {
     let half = table.len() / 2;
     for i in 0..half {
@@ -260,9 +260,9 @@ pub fn rope(head: &mut [f32], table: &[f32]) {
     }
 }
 
-/// Attention of one row to what it may see: q `[heads * head_dim]`, and for each visible position a key
-/// and a value of `[kv_heads * head_dim]`; the result is `[heads * head_dim]`. Query head `h` reads
-/// key and value head `h / (heads / kv_heads)`. Causality is the caller's: it passes all positions up to the row's own.
+/// Attention of one row: q is `[heads * head_dim]`, and each visible position has a key and a value of `[kv_heads *
+/// head_dim]`. The result is `[heads * head_dim]`. Query head `h` reads key and value head `h / (heads / kv_heads)`.
+/// The caller ensures causality: it passes all positions up to the row's own.
 pub fn attend(attend: &Attend, q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f32> {
     let (shape, dim) = (&attend.shape, attend.shape.head_dim);
     let first = attend.first(keys.len().saturating_sub(1));
@@ -347,7 +347,7 @@ pub fn inject(vectors: &[f32], writes: &[Injection], rows: &mut [f32], width: us
     }
 }
 
-/// The gradient of a product's input from that of its output, `d · w`: `[n, out] x [out, in] -> [n, in]`.
+/// The gradient of a product's input, from that of its output: `d · w`, `[n, out] x [out, in] -> [n, in]`.
 pub fn linear_back(d: &[f32], w: &Matrix) -> Vec<f32> {
     let row = |d: &[f32]| {
         let mut sums = vec![0f64; w.columns()];
@@ -361,7 +361,7 @@ pub fn linear_back(d: &[f32], w: &Matrix) -> Vec<f32> {
     d.chunks_exact(w.rows()).flat_map(row).collect()
 }
 
-/// The gradient of `gate_up` (`[n, 2 ffn]`) from that of [`glu`]'s output (`[n, ffn]`).
+/// The gradient of `gate_up` (`[n, 2 ffn]`), from that of [`glu`]'s output (`[n, ffn]`).
 pub fn mlp_backward(
     activation: Activation,
     gate_up: &[f32],
@@ -387,7 +387,7 @@ pub fn mlp_backward(
     out
 }
 
-/// What a step of Adam (arXiv 1412.6980, algorithm 1) makes of one weight and its two moments.
+/// One weight and its two moments after a step of Adam (arXiv 1412.6980, algorithm 1).
 pub fn adam([w, m, v]: [f64; 3], gradient: f64, adam: &Adam) -> [f64; 3] {
     let m = adam.beta1 * m + (1.0 - adam.beta1) * gradient;
     let v = adam.beta2 * v + (1.0 - adam.beta2) * gradient * gradient;
@@ -403,8 +403,8 @@ pub fn log_softmax(logits: &[f64]) -> Vec<f32> {
     logits.iter().map(|x| (x - lse) as f32).collect()
 }
 
-/// The most likely token of each row, the lowest one of a tie: a `[n, d]`, head `[vocab, d]`. The log-probability is NaN
-/// when a product of the row with the head is not a finite f32.
+/// The most likely token of each row, the lowest id in a tie: a `[n, d]`, head `[vocab, d]`. The log-probability is NaN
+/// if a product of the row with the head is not a finite f32.
 pub fn best(a: &[f32], head: &Matrix, map: &LogitMap) -> Vec<Best> {
     let row = |a: &[f32]| {
         let logits = logits(a, head, map);
@@ -422,7 +422,7 @@ pub fn best(a: &[f32], head: &Matrix, map: &LogitMap) -> Vec<Best> {
     a.chunks_exact(head.columns()).map(row).collect()
 }
 
-/// The log-probability of `tokens[i]` at row `i`: a `[n, d]`, head `[vocab, d]`, tokens `[n]`; NaN as for [`best`].
+/// The log-probability of `tokens[i]` at row `i`: a `[n, d]`, head `[vocab, d]`, tokens `[n]`. NaN as in [`best`].
 pub fn score(a: &[f32], head: &Matrix, map: &LogitMap, tokens: &[u32]) -> Vec<f32> {
     a.chunks_exact(head.columns())
         .zip(tokens)
@@ -438,7 +438,7 @@ fn logprob(logits: &[f64], token: usize) -> f32 {
     }
 }
 
-/// One row's logits, `[vocab]`; NaN of a product that is not a finite f32.
+/// One row's logits, `[vocab]`; NaN for a product that is not a finite f32.
 fn logits(a: &[f32], head: &Matrix, map: &LogitMap) -> Vec<f64> {
     let logit = |token| {
         let product = dot(a, head.row(token));

@@ -1,4 +1,4 @@
-//! Where a matrix is read from when it is packed.
+//! The sources from which matrices are packed.
 
 use std::io;
 use std::ops::Range;
@@ -6,15 +6,15 @@ use std::ops::Range;
 use crate::error::check_shape;
 use crate::{BlockFormat, DType, Result};
 
-/// A matrix `[rows, columns]` somewhere else (a file, usually) that can be read in pieces. Of one that is in memory see
-/// [`SliceMatrix`].
+/// A matrix `[rows, columns]` stored elsewhere, usually in a file, that can be read in pieces. For a matrix in memory
+/// see [`SliceMatrix`].
 ///
 /// ```
 /// use std::ops::Range;
 ///
 /// use selfie_kernels::{DType, MatrixSource};
 ///
-/// /// `[n, n]`, with ones where row and column are the same.
+/// /// The identity matrix `[n, n]`.
 /// struct Unit(usize);
 ///
 /// impl MatrixSource for Unit {
@@ -38,16 +38,15 @@ pub trait MatrixSource: Sync {
     fn shape(&self) -> (usize, usize);
     /// The type of the stored values.
     fn dtype(&self) -> DType;
-    /// Calls `read` once with the little-endian bytes of `rows`, row after row. The result is
-    /// [`std::io::Result`]; an error comes out of [`Backend::matrix`](crate::Backend::matrix) as
-    /// [`KernelError::Read`](crate::KernelError::Read).
+    /// Calls `read` once with the little-endian bytes of `rows`, row after row.
+    /// [`Backend::matrix`](crate::Backend::matrix) reports an error as [`KernelError::Read`](crate::KernelError::Read).
     fn with_rows(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()>;
-    /// The format of the blocks that its values are stored in, if they are: then [`with_rows`](Self::with_rows) gives what
-    /// they stand for, and [`with_blocks`](Self::with_blocks) the blocks.
+    /// The block format in which the values are stored, or `None` for plain values. If it is `Some`,
+    /// [`with_rows`](Self::with_rows) gives the dequantized values and [`with_blocks`](Self::with_blocks) the blocks.
     fn blocks(&self) -> Option<BlockFormat> {
         None
     }
-    /// Calls `read` once with the blocks of `rows`, row after row, as many for each as hold its columns.
+    /// Calls `read` once with the blocks of `rows`, row after row. Each row has as many blocks as its columns need.
     fn with_blocks(&self, _rows: Range<usize>, _read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
@@ -79,21 +78,26 @@ enum Values<'a> {
 }
 
 impl<'a> SliceMatrix<'a> {
-    /// The little-endian values of `dtype`. An error unless they are whole rows.
+    /// Takes little-endian values of `dtype`. An error unless they are whole rows.
     pub fn new(dtype: DType, columns: usize, bytes: &'a [u8]) -> Result<Self> {
         let row_bytes = columns * dtype.size();
         Self::of(Values::Bytes(dtype, bytes), columns, row_bytes, bytes.len())
     }
 
-    /// Values of f32. An error unless they are whole rows.
+    /// Takes f32 values. An error unless they are whole rows.
     pub fn from_f32(columns: usize, values: &'a [f32]) -> Result<Self> {
         Self::of(Values::F32(values), columns, columns, values.len())
     }
 
-    /// `len` of something, of which a row has `row`.
-    fn of(values: Values<'a>, columns: usize, row: usize, len: usize) -> Result<Self> {
-        let rows = len.checked_div(row).unwrap_or(0);
-        check_shape("matrix", "size of a slice of whole rows", rows * row, len)?;
+    /// Takes `len` units, of which a row has `row_len`.
+    fn of(values: Values<'a>, columns: usize, row_len: usize, len: usize) -> Result<Self> {
+        let rows = len.checked_div(row_len).unwrap_or(0);
+        check_shape(
+            "matrix",
+            "size of a slice of whole rows",
+            rows * row_len,
+            len,
+        )?;
         Ok(Self {
             values,
             rows,

@@ -1,5 +1,5 @@
-//! The same row gives the same bits: alone, anywhere in a batch, on any number of threads, however its history is
-//! cut. On every path that this machine has.
+//! The same row gives the same bits: alone, anywhere in a batch, on any number of threads, and however its history is
+//! cut. Checked on every path that this machine has.
 
 use std::fmt::Debug;
 
@@ -10,7 +10,7 @@ use selfie_kernels::{
 };
 use selfie_testkit::cases::{DTYPES, acts_of, must, rows_of, values};
 
-/// Rows that batches are drawn from.
+/// The rows from which batches are drawn.
 const ALL: usize = 64;
 
 fn cpu(path: CpuPath, threads: usize) -> Cpu {
@@ -29,8 +29,8 @@ fn acts_bits(acts: &CpuActs, n: usize) -> Vec<Vec<u32>> {
     (0..n).map(|i| bits(&acts.row(i))).collect()
 }
 
-/// Runs `op` for every row alone on one thread, then in batches on one to four threads. `op` takes which of the
-/// rows are in the batch and returns the bits of each.
+/// Runs `op` for every row alone on one thread, then in batches on one to four threads. `op` takes the indices of the
+/// rows in the batch and returns the bits of each.
 fn same_in_any_batch<T: PartialEq + Debug>(name: &str, op: impl Fn(&Cpu, &[usize]) -> Vec<T>) {
     for path in CpuPath::available() {
         let one = cpu(path, 1);
@@ -54,7 +54,7 @@ fn same_in_any_batch<T: PartialEq + Debug>(name: &str, op: impl Fn(&Cpu, &[usize
     }
 }
 
-/// The chosen rows of `all` (`[ALL, width]`).
+/// The selected rows of `all` (`[ALL, width]`).
 fn chosen(all: &[f32], width: usize, rows: &[usize]) -> Vec<f32> {
     reference::gather(all, width, rows)
 }
@@ -79,7 +79,7 @@ fn linear() {
     }
 }
 
-/// More rows than a path takes through a block of weights, and more of k and of the columns than a block has.
+/// More rows than a path takes through one block of weights, and more columns and steps of k than a block has.
 #[test]
 fn linear_in_blocks() {
     let (n, k, out) = (1050, 1111, 300);
@@ -137,7 +137,7 @@ fn glu() {
 
 #[test]
 fn training() {
-    // More columns and rows than one strip and one task have.
+    // More columns and rows than fit one strip and one task.
     let (k, out) = (333, 600);
     let x = values(1, ALL * out, (-1.0, 1.0));
     let w = values(2, out * k, (-1.0, 1.0));
@@ -168,7 +168,7 @@ fn training() {
     });
 }
 
-/// The rows of a step are summed in their order, so a step has the same bits on any number of threads.
+/// The rows of a step are summed in order, so a step has the same bits on any number of threads.
 #[test]
 fn adam() {
     let (n, k, out) = (21, 333, 100);
@@ -238,7 +238,7 @@ fn at(slot: Slot, position: usize) -> BatchRow {
     }
 }
 
-/// A cache for `slots` branches of which each sees `shared` positions.
+/// A cache for `slots` branches that each see `shared` positions.
 fn cache(cpu: &Cpu, shared: usize, slots: usize) -> <Cpu as Backend>::Kv {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
@@ -278,7 +278,7 @@ fn append_attend(
 
 #[test]
 fn attend() {
-    // Every slot has a history of its own length behind a shared prompt; then comes one row a slot.
+    // Every slot has a history of a different length after a shared prompt; then comes one row per slot.
     let shared = 11;
     let width = SHAPE.qkv_dim();
     let prompt: Vec<BatchRow> = (0..shared).map(|p| at(Slot::Prefix(0), p)).collect();

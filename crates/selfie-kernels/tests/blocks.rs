@@ -1,5 +1,5 @@
-//! Weights in blocks: the tables of cases on every path that this machine has, one arithmetic on all of them, the bits of a
-//! row in any batch, and how good the blocks are that are made of f32 values.
+//! Weights in blocks: the tables of cases on every path that this machine has, the same arithmetic on all of them, the
+//! same bits for a row in any batch, and the quality of quantization.
 
 use selfie_kernels::reference::{BlockMatrix, Matrix};
 use selfie_kernels::{
@@ -84,11 +84,11 @@ fn a_row_has_the_same_bits_in_any_batch() {
     }
 }
 
-/// The squared error of each format, in units of the values' squares, for values of one spread: 2^(-2 bits) of the range
-/// that a block has to cover, over 12 for even rounding. The searches of Q4_K, Q5_K and Q6_K have to be better than what
-/// plain rounding to the block's extremes does with as many bits.
+/// The root mean square error of each format, relative to that of the values, for uniform values. Even rounding gives a
+/// squared error of the step squared over 12, and the step follows from the range of a block and the number of bits.
+/// The searches of Q4_K, Q5_K and Q6_K must beat plain rounding to the block's extremes with as many bits.
 #[test]
-fn blocks_are_close_to_the_values_that_they_are_made_of() {
+fn quantized_blocks_are_close_to_their_values() {
     let n = 256 * 64;
     let x = values(7, n, (-1.0, 1.0));
     let power: f64 = x.iter().map(|x| f64::from(x * x)).sum();
@@ -97,8 +97,8 @@ fn blocks_are_close_to_the_values_that_they_are_made_of() {
         let off = x.iter().zip(w.row(0)).map(|(x, y)| f64::from(x - y));
         (off.map(|off| off * off).sum::<f64>() / power).sqrt()
     };
-    // Even steps over -1..1 with `steps` codes: an error of a step's 12th root of 12, of values whose root mean square is
-    // 3^-1/2.
+    // Even steps over -1..1 with `steps` codes. The error is a step over the square root of 12; the root mean square of
+    // the values is 3^-1/2.
     let even = |steps: f64| 2.0 / steps / 12f64.sqrt() * 3f64.sqrt();
     for (format, steps) in [
         (BlockFormat::Q8_0, 254.0),
@@ -126,9 +126,9 @@ fn blocks_are_close_to_the_values_that_they_are_made_of() {
     assert!(error(BlockFormat::Q5K) < error(BlockFormat::Q5_0));
 }
 
-/// Rows that each format holds exactly: codes times a scale that is an f16, the extremes among them.
+/// Rows that each format holds exactly: codes times an f16 scale, including the extreme codes.
 #[test]
-fn what_a_format_holds_comes_back() {
+fn exact_rows_survive_quantization() {
     let codes = |low: i32, n: i32| -> Vec<f32> {
         (0..256).map(|i| (low + i * 7 % n) as f32 * 0.25).collect()
     };
@@ -139,7 +139,7 @@ fn what_a_format_holds_comes_back() {
         (BlockFormat::Q5_0, codes(-16, 32)),
         (BlockFormat::Q5_1, codes(-5, 32)),
     ] {
-        // Of 255 codes a block of 32 has some: its first one is made the extreme.
+        // A block of 32 has only some of the 255 codes, so its first value is set to the extreme.
         let mut row = row;
         if format == BlockFormat::Q8_0 {
             row.iter_mut().step_by(32).for_each(|x| *x = -127.0 * 0.25);
@@ -183,7 +183,7 @@ fn a_weight_that_is_not_finite_is_refused() {
             Ok(_) => panic!("{format}: taken"),
         }
     }
-    // A scale beyond f16.
+    // A scale that exceeds f16.
     let large = Matrix::new(DType::F32, 64, &[1e30; 64]);
     let stack = cpu.stack(&[(&large, Format::Blocks(BlockFormat::Q8_0))]);
     assert!(matches!(stack, Err(KernelError::NotFinite { row: 0, .. })));

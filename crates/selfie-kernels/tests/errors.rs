@@ -1,4 +1,4 @@
-//! What ops refuse, and what only the CPU does.
+//! Errors: what ops refuse, and what the CPU alone refuses.
 
 use std::io;
 use std::ops::Range;
@@ -101,7 +101,7 @@ fn training() {
     errors::training(&cpu());
 }
 
-/// A matrix that claims to be `[rows, columns]` and must not be read.
+/// A matrix that claims to be `[rows, columns]`; reading it is a test failure.
 struct Huge {
     rows: usize,
     columns: usize,
@@ -121,7 +121,7 @@ impl MatrixSource for Huge {
     }
 }
 
-/// Bytes and available bytes of a refused allocation.
+/// The requested and the available bytes of a refused allocation.
 #[track_caller]
 fn memory<T>(result: Result<T>) -> (u64, u64) {
     match result {
@@ -129,7 +129,7 @@ fn memory<T>(result: Result<T>) -> (u64, u64) {
             bytes, available, ..
         }) => (bytes, available),
         Err(e) => panic!("{e}"),
-        Ok(_) => panic!("it was allocated"),
+        Ok(_) => panic!("the buffer was allocated"),
     }
 }
 
@@ -148,7 +148,7 @@ fn layout(shared: usize, own: usize, slots: usize) -> KvLayout {
 fn what_does_not_fit_is_refused_before_it_is_allocated() {
     let cpu = cpu();
     let total = must("memory", cpu.memory()).total;
-    // 2^40 positions a layer of 8 heads, a key and a value of 128 floats: 2^58 bytes.
+    // 2^40 positions a layer with 8 heads, each with a key and a value of 128 floats: 2^58 bytes.
     let branches = layout(0, 1 << 30, 1 << 10);
     let shared = layout(1 << 40, 0, 1);
     for layout in [branches, shared] {
@@ -168,8 +168,8 @@ fn what_does_not_fit_is_refused_before_it_is_allocated() {
 
 #[test]
 fn kv_bytes_are_what_is_stored() {
-    // Positions are padded to 16 a segment, values to 16 columns: 2 layers of 32 + 16 + 3 * 16 positions, each of
-    // 2 heads of 20 + 32 values.
+    // Positions are padded to 16 per segment, values to 16 columns: 2 layers of 32 + 16 + 3 * 16 positions, each with 2
+    // heads of 20 + 32 values.
     let layout = |dtype| KvLayout {
         kv_heads: 2,
         head_dim: 20,
@@ -182,7 +182,7 @@ fn kv_bytes_are_what_is_stored() {
     assert_eq!(cpu().kv_bytes(&layout(DType::Bf16)), 2 * 96 * 2 * 52 * 2);
     let refused = cpu().kv(&layout(DType::F16)).map(|_| ());
     let refused = refused.map_err(|e| e.to_string());
-    let reason = "kv: a cache of f16 on the CPU; it may be f32 or bf16";
+    let reason = "kv: the CPU cannot keep keys and values in f16; use f32 or bf16";
     assert_eq!(refused, Err(reason.to_owned()));
     let layout = layout(DType::F32);
     let empty = KvLayout {

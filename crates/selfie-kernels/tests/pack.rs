@@ -38,7 +38,7 @@ fn assert_bits(got: &[f32], want: &[f32], name: &str) {
 #[test]
 fn every_value_of_every_source_is_kept() {
     let cpu = cpu();
-    // Heights of stacked sources, and columns. The last one is several tasks of a megabyte each.
+    // Heights of stacked sources, and their columns. The last one takes several tasks of a megabyte each.
     let shapes: [(&[usize], usize); 9] = [
         (&[1], 1),
         (&[16], 32),
@@ -99,7 +99,7 @@ fn a_dtype_that_is_kept_keeps_every_bit_pattern() {
         (DType::F16, f16s.filter(finite).collect()),
     ] {
         let source = Matrix::new(dtype, all.len(), &all);
-        // Each bf16 and each f16 is an f32.
+        // Every bf16 and every f16 is also an f32.
         for target in [dtype, DType::F32] {
             let packed = must("matrix", cpu.matrix(&[&source], target));
             assert_bits(&row(&packed, 0), &all, &format!("{dtype} as {target}"));
@@ -110,7 +110,7 @@ fn a_dtype_that_is_kept_keeps_every_bit_pattern() {
 #[test]
 fn conversions_round_to_nearest_even() {
     let cpu = cpu();
-    // IEEE 754, 4.3.1: 8 bits of significand in bf16, 11 in f16; then subnormals and largest numbers of f16.
+    // IEEE 754, 4.3.1: 8 bits of significand in bf16, 11 in f16; then the subnormals and largest numbers of f16.
     let power = |e: i32| 2f32.powi(e);
     let cases: [(DType, &[(f32, f32)]); 2] = [
         (
@@ -149,7 +149,7 @@ fn conversions_round_to_nearest_even() {
     }
 }
 
-/// Packs two stacked sources whose value at `row`, `column` of the stack is `bad`, which must be refused.
+/// Packs two stacked sources whose value at `row`, `column` of the stack is `bad`; packing must refuse it.
 fn refuses(stored: DType, dtype: DType, bad: f32, row: usize, column: usize) {
     const HEIGHTS: [usize; 2] = [37, 400];
     let columns = 1030;
@@ -196,14 +196,14 @@ fn what_is_not_finite_is_named() {
             }
         }
     }
-    // Finite, but too large for the type asked for: f16 ends at 65504, bf16 rounds the largest f32 up.
+    // Finite, but too large for the requested type: f16 ends at 65504, and bf16 rounds the largest f32 up.
     refuses(DType::F32, DType::F16, 65520.0, 20, 7);
     refuses(DType::F32, DType::F16, -1e30, 300, 1029);
     refuses(DType::Bf16, DType::F16, 65536.0, 37, 0);
     refuses(DType::F32, DType::Bf16, f32::MAX, 0, 1);
 }
 
-/// A source that gives `given` bytes of zeros whatever it is asked for, or fails.
+/// A source that gives `given` bytes of zeros whatever the request, or fails.
 struct Broken {
     rows: usize,
     columns: usize,

@@ -1,4 +1,4 @@
-//! The reference against numbers worked out by hand, so that the other tests stand on something.
+//! Checks the reference against numbers worked out by hand, because the other tests rely on it.
 
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{
@@ -16,7 +16,7 @@ fn near(got: &[f32], want: &[f64]) {
 
 #[test]
 fn rounding() {
-    // A tie goes to the even neighbour; f16 has three bits more and ends at 65504.
+    // A tie goes to the even neighbour. f16 has three more bits and ends at 65504.
     let tie = 1.0 + 2f32.powi(-8);
     assert_eq!(reference::round(DType::F32, tie), tie);
     assert_eq!(reference::round(DType::Bf16, tie), 1.0);
@@ -46,7 +46,7 @@ fn embed_and_linear() {
 
 #[test]
 fn norm_and_gate() {
-    // Mean of squares 12.5; with eps 12.5 it is 25.
+    // The mean of squares is 12.5; an eps of 12.5 makes it 25.
     let root = 12.5f64.sqrt();
     near(
         &reference::rms_norm(&[3.0, 4.0], &[1.0, -2.0], 0.0),
@@ -73,7 +73,7 @@ fn rotation() {
         &[2f64.cos(), 0.02f64.cos(), 2f64.sin(), 0.02f64.sin()],
     );
     let mut head = [1.0, 2.0, 3.0, 4.0];
-    // A quarter turn of the first pair, none of the second.
+    // A quarter turn of the first pair; the second pair stays.
     reference::rope(&mut head, &[0.0, 1.0, 1.0, 0.0]);
     assert_eq!(head, [-3.0, 2.0, 1.0, 4.0]);
 }
@@ -85,7 +85,7 @@ fn attention() {
         kv_heads: 2,
         head_dim: 1,
     };
-    // Heads 0 and 1 read the first key and value, 2 and 3 the second. Scores of head 0: 0 and ln 3.
+    // Heads 0 and 1 read the first key and value, 2 and 3 the second. The scores of head 0 are 0 and ln 3.
     let ln3 = 3f32.ln();
     let q = [1.0, 0.0, 0.0, -1.0];
     let keys: [&[f32]; 2] = [&[0.0, 0.0], &[ln3, ln3]];
@@ -94,7 +94,7 @@ fn attention() {
         &reference::attend(&Attend::new(shape), &q, &keys, &values),
         &[7.0, 6.0, 60.0, 50.0],
     );
-    // With head_dim 4 scores are halved.
+    // With head_dim 4, scores are halved.
     let shape = AttnShape {
         heads: 1,
         kv_heads: 1,
@@ -139,7 +139,7 @@ fn writes() {
     ];
     reference::inject(&[3.0, 4.0], &writes, &mut dst, 2);
     near(&dst, &[6.95, 14.6, 0.15, 0.2]);
-    // A vector without a direction adds nothing, and replaces by nothing.
+    // A vector of length 0 adds nothing, and replaces the row with zeros.
     reference::inject(&[0.0, 0.0], &writes, &mut dst, 2);
     near(&dst, &[6.95, 14.6, 0.0, 0.0]);
 }
@@ -153,7 +153,7 @@ fn modes_have_names() {
     }
     let refused = "Replace".parse::<InjectMode>().map_err(|e| e.to_string());
     let want = format!(
-        "there is no injection mode `Replace`; there are {}",
+        "there is no injection mode `Replace`; use one of {}",
         names.join(", ")
     );
     assert_eq!(refused, Err(want));
@@ -186,7 +186,7 @@ fn head() {
     );
 }
 
-/// The gradients of a whole MLP against central differences of its loss, `sum(down(silu(gate) * up) * target)`.
+/// Checks the gradients of a whole MLP against central differences of its loss, `sum(down(silu(gate) * up) * target)`.
 #[test]
 fn gradients() {
     let (d, ffn) = (3, 5);
@@ -206,7 +206,7 @@ fn gradients() {
         let term = |r| f64::from(d[r * out + o]) * f64::from(x[r * width + k]);
         (0..n).map(term).sum()
     };
-    // The loss in f64, so that differences have digits to spare.
+    // The loss is in f64, so that differences keep enough digits.
     let loss = |gate_up: &[f64], down: &[f64]| -> f64 {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let mut loss = 0.0;
@@ -248,11 +248,11 @@ fn gradients() {
 
 #[test]
 fn adam() {
-    // The first step is lr * sign(gradient), whatever its size.
+    // The first step is lr * sign(gradient), whatever the gradient's size.
     let [w, m, v] = reference::adam([1.0, 0.0, 0.0], -1e-3, &Adam::new(0.1));
     near(&[w as f32, m as f32], &[1.1 - 1e-6, -1e-4]);
     assert!((v - 1e-9).abs() < 1e-18, "{v}");
-    // The second one, by hand: m = 0.19, v = 0.001999; corrected both are 1.
+    // The second step, by hand: m = 0.19, v = 0.001999; corrected, both are 1.
     let second = Adam {
         step: 2,
         ..Adam::new(0.1)

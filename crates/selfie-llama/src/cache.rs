@@ -4,17 +4,17 @@ use selfie_kernels::{Backend, BatchRow, KvLayout, Slot};
 
 use crate::{LlamaError, Result};
 
-/// Keys and values of all layers, allocated once, with the slots that are free.
+/// Keys and values of all layers, allocated once, and the list of free slots.
 pub(crate) struct KvCache<B: Backend> {
     pub(crate) kv: B::Kv,
     layout: KvLayout,
     free: Vec<u32>,
-    /// Whether a slot sees nothing of a prefix at any layer.
+    /// Whether a slot shares no positions of a prefix at any layer.
     alone: Vec<bool>,
 }
 
 impl<B: Backend> KvCache<B> {
-    /// How many slots fit into `budget` bytes beside the prefixes; `layout.slots` is ignored.
+    /// The number of slots that fit into `budget` bytes beside the prefixes. `layout.slots` is ignored.
     pub(crate) fn slots_that_fit(backend: &B, layout: &KvLayout, budget: u64) -> usize {
         let with = |slots| {
             backend.kv_bytes(&KvLayout {
@@ -27,7 +27,7 @@ impl<B: Backend> KvCache<B> {
         (budget.saturating_sub(prefixes) / slot) as usize
     }
 
-    /// Allocates the cache; an error that says how many slots would fit when memory is too small.
+    /// Allocates the cache. If memory is too small, the error says how many slots would fit.
     pub(crate) fn new(backend: &B, layout: KvLayout) -> Result<Self> {
         let bytes = backend.kv_bytes(&layout);
         let available = backend.memory()?.available;
@@ -55,7 +55,7 @@ impl<B: Backend> KvCache<B> {
         self.free.len()
     }
 
-    /// Takes a free slot, which sees the first `shared[l]` positions of a prefix at layer l.
+    /// Takes a free slot. At layer l it sees the first `shared[l]` positions of a prefix.
     pub(crate) fn take(&mut self, backend: &B, prefix: u32, shared: &[usize]) -> Result<u32> {
         let Some(&slot) = self.free.last() else {
             return Err(LlamaError::NoFreeSlot {
@@ -67,7 +67,7 @@ impl<B: Backend> KvCache<B> {
         Ok(slot)
     }
 
-    /// Starts a slot anew: what it held is forgotten, and it sees the first `shared[l]` positions of a prefix at layer l.
+    /// Resets a slot: its contents are forgotten, and at layer l it sees the first `shared[l]` positions of a prefix.
     pub(crate) fn share(
         &mut self,
         backend: &B,
@@ -80,7 +80,7 @@ impl<B: Backend> KvCache<B> {
         Ok(())
     }
 
-    /// Makes `to` see what `from` sees, and copies `from`'s own keys and values of positions below `positions`.
+    /// Makes `to` see what `from` sees, and copies `from`'s own keys and values at positions below `positions`.
     pub(crate) fn copy(&mut self, backend: &B, from: u32, to: u32, positions: usize) -> Result<()> {
         backend.kv_copy(&mut self.kv, from as usize, to as usize, positions)?;
         self.alone[to as usize] = self.alone[from as usize];
@@ -91,9 +91,9 @@ impl<B: Backend> KvCache<B> {
         self.free.push(slot);
     }
 
-    /// Up to `n` rows that nobody reads, each in a free slot of its own, to fill a pass up with.
+    /// Up to `n` rows that nobody reads, each in a different free slot. They fill up a pass.
     pub(crate) fn idle_rows(&mut self, backend: &B, n: usize) -> Result<Vec<BatchRow>> {
-        // Those that are taken last.
+        // Use the slots that would be taken last.
         let slots = self.free[..n.min(self.free.len())].to_vec();
         let nothing = vec![0; self.layout.own.len()];
         for &slot in &slots {

@@ -1,6 +1,6 @@
-//! The shape of a model: `config.json`.
+//! The shape of a model, read from `config.json`.
 //!
-//! What this crate cannot compute faithfully is refused here, before a weight is read.
+//! This module refuses anything that this crate cannot compute faithfully, before any weight is read.
 
 use std::fs;
 use std::path::Path;
@@ -17,13 +17,13 @@ use crate::{
     GenerationConfig, LayerRope, LlamaError, ModelType, QkNorm, Result, Rope, RopeScaling, Spec,
 };
 
-/// Bounds under which bytes of parameters fit 63 bits, and positions are exact in f32.
+/// Bounds that keep the bytes of the parameters within 63 bits, and positions exact in f32.
 pub(crate) const MAX_SIZE: usize = 1 << 24;
 const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 12;
 pub(crate) const MAX_LAYERS: usize = 1 << 10;
 
-/// What `config.json` says of a model.
+/// A model's configuration, from `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
     /// The family.
@@ -38,13 +38,13 @@ pub struct LlamaConfig {
     pub n_layers: usize,
     /// Heads of each layer; `heads * head_dim` may differ from `d_model`.
     pub attn: AttnShape,
-    /// What RMSNorm adds to the mean square.
+    /// The epsilon that RMSNorm adds to the mean square.
     pub rms_norm_eps: f32,
     /// Rotary position embeddings.
     pub rope: Rope,
     /// What the family's layers compute.
     pub spec: Spec,
-    /// Whether the projections to queries, keys and values have a bias.
+    /// Whether the query, key and value projections have a bias.
     pub qkv_bias: bool,
     /// Whether attention's output projection has a bias.
     pub o_bias: bool,
@@ -52,20 +52,21 @@ pub struct LlamaConfig {
     pub mlp_bias: bool,
     /// Whether the head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// Positions that the model was made for.
+    /// The number of positions that the model was made for.
     pub max_positions: usize,
     /// Token ids that begin a text.
     pub bos: Vec<u32>,
-    /// Token ids that end a text: of the two files that may name them, `generation_config.json` comes first.
+    /// Token ids that end a text. `generation_config.json` takes precedence over `config.json`.
     pub eos: Vec<u32>,
-    /// The type that the file says the weights are stored in. It only informs: the checkpoint's tensors have the last
-    /// word ([`stored_dtype`](crate::stored_dtype)), and a model is computed in [`Llama::dtype`](crate::Llama::dtype).
+    /// The type in which the weights are stored, according to the file. For information only: the checkpoint's tensors
+    /// decide ([`stored_dtype`](crate::stored_dtype)), and the model computes in [`Llama::dtype`](crate::Llama::dtype).
     pub dtype: Option<DType>,
 }
 
 impl LlamaConfig {
-    /// Reads `dir/config.json`, that of the snapshot of a `models--org--name` folder, or a GGUF file. The ids that end a text are those
-    /// of `generation_config.json`, where that has some ([`eos_ids`](crate::eos_ids) asks the tokenizer last).
+    /// Reads `dir/config.json`, that of the snapshot of a `models--org--name` folder, or a GGUF file. The ids that end
+    /// a text come from `generation_config.json` if it has some. ([`eos_ids`](crate::eos_ids) also asks the tokenizer,
+    /// last.)
     pub fn open(dir: &Path) -> Result<Self> {
         if is_gguf(dir) {
             let config = Value::Object(Gguf::open(dir)?.config()?);
@@ -87,7 +88,7 @@ impl LlamaConfig {
         })
     }
 
-    /// Reads the text of a `config.json`; `path` is what errors call it.
+    /// Parses the text of a `config.json`. Errors call it `path`.
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
         let object = parse_object(json, path)?;
         let root = Fields::new(path, &object);
@@ -97,7 +98,7 @@ impl LlamaConfig {
         }
     }
 
-    /// Reads the fields of a language model; `root` has the ids of special tokens where `fields` does not.
+    /// Reads the fields of a language model. `root` supplies the ids of special tokens if `fields` does not.
     fn read(fields: &Fields, root: &Fields) -> Result<Self> {
         let model_type = model_type(fields)?;
         let family = model_type.family();
@@ -138,7 +139,7 @@ impl LlamaConfig {
         Ok(config)
     }
 
-    /// An error when a sequence of `positions` tokens is longer than the model was made for.
+    /// An error if a sequence of `positions` tokens is longer than the model was made for.
     pub fn check_context(&self, positions: usize) -> Result<()> {
         if positions <= self.max_positions {
             return Ok(());
@@ -149,7 +150,7 @@ impl LlamaConfig {
         })
     }
 
-    /// Widths of the weights that norm queries and keys, if there are any.
+    /// The widths of the weights that norm queries and keys, if there are any.
     pub(crate) fn qk_norm_widths(&self) -> Option<[usize; 2]> {
         self.spec.qk_norm.map(|norm| match norm {
             QkNorm::Heads => [self.attn.head_dim; 2],
@@ -157,7 +158,7 @@ impl LlamaConfig {
         })
     }
 
-    /// Where in a row of queries, keys and values those norms go, if there are any.
+    /// The columns of a row of queries, keys and values that those norms apply to, if there are any.
     pub(crate) fn qk_parts(&self) -> Option<[Parts; 2]> {
         let widths = self.qk_norm_widths()?;
         let parts = |first, width, columns: usize| Parts {
@@ -169,7 +170,7 @@ impl LlamaConfig {
         Some([parts(0, widths[0], q), parts(q, widths[1], kv)])
     }
 
-    /// The table that turns the heads of a layer, `[positions, rotated]`; none where the layer does not rotate.
+    /// The rotation table of a layer, `[positions, rotated]`; `None` if the layer does not rotate.
     pub(crate) fn rope_table(&self, rope: LayerRope, positions: usize) -> Option<Vec<f32>> {
         let rope = match rope {
             LayerRope::Global => Some(&self.rope),
@@ -195,7 +196,7 @@ impl LlamaConfig {
     }
 }
 
-/// The language model of a multimodal checkpoint, `text_config`.
+/// The language model of a multimodal checkpoint: `text_config`.
 fn multimodal<'a>(root: &Fields<'a>) -> Result<Option<Fields<'a>>> {
     match root.text("model_type")? {
         Some("gemma3") => root.object("text_config"),
@@ -203,7 +204,7 @@ fn multimodal<'a>(root: &Fields<'a>) -> Result<Option<Fields<'a>>> {
     }
 }
 
-/// Gemma names its activation in another field than the others, and may call it by an older name in the first one.
+/// Gemma names its activation in a different field from the others, and the usual field may hold an older name.
 fn check_activation(fields: &Fields, model_type: ModelType) -> Result<()> {
     let (field, known, supported) = match model_type {
         ModelType::Gemma2 | ModelType::Gemma3 => (
@@ -274,7 +275,7 @@ fn attn_shape(root: &Fields, d_model: usize, defaults: &Defaults) -> Result<Attn
     })
 }
 
-/// Only informs, so an unknown name is no error.
+/// For information only, so an unknown name is not an error.
 fn dtype(root: &Fields) -> Option<DType> {
     let name = root.get("dtype").or_else(|| root.get("torch_dtype"))?;
     match name.as_str()?.trim_start_matches("torch.") {
@@ -285,7 +286,7 @@ fn dtype(root: &Fields) -> Option<DType> {
     }
 }
 
-/// Whether `rope_parameters` has a part for each type of layers, as transformers 5 writes it.
+/// Whether `rope_parameters` has a section for each type of layer, as transformers 5 writes it.
 pub(crate) fn has_rope_sections(root: &Fields) -> Result<bool> {
     let parameters = root.object("rope_parameters")?;
     Ok(parameters.is_some_and(|p| p.get(GLOBAL).is_some() || p.get(LOCAL).is_some()))
@@ -295,7 +296,7 @@ const THETA: &str = "rope_theta";
 const GLOBAL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
 
-/// The two parts of `rope_parameters`: of full layers, and of those with a window.
+/// The two sections of `rope_parameters`: for full layers, and for layers with a window.
 pub(crate) fn global_and_local_ropes(root: &Fields, max_positions: usize) -> Result<(Rope, Rope)> {
     let part = |name: &str| {
         let parameters = root.object("rope_parameters")?;
@@ -310,8 +311,8 @@ pub(crate) fn global_and_local_ropes(root: &Fields, max_positions: usize) -> Res
     Ok((part(GLOBAL)?, part(LOCAL)?))
 }
 
-/// transformers 4 writes `rope_theta` and `rope_scaling`; 5 writes both into `rope_parameters`, and those of families
-/// with two rotations into two parts of it.
+/// transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes both into `rope_parameters`. Families
+/// with two rotations have two sections there.
 fn rope(root: &Fields, max_positions: usize, model_type: ModelType) -> Result<Rope> {
     if has_rope_sections(root)? {
         let (global, local) = global_and_local_ropes(root, max_positions)?;
@@ -346,7 +347,7 @@ fn rope(root: &Fields, max_positions: usize, model_type: ModelType) -> Result<Ro
     })
 }
 
-/// The base of frequencies that a field holds.
+/// The base of the frequencies in a field.
 pub(crate) fn rope_base(fields: &Fields, name: &str) -> Result<Option<f64>> {
     fields.number(name, "a number above 1", |number| {
         number > 1.0 && (number as f32).is_finite()
@@ -374,7 +375,7 @@ fn rope_scaling(fields: &Fields, max_positions: usize) -> Result<RopeScaling> {
 
     match kind {
         "default" => Ok(RopeScaling::None),
-        // The base grows with the length of a text that is longer than max_position_embeddings; none is here.
+        // The base would grow for texts longer than max_position_embeddings; such texts are refused.
         "dynamic" => number("factor").map(|_| RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear {
             factor: number("factor")?,

@@ -1,28 +1,28 @@
-//! Decoding: how a sequence goes on, and when it ends.
+//! Decoding: how a sequence continues and when it ends.
 
 use selfie_kernels::{Best, Slot};
 
 use crate::{Answer, Ask, Draw, Feed, LlamaError, Result, Sampling};
 
-/// How tokens are chosen, and when a sequence ends.
+/// How to choose tokens and when to end a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoding {
-    /// Most tokens of a sequence.
+    /// The most new tokens of a sequence.
     pub max_new_tokens: usize,
     /// Ids that end a sequence; the id that ended it is kept.
     pub eos: Vec<u32>,
-    /// `None` is greedy.
+    /// `None` means greedy.
     pub sampling: Option<Sampling>,
 }
 
-/// A sequence that is being decoded.
+/// A sequence being decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {
-    /// What it is: sampling depends on this number and the seed, not on the batch.
+    /// The sequence's number. Sampling depends on it and on the seed, not on the batch.
     pub key: u64,
     /// The slot that holds its keys and values.
     pub slot: Slot,
-    /// The tokens of its prompt, then those chosen so far.
+    /// The prompt's tokens, then those chosen so far.
     ids: Vec<u32>,
     prompt_len: usize,
     logprobs: Vec<f32>,
@@ -45,12 +45,12 @@ impl Sequence {
         &self.ids[self.prompt_len..]
     }
 
-    /// Their log-probabilities, by the logits as they are (before temperature, top-k and top-p).
+    /// Their log-probabilities under the raw logits, before temperature, top-k and top-p.
     pub fn logprobs(&self) -> &[f32] {
         &self.logprobs
     }
 
-    /// How its next token is chosen.
+    /// How to choose the next token.
     pub fn draw<'a>(&'a self, decoding: &'a Decoding) -> Draw<'a> {
         match &decoding.sampling {
             None => Draw::Greedy,
@@ -63,7 +63,7 @@ impl Sequence {
         }
     }
 
-    /// A step: its last token, to be followed by the next.
+    /// A decode step: feeds the last token and asks for the next one.
     pub fn feed<'a>(&'a self, decoding: &'a Decoding) -> Feed<'a> {
         Feed {
             slot: self.slot,
@@ -75,7 +75,7 @@ impl Sequence {
         }
     }
 
-    /// Takes the token that a feed was answered with; an error when its logits are no finite numbers.
+    /// Takes the answer to a feed. An error if its logits are not finite.
     pub fn push(&mut self, answer: &Answer) -> Result<()> {
         match answer.next {
             Some(Best { token, logprob }) if logprob.is_finite() => {
@@ -89,7 +89,7 @@ impl Sequence {
         }
     }
 
-    /// Whether it has come to its end.
+    /// Whether the sequence has ended.
     pub fn is_done(&self, decoding: &Decoding) -> bool {
         let last = self.new_ids().last();
         let ended = last.is_some_and(|id| decoding.eos.contains(id));

@@ -1,4 +1,4 @@
-//! Where the files of a model are: a folder, or the cache of the Hugging Face hub.
+//! Finds the files of a model: in a folder, or in the cache of the Hugging Face hub.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 
 use crate::{LlamaError, Result};
 
-/// The branch that is meant when no revision is named.
+/// The branch to use if no revision is named.
 const MAIN: &str = "main";
 
-/// The folder that holds the files of a model: `dir` itself; for a folder of the hub's cache (`models--org--name`, with
-/// `refs/` and `snapshots/`) the snapshot that `refs/main` names; for `org/name` or `org/name@revision`, where no such
-/// path exists, the snapshot in the local cache.
+/// The folder that holds the files of a model.
 ///
-/// The cache is `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else `~/.cache/huggingface/hub`; nothing is ever downloaded.
-/// Without `refs/main`, a single snapshot is taken, and several are an error that lists them.
+/// - For a plain folder this is `dir` itself.
+/// - For a folder of the hub's cache (`models--org--name`, with `refs/` and `snapshots/`) it is the snapshot that
+///   `refs/main` names.
+/// - For `org/name` or `org/name@revision`, if no such path exists, it is the snapshot in the local cache.
+///
+/// The cache is `HF_HUB_CACHE`, otherwise `hub` in `HF_HOME`, otherwise `~/.cache/huggingface/hub`. Nothing is ever
+/// downloaded. Without `refs/main`, a single snapshot is used; if there are several, the error lists them.
 pub fn resolve_folder(dir: &Path) -> Result<PathBuf> {
     if let Some(model) = HubModel::of_path(dir).filter(|_| !dir.exists()) {
         return model.snapshot(cache_folder(|name| env::var_os(name)));
@@ -27,7 +30,7 @@ pub fn resolve_folder(dir: &Path) -> Result<PathBuf> {
     snapshot(dir, MAIN)
 }
 
-/// A model by the hub's name for it.
+/// A model, by its name on the hub.
 struct HubModel<'a> {
     org: &'a str,
     name: &'a str,
@@ -35,7 +38,7 @@ struct HubModel<'a> {
 }
 
 impl<'a> HubModel<'a> {
-    /// `org/name` or `org/name@revision`; `None` for what can only be a path.
+    /// Parses `org/name` or `org/name@revision`; `None` if the text can only be a path.
     fn of_path(path: &'a Path) -> Option<Self> {
         let text = path.to_str()?;
         let (model, revision) = match text.split_once('@') {
@@ -81,7 +84,7 @@ impl<'a> HubModel<'a> {
     }
 }
 
-/// The hub's cache, as the `huggingface_hub` package of Python finds it.
+/// The hub's cache, located like Python's `huggingface_hub` package does.
 fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let home = variable("HOME").or_else(|| variable("USERPROFILE"));
     let home = home.map(PathBuf::from);
@@ -103,7 +106,7 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
         })
 }
 
-/// The snapshot of a revision: a branch or tag in `refs/`, or the hash of a commit.
+/// The snapshot of a revision, which is a branch or tag in `refs/` or a commit hash.
 fn snapshot(dir: &Path, revision: &str) -> Result<PathBuf> {
     let snapshots = dir.join("snapshots");
     let reference = dir.join("refs").join(revision);
@@ -119,7 +122,7 @@ fn snapshot(dir: &Path, revision: &str) -> Result<PathBuf> {
     };
     if let Some(hash) = named.as_deref().or((revision != MAIN).then_some(revision)) {
         let snapshot = snapshots.join(hash);
-        // A reference comes from the network: it must not lead out of the folder.
+        // A reference comes from the network, so it must not lead out of the folder.
         if !hash.is_empty() && !hash.contains(['/', '\\']) && snapshot.is_dir() {
             return Ok(snapshot);
         }
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_python_finds_it() {
-        // What `huggingface_hub.constants.HF_HUB_CACHE` is in an environment of these variables alone.
+        // The values of `huggingface_hub.constants.HF_HUB_CACHE` in an environment with only these variables.
         let cases: [(&[(&str, &str)], &str); 7] = [
             (&[("HOME", "/h")], "/h/.cache/huggingface/hub"),
             (

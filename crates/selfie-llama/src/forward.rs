@@ -6,25 +6,26 @@ use std::ops::Range;
 use selfie_kernels::{Attend, Backend, BatchRow, Best};
 
 use crate::cache::KvCache;
-use crate::lora::{Adapting, LowSize};
+use crate::lora::{LowRankSize, RowAdapters};
 use crate::model::{Layer, Linear};
 use crate::{EmbedScale, LayerRope, LayerSpec, Llama, LlamaError, Probe, Result, Site, Visit};
 
-/// Rows of logits that are in memory at a time.
+/// Rows of logits in memory at a time.
 const LOGITS_ROWS: usize = 32;
 
-/// The buffers of a forward pass, made once for passes of up to `max_rows` rows.
+/// The buffers of a forward pass. They are made once, for passes of up to `max_rows` rows.
 pub(crate) struct Workspace<B: Backend> {
     max_rows: usize,
     batch: B::Batch,
     rows_in_batch: Vec<BatchRow>,
-    /// `[positions, rotated]` for each rotation that layers have.
+    /// `[positions, rotated]` for each rotation that occurs in a layer.
     ropes: HashMap<LayerRope, B::Rows>,
     /// `[rows, d_model]`
     pub(crate) residual: B::Rows,
-    /// A copy of rows for a site that cannot be written, or for the head; and what was normed behind attention or MLP.
+    /// A copy of rows for the head or for a site that cannot be written. Also the result of a norm after attention or
+    /// MLP.
     copy: B::Rows,
-    /// The output of attention or MLP, where something is done to it before it is added: `[rows, d_model]`.
+    /// The output of attention or MLP, if it is changed before it is added: `[rows, d_model]`.
     branch: Option<B::Rows>,
     normed: B::Acts,
     qkv: B::Rows,
@@ -32,8 +33,8 @@ pub(crate) struct Workspace<B: Backend> {
     gate_up: B::Rows,
     hidden: B::Acts,
     /// The adapters of the pass's rows.
-    pub(crate) adapting: Adapting<B>,
-    /// `[LOGITS_ROWS, vocab]`, when somebody asked for logits.
+    pub(crate) row_adapters: RowAdapters<B>,
+    /// `[LOGITS_ROWS, vocab]`, once somebody has asked for logits.
     logits: Option<B::Rows>,
 }
 
@@ -55,7 +56,7 @@ impl<B: Backend> Workspace<B> {
                 ropes.insert(rope, rows);
             }
         }
-        let branch = if config.spec.adds_as_it_is() {
+        let branch = if config.spec.adds_unchanged() {
             None
         } else {
             Some(backend.rows(max_rows, config.d_model)?)
@@ -73,7 +74,7 @@ impl<B: Backend> Workspace<B> {
             attended: backend.acts(max_rows, attn.q_dim(), model.dtype)?,
             gate_up: backend.rows(max_rows, 2 * config.ffn)?,
             hidden: backend.acts(max_rows, config.ffn, model.dtype)?,
-            adapting: Adapting::new(LowSize {
+            row_adapters: RowAdapters::new(LowRankSize {
                 rows: max_rows,
                 dtype: model.dtype,
             }),
@@ -81,36 +82,36 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
-    /// Most rows of a pass.
+    /// The most rows of a pass.
     pub(crate) fn max_rows(&self) -> usize {
         self.max_rows
     }
 }
 
-/// The rows that the head reads.
+/// The input rows of the head.
 pub(crate) enum HeadRows<'a, B: Backend> {
     /// Rows of the last pass.
     Pass,
-    /// Rows that were kept: the residual stream before the final norm, `[rows, d_model]`.
+    /// Kept rows: the residual stream before the final norm, `[rows, d_model]`.
     Kept(&'a B::Rows),
 }
 
-/// What the last product of attention or of the MLP reads.
+/// The input of the last product of attention or of the MLP.
 enum Input {
     Attended,
     Hidden,
 }
 
 impl<B: Backend> Llama<B> {
-    /// Runs `rows` through `layers` and leaves the residual stream at the input of layer `layers.end` in the
+    /// Runs `rows` through `layers`, and leaves the residual stream at the input of layer `layers.end` in the
     /// workspace.
     ///
-    /// A pass that begins at layer 0 embeds the rows' tokens; one that begins later takes the residual stream
-    /// that is in the workspace, a row for each of `rows`. Keys and values of a row go to its slot, and
-    /// it sees what was stored there before or comes earlier in its slot in the same batch.
+    /// A pass that begins at layer 0 embeds the rows' tokens. A pass that begins later continues from the residual
+    /// stream in the workspace, which has one row for each of `rows`. The keys and values of a row go to its slot. The
+    /// row sees what earlier passes stored there and what precedes it in the same slot of this batch.
     ///
-    /// The probe visits `hidden_states[l]` for each l in `layers.start..=layers.end`: also the states that the pass
-    /// ends with.
+    /// The probe visits `hidden_states[l]` for each l in `layers.start..=layers.end`, including the states at the end
+    /// of the pass.
     pub(crate) fn forward(
         &self,
         ws: &mut Workspace<B>,
@@ -176,7 +177,7 @@ impl<B: Backend> Llama<B> {
             .head_score(&ws.normed, &self.head, &self.config.spec.logits, tokens)?)
     }
 
-    /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows`, in turn.
+    /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows`, in order.
     pub(crate) fn logits(
         &self,
         ws: &mut Workspace<B>,
@@ -205,7 +206,7 @@ impl<B: Backend> Llama<B> {
         Ok(())
     }
 
-    /// The normed rows, in `ws.normed`.
+    /// Norms the rows into `ws.normed`.
     fn head_input(
         &self,
         ws: &mut Workspace<B>,
@@ -237,7 +238,7 @@ impl<B: Backend> Llama<B> {
         self.operand(ws, layer.attn_norm.as_deref())?;
         layer
             .qkv
-            .apply(b, &ws.normed, &mut ws.qkv, &mut ws.adapting)?;
+            .apply(b, &ws.normed, &mut ws.qkv, &mut ws.row_adapters)?;
         if let (Some(norms), Some(parts)) = (&layer.qk_norm, self.config.qk_parts()) {
             for (norm, parts) in norms.iter().zip(parts) {
                 b.rms_norm_parts(parts, norm, eps, &mut ws.qkv)?;
@@ -272,9 +273,9 @@ impl<B: Backend> Llama<B> {
             self.copy_site(ws, Site::PreMlp(l), probe)?;
         }
         self.operand(ws, layer.mlp_norm.as_deref())?;
-        if ws.adapting.is_active(&layer.gate_up) {
+        if ws.row_adapters.is_active(&layer.gate_up) {
             let (a, gate_up) = (&ws.normed, &mut ws.gate_up);
-            layer.gate_up.apply(b, a, gate_up, &mut ws.adapting)?;
+            layer.gate_up.apply(b, a, gate_up, &mut ws.row_adapters)?;
             b.glu(spec.activation, &ws.gate_up, &mut ws.hidden)?;
         } else {
             b.linear_glu(
@@ -294,7 +295,7 @@ impl<B: Backend> Llama<B> {
         )
     }
 
-    /// The residual stream as an operand: normed, where there is a norm.
+    /// The residual stream as an operand, normed if there is a norm.
     fn operand(&self, ws: &mut Workspace<B>, norm: Option<&B::Vector>) -> Result<()> {
         let (b, eps) = (&self.backend, self.config.rms_norm_eps);
         match norm {
@@ -304,7 +305,7 @@ impl<B: Backend> Llama<B> {
         Ok(())
     }
 
-    /// Adds the output of attention or of the MLP to the residual stream: normed and scaled, where the family does that.
+    /// Adds the output of attention or of the MLP to the residual stream, normed and scaled if the family does so.
     fn add(
         &self,
         linear: &Linear<B>,
@@ -318,9 +319,9 @@ impl<B: Backend> Llama<B> {
             Input::Hidden => &ws.hidden,
         };
         let Some(branch) = &mut ws.branch else {
-            return linear.add_to(b, input, &mut ws.residual, &mut ws.adapting);
+            return linear.add_to(b, input, &mut ws.residual, &mut ws.row_adapters);
         };
-        linear.apply(b, input, branch, &mut ws.adapting)?;
+        linear.apply(b, input, branch, &mut ws.row_adapters)?;
         match norm {
             Some(norm) => {
                 b.rms_norm_f32(branch, norm, self.config.rms_norm_eps, &mut ws.copy)?;
@@ -331,7 +332,7 @@ impl<B: Backend> Llama<B> {
         Ok(())
     }
 
-    /// What the MLP reads, in f32, to `ws.copy`.
+    /// Copies the input of the MLP to `ws.copy`, in f32.
     fn copy_pre_mlp(&self, ws: &mut Workspace<B>, layer: &Layer<B>) -> Result<()> {
         let (b, eps) = (&self.backend, self.config.rms_norm_eps);
         match &layer.mlp_norm {
@@ -345,7 +346,7 @@ impl<B: Backend> Llama<B> {
         Ok(())
     }
 
-    /// What token embeddings are multiplied by.
+    /// The factor of token embeddings.
     fn embed_scale(&self) -> f32 {
         match self.config.spec.embed_scale {
             EmbedScale::Factor(factor) => factor,
@@ -357,7 +358,7 @@ impl<B: Backend> Llama<B> {
         }
     }
 
-    /// A visit to the residual stream itself.
+    /// Visits the residual stream itself.
     fn write_site(
         &self,
         ws: &mut Workspace<B>,
@@ -375,7 +376,7 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// A visit to the values in `ws.copy`.
+    /// Visits the values in `ws.copy`.
     fn copy_site(&self, ws: &mut Workspace<B>, site: Site, probe: &mut dyn Probe<B>) -> Result<()> {
         probe.visit(Visit {
             backend: &self.backend,
@@ -404,11 +405,11 @@ impl<B: Backend> Llama<B> {
                 max: ws.max_rows,
             });
         }
-        let there = self.backend.len(&ws.residual);
-        if layers.start > 0 && there != rows.len() {
+        let found = self.backend.len(&ws.residual);
+        if layers.start > 0 && found != rows.len() {
             return Err(LlamaError::ResidualRows {
                 rows: rows.len(),
-                there,
+                found,
             });
         }
         Ok(())

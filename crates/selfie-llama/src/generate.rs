@@ -1,4 +1,4 @@
-//! Continuing prompts: one as it is written, or many together.
+//! Continues prompts: one alone, or many together.
 
 use std::ops::ControlFlow;
 
@@ -8,19 +8,19 @@ use crate::{
     Decoding, Feed, Llama, LlamaError, Pass, Probe, Result, Sequence, Session, SessionSize,
 };
 
-/// Most prompts that are continued together: more make a row no cheaper.
+/// The most prompts to continue together. More of them make a row no cheaper.
 const SLOTS: usize = 64;
 
-/// What [`generate`] wrote.
+/// The result of [`generate`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generated {
-    /// The new tokens, the one that ended the text included.
+    /// The new tokens, including the one that ended the text.
     pub new_ids: Vec<u32>,
-    /// The log-probability of each, by the logits as they are.
+    /// The log-probability of each, under the raw logits.
     pub logprobs: Vec<f32>,
 }
 
-/// Continues a prompt of token ids. `each` is called with every new id and may stop the text there.
+/// Continues a prompt of token ids. `each` is called with every new id and may stop the text.
 pub fn generate<B: Backend>(
     model: &Llama<B>,
     prompt: &[u32],
@@ -30,7 +30,7 @@ pub fn generate<B: Backend>(
     generate_with(model, prompt, decoding, &mut (), each)
 }
 
-/// [`generate`] with a probe, which reads or steers the residual stream of the prompt and of every new token.
+/// Like [`generate`], with a probe that reads or steers the residual stream of the prompt and of every new token.
 pub fn generate_with<B: Backend>(
     model: &Llama<B>,
     prompt: &[u32],
@@ -51,7 +51,7 @@ pub fn generate_with<B: Backend>(
     Ok(generation.into_generated())
 }
 
-/// A prompt that is continued token by token, by whoever has other work between two of them.
+/// A prompt that is continued one token at a time, for callers with other work between tokens.
 pub struct Generation<B: Backend> {
     session: Session<B>,
     sequence: Sequence,
@@ -60,7 +60,7 @@ pub struct Generation<B: Backend> {
 }
 
 impl<B: Backend> Generation<B> {
-    /// Makes room for a prompt of token ids and its text; nothing is run yet.
+    /// Makes room for a prompt of token ids and its continuation. Nothing runs yet.
     pub fn new(model: &Llama<B>, prompt: &[u32], decoding: Decoding) -> Result<Self> {
         check(model, &decoding, prompt.len())?;
         if prompt.is_empty() {
@@ -77,7 +77,7 @@ impl<B: Backend> Generation<B> {
         })
     }
 
-    /// Whether the text has come to its end.
+    /// Whether the text has ended.
     pub fn is_done(&self) -> bool {
         self.sequence.is_done(&self.decoding)
     }
@@ -102,30 +102,30 @@ impl<B: Backend> Generation<B> {
         chosen.ok_or(LlamaError::LogitNotFinite { position })
     }
 
-    /// The device that it runs on.
+    /// The device that the model runs on.
     pub fn backend(&self) -> &B {
         self.session.model().backend()
     }
 
-    /// The tokens that were chosen.
+    /// The tokens chosen so far.
     pub fn new_ids(&self) -> &[u32] {
         self.sequence.new_ids()
     }
 
-    /// The log-probability of each of them, by the logits as they are.
+    /// The log-probability of each of them, under the raw logits.
     pub fn logprobs(&self) -> &[f32] {
         self.sequence.logprobs()
     }
 
-    /// What was written.
+    /// The finished result.
     pub fn into_generated(self) -> Generated {
         self.sequence.into()
     }
 }
 
-/// Continues many prompts of token ids together; the results are in the order of the prompts.
+/// Continues many prompts of token ids together. The results are in the order of the prompts.
 ///
-/// A prompt's text does not depend on the others. `finished` is told how many are done, after each pass.
+/// A prompt's text does not depend on the others. After each pass, `finished` gets the number of finished prompts.
 pub fn generate_all<B: Backend>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
@@ -149,7 +149,7 @@ pub fn generate_all<B: Backend>(
     let mut active: Vec<Sequence> = Vec::new();
     let mut count = 0;
     while count < prompts.len() {
-        // A full group at a time, so that prompt passes stay wide.
+        // Start a full group at a time, so that prompt passes stay wide.
         let (mut joining, mut rows) = (Vec::new(), 0);
         while session.free_slots() > 0 && rows < size.rows {
             let Some((prompt, key)) = waiting.next() else {
@@ -175,7 +175,7 @@ pub fn generate_all<B: Backend>(
     Ok(results)
 }
 
-/// Gives each sequence its next token, after its prompt where `prompt` says so, else after its last token.
+/// Gives each sequence its next token: after its prompt if `prompt` is set, otherwise after its last token.
 fn advance<'a, B: Backend>(
     model: &Llama<B>,
     session: &mut Session<B>,

@@ -1,4 +1,4 @@
-//! The defaults of decoding that a checkpoint asks for: `generation_config.json`.
+//! The decoding defaults of a checkpoint: `generation_config.json`.
 
 use std::fmt::Display;
 use std::fs;
@@ -12,43 +12,43 @@ use crate::gguf::{Gguf, is_gguf};
 use crate::json::{Fields, parse_object};
 use crate::{LlamaConfig, LlamaError, Note, Result, Sampling, Tokenizer};
 
-/// How many of the likeliest tokens transformers draws from where a file says nothing of it.
+/// The number of likeliest tokens that transformers draws from if a file does not set `top_k`.
 const DEFAULT_TOP_K: usize = 50;
 
-/// What is taken from `generation_config.json`, and what is not.
+/// The fields that are used from `generation_config.json`, and those that are not.
 ///
-/// How long a text becomes is the caller's, so `max_length` and its like are no part of it.
+/// The length of a text is up to the caller, so `max_length` and its like are not read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
-    /// Token ids that end a text; `None` = those of `config.json`.
+    /// Token ids that end a text; `None` means those of `config.json`.
     pub eos: Option<Vec<u32>>,
-    /// Whether to sample; `false` = greedy.
+    /// Whether to sample; `false` means greedy decoding.
     pub do_sample: bool,
-    /// What logits are divided by before sampling; at least 0.
+    /// Logits are divided by this before sampling; at least 0.
     pub temperature: Option<f32>,
-    /// How many of the most likely tokens are sampled from; 0 = all, which `null` says too. `None`, a file without the
-    /// field, is 50 in transformers.
+    /// How many of the most likely tokens to sample from. 0 means all, and so does `null`. `None`, a file without the
+    /// field, means 50 in transformers.
     pub top_k: Option<usize>,
-    /// The mass of the most likely tokens that are sampled from, in 0..=1.
+    /// The probability mass of the most likely tokens to sample from, in 0..=1.
     pub top_p: Option<f32>,
-    /// The least probability, as a share of the likeliest token's, that is sampled, in 0..=1.
+    /// The least probability to sample, relative to that of the likeliest token, in 0..=1.
     pub min_p: Option<f32>,
-    /// What the logits of tokens that are there already are divided by (multiplied, if below 0); above 0.
+    /// The logits of tokens already in the text are divided by this (multiplied, if negative); above 0.
     pub repetition_penalty: Option<f32>,
-    /// What the file asks for and is not done.
-    pub left_out: Vec<LeftOut>,
+    /// Fields that ask for something unsupported.
+    pub ignored: Vec<IgnoredField>,
 }
 
-/// A field that asks for something that is not done.
+/// A field that asks for something unsupported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Says so in words.
+pub struct IgnoredField {
+    /// The note that says so.
     pub note: Note,
-    /// Whether it counts only when tokens are drawn.
+    /// Whether it matters only when sampling.
     pub sampling_only: bool,
 }
 
-/// What a user asks for; `None` = as the checkpoint says.
+/// The user's choices; `None` leaves the choice to the checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SamplingOverrides {
     /// 0 = greedy.
@@ -59,26 +59,26 @@ pub struct SamplingOverrides {
     pub top_p: Option<f32>,
     /// 0 = all tokens.
     pub min_p: Option<f32>,
-    /// 1 = none.
+    /// 1 = no penalty.
     pub repetition_penalty: Option<f32>,
-    /// Settles the draws.
+    /// The seed of the draws.
     pub seed: u64,
 }
 
-/// How tokens are chosen, after [`GenerationConfig::resolve`].
+/// How to choose tokens, after [`GenerationConfig::resolve`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedSampling {
-    /// `None` is greedy, by the logits as they are.
+    /// `None` means greedy, by the raw logits.
     pub sampling: Option<Sampling>,
-    /// What of it the checkpoint's file decides, in one line; `None` when nothing of it does.
+    /// The settings that come from the checkpoint's file, in one line; `None` if there are none.
     pub taken: Option<String>,
-    /// What the file asks for and is not done.
+    /// Notes on unsupported fields of the file.
     pub notes: Vec<Note>,
 }
 
 impl GenerationConfig {
-    /// Reads `dir/generation_config.json`. Without that file, what old checkpoints write into `config.json` counts;
-    /// `None` when that says nothing either. Of a GGUF file, the ids that end a text.
+    /// Reads `dir/generation_config.json`. If it does not exist, reads what old checkpoints write into `config.json`;
+    /// `None` if that has nothing either. For a GGUF file, reads the ids that end a text.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
         if is_gguf(dir) {
             let config = Gguf::open(dir)?.generation_config()?;
@@ -96,7 +96,7 @@ impl GenerationConfig {
             return Ok(None);
         };
         let mut object = parse_object(&json, &path)?;
-        // There, null is as good as nothing.
+        // In `config.json`, null means the same as no field.
         object.retain(|name, value| !value.is_null() && is_of_generation(name));
         if object.is_empty() {
             return Ok(None);
@@ -104,7 +104,7 @@ impl GenerationConfig {
         Self::read(&object, &path).map(Some)
     }
 
-    /// Reads the text of a `generation_config.json`. `path` is what errors call it.
+    /// Parses the text of a `generation_config.json`. Errors call it `path`.
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
         Self::read(&parse_object(json, path)?, path)
     }
@@ -125,11 +125,11 @@ impl GenerationConfig {
             None if fields.names("top_k") => Some(0),
             top_k => top_k,
         };
-        let left_out = NOT_DONE.iter().filter_map(|field| {
+        let ignored = UNSUPPORTED.iter().filter_map(|field| {
             let value = fields.get(field.name)?;
             let asks = !field.neutral(value);
-            asks.then(|| LeftOut {
-                note: Note::NotGenerated {
+            asks.then(|| IgnoredField {
+                note: Note::FieldIgnored {
                     file: path.to_owned(),
                     field: field.name.to_owned(),
                     value: fields.shown(field.name),
@@ -145,14 +145,14 @@ impl GenerationConfig {
             top_p: share("top_p")?.map(|number| number as f32),
             min_p: share("min_p")?.map(|number| number as f32),
             repetition_penalty: repetition_penalty.map(|number| number as f32),
-            left_out: left_out.collect(),
+            ignored: ignored.collect(),
         })
     }
 
-    /// How tokens are chosen: what is asked for comes first, then what the file says, as transformers understands it.
+    /// Decides how to choose tokens. `asked` takes precedence over the file, which is read as transformers reads it.
     ///
-    /// A file decides whether tokens are drawn (`do_sample`), unless one asks: with a temperature of 0 they are not,
-    /// and with another or with a `top_k`, `top_p` or `min_p` they are. The penalty counts either way.
+    /// The file's `do_sample` decides whether to sample, unless `asked` does: a temperature of 0 means greedy; any
+    /// other temperature, or a `top_k`, `top_p` or `min_p`, means sampling. The repetition penalty applies either way.
     pub fn resolve(file: Option<&Self>, asked: &SamplingOverrides) -> Result<ResolvedSampling> {
         let nothing = Self::default();
         let said = file.unwrap_or(&nothing);
@@ -182,7 +182,7 @@ impl GenerationConfig {
             sampling.top_k = top_k;
             sampling.top_p = first("top_p", (asked.top_p, said.top_p), 1.0, &mut taken);
             if asked.top_p.is_none() {
-                // transformers keeps the likeliest token at least.
+                // transformers always keeps the likeliest token.
                 sampling.top_p = sampling.top_p.max(f32::MIN_POSITIVE);
             }
             sampling.min_p = first("min_p", (asked.min_p, said.min_p), 0.0, &mut taken);
@@ -197,17 +197,18 @@ impl GenerationConfig {
         let says = by_file || !taken.is_empty();
         let list = [how].into_iter().chain(taken.iter().map(String::as_str));
         let list = list.collect::<Vec<_>>().join(", ");
-        let notes = said.left_out.iter();
-        let notes = notes.filter(|left_out| draws || !left_out.sampling_only);
+        let notes = said.ignored.iter();
+        let notes = notes.filter(|ignored| draws || !ignored.sampling_only);
         Ok(ResolvedSampling {
             sampling: (sampling != greedy).then_some(sampling),
             taken: says.then(|| format!("as the checkpoint says, {list}")),
-            notes: notes.map(|left_out| left_out.note.clone()).collect(),
+            notes: notes.map(|ignored| ignored.note.clone()).collect(),
         })
     }
 }
 
-/// The token ids that end a text: those of `generation_config.json`, else of `config.json`, else the tokenizer's.
+/// The token ids that end a text: from `generation_config.json`, otherwise from `config.json`, otherwise from the
+/// tokenizer.
 pub fn eos_ids(
     generation: Option<&GenerationConfig>,
     config: &LlamaConfig,
@@ -223,7 +224,8 @@ pub fn eos_ids(
 
 const PENALTY: &str = "repetition_penalty";
 
-/// What is asked for, else what the file says, else the default; `taken` learns of what the file changes.
+/// The user's value, otherwise the file's, otherwise the default. If the file changes something, it is listed in
+/// `taken`.
 fn first<T: PartialEq + Display>(
     name: &str,
     (asked, said): (Option<T>, Option<T>),
@@ -237,15 +239,15 @@ fn first<T: PartialEq + Display>(
     asked.or(by_file).unwrap_or(default)
 }
 
-/// A field whose effect is not done, and the values that have none.
-struct NotDone {
+/// A field whose effect is unsupported, and the values that have no effect.
+struct Unsupported {
     name: &'static str,
     neutral: &'static [f64],
     sampling_only: bool,
 }
 
-impl NotDone {
-    /// Whether a value asks for nothing.
+impl Unsupported {
+    /// Whether a value has no effect.
     fn neutral(&self, value: &Value) -> bool {
         match value {
             Value::Bool(flag) => !flag,
@@ -259,54 +261,54 @@ impl NotDone {
     }
 }
 
-const fn not_done(name: &'static str, neutral: &'static [f64]) -> NotDone {
-    NotDone {
+const fn unsupported(name: &'static str, neutral: &'static [f64]) -> Unsupported {
+    Unsupported {
         name,
         neutral,
         sampling_only: false,
     }
 }
 
-const fn not_drawn(name: &'static str, neutral: &'static [f64]) -> NotDone {
-    NotDone {
+const fn unsupported_sampling(name: &'static str, neutral: &'static [f64]) -> Unsupported {
+    Unsupported {
         name,
         neutral,
         sampling_only: true,
     }
 }
 
-/// The fields of transformers 4.57 (`GenerationConfig.__init__`) that change which tokens a text has. Those of beam
-/// search change nothing where there is one beam.
-const NOT_DONE: [NotDone; 26] = [
-    not_drawn("typical_p", &[1.0]),
-    not_drawn("epsilon_cutoff", &[0.0, 1.0]),
-    not_drawn("eta_cutoff", &[0.0, 1.0]),
-    not_done("no_repeat_ngram_size", &[0.0]),
-    not_done("encoder_repetition_penalty", &[1.0]),
-    not_done("encoder_no_repeat_ngram_size", &[0.0]),
-    not_done("bad_words_ids", &[]),
-    not_done("sequence_bias", &[]),
-    not_done("min_length", &[0.0]),
-    not_done("min_new_tokens", &[0.0]),
-    not_done("forced_bos_token_id", &[]),
-    not_done("forced_eos_token_id", &[]),
-    not_done("exponential_decay_length_penalty", &[]),
-    not_done("suppress_tokens", &[]),
-    not_done("begin_suppress_tokens", &[]),
-    not_done("remove_invalid_values", &[]),
-    not_done("guidance_scale", &[1.0]),
-    not_done("watermarking_config", &[]),
-    not_done("stop_strings", &[]),
-    not_done("max_time", &[]),
-    not_done("num_beams", &[1.0]),
-    not_done("penalty_alpha", &[0.0]),
-    not_done("dola_layers", &[]),
-    not_done("constraints", &[]),
-    not_done("force_words_ids", &[]),
-    not_done("token_healing", &[]),
+/// The fields of transformers 4.57 (`GenerationConfig.__init__`) that change which tokens are generated. Those of beam
+/// search have no effect with a single beam.
+const UNSUPPORTED: [Unsupported; 26] = [
+    unsupported_sampling("typical_p", &[1.0]),
+    unsupported_sampling("epsilon_cutoff", &[0.0, 1.0]),
+    unsupported_sampling("eta_cutoff", &[0.0, 1.0]),
+    unsupported("no_repeat_ngram_size", &[0.0]),
+    unsupported("encoder_repetition_penalty", &[1.0]),
+    unsupported("encoder_no_repeat_ngram_size", &[0.0]),
+    unsupported("bad_words_ids", &[]),
+    unsupported("sequence_bias", &[]),
+    unsupported("min_length", &[0.0]),
+    unsupported("min_new_tokens", &[0.0]),
+    unsupported("forced_bos_token_id", &[]),
+    unsupported("forced_eos_token_id", &[]),
+    unsupported("exponential_decay_length_penalty", &[]),
+    unsupported("suppress_tokens", &[]),
+    unsupported("begin_suppress_tokens", &[]),
+    unsupported("remove_invalid_values", &[]),
+    unsupported("guidance_scale", &[1.0]),
+    unsupported("watermarking_config", &[]),
+    unsupported("stop_strings", &[]),
+    unsupported("max_time", &[]),
+    unsupported("num_beams", &[1.0]),
+    unsupported("penalty_alpha", &[0.0]),
+    unsupported("dola_layers", &[]),
+    unsupported("constraints", &[]),
+    unsupported("force_words_ids", &[]),
+    unsupported("token_healing", &[]),
 ];
 
-/// Whether a field of `config.json` is one of generation.
+/// Whether a field of `config.json` belongs to generation.
 fn is_of_generation(name: &str) -> bool {
     let taken = [
         "do_sample",
@@ -316,7 +318,7 @@ fn is_of_generation(name: &str) -> bool {
         "min_p",
         PENALTY,
     ];
-    taken.contains(&name) || NOT_DONE.iter().any(|field| field.name == name)
+    taken.contains(&name) || UNSUPPORTED.iter().any(|field| field.name == name)
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

@@ -1,4 +1,4 @@
-//! Typed reads of a checkpoint's small JSON files: an error names the file, the field and its value.
+//! Typed reads of a checkpoint's small JSON files. An error names the file, the field and its value.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -7,16 +7,17 @@ use serde_json::{Map, Value};
 
 use crate::{LlamaError, Result};
 
-/// Values longer than this are cut in messages.
+/// Messages truncate values longer than this.
 const SHOWN_CHARS: usize = 60;
 
-/// Parses a file whose top level has to be an object.
+/// Parses a file whose top level must be an object.
 ///
-/// Python writes `NaN`, `Infinity` and `-Infinity`, which are no JSON: they become texts, which no number is read from.
+/// Python writes `NaN`, `Infinity` and `-Infinity`, which are not JSON. They are read as strings, which no number field
+/// accepts.
 pub(crate) fn parse_object(json: &str, path: &Path) -> Result<Map<String, Value>> {
     let parsed = serde_json::from_str(json).or_else(|error| {
         let quoted = quote_not_finite(json);
-        // The error of the text as it is, whose columns are right.
+        // Report the error of the unquoted text, whose columns are right.
         quoted
             .and_then(|json| serde_json::from_str(&json).ok())
             .ok_or(error)
@@ -27,7 +28,7 @@ pub(crate) fn parse_object(json: &str, path: &Path) -> Result<Map<String, Value>
     })
 }
 
-/// A text with quotes around Python's numbers that are not finite; `None` where there are none.
+/// A text with quotes around Python's non-finite numbers; `None` if it has none.
 fn quote_not_finite(json: &str) -> Option<String> {
     let mut quoted = String::with_capacity(json.len() + 16);
     let mut rest = json;
@@ -53,7 +54,7 @@ fn quote_not_finite(json: &str) -> Option<String> {
     found.then_some(quoted)
 }
 
-/// The bytes of the string that a text begins with, quotes included.
+/// The bytes of the string at the start of a text, including its quotes.
 fn string_len(json: &str) -> usize {
     let mut escaped = false;
     for (at, byte) in json.bytes().enumerate().skip(1) {
@@ -74,10 +75,10 @@ fn shortened(value: String) -> String {
     }
 }
 
-/// One object of a file. The getters take `null` for an absent field, as transformers does.
+/// One object of a file. Like transformers, the getters treat `null` as an absent field.
 pub(crate) struct Fields<'a> {
     path: &'a Path,
-    /// What leads from the file's top level to this object, with a final dot.
+    /// The path from the file's top level to this object, with a final dot.
     prefix: String,
     object: &'a Map<String, Value>,
 }
@@ -92,12 +93,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The value as it stands.
+    /// The raw value.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
-    /// The object as it stands, without a check of its own.
+    /// The raw object, without a check of its own.
     pub(crate) fn object_value(&self, name: &str) -> Option<&'a Map<String, Value>> {
         self.get(name)?.as_object()
     }
@@ -107,7 +108,7 @@ impl<'a> Fields<'a> {
         shortened(self.object.get(name).unwrap_or(&Value::Null).to_string())
     }
 
-    /// Whether the field is written, be it as `null`.
+    /// Whether the field is present, even as `null`.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.object.contains_key(name)
     }
@@ -133,7 +134,7 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// A number that `accept` takes; `expected` says in words which those are.
+    /// A number that `accept` accepts; `expected` describes those numbers.
     pub(crate) fn number(
         &self,
         name: &str,
@@ -147,7 +148,7 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// A number above 0 that is one in f32 too.
+    /// A number above 0 that is representable in f32 too.
     pub(crate) fn positive(&self, name: &str) -> Result<Option<f64>> {
         self.number(name, "a finite number above 0", |number| {
             let rounded = number as f32;
@@ -172,7 +173,7 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// One token id, or a list of them; -1 is none.
+    /// One token id, or a list of them; -1 means none.
     pub(crate) fn token_ids(&self, name: &str) -> Result<Option<Vec<u32>>> {
         let id = |value: &Value| match value.as_i64()? {
             -1 => Some(None),
@@ -200,13 +201,13 @@ impl<'a> Fields<'a> {
         }))
     }
 
-    /// The error of a field that is there with a value that does not do.
+    /// The error for a field with an unacceptable value.
     pub(crate) fn refuse(&self, name: &str, expected: impl Into<String>) -> LlamaError {
         let value = self.object.get(name).unwrap_or(&Value::Null).to_string();
         self.refuse_as(name, value, expected)
     }
 
-    /// [`refuse`](Self::refuse) where the value is not the field's own text: a default, a quotient.
+    /// Like [`refuse`](Self::refuse), for a value that is not the field's own text: a default, a quotient.
     pub(crate) fn refuse_as(
         &self,
         name: &str,
@@ -221,7 +222,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The error of a field that has to be there.
+    /// The error for a required field that is missing.
     pub(crate) fn missing(&self, name: &str) -> LlamaError {
         LlamaError::ConfigMissing {
             path: self.path.to_owned(),

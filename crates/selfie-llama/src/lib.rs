@@ -1,4 +1,4 @@
-//! A LLaMA: its checkpoint, its tokenizer, sessions with an explicit KV cache, probes, decoding.
+//! A LLaMA: its checkpoint, its tokenizer, sessions with an explicit KV cache, probes and decoding.
 //!
 //! ```
 //! # fn main() -> selfie_llama::Result<()> {
@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! [`capture`] does the same for sites of many prompts, [`Trace`] keeps all states of one, [`generate`] continues a prompt,
-//! [`generate_with`] steers it, and [`Session`] is what all of them are built on.
+//! [`capture`] does the same for sites of many prompts, and [`Trace`] keeps all states of one prompt. [`generate`]
+//! continues a prompt, and [`generate_with`] also steers it. All of them are built on [`Session`].
 #![deny(unsafe_code)]
 
 mod cache;
@@ -61,12 +61,12 @@ pub use chat::{ChatEnd, ChatMessage, ChatTemplate, RenderedChat};
 pub use checkpoint::{Checkpoint, Tensor, TensorInfo};
 pub use config::LlamaConfig;
 pub use decode::{Decoding, Sequence};
-pub use error::{LlamaError, Result};
+pub use error::{LlamaError, LoraError, Result, ShardError};
 pub use families::ModelType;
 pub use folder::resolve_folder;
 pub use generate::{Generated, Generation, generate, generate_all, generate_with};
 pub use generation_config::{
-    GenerationConfig, LeftOut, ResolvedSampling, SamplingOverrides, eos_ids,
+    GenerationConfig, IgnoredField, ResolvedSampling, SamplingOverrides, eos_ids,
 };
 pub use gguf::Gguf;
 pub use lora::Lora;
@@ -85,13 +85,13 @@ pub use trace::Trace;
 pub use weights::{WeightChoice, WeightSummary};
 pub use write::Write;
 
-// What a user of this crate alone needs of the one below.
+// The items of selfie-kernels that a user of this crate needs.
 pub use selfie_kernels::{
     Activation, Backend, BatchRow, Best, BlockFormat, Cpu, CpuOptions, CpuPath, DType, Format,
     InjectMode, Injection, KernelError, LogitMap, Slot,
 };
 
-/// The example of README.md is a test.
+/// Tests the example of README.md.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! One layer's MLP on the host: to read it, to replace it, to hand it on.
+//! One layer's MLP on the host: read, replace or export it.
 
 use std::io;
 use std::ops::Range;
@@ -8,16 +8,16 @@ use selfie_kernels::{Activation, Backend, DType, KernelError, MatrixSource};
 use crate::model::{Layer, Linear};
 use crate::{Llama, LlamaError, Result};
 
-/// A tensor on the host, as the model computes with it.
+/// A tensor on the host, in the dtype that the model computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostTensor {
-    /// Its name in a checkpoint: `model.layers.3.mlp.gate_proj.weight`.
+    /// The name in a checkpoint: `model.layers.3.mlp.gate_proj.weight`.
     pub name: String,
-    /// A matrix has the model's dtype, a bias is f32.
+    /// The model's dtype for a matrix, f32 for a bias.
     pub dtype: DType,
-    /// `[out, in]` of a matrix, `[out]` of a bias.
+    /// `[out, in]` for a matrix, `[out]` for a bias.
     pub shape: Vec<usize>,
-    /// Its values, little-endian, row after row.
+    /// The values, little-endian, row after row.
     pub bytes: Vec<u8>,
 }
 
@@ -60,7 +60,7 @@ impl MatrixSource for HostTensor {
     }
 }
 
-/// The MLP of one layer: gate, up and down, each a matrix and, where the model has them, a bias behind it.
+/// The MLP of one layer: gate, up and down. Each is a matrix, followed by its bias if the model has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MlpWeights {
     /// The layer, counted from 0.
@@ -70,8 +70,8 @@ pub struct MlpWeights {
 }
 
 impl MlpWeights {
-    /// The three matrices, and the biases if there are any, as f32: `[2 ffn, d_model]` (gate first), `[d_model, ffn]`,
-    /// `[2 ffn]`, `[d_model]`.
+    /// The three matrices and any biases, as f32: `[2 ffn, d_model]` (gate first), `[d_model, ffn]`, `[2 ffn]`,
+    /// `[d_model]`.
     pub fn to_f32(&self) -> MlpValues {
         let mut values = MlpValues::default();
         for tensor in &self.tensors {
@@ -87,7 +87,7 @@ impl MlpWeights {
         values
     }
 
-    /// The same tensors with other values, rounded to their types.
+    /// The same tensors with new values, rounded to their dtypes.
     pub fn with_values(&self, values: &MlpValues) -> Self {
         let mut rest = [
             &values.gate_up[..],
@@ -111,7 +111,7 @@ impl MlpWeights {
     }
 }
 
-/// The values of an [`MlpWeights`] in f32, gate and up stacked; biases are empty where the model has none.
+/// The values of an [`MlpWeights`] in f32, with gate and up stacked. Biases are empty if the model has none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MlpValues {
     /// `[2 ffn, d_model]`, gate first.
@@ -124,21 +124,22 @@ pub struct MlpValues {
     pub down_bias: Vec<f32>,
 }
 
-/// What of an MLP is not in its matrices: the gate, and what is done to its output before the residual stream is added.
+/// The parts of an MLP outside its matrices: the activation, and what is done to the output before it is added to the
+/// residual stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlpUnit {
-    /// What the gate goes through.
+    /// The activation of the gate.
     pub activation: Activation,
-    /// The weight of the norm behind the MLP, `[d_model]`, in families that have one.
+    /// The weight of the norm after the MLP, `[d_model]`, in families that have one.
     pub out_norm: Option<Vec<f32>>,
-    /// What that norm adds to the mean square.
+    /// The epsilon of that norm.
     pub eps: f32,
-    /// The factor of the output, behind the norm.
+    /// The factor of the output, after the norm.
     pub scale: f32,
 }
 
 impl Default for MlpUnit {
-    /// That of a LLaMA.
+    /// The MLP of a LLaMA.
     fn default() -> Self {
         Self {
             activation: Activation::Silu,
@@ -149,7 +150,7 @@ impl Default for MlpUnit {
     }
 }
 
-/// An MLP in training: its weights in f32 on the device, biases `[out, 1]` where the model has them.
+/// An MLP in training: f32 weights on the device, and biases `[out, 1]` if the model has them.
 pub struct MlpRows<'a, B: Backend> {
     /// `[2 ffn, d_model]`, gate first.
     pub gate_up: &'a B::Rows,
@@ -161,7 +162,7 @@ pub struct MlpRows<'a, B: Backend> {
     pub down_bias: Option<&'a B::Rows>,
 }
 
-/// An MLP as the model computes with it, outside of the model.
+/// An MLP in the form that the model computes with, outside the model.
 pub struct PackedMlp<B: Backend> {
     layer: usize,
     gate_up: Linear<B>,
@@ -169,7 +170,8 @@ pub struct PackedMlp<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Packs f32 weights for a layer, rounded to the model's dtype; nothing of the size of the MLP is made beside it.
+    /// Packs f32 weights for a layer, rounded to the model's dtype. Allocates nothing as large as the MLP beside the
+    /// result.
     pub fn pack_mlp(&self, layer: usize, rows: &MlpRows<'_, B>) -> Result<PackedMlp<B>> {
         self.check_layer(layer)?;
         let (b, ffn, d) = (&self.backend, self.config.ffn, self.config.d_model);
@@ -196,7 +198,7 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// Puts a packed MLP into the layer that it was packed for, and returns the one that was there.
+    /// Puts a packed MLP into the layer that it was packed for, and returns the previous one.
     pub fn swap_mlp(&mut self, mut mlp: PackedMlp<B>) -> PackedMlp<B> {
         let layer = &mut self.layers[mlp.layer];
         std::mem::swap(&mut layer.gate_up, &mut mlp.gate_up);
@@ -204,7 +206,7 @@ impl<B: Backend> Llama<B> {
         mlp
     }
 
-    /// The MLP of a layer as it is computed with: what [`set_mlp`](Llama::set_mlp) brings back to the bit.
+    /// The MLP of a layer as the model computes it. [`set_mlp`](Llama::set_mlp) restores it bit for bit.
     pub fn mlp(&self, layer: usize) -> Result<MlpWeights> {
         self.check_layer(layer)?;
         let Layer { gate_up, down, .. } = &self.layers[layer];
@@ -243,7 +245,7 @@ impl<B: Backend> Llama<B> {
         Ok(MlpWeights { layer, tensors })
     }
 
-    /// What of a layer's MLP is not in its matrices.
+    /// The parts of a layer's MLP outside its matrices.
     pub fn mlp_unit(&self, layer: usize) -> Result<MlpUnit> {
         self.check_layer(layer)?;
         let norm = self.layers[layer].mlp_out_norm.as_deref();
@@ -257,7 +259,8 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// Replaces the MLP of a layer by one with the same tensors. The values of an MLP in blocks bring these blocks back.
+    /// Replaces the MLP of a layer with one that has the same tensors. The values read from an MLP in blocks restore
+    /// its blocks.
     pub fn set_mlp(&mut self, mlp: &MlpWeights) -> Result<()> {
         self.check_layer(mlp.layer)?;
         let (ffn, d) = (self.config.ffn, self.config.d_model);
@@ -320,7 +323,7 @@ impl<B: Backend> Llama<B> {
         Ok(())
     }
 
-    /// The tensors of a checkpoint that are stacked into gate and up.
+    /// The checkpoint tensors that are stacked into gate and up.
     fn up_parts(&self) -> &'static [&'static str] {
         if self.config.spec.fused {
             &["gate_up_proj"]
@@ -369,7 +372,7 @@ fn expect<'a>(
     }
 }
 
-/// Rows on the device that are read in pieces.
+/// Rows on the device, read in pieces.
 struct RowsSource<'a, B: Backend> {
     backend: &'a B,
     rows: &'a B::Rows,
@@ -406,7 +409,7 @@ fn pack<B: Backend>(
     packed.map_err(|error| edited(name, parts, first, error))
 }
 
-/// Names the tensor that cannot be packed; each of `parts` has `rows` rows.
+/// The error that names the tensor that cannot be packed; each of `parts` has `rows` rows.
 fn edited(
     name: &dyn Fn(&str) -> String,
     parts: &[&str],

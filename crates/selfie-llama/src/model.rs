@@ -1,4 +1,4 @@
-//! The model: weights of all layers, and loading them.
+//! The model: the weights of all layers, and how they are loaded.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,38 +7,38 @@ use std::sync::Arc;
 use selfie_kernels::{Backend, DType, Format, KernelError, MatrixSource};
 
 use crate::checkpoint::TEXT_PARTS;
-use crate::lora::{Adapter, Adapting};
+use crate::lora::{Adapter, RowAdapters};
 use crate::weights::{Place, WeightChoice, WeightSummary};
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
-/// A LLaMA with its weights on a device: a handle, which is cheap to clone.
+/// A LLaMA with its weights on a device. It is a handle, cheap to clone.
 ///
-/// Clones share the weights and the device. One that gets another MLP ([`set_mlp`](Llama::set_mlp)) shares all the
-/// others still, so that a model and its edited self fit where one does.
+/// Clones share the weights and the device. A clone whose MLP is replaced ([`set_mlp`](Llama::set_mlp)) still shares
+/// all other weights, so a model and its edited copy fit where one of them does.
 ///
-/// A model may be used from several threads at once, each with a [`Session`](crate::Session) of its own: each gets the
-/// bits that it would get alone, and they share the device's threads.
+/// Several threads may use a model at once, each with its own [`Session`](crate::Session). They share the device's
+/// threads, and each gets the same bits as if it ran alone.
 pub struct Llama<B: Backend> {
     pub(crate) backend: B,
     pub(crate) config: Arc<LlamaConfig>,
-    /// The type that operands are made for: that of all matrices, or f32.
+    /// The dtype that operands are made for: that of all matrices, or f32.
     pub(crate) dtype: DType,
     pub(crate) weights: Arc<WeightSummary>,
     pub(crate) embed: Arc<B::Matrix>,
     pub(crate) layers: Vec<Layer<B>>,
-    /// Gate and up, and down, of layers whose MLP was replaced in a model with blocks.
+    /// Gate and up, and down, in their original blocks, for layers whose MLP was replaced in a model with blocks.
     pub(crate) in_blocks: HashMap<usize, [Linear<B>; 2]>,
     pub(crate) norm: Arc<B::Vector>,
-    /// The embedding table, where the two are tied.
+    /// The head; the embedding table itself if the two are tied.
     pub(crate) head: Arc<B::Matrix>,
-    /// What the names of the layers' tensors begin with in its checkpoint: `model.layers`.
+    /// The prefix of the layers' tensor names in the checkpoint: `model.layers`.
     pub(crate) layers_name: Arc<str>,
-    /// The names of its adapters; linears have theirs by the same numbers.
+    /// The names of the adapters. A linear has its adapters under the same numbers.
     pub(crate) loras: Vec<Arc<str>>,
-    /// The adapter that new slots get.
+    /// The adapter of new slots.
     pub(crate) adapter: Option<usize>,
-    /// Whether an adapter is in the head.
-    pub(crate) own_head: bool,
+    /// Whether an adapter is merged into the head.
+    pub(crate) head_is_adapted: bool,
 }
 
 impl<B: Backend> Clone for Llama<B> {
@@ -56,18 +56,18 @@ impl<B: Backend> Clone for Llama<B> {
             layers_name: self.layers_name.clone(),
             loras: self.loras.clone(),
             adapter: self.adapter,
-            own_head: self.own_head,
+            head_is_adapted: self.head_is_adapted,
         }
     }
 }
 
-/// The weights of one layer; it has the norms that its family's [`Spec`](crate::Spec) says.
+/// The weights of one layer. It has the norms that its family's [`Spec`](crate::Spec) names.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attn_norm: Option<Arc<B::Vector>>,
     pub(crate) attn_out_norm: Option<Arc<B::Vector>>,
     pub(crate) mlp_norm: Option<Arc<B::Vector>>,
     pub(crate) mlp_out_norm: Option<Arc<B::Vector>>,
-    /// Of queries, and of keys.
+    /// The norms of queries and of keys.
     pub(crate) qk_norm: Option<[Arc<B::Vector>; 2]>,
     /// Queries, keys and values: `[q_dim + 2 kv_dim, d_model]`.
     pub(crate) qkv: Linear<B>,
@@ -93,7 +93,7 @@ impl<B: Backend> Clone for Layer<B> {
     }
 }
 
-/// A weight, its bias, and the low-rank adapters beside them, by the number of the model's adapter.
+/// A weight, its bias and its low-rank adapters, by the model's adapter numbers.
 pub(crate) struct Linear<B: Backend> {
     pub(crate) weight: Arc<B::Matrix>,
     pub(crate) bias: Option<Arc<B::Vector>>,
@@ -119,49 +119,50 @@ impl<B: Backend> Linear<B> {
         }
     }
 
-    /// The linear's part of an adapter, if it has one.
+    /// The linear's part of an adapter, if there is one.
     pub(crate) fn adapter(&self, number: usize) -> Option<&Adapter<B>> {
         self.adapters.get(number)?.as_deref()
     }
 
-    /// `out = a · wᵀ (+ bias)`, and what the rows' adapters add.
+    /// `out = a · wᵀ (+ bias)`, plus what the rows' adapters add.
     pub(crate) fn apply(
         &self,
         backend: &B,
         a: &B::Acts,
         out: &mut B::Rows,
-        adapting: &mut Adapting<B>,
+        row_adapters: &mut RowAdapters<B>,
     ) -> Result<()> {
         backend.linear(a, &self.weight, self.bias.as_deref(), out)?;
-        adapting.add(backend, self, a, out)
+        row_adapters.add(backend, self, a, out)
     }
 
-    /// `residual += a · wᵀ (+ bias)`, and what the rows' adapters add: the end of attention and of the MLP. Where several
-    /// devices hold a part of the weight each, their products are to be summed here, before the residual stream is added.
+    /// `residual += a · wᵀ (+ bias)`, plus what the rows' adapters add: the end of attention and of the MLP. If several
+    /// devices each hold a part of the weight, this is where their products must be summed, before the result is added
+    /// to the residual stream.
     pub(crate) fn add_to(
         &self,
         backend: &B,
         a: &B::Acts,
         residual: &mut B::Rows,
-        adapting: &mut Adapting<B>,
+        row_adapters: &mut RowAdapters<B>,
     ) -> Result<()> {
         backend.linear_add(a, &self.weight, self.bias.as_deref(), residual)?;
-        adapting.add(backend, self, a, residual)
+        row_adapters.add(backend, self, a, residual)
     }
 }
 
 impl<B: Backend> Llama<B> {
-    /// Opens a Hugging Face folder with the weights as its files have them.
+    /// Opens a Hugging Face folder, with the weights in the formats of its files.
     pub fn open(backend: B, dir: &Path) -> Result<Self> {
         let config = LlamaConfig::open(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
         Self::load(backend, config, &checkpoint, None, |_| {})
     }
 
-    /// Loads the weights, after a check of every tensor's name, shape and type against the configuration.
+    /// Loads the weights. First checks the name, shape and type of every tensor against the configuration.
     ///
-    /// `dtype` is the type that matrices are computed in, `None` is [`WeightChoice::Stored`]. `progress` is told the bytes of
-    /// the checkpoint that are loaded so far.
+    /// `dtype` is the type to compute matrices in; `None` means [`WeightChoice::Stored`]. `progress` gets the number of
+    /// bytes of the checkpoint loaded so far.
     pub fn load(
         backend: B,
         config: LlamaConfig,
@@ -173,7 +174,7 @@ impl<B: Backend> Llama<B> {
         Self::load_as(backend, config, checkpoint, choice, progress)
     }
 
-    /// [`load`](Llama::load), with a choice of formats for the matrices.
+    /// Like [`load`](Llama::load), with a choice of formats for the matrices.
     pub fn load_as(
         backend: B,
         config: LlamaConfig,
@@ -184,8 +185,8 @@ impl<B: Backend> Llama<B> {
         Self::load_parts(backend, config, checkpoint, choice, true, progress)
     }
 
-    /// [`load`](Self::load) of the layers alone, for what is read off them: files of these may have neither final norm nor
-    /// head. States are right as far as [`Site::Output`](crate::Site::Output); logits mean nothing.
+    /// Like [`load`](Self::load), for the layers alone: some files of layers have neither a final norm nor a head.
+    /// States are right up to [`Site::Output`](crate::Site::Output); logits are meaningless.
     pub fn load_backbone(
         backend: B,
         config: LlamaConfig,
@@ -209,7 +210,7 @@ impl<B: Backend> Llama<B> {
         let choice = plan.choice(choice, backend.keeps_blocks());
         let summary = plan.summary(choice);
         let dtype = summary.operand_dtype();
-        // Before the first byte is copied, not half-way.
+        // Fail before the first byte is copied, not half-way.
         let (bytes, available) = (summary.bytes(), backend.memory()?.available);
         if bytes > available {
             return Err(LlamaError::WeightMemory {
@@ -267,14 +268,14 @@ impl<B: Backend> Llama<B> {
             layers_name: format!("{}layers", plan.prefix).into(),
             loras: Vec::new(),
             adapter: None,
-            own_head: false,
+            head_is_adapted: false,
             config: Arc::new(config),
             dtype,
             weights: Arc::new(summary),
         })
     }
 
-    /// The device that it runs on: a handle, to open another model beside this one with.
+    /// The device that the model runs on, as a handle. Another model can be opened on the same device with it.
     pub fn backend(&self) -> &B {
         &self.backend
     }
@@ -284,20 +285,20 @@ impl<B: Backend> Llama<B> {
         &self.config
     }
 
-    /// The type of all matrices; f32 where they have different ones or some are in blocks, as operands have it then, and
-    /// what an MLP is read and replaced in.
+    /// The dtype of all matrices. It is f32 if they differ or if some are in blocks: operands then have f32, and an MLP
+    /// is read and replaced in f32.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// The formats of the matrices, as they were loaded.
+    /// The formats of the matrices as loaded.
     pub fn weights(&self) -> &WeightSummary {
         &self.weights
     }
 }
 
-/// The type that [`Llama::load`] computes in by default on a device that does not keep blocks, from the headers of the
-/// files: that of all matrices, f32 where they differ, bf16 where one is quantized.
+/// The type that [`Llama::load`] computes in by default on a device that does not keep blocks, determined from the
+/// headers of the files: that of all matrices, f32 if they differ, bf16 if one is quantized.
 pub fn stored_dtype(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<DType> {
     Ok(Plan::new(config, checkpoint, true)?.dtype())
 }
@@ -313,9 +314,9 @@ pub fn weight_summary(
     Ok(plan.summary(plan.choice(choice, keeps_blocks)))
 }
 
-/// Every tensor of the model, found and checked before one value is read.
+/// Every tensor of the model, found and checked before any value is read.
 struct Plan {
-    /// What names begin with: `model.`, or in a multimodal checkpoint more.
+    /// The prefix of the tensor names: `model.`, or a longer one in a multimodal checkpoint.
     prefix: &'static str,
     embed: Tensor,
     layers: Vec<LayerPlan>,
@@ -333,14 +334,14 @@ struct LayerPlan {
     down: LinearPlan,
 }
 
-/// Matrices that are stacked into one, and their biases.
+/// Matrices to stack into one, and their biases.
 struct LinearPlan {
     weights: Vec<Tensor>,
     biases: Vec<Tensor>,
 }
 
 impl Plan {
-    /// What a device can do of a choice.
+    /// The nearest choice that the device supports.
     fn choice(&self, choice: WeightChoice, keeps_blocks: bool) -> WeightChoice {
         match choice {
             WeightChoice::Stored if !keeps_blocks => WeightChoice::Plain(self.dtype()),
@@ -348,7 +349,7 @@ impl Plan {
         }
     }
 
-    /// What the embedding table is used for.
+    /// The use of the embedding table.
     fn table(&self) -> Place {
         if self.head.is_some() {
             Place::Layer
@@ -456,7 +457,7 @@ impl Plan {
         })
     }
 
-    /// The type of all matrices: f32 where they differ, bf16 where one is quantized.
+    /// The type of all matrices: f32 if they differ, bf16 if one is quantized.
     fn dtype(&self) -> DType {
         if self.matrices().any(|(tensor, _)| tensor.is_quantized()) {
             return DType::Bf16;
@@ -467,7 +468,7 @@ impl Plan {
     }
 }
 
-/// What the names of a language model's tensors begin with; in a multimodal checkpoint it is a part among others.
+/// The prefix of a language model's tensor names. In a multimodal checkpoint the language model is one part of several.
 fn prefix(checkpoint: &Checkpoint) -> &'static str {
     let has = |prefix: &&str| {
         let name = format!("{prefix}embed_tokens.weight");
@@ -531,7 +532,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 }
 
-/// Names the tensor of a stack that the kernels could not pack.
+/// The error that names the tensor of a stack that the kernels could not pack.
 fn weight_error(sources: &[&Tensor], error: KernelError) -> LlamaError {
     let mut source = error;
     let mut tensor = sources.first();

@@ -1,29 +1,29 @@
-//! What a user may want to know, and is no error.
+//! Notes to the user that are not errors.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Something that was done otherwise than one may expect. Its text is one line.
+/// Something that may not be what the user expects. Its text is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// A prompt begins with bos, and gets another.
+    /// A prompt already begins with bos and gets another one.
     DoubledBos {
         /// The token.
         bos: String,
     },
-    /// A folder holds an adapter beside its weights, which is not applied.
-    AdapterLeftOut {
+    /// A folder holds an adapter beside its weights. It is not applied.
+    AdapterIgnored {
         /// `adapter_config.json`.
         file: PathBuf,
     },
-    /// A checkpoint has other parts beside its language model, which alone is read.
+    /// A checkpoint has other parts beside its language model. Only the language model is read.
     TextOnly {
         /// The checkpoint's folder.
         dir: PathBuf,
     },
-    /// A field of `generation_config.json` asks for something that is not done.
-    NotGenerated {
+    /// A field of `generation_config.json` asks for something unsupported.
+    FieldIgnored {
         /// The file.
         file: PathBuf,
         /// The field.
@@ -38,19 +38,19 @@ impl fmt::Display for Note {
         match self {
             Note::DoubledBos { bos } => write!(
                 f,
-                "the prompt itself begins with {bos}, and one more is put before it: it has two"
+                "the prompt itself begins with {bos}, and one more is put before it, so it has two"
             ),
-            Note::AdapterLeftOut { file } => write!(
+            Note::AdapterIgnored { file } => write!(
                 f,
-                "{} belongs to an adapter, which is left out: the weights beside it are used as they are",
+                "{} belongs to an adapter, which is left out: the weights beside it are used unchanged",
                 file.display()
             ),
             Note::TextOnly { dir } => write!(
                 f,
-                "{} is a multimodal model: its text part alone is used",
+                "{} is a multimodal model: only its text part is used",
                 dir.display()
             ),
-            Note::NotGenerated { file, field, value } => write!(
+            Note::FieldIgnored { file, field, value } => write!(
                 f,
                 "{} asks for {field} {value}, which is left out",
                 file.display()

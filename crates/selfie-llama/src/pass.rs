@@ -1,4 +1,4 @@
-//! What a session runs and answers, as data.
+//! The input and output of a session's passes, as data.
 
 use std::ops::Range;
 
@@ -7,26 +7,26 @@ use selfie_kernels::{Backend, Best, DType, KvLayout, Slot};
 use crate::cache::KvCache;
 use crate::{Llama, Sampling, Write};
 
-/// What a [`Session`](crate::Session) makes room for.
+/// The capacity of a [`Session`](crate::Session).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSize {
     /// The capacity of each prefix that slots can share, in positions.
     pub prefixes: Vec<usize>,
-    /// Sequences at a time.
+    /// Sequences at the same time.
     pub slots: usize,
-    /// Positions of a slot's own, behind what it shares: for each layer, `[n_layers]`.
+    /// A slot's own positions, after those it shares, for each layer: `[n_layers]`.
     pub own: Vec<usize>,
     /// Positions of the longest sequence, shared ones included.
     pub positions: usize,
-    /// Rows of a pass; longer ones are run in pieces.
+    /// Rows of a pass. Longer passes run in pieces.
     pub rows: usize,
-    /// The type that keys and values are kept in; `None` is what is exact on the device: f32 on a CPU, the weights' type
-    /// on a GPU.
+    /// The dtype of keys and values. `None` means the dtype that is exact on the device: f32 on a CPU, that of the
+    /// weights on a GPU.
     pub kv: Option<DType>,
 }
 
 impl SessionSize {
-    /// Room for `slots` sequences of up to `positions` tokens, and no prefixes.
+    /// Room for `slots` sequences of up to `positions` tokens each, and no prefixes.
     pub fn new<B: Backend>(model: &Llama<B>, slots: usize, positions: usize) -> Self {
         Self {
             prefixes: Vec::new(),
@@ -42,12 +42,12 @@ impl SessionSize {
         }
     }
 
-    /// The most slots whose keys and values fit into `budget` bytes beside the prefixes; `slots` is ignored.
+    /// The most slots whose keys and values fit into `budget` bytes beside the prefixes. `slots` is ignored.
     pub fn slots_that_fit<B: Backend>(&self, model: &Llama<B>, budget: u64) -> usize {
         KvCache::slots_that_fit(model.backend(), &self.layout(model), budget)
     }
 
-    /// The bytes of the KV cache.
+    /// The size of the KV cache in bytes.
     pub fn kv_bytes<B: Backend>(&self, model: &Llama<B>) -> u64 {
         model.backend().kv_bytes(&self.layout(model))
     }
@@ -67,46 +67,46 @@ impl SessionSize {
     }
 }
 
-/// How the token after a row is chosen.
+/// How to choose the token after a row.
 #[derive(Clone, Copy, Debug)]
 pub enum Draw<'a> {
-    /// The most likely one.
+    /// Take the most likely one.
     Greedy,
-    /// By chance.
+    /// Sample.
     Sample {
-        /// How.
+        /// The sampling parameters.
         sampling: &'a Sampling,
-        /// The tokens so far, the prompt's included.
+        /// The tokens so far, including the prompt's.
         context: &'a [u32],
-        /// What this sequence is: with the seed and the step it settles the draw.
+        /// The sequence's number. The draw depends only on it, the seed and the step.
         key: u64,
-        /// The number of the token, counted from 0.
+        /// The number of the new token, counted from 0.
         step: u64,
     },
 }
 
-/// What is asked about the rows of a feed.
+/// What to compute from the rows of a feed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ask<'a> {
-    /// Chooses the token after the last row.
+    /// Chooses the token after the last row, if set.
     pub next: Option<Draw<'a>>,
-    /// The last `score.len()` rows give the log-probability of these tokens.
+    /// The tokens to score: the last `score.len()` rows give their log-probabilities.
     pub score: &'a [u32],
 }
 
 /// Tokens that continue a sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Feed<'a> {
-    /// The sequence, or the prefix that is being made.
+    /// The sequence, or the prefix being built.
     pub slot: Slot,
-    /// Its next tokens, from the position that it has come to.
+    /// The next tokens, from the sequence's current position.
     pub tokens: &'a [u32],
-    /// What is asked about them.
+    /// What to compute from them.
     pub ask: Ask<'a>,
 }
 
 impl<'a> Feed<'a> {
-    /// Tokens about which nothing is asked.
+    /// A feed that asks for nothing.
     pub fn new(slot: Slot, tokens: &'a [u32]) -> Self {
         Self {
             slot,
@@ -116,33 +116,33 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// What came of an [`Ask`].
+/// The answer to an [`Ask`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
-    /// The token that was chosen, with its log-probability by the logits as they are.
+    /// The chosen token, with its log-probability under the raw logits.
     pub next: Option<Best>,
-    /// The log-probabilities that were asked for.
+    /// The log-probabilities of the scored tokens.
     pub scores: Vec<f32>,
 }
 
 impl Answer {
-    /// Whether every logit that it comes from is a finite number. Otherwise it means nothing.
+    /// Whether every logit behind this answer is finite. Otherwise the answer is meaningless.
     pub fn is_finite(&self) -> bool {
         let next = self.next.is_none_or(|best| best.logprob.is_finite());
         next && self.scores.iter().all(|score| score.is_finite())
     }
 }
 
-/// Rows to run: ragged feeds, and where in the model they begin and end.
+/// Rows to run: feeds of any lengths, and where in the model they begin and end.
 pub struct Pass<'a, B: Backend> {
-    /// The feeds; a slot comes once at the most.
+    /// The feeds; a slot may occur at most once.
     pub feeds: &'a [Feed<'a>],
-    /// The layers that are run. A slot moves on when this reaches the last layer; what is asked is answered then.
+    /// The layers to run. If they include the last layer, the slots advance and the asks are answered.
     pub layers: Range<usize>,
-    /// For a pass that begins above layer 0, its residual stream: rows `[n, d_model]`, and which of them each row of the
-    /// feeds starts from.
+    /// The residual stream, for a pass that begins above layer 0: rows `[n, d_model]`, and the index among them of each
+    /// row of the feeds.
     pub states: Option<(&'a B::Rows, &'a [usize])>,
-    /// What is written on the way: vectors `[n, d_model]`, and the writes.
+    /// Writes into the residual stream: vectors `[n, d_model]`, and the writes.
     pub writes: Option<(&'a B::Rows, &'a [Write])>,
 }
 

@@ -6,25 +6,25 @@ use selfie_kernels::{Backend, BatchRow, Slot};
 
 use crate::{LlamaError, Result};
 
-/// A place in the model where a probe may look. Layers count from 0.
+/// A place in the model that a probe can visit. Layers count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Site {
-    /// `hidden_states[l]`: the residual stream at the input of layer `l`; 0 is the embeddings. For `l = n_layers`
-    /// it is the stream after the final norm, of which a probe gets a copy: what it writes there is lost.
+    /// `hidden_states[l]`: the residual stream at the input of layer `l`; 0 is the embeddings. For `l = n_layers` it is
+    /// the stream after the final norm. The probe gets a copy of that one, and writes to it are lost.
     HiddenStates(usize),
-    /// `residual[l]`: the residual stream that the output of layer `l`'s MLP is added to.
+    /// `residual[l]`: the residual stream to which the output of layer `l`'s MLP is added.
     Residual(usize),
     /// `pre_mlp[l]`: the input of layer `l`'s MLP, after its norm, in f32. A copy, as above.
     PreMlp(usize),
-    /// The residual stream after the last layer, before the final norm: what the head starts from.
+    /// The residual stream after the last layer and before the final norm: the input of the head.
     Output,
 }
 
-/// What a probe sees of a site.
+/// A probe's view of a site.
 pub struct Visit<'a, B: Backend> {
-    /// The backend, whose row ops read and write `rows`.
+    /// The backend; its row ops read and write `rows`.
     pub backend: &'a B,
-    /// Where the pass is.
+    /// The site being visited.
     pub site: Site,
     /// The rows of the batch.
     pub batch: &'a [BatchRow],
@@ -32,18 +32,18 @@ pub struct Visit<'a, B: Backend> {
     pub rows: &'a mut B::Rows,
 }
 
-/// Something that reads or writes the residual stream while a [`Session`](crate::Session) runs rows.
+/// Reads or writes the residual stream while a [`Session`](crate::Session) runs rows.
 ///
-/// A long prompt goes through the model in pieces; a probe is called for each, and `batch` says which rows these are. A
-/// site that no probe wants costs nothing. With the backend's row ops nothing leaves the device.
+/// A long prompt runs in pieces, and the probe is called for each piece; `batch` says which rows it has. A site that no
+/// probe wants costs nothing. With the backend's row ops, no data leaves the device.
 pub trait Probe<B: Backend> {
-    /// Whether [`visit`](Probe::visit) is to be called at `site`.
+    /// Whether to call [`visit`](Probe::visit) at `site`.
     fn wants(&self, site: Site) -> bool;
-    /// Reads or writes the rows of a site; called in the order of the pass, once a batch.
+    /// Reads or writes the rows of a site. Called once per batch, in the order of the pass.
     fn visit(&mut self, visit: Visit<'_, B>) -> Result<()>;
 }
 
-/// No probe.
+/// The empty probe.
 impl<B: Backend> Probe<B> for () {
     fn wants(&self, _: Site) -> bool {
         false
@@ -86,12 +86,12 @@ impl<B: Backend, P: Probe<B>, Q: Probe<B>> Probe<B> for (P, Q) {
     }
 }
 
-/// One row to capture: a site, and the slot and position of the row.
+/// A row to capture: a site, and the slot and position of the row.
 pub type Want = (Site, Slot, u32);
 
-/// A probe that keeps the rows that are asked for, on the device.
+/// A probe that captures requested rows and keeps them on the device.
 ///
-/// It can be used for several passes: each row is kept when its slot and position come by.
+/// It can be used for several passes: each row is captured when its slot and position occur.
 pub struct Capture<B: Backend> {
     wants: HashMap<Site, Vec<(Slot, u32)>>,
     found: HashMap<Want, usize>,
@@ -99,7 +99,7 @@ pub struct Capture<B: Backend> {
 }
 
 impl<B: Backend> Capture<B> {
-    /// Makes room for the rows in `wants`, of `width` values each. A row that is named twice is kept once.
+    /// Makes room for the rows in `wants`, of `width` values each. A row named twice is kept once.
     pub fn new(backend: &B, wants: &[Want], width: usize) -> Result<Self> {
         let mut sites: HashMap<Site, Vec<(Slot, u32)>> = HashMap::new();
         let mut capacity = 0;
@@ -115,12 +115,12 @@ impl<B: Backend> Capture<B> {
         })
     }
 
-    /// The captured rows, `[rows so far, width]`.
+    /// The rows captured so far, `[rows, width]`.
     pub fn rows(&self) -> &B::Rows {
         &self.rows
     }
 
-    /// Where in [`rows`](Capture::rows) a row is; an error when no batch has had it yet.
+    /// The index of a row in [`rows`](Capture::rows). An error if no batch has had it yet.
     pub fn index(&self, want: Want) -> Result<usize> {
         self.found
             .get(&want)

@@ -1,53 +1,52 @@
 //! Rotary position embeddings: the frequencies, and the table of cosines and sines.
 //!
-//! The roundings are those of transformers: frequencies and angles are f32, so that far positions
-//! land on the same angles.
+//! Rounding follows transformers: frequencies and angles are f32, so that far positions get the same angles.
 
 use std::f64::consts::PI;
 
 /// The rotary embedding of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// The base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` a position.
+    /// The base of the frequencies: a pair i of a head rotates by `theta^(-2i / head_dim)` per position.
     pub theta: f64,
-    /// How the frequencies were changed for a longer context.
+    /// How the frequencies are changed for a longer context.
     pub scaling: RopeScaling,
 }
 
-/// A change of the frequencies for contexts longer than the one of pretraining.
+/// A change of the frequencies, for contexts longer than that of pretraining.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// The frequencies as they are.
+    /// The unchanged frequencies.
     None,
-    /// All frequencies divided by `factor`.
+    /// All frequencies are divided by `factor`.
     Linear {
-        /// Ratio of the new context length to the old one.
+        /// The ratio of the new context length to the old one.
         factor: f64,
     },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, a linear blend between.
+    /// Llama 3.1: low frequencies are divided by `factor`, high ones are kept, and those between are blended linearly.
     Llama3 {
-        /// What low frequencies are divided by.
+        /// The divisor of low frequencies.
         factor: f64,
-        /// Pairs that turn fewer times than this in the original context are divided.
+        /// Pairs with fewer turns than this in the original context are divided.
         low_freq_factor: f64,
-        /// Pairs that turn more times than this in the original context are kept.
+        /// Pairs with more turns than this in the original context are kept.
         high_freq_factor: f64,
         /// Context length of pretraining, in positions.
         original_max_positions: usize,
     },
-    /// YaRN: as Llama 3.1 but with a ramp over the pairs' indices, and cosines and sines scaled.
+    /// YaRN: like Llama 3.1, but with a ramp over the pairs' indices and with scaled cosines and sines.
     Yarn {
-        /// What low frequencies are divided by.
+        /// The divisor of low frequencies.
         factor: f64,
         /// Context length of pretraining, in positions.
         original_max_positions: usize,
-        /// Turns in the original context from which on a pair is kept.
+        /// Pairs with at least this many turns in the original context are kept.
         beta_fast: f64,
-        /// Turns in the original context up to which a pair is divided.
+        /// Pairs with at most this many turns in the original context are divided.
         beta_slow: f64,
-        /// What cosines and sines are multiplied by; `None` = derived from `factor` and the mscales.
+        /// The factor of cosines and sines; `None` means it is derived from `factor` and the mscales.
         attention_factor: Option<f64>,
-        /// With `mscale_all_dim`, takes part in the derived attention factor; 0 counts as `None`.
+        /// With `mscale_all_dim`, determines the derived attention factor; 0 counts as `None`.
         mscale: Option<f64>,
         /// See `mscale`.
         mscale_all_dim: Option<f64>,
@@ -57,9 +56,9 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// The angle by which each pair turns a position, in radians: `[head_dim / 2]`.
+    /// The angle per position of each pair, in radians: `[head_dim / 2]`.
     pub fn inv_freq(&self, head_dim: usize) -> Vec<f32> {
-        // The power is taken in f64: f32 powers differ between math libraries.
+        // The power is computed in f64, because f32 powers differ between math libraries.
         let theta = f64::from(self.theta as f32);
         let periods = (0..head_dim / 2).map(|pair| {
             let exponent = (2 * pair) as f32 / head_dim as f32;
@@ -109,7 +108,7 @@ impl Rope {
                 if truncate {
                     (start, end) = (start.floor(), end.ceil());
                 }
-                // transformers bounds the end by head_dim - 1, though there are only head_dim / 2 pairs.
+                // transformers bounds the end by head_dim - 1, although there are only head_dim / 2 pairs.
                 start = start.max(0.0);
                 end = end.min(head_dim as f64 - 1.0);
                 if start == end {
@@ -128,7 +127,7 @@ impl Rope {
         }
     }
 
-    /// What cosines and sines are multiplied by; 1 for all scalings but YaRN.
+    /// The factor of cosines and sines: 1 for all scalings except YaRN.
     pub fn attention_factor(&self) -> f32 {
         let RopeScaling::Yarn {
             factor,
@@ -154,8 +153,8 @@ impl Rope {
         attention_factor.unwrap_or(derived) as f32
     }
 
-    /// `[positions, head_dim]`: the `head_dim / 2` cosines of a position, then its sines, times the
-    /// [attention factor](Self::attention_factor).
+    /// `[positions, head_dim]`: for each position the `head_dim / 2` cosines, then the sines, all times the [attention
+    /// factor](Self::attention_factor).
     pub fn table(&self, head_dim: usize, positions: usize) -> Vec<f32> {
         let inv_freq = self.inv_freq(head_dim);
         let scale = self.attention_factor();
@@ -171,8 +170,8 @@ impl Rope {
     }
 }
 
-/// The (fractional) index of the pair that turns `turns` times in `positions`: the inverse of
-/// `turns = positions / (2 pi theta^(2 pair / head_dim))`.
+/// The (fractional) index of the pair that makes `turns` turns in `positions`: the inverse of `turns = positions / (2
+/// pi theta^(2 pair / head_dim))`.
 fn pair_that_turns(turns: f64, head_dim: usize, theta: f64, positions: usize) -> f64 {
     head_dim as f64 * (positions as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln())
 }

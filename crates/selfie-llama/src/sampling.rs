@@ -1,4 +1,4 @@
-//! Choosing the next token by chance, or with a penalty for repetitions.
+//! Choosing the next token by sampling, or with a penalty for repetitions.
 
 use std::cmp::Ordering;
 
@@ -7,26 +7,26 @@ use selfie_kernels::Best;
 use crate::splitmix::{GAMMA, mix};
 use crate::{LlamaError, Result};
 
-/// How tokens are drawn; no `Sampling` means greedy decoding by the logits as they are.
+/// How to draw tokens. Without a `Sampling`, decoding is greedy by the raw logits.
 ///
-/// The steps are those of transformers 4.57, in its order: the logits of tokens that are there already are changed by
-/// `repetition_penalty` (Keskar et al., arXiv 1909.05858, section 4.1), then all are divided by `temperature`, then
-/// cut to the `top_k` most likely tokens, to those of `top_p`, and to those of `min_p`. Equal logits are ordered by
-/// token id, lowest first, so that `top_k` is exact also among them.
+/// The steps and their order are those of transformers 4.57. First `repetition_penalty` changes the logits of tokens
+/// already in the context (Keskar et al., arXiv 1909.05858, section 4.1). Then all logits are divided by `temperature`.
+/// Then the candidates are cut to the `top_k` most likely tokens, to those of `top_p`, and to those of `min_p`. Equal
+/// logits are ordered by token id, lowest first, so that `top_k` is exact even then.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by; finite and at least 0. With 0 the likeliest token is taken, after the penalty.
+    /// Logits are divided by this; finite and at least 0. With 0 the likeliest token is taken, after the penalty.
     pub temperature: f32,
-    /// How many of the most likely tokens are drawn from; 0 = all.
+    /// How many of the most likely tokens to draw from; 0 means all.
     pub top_k: usize,
-    /// The fewest most likely tokens that have this probability together are drawn from; above 0, 1 = all.
+    /// Draw from the fewest most likely tokens that together have this probability; above 0, and 1 means all.
     pub top_p: f32,
-    /// The least probability, as a share of the likeliest token's, that is drawn; from 0 = all to 1.
+    /// The least probability to draw, relative to that of the likeliest token; from 0 (all) to 1.
     pub min_p: f32,
-    /// What the logits of the context's tokens are divided by, or multiplied with if they are below 0; finite and
-    /// above 0, 1 = nothing.
+    /// The logits of the context's tokens are divided by this, or multiplied if they are negative; finite and above 0,
+    /// and 1 means no penalty.
     pub repetition_penalty: f32,
-    /// With the number of the sequence and the step, it settles each draw.
+    /// The seed. A draw depends only on it, the number of the sequence and the step.
     pub seed: u64,
 }
 
@@ -44,7 +44,7 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Whether all values are in their ranges.
+    /// Checks that all values are in range.
     pub fn check(&self) -> Result<()> {
         let checks = [
             (
@@ -82,12 +82,12 @@ impl Sampling {
         }
     }
 
-    /// Chooses a token for step `step` of sequence `sequence` from its logits, one a token of the vocabulary.
-    /// `context` are the ids before it: the prompt and what was chosen so far.
+    /// Chooses a token for step `step` of sequence `sequence`. `logits` has one value per token of the vocabulary, and
+    /// `context` holds the preceding ids: the prompt and the tokens chosen so far.
     ///
-    /// The choice depends on nothing but these and the seed. The log-probability is the token's under the logits as
-    /// they are, before all steps. If a logit is not finite it is NaN and the token means nothing: that is the
-    /// caller's error to report.
+    /// The choice depends only on these arguments and the seed. The log-probability is the token's under the raw
+    /// logits, before all steps. If a logit is not finite, the log-probability is NaN and the token is meaningless; the
+    /// caller must report that.
     pub fn pick(&self, logits: &[f32], context: &[u32], sequence: u64, step: u64) -> Best {
         if logits.is_empty() || logits.iter().any(|logit| !logit.is_finite()) {
             return Best {
@@ -109,7 +109,7 @@ impl Sampling {
         }
     }
 
-    /// The logits with those of the context's tokens changed, each once; `None` where nothing changes.
+    /// The logits after the penalty, applied once to each token of the context; `None` if nothing changes.
     fn penalized(&self, logits: &[f32], context: &[u32]) -> Option<Vec<f32>> {
         if self.repetition_penalty == 1.0 {
             return None;
@@ -117,7 +117,7 @@ impl Sampling {
         let mut scores = logits.to_owned();
         for &token in context {
             let token = token as usize;
-            // From the logits as they are, so that a second time changes nothing.
+            // Start from the raw logit, so that a repeated token is penalized only once.
             let Some(&logit) = logits.get(token) else {
                 continue;
             };
@@ -130,8 +130,8 @@ impl Sampling {
         Some(scores)
     }
 
-    /// The tokens' probabilities at this temperature, up to a common factor; the largest is 1, and what is left out
-    /// is 0.
+    /// The tokens' probabilities at this temperature, up to a common factor. The largest is 1; tokens that were cut
+    /// have 0.
     fn weights(&self, scores: &[f32]) -> Vec<f64> {
         let top = f64::from(scores[most_likely(scores) as usize]);
         let temperature = f64::from(self.temperature);
@@ -145,7 +145,7 @@ impl Sampling {
         weights
     }
 
-    /// Sets the weights to 0 that `top_k` and `top_p` leave out.
+    /// Sets the weights that `top_k` and `top_p` cut to 0.
     fn cut(&self, scores: &[f32], weights: &mut [f64]) {
         let top_k = match self.top_k {
             0 => scores.len(),
@@ -163,13 +163,13 @@ impl Sampling {
         } else {
             top_k
         };
-        for left_out in &ranked[kept..] {
-            weights[left_out.token as usize] = 0.0;
+        for dropped in &ranked[kept..] {
+            weights[dropped.token as usize] = 0.0;
         }
     }
 }
 
-/// The token with the highest score, the lowest id among equals.
+/// The token with the highest score; the lowest id in a tie.
 fn most_likely(scores: &[f32]) -> u32 {
     let ranked = (0..).zip(scores).map(Ranked::new);
     ranked.min_by(Ranked::order).map_or(0, |best| best.token)
@@ -181,10 +181,10 @@ fn log_probability(logits: &[f32], token: u32) -> f32 {
     (f64::from(logits[token as usize]) - top - mass.sum::<f64>().ln()) as f32
 }
 
-/// How many of the most likely of `ranked` it takes for the share `top_p` of their mass, at least one;
-/// moves them to the front.
+/// How many of the most likely of `ranked` make up the share `top_p` of the mass, at least one. Moves them to the
+/// front.
 ///
-/// Halves the range that the last one is in, so that nothing is sorted.
+/// Bisects the range that contains the last one, so nothing is sorted.
 fn top_p_len(ranked: &mut [Ranked], weights: &[f64], top_p: f64) -> usize {
     let mass = |ranked: &[Ranked]| -> f64 {
         let weights = ranked.iter().map(|ranked| weights[ranked.token as usize]);
@@ -206,7 +206,7 @@ fn top_p_len(ranked: &mut [Ranked], weights: &[f64], top_p: f64) -> usize {
     end
 }
 
-/// A token and its score.
+/// A token with its score.
 struct Ranked {
     score: f32,
     token: u32,
@@ -214,19 +214,19 @@ struct Ranked {
 
 impl Ranked {
     fn new((token, score): (u32, &f32)) -> Self {
-        // Makes -0 equal to 0.
+        // Turns -0 into 0.
         let score = score + 0.0;
         Ranked { score, token }
     }
 
-    /// Higher scores first, then lower ids.
+    /// Orders by higher score, then by lower id.
     fn order(&self, other: &Self) -> Ordering {
         let by_score = other.score.total_cmp(&self.score);
         by_score.then(self.token.cmp(&other.token))
     }
 }
 
-/// The token at `chance`, in 0..1, of the mass of all; 0 if there is none.
+/// The token at `chance`, in 0..1, of the total mass; 0 if there is no mass.
 fn draw(weights: &[f64], chance: f64) -> u32 {
     let target = chance * weights.iter().sum::<f64>();
     let mut mass = 0.0;
@@ -243,13 +243,13 @@ fn draw(weights: &[f64], chance: f64) -> u32 {
     drawn
 }
 
-/// A number in 0..1 that looks random, from a counter instead of a state: 53 bits of SplitMix64.
+/// A pseudorandom number in 0..1, from a counter instead of a state: 53 bits of SplitMix64.
 fn uniform(seed: u64, sequence: u64, step: u64) -> f64 {
     let key = splitmix64(splitmix64(splitmix64(seed) ^ sequence) ^ step);
     (key >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The first output of SplitMix64 from a state.
+/// The first output of SplitMix64 for a state.
 fn splitmix64(state: u64) -> u64 {
     mix(state.wrapping_add(GAMMA))
 }

@@ -9,11 +9,11 @@ use crate::forward::{HeadRows, Workspace};
 use crate::write::Writer;
 use crate::{Answer, Ask, Draw, Feed, Llama, LlamaError, Pass, Probe, Result, SessionSize};
 
-/// Buffers and a KV cache for sequences of one model, made once: the only way to run rows.
+/// Buffers and a KV cache for sequences of one model, allocated once. All rows run through a session.
 ///
-/// A sequence has a [`Slot`]. It may continue a *prefix*, whose keys and values it shares with other slots. Everything is
-/// addressed by slot and position, so that it does not matter in which pieces a prompt is run. The same row has the same
-/// bits in any pass.
+/// A sequence has a [`Slot`]. It may continue a *prefix*, whose keys and values it shares with other slots. Everything
+/// is addressed by slot and position, so it does not matter in which pieces a prompt runs. A row gets the same bits in
+/// any pass.
 ///
 /// ```
 /// # fn main() -> selfie_llama::Result<()> {
@@ -38,35 +38,35 @@ pub struct Session<B: Backend> {
     size: SessionSize,
     ws: Workspace<B>,
     cache: KvCache<B>,
-    /// Away while a pass writes.
+    /// `None` while a pass writes.
     tally: Option<B::Tally>,
     /// The next position of each open slot, and of each open prefix.
     slots: Vec<Option<usize>>,
     prefixes: Vec<Option<usize>>,
-    /// The adapter of each slot, and of each prefix.
+    /// The adapter of each slot and each prefix.
     slot_adapters: Vec<Option<usize>>,
     prefix_adapters: Vec<Option<usize>>,
     rows: Vec<BatchRow>,
-    asked: Vec<Asked>,
+    requests: Vec<RowRequest>,
     index: Vec<usize>,
 }
 
-/// Something that a row is asked for.
+/// A request for one row.
 #[derive(Clone, Copy)]
-struct Asked {
+struct RowRequest {
     row: usize,
     feed: usize,
-    what: What,
+    kind: RequestKind,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum What {
+enum RequestKind {
     Next,
     Score(u32),
 }
 
 impl<B: Backend> Session<B> {
-    /// Allocates all buffers; an error when they do not fit.
+    /// Allocates all buffers. An error if they do not fit.
     pub fn new(model: &Llama<B>, size: &SessionSize) -> Result<Self> {
         let backend = model.backend();
         let layout = size.layout(model);
@@ -79,7 +79,7 @@ impl<B: Backend> Session<B> {
             slot_adapters: vec![model.adapter; size.slots],
             prefix_adapters: vec![model.adapter; size.prefixes.len()],
             rows: Vec::with_capacity(ws.max_rows()),
-            asked: Vec::new(),
+            requests: Vec::new(),
             index: Vec::new(),
             ws,
             size: size.clone(),
@@ -87,21 +87,20 @@ impl<B: Backend> Session<B> {
         })
     }
 
-    /// The model that rows are run through.
+    /// The model that runs the rows.
     pub fn model(&self) -> &Llama<B> {
         &self.model
     }
 
-    /// Runs rows through another model of the same shape from now on: the same one with an edit, say. All slots and
-    /// prefixes are closed.
+    /// Switches to another model of the same shape, such as an edited copy. Closes all slots and prefixes.
     pub fn switch(&mut self, model: &Llama<B>) -> Result<()> {
         if model.config() != self.model.config() || model.dtype() != self.model.dtype() {
             return Err(LlamaError::OtherModel);
         }
         self.model = model.clone();
-        // The idle slots that fill a pass up are the model's as well.
+        // The idle slots that fill up a pass belong to the model too.
         self.slot_adapters.fill(model.adapter);
-        self.ws.adapting.set(&[]);
+        self.ws.row_adapters.set(&[]);
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_some() {
                 self.close(Slot::Branch(slot as u32))?;
@@ -111,17 +110,17 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// What it has room for.
+    /// The session's capacity.
     pub fn size(&self) -> &SessionSize {
         &self.size
     }
 
-    /// Slots that are free.
+    /// The number of free slots.
     pub fn free_slots(&self) -> usize {
         self.cache.free_slots()
     }
 
-    /// Opens a prefix, to be fed like a slot, and then shared by slots. It is the first that is free.
+    /// Opens a prefix, the first free one. It is fed like a slot; slots can then share it.
     pub fn open_prefix(&mut self) -> Result<Slot> {
         let free = self.prefixes.iter().position(Option::is_none);
         let Some(prefix) = free else {
@@ -134,18 +133,18 @@ impl<B: Backend> Session<B> {
         Ok(Slot::Prefix(prefix as u32))
     }
 
-    /// Gives a slot or a prefix that nothing has been fed to another adapter of the model
-    /// ([`Llama::with_lora`]), or none. Without this it has the model's last one; a slot that continues a prefix has the
-    /// prefix's. Rows of all kinds may be in one pass.
+    /// Gives a slot or a prefix another adapter of the model ([`Llama::with_lora`]), or none. Nothing may have been fed
+    /// to it yet. By default it has the model's last adapter, and a slot that continues a prefix has the prefix's. A
+    /// pass may mix rows with different adapters.
     pub fn set_adapter(&mut self, slot: Slot, adapter: Option<usize>) -> Result<()> {
-        let there = self.position(slot)?;
-        if there > 0 {
+        let length = self.position(slot)?;
+        if length > 0 {
             return Err(LlamaError::PrefixLength {
                 positions: 0,
-                there,
+                length,
             });
         }
-        let (adapters, head) = (self.model.loras.len(), self.model.own_head);
+        let (adapters, head) = (self.model.loras.len(), self.model.head_is_adapted);
         let exists = adapter.is_none_or(|adapter| adapter < adapters);
         if !exists || (head && adapter != self.model.adapter) {
             return Err(LlamaError::LoraChoice {
@@ -165,7 +164,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Opens a slot for a sequence that begins at position 0.
+    /// Opens a slot for a sequence that starts at position 0.
     pub fn open(&mut self) -> Result<Slot> {
         let seen = vec![0; self.cache.layout().own.len()];
         let slot = self.take(0, &seen, 0)?;
@@ -173,13 +172,13 @@ impl<B: Backend> Session<B> {
         Ok(slot)
     }
 
-    /// Opens a slot for a sequence that continues the first `positions` of a prefix.
+    /// Opens a slot for a sequence that continues the first `positions` positions of a prefix.
     pub fn open_on(&mut self, prefix: Slot, positions: usize) -> Result<Slot> {
         self.open_from(prefix, 0, positions, positions)
     }
 
-    /// Opens a slot whose rows begin at `from` and at layer `layer`: below that layer it sees `below` positions of the
-    /// prefix, from there on `from`.
+    /// Opens a slot whose rows begin at position `from` and at layer `layer`. Below that layer it sees `below`
+    /// positions of the prefix; from that layer on, `from` positions.
     pub fn open_from(
         &mut self,
         prefix: Slot,
@@ -187,14 +186,14 @@ impl<B: Backend> Session<B> {
         below: usize,
         from: usize,
     ) -> Result<Slot> {
-        let there = self.position(prefix)?;
+        let length = self.position(prefix)?;
         let Slot::Prefix(prefix) = prefix else {
             return Err(LlamaError::NotAPrefix { slot: prefix });
         };
-        if below.max(from) > there {
+        if below.max(from) > length {
             return Err(LlamaError::PrefixLength {
                 positions: below.max(from),
-                there,
+                length,
             });
         }
         let layers = 0..self.cache.layout().own.len();
@@ -212,8 +211,8 @@ impl<B: Backend> Session<B> {
         Ok(Slot::Branch(slot))
     }
 
-    /// Closes a slot or a prefix. What was in it is forgotten; slots that share a closed prefix have to be closed before
-    /// it is opened again.
+    /// Closes a slot or a prefix and forgets its contents. Slots that share a closed prefix must be closed before the
+    /// prefix is opened again.
     pub fn close(&mut self, slot: Slot) -> Result<()> {
         self.position(slot)?;
         match slot {
@@ -238,25 +237,25 @@ impl<B: Backend> Session<B> {
             .ok_or(LlamaError::NotOpen { slot })
     }
 
-    /// Goes back to `position`: what comes next takes the place of what is there.
+    /// Goes back to `position`. Later tokens overwrite what follows it.
     pub fn rewind(&mut self, slot: Slot, position: usize) -> Result<()> {
-        let there = self.position(slot)?;
-        if position > there {
+        let length = self.position(slot)?;
+        if position > length {
             return Err(LlamaError::PrefixLength {
                 positions: position,
-                there,
+                length,
             });
         }
         self.set_position(slot, position);
         Ok(())
     }
 
-    /// Copies the first `positions` of one slot to another, which then continues from there.
+    /// Copies the first `positions` positions of one slot to another, which then continues from there.
     pub fn fork(&mut self, from: Slot, to: Slot, positions: usize) -> Result<()> {
-        let there = self.position(from)?;
+        let length = self.position(from)?;
         self.position(to)?;
-        if positions > there {
-            return Err(LlamaError::PrefixLength { positions, there });
+        if positions > length {
+            return Err(LlamaError::PrefixLength { positions, length });
         }
         match (from, to) {
             (Slot::Branch(from), Slot::Branch(to)) => {
@@ -277,7 +276,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Runs prompts of any lengths, and gives the most likely token after each.
+    /// Runs prompts of any lengths, and returns the most likely token after each.
     pub fn prefill(&mut self, prompts: &[(Slot, &[u32])]) -> Result<Vec<Best>> {
         let feed = |&(slot, tokens): &(Slot, _)| Feed {
             ask: Ask {
@@ -291,7 +290,7 @@ impl<B: Backend> Session<B> {
         Ok(answers.into_iter().filter_map(|a| a.next).collect())
     }
 
-    /// Runs one token of each sequence, and gives the most likely token after it.
+    /// Runs one token of each sequence, and returns the most likely token after it.
     pub fn step(&mut self, tokens: &[(Slot, u32)]) -> Result<Vec<Best>> {
         let prompts: Vec<(Slot, &[u32])> = tokens
             .iter()
@@ -300,7 +299,7 @@ impl<B: Backend> Session<B> {
         self.prefill(&prompts)
     }
 
-    /// Runs texts, and gives the log-probability of each token but the first of each.
+    /// Runs texts, and returns the log-probability of each token except each text's first.
     pub fn score(&mut self, texts: &[(Slot, &[u32])]) -> Result<Vec<Vec<f32>>> {
         let mut feeds = Vec::with_capacity(texts.len());
         for &(slot, text) in texts {
@@ -311,7 +310,7 @@ impl<B: Backend> Session<B> {
                 next: None,
                 score: targets,
             };
-            // A single token has nothing to be scored, and is run all the same.
+            // A single token has nothing to score, but runs all the same.
             let tokens = &text[..targets.len().max(1)];
             feeds.push(Feed {
                 ask,
@@ -322,7 +321,7 @@ impl<B: Backend> Session<B> {
         Ok(answers.into_iter().map(|answer| answer.scores).collect())
     }
 
-    /// A pass without anything else; a logit that is no finite number is an error.
+    /// A pass without probe or writes. A logit that is not finite is an error.
     fn run_whole(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Answer>> {
         let pass = Pass {
             feeds,
@@ -339,13 +338,13 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Runs the rows of a pass, in pieces of at most [`SessionSize::rows`], and answers what is asked, a feed each.
+    /// Runs the rows of a pass, in pieces of at most [`SessionSize::rows`], and answers what each feed asks.
     ///
-    /// The probe sees what has been written. A write that meets no row is an error.
+    /// The probe sees what has been written. A write that reaches no row is an error.
     pub fn run(&mut self, pass: &Pass<'_, B>, probe: &mut dyn Probe<B>) -> Result<Vec<Answer>> {
-        let own = self.lay_out(pass)?;
+        let pass_rows = self.lay_out(pass)?;
         let answers = match pass.writes {
-            None => self.pieces(pass, own, probe)?,
+            None => self.pieces(pass, pass_rows, probe)?,
             Some((vectors, writes)) => {
                 let backend = self.model.backend().clone();
                 let mut tally = match self.tally.take() {
@@ -353,7 +352,7 @@ impl<B: Backend> Session<B> {
                     None => backend.tally()?,
                 };
                 let mut writer = Writer::new(vectors, writes, &mut tally);
-                let answers = self.pieces(pass, own, &mut (&mut writer, probe))?;
+                let answers = self.pieces(pass, pass_rows, &mut (&mut writer, probe))?;
                 writer.finish()?;
                 backend.check_tally(&mut tally)?;
                 self.tally = Some(tally);
@@ -369,10 +368,10 @@ impl<B: Backend> Session<B> {
         Ok(answers)
     }
 
-    /// Answers about states that were kept at [`Site::Output`](crate::Site::Output): for each ask a row of `states`
-    /// (`[n, d_model]`), of which `ask.score` may name one token.
+    /// Answers asks about states kept at [`Site::Output`](crate::Site::Output). Each ask names a row of `states` (`[n,
+    /// d_model]`), and its `ask.score` may name one token.
     pub fn answer(&mut self, states: &B::Rows, asks: &[(usize, Ask<'_>)]) -> Result<Vec<Answer>> {
-        self.asked.clear();
+        self.requests.clear();
         for (feed, (_, ask)) in asks.iter().enumerate() {
             if ask.score.len() > 1 {
                 return Err(LlamaError::ScoreRows {
@@ -380,27 +379,27 @@ impl<B: Backend> Session<B> {
                     rows: 1,
                 });
             }
-            note(&mut self.asked, feed, feed..feed + 1, ask);
+            record(&mut self.requests, feed, feed..feed + 1, ask);
         }
         let mut answers = vec![Answer::default(); asks.len()];
-        let asked = std::mem::take(&mut self.asked);
-        for asked in asked.chunks(self.ws.max_rows()) {
+        let requests = std::mem::take(&mut self.requests);
+        for chunk in requests.chunks(self.ws.max_rows()) {
             let row = |feed: usize| asks[feed].0;
             self.heads(
                 &HeadRows::Kept(states),
-                asked,
+                chunk,
                 |a| row(a.feed),
                 None,
                 |feed| asks[feed].1,
                 &mut answers,
             )?;
         }
-        self.asked = asked;
+        self.requests = requests;
         Ok(answers)
     }
 
-    /// Calls `each` with the logits (`[vocab]`, f32) of rows of states that were kept at
-    /// [`Site::Output`](crate::Site::Output), in turn.
+    /// Calls `each` with the logits (`[vocab]`, f32) of rows of states kept at [`Site::Output`](crate::Site::Output),
+    /// in order.
     pub fn logits(
         &mut self,
         states: &B::Rows,
@@ -411,11 +410,11 @@ impl<B: Backend> Session<B> {
             .logits(&mut self.ws, &HeadRows::Kept(states), rows, each)
     }
 
-    /// Lists the pass's rows and what is asked of them, and idle rows behind them where the device wants a step of
-    /// another size. Returns the number of the pass's own rows.
+    /// Lists the pass's rows and what they are asked, followed by idle rows if the device wants a step of another size.
+    /// Returns the number of the pass's own rows.
     fn lay_out(&mut self, pass: &Pass<'_, B>) -> Result<usize> {
         self.rows.clear();
-        self.asked.clear();
+        self.requests.clear();
         for (index, feed) in pass.feeds.iter().enumerate() {
             let position = self.position(feed.slot)?;
             let end = position + feed.tokens.len();
@@ -445,42 +444,42 @@ impl<B: Backend> Session<B> {
                         position: position as u32,
                     }),
             );
-            note(&mut self.asked, index, first..self.rows.len(), &feed.ask);
+            record(&mut self.requests, index, first..self.rows.len(), &feed.ask);
         }
-        let own = self.rows.len();
+        let pass_rows = self.rows.len();
         if let Some((_, states)) = pass.states
-            && states.len() != own
+            && states.len() != pass_rows
         {
             return Err(LlamaError::ResidualRows {
-                rows: own,
-                there: states.len(),
+                rows: pass_rows,
+                found: states.len(),
             });
         }
         if is_plain_step(pass, self.model.config().n_layers) {
             let backend = self.model.backend();
-            let wanted = backend.step_rows(own).min(self.ws.max_rows());
-            if wanted > own {
-                let idle = self.cache.idle_rows(backend, wanted - own)?;
+            let wanted = backend.step_rows(pass_rows).min(self.ws.max_rows());
+            if wanted > pass_rows {
+                let idle = self.cache.idle_rows(backend, wanted - pass_rows)?;
                 self.rows.extend(idle);
             }
         }
-        Ok(own)
+        Ok(pass_rows)
     }
 
-    /// Runs the rows that are laid out, of which the first `own` are the pass's.
+    /// Runs the listed rows, of which the first `pass_rows` belong to the pass.
     fn pieces(
         &mut self,
         pass: &Pass<'_, B>,
-        own: usize,
+        pass_rows: usize,
         probe: &mut dyn Probe<B>,
     ) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer::default(); pass.feeds.len()];
-        let (rows, asked) = (
+        let (rows, requests) = (
             std::mem::take(&mut self.rows),
-            std::mem::take(&mut self.asked),
+            std::mem::take(&mut self.requests),
         );
         let answered = pass.layers.end == self.model.config().n_layers;
-        let mut asked_left = &asked[..];
+        let mut remaining = &requests[..];
         let max = self.ws.max_rows();
         for (piece, rows) in rows.chunks(max).enumerate() {
             let first = piece * max;
@@ -491,104 +490,109 @@ impl<B: Backend> Session<B> {
                 backend.gather(states, index, &mut self.ws.residual)?;
             }
             if !self.model.loras.is_empty() {
-                self.set_adapters(rows, own.saturating_sub(first));
+                self.set_adapters(rows, pass_rows.saturating_sub(first));
             }
             let (ws, cache) = (&mut self.ws, &mut self.cache);
             self.model
                 .forward(ws, cache, rows, pass.layers.clone(), probe)?;
-            let here = asked_left.partition_point(|asked| asked.row < first + rows.len());
-            let (asked, left) = asked_left.split_at(here);
-            asked_left = left;
-            if answered && !asked.is_empty() {
-                // A step that is filled up has the same head for all its rows, so that it is the same step to its end.
-                let filled = (rows.len() > own).then_some(rows.len());
+            let here = remaining.partition_point(|request| request.row < first + rows.len());
+            let (requests, rest) = remaining.split_at(here);
+            remaining = rest;
+            if answered && !requests.is_empty() {
+                // In a step with idle rows, the head runs for all rows too, so that the whole step stays the same.
+                let filled = (rows.len() > pass_rows).then_some(rows.len());
                 let ask = |feed: usize| pass.feeds[feed].ask;
-                let row = |asked: &Asked| asked.row - first;
-                self.heads(&HeadRows::Pass, asked, row, filled, ask, &mut answers)?;
+                let row = |request: &RowRequest| request.row - first;
+                self.heads(&HeadRows::Pass, requests, row, filled, ask, &mut answers)?;
             }
         }
-        (self.rows, self.asked) = (rows, asked);
+        (self.rows, self.requests) = (rows, requests);
         Ok(answers)
     }
 
-    /// Tells the next pass the adapters of its rows, of which the first `own` are somebody's; the others, which nobody reads,
-    /// have that of the first.
-    fn set_adapters(&mut self, rows: &[BatchRow], own: usize) {
+    /// Sets the adapters of the next pass's rows. The first `pass_rows` rows belong to the pass. The others, which
+    /// nobody reads, get the adapter of the first row.
+    fn set_adapters(&mut self, rows: &[BatchRow], pass_rows: usize) {
         let adapter = |row: &BatchRow| match row.slot {
             Slot::Prefix(prefix) => self.prefix_adapters[prefix as usize],
             Slot::Branch(branch) => self.slot_adapters[branch as usize],
         };
-        let mut adapters: Vec<Option<usize>> = rows.iter().take(own).map(adapter).collect();
+        let mut adapters: Vec<Option<usize>> = rows.iter().take(pass_rows).map(adapter).collect();
         let first = adapters.first().copied().unwrap_or(self.model.adapter);
         adapters.resize(rows.len(), first);
-        self.ws.adapting.set(&adapters);
+        self.ws.row_adapters.set(&adapters);
     }
 
-    /// Answers what some rows are asked for. With `filled` the most likely token is found for the first so many rows.
+    /// Answers what some rows are asked. With `filled`, finds the most likely token of that many first rows.
     fn heads<'a>(
         &mut self,
         from: &HeadRows<'_, B>,
-        asked: &[Asked],
-        row: impl Fn(&Asked) -> usize,
+        requests: &[RowRequest],
+        row: impl Fn(&RowRequest) -> usize,
         filled: Option<usize>,
         ask: impl Fn(usize) -> Ask<'a>,
         answers: &mut [Answer],
     ) -> Result<()> {
-        let is_greedy =
-            |a: &&Asked| a.what == What::Next && matches!(ask(a.feed).next, Some(Draw::Greedy));
-        let is_sampled = |a: &&Asked| a.what == What::Next && !is_greedy(a);
-        let is_scored = |a: &&Asked| a.what != What::Next;
+        let is_greedy = |a: &&RowRequest| {
+            a.kind == RequestKind::Next && matches!(ask(a.feed).next, Some(Draw::Greedy))
+        };
+        let is_sampled = |a: &&RowRequest| a.kind == RequestKind::Next && !is_greedy(a);
+        let is_scored = |a: &&RowRequest| a.kind != RequestKind::Next;
 
         self.index.clear();
         match filled {
             Some(rows) => self.index.extend(0..rows),
-            None => self.index.extend(asked.iter().filter(is_greedy).map(&row)),
+            None => self
+                .index
+                .extend(requests.iter().filter(is_greedy).map(&row)),
         }
         if !self.index.is_empty() {
             let best = self.model.best(&mut self.ws, from, &self.index)?;
-            for (asked, best) in asked.iter().filter(is_greedy).zip(best) {
-                answers[asked.feed].next = Some(best);
+            for (request, best) in requests.iter().filter(is_greedy).zip(best) {
+                answers[request.feed].next = Some(best);
             }
         }
         self.index.clear();
-        self.index.extend(asked.iter().filter(is_sampled).map(&row));
+        self.index
+            .extend(requests.iter().filter(is_sampled).map(&row));
         if !self.index.is_empty() {
-            let mut sampled = asked.iter().filter(is_sampled);
+            let mut sampled = requests.iter().filter(is_sampled);
             let (model, ws) = (&self.model, &mut self.ws);
             model.logits(ws, from, &self.index, |_, logits| {
-                if let Some(asked) = sampled.next()
+                if let Some(request) = sampled.next()
                     && let Some(Draw::Sample {
                         sampling,
                         context,
                         key,
                         step,
-                    }) = ask(asked.feed).next
+                    }) = ask(request.feed).next
                 {
-                    answers[asked.feed].next = Some(sampling.pick(logits, context, key, step));
+                    answers[request.feed].next = Some(sampling.pick(logits, context, key, step));
                 }
                 Ok(())
             })?;
         }
         self.index.clear();
-        self.index.extend(asked.iter().filter(is_scored).map(&row));
+        self.index
+            .extend(requests.iter().filter(is_scored).map(&row));
         if !self.index.is_empty() {
-            let target = |a: &Asked| match a.what {
-                What::Score(token) => Some(token),
-                What::Next => None,
+            let target = |a: &RowRequest| match a.kind {
+                RequestKind::Score(token) => Some(token),
+                RequestKind::Next => None,
             };
-            let targets: Vec<u32> = asked.iter().filter_map(target).collect();
+            let targets: Vec<u32> = requests.iter().filter_map(target).collect();
             let scores = self
                 .model
                 .score(&mut self.ws, from, &self.index, &targets)?;
-            for (asked, score) in asked.iter().filter(is_scored).zip(scores) {
-                answers[asked.feed].scores.push(score);
+            for (request, score) in requests.iter().filter(is_scored).zip(scores) {
+                answers[request.feed].scores.push(score);
             }
         }
         Ok(())
     }
 }
 
-/// Whether every sequence has one row and wants its most likely next token.
+/// Whether every sequence has one row and asks for its most likely next token.
 fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
     let is_step = |feed: &Feed<'_>| {
         let greedy = matches!(feed.ask.next, Some(Draw::Greedy));
@@ -598,19 +602,19 @@ fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
     whole && pass.feeds.iter().all(is_step)
 }
 
-/// Notes what the rows of a feed are asked for, in the order of the rows.
-fn note(asked: &mut Vec<Asked>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
+/// Records what the rows of a feed are asked, in the order of the rows.
+fn record(requests: &mut Vec<RowRequest>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
     let scored = rows.end - ask.score.len()..rows.end;
-    asked.extend(scored.zip(ask.score).map(|(row, &token)| Asked {
+    requests.extend(scored.zip(ask.score).map(|(row, &token)| RowRequest {
         row,
         feed,
-        what: What::Score(token),
+        kind: RequestKind::Score(token),
     }));
     if ask.next.is_some() {
-        asked.push(Asked {
+        requests.push(RowRequest {
             row: rows.end - 1,
             feed,
-            what: What::Next,
+            kind: RequestKind::Next,
         });
     }
 }

@@ -1,67 +1,68 @@
-//! What a family's layers compute, as data: the forward pass reads it.
+//! Describes what a family's layers compute, as data that the forward pass reads.
 
 use selfie_kernels::{Activation, Attend, AttnShape, LogitMap};
 
 use crate::Rope;
 
-/// The parts of a forward pass in which families differ.
+/// The points in which families differ in a forward pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Where the norms of a layer stand.
+    /// The positions of a layer's norms.
     pub norms: Norms,
     /// Whether a norm multiplies by `1 + weight` instead of `weight`.
     pub one_plus_weight: bool,
-    /// The norm of queries and keys before they are rotated.
+    /// The norm of queries and keys, before their rotation.
     pub qk_norm: Option<QkNorm>,
-    /// The gate of the MLP.
+    /// The activation of the MLP's gate.
     pub activation: Activation,
-    /// The factor of a query's products with keys.
+    /// The factor of the products of queries and keys.
     pub attn_scale: f32,
-    /// The bound of those, if there is one.
+    /// The soft cap of those products, if there is one.
     pub attn_softcap: Option<f32>,
-    /// What token embeddings are multiplied by, before layer 0.
+    /// The factor of token embeddings, before layer 0.
     pub embed_scale: EmbedScale,
-    /// What the outputs of attention and MLP are multiplied by, before the residual stream is added.
+    /// The factor of the outputs of attention and MLP, before they are added to the residual stream.
     pub residual_scale: f32,
-    /// From the head's products to logits.
+    /// The map from the head's products to logits.
     pub logits: LogitMap,
-    /// Columns of a head that are rotated.
+    /// Columns of a head that rotate.
     pub rotated: usize,
     /// The rotation of layers with [`LayerRope::Local`].
     pub local_rope: Option<Rope>,
-    /// Whether queries, keys and values are one tensor of a checkpoint, and gate and up another.
+    /// Whether a checkpoint stores queries, keys and values as one tensor, and gate and up as another.
     pub fused: bool,
-    /// What differs from layer to layer: `[n_layers]`.
+    /// The settings that differ between layers: `[n_layers]`.
     pub layers: Vec<LayerSpec>,
 }
 
-/// What is a layer's own.
+/// The settings of one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// Its rotation.
+    /// The layer's rotation.
     pub rope: LayerRope,
-    /// How many positions a row sees, its own included; all of them where there is none.
+    /// How many positions a row sees, itself included; `None` means all.
     pub window: Option<usize>,
 }
 
 /// The rotation of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LayerRope {
-    /// That of [`LlamaConfig::rope`](crate::LlamaConfig::rope).
+    /// The rotation [`LlamaConfig::rope`](crate::LlamaConfig::rope).
     #[default]
     Global,
-    /// That of [`Spec::local_rope`].
+    /// The rotation [`Spec::local_rope`].
     Local,
-    /// None.
+    /// No rotation.
     Off,
 }
 
-/// Where the norms of a layer stand, with their names in a checkpoint.
+/// The positions of a layer's norms, with their names in a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Norms {
     /// Before attention and before the MLP: `input_layernorm`, `post_attention_layernorm`.
     Before,
-    /// Behind them, before the residual stream is added: `post_attention_layernorm`, `post_feedforward_layernorm`.
+    /// After attention and MLP, before the residual stream is added: `post_attention_layernorm`,
+    /// `post_feedforward_layernorm`.
     After,
     /// Both: `input_layernorm`, `post_attention_layernorm`, `pre_feedforward_layernorm`, `post_feedforward_layernorm`.
     Around,
@@ -70,23 +71,23 @@ pub enum Norms {
 /// How queries and keys are normed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QkNorm {
-    /// Each head by itself, with one weight of `head_dim`.
+    /// Each head by itself, with one weight of width `head_dim`.
     Heads,
-    /// All heads together, with a weight of the projection's width.
+    /// All heads together, with a weight as wide as the projection.
     Flat,
 }
 
 /// The factor of token embeddings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum EmbedScale {
-    /// A number; 1 for most.
+    /// A constant; 1 for most families.
     Factor(f32),
-    /// The root of `d_model`, rounded to the type of the weights: Gemma.
+    /// The square root of `d_model`, rounded to the dtype of the weights: Gemma.
     RootOfWidth,
 }
 
 impl Spec {
-    /// A LLaMA of `n_layers`.
+    /// The spec of a LLaMA with `n_layers` layers.
     pub fn llama(attn: &AttnShape, n_layers: usize) -> Self {
         Self {
             norms: Norms::Before,
@@ -105,12 +106,12 @@ impl Spec {
         }
     }
 
-    /// Whether the outputs of attention and MLP are added to the residual stream as they are.
-    pub(crate) fn adds_as_it_is(&self) -> bool {
+    /// Whether the outputs of attention and MLP are added to the residual stream unchanged.
+    pub(crate) fn adds_unchanged(&self) -> bool {
         self.norms == Norms::Before && self.residual_scale == 1.0
     }
 
-    /// The names of a layer's norms in a checkpoint: before attention, behind it, before the MLP, behind it.
+    /// The names of a layer's norms in a checkpoint: before attention, after it, before the MLP, after it.
     pub(crate) fn norm_names(&self) -> [Option<&'static str>; 4] {
         match self.norms {
             Norms::Before => [

@@ -1,4 +1,4 @@
-//! States of prompts, kept on the device.
+//! Captures states of prompts and keeps them on the device.
 
 use std::collections::HashMap;
 
@@ -6,17 +6,17 @@ use selfie_kernels::{Backend, Slot};
 
 use crate::{Capture, Feed, Llama, LlamaError, Pass, Result, Session, SessionSize, Site};
 
-/// Tokens of prompts whose keys and values are in memory at a time (a longer prompt goes alone).
+/// Tokens of prompts whose keys and values are in memory at a time. A longer prompt runs alone.
 const GROUP_TOKENS: usize = 512;
 
-/// A row that [`capture`] keeps.
+/// A row for [`capture`] to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PromptSite {
     /// The prompt, by its index.
     pub prompt: usize,
     /// The place in the model.
     pub site: Site,
-    /// The token of the prompt.
+    /// The index of the token in the prompt.
     pub token: usize,
 }
 
@@ -34,10 +34,11 @@ impl PromptSite {
     }
 }
 
-/// Runs the prompts that `wants` names as far as it needs, and keeps the rows: `[wants.len(), d_model]`, in its order.
+/// Runs the prompts that `wants` names as far as necessary, and returns the wanted rows in order: `[wants.len(),
+/// d_model]`.
 ///
-/// A prompt or token that does not exist is an error. All states of a layer are
-/// `capture(&model, &prompts, &PromptSite::all(&prompts, Site::HiddenStates(layer)))`.
+/// A prompt or token that does not exist is an error. To capture all states of a layer, call `capture(&model, &prompts,
+/// &PromptSite::all(&prompts, Site::HiddenStates(layer)))`.
 pub fn capture<B: Backend>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
@@ -57,7 +58,7 @@ pub fn capture<B: Backend>(
     let groups = groups(&named, prompts)?;
     let mut session = session(model, prompts, &groups, layers.end)?;
 
-    // Rows come group by group; `places` leads from a want to its row there.
+    // Rows arrive group by group; `places` maps a want to its row.
     let mut places: HashMap<PromptSite, usize> = HashMap::new();
     for group in groups {
         let mut slots: HashMap<usize, Slot> = HashMap::new();
@@ -98,7 +99,7 @@ pub fn capture<B: Backend>(
     Ok(rows)
 }
 
-/// Room for each of the groups, one after the other; keys and values only of the layers that are run.
+/// A session with room for each of the groups in turn, with keys and values only for the layers that run.
 fn session<B: Backend>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
@@ -118,7 +119,7 @@ fn session<B: Backend>(
     Session::new(model, &size)
 }
 
-/// How many layers a pass needs to come by a site.
+/// How many layers a pass must run to reach a site.
 fn layers_to(site: Site, n_layers: usize) -> usize {
     match site {
         Site::HiddenStates(layer) => layer,
@@ -127,7 +128,7 @@ fn layers_to(site: Site, n_layers: usize) -> usize {
     }
 }
 
-/// The named prompts, in groups that are passed together.
+/// The named prompts, in groups that share a pass.
 fn groups<'a>(named: &'a [usize], prompts: &[Vec<u32>]) -> Result<Vec<&'a [usize]>> {
     let mut groups = Vec::new();
     let (mut first, mut tokens) = (0, 0);

@@ -10,8 +10,8 @@ use crate::{
     Capture, Feed, Llama, LlamaError, Pass, Probe, Result, Session, SessionSize, Site, Visit,
 };
 
-/// Everything that a prompt makes of the residual stream, in f32. `T` is the number of tokens, `L` of layers,
-/// `D` is d_model, `V` the vocabulary.
+/// All states of a prompt, in f32. `T` is the number of tokens, `L` the number of layers, `D` d_model, `V` the size of
+/// the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
     /// The tokens, `[T]`.
@@ -20,7 +20,7 @@ pub struct Trace {
     pub hidden_states: Vec<f32>,
     /// The input of each layer's MLP, after its norm: `[L, T, D]`.
     pub pre_mlp: Vec<f32>,
-    /// What the output of each layer's MLP is added to: `[L, T, D]`.
+    /// The residual stream to which the output of each layer's MLP is added: `[L, T, D]`.
     pub residual: Vec<f32>,
     /// `[T, V]`.
     pub logits: Vec<f32>,
@@ -29,7 +29,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Runs a prompt of token ids and keeps its states.
+    /// Runs a prompt of token ids, and keeps its states.
     pub fn new<B: Backend>(model: &Llama<B>, input_ids: &[u32]) -> Result<Self> {
         if input_ids.is_empty() {
             return Err(LlamaError::EmptyPrompt);

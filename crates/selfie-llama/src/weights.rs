@@ -1,4 +1,4 @@
-//! In which formats the matrices of a model are computed.
+//! The formats in which a model's matrices are computed.
 
 use std::fmt;
 
@@ -6,18 +6,19 @@ use selfie_kernels::{BlockFormat, DType, Format, MatrixSource};
 
 use crate::Tensor;
 
-/// In which formats the matrices of a model are computed. Norms and biases are f32 in any case.
+/// The formats in which to compute a model's matrices. Norms and biases are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightChoice {
-    /// Each as its file has it. Blocks that no product takes (Q2_K, Q3_K, IQ4_NL) become bf16. On a device that does not
-    /// keep blocks all matrices have one type: [`stored_dtype`](crate::stored_dtype).
+    /// Each matrix in the format of its file. Blocks that no product takes (Q2_K, Q3_K, IQ4_NL) become bf16. On a
+    /// device that does not keep blocks, all matrices have one type: [`stored_dtype`](crate::stored_dtype).
     #[default]
     Stored,
-    /// All in one plain type.
+    /// All matrices in one plain type.
     Plain(DType),
-    /// In blocks, which are made on loading by the habits of llama.cpp: the head, and the embedding table that is one, are
-    /// Q8_0 beside Q8_0 and Q6_K beside all others. Where a row is no whole number of blocks of 256, Q4_K becomes Q5_0,
-    /// Q5_K Q5_1, and Q6_K Q8_0. A matrix whose rows are no whole number of blocks of 32 stays as its file has it.
+    /// All matrices in blocks, quantized on loading with llama.cpp's conventions. The head, or an embedding table that
+    /// serves as the head, is Q8_0 if the choice is Q8_0, and Q6_K otherwise. If a row is not a whole number of blocks
+    /// of 256, Q4_K becomes Q5_0, Q5_K becomes Q5_1, and Q6_K becomes Q8_0. A matrix whose rows are not whole blocks of
+    /// 32 stays as in its file.
     Blocks(BlockFormat),
 }
 
@@ -51,21 +52,21 @@ impl WeightChoice {
     }
 }
 
-/// What a matrix is for.
+/// The purpose of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A layer's, or an embedding table that is not the head.
+    /// A layer's matrix, or an embedding table that is not the head.
     Layer,
     Head,
 }
 
-/// The formats of a model's matrices. Its text lists them, that of most bytes first: `q4_1 (211), f16 (2)`.
+/// The formats of a model's matrices. Its text lists them, the one with the most bytes first: `q4_1 (211), f16 (2)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WeightSummary {
     formats: Vec<FormatCount>,
 }
 
-/// The matrices of one format.
+/// The matrices with one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FormatCount {
     format: Format,
@@ -91,12 +92,12 @@ impl WeightSummary {
             .sort_by_key(|count| std::cmp::Reverse(count.bytes));
     }
 
-    /// Bytes of all matrices.
+    /// The bytes of all matrices.
     pub fn bytes(&self) -> u64 {
         self.formats.iter().map(|count| count.bytes).sum()
     }
 
-    /// The formats, that of most bytes first.
+    /// The formats, the one with the most bytes first.
     pub fn formats(&self) -> impl Iterator<Item = Format> {
         self.formats.iter().map(|count| count.format)
     }
@@ -107,7 +108,7 @@ impl WeightSummary {
             .any(|format| matches!(format, Format::Blocks(_)))
     }
 
-    /// The type of all matrices; f32 where they have several formats, or blocks.
+    /// The dtype of all matrices; f32 if formats differ or if there are blocks.
     pub fn operand_dtype(&self) -> DType {
         match &self.formats[..] {
             [

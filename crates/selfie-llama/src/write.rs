@@ -8,24 +8,24 @@ use crate::{LlamaError, Probe, Result, Site, Visit};
 
 /// One write of a vector into the residual stream at the input of a layer.
 ///
-/// It names its row by slot and position, not by where it lies in a pass, so that it survives being run in pieces.
+/// A write names its row by slot and position, not by its place in a pass, so it also works if the pass runs in pieces.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Write {
     /// The sequence.
     pub slot: Slot,
-    /// The position in it.
+    /// The position in the sequence.
     pub position: u32,
-    /// The layer at whose input it is written, in 0..n_layers.
+    /// The layer at whose input to write, in 0..n_layers.
     pub layer: usize,
-    /// The row of the vectors that is written.
+    /// The row of the vectors to write.
     pub vector: usize,
-    /// How the vector and the row that is there combine.
+    /// How to combine the vector with the existing row.
     pub mode: InjectMode,
     /// The factor of `mode`.
     pub strength: f32,
 }
 
-/// The probe that makes writes.
+/// The probe that performs the writes.
 pub(crate) struct Writer<'a, B: Backend> {
     vectors: &'a B::Rows,
     by_layer: BTreeMap<usize, Vec<Write>>,
@@ -47,7 +47,7 @@ impl<'a, B: Backend> Writer<'a, B> {
         }
     }
 
-    /// An error unless every write has met its row.
+    /// An error unless every write has reached its row.
     pub(crate) fn finish(self) -> Result<()> {
         let named = self.by_layer.values().map(Vec::len).sum();
         if self.reached == named {

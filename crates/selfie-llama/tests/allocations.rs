@@ -1,4 +1,4 @@
-//! A decode step makes no buffers: all of them are there before the first one.
+//! A decode step allocates no buffers: all of them exist before the first step.
 
 use selfie_llama::{Decoding, Feed, Pass, Sequence, Session, SessionSize};
 
@@ -52,11 +52,11 @@ fn a_decode_step_makes_no_buffers() {
         dhat::HeapStats::get().total_bytes
     };
 
-    // Threads make theirs in their first step.
+    // Threads allocate their buffers in their first step.
     let before = steps(3);
     let bytes = (steps(STEPS) - before) / STEPS;
-    // The feeds and the chosen tokens are lists, and the thread pool's queue grows a little; the smallest buffer of a pass
-    // is larger than all of them.
+    // The feeds and the chosen tokens are lists, and the thread pool's queue grows a little. The smallest buffer of a
+    // pass is larger than all of them together.
     let smallest = (SEQUENCES * model.config().d_model * 4) as u64;
     assert!(
         bytes < smallest,

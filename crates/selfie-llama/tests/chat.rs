@@ -1,4 +1,4 @@
-//! Chat templates against transformers' renderings; see `chat/reference.py`.
+//! Compares chat templates with transformers' renderings; see `chat/reference.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn special(reference: &Value) -> Map<String, Value> {
     reference["special_tokens"].as_object().unwrap().clone()
 }
 
-/// A text with today's date for the formats that the reference has.
+/// Replaces the reference's date formats with today's date.
 fn dated(text: &str) -> String {
     let mut dated = text.to_owned();
     for format in ["%d %b %Y", "%d %B %Y", "%B %d, %Y"] {
@@ -95,7 +95,7 @@ fn contents_are_found_in_the_text() {
             case["template"].as_str().unwrap(),
             case["end"].as_str().unwrap(),
         );
-        // The one writes messages as JSON, whose escapes marks cannot follow.
+        // features.jinja writes messages as JSON, and the marks do not survive JSON escapes.
         if case.get("error").is_some() || name == "features.jinja" {
             continue;
         }
@@ -117,7 +117,7 @@ fn contents_are_found_in_the_text() {
                 *message.content.trim(),
                 "{name}"
             );
-            // Mistral's puts the system's before the last of the user's.
+            // Mistral's template puts the system message before the last user message.
             assert!(content.start >= after || name == "mistral.jinja", "{name}");
             after = content.end;
             found += 1;
@@ -125,7 +125,7 @@ fn contents_are_found_in_the_text() {
     }
     assert!(found > 500, "{found}");
 
-    // What is written otherwise has no place.
+    // Content that the template rewrites has no position.
     let messages = [
         ChatMessage::new("user", "Hello"),
         ChatMessage::new("user", "You"),

@@ -1,4 +1,4 @@
-//! What config.json means, and what is refused with which words.
+//! What config.json means, what is refused, and with which message.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use selfie_kernels::{AttnShape, DType};
 use selfie_llama::{LlamaConfig, LlamaError, ModelType, Result, Rope, RopeScaling, Spec};
 use serde_json::{Value, json};
 
-/// Only what has no default.
+/// Only the fields without a default.
 fn minimal() -> Value {
     json!({
         "model_type": "llama",
@@ -19,7 +19,7 @@ fn minimal() -> Value {
     })
 }
 
-/// The minimal configuration with fields replaced or added.
+/// The minimal configuration with some fields replaced or added.
 fn patched(patch: &Value) -> Value {
     let mut config = minimal();
     for (name, value) in patch.as_object().unwrap() {
@@ -89,7 +89,7 @@ fn defaults() {
         "partial_rotary_factor": null,
     });
     assert_eq!(read(nulls), expected);
-    // Neither changes what is computed.
+    // Neither field changes what is computed.
     assert_eq!(
         read(json!({"pretraining_tp": 2, "use_cache": false})),
         expected
@@ -163,7 +163,7 @@ fn heads() {
     let grouped = heads(json!({"num_key_value_heads": 2}));
     assert_eq!((grouped.heads, grouped.kv_heads), (4, 2));
     assert_eq!(heads(json!({"num_key_value_heads": 1})).kv_heads, 1);
-    // Its own width of heads, be it that hidden_size does not divide.
+    // An explicit head_dim is accepted even if hidden_size is not divisible.
     assert_eq!(heads(json!({"head_dim": 32})).head_dim, 32);
     let odd = heads(json!({"hidden_size": 70, "head_dim": 16}));
     assert_eq!((odd.heads, odd.head_dim), (4, 16));
@@ -217,7 +217,7 @@ fn small_fields() {
     let ids = |value| read(json!({"eos_token_id": value, "bos_token_id": value}));
     assert_eq!(ids(json!(7)).eos, [7]);
     assert_eq!(ids(json!([7, 0])).bos, [7, 0]);
-    // -1 is none, as the first checkpoints write it.
+    // -1 means none, as the first checkpoints write it.
     assert!(ids(json!(-1)).eos.is_empty() && ids(json!(-1)).bos.is_empty());
     assert_eq!(ids(json!([-1, 7])).eos, [7]);
     assert!(ids(json!([])).eos.is_empty());
@@ -252,7 +252,7 @@ fn windows_that_never_bite() {
         json!({"model_type": "qwen2", "sliding_window": 16}),
         json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": false}),
         json!({"model_type": "qwen2", "sliding_window": 2048, "use_sliding_window": true}),
-        // None of the three layers has it.
+        // No layer of the three has a window.
         json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true}),
         json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 3}),
         json!({
@@ -305,7 +305,10 @@ fn rope_fields() {
             RopeScaling::None,
         ),
         (
-            json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 3.0, "partial_rotary_factor": 1.0}}),
+            json!({
+                "rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 3.0,
+                "partial_rotary_factor": 1.0},
+            }),
             5e5,
             linear(3.0),
         ),
@@ -344,7 +347,7 @@ fn rope_fields() {
     }
 }
 
-/// One case a line: what is given, the field that is blamed, its value, a piece of the advice.
+/// One case a line: the fields given, the field in the error, its value, a part of the advice.
 const REFUSED: &str = r#"
 {"model_type": "gemma"} | model_type | "gemma" | supported: llama, mistral, ministral, qwen2, qwen3, gemma2, gemma3_text, smollm3, olmo2, olmo3, phi3, granite
 {"model_type": "mixtral"} | model_type | "mixtral" | supported: llama
@@ -504,32 +507,51 @@ fn parameter_counts_of_known_models() {
     let cases = [
         // Llama 2 7B
         (
-            json!({"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000}),
+            json!({
+                "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+                "vocab_size": 32000,
+            }),
             6_738_415_616,
         ),
         // Llama 3 8B
         (
-            json!({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}),
+            json!({
+                "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+                "num_key_value_heads": 8, "vocab_size": 128256,
+            }),
             8_030_261_248,
         ),
         // Llama 3.2 1B
         (
-            json!({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": true}),
+            json!({
+                "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+                "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": true,
+            }),
             1_235_814_400,
         ),
         // Mistral 7B v0.1
         (
-            json!({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000}),
+            json!({
+                "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+                "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
+            }),
             7_241_732_096,
         ),
         // Qwen2 0.5B
         (
-            json!({"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": true}),
+            json!({
+                "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+                "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings":
+                true,
+            }),
             494_032_768,
         ),
-        // One layer, counted by hand: 2 tables, q k v o, their biases, the MLP and its, 3 norms.
+        // One layer, counted by hand: 2 tables; q, k, v, o with their biases; the MLP with its biases; 3 norms.
         (
-            json!({"hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 7, "attention_bias": true, "mlp_bias": true}),
+            json!({
+                "hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 7, "attention_bias": true, "mlp_bias": true,
+            }),
             2 * 42 + (48 + 24 + 24 + 48) + (8 + 4 + 4 + 6) + 3 * 30 + (5 + 5 + 6) + 3 * 6,
         ),
     ];
@@ -556,7 +578,7 @@ fn parameter_counts_of_the_golden_checkpoints() {
     }
 }
 
-/// How many numbers a safetensors file holds, by its header.
+/// How many numbers a safetensors file holds, according to its header.
 fn values_in(path: &Path) -> u64 {
     let bytes = fs::read(path).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -578,9 +600,9 @@ fn the_largest_shape_does_not_overflow() {
     assert!(largest.n_parameters().checked_mul(4).is_some());
 }
 
-/// What `json.dump` of Python writes where a number is not finite.
+/// What Python's `json.dump` writes for numbers that are not finite.
 #[test]
-fn numbers_that_are_not_finite_do_no_harm_where_they_are_not_used() {
+fn unused_numbers_may_be_not_finite() {
     let with = |fields: &str| {
         let text = minimal().to_string();
         let text = format!("{},{fields}}}", text.strip_suffix('}').unwrap());
@@ -599,12 +621,12 @@ fn numbers_that_are_not_finite_do_no_harm_where_they_are_not_used() {
         let expected = format!("field \"rms_norm_eps\" is {shown}; expected a finite number");
         assert!(error.contains(&expected), "{error}");
     }
-    // Other slips stay errors, in the columns of the file.
+    // Other slips stay errors, reported at the columns of the file.
     let error = with(r#""x": NaN, "y": nan"#).unwrap_err().to_string();
     assert!(error.contains("is not valid JSON"), "{error}");
 }
 
-/// A context is as long as the model was made for, also where its rope would stretch for more.
+/// The context is as long as the model was made for, even if its rope could stretch further.
 #[test]
 fn a_dynamic_rope_stays_within_the_context() {
     let config = read(

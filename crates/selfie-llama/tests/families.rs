@@ -1,4 +1,4 @@
-//! What `config.json` says of a family, and checkpoints whose language model is a part of them.
+//! What `config.json` says about a family, and checkpoints with other parts beside the language model.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn ropes(config: &LlamaConfig) -> Vec<LayerRope> {
     config.spec.layers.iter().map(|l| l.rope).collect()
 }
 
-/// The fields that `text_config` of google/gemma-3-4b-it has: what else is needed comes from transformers' defaults.
+/// The fields in `text_config` of google/gemma-3-4b-it; the other fields come from transformers' defaults.
 fn gemma3_4b() -> Value {
     json!({
         "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
@@ -69,7 +69,7 @@ fn the_text_of_a_multimodal_model() {
         scaling: RopeScaling::None,
     };
     assert_eq!((&config.rope, &spec.local_rope), (&global, &Some(local)));
-    // Five layers of six slide, and turn by the local frequencies.
+    // Five layers of six slide, and rotate with the local frequencies.
     for (l, layer) in spec.layers.iter().enumerate() {
         let slides = l % 6 != 5;
         assert_eq!(layer.window, slides.then_some(1024), "layer {l}");
@@ -147,7 +147,7 @@ fn defaults_of_layers() {
     assert_eq!(granite.spec.attn_scale, 1.0);
 }
 
-/// A golden Gemma 3 as a part of a multimodal checkpoint, in both layouts that transformers has written.
+/// A golden Gemma 3 as part of a multimodal checkpoint, in both layouts that transformers has used.
 #[test]
 fn tensors_of_a_multimodal_model() {
     let golden = dir("families/gemma3");
@@ -180,7 +180,7 @@ fn tensors_of_a_multimodal_model() {
     }
 }
 
-/// Copies a file of safetensors with another prefix than `model.` in its header.
+/// Copies a safetensors file, replacing the prefix `model.` in its header.
 fn rename_tensors(from: &Path, to: &Path, prefix: &str) {
     let bytes = fs::read(from).unwrap();
     let (length, rest) = bytes.split_at(8);
@@ -200,7 +200,7 @@ fn rename_tensors(from: &Path, to: &Path, prefix: &str) {
     fs::write(to, out).unwrap();
 }
 
-/// The MLP of fused projections comes out and goes in again to the bit, by the names of its checkpoint.
+/// The MLP of fused projections is read and restored bit for bit, under the names of its checkpoint.
 #[test]
 fn a_fused_mlp() {
     let mut model = Llama::open(cpu(2), &dir("families/phi3")).unwrap();

@@ -1,4 +1,4 @@
-//! What generation_config.json means, what is made of it, and what is refused with which words.
+//! What generation_config.json means, how it is resolved, what is refused, and with which message.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ const NOTHING: GenerationConfig = GenerationConfig {
     top_p: None,
     min_p: None,
     repetition_penalty: None,
-    left_out: Vec::new(),
+    ignored: Vec::new(),
 };
 
 fn parse(json: Value) -> GenerationConfig {
@@ -52,12 +52,12 @@ fn fields() {
         top_p: Some(0.9),
         min_p: Some(0.05),
         repetition_penalty: Some(1.1),
-        left_out: Vec::new(),
+        ignored: Vec::new(),
     };
     assert_eq!(parse(full), expected);
-    // null is not nothing here: it is all tokens, where a file without the field is 50.
+    // null is not the same as missing here: it means all tokens, and a file without the field means 50.
     assert_eq!(parse(json!({"top_k": null})).top_k, Some(0));
-    // A token id of -1 is none.
+    // A token id of -1 means none.
     assert_eq!(parse(json!({"eos_token_id": -1})).eos, Some(vec![]));
     assert_eq!(parse(json!({"eos_token_id": [-1, 2]})).eos, Some(vec![2]));
     let infinite = folder(
@@ -132,7 +132,7 @@ fn old_checkpoints_say_it_in_config_json() {
         ..NOTHING
     };
     assert_eq!(GenerationConfig::open(dir.path()).unwrap(), Some(expected));
-    // The file of its own counts alone.
+    // If the folder has a generation_config.json, only that file counts.
     fs::write(dir.path().join("generation_config.json"), "{}").unwrap();
     assert_eq!(GenerationConfig::open(dir.path()).unwrap(), Some(NOTHING));
 }
@@ -159,7 +159,7 @@ fn what_is_done_is_what_transformers_does() {
         asked
     };
     let cases = [
-        // What the file says, what is asked, what is done, and what of it the file decides.
+        // What the file says, what the user asks, the result, and which part of it the file decided.
         (json!({}), none, None, None),
         (json!({"temperature": 0.6, "top_p": 0.9}), none, None, None),
         (
@@ -219,7 +219,7 @@ fn what_is_done_is_what_transformers_does() {
             Some(draws),
             Some("tokens are drawn, top_k 50"),
         ),
-        // What is asked for comes first.
+        // The user's choice takes precedence.
         (
             json!({"do_sample": true, "temperature": 0.6, "repetition_penalty": 1.2}),
             asked(|asked| asked.temperature = Some(0.0)),
@@ -317,7 +317,7 @@ fn what_is_not_done_is_noted() {
     let mut drawn = asks;
     drawn["do_sample"] = json!(true);
     assert_eq!(notes(drawn).len(), 9);
-    // The values that transformers takes for nothing.
+    // The values that have no effect in transformers.
     let nothing = json!({
         "do_sample": true, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0, "no_repeat_ngram_size": 0,
         "encoder_repetition_penalty": 1.0, "bad_words_ids": null, "min_length": 0, "min_new_tokens": null,
@@ -350,7 +350,7 @@ fn texts_end_by_the_first_file_that_says_so() {
     assert_eq!(eos_ids(None, &config(json!(-1)), &tokenizer), [2]);
 }
 
-/// The library, which takes `LlamaConfig::eos`, ends texts where the program does.
+/// Programs that use the library's `LlamaConfig::eos` end texts where `selfie` does.
 #[test]
 fn a_folders_config_ends_texts_as_its_generation_config_says() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! What a GGUF header makes the reader allocate, whatever it says. A binary of its own, as it counts all allocations.
+//! How much memory a GGUF header makes the reader allocate, whatever the header says. This is a separate binary,
+//! because it counts all allocations.
 
 #[path = "gguf/file.rs"]
 #[allow(dead_code)]
@@ -11,7 +12,8 @@ use dhat::{Alloc, HeapStats, Profiler};
 #[global_allocator]
 static ALLOCATOR: Alloc = Alloc;
 
-/// The bytes of a file, and of what it is read into, are some times the file: entries of short lists and maps, JSON.
+/// The file and what is read from it may take this many times the size of the file: entries of short lists and maps,
+/// JSON.
 const TIMES: usize = 24;
 
 #[test]

@@ -1,4 +1,5 @@
-//! States, logits and greedy text of the golden checkpoints, against PyTorch in f32, on every path that this machine has.
+//! Compares states, logits and greedy text of the golden checkpoints with PyTorch in f32, on every path that this
+//! machine has.
 
 use selfie_kernels::DType;
 use selfie_testkit::llama::{FAMILIES, GOLDEN, agree, cpus, load_on};

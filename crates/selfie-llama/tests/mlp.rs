@@ -1,4 +1,4 @@
-//! Reading and replacing one layer's MLP, states of many prompts, and many prompts continued together.
+//! Reading and replacing one layer's MLP, states of many prompts, and continuing many prompts together.
 
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Backend, Cpu, DType};
@@ -139,7 +139,7 @@ fn rows_on_the_device_become_the_mlp_that_their_values_make() {
         let mut model = Llama::open(selfie_testkit::llama::cpu(2), dir.path()).unwrap();
         let mlp = model.mlp(1).unwrap();
         let mut values = mlp.to_f32();
-        // A third is no number of any of the types: it has to be rounded.
+        // No dtype holds a third exactly, so it must be rounded.
         let thirds = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x += 1.0 / 3.0);
         thirds(&mut values.gate_up);
         thirds(&mut values.down);
@@ -201,7 +201,7 @@ fn captured_rows_are_those_of_a_trace() {
             site,
             token,
         };
-        // Out of order, and one of them twice.
+        // Out of order, and with a duplicate.
         let wants = [
             want(3, Site::PreMlp(2), 1),
             want(0, Site::HiddenStates(1), 4),
@@ -236,7 +236,7 @@ fn many_prompts_are_continued_as_each_alone() {
     for name in GOLDEN {
         let model = load(name, None, 2);
         let eos = model.config().eos.clone();
-        // More prompts than slots, of several lengths.
+        // More prompts than slots, with several lengths.
         let prompts: Vec<Vec<u32>> = prompts(name).into_iter().cycle().take(70).collect();
         for sampling in [
             None,
@@ -257,7 +257,7 @@ fn many_prompts_are_continued_as_each_alone() {
             let all = generate_all(&model, &prompts, &decoding, |n| counts.push(n)).unwrap();
             assert_eq!(counts.last(), Some(&prompts.len()));
             assert!(counts.is_sorted());
-            // Draws depend on a sequence's number, so that only the first prompt can be drawn alone.
+            // Draws depend on a sequence's number, so only the first prompt can be drawn alone.
             let alone = if sampling.is_some() { 1 } else { 5 };
             for (prompt, got) in prompts.iter().zip(&all).take(alone) {
                 let keep_on = |_| ControlFlow::Continue(());

@@ -92,7 +92,7 @@ fn a_users_probe_changes_the_stream_from_its_layer_on() {
     }
 }
 
-/// Wants everything, and writes down what comes.
+/// Wants every site and records the visits.
 #[derive(Default)]
 struct Log(Vec<Site>);
 
@@ -146,7 +146,7 @@ fn steering_reaches_every_new_token() {
     let mut nothing = steer(0.0);
     let same = generate_with(&model, &prompt, decoding(), &mut nothing, keep_on).unwrap();
     assert_eq!(same, plain);
-    // The prompt, then a pass for each new token but the last.
+    // The prompt, then one pass for each new token except the last.
     assert_eq!(nothing.seen, [Site::HiddenStates(2); 6]);
     let steered = generate_with(&model, &prompt, decoding(), &mut steer(3.0), keep_on).unwrap();
     assert_ne!(steered.new_ids, plain.new_ids);
@@ -227,7 +227,7 @@ fn a_write_that_misses_its_row_is_an_error() {
         slot: Slot::Branch(1),
         ..write(3, 1)
     };
-    // A position that no feed has, a layer that the pass does not reach, another slot.
+    // A position that no feed has, a layer that the pass does not reach, and another slot.
     for error in [
         missed(write(11, 1), 0..4),
         missed(write(3, 3), 0..2),
@@ -276,7 +276,7 @@ fn what_no_session_can_do_is_refused() {
         session.open_on(prefix, 1),
         Err(LlamaError::PrefixLength {
             positions: 1,
-            there: 0
+            length: 0
         })
     ));
     assert!(matches!(
@@ -291,7 +291,7 @@ fn what_no_session_can_do_is_refused() {
         session.fork(slot, slot, 1),
         Err(LlamaError::PrefixLength {
             positions: 1,
-            there: 0
+            length: 0
         })
     ));
     let closed = Slot::Branch(7);
@@ -330,7 +330,7 @@ fn what_no_session_can_do_is_refused() {
     let states = model.backend().rows(1, 64).unwrap();
     assert!(matches!(
         run(2..4, Some((&states, &[0]))),
-        LlamaError::ResidualRows { rows: 3, there: 1 }
+        LlamaError::ResidualRows { rows: 3, found: 1 }
     ));
     assert!(matches!(
         Trace::new(&model, &[]),
@@ -390,7 +390,7 @@ fn weights_that_are_not_numbers_are_named() {
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
     let begin = json[name]["data_offsets"][0].as_u64().unwrap() as usize;
-    // Row 5, column 9 of k, which is packed behind q.
+    // Row 5, column 9 of k, which is packed after q.
     let at = 8 + header + begin + (5 * config.d_model + 9) * 4;
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     drop(checkpoint);

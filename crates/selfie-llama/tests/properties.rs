@@ -9,10 +9,10 @@ use selfie_llama::{
 };
 use selfie_testkit::llama::{GOLDEN, golden, ids, load};
 
-/// f32, and the type that the weights are stored in.
+/// f32, and the dtype in which the weights are stored.
 const DTYPES: [Option<DType>; 2] = [Some(DType::F32), None];
 
-/// Room for sequences of up to 64 tokens, run in pieces of `rows`.
+/// A session for sequences of up to 64 tokens, with passes of up to `rows` rows.
 fn session(model: &Llama<Cpu>, prefixes: &[usize], slots: usize, rows: usize) -> Session<Cpu> {
     let size = SessionSize {
         prefixes: prefixes.to_vec(),
@@ -70,7 +70,7 @@ fn prompts(name: &str) -> Vec<Vec<u32>> {
     cases.map(|case| ids(&case["input_ids"])).collect()
 }
 
-/// Calls `check` with each golden model in each type.
+/// Calls `check` with each golden model in each dtype.
 fn each_model(check: impl Fn(&Llama<Cpu>, &[Vec<u32>])) {
     for name in GOLDEN {
         for dtype in DTYPES {
@@ -88,7 +88,7 @@ fn chunked_is_whole() {
             let slot = session.open().unwrap();
             assert_eq!(logits(&mut session, &[(slot, &prompts[0])]), want);
         }
-        // Fed in two calls, the second where the first left off.
+        // Two calls; the second continues where the first stopped.
         let mut session = session(model, &[], 1, 3);
         let slot = session.open().unwrap();
         let (first, second) = prompts[0].split_at(4);
@@ -100,7 +100,7 @@ fn chunked_is_whole() {
     });
 }
 
-/// The states at the input of a layer, of every token of a prompt in `slot`; the slot does not move on.
+/// The states at the input of a layer, for every token of a prompt in `slot`. The slot does not advance.
 fn states_at(session: &mut Session<Cpu>, slot: Slot, ids: &[u32], layer: usize) -> Capture<Cpu> {
     let model = session.model().clone();
     let wants: Vec<_> = (0..ids.len() as u32)
@@ -163,7 +163,7 @@ fn a_slot_on_a_prefix_is_one_of_its_own() {
             let mut session = session(model, &[prompt.len()], 2, 64);
             let prefix = session.open_prefix().unwrap();
             assert_eq!(logits(&mut session, &[(prefix, prompt)]), want);
-            // Two slots see the first positions; what else is in the prefix is not theirs.
+            // Two slots see the first positions; the rest of the prefix is not visible to them.
             for _ in 0..2 {
                 let slot = session.open_on(prefix, shared).unwrap();
                 let got = logits(&mut session, &[(slot, &prompt[shared..])]);
@@ -207,7 +207,7 @@ fn shared_lengths_may_differ_by_layer() {
         let prefix = session.open_prefix().unwrap();
         let states = states_at(&mut session, prefix, prompt, half);
         logits(&mut session, &[(prefix, prompt)]);
-        // Below `half` the slot sees all m positions; from there on it computes those from 4 on itself.
+        // Below `half` the slot sees all m positions. From there on it computes those from position 4 on itself.
         let slot = session.open_from(prefix, half, m, 4).unwrap();
         let index: Vec<usize> = (4..m).collect();
         let feeds = [Feed::new(slot, &prompt[4..])];
@@ -298,7 +298,7 @@ fn decoding_with_a_cache_is_a_pass_of_everything() {
         let text = [&prompts[0][..], &got.new_ids].concat();
         let mut session = session(model, &[], 2, 64);
         let slot = session.open().unwrap();
-        // A token's score is what the best one was told, and the last one is found again.
+        // A token's score equals the log-probability of the best token, and the last one is found again.
         let feed = Feed {
             ask: Ask {
                 next: None,
@@ -321,7 +321,7 @@ fn decoding_with_a_cache_is_a_pass_of_everything() {
     });
 }
 
-/// Decodes all prompts together in `slots` slots; sequences wait for a free one.
+/// Decodes all prompts together in `slots` slots; sequences wait for a free slot.
 fn pooled(
     model: &Llama<Cpu>,
     prompts: &[Vec<u32>],
@@ -377,7 +377,7 @@ fn sequences_that_join_and_leave_are_those_alone() {
             eos,
             sampling: None,
         };
-        // Ids that some of the texts contain, so that they end at different lengths.
+        // Ids that occur in some of the texts, so that texts end at different lengths.
         let texts = pooled(model, prompts, 1, &greedy(vec![]));
         assert!(texts.iter().all(|(ids, _)| ids.len() == 9));
         let eos = vec![texts[0].0[3], texts[2].0[6]];
@@ -422,7 +422,7 @@ fn samples_do_not_depend_on_their_batch() {
         let want = pooled(model, prompts, 1, &decoding);
         assert_eq!(pooled(model, prompts, 3, &decoding), want);
         assert_eq!(pooled(model, prompts, 8, &decoding), want);
-        // Two sequences of one prompt draw apart.
+        // Two sequences with the same prompt draw differently.
         let twice = [prompts[0].clone(), prompts[0].clone()];
         let twice = pooled(model, &twice, 2, &decoding);
         assert_eq!(twice[0], want[0]);
@@ -479,7 +479,7 @@ fn keys_in_bf16_take_half_the_room() {
     let want = session.score(&[(slot, prompt)]).unwrap();
     assert_ne!(scores, want);
     for (got, want) in scores[0].iter().zip(&want[0]) {
-        // Keys and values are off by up to 2^-9 of themselves, and the model is 4 layers deep.
+        // Keys and values are off by up to 2^-9 of their size, and the model is 4 layers deep.
         assert!((got - want).abs() < 0.05, "{got}, {want} with keys in f32");
     }
     assert_eq!(model.backend().kv_dtype(model.dtype()), DType::F32);

@@ -1,6 +1,7 @@
-//! The model against a naive one, on checkpoints of random weights: f16, bf16 and f32, biases, odd sizes, families.
+//! Compares the model with a naive one, on checkpoints of random weights: f16, bf16 and f32, biases, odd sizes,
+//! families.
 //!
-//! The naive model is built of the ops in `selfie_kernels::reference` (plain loops, sums in f64, no cache) and is
+//! The naive model consists of the ops in `selfie_kernels::reference` (plain loops, sums in f64, no cache), and is
 //! itself checked against PyTorch here. With bf16 weights it rounds GEMM operands to bf16, as the kernels do.
 
 use std::fs;
@@ -20,7 +21,7 @@ struct Naive {
     dtype: DType,
 }
 
-/// `hidden_states`, `pre_mlp`, `residual`, logits; as [`Trace`] has them.
+/// `hidden_states`, `pre_mlp`, `residual` and logits, in the layout of [`Trace`].
 struct States {
     hidden_states: Vec<f32>,
     pre_mlp: Vec<f32>,
@@ -135,9 +136,10 @@ impl Naive {
         }
         let last = norm(&x, "model.norm");
         states.hidden_states.extend(&last);
-        let head = match c.tie_word_embeddings {
-            true => "model.embed_tokens",
-            false => "lm_head",
+        let head = if c.tie_word_embeddings {
+            "model.embed_tokens"
+        } else {
+            "lm_head"
         };
         states.logits = self.linear(&last, head, (c.vocab_size, d), false, None);
         states
@@ -163,7 +165,7 @@ fn the_naive_model_agrees_with_pytorch() {
     }
 }
 
-/// Writes a checkpoint, changes its configuration, and compares the two models on it.
+/// Writes a checkpoint with a changed configuration, and compares the two models on it.
 fn compare(checkpoint: &RandomCheckpoint, changes: Value) {
     let folder = tempfile::tempdir().unwrap();
     checkpoint.write(folder.path(), &dir("llama2-mha")).unwrap();
@@ -190,7 +192,7 @@ fn compare(checkpoint: &RandomCheckpoint, changes: Value) {
     }
 }
 
-/// `on` says what both are of.
+/// `on` names the case for messages.
 fn agree(got: &Trace, want: &States, dtype: DType, on: &str) {
     for (what, got, want) in [
         ("hidden_states", &got.hidden_states, &want.hidden_states),

@@ -1,11 +1,11 @@
-//! Rotary embeddings against what transformers computes.
+//! Compares rotary embeddings with those that transformers computes.
 
 use std::path::Path;
 
 use selfie_llama::{LlamaConfig, Rope, RopeScaling};
 use serde_json::{Value, json};
 
-/// The rotary fields of a case in a configuration that has the others too.
+/// The rotary fields of a case, in a configuration that also has the other fields.
 fn with_shape(rotary: &Value) -> LlamaConfig {
     let mut config = json!({
         "model_type": "llama",
@@ -56,7 +56,7 @@ fn rope_agrees_with_transformers() {
         for (&position, expected) in positions.iter().zip(case["table"].as_array().unwrap()) {
             let row = &table[position as usize * head_dim..][..head_dim];
             for (i, (&found, expected)) in row.iter().zip(floats(expected)).enumerate() {
-                // The libraries' powers may differ by one rounding, which the position multiplies.
+                // Powers of the two libraries may differ by one rounding, which the position multiplies.
                 let angle = position * expected_freq[i % half];
                 let allowed = 1e-5 + scale * angle * f64::from(f32::EPSILON);
                 let error = (f64::from(found) - expected).abs();

@@ -1,4 +1,4 @@
-//! Sampling against what transformers' warpers leave, and against a naive oracle.
+//! Compares sampling with the output of transformers' warpers, and with a naive oracle.
 
 use selfie_llama::{LlamaError, Sampling};
 use serde_json::Value;
@@ -21,7 +21,7 @@ fn floats(value: &Value) -> Vec<f64> {
     list.iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-/// Logits that are all negative, or of both signs.
+/// Logits that are all negative, or have both signs.
 fn logits(reference: &Value, both_signs: bool) -> Vec<f32> {
     let logits = floats(&reference["logits"][usize::from(both_signs)]);
     logits.into_iter().map(|logit| logit as f32).collect()
@@ -41,8 +41,8 @@ fn counts(tokens: usize, draws: impl Iterator<Item = u32>) -> Vec<u32> {
     counts
 }
 
-/// By how many standard deviations Pearson's chi-square is above its mean (Wilson and Hilferty's
-/// approximation); infinite when something of probability 0 was drawn.
+/// How many standard deviations Pearson's chi-square is above its mean (Wilson and Hilferty's approximation). Infinite
+/// if something with probability 0 was drawn.
 fn misfit(counts: &[u32], probabilities: &[f64]) -> f64 {
     let draws = f64::from(counts.iter().sum::<u32>());
     let mut chi_square = 0.0;
@@ -163,7 +163,7 @@ fn draws_are_independent_along_steps_sequences_and_seeds() {
         let misfit = misfit(&counts(256, pairs), &[1.0 / 256.0; 256]);
         assert!(misfit.abs() < 3.5, "{name}: {misfit}");
     }
-    // Neither are two of the three numbers interchangeable.
+    // No two of the three numbers are interchangeable.
     let same = (0..1000)
         .filter(|&n| pick(0, n, 1) == pick(0, 1, n))
         .count();
@@ -183,7 +183,7 @@ fn a_draw_depends_on_seed_sequence_and_step_alone() {
     let alone: Vec<_> = (0..50)
         .map(|step| sampling.pick(&logits, &[], 8, step))
         .collect();
-    // The same sequence between others, in another order.
+    // The same sequence among others, in another order.
     for step in (0..50).rev() {
         for sequence in [3, 8, 21] {
             let best = sampling.pick(&logits, &[], sequence, step);
@@ -201,7 +201,7 @@ fn a_draw_depends_on_seed_sequence_and_step_alone() {
 #[test]
 fn top_k_of_one_and_tiny_temperatures_are_greedy() {
     let logits = logits(&reference(), false);
-    // The largest of the reference's logits.
+    // The largest logit of the reference.
     let greedy = 23;
     let one = Sampling { top_k: 1, ..ALL };
     let cold = |temperature| Sampling { temperature, ..ALL };
@@ -235,7 +235,7 @@ fn equal_logits_are_kept_by_lowest_id() {
     // Two of four equal tokens have half of the mass.
     let top_p = Sampling { top_p: 0.5, ..ALL };
     assert_eq!(drawn(top_p, &[2.0; 4]), [true, true, false, false]);
-    // One step more in f32.
+    // One f32 step more.
     let top_p = Sampling {
         top_p: 0.500_000_06,
         ..ALL
@@ -243,7 +243,7 @@ fn equal_logits_are_kept_by_lowest_id() {
     assert_eq!(drawn(top_p, &[2.0; 4]), [true, true, true, false]);
 }
 
-/// The kept tokens by a full sort; then the token at `chance` of their mass in the order of the ids.
+/// The kept tokens by a full sort, then the token at `chance` of their mass in id order.
 fn naive(sampling: &Sampling, logits: &[f32], chance: f64) -> usize {
     let temperature = f64::from(sampling.temperature);
     let weight = |token: usize| (f64::from(logits[token]) / temperature).exp();
@@ -281,7 +281,7 @@ fn cuts_agree_with_a_full_sort() {
             (state >> 33) % bound
         };
         let vocabulary = 1 + below(700);
-        // In steps of 1/8, so that many are equal.
+        // In steps of 1/8, so that many values are equal.
         let logits: Vec<f32> = (0..vocabulary).map(|_| below(64) as f32 / 8.0).collect();
         let sampling = Sampling {
             temperature: [0.25, 1.0, 3.0][seed as usize % 3],
@@ -290,7 +290,7 @@ fn cuts_agree_with_a_full_sort() {
             seed,
             ..ALL
         };
-        // 16 bits of the draw, by a vocabulary of equal tokens; what the others decide is skipped.
+        // 16 bits of the draw, from a vocabulary of equal tokens; tokens decided by the other bits are skipped.
         let bits = Sampling { seed, ..ALL }
             .pick(&[0.0; 65536], &[], 0, 0)
             .token;

@@ -1,4 +1,4 @@
-//! The tokenizer against the golden data and against transformers, its streams, and its errors.
+//! The tokenizer against the golden data and against transformers; its streams and its errors.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// A copy of a golden tokenizer with other contents of its two files.
+/// A copy of a golden tokenizer, with its two files edited.
 fn copy(name: &str, edit: impl FnOnce(&mut Value, &mut Value)) -> TempDir {
     let copy = TempDir::new().unwrap();
     let files = ["tokenizer.json", "tokenizer_config.json"];
@@ -24,7 +24,7 @@ fn copy(name: &str, edit: impl FnOnce(&mut Value, &mut Value)) -> TempDir {
     copy
 }
 
-/// LLaMA 2's `<0x00>` to `<0xFF>` as plain tokens; the golden file has them as special ones.
+/// LLaMA 2's `<0x00>` to `<0xFF>` as plain tokens; in the golden file they are special.
 fn plain_bytes(tokenizer: &mut Value) {
     let added = tokenizer["added_tokens"].as_array_mut().unwrap();
     added.retain(|token| !token["content"].as_str().unwrap().starts_with("<0x"));
@@ -41,7 +41,7 @@ fn byte_level() -> Tokenizer {
     Tokenizer::open(&dir("llama3-gqa")).unwrap()
 }
 
-/// What a stream gives for each id, then what it gives at the end.
+/// What a stream returns for each id, then at the end.
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     let mut stream = tokenizer.stream();
     let mut texts: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
@@ -121,16 +121,16 @@ fn texts_ids_streams_and_pieces_agree_with_transformers() {
     }
 }
 
-/// The ids of the bytes of 京 and of 🙂 between `a` and `b`, by the vocabulary of `tokenizer.json`.
+/// The ids of the bytes of 京 and of 🙂 between `a` and `b`, from the vocabulary of `tokenizer.json`.
 const FALLBACK: [u32; 9] = [292, 231, 189, 175, 243, 162, 156, 133, 293];
 const LEVEL: [u32; 9] = [64, 160, 118, 105, 172, 253, 247, 224, 65];
 
 #[test]
 fn streams_never_give_a_part_of_a_character() {
-    // Bytes are given when their character is whole.
+    // Bytes are returned once their character is complete.
     let found = streamed(&byte_level(), &LEVEL);
     assert_eq!(found, ["a", "", "", "京", "", "", "", "🙂", "b", ""]);
-    // Byte tokens are given when something else follows: a wrong one would turn all of them into U+FFFD.
+    // Byte tokens are returned when something else follows: a wrong one would turn all of them into U+FFFD.
     let tokenizer = byte_fallback();
     let found = streamed(&tokenizer, &FALLBACK);
     assert_eq!(found, ["a", "", "", "", "", "", "", "", "京🙂b", ""]);
@@ -138,7 +138,7 @@ fn streams_never_give_a_part_of_a_character() {
     assert_eq!(found, ["a", "", "", "", "京"]);
     let found = streamed(&tokenizer, &[231, 189, 175, 258]);
     assert_eq!(found, ["", "", "", "", "\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}"]);
-    // A special token between two bytes is no text, and does not part them.
+    // A special token between two bytes is not text, and does not separate them.
     let found = streamed(&tokenizer, &[231, 2, 189, 1, 175, FALLBACK[8]]);
     assert_eq!(found, ["", "", "", "", "", "京b", ""]);
 }
@@ -151,7 +151,7 @@ fn streams_end_with_what_is_not_whole() {
     );
     let found = streamed(&byte_fallback(), &FALLBACK[..3]);
     assert_eq!(found, ["a", "", "", "\u{FFFD}\u{FFFD}"]);
-    // A run of bytes that are no UTF-8 is given as it comes, one late.
+    // A run of bytes that are not UTF-8 is returned as it arrives, one token late.
     let found = streamed(&byte_level(), &[LEVEL[2]; 4]);
     assert_eq!(found, ["", "\u{FFFD}", "\u{FFFD}", "\u{FFFD}", "\u{FFFD}"]);
     assert_eq!(streamed(&byte_level(), &[]), [""]);
@@ -164,7 +164,7 @@ fn pieces_give_a_character_to_the_token_that_completes_it() {
     let tokenizer = byte_fallback();
     let pieces = tokenizer.pieces(&FALLBACK).unwrap();
     assert_eq!(pieces, ["a", "", "", "京", "", "", "", "🙂", "b"]);
-    // The text of special tokens is there; the first token's space is not, as in the decoded text.
+    // The text of special tokens is included. The first token's space is not, as in the decoded text.
     let pieces = tokenizer.pieces(&[329, 329, 2]).unwrap();
     assert_eq!(pieces, ["the", " the", "</s>"]);
     assert_eq!(tokenizer.pieces(&[]).unwrap(), [""; 0]);
@@ -176,7 +176,7 @@ fn streams_are_whole_where_spaces_are_cleaned_up() {
         config["clean_up_tokenization_spaces"] = json!(true);
     });
     let tokenizer = Tokenizer::open(copy.path()).unwrap();
-    // All that the replacements look at, and an x: ␣␣␣'ntsmver.,!?x
+    // Every character that the replacements look at, and an x: ␣␣␣'ntsmver.,!?x
     let tokens = [
         220, 220, 220, 6, 6, 77, 83, 82, 76, 85, 68, 81, 13, 11, 0, 30, 87,
     ];
@@ -193,7 +193,7 @@ fn streams_are_whole_where_spaces_are_cleaned_up() {
         let text = tokenizer.decode(&random).unwrap();
         assert_eq!(streamed(&tokenizer, &random).concat(), text);
     }
-    // Only what can still change waits: x␣'s␣.x
+    // Only text that can still change is held back: x␣'s␣.x
     let found = streamed(&tokenizer, &[87, 220, 6, 82, 220, 13, 87]);
     assert_eq!(found, ["x", "", "", "'s", "", ".", "x", ""]);
 }
@@ -228,7 +228,7 @@ fn tokenizer_config_may_be_written_in_other_ways() {
         (None, Some(1))
     );
     assert_eq!(open(json!({})), (None, None));
-    // Python writes NaN and Infinity, which are no JSON.
+    // Python writes NaN and Infinity, which are not JSON.
     let copy = copy("llama2-mha", |_, _| {});
     let config = r#"{"tokenizer_class": "LlamaTokenizer", "model_max_length": Infinity, "x": [NaN, -Infinity, "NaN"]}"#;
     fs::write(copy.path().join("tokenizer_config.json"), config).unwrap();
@@ -258,7 +258,7 @@ fn the_class_is_that_of_the_model_where_the_tokenizer_names_none() {
     let (error, message) = refused(&copy);
     assert!(matches!(error, LlamaError::NoTokenizerClass { .. }));
     assert!(
-        message.starts_with("DIR says no tokenizer_class"),
+        message.starts_with("DIR names no tokenizer_class"),
         "{message}"
     );
 }
@@ -294,7 +294,7 @@ fn truncation_and_padding_are_left_out() {
     }
 }
 
-/// The error of a folder and its message, with the folder's name taken out.
+/// The error of opening a folder, and its message without the folder's name.
 fn refused(dir: &TempDir) -> (LlamaError, String) {
     let error = Tokenizer::open(dir.path()).err().unwrap();
     let message = error.to_string();
@@ -404,8 +404,8 @@ fn broken_configurations_name_the_field() {
         (
             r#"{"tokenizer_class": "BertTokenizer"}"#,
             ": field \"tokenizer_class\" is \"BertTokenizer\"; supported: LlamaTokenizer, CodeLlamaTokenizer, \
-             GemmaTokenizer, GPTNeoXTokenizer, GPT2Tokenizer, Qwen2Tokenizer, PreTrainedTokenizer (each also with Fast); \
-             if tokenizer.json is complete by itself, write PreTrainedTokenizerFast here",
+             GemmaTokenizer, GPTNeoXTokenizer, GPT2Tokenizer, Qwen2Tokenizer, PreTrainedTokenizer (each also with \
+             Fast); if tokenizer.json is complete by itself, write PreTrainedTokenizerFast here",
         ),
         (
             r#"{"tokenizer_class": "LlamaTokenizer", "eos_token": 2}"#,
@@ -447,7 +447,7 @@ fn broken_configurations_name_the_field() {
 
 #[test]
 fn ids_of_public_reports() {
-    // huggingface/swift-transformers#161: DeepSeek-R1-Distill-Qwen-7B has no template, and a class that adds bos.
+    // huggingface/swift-transformers#161: DeepSeek-R1-Distill-Qwen-7B has no template, and its class adds bos.
     let ids = |edit: &dyn Fn(&mut Value, &mut Value), text| {
         let copy = copy("llama2-mha", edit);
         Tokenizer::open(copy.path()).unwrap().encode(text).unwrap()
@@ -457,7 +457,7 @@ fn ids_of_public_reports() {
         config["tokenizer_class"] = json!("LlamaTokenizerFast");
     };
     assert_eq!(ids(&edit, "Who are you?"), [1, 417, 306, 422, 419, 275]);
-    // add_bos_token is false, and the template adds it.
+    // add_bos_token is false, but the template adds it.
     let edit = |_: &mut Value, config: &mut Value| config["add_bos_token"] = json!(false);
     assert_eq!(ids(&edit, "Hello"), [322, 281, 296, 369, 306]);
     // Added tokens outside tokenizer.json.
@@ -478,7 +478,7 @@ fn ids_of_public_reports() {
             "{field}"
         );
     }
-    // add_prefix_space of a class that takes it from there.
+    // add_prefix_space of a class that reads it from there.
     let copy = copy("llama3-gqa", |tokenizer, config| {
         config["tokenizer_class"] = json!("GPT2Tokenizer");
         config["add_prefix_space"] = json!(true);
@@ -572,7 +572,7 @@ fn spans_are_the_bytes_of_the_text() {
         assert_eq!(ids, tokenizer.encode_plain(text).unwrap());
         let mut end = 0;
         for (id, span) in &tokens {
-            // Bytes of one character share it.
+            // The bytes of one character share it.
             assert!(span.start <= end && span.end >= end, "{tokens:?}");
             end = span.end;
             let piece = tokenizer.piece(*id).unwrap();
@@ -613,7 +613,7 @@ fn a_continuation_has_no_space_of_its_own() {
         let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, plain(text), "{text}");
     }
-    // It can merge with the line break that stands for what comes before, and is encoded by itself.
+    // The text could merge with the line break that stands for the preceding text, but it is encoded by itself.
     assert_eq!(pieces(&tokenizer, "\n\nthe").concat(), "ĊĊthe");
 }
 

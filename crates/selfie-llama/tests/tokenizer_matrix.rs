@@ -1,4 +1,4 @@
-//! Folders of tokenizers as people have them against `AutoTokenizer`: see tokenizer_matrix.py, which made the cases.
+//! Compares realistic tokenizer folders with `AutoTokenizer`. tokenizer_matrix.py made the cases.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const MATRIX: &str = include_str!("tokenizer_matrix.jsonl");
 
-/// The bytes that base64 stands for.
+/// Decodes base64.
 fn base64(text: &str) -> Vec<u8> {
     let digit = |byte: u8| match byte {
         b'A'..=b'Z' => byte - b'A',
@@ -31,7 +31,7 @@ fn base64(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A folder with the files of a base, edited.
+/// A base folder with some files edited.
 fn folder(case: &Value, bases: &HashMap<&str, &Value>) -> TempDir {
     let folder = TempDir::new().unwrap();
     let base = bases[case["base"].as_str().unwrap()];
@@ -56,7 +56,7 @@ fn folder(case: &Value, bases: &HashMap<&str, &Value>) -> TempDir {
     folder
 }
 
-/// What a folder's tokenizer does otherwise than transformers; `None` is as it should be.
+/// How a folder's tokenizer differs from transformers; `None` if they agree.
 fn fault(dir: &Path, case: &Value, prompts: &[&str], ids: &Value, texts: &Value) -> Option<String> {
     let tokenizer = match (Tokenizer::open(dir), case.get("error")) {
         (Err(_), Some(_)) => return None,

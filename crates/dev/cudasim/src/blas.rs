@@ -11,7 +11,7 @@ const INVALID_VALUE: c_int = 7;
 const EXECUTION_FAILED: c_int = 13;
 const NOT_SUPPORTED: c_int = 15;
 
-/// Compute types (`cublasComputeType_t`) whose sums are f32 of the operands as they are.
+/// Compute types (`cublasComputeType_t`) that sum unrounded operands in f32.
 const COMPUTE_32F: c_int = 68;
 const COMPUTE_32F_PEDANTIC: c_int = 69;
 
@@ -30,7 +30,7 @@ pub struct Desc {
     transpose_b: bool,
 }
 
-/// What a heuristic returns; `algo` is opaque, and here it is the mark that it came from this library, and a number.
+/// A heuristic's result. `algo` is opaque; here it holds a mark that it came from this library, and a number.
 #[repr(C)]
 pub struct Heuristic {
     algo: [u64; 8],
@@ -40,8 +40,8 @@ pub struct Heuristic {
     reserved: [c_int; 4],
 }
 
-/// Algorithms there are. They compute the same, but the first, which a heuristic takes for the best, does only for
-/// [`WIDE_COLUMNS`] columns or more, as on a GPU not every algorithm does for every shape.
+/// The number of algorithms. They compute the same. The first one, which the heuristic prefers, works only for
+/// [`WIDE_COLUMNS`] columns or more: on a GPU, too, not every algorithm works for every shape.
 const ALGORITHMS: u64 = 3;
 const WIDE_COLUMNS: usize = 16;
 
@@ -55,7 +55,7 @@ const fn found(number: u64) -> Heuristic {
     }
 }
 
-/// An error unless the algorithm is one of ours that can compute `d`.
+/// An error unless the algorithm is one of ours and can compute `d`.
 fn check_algorithm(algo: &[u64; 8], d: &Matrix) -> c_int {
     match *algo {
         [0x5e1f1e, 0, ..] if d.columns < WIDE_COLUMNS => NOT_SUPPORTED,
@@ -65,7 +65,7 @@ fn check_algorithm(algo: &[u64; 8], d: &Matrix) -> c_int {
 }
 
 /// # Safety
-/// What NVIDIA's reference asks of the caller; so for all functions here.
+/// As NVIDIA's reference requires of the caller; the same holds for all functions here.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtCreate(handle: *mut usize) -> c_int {
     // SAFETY: the API's contract.
@@ -228,7 +228,7 @@ pub extern "C" fn cublasLtMatmulPreferenceDestroy(_preference: usize) -> c_int {
     SUCCESS
 }
 
-/// No algorithm needs workspace or splits a sum.
+/// Ignored: no algorithm needs a workspace or splits a sum.
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     _preference: usize,
@@ -254,19 +254,19 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     results: *mut Heuristic,
     returned: *mut c_int,
 ) -> c_int {
-    // SAFETY: the API's contract: all are descriptors of ours.
+    // SAFETY: the API's contract: all of them are our descriptors.
     if let Err(error) = unsafe { check(&*desc, &*a, &*b, &*c, &*d) } {
         return error;
     }
     if requested < 1 {
         return INVALID_VALUE;
     }
-    // SAFETY: `d` is a descriptor of ours.
+    // SAFETY: `d` is one of our descriptors.
     let columns = unsafe { (*d).columns };
     let first = u64::from(columns < WIDE_COLUMNS);
     let count = (ALGORITHMS - first).min(requested as u64);
     for i in 0..count {
-        // SAFETY: the API's contract: there is room for as many results as were requested.
+        // SAFETY: the API's contract: the array has room for the requested number of results.
         unsafe { results.add(i as usize).write(found(first + i)) };
     }
     // SAFETY: the API's contract.
@@ -287,7 +287,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoCheck(
     algo: *const [u64; 8],
     result: *mut Heuristic,
 ) -> c_int {
-    // SAFETY: the API's contract: all are descriptors of ours, and `result` may be written.
+    // SAFETY: the API's contract: all of them are our descriptors, and `result` may be written.
     unsafe {
         if let Err(error) = check(&*desc, &*a, &*b, &*c, &*d) {
             return error;
@@ -318,7 +318,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
     _workspace_bytes: usize,
     stream: usize,
 ) -> c_int {
-    // SAFETY: the API's contract: all are descriptors of ours, and the scales are f32 on the host.
+    // SAFETY: the API's contract: all of them are our descriptors, and the scales are f32 on the host.
     let (desc, layouts, scales) = unsafe {
         (
             *desc,
@@ -353,12 +353,9 @@ pub unsafe extern "C" fn cublasLtMatmul(
     };
     let mut device = device();
     if device.faults.not_supported.is_due() {
-        return refuse(
-            NOT_SUPPORTED,
-            "a product is not supported, as was asked for",
-        );
+        return refuse(NOT_SUPPORTED, "a product is not supported, as requested");
     }
-    // SAFETY: a product names no host memory.
+    // SAFETY: a product uses no host memory.
     match unsafe { device.submit(stream, Op::Multiply(product)) } {
         Ok(()) => SUCCESS,
         Err(_) => EXECUTION_FAILED,
@@ -367,21 +364,24 @@ pub unsafe extern "C" fn cublasLtMatmul(
 
 /// An error unless the shapes and types make a product.
 fn check(desc: &Desc, a: &Matrix, b: &Matrix, c: &Matrix, d: &Matrix) -> Result<(), c_int> {
-    let (m, k) = match desc.transpose_a {
-        true => (a.columns, a.rows),
-        false => (a.rows, a.columns),
+    let (m, k) = if desc.transpose_a {
+        (a.columns, a.rows)
+    } else {
+        (a.rows, a.columns)
     };
-    let (k2, n) = match desc.transpose_b {
-        true => (b.columns, b.rows),
-        false => (b.rows, b.columns),
+    let (k2, n) = if desc.transpose_b {
+        (b.columns, b.rows)
+    } else {
+        (b.rows, b.columns)
     };
     let shapes = k == k2 && (d.rows, d.columns) == (m, n) && (c.rows, c.columns) == (m, n);
     let types = a.dtype == b.dtype && c.dtype == R_32F && d.dtype == R_32F;
-    match shapes && types && c.stride == d.stride {
-        true => Ok(()),
-        false => Err(refuse(
+    if shapes && types && c.stride == d.stride {
+        Ok(())
+    } else {
+        Err(refuse(
             NOT_SUPPORTED,
             format!("a product of {a:?} and {b:?} to {d:?} from {c:?}"),
-        )),
+        ))
     }
 }

@@ -13,7 +13,7 @@ use crate::faults::note;
 const NAME: &CStr = c"a simulated GPU";
 const DRIVER_VERSION: c_int = 13_000;
 
-/// Attributes of a device (`CUdevice_attribute`) that are not 0.
+/// The device attributes (`CUdevice_attribute`) that are not 0.
 const ATTRIBUTES: &[(c_int, c_int)] = &[
     (1, 1024),                            // MAX_THREADS_PER_BLOCK
     (2, 1024),                            // MAX_BLOCK_DIM_X
@@ -105,16 +105,17 @@ const FUNC_MAX_DYNAMIC_SHARED: c_int = 8;
 /// `CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES`
 const FUNC_SHARED: c_int = 1;
 
-/// What pinned memory is filled with when it is freed: a NaN in every float type.
+/// The fill of freed pinned memory: a NaN in every float type.
 const POISON: u8 = 0xff;
 
-/// Pinned host memory, and its sizes.
+/// Pinned host memory and its layouts.
 static PINNED: LazyLock<Mutex<HashMap<usize, Layout>>> = LazyLock::new(Mutex::default);
 
-/// What `bytes` of host memory at `from` are written by: pinned memory is read when the work runs, other memory at once.
+/// The operation that writes `bytes` of host memory at `from`. Pinned memory is read when the work runs, other memory
+/// at once.
 ///
 /// # Safety
-/// The memory is there.
+/// The memory exists.
 unsafe fn write_op(to: u64, from: *const c_void, bytes: usize) -> Op {
     let at = from as usize;
     let pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +136,7 @@ unsafe fn write_op(to: u64, from: *const c_void, bytes: usize) -> Op {
     }
 }
 
-/// Waits for the device, if nothing is in capture.
+/// Waits for the device. An error while a stream is being captured.
 fn wait(what: &str) -> Result<MutexGuard<'static, Device>> {
     let mut device = device();
     device.check_may_wait(what)?;
@@ -143,24 +144,24 @@ fn wait(what: &str) -> Result<MutexGuard<'static, Device>> {
     Ok(device)
 }
 
-/// Runs an operation once all before it has run.
+/// Runs an operation after all earlier ones.
 ///
 /// # Safety
-/// Host memory that it names is there.
+/// The host memory that it names exists.
 unsafe fn now(what: &str, op: Op) -> c_int {
     // SAFETY: the caller's promise.
     code(wait(what).and_then(|mut device| unsafe { device.run(&op) }))
 }
 
-/// Turns a result into the number that the caller gets.
+/// Converts a result to the number that the caller gets.
 fn code(result: Result<()>) -> c_int {
     result.err().unwrap_or(SUCCESS)
 }
 
-/// Writes what a call returns.
+/// Writes the return value of a call.
 ///
 /// # Safety
-/// `to` is null or may be written.
+/// `to` is null or writable.
 unsafe fn put<T>(to: *mut T, value: T) -> c_int {
     if to.is_null() {
         return INVALID_VALUE;
@@ -170,12 +171,12 @@ unsafe fn put<T>(to: *mut T, value: T) -> c_int {
     SUCCESS
 }
 
-/// Defines calls of the API: their names and parameters are NVIDIA's, their bodies run with the pointers that the API's
-/// contract says are good.
+/// Defines calls of the API. Names and parameters are NVIDIA's. The API's contract makes the pointers valid in the
+/// bodies.
 macro_rules! api {
     ($(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         /// # Safety
-        /// What NVIDIA's reference asks of the caller.
+        /// As NVIDIA's reference requires of the caller.
         #[unsafe(no_mangle)]
         #[allow(unused_unsafe, reason = "some only look at their numbers")]
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> c_int {
@@ -248,7 +249,7 @@ api! {
             return error;
         }
         if device.faults.memory.is_due() {
-            return refuse(OUT_OF_MEMORY, "memory is out, as was asked for");
+            return refuse(OUT_OF_MEMORY, "out of memory, as requested");
         }
         match device.gpu.alloc(bytes as u64) {
             Ok(new) => put(address, new),
@@ -279,7 +280,7 @@ api! {
     }
     fn cuMemAllocHost_v2(host: *mut *mut c_void, bytes: usize) { cuMemHostAlloc(host, bytes, 0) }
     fn cuMemFreeHost(host: *mut c_void) {
-        // Copies that are on their way still read it.
+        // Pending copies still read it.
         let waited = wait("cuMemFreeHost").map(drop);
         let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
         match pinned.remove(&(host as usize)) {
@@ -519,10 +520,10 @@ api! {
     }
 }
 
-/// Copies the message to where the options ask for the log of the JIT.
+/// Copies the message to the JIT log buffer named by the options.
 ///
 /// # Safety
-/// `options` and `values` have `count` elements, and a log buffer that they name has the size that they name.
+/// `options` and `values` have `count` elements, and the log buffer has the size that they give.
 unsafe fn log_jit_error(
     count: usize,
     options: *const c_int,
@@ -530,7 +531,7 @@ unsafe fn log_jit_error(
     message: &str,
 ) {
     let find = |wanted| {
-        // SAFETY: in bounds by the caller's promise.
+        // SAFETY: in bounds, by the caller's promise.
         let at = (0..count).find(|&i| unsafe { *options.add(i) } == wanted)?;
         // SAFETY: as above.
         Some(unsafe { *values.add(at) })
@@ -541,10 +542,10 @@ unsafe fn log_jit_error(
     ) else {
         return;
     };
-    // The size is the pointer's own value.
+    // The pointer's own value is the size.
     let room = (size as usize).saturating_sub(1).min(message.len());
     if size as usize > 0 {
-        // SAFETY: the buffer has `size` bytes by the caller's promise, and `room` is less.
+        // SAFETY: by the caller's promise the buffer has `size` bytes, and `room` is less.
         unsafe {
             buffer
                 .cast::<u8>()

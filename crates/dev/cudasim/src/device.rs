@@ -1,4 +1,4 @@
-//! The state behind the calls: one simulated GPU, and what was made on it.
+//! The state behind the calls: one simulated GPU and the objects created on it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::product::Product;
 
 /// Memory of the device.
 pub(crate) const MEMORY: u64 = 8 << 30;
-/// Shared memory of a block that no one has to ask for, and the most there is (compute capability 8.0).
+/// Shared memory of a block without an opt-in, and the most with one (compute capability 8.0).
 pub(crate) const SHARED: u32 = 48 << 10;
 pub(crate) const SHARED_OPTIN: u32 = 163 << 10;
 
@@ -33,40 +33,40 @@ pub(crate) const CAPTURE_INVALIDATED: i32 = 901;
 /// A call's failure is its `CUresult`.
 pub(crate) type Result<T> = std::result::Result<T, i32>;
 
-/// Handles are these indices plus 1, so that none is null.
+/// Handles are these indices plus 1, so that no handle is null.
 pub(crate) struct Device {
     pub(crate) gpu: Gpu,
     pub(crate) modules: Vec<Module>,
     pub(crate) functions: Vec<Function>,
-    /// Graphs and executable graphs alike.
+    /// Graphs and executable graphs.
     pub(crate) graphs: Vec<Vec<Op>>,
     pub(crate) events: Vec<Event>,
     pub(crate) streams: usize,
     pub(crate) faults: Faults,
-    /// What was asked for and has not run, of all streams.
+    /// Requested work of all streams that has not run yet.
     queue: VecDeque<Op>,
-    /// The error of work that ran: from then on, that of every call, as in a context that is lost.
+    /// The error of work that ran. Every later call returns it, as in a lost context.
     lost: Option<i32>,
-    /// What streams in capture have been asked for.
+    /// The work of streams being captured.
     capturing: HashMap<usize, Vec<Op>>,
 }
 
 pub(crate) struct Function {
     pub(crate) module: Module,
     pub(crate) name: String,
-    /// Dynamic shared memory that was asked for by attribute.
+    /// Dynamic shared memory requested by attribute.
     pub(crate) dynamic_shared: u32,
 }
 
 #[derive(Default)]
 pub(crate) struct Event {
-    /// When it was reached last.
+    /// When it was last reached.
     pub(crate) at: Option<Instant>,
-    /// Records of it in the queue.
+    /// How many records of it are queued.
     pub(crate) waiting: usize,
 }
 
-/// Work for a stream. Pinned host memory is looked at when it runs, as a GPU does.
+/// Work for a stream. Pinned host memory is read when the work runs, as on a GPU.
 #[derive(Clone)]
 pub(crate) enum Op {
     Launch {
@@ -79,7 +79,7 @@ pub(crate) enum Op {
         from: usize,
         bytes: usize,
     },
-    /// From memory that is not pinned: the driver takes it at once.
+    /// From memory that is not pinned; the driver takes it at once.
     WriteTaken {
         to: u64,
         bytes: Vec<u8>,
@@ -104,7 +104,7 @@ pub(crate) enum Op {
     Record(usize),
 }
 
-/// The device; one call at a time.
+/// The device; only one call at a time uses it.
 pub(crate) fn device() -> MutexGuard<'static, Device> {
     static DEVICE: LazyLock<Mutex<Device>> = LazyLock::new(|| {
         Mutex::new(Device {
@@ -123,7 +123,7 @@ pub(crate) fn device() -> MutexGuard<'static, Device> {
     DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says on stderr what a number alone would not, and returns the number.
+/// Explains an error on stderr, and returns its number.
 pub(crate) fn refuse(code: i32, reason: impl std::fmt::Display) -> i32 {
     eprintln!("simulated GPU: {reason}");
     code
@@ -140,10 +140,10 @@ pub(crate) fn failed(error: SimError) -> i32 {
 }
 
 impl Device {
-    /// Queues the work, or notes it where the stream is in capture.
+    /// Queues the work, or records it if the stream is being captured.
     ///
     /// # Safety
-    /// Host memory that the work names is there until it has run, for as long as graphs with it may run.
+    /// The host memory that the work names exists until the work has run, and as long as graphs with it may run.
     pub(crate) unsafe fn submit(&mut self, stream: usize, op: Op) -> Result<()> {
         self.check_lost()?;
         if let Some(captured) = self.capturing.get_mut(&stream) {
@@ -157,18 +157,18 @@ impl Device {
         Ok(())
     }
 
-    /// The error of work that ran before, if there was one.
+    /// The error of earlier work, if there was one.
     pub(crate) fn check_lost(&self) -> Result<()> {
         self.lost.map_or(Ok(()), Err)
     }
 
-    /// Runs what is queued.
+    /// Runs all queued work.
     pub(crate) fn drain(&mut self) -> Result<()> {
         self.drain_while(|device| !device.queue.is_empty())
     }
 
-    /// Runs what is queued in front of the last record of an event, and no more: work behind it is still to read its
-    /// host memory.
+    /// Runs the work queued before the last record of an event, and no more: later work must not read its host memory
+    /// yet.
     pub(crate) fn drain_to(&mut self, event: usize) -> Result<()> {
         self.drain_while(|device| device.events[event].waiting > 0)
     }
@@ -178,20 +178,21 @@ impl Device {
             let Some(op) = self.queue.pop_front() else {
                 break;
             };
-            // SAFETY: who submitted it promised that its host memory is there until it has run.
+            // SAFETY: the submitter promised that its host memory exists until it has run.
             self.lost = unsafe { self.run(&op) }.err();
         }
         self.check_lost()
     }
 
-    /// An error while a stream is in capture: this call would wait for the device.
+    /// An error while a stream is being captured: this call would wait for the device.
     pub(crate) fn check_may_wait(&self, what: &str) -> Result<()> {
-        match self.capturing.is_empty() {
-            true => Ok(()),
-            false => Err(refuse(
+        if self.capturing.is_empty() {
+            Ok(())
+        } else {
+            Err(refuse(
                 CAPTURE_UNSUPPORTED,
                 format!("{what} while a stream is in capture"),
-            )),
+            ))
         }
     }
 
@@ -215,16 +216,13 @@ impl Device {
     pub(crate) fn end_capture(&mut self, stream: usize) -> Result<Vec<Op>> {
         let captured = self.capturing.remove(&stream);
         if self.faults.capture.is_due() {
-            return Err(refuse(
-                CAPTURE_INVALIDATED,
-                "a capture fails, as was asked for",
-            ));
+            return Err(refuse(CAPTURE_INVALIDATED, "a capture fails, as requested"));
         }
         captured.ok_or_else(|| refuse(INVALID_VALUE, "this stream is not in capture"))
     }
 
     /// # Safety
-    /// Host memory that the work names is there.
+    /// The host memory that the work names exists.
     pub(crate) unsafe fn run(&mut self, op: &Op) -> Result<()> {
         let done = match *op {
             Op::Launch {
@@ -256,7 +254,7 @@ impl Device {
         done.map_err(failed)
     }
 
-    /// An error if a launch of the function could not be put on a stream.
+    /// An error if the function cannot be launched like this.
     pub(crate) fn check_launch(&self, function: usize, config: &Config) -> Result<()> {
         let Function {
             module,
@@ -282,7 +280,7 @@ impl Device {
         if self.faults.illegal_address.is_due() {
             return Err(refuse(
                 ILLEGAL_ADDRESS,
-                format!("{name} accesses an illegal address, as was asked for"),
+                format!("{name} accesses an illegal address, as requested"),
             ));
         }
         let report = self.gpu.launch(module, name, config, args);

@@ -1,15 +1,15 @@
-//! What goes wrong because the environment asks for it, and what is noted for tests.
+//! Faults requested by the environment, and a trace for tests.
 
 use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Counts calls down to the one that fails.
+/// Counts calls down to the one that should fail.
 pub(crate) struct Fault(Option<u64>);
 
 impl Fault {
-    /// From a variable that holds the number of the call, from 1.
+    /// Reads a variable that holds the number of the call, from 1.
     fn named(variable: &str) -> Self {
         let number = env::var(variable).ok();
         Self(number.map(|text| {
@@ -18,7 +18,7 @@ impl Fault {
         }))
     }
 
-    /// Whether this is the call.
+    /// Whether this call should fail.
     pub(crate) fn is_due(&mut self) -> bool {
         let left = self.0.as_mut();
         left.is_some_and(|left| {
@@ -28,7 +28,7 @@ impl Fault {
     }
 }
 
-/// The faults; the head of the crate has their variables.
+/// The faults. The crate's documentation lists their variables.
 pub(crate) struct Faults {
     pub(crate) not_supported: Fault,
     pub(crate) capture: Fault,
@@ -47,7 +47,7 @@ impl Faults {
     }
 }
 
-/// Appends a line to the file that `CUDASIM_TRACE` names, if it does.
+/// Appends a line to the file named by `CUDASIM_TRACE`, if it is set.
 pub(crate) fn note(call: &str) {
     static TRACE: LazyLock<Option<Mutex<File>>> = LazyLock::new(|| {
         let path = env::var_os("CUDASIM_TRACE")?;
@@ -56,7 +56,7 @@ pub(crate) fn note(call: &str) {
     });
     if let Some(trace) = &*TRACE {
         let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
-        // A test that misses a line says so.
+        // A test reports a missing line.
         let _ = writeln!(trace, "{call}");
     }
 }

@@ -1,18 +1,18 @@
-//! A `libcuda.so` and a `libcublasLt.so` without a GPU: the part of NVIDIA's driver API that Selfie calls, on top of
+//! A `libcuda.so` and a `libcublasLt.so` that need no GPU: the part of NVIDIA's driver API that Selfie calls, on top of
 //! [`selfie_ptxsim`].
 //!
-//! A program that loads CUDA dynamically runs on it unchanged, when links of both names to this library stand in its
-//! `LD_LIBRARY_PATH`. So a CUDA driver is tested where there is no GPU: that arguments arrive in order and in type, that
-//! shared memory is asked for, that graphs hold what was captured, that nothing waits inside a capture. What it cannot
-//! show: timing, real concurrency of streams, what a compiler makes of the PTX, and cuBLASLt's choice of algorithms.
+//! A program that loads CUDA dynamically runs on this library unchanged, if its `LD_LIBRARY_PATH` has links of both
+//! names to it. So a CUDA driver can be tested without a GPU: the order and types of arguments, opt-ins for shared
+//! memory, the contents of captured graphs, and that nothing waits inside a capture. It cannot test timing, real
+//! concurrency of streams, compiled PTX, or cuBLASLt's choice of algorithms.
 //!
-//! Work is queued, and runs when somebody waits for it (a stream, an event, the context, a copy that waits, a free), as late
-//! as it may: pinned memory of the host is read then, other memory when the copy is asked for. Freed pinned
-//! memory is overwritten; what uses freed device memory, or reads what nothing has written, is an error. An error
-//! of work that ran is that of every later call. What is not supported is an error, said on stderr. The device
-//! calls itself `a simulated GPU`, compute capability 8.0.
+//! Work is queued. It runs as late as possible: when somebody waits for it (a stream, an event, the context, a blocking
+//! copy, a free). Pinned host memory is read then; other memory is read when the copy is requested. Freed pinned memory
+//! is overwritten. Using freed device memory, or reading unwritten memory, is an error. The error of work that ran is
+//! returned by every later call. Unsupported calls are errors, explained on stderr. The device calls itself `a
+//! simulated GPU`, with compute capability 8.0.
 //!
-//! Faults can be asked for by variables of the environment, each the number of a call, from 1:
+//! Environment variables request faults. Each holds the number of a call, from 1:
 //!
 //! | variable | what fails |
 //! |---|---|
@@ -21,8 +21,8 @@
 //! | `CUDASIM_ILLEGAL_ADDRESS` | a kernel, once it runs; the context is lost |
 //! | `CUDASIM_OUT_OF_MEMORY` | `cuMemAlloc` |
 //!
-//! `CUDASIM_TRACE` names a file to which calls that tests count are appended, a line each: contexts that are retained,
-//! captures, and launches of graphs.
+//! `CUDASIM_TRACE` names a file. Calls that tests count are appended to it, one a line: retained contexts, captures and
+//! launches of graphs.
 
 #![expect(
     missing_docs,

@@ -33,16 +33,17 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// The sum over k is made in order, in f32.
+    /// Computes the product; the sum over k runs in order, in f32.
     pub(crate) fn run(&self, gpu: &mut Gpu) -> Result<(), SimError> {
         let (at, d) = self.d;
-        // Both with k running along memory.
+        // In both operands k runs along memory.
         let a = read(gpu, self.a, self.transpose_a)?;
         let b = read(gpu, self.b, !self.transpose_b)?;
         let k = a.len() / d.rows.max(1);
-        let old = match self.beta == 0.0 {
-            true => Vec::new(),
-            false => read(gpu, (self.c, d), true)?,
+        let old = if self.beta == 0.0 {
+            Vec::new()
+        } else {
+            read(gpu, (self.c, d), true)?
         };
         let mut out = vec![0f32; d.rows * d.columns];
         out.par_chunks_mut(d.rows.max(1))
@@ -64,7 +65,7 @@ impl Product {
     }
 }
 
-/// The values, column after column, or row after row when not `by_column`.
+/// The values, column by column, or row by row if `by_column` is false.
 fn read(gpu: &Gpu, (at, matrix): (u64, Matrix), by_column: bool) -> Result<Vec<f32>, SimError> {
     let Matrix {
         dtype,

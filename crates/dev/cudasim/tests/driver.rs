@@ -1,7 +1,7 @@
-//! Selfie's CUDA driver on this stand-in, and what it makes of faults.
+//! Selfie's CUDA driver on this simulated library, and how it handles faults.
 //!
-//! The library takes NVIDIA's names, and its faults are asked for by the environment: each case runs in a process of its
-//! own, which is this program once more.
+//! The library uses NVIDIA's names, and the environment requests its faults. So each case runs in its own process,
+//! which is this program again.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,25 +13,25 @@ use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{Backend, DType, KernelError};
 use selfie_llama::{Decoding, generate_all};
 
-/// A process: what it does, and under which variables.
+/// A case: what its process does, and with which variables.
 struct Case {
     name: &'static str,
     fault: Option<(&'static str, &'static str)>,
     run: fn(),
-    /// How often it makes these calls.
+    /// How often it should make these calls.
     calls: &'static [(&'static str, usize)],
 }
 
 const CASES: &[Case] = &[
     Case {
-        name: "a context is held once a process",
+        name: "a context is retained once per process",
         fault: None,
         run: devices_come_and_go,
         calls: &[("cuDevicePrimaryCtxRetain", 1)],
     },
-    // 100 launches are two graphs of 48, captured the second time and replayed from then on, and 4 more.
+    // 100 launches are two graphs of 48, captured the second time and replayed afterwards, and 4 more launches.
     Case {
-        name: "pieces of a series that comes again are graphs",
+        name: "pieces of a repeated series are graphs",
         fault: None,
         run: graphs_are_replayed,
         calls: &[
@@ -46,7 +46,7 @@ const CASES: &[Case] = &[
         calls: &[],
     },
     Case {
-        name: "without a graph work is launched",
+        name: "without graphs, work is launched",
         fault: Some(("CUDASIM_FAIL_CAPTURE", "1")),
         run: graphs_fail,
         calls: &[("cuStreamEndCapture", 1), ("cuGraphLaunch", 0)],
@@ -59,37 +59,37 @@ const CASES: &[Case] = &[
     },
     // cuBLASLt's workspace is the first allocation, an index list the second.
     Case {
-        name: "a device can be opened after one that was out of memory",
+        name: "a device can be opened after running out of memory",
         fault: Some(("CUDASIM_OUT_OF_MEMORY", "1")),
         run: memory_is_out,
         calls: &[],
     },
     Case {
-        name: "memory that is out later is an error too",
+        name: "running out of memory later is an error too",
         fault: Some(("CUDASIM_OUT_OF_MEMORY", "2")),
         run: memory_is_out,
         calls: &[],
     },
     Case {
-        name: "an algorithm that fails when it is timed is not taken",
+        name: "an algorithm that fails when timed is not chosen",
         fault: Some(("CUDASIM_NOT_SUPPORTED", "1")),
         run: products_are_timed,
         calls: &[],
     },
     Case {
-        name: "a product that fails names its shape",
+        name: "a failed product names its shape",
         fault: Some(("CUDASIM_NOT_SUPPORTED", "1")),
         run: a_product_fails,
         calls: &[],
     },
     Case {
-        name: "an algorithm does for any number of rows",
+        name: "an algorithm works for any number of rows",
         fault: None,
         run: products_are_deterministic,
         calls: &[],
     },
     Case {
-        name: "copies are staged until they have been fetched",
+        name: "copies stay staged until the device has read them",
         fault: None,
         run: copies_go_around_the_ring,
         calls: &[],
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let folder = libraries();
-    // As of other tests: those whose names have this in them.
+    // Like other tests: runs the cases whose names contain the argument.
     let wanted = env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let cases = CASES
         .iter()
@@ -121,7 +121,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A folder in which the stand-in has NVIDIA's names.
+/// A folder where this library has NVIDIA's names.
 fn libraries() -> PathBuf {
     let program = env::current_exe().expect("this program's path");
     let library = program.with_file_name("libcudasim.so");
@@ -136,7 +136,7 @@ fn libraries() -> PathBuf {
     folder
 }
 
-/// Runs a case in a process of its own.
+/// Runs a case in its own process.
 fn check(case: &Case, folder: &Path) -> Result<(), String> {
     let trace = folder.join("trace");
     let _ = fs::remove_file(&trace);
@@ -168,7 +168,7 @@ fn open(options: CudaOptions) -> Cuda {
     Cuda::open(0, options).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// As programs open it, but with products that are timed.
+/// The options of programs, but with timed products.
 fn timed() -> CudaOptions {
     CudaOptions {
         tune: true,
@@ -192,11 +192,11 @@ fn devices_come_and_go() {
     must(Cuda::devices());
 }
 
-/// Series that are asked for, and launches of each.
+/// How often each series is requested, and how many launches it has.
 const TIMES: usize = 4;
 const LAUNCHES: usize = 100;
 
-/// Adds 1, then 2, half of the launches each, to what begins as zeros, [`TIMES`] times, and checks that it did.
+/// Adds 1 in half of the launches and 2 in the other half, starting from zeros, [`TIMES`] times, and checks the result.
 fn add_ones(cuda: &Cuda) -> selfie_kernels::Result<()> {
     let mut ones = cuda.rows(3, 8)?;
     cuda.write_rows(&[1.0; 24], &mut ones)?;
@@ -219,7 +219,7 @@ fn graphs_are_replayed() {
     assert_eq!(must(cuda.driver().graphs_failed()), None);
 }
 
-/// The trace of this process: calls with this name so far.
+/// The trace of this process: how many calls of this name it has so far.
 fn calls(name: &str) -> usize {
     let trace = env::var("CUDASIM_TRACE").expect("the path of the trace");
     let text = fs::read_to_string(trace).unwrap_or_default();
@@ -242,8 +242,8 @@ fn steps_are_decoded() {
         must(generate_all(&model, &[prompt], &decoding, |_| {}))
     });
     assert_eq!(texts[0][0].new_ids, texts[1][0].new_ids);
-    // A step is captured the second time it comes, and comes again where neither its rows nor its number of keys in steps
-    // of 64 change.
+    // A step is captured when it comes the second time. It comes again if neither its rows nor its number of keys, in
+    // steps of 64, change.
     let (captured, launched) = (calls("cuStreamEndCapture"), calls("cuGraphLaunch"));
     println!("{captured} captured, {launched} launched");
     assert!(
@@ -283,7 +283,7 @@ fn memory_is_out() {
     must(add_ones(&open(timed())));
 }
 
-/// Products of 1, 3 and 40 rows, in f32: sums of small integers, the same in any order.
+/// Products of 1, 3 and 40 rows in f32. They sum small integers, so order does not matter.
 fn multiply(cuda: &Cuda) -> selfie_kernels::Result<()> {
     let (k, out) = (16, 8);
     let values = |n: usize| (0..n).map(|i| (i * 7 % 5) as f32 - 2.0).collect::<Vec<_>>();
@@ -303,7 +303,7 @@ fn multiply(cuda: &Cuda) -> selfie_kernels::Result<()> {
         let twice: Vec<f32> = want.iter().map(|x| 2.0 * x).collect();
         assert_eq!(cuda.read_rows(&sums, 0..n)?, twice);
     }
-    // A shape that is new, and adds to what is there: its trial must not.
+    // A new shape that adds to its output: the trial must not add.
     let w = Matrix::new(DType::F32, k, &values(3 * k));
     let packed = cuda.matrix(&[&w], DType::F32)?;
     let a = values(2 * k);
@@ -334,7 +334,7 @@ fn a_product_fails() {
     for part in ["[1, 16] by [16, 8]", "NOT_SUPPORTED"] {
         assert!(message.contains(part), "{message}");
     }
-    // What is wrong with one product is not wrong with the device.
+    // A failed product does not break the device.
     must(multiply(&cuda));
 }
 
@@ -347,7 +347,7 @@ fn products_are_deterministic() {
 
 fn copies_go_around_the_ring() {
     let cuda = open(timed());
-    // Pieces of 12 MiB: one to each half of the ring, again and again, while nothing waits for the device.
+    // Pieces of 12 MiB: one for each half of the ring, again and again, while nothing waits for the device.
     let width = 3 << 20;
     let mut rows: Vec<_> = (0..5).map(|_| must(cuda.rows(1, width))).collect();
     let values = |n: usize| {

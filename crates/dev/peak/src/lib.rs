@@ -1,4 +1,4 @@
-//! How fast a path's multiply-add instructions are on registers alone: the roof above every matrix product.
+//! Measures a path's multiply-add instructions on registers alone: the upper limit of every matrix product.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -10,11 +10,11 @@ use selfie_kernels::{Cpu, CpuPath, DType};
 /// How long each thread multiplies.
 const TIME: Duration = Duration::from_millis(100);
 
-/// Multiply-adds of each sum between two looks at the clock.
+/// Multiply-adds of each sum between two checks of the clock.
 const ROUNDS: usize = 10_000;
 
-/// Floating-point operations a second of as many threads as `cpu` has, with the instructions of its path, when nothing
-/// has to be read: the roof of a matrix product with weights of `dtype`. Takes a fifth of a second.
+/// Floating-point operations per second of as many threads as `cpu` has, with its path's instructions and without
+/// reading memory: the upper limit of a matrix product with weights of `dtype`. Takes a fifth of a second.
 pub fn peak(cpu: &Cpu, dtype: DType) -> f64 {
     let round = round(cpu.path(), dtype);
     let together = Barrier::new(cpu.threads());
@@ -31,7 +31,7 @@ pub fn peak(cpu: &Cpu, dtype: DType) -> f64 {
     })
 }
 
-/// Runs rounds until the time is up; `round` returns the operations that it did.
+/// Runs rounds until the time is up. `round` returns the number of its operations.
 fn timed(round: fn() -> f64) -> f64 {
     round();
     let start = Instant::now();
@@ -42,7 +42,8 @@ fn timed(round: fn() -> f64) -> f64 {
     done / start.elapsed().as_secs_f64()
 }
 
-/// What a path multiplies operands for weights of `dtype` with. Only for paths that the machine has, as that of a [`Cpu`].
+/// The instructions that a path uses for weights of `dtype`. Only for paths that the machine has, such as that of a
+/// [`Cpu`].
 #[cfg(target_arch = "x86_64")]
 fn round(path: CpuPath, dtype: DType) -> fn() -> f64 {
     let bf16 = dtype == DType::Bf16;
@@ -60,7 +61,7 @@ fn round(_: CpuPath, _: DType) -> fn() -> f64 {
     portable
 }
 
-/// Independent sums in plain Rust, as many as hide the latency of an addition and still fit the registers.
+/// Independent sums in plain Rust: enough to hide the latency of an addition, few enough to fit the registers.
 fn portable() -> f64 {
     sums::<48>(|a, b, c| a * b + c)
 }
@@ -110,8 +111,8 @@ mod x86 {
             config[16 + 2 * tile] = 64;
             config[48 + tile] = 16;
         }
-        // SAFETY: only reached for a path that the machine has, whose backend asked for the tiles; the configuration is
-        // eight full tiles.
+        // SAFETY: only reached for a path that the machine has, and whose backend requested the tiles. The
+        // configuration is eight full tiles.
         unsafe {
             asm!(
                 "ldtilecfg [{config}]",

@@ -1,12 +1,14 @@
-//! How fast the simulator runs: `cargo run --release -p selfie-ptxsim --example throughput [NAME]`.
+//! Measures the simulator's speed: `cargo run --release -p selfie-ptxsim --example throughput [NAME]`.
 //!
-//! With a name, only the instructions that contain it. Times are by the clock: on a busy machine, compare CPU times of single ones.
+//! A name selects the instructions that contain it. Times are wall-clock times. On a busy machine, compare CPU times of
+//! single instructions.
 
 use std::time::Instant;
 
 use selfie_ptxsim::{Arg, Config, Gpu, Module, Result};
 
-/// A loop around `body`, run by 64 blocks of 128 threads, each thread with 16 bytes of device and of shared memory.
+/// A loop around `body`, run by 64 blocks of 128 threads. Each thread has 16 bytes of device memory and of shared
+/// memory.
 fn source(body: &str) -> String {
     format!(
         ".version 8.0

@@ -12,14 +12,14 @@ use crate::report::Report;
 
 /// Where device memory starts.
 const BASE: u64 = 0x7f00_0000_0000;
-/// Allocations start at multiples of it.
+/// Allocations start at multiples of this.
 const ALIGN: u64 = 256;
-/// Addresses between two allocations: an index that is off by rows does not land in another one.
+/// Addresses between two allocations, so that an index that is off by some rows does not hit the next one.
 const GAP: u64 = 1 << 24;
 /// Warp instructions that a block may run by default.
 const INSTRUCTION_LIMIT: u64 = 1 << 28;
 
-/// A simulated GPU: its memory, and what runs on it.
+/// A simulated GPU: its memory, and the launches on it.
 #[derive(Debug)]
 pub struct Gpu {
     allocations: BTreeMap<u64, Allocation>,
@@ -32,14 +32,14 @@ pub struct Gpu {
     variables: HashMap<u64, u64>,
 }
 
-/// One allocation. Blocks run in parallel, so words are atomic; accesses are relaxed, and races between blocks
-/// are found by [`BlockRaces`].
+/// One allocation. Blocks run in parallel, so words are atomic. Accesses are relaxed; [`BlockRaces`] detects races
+/// between blocks.
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) base: u64,
     pub(crate) bytes: u64,
     words: Box<[AtomicU32]>,
-    /// For each word, a bit a byte: written.
+    /// For each word, one bit per byte: whether it has been written.
     written: Box<[AtomicU8]>,
     races: OnceLock<BlockRaces>,
 }
@@ -50,7 +50,7 @@ impl Allocation {
         Self {
             base,
             bytes,
-            // A pattern that is a NaN in f32, bf16 and f16, for whoever looks at it in a debugger.
+            // A pattern that is a NaN in f32, bf16 and f16, for people who look at it in a debugger.
             words: (0..words).map(|_| AtomicU32::new(0xfff7_fff7)).collect(),
             written: (0..words).map(|_| AtomicU8::new(0)).collect(),
             races: OnceLock::new(),
@@ -112,7 +112,7 @@ impl Allocation {
         }
     }
 
-    /// Replaces the value at `offset` by `f` of it, and returns what was there. 4 bytes change at once; blocks that
+    /// Replaces the value at `offset` with `f` of it, and returns the old value. 4 bytes change atomically; blocks that
     /// update 8 bytes run one after the other.
     pub(crate) fn update(&self, offset: usize, bytes: u32, f: impl Fn(u64) -> u64) -> u64 {
         if bytes == 8 {
@@ -148,7 +148,7 @@ impl Allocation {
         }
     }
 
-    /// Fills `bytes`, or names a place that nothing has written.
+    /// Fills `bytes`; an error is the first unwritten place.
     fn read_bytes(&self, offset: usize, bytes: &mut [u8]) -> std::result::Result<(), usize> {
         let mut at = offset;
         let mut rest = bytes;
@@ -174,7 +174,7 @@ impl Default for Gpu {
 }
 
 impl Gpu {
-    /// A GPU without a memory limit of its own.
+    /// A GPU without a memory limit.
     pub fn new() -> Self {
         Self::with_memory(1 << 40)
     }
@@ -192,18 +192,18 @@ impl Gpu {
         }
     }
 
-    /// Sets how many warp instructions a block may run before its launch fails: the guard against endless loops.
+    /// Sets how many warp instructions a block may run before its launch fails. This guards against endless loops.
     pub fn set_instruction_limit(&mut self, limit: u64) {
         self.instruction_limit = limit;
     }
 
-    /// Bytes in use, and bytes in all.
+    /// The bytes in use, and all bytes.
     pub fn memory(&self) -> (u64, u64) {
         (self.used, self.capacity)
     }
 
     /// Allocates `bytes` of memory, aligned to 256 bytes. Reading it before it is written is an error. Addresses are
-    /// never given out twice, so that using freed memory is found.
+    /// never reused, so uses of freed memory are detected.
     ///
     /// # Errors
     ///
@@ -223,7 +223,7 @@ impl Gpu {
         Ok(base)
     }
 
-    /// Frees what [`Gpu::alloc`] gave.
+    /// Frees memory from [`Gpu::alloc`].
     ///
     /// # Errors
     ///
@@ -252,7 +252,7 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// The range is not inside one allocation, or nothing has written some of it.
+    /// The range is not inside one allocation, or some of it is unwritten.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         let allocation = self.find(address, bytes.len() as u64)?;
         let start = (address - allocation.base) as usize;
@@ -263,7 +263,7 @@ impl Gpu {
             })
     }
 
-    /// Copies `bytes` from one place of the device to another; bytes that nothing has written stay so.
+    /// Copies `bytes` from one place on the device to another; unwritten bytes stay unwritten.
     ///
     /// # Errors
     ///
@@ -291,8 +291,8 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// The arguments or sizes do not fit the kernel, or the kernel does what it must not do: see [`SimError`]. When
-    /// several blocks fail, the error is that of the first of them.
+    /// The arguments or sizes do not fit the kernel, or the kernel does something forbidden: see [`SimError`]. If
+    /// several blocks fail, the error of the first of them is returned.
     pub fn launch(
         &mut self,
         module: &Module,
@@ -314,7 +314,7 @@ impl Gpu {
         )
     }
 
-    /// The address of the module's variables, which are made when it is first launched.
+    /// The address of the module's variables. They are allocated at the module's first launch.
     fn module_variables(&mut self, module: &Module) -> Result<u64> {
         if let Some(&address) = self.variables.get(&module.id()) {
             return Ok(address);
@@ -346,11 +346,11 @@ impl Gpu {
     }
 }
 
-/// Device memory as a launch sees it.
+/// Device memory, as a launch sees it.
 pub(crate) struct Memory<'a> {
     bases: Vec<u64>,
     allocations: Vec<&'a Allocation>,
-    /// Which launch this is, to tell its accesses from older ones.
+    /// The number of the launch, to distinguish its accesses from older ones.
     pub(crate) launch: u32,
 }
 
@@ -363,7 +363,7 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// The allocation that holds the range; `hint`: the index of the last one found.
+    /// The allocation that contains the range. `hint`: the index of the last one found.
     pub(crate) fn find(
         &self,
         address: u64,
@@ -383,7 +383,7 @@ impl<'a> Memory<'a> {
         Some(self.allocations[i]).filter(|allocation| allocation.holds(address, bytes))
     }
 
-    /// What lies near an address that is in no allocation.
+    /// Describes what is near an address outside all allocations.
     pub(crate) fn nearest(&self, address: u64) -> String {
         match self
             .bases
@@ -408,7 +408,7 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// The words of a [`BlockRaces`] table.
+/// The zeroed words of a [`BlockRaces`] table.
 pub(crate) fn zeros(count: usize) -> Box<[AtomicU64]> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }

@@ -1,4 +1,4 @@
-//! What can go wrong, in one enum.
+//! All errors of the simulator, in one enum.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// Where a running kernel was when it did what it must not do.
+/// Where a running kernel was when it did something forbidden.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The kernel.
@@ -53,7 +53,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A state space that an access goes to.
+/// The state space of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
     /// `.global`
@@ -80,15 +80,15 @@ impl fmt::Display for Space {
 /// Every way in which parsing, launching or running a kernel can fail.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SimError {
-    /// The text is not PTX, or PTX in a form that is not supported.
+    /// The text is not PTX, or uses a form of PTX that is not supported.
     #[error("{at}: {message}")]
     Syntax {
         /// Where.
         at: Position,
-        /// What was expected, and what is there.
+        /// What was expected, and what was found.
         message: String,
     },
-    /// A directive that the simulator does not know.
+    /// An unknown directive.
     #[error("{at}: the directive `{name}` is not known to the simulator")]
     UnknownDirective {
         /// Where.
@@ -96,7 +96,7 @@ pub enum SimError {
         /// The directive, with its dot.
         name: String,
     },
-    /// An instruction that the simulator does not know.
+    /// An unknown instruction.
     #[error("{at}: the instruction `{name}` is not known to the simulator")]
     UnknownInstruction {
         /// Where.
@@ -104,7 +104,7 @@ pub enum SimError {
         /// The instruction without modifiers.
         name: String,
     },
-    /// A modifier that the simulator does not know at this place of this instruction.
+    /// A modifier that is unknown at this place of this instruction.
     #[error("{at}: `.{name}` is not known to the simulator here, in `{instruction}`")]
     UnknownModifier {
         /// Where.
@@ -114,7 +114,7 @@ pub enum SimError {
         /// The instruction with all modifiers.
         instruction: String,
     },
-    /// An instruction whose modifiers or operands do not fit it.
+    /// The modifiers or operands do not fit the instruction.
     #[error("{at}: `{instruction}`: {message}")]
     BadInstruction {
         /// Where.
@@ -124,7 +124,7 @@ pub enum SimError {
         /// What does not fit.
         message: String,
     },
-    /// A name that nothing declares.
+    /// An undeclared name.
     #[error("{at}: nothing here is called `{name}`")]
     UnknownName {
         /// Where.
@@ -132,23 +132,23 @@ pub enum SimError {
         /// The name.
         name: String,
     },
-    /// A name that is declared twice.
+    /// A name declared twice.
     #[error("{at}: `{name}` is declared twice")]
     DuplicateName {
-        /// Where the second declaration is.
+        /// The second declaration.
         at: Position,
         /// The name.
         name: String,
     },
-    /// A launch of a kernel that the module does not have.
+    /// The launched kernel is not in the module.
     #[error("the module has no entry `{name}`; it has {entries:?}")]
     NoEntry {
-        /// The kernel asked for.
+        /// The requested kernel.
         name: String,
-        /// The kernels that are there.
+        /// The kernels in the module.
         entries: Vec<String>,
     },
-    /// A launch whose arguments or sizes do not fit the kernel or the device.
+    /// The arguments or sizes of a launch do not fit the kernel or the device.
     #[error("launch of {entry}: {message}")]
     BadLaunch {
         /// The kernel.
@@ -164,23 +164,23 @@ pub enum SimError {
         /// The size of the access.
         bytes: u64,
     },
-    /// The host read device memory that nothing has written.
+    /// The host read unwritten device memory.
     #[error("host read of {address:#x}: nothing has written there")]
     UninitialisedCopy {
-        /// The first such byte.
+        /// The first unwritten byte.
         address: u64,
     },
-    /// The device's memory is used up.
+    /// The device is out of memory.
     #[error("{asked} bytes do not fit: {used} of {capacity} bytes are in use")]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Bytes requested.
         asked: u64,
         /// Bytes in use.
         used: u64,
         /// Bytes in all.
         capacity: u64,
     },
-    /// An access outside what is allocated.
+    /// An access out of bounds.
     #[error("{place}: {bytes} bytes at {space} address {address:#x} are out of bounds ({nearest})")]
     OutOfBounds {
         /// Where.
@@ -226,33 +226,33 @@ pub enum SimError {
     },
     /// Two threads use the same shared address, one writes, and no barrier orders them.
     #[error(
-        "{place}: race on shared address {address:#x}: thread {other} (linear) {did} it, and no barrier lies in between"
+        "{place}: race on shared address {address:#x}: thread {other} (linear) {did} it, and no barrier is in between"
     )]
     SharedRace {
         /// The later access.
         place: Box<Place>,
         /// The address in shared memory.
         address: u64,
-        /// The linear index in the block of the thread that was there before.
+        /// The linear index in the block of the thread of the earlier access.
         other: u32,
         /// `read` or `wrote`.
         did: &'static str,
     },
-    /// Two blocks of one launch use the same global address, and one writes.
+    /// Two blocks of one launch use the same global address, and at least one writes.
     #[error(
         "{place}: race on global address {address:#x}: {} of this launch {did} it too", block_name(*other)
     )]
     GlobalRace {
-        /// The access that was found.
+        /// The access that was detected.
         place: Box<Place>,
         /// The global address.
         address: u64,
-        /// The linear index of the other block; none if several read it.
+        /// The linear index of the other block; `None` if several blocks read it.
         other: Option<u32>,
         /// `reads` or `writes`.
         did: &'static str,
     },
-    /// A barrier that not all threads of a warp reach together.
+    /// The threads of a warp do not all reach a barrier together.
     #[error(
         "{place}: divergent barrier: lanes {active:#010x} of the warp are here, lanes {live:#010x} run"
     )]
@@ -269,16 +269,16 @@ pub enum SimError {
         "{place}: deadlock at barrier {barrier}: {arrived} threads are there, {expected} are expected"
     )]
     Deadlock {
-        /// One of the warps that wait.
+        /// One of the waiting warps.
         place: Box<Place>,
         /// The barrier's number.
         barrier: u32,
         /// Threads that have arrived.
         arrived: u32,
-        /// Threads that it waits for.
+        /// Threads that the barrier waits for.
         expected: u32,
     },
-    /// Shared memory that a `cp.async` is still writing is used.
+    /// An access to shared memory that a `cp.async` may still be writing.
     #[error(
         "{place}: shared address {address:#x} is used while a cp.async of thread {issuer} (linear) may still write it"
     )]
@@ -290,7 +290,7 @@ pub enum SimError {
         /// The linear index of the thread that issued the copy.
         issuer: u32,
     },
-    /// A `.sync` instruction whose mask does not fit the threads that execute it.
+    /// The mask of a `.sync` instruction does not fit the threads that execute it.
     #[error(
         "{place}: the mask {mask:#010x} does not fit: lanes {active:#010x} execute this; {why}"
     )]
@@ -304,7 +304,7 @@ pub enum SimError {
         /// What is wrong with the mask.
         why: &'static str,
     },
-    /// A value that the instruction leaves undefined.
+    /// The instruction leaves a value undefined.
     #[error("{place}: {message}")]
     Undefined {
         /// Where.
@@ -319,7 +319,7 @@ pub enum SimError {
     InstructionLimit {
         /// Where the block was.
         place: Box<Place>,
-        /// The limit in warp instructions a block.
+        /// The limit of warp instructions per block.
         limit: u64,
     },
 }

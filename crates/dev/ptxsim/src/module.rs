@@ -17,7 +17,7 @@ pub struct Module {
 
 #[derive(Debug)]
 struct Inner {
-    /// Tells modules apart: a device keeps the variables of each.
+    /// Identifies the module: a device keeps the variables of each.
     id: u64,
     kernels: Vec<Kernel>,
     data: Data,
@@ -28,8 +28,8 @@ impl Module {
     ///
     /// # Errors
     ///
-    /// Everything that the simulator does not know is an error with its line and column: directives, instructions,
-    /// modifiers, names, and operands whose type does not fit.
+    /// Anything unknown to the simulator is an error with its line and column: directives, instructions, modifiers,
+    /// names, and operands of the wrong type.
     pub fn parse(source: &str) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (kernels, data) = decode(&parse(source)?)?;
@@ -44,7 +44,7 @@ impl Module {
         self.inner.kernels.iter().map(|kernel| kernel.name.as_str())
     }
 
-    /// Bytes of shared memory that an entry declares, without what a launch adds.
+    /// Bytes of shared memory that an entry declares, without those that a launch adds.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Module {
         Ok(self.kernel(entry)?.static_shared)
     }
 
-    /// The parameters of an entry, each as an argument of 0: how many there are, and of which type.
+    /// The parameters of an entry, each as an argument of 0. They tell the number and the types.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a launch did, in numbers.
+//! The counters of a launch.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,37 +10,37 @@ use crate::ir::Kernel;
 /// How often an instruction was executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// By warps; an instruction whose predicate is false in all lanes counts too.
+    /// By warps, including warps in which its predicate is false in all lanes.
     pub warps: u64,
-    /// By threads, where its predicate was true.
+    /// By threads in which its predicate was true.
     pub threads: u64,
 }
 
 /// Accesses to global memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Instructions of a warp.
+    /// Warp instructions.
     pub requests: u64,
     /// 32-byte sectors that the requests touch.
     pub sectors: u64,
-    /// Sectors that would do if each request's distinct bytes lay together: equal to `sectors` where every access
-    /// is coalesced.
+    /// Sectors that would suffice if each request's distinct bytes were adjacent. Equals `sectors` if every access is
+    /// coalesced.
     pub ideal_sectors: u64,
-    /// Bytes that threads asked for.
+    /// Bytes that threads requested.
     pub bytes: u64,
 }
 
 /// Accesses to shared memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SharedTraffic {
-    /// Instructions of a warp.
+    /// Warp instructions.
     pub requests: u64,
-    /// Passes over the 32 banks that the requests take. 8-byte accesses go by half warps, 16-byte accesses by quarter
-    /// warps, `ldmatrix` by matrices: each of these takes one pass if there is no conflict.
+    /// Passes of the requests over the 32 banks. 8-byte accesses go by half warps, 16-byte accesses by quarter warps,
+    /// `ldmatrix` by matrices. Each of these takes one pass if there is no conflict.
     pub passes: u64,
-    /// Passes that would not be there without bank conflicts.
+    /// Extra passes due to bank conflicts.
     pub conflicts: u64,
-    /// Bytes that threads asked for.
+    /// Bytes that threads requested.
     pub bytes: u64,
 }
 
@@ -59,12 +59,12 @@ pub struct Counters {
     pub shared_store: SharedTraffic,
 }
 
-/// What one or several launches did. Reports of launches can be added.
+/// The counters of one or several launches. Reports can be added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Launches in this report.
     pub launches: u64,
-    /// Everything together.
+    /// All counters together.
     pub total: Counters,
     /// By instruction with its modifiers, such as `ld.global.v4.f32`.
     pub instructions: BTreeMap<String, Count>,
@@ -104,7 +104,7 @@ impl Report {
         sum
     }
 
-    /// The counters of a kernel's lines in a range, counted from 1: of a loop, for example.
+    /// The counters of a range of a kernel's lines, counted from 1, such as a loop.
     pub fn within(&self, entry: &str, lines: Range<u32>) -> Counters {
         let in_range = self
             .lines

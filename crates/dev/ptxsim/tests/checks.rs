@@ -1,4 +1,4 @@
-//! Each check has kernels that fail it, and their correct twins that pass.
+//! Each check has kernels that fail it, and correct twins that pass.
 
 mod common;
 
@@ -75,7 +75,7 @@ fn shared_out_of_bounds() {
         ),
         "{error}"
     );
-    // The same through a generic address.
+    // The same, through a generic address.
     let error = failure(
         SHARED,
         "mov.u64 %rd1, s; cvta.shared.u64 %rd1, %rd1; st.u32 [%rd1+1024], %r0; ret;",
@@ -175,7 +175,7 @@ fn uninitialised_register() {
         panic!("{error}")
     };
     assert_eq!((at(&place), register.as_str()), ((FIRST + 2, 5), "%r1"));
-    // A guard, 64-bit registers, and a path that leaves the register out.
+    // A guard, 64-bit registers, and a path that leaves the register unwritten.
     let error = failure("", "@%p3 add.u32 %r1, %r0, 1; ret;", 1);
     assert!(
         matches!(&error, SimError::UninitialisedRegister { register, .. } if register == "%p3"),
@@ -195,7 +195,7 @@ fn uninitialised_register() {
         matches!(&error, SimError::UninitialisedRegister { register, .. } if register == "%r5"),
         "{error}"
     );
-    // Two guarded halves write it all.
+    // Two complementary guarded writes cover all lanes.
     let both = "setp.lt.u32 %p0, %r0, 5; @%p0 mov.u32 %r1, 7; @!%p0 mov.u32 %r1, 8; st.global.u32 [%rd0], %r1; ret;";
     assert_eq!(run("", both, 1, &[0]).unwrap(), [7]);
 }
@@ -213,7 +213,7 @@ fn uninitialised_memory() {
     assert!(
         matches!(gpu.read(p, &mut [0; 16]), Err(SimError::UninitialisedCopy { address }) if address == p + 12)
     );
-    // A 16-bit store makes half a word readable, no more.
+    // A 16-bit store makes only half of a word readable.
     launch(
         &mut gpu,
         &module("", "mov.u16 %h0, 5; st.global.b16 [%rd0+12], %h0; ret;"),

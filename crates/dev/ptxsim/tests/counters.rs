@@ -1,4 +1,4 @@
-//! The counters, on accesses whose sectors and conflicts can be counted by hand.
+//! Tests the counters on accesses whose sectors and conflicts can be counted by hand.
 
 mod common;
 
@@ -34,14 +34,14 @@ fn global_sectors() {
         ideal_sectors,
         bytes,
     };
-    // 32 words in a row are 4 sectors; 32 vectors of 16 bytes are 16.
+    // 32 adjacent words are 4 sectors; 32 vectors of 16 bytes are 16.
     assert_eq!(load("shl.b32 %r1, %r0, 2;", "u32 %r2"), traffic(4, 4, 128));
     assert_eq!(
         load("shl.b32 %r1, %r0, 4;", "v4.u32 {%r2, %r3, %r4, %r5}"),
         traffic(16, 16, 512)
     );
     assert_eq!(load("shl.b32 %r1, %r0, 1;", "u16 %r2"), traffic(2, 2, 64));
-    // Shifted by one word: one sector more than needed.
+    // Shifted by one word: one sector more than necessary.
     assert_eq!(
         load("shl.b32 %r1, %r0, 2; add.u32 %r1, %r1, 4;", "u32 %r2"),
         traffic(5, 4, 128)
@@ -49,7 +49,7 @@ fn global_sectors() {
     // Two words apart, and 128 bytes apart.
     assert_eq!(load("shl.b32 %r1, %r0, 3;", "u32 %r2"), traffic(8, 4, 128));
     assert_eq!(load("shl.b32 %r1, %r0, 7;", "u32 %r2"), traffic(32, 4, 128));
-    // All lanes one word; lanes in reverse.
+    // All lanes read one word; lanes in reverse order.
     assert_eq!(load("mov.u32 %r1, 0;", "u32 %r2"), traffic(1, 1, 128));
     assert_eq!(
         load("xor.b32 %r1, %r0, 31; shl.b32 %r1, %r1, 2;", "u32 %r2"),
@@ -61,7 +61,7 @@ fn global_sectors() {
 fn global_stores_and_predicates() {
     let body = "setp.lt.u32 %p0, %r0, 8; mul.wide.u32 %rd1, %r0, 4; add.u64 %rd1, %rd0, %rd1; @%p0 st.global.u32 [%rd1], %r0;";
     let report = report("", body, 64);
-    // The second warp executes the store without a lane: no request.
+    // The second warp executes the store without any lane: no request.
     assert_eq!(
         report.total.global_store,
         Traffic {
@@ -87,7 +87,7 @@ fn shared(address: &str, access: &str) -> (u64, u64) {
 
 #[test]
 fn bank_conflicts() {
-    // Words in a row, one word for all, two words apart (two lanes a bank), 128 bytes apart (all in one bank).
+    // Adjacent words, one word for all, two words apart (two lanes per bank), 128 bytes apart (all in one bank).
     assert_eq!(shared("mad.lo.u32 %r1, %r0, 4, %r1;", "u32 %r2"), (1, 0));
     assert_eq!(shared("", "u32 %r2"), (1, 0));
     assert_eq!(shared("mad.lo.u32 %r1, %r0, 8, %r1;", "u32 %r2"), (2, 1));
@@ -95,9 +95,9 @@ fn bank_conflicts() {
         shared("mad.lo.u32 %r1, %r0, 128, %r1;", "u32 %r2"),
         (32, 31)
     );
-    // A padded row of 33 words has none.
+    // Padded rows of 33 words have no conflicts.
     assert_eq!(shared("mad.lo.u32 %r1, %r0, 132, %r1;", "u32 %r2"), (1, 0));
-    // Two 16-bit values of a word go together.
+    // Two 16-bit values of one word go together.
     assert_eq!(shared("mad.lo.u32 %r1, %r0, 2, %r1;", "u16 %r2"), (1, 0));
     // 8 bytes: two half warps. 16 bytes: four quarters.
     assert_eq!(
@@ -111,7 +111,7 @@ fn bank_conflicts() {
         ),
         (4, 0)
     );
-    // Rows of 64 bytes: 8 lanes share 2 of 8 places, 4 each.
+    // Rows of 64 bytes: 8 lanes share 2 of 8 places, 4 lanes each.
     assert_eq!(
         shared(
             "mad.lo.u32 %r1, %r0, 64, %r1;",
@@ -139,7 +139,7 @@ fn ldmatrix_conflicts() {
             .within("k", FIRST + 1..FIRST + 2)
             .shared_load
     };
-    // Rows of 128 bytes collide, 8 in a matrix; swizzled by the row they do not.
+    // Rows of 128 bytes collide, 8 in each matrix; swizzled by row, they do not.
     let plain = counters("mad.lo.u32 %r1, %r0, 128, %r1;");
     assert_eq!(
         (plain.requests, plain.passes, plain.conflicts, plain.bytes),
@@ -171,7 +171,7 @@ fn loops_are_counted_by_line_and_launches_add_up() {
     );
 }
 
-/// Blocks run on several cores; memory and report do not depend on how many.
+/// Blocks run on several cores. Memory and report must not depend on how many.
 #[test]
 fn reports_do_not_depend_on_threads() {
     let body = "mov.u32 %r1, %ctaid.x; mad.lo.u32 %r2, %r1, 64, %r0; mul.wide.u32 %rd1, %r2, 4; add.u64 %rd1, %rd0, %rd1; ld.global.u32 %r3, [%rd1]; mad.lo.u32 %r3, %r3, 3, %r1; st.global.u32 [%rd1], %r3; ret;";

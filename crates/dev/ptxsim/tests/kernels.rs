@@ -1,4 +1,4 @@
-//! Whole kernels, against plain Rust.
+//! Compares whole kernels with plain Rust.
 
 use selfie_ptxsim::{Arg, Config, Gpu, Module, SimError};
 
@@ -123,7 +123,7 @@ fn sums_rows() {
     println!("{report}");
     let loads = report.total.global_load;
     assert_eq!(loads.bytes, 4 * (rows * width) as u64);
-    // 300 floats are 37.5 sectors, and rows 1 and 2 start at half a sector or a whole one.
+    // 300 floats are 37.5 sectors, and rows 1 and 2 start at a half or a whole sector.
     assert_eq!(report.count("bar").warps, 12);
     assert_eq!(report.total.shared_load.conflicts, 0);
 }

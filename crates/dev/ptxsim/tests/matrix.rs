@@ -1,16 +1,16 @@
-//! `ldmatrix`, `mma.sync`, `cp.async` and atomics, against plain loops.
+//! Compares `ldmatrix`, `mma.sync`, `cp.async` and atomics with plain loops.
 
 mod common;
 
 use common::{device, launch, module, run, words};
 use half::{bf16, f16};
 
-/// Small integers and halves: every product and sum is exact, so order and rounding of the sum do not matter.
+/// Small integers and halves: every product and sum is exact, so the order and the rounding of the sum do not matter.
 fn value(row: usize, column: usize) -> f32 {
     ((row * 7 + column * 3) % 11) as f32 * 0.5 - 2.0
 }
 
-/// Packs values `[rows, k]` as the type has them, k running fastest.
+/// Packs values `[rows, k]` in the layout of the type, with k running fastest.
 fn pack(ty: &str, rows: usize, k: usize, at: impl Fn(usize, usize) -> f32) -> Vec<u32> {
     let flat: Vec<f32> = (0..rows * k).map(|i| at(i / k, i % k)).collect();
     match ty {
@@ -22,7 +22,7 @@ fn pack(ty: &str, rows: usize, k: usize, at: impl Fn(usize, usize) -> f32) -> Ve
             .chunks(2)
             .map(|x| join(x, |x| bf16::from_f32(x).to_bits()))
             .collect(),
-        // The last 13 bits of a tf32 do not count.
+        // The last 13 bits of a tf32 are ignored.
         _ => flat.iter().map(|x| x.to_bits() | 0x1fff).collect(),
     }
 }
@@ -31,7 +31,7 @@ fn join(pair: &[f32], bits: impl Fn(f32) -> u16) -> u32 {
     u32::from(bits(pair[1])) << 16 | u32::from(bits(pair[0]))
 }
 
-/// Loads the fragments word by word as the ISA's figures show, multiplies, and stores D `[16, 8]`.
+/// Loads the fragments word by word according to the ISA's figures, multiplies, and stores D `[16, 8]`.
 fn check_mma(ty: &str, k: usize) {
     let per_word = if ty == "tf32" { 1 } else { 2 };
     let words_of_row = k / per_word;
@@ -45,7 +45,7 @@ fn check_mma(ty: &str, k: usize) {
     memory.extend(&b);
     memory.extend(&c);
     let steps = words_of_row / 4;
-    // Lane l: row l/4 (and 8 below), word l%4 of each step of 4 words.
+    // Lane l: row l/4 (and the row 8 below it), word l%4 of each step of 4 words.
     let mut body = String::from("shr.u32 %r1, %r0, 2; and.b32 %r2, %r0, 3;\n");
     let load = |to: &str, ty: &str, row: &str, row_words: usize, word: usize, base: usize| {
         format!(
@@ -80,7 +80,7 @@ fn check_mma(ty: &str, k: usize) {
             a.len(),
         );
     }
-    // C: row l/4 and 8 below, columns 2(l%4) and the next.
+    // C: row l/4 and the row 8 below it, columns 2(l%4) and 2(l%4) + 1.
     let base = 4 * (a.len() + b.len());
     body += "shl.b32 %r4, %r2, 1; mad.lo.u32 %r4, %r1, 8, %r4; mul.wide.u32 %rd2, %r4, 4; add.u64 %rd2, %rd0, %rd2;\n";
     body += &format!(
@@ -123,13 +123,13 @@ fn mma_multiplies() {
     check_mma("tf32", 4);
 }
 
-/// The f16 values that `widen` treats by cases: subnormals, infinities and NaN in a diagonal A times ones.
+/// The f16 values with special cases in `widen`: subnormals, infinities and NaN in a diagonal A, times ones.
 #[test]
 fn mma_takes_special_values() {
     let specials = [
         0x0001u16, 0x8001, 0x03ff, 0x0400, 0x7bff, 0x7c00, 0xfc00, 0x3c00,
     ];
-    // A register a0 holds (row l/4, columns 2(l%4), +1): lane 4r gets the special value of row r in column 0.
+    // A register a0 holds row l/4, columns 2(l%4) and 2(l%4) + 1. Lane 4r gets the special value of row r in column 0.
     let mut body = String::from(
         "mov.u32 %r1, 0; mov.u32 %r2, 0; mov.f32 %f0, 0f00000000; mov.u32 %r5, 0x3c003c00;\n",
     );
@@ -152,7 +152,7 @@ fn mma_takes_special_values() {
     }
 }
 
-/// Shared memory holds 4 matrices of 8x8 with element i*64 + 8*row + column.
+/// Shared memory holds 4 matrices of 8x8 with the elements i*64 + 8*row + column.
 #[test]
 fn ldmatrix_distributes_rows_and_columns() {
     let memory: Vec<u32> = (0..128u32).map(|i| (2 * i + 1) << 16 | (2 * i)).collect();
@@ -206,7 +206,7 @@ mul.wide.u32 %rd2, %r0, 4; add.u64 %rd2, %rd0, %rd2;\n",
 #[test]
 fn cp_async_fills_with_zeros() {
     let values: Vec<u32> = (1..=8).collect();
-    // The last 12 bytes are not read, so they need not be there.
+    // The last 12 bytes are not read, so they need not exist.
     let text = "setp.eq.u32 %p1, %r0, %r0; mov.u32 %r9, {size}; cp.async.ca.shared.global [s], [%rd0+{from}], 16, {last}; cp.async.wait_all;
         ld.shared.v4.u32 {%r1, %r2, %r3, %r4}, [s]; st.global.v4.u32 [%rd0], {%r1, %r2, %r3, %r4}; ret;";
     let copied = |size: &str, from: &str, last: &str| {
@@ -221,7 +221,7 @@ fn cp_async_fills_with_zeros() {
     assert_eq!(copied("6", "16", "%r9").unwrap(), [5, 6 & 0xffff, 0, 0]);
     assert_eq!(copied("0", "4096", "%r9").unwrap(), [0; 4]);
     assert_eq!(copied("16", "16", "12").unwrap(), [5, 6, 7, 0]);
-    // A predicate that holds ignores the source.
+    // A true predicate ignores the source.
     assert_eq!(copied("16", "16", "%p1").unwrap(), [0; 4]);
     assert_eq!(copied("16", "16", "!%p1").unwrap(), [5, 6, 7, 8]);
     assert!(copied("17", "16", "%r9").is_err());
@@ -230,7 +230,7 @@ fn cp_async_fills_with_zeros() {
 
 #[test]
 fn atomics() {
-    // (instruction, start, result of 32 lanes that add or compare their index + 1)
+    // (instruction, initial value, result after 32 lanes add or compare their index + 1)
     let cases = [
         ("red.{s}.add.u32 [{a}], %r1;", 5, 5 + 528),
         ("red.{s}.min.u32 [{a}], %r1;", 20, 1),
@@ -274,7 +274,7 @@ fn atomics() {
             "{shared}"
         );
     }
-    // 64 bits, and the old values: every lane gets another one.
+    // 64 bits, with old values: every lane gets a different one.
     let body = "mul.wide.u32 %rd1, %r0, 8; add.u64 %rd1, %rd0, %rd1; mov.u64 %rd2, 0x100000001; atom.global.add.u64 %rd3, [%rd0], %rd2; bar.warp.sync 0xf; st.global.u64 [%rd1+8], %rd3; ret;";
     assert_eq!(
         run("", body, 4, &[0; 10]).unwrap(),
@@ -282,7 +282,7 @@ fn atomics() {
     );
 }
 
-/// Blocks add to one counter at the same time; the sum is that of all.
+/// Blocks add to one counter at the same time. The result is the sum of all.
 #[test]
 fn reductions_of_many_blocks() {
     let (mut gpu, p) = device(1, &[0]);

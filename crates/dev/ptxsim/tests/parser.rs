@@ -1,4 +1,4 @@
-//! The parser on text that is not a kernel: errors, never panics.
+//! Feeds the parser text that is not a kernel: it must return errors and never panic.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn the_kernel_itself_parses() {
 fn truncated_kernels_are_errors() {
     let source = source();
     for end in 0..source.trim_end().len() - 1 {
-        // Before the first kernel begins, a module without kernels is whole.
+        // Before the first kernel begins, a module without kernels is complete.
         match Module::parse(&source[..end]) {
             Ok(module) => assert_eq!(module.entries().count(), 0, "{end}"),
             Err(error) => assert!(!error.to_string().is_empty()),
@@ -68,7 +68,7 @@ fn random_bytes_do_not_panic() {
     }
 }
 
-/// Tokens of a kernel deleted, doubled, swapped, or replaced by others.
+/// Tokens of a kernel are deleted, doubled, swapped, or replaced with others.
 #[test]
 fn shuffled_tokens_do_not_panic() {
     let source = source();
@@ -118,7 +118,7 @@ fn shuffled_tokens_do_not_panic() {
     assert!(errors > 1500, "{errors}");
 }
 
-/// Bytes flipped; what still parses is not run.
+/// Bytes are flipped. Text that still parses is not run.
 #[test]
 fn flipped_bytes_do_not_panic() {
     let source = source();

@@ -1,11 +1,11 @@
-//! Races, barriers, copies under way, and masks: kernels that fail, and their correct twins that pass.
+//! Races, barriers, pending copies and masks: kernels that fail, and correct twins that pass.
 
 mod common;
 
 use common::{FIRST, SHARED, at, body, device, failure, launch, module, run};
 use selfie_ptxsim::SimError;
 
-/// Threads of different warps exchange through shared memory.
+/// Threads of different warps exchange values through shared memory.
 #[test]
 fn race_between_warps() {
     let exchange = |barrier: &str| {
@@ -13,7 +13,7 @@ fn race_between_warps() {
             "st.shared.u32 [%r1], %r0;\n{barrier}\nxor.b32 %r2, %r0, 32; mov.u32 %r3, s; mad.lo.u32 %r3, %r2, 4, %r3;\nld.shared.u32 %r4, [%r3];"
         ))
     };
-    // Warp 0 comes first here, and reads what nobody has written yet, unless it waits so long that warp 1 gets its turn.
+    // Warp 0 runs first here and reads what nobody has written yet, unless it waits so long that warp 1 gets its turn.
     let long =
         "mov.u32 %r9, 0; WAIT: add.u32 %r9, %r9, 1; setp.lt.u32 %p0, %r9, 5000; @%p0 bra WAIT;";
     let error = failure(SHARED, &exchange(long), 64);
@@ -26,7 +26,7 @@ fn race_between_warps() {
     assert_eq!((at(&place), other, did), ((FIRST + 3, 0), 32, "wrote"));
     let values: Vec<u32> = (0..64).collect();
     run(SHARED, &exchange("bar.sync 0;"), 64, &values).unwrap();
-    // A barrier of the warp does not order two warps.
+    // A barrier of a warp does not order two warps.
     assert!(matches!(
         failure(
             SHARED,
@@ -67,13 +67,13 @@ fn race_within_a_warp() {
     let values: Vec<u32> = (0..64).collect();
     run(SHARED, &exchange("bar.warp.sync 0xffffffff;"), 32, &values).unwrap();
     run(SHARED, &exchange("bar.sync 0;"), 32, &values).unwrap();
-    // A shuffle orders no memory.
+    // A shuffle does not order memory.
     let shuffle = "shfl.sync.bfly.b32 %r9, %r0, 1, 31, 0xffffffff;";
     assert!(matches!(
         failure(SHARED, &exchange(shuffle), 32),
         SimError::SharedRace { .. }
     ));
-    // Each half of the warp synchronises itself.
+    // Each half of the warp synchronises by itself.
     let halves =
         "setp.lt.u32 %p0, %r0, 16; selp.b32 %r8, 0xffff, 0xffff0000, %p0; bar.warp.sync %r8;";
     run(SHARED, &exchange(halves), 32, &values).unwrap();
@@ -105,9 +105,9 @@ fn atomics_do_not_race_with_each_other() {
     ));
 }
 
-/// Half a block hands over to the other half through a barrier of its own.
+/// Half of a block passes values to the other half through a separate barrier.
 #[test]
-fn named_barriers_order_who_takes_part() {
+fn named_barriers_order_their_participants() {
     let text = |consumer: &str| {
         body(&format!(
             "setp.ge.u32 %p0, %r0, 64; @%p0 bra WAIT;
@@ -143,7 +143,7 @@ fn divergent_barrier() {
         failure("", branch, 32),
         SimError::DivergentBarrier { active: 0xff, .. }
     ));
-    // Threads that have exited are not waited for.
+    // A barrier does not wait for threads that have exited.
     let values: Vec<u32> = (0..64).collect();
     run(
         "",
@@ -194,7 +194,7 @@ fn deadlock() {
     );
 }
 
-/// Thread t copies 16 bytes; thread 0 reads what thread `reader` copied.
+/// Thread t copies 16 bytes. What follows is `after`.
 fn copy(after: &str) -> String {
     format!(
         "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 16, %r1; mul.wide.u32 %rd1, %r0, 16; add.u64 %rd1, %rd0, %rd1;
@@ -222,7 +222,7 @@ fn copy_read_before_its_wait() {
     // A group that is not committed is not waited for.
     let error = failure(SHARED, &copy(&format!("cp.async.wait_group 0; {own}")), 16);
     assert!(matches!(error, SimError::PendingCopy { .. }), "{error}");
-    // wait_group 1 leaves the newest group under way.
+    // wait_group 1 leaves the newest group pending.
     let error = failure(
         SHARED,
         &copy(&format!(
@@ -309,7 +309,7 @@ fn race_between_blocks() {
     ))
     .unwrap_err();
     assert!(matches!(error, SimError::GlobalRace { .. }), "{error}");
-    // Two launches after each other do not race.
+    // Two successive launches do not race.
     launched(&format!("{own} st.global.u32 [%rd1], %r0; ret;")).unwrap();
     launched("ld.global.u32 %r3, [%rd0]; ret;").unwrap();
 }
@@ -331,10 +331,10 @@ fn blocks_share_a_word_but_no_byte() {
     assert!(matches!(error, SimError::GlobalRace { .. }), "{error}");
 }
 
-/// Threads leave a loop one after the other and meet behind it, also where the kernel ends in a loop that they leave
-/// by exiting.
+/// Threads leave a loop one after the other and meet after it. The same in a kernel that ends in a loop, which they
+/// leave by exiting.
 #[test]
-fn lanes_meet_behind_a_loop() {
+fn lanes_meet_after_a_loop() {
     let text = "mov.u32 %r1, 0;
         first: setp.ge.u32 %p0, %r1, %r0; @%p0 bra met; add.u32 %r1, %r1, 1; bra first;
         met: shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1; mul.wide.u32 %rd1, %r0, 4; add.u64 %rd1, %rd0, %rd1;
@@ -344,7 +344,7 @@ fn lanes_meet_behind_a_loop() {
     assert_eq!(run("", text, 32, &[0; 32]).unwrap(), want);
 }
 
-/// The last block to finish adds what all have written: the counter and the fence order them.
+/// The last block to finish sums what all blocks have written. The counter and the fence order them.
 #[test]
 fn blocks_may_meet_at_a_counter() {
     let (mut gpu, p) = device(8, &[0; 8]);
@@ -373,11 +373,11 @@ fn masks_name_lanes_that_are_there() {
         ("vote.sync.ballot.b32 %r1, %p1, 0xffffffff; ret;", 31),
         ("bar.warp.sync 0xffffffff; ret;", 16),
         ("redux.sync.add.u32 %r1, %r0, 0x3; ret;", 1),
-        // The thread itself is left out.
+        // The mask omits the thread itself.
         ("bar.warp.sync 0xfe; ret;", 8),
-        // Members name different masks.
+        // Members have different masks.
         ("selp.b32 %r2, 0x3, 0x2, %p1; bar.warp.sync %r2; ret;", 2),
-        // It reads from a lane outside the mask.
+        // The thread reads from a lane outside the mask.
         ("shfl.sync.idx.b32 %r1, %r0, 5, 31, 0xf; ret;", 4),
         (
             "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s]; ret;",

@@ -1,4 +1,4 @@
-//! Every instruction against the PTX ISA's words: the table of `cases`, run on the simulator.
+//! Every instruction against the wording of the PTX ISA: the table of `cases`, run on the simulator.
 
 use selfie_ptxsim::{Arg, Config, Gpu, Module};
 use selfie_testkit::instructions::{self as cases};
@@ -44,7 +44,7 @@ fn instructions_do_what_the_isa_says() {
     assert!(cases.len() > 300 && cases.iter().all(|case| !case.rows.is_empty()));
 }
 
-/// The table finds a wrong result, in every kind of expectation.
+/// The table detects a wrong result for every kind of expectation.
 #[test]
 fn the_table_can_fail() {
     for case in cases::cases() {

@@ -5,10 +5,10 @@ use selfie_kernels::DType;
 use selfie_kernels::gpu::{Gemm, WeightOrder};
 use selfie_ptxsim::{Gpu, SimError};
 
-/// Sums that run side by side; they are added up from first to last.
+/// Sums that run side by side; they are then added from first to last.
 const LANES: usize = 8;
 
-/// Does what [`Gemm`] says. The order of each sum depends on `k` alone.
+/// Computes a [`Gemm`]. The order of each sum depends only on `k`.
 pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
     let Gemm { m, n, k, .. } = *gemm;
     let a = read(gpu, gemm.a, m * k, gemm.dtype)?;
@@ -16,9 +16,10 @@ pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
     if gemm.order == WeightOrder::Terms {
         w = transposed(&w, n);
     }
-    let mut out = match gemm.accumulate {
-        true => read(gpu, gemm.out, m * n, DType::F32)?,
-        false => vec![0.0; m * n],
+    let mut out = if gemm.accumulate {
+        read(gpu, gemm.out, m * n, DType::F32)?
+    } else {
+        vec![0.0; m * n]
     };
     out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
         let a = &a[row * k..][..k];
@@ -36,7 +37,7 @@ fn read(gpu: &Gpu, address: u64, values: usize, dtype: DType) -> Result<Vec<f32>
     Ok(dtype.to_f32(&bytes))
 }
 
-/// `[k, n]` as `[n, k]`.
+/// Turns `[k, n]` into `[n, k]`.
 fn transposed(values: &[f32], n: usize) -> Vec<f32> {
     let columns = (0..n).flat_map(|column| values.iter().skip(column).step_by(n));
     columns.copied().collect()

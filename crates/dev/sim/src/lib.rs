@@ -1,8 +1,8 @@
 //! The GPU backend on a simulated GPU.
 //!
-//! [`Sim`] is [`selfie_kernels::gpu::Gpu`] with every kernel executed by [`selfie_ptxsim`], and matrix products in plain
-//! Rust. So all of a GPU backend but its driver is tested on machines that have no GPU: launch plans, buffers,
-//! and the PTX itself with the checks of the simulator.
+//! [`Sim`] is [`selfie_kernels::gpu::Gpu`] with [`selfie_ptxsim`] executing every kernel, and with matrix products in
+//! plain Rust. So everything in a GPU backend except its driver is tested on machines without a GPU: launch plans,
+//! buffers, and the PTX itself with the simulator's checks.
 
 mod gemm;
 mod modules;
@@ -36,7 +36,7 @@ pub struct SimDriver {
 
 struct State {
     gpu: selfie_ptxsim::Gpu,
-    /// What the launches of each entry did, and the last of them.
+    /// The launches of each entry, and the last of them.
     ran: BTreeMap<&'static str, Ran>,
 }
 
@@ -45,12 +45,12 @@ struct State {
 pub struct Ran {
     /// The last launch.
     pub launch: Launch,
-    /// What all of them did, added up.
+    /// The reports of all of them, added up.
     pub report: Report,
 }
 
 impl SimDriver {
-    /// A device with nothing on it.
+    /// A device without allocations.
     pub fn new() -> Self {
         let state = State {
             gpu: selfie_ptxsim::Gpu::new(),
@@ -61,7 +61,7 @@ impl SimDriver {
         }
     }
 
-    /// What has run since the last call, by the name of the entry.
+    /// Everything that has run since the last call, by the name of the entry.
     pub fn take_ran(&self) -> BTreeMap<&'static str, Ran> {
         std::mem::take(&mut self.state().ran)
     }
@@ -168,8 +168,8 @@ impl Driver for SimDriver {
     }
 }
 
-/// Runs `work` on the simulator's own threads. The caller, who has locked the device, sleeps meanwhile: if it waited as
-/// a thread of rayon's it could begin another caller's work, and wait for itself.
+/// Runs `work` on the simulator's own threads. The caller holds the device's lock and sleeps meanwhile. If it waited as
+/// a rayon thread, it could start another caller's work and wait for itself.
 fn aside<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     static POOL: LazyLock<ThreadPool> = LazyLock::new(|| {
         let pool = ThreadPoolBuilder::new().build();

@@ -1,4 +1,4 @@
-//! The kernels, parsed once a process.
+//! The kernels, parsed once per process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use selfie_kernels::{KernelError, Result};
 static PARSED: LazyLock<Mutex<HashMap<Module, Arc<selfie_ptxsim::Module>>>> =
     LazyLock::new(Mutex::default);
 
-/// A module as the simulator takes it.
+/// A module in the simulator's form.
 pub fn module(module: Module) -> Result<Arc<selfie_ptxsim::Module>> {
     let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = parsed.get(&module) {

@@ -1,5 +1,4 @@
-//! Each kernel once, on a slice of a model of 7 billion parameters, for tables and for tests of what kernels ask of
-//! memory.
+//! Runs each kernel once on a slice of a model of 7 billion parameters, for tables and for tests of memory traffic.
 
 use std::collections::BTreeMap;
 
@@ -20,21 +19,21 @@ const ATTN: AttnShape = AttnShape {
     kv_heads: 8,
     head_dim: 128,
 };
-/// Rows of a weight that decoding multiplies with.
+/// Rows of a weight in decoding's products.
 const OUT: usize = 256;
 /// Rows of a batch.
 const N: usize = 4;
 
-/// A kernel, and what it did.
+/// A kernel's run.
 #[derive(Clone, Debug)]
 pub struct Surveyed {
     /// The name of the entry.
     pub entry: &'static str,
     /// The shape that it ran on.
     pub case: &'static str,
-    /// The launch, and what it did.
+    /// The launch, and its report.
     pub ran: Ran,
-    /// Bytes that have to be moved from and to memory: each input and output once.
+    /// Bytes that must be moved from and to memory: each input and output once.
     pub floor: u64,
 }
 
@@ -61,7 +60,7 @@ pub fn survey() -> Result<Vec<Surveyed>> {
     Ok(all)
 }
 
-/// Values of no meaning that are no zeros.
+/// Arbitrary values that are not zero.
 fn values(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect()
 }
@@ -78,7 +77,7 @@ impl Survey {
         Ok(rows)
     }
 
-    /// What has run since the last time, which must be `floors`: entry and bytes.
+    /// What has run since the last call. It must match `floors`: entries and bytes.
     fn took<const E: usize>(
         &self,
         case: &'static str,
@@ -118,7 +117,7 @@ impl Survey {
         let floor = N * (D_MODEL * 6 + 4);
         all.extend(self.took("4 x 4096, bf16", [("embed", floor)]));
 
-        // A product of one column, for the bias behind it.
+        // A product with a single column, for the bias after it.
         let column = Matrix::new(DType::Bf16, 1, &values(D_MODEL));
         let column = sim.matrix(&[&column], DType::Bf16)?;
         let mut one = sim.acts(N, 1, DType::Bf16)?;
@@ -152,7 +151,7 @@ impl Survey {
         Ok(all)
     }
 
-    /// The gated unit, its gradient, and a step of training.
+    /// The gated unit, its gradient, and a training step.
     fn mlp(&self) -> Result<Vec<Surveyed>> {
         let sim = &self.sim;
         let mut all = Vec::new();
@@ -180,7 +179,7 @@ impl Survey {
         Ok(all)
     }
 
-    /// Products of 8 and of 16 rows, of a slice of a weight that leaves multiprocessors without work.
+    /// Products of 8 and of 16 rows with a slice of a weight that leaves multiprocessors idle.
     fn products(&self) -> Result<Vec<Surveyed>> {
         let mut all = Vec::new();
         for (m, case, entry) in [
@@ -192,7 +191,7 @@ impl Survey {
         Ok(all)
     }
 
-    /// The same of one that does not, and with a gated unit behind it.
+    /// The same with a slice that does not, also followed by a gated unit.
     fn large_products(&self) -> Result<Vec<Surveyed>> {
         let (m, sim) = (8, &self.sim);
         let (a, w) = self.operands(m)?;
@@ -216,7 +215,7 @@ impl Survey {
         Ok((a, self.sim.matrix(&[&w], DType::Bf16)?))
     }
 
-    /// Their product, added to what is there.
+    /// Their product, added to the output.
     fn product(&self, m: usize, case: &'static str, entry: &'static str) -> Result<[Surveyed; 1]> {
         let (a, w) = self.operands(m)?;
         let mut out = self.filled(m, OUT)?;
@@ -226,7 +225,7 @@ impl Survey {
         Ok(self.took(case, [(entry, floor)]))
     }
 
-    /// The head, over a GEMM of one column.
+    /// The head, after a GEMM with a single column.
     fn head(&self) -> Result<Vec<Surveyed>> {
         let sim = &self.sim;
         let mut a = sim.acts(N, 1, DType::Bf16)?;
@@ -317,7 +316,7 @@ impl Survey {
             }
             return Ok(all);
         }
-        // Splits of 64 keys: one of the prefix and two of a branch, each with a logarithm a head.
+        // Splits of 64 keys: one in the prefix and two in a branch, each with one logarithm per head.
         let parts = 3 * SLOTS * (q + ATTN.heads) * 4;
         let floors = [
             ("attention_decode", queries + context + parts),

@@ -1,4 +1,4 @@
-//! What ops refuse: the same as the CPU, and what only a GPU does.
+//! What ops refuse: what the CPU refuses too, and what only a GPU refuses.
 
 use std::io;
 use std::ops::Range;
@@ -104,7 +104,7 @@ fn training() {
     errors::training(&sim());
 }
 
-/// A matrix that claims to be `[2^30, 2^24]` and must not be read.
+/// A matrix that claims to be `[2^30, 2^24]`; reading it is a test failure.
 struct Huge;
 
 impl MatrixSource for Huge {
@@ -135,7 +135,7 @@ fn what_does_not_fit_is_refused_before_it_is_allocated() {
                 bytes
             }
             Err(e) => panic!("{e}"),
-            Ok(_) => panic!("more was taken than there is"),
+            Ok(_) => panic!("more memory was allocated than exists"),
         }
     }
     assert_eq!(bytes(sim.rows(1 << 40, 4096), total), 1 << 54);
@@ -151,14 +151,15 @@ fn what_does_not_fit_is_refused_before_it_is_allocated() {
         dtype: DType::Bf16,
     };
     assert_eq!(bytes(sim.kv(&layout), total), 1 << 51);
-    // And where a slot and the prefix are, 8 bytes each, and what a copy has to know of the layer, 32.
+    // Plus the places of a slot and of the prefix, 8 bytes each, and 32 bytes that a copy needs to know about the
+    // layer.
     assert_eq!(sim.kv_bytes(&layout), (1 << 52) + 16 + 32);
 }
 
 #[test]
 fn kv_bytes_are_what_is_allocated() {
     let sim = sim();
-    // Keys: 2 heads of 20 at 12 and 5 shared positions, rounded up to 256 bytes; then 3 slots of 5 or 16 positions.
+    // Keys: 2 heads of 20 at 12 and 5 shared positions, rounded up to 256 bytes; then 3 slots with 5 or 16 positions.
     let layout = |dtype| KvLayout {
         kv_heads: 2,
         head_dim: 20,
@@ -217,7 +218,7 @@ fn sizes_that_there_are_no_kernels_for() {
     let weight = must("vector", sim.vector(&vec![1.0; width]));
     let mut out = must("rows", sim.rows(1, width));
     assert!(unsupported(sim.rms_norm_f32(&x, &weight, 1e-5, &mut out)));
-    // Heads of bf16 come in multiples of 16, heads of f32 in pairs.
+    // Heads of bf16 are multiples of 16 wide, heads of f32 of 2.
     let one_row = |head_dim: usize, weights: DType| {
         let shape = AttnShape {
             heads: 1,
@@ -263,7 +264,7 @@ fn write(row: usize) -> Injection {
     }
 }
 
-/// The kernel counts what it wrote, and leaves out what would be outside.
+/// The kernel counts its writes, and skips those outside the rows.
 #[test]
 fn an_injection_outside_is_not_counted() {
     let driver = SimDriver::new();
@@ -374,11 +375,11 @@ fn an_injection_that_missed_is_an_error_of_the_next_check() {
     };
     let writes = [write(0), write(2), write(0)];
     must("inject", gpu.inject(&vectors, &writes, &mut rows, &mut one));
-    // Reads have nothing to do with it, nor has another tally.
+    // Reads are unaffected, and so is another tally.
     must("read", gpu.read_rows(&rows, 0..3));
     must("the other", gpu.check_tally(&mut two));
     assert_eq!(missed(gpu.check_tally(&mut one)), (3, 0));
-    // It is told once, and the next miss again.
+    // The miss is reported once, and the next miss again.
     must("told before", gpu.check_tally(&mut one));
     must(
         "inject",

@@ -39,7 +39,7 @@ fn interpretations_agree_with_python() {
 #[test]
 fn sixteen_bits_are_off_by_their_roundings() {
     models::sixteen_bits_are_off_by_their_roundings(sim);
-    // Decoding with products of our own.
+    // Decoding with our own products.
     models::sixteen_bits_are_off_by_their_roundings(|| {
         let splits = Splits::Fill { multiprocessors: 1 };
         Sim::new(SimDriver::new(), splits).unwrap()

@@ -20,7 +20,7 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
-/// The norm and the gated unit of rows as wide as those of models up to 405 billion parameters.
+/// The norm and the gated unit, for rows as wide as in models of up to 405 billion parameters.
 #[test]
 #[ignore = "real sizes: cargo xtask sim --all"]
 fn wide_rows() {
@@ -43,7 +43,7 @@ fn wide_rows() {
     }
 }
 
-/// Vocabularies of LLaMA 2 and 3, and one that cannot be read 16 bytes at a time.
+/// The vocabularies of LLaMA 2 and 3, and one that cannot be read 16 bytes at a time.
 #[test]
 #[ignore = "real sizes: cargo xtask sim --all"]
 fn whole_vocabularies() {
@@ -67,7 +67,7 @@ fn whole_vocabularies() {
     }
 }
 
-/// A step of training on slices of a real MLP, with more rows than a tile has.
+/// A training step on slices of a real MLP, with more rows than a tile.
 #[test]
 #[ignore = "real sizes: cargo xtask sim --all"]
 fn a_wide_step_of_adam() {

@@ -7,13 +7,13 @@ use selfie_llama::{Checkpoint, Llama, LlamaConfig, LlamaError};
 use selfie_sim::SimDriver;
 use selfie_testkit::llama;
 
-/// A device with little memory, on which nobody may write anything but small buffers.
+/// A device with little memory, on which only small buffers may be written.
 struct Small {
     sim: SimDriver,
     available: u64,
 }
 
-/// Bytes of the lists and counters of a backend that has no model yet.
+/// Bytes of the lists and counters of a backend without a model.
 const BUFFERS: u64 = 1 << 20;
 
 impl Driver for Small {
@@ -72,7 +72,7 @@ fn a_model_that_does_not_fit_is_refused_with_its_size() {
     let dir = llama::dir(llama::GOLDEN[0]);
     let config = LlamaConfig::open(&dir).unwrap();
     let checkpoint = Checkpoint::open(&dir).unwrap();
-    // What the matrices have, without the norms: two a layer and the last one.
+    // The bytes of the matrices: all parameters without the norms, two a layer and the final one.
     let norms = (2 * config.n_layers + 1) * config.d_model;
     let values = config.n_parameters() - norms as u64;
     for (dtype, size) in [(DType::F32, 4), (DType::Bf16, 2)] {

@@ -4,13 +4,13 @@ use selfie_kernels::gpu::plan::Splits;
 use selfie_sim::{Sim, SimDriver};
 use selfie_testkit::cases::{self, must};
 
-/// Runs `check` on a device of its own.
+/// Runs `check` on a fresh device.
 fn on_sim(check: fn(&Sim)) {
     check(&must("sim", selfie_sim::sim()));
 }
 
-/// Runs `check` on devices that leave products of few rows to our own kernel: small enough that each of its warps
-/// takes two tiles of a weight, and large enough that each takes one.
+/// Runs `check` on devices that compute products of few rows with our own kernel: one device so small that each warp
+/// takes two tiles of a weight, and one so large that each takes one.
 fn on_few_rows(check: fn(&Sim)) {
     for multiprocessors in [1, 1 << 20] {
         let splits = Splits::Fill { multiprocessors };

@@ -1,15 +1,15 @@
-//! Decode steps that are filled up with rows which nobody reads.
+//! Decode steps filled up with rows that nobody reads.
 
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{Backend, Cpu, CpuOptions, DType, Slot};
 use selfie_llama::{Llama, Session, SessionSize};
 use selfie_testkit::llama;
 
-/// A step of so many sequences has ten rows on a GPU.
+/// A step of this many sequences has ten rows on a GPU.
 const SEQUENCES: usize = 9;
 const STEPS: usize = 4;
 
-/// The tokens and log-probabilities of texts that are decoded together, in a session of `slots` slots.
+/// The tokens and log-probabilities of texts decoded together, in a session of `slots` slots.
 fn decode<B: Backend>(model: &Llama<B>, slots: usize) -> Vec<(Vec<u32>, Vec<f32>)> {
     let size = SessionSize {
         rows: 2 * SEQUENCES,
@@ -45,7 +45,7 @@ fn filled_steps_write_the_same_texts() {
     assert_eq!(cpu.backend().step_rows(SEQUENCES), SEQUENCES);
     let filled = decode(&sim, 12);
     assert_eq!(filled.len(), SEQUENCES);
-    // Without free slots there is nothing to fill a step with.
+    // Without free slots there is nothing to fill up a step with.
     assert_eq!(filled, decode(&sim, SEQUENCES));
     for ((ids, logprobs), (want_ids, want)) in filled.iter().zip(decode(&cpu, 12)) {
         assert_eq!(*ids, want_ids);

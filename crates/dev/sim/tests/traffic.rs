@@ -1,4 +1,4 @@
-//! What each kernel asks of memory, on a slice of a real model: coalesced, no bank conflicts, nothing twice.
+//! Each kernel's memory traffic on a slice of a real model: coalesced, no bank conflicts, nothing twice.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use selfie_sim::survey::{Surveyed, survey};
 static SURVEYED: LazyLock<Vec<Surveyed>> =
     LazyLock::new(|| survey().unwrap_or_else(|e| panic!("{e}")));
 
-/// Kernels whose memory is tested in tests/attention.
+/// Kernels whose traffic is tested in tests/attention.
 fn is_attention(kernel: &Surveyed) -> bool {
     kernel.entry.starts_with("attention")
 }
@@ -32,10 +32,10 @@ fn accesses_are_coalesced_and_without_bank_conflicts() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Sectors beyond the floor come from caches: the weight of a norm or the bias again for each row, the table of the
-/// rotation again for each warp, the rows of a gradient again for each tile. What is left is a list's entry a warp.
+/// Sectors beyond the floor come from caches: the weight of a norm or the bias for each row again, the rotation table
+/// for each warp again, the rows of a gradient for each tile again. The rest is one list entry per warp.
 #[test]
-fn no_more_is_moved_than_has_to_be() {
+fn traffic_stays_at_its_floor() {
     for kernel in SURVEYED.iter().filter(|kernel| !is_attention(kernel)) {
         let total = kernel.ran.report.total;
         let moved = 32 * (total.global_load.sectors + total.global_store.sectors);
@@ -43,11 +43,11 @@ fn no_more_is_moved_than_has_to_be() {
             "rms_norm" | "add" => 3 * 4096 * 4,
             "rope_append" => 7 * 8 * 128 * 4,
             "adam" => 63 * 20 * 64 * 4,
-            // What each of its 64 warps looks up: three sectors.
+            // The look-ups of each of its 64 warps: three sectors.
             "kv_copy" => 64 * 3 * 32,
-            // The rows of the batch again for each block.
+            // Each block reads the rows of the batch again.
             name if name.starts_with("matvec") => matvec_rows(kernel),
-            // Eight bytes of a sector a row.
+            // Eight bytes of a sector for each row.
             "head_merge" => 4 * 24,
             _ => 0,
         };
@@ -61,7 +61,7 @@ fn no_more_is_moved_than_has_to_be() {
     }
 }
 
-/// Bytes of the batch that blocks behind the first read.
+/// Bytes of the batch that the blocks after the first one read.
 fn matvec_rows(kernel: &Surveyed) -> u64 {
     let rows = if kernel.entry.ends_with("_16") { 16 } else { 8 };
     u64::from(kernel.ran.launch.grid[0] - 1) * rows * 4096 * 2

@@ -1,4 +1,4 @@
-//! Steps of training of one MLP on the simulated GPU, against the same steps on the CPU.
+//! Compares training steps of one MLP on the simulated GPU with the same steps on the CPU.
 
 use selfie_kernels::{Activation, Adam, Backend, Cpu, CpuOptions};
 use selfie_testkit::cases::{must, read_all, rows_of, values};
@@ -7,7 +7,7 @@ use selfie_testkit::cases::{must, read_all, rows_of, values};
 const SIZES: [(usize, usize, usize); 2] = [(5, 24, 40), (3, 17, 31)];
 const STEPS: u32 = 3;
 
-/// Moves `down(silu(gate(x)) * up(x))` towards a target. The losses before each step, and the weights afterwards.
+/// Trains `down(silu(gate(x)) * up(x))` towards a target. Returns the loss before each step, and the final weights.
 fn train<B: Backend>(b: &B, (n, d, ffn): (usize, usize, usize)) -> (Vec<f32>, Vec<f32>) {
     let x = rows_of(b, &values(1, n * d, (-1.0, 1.0)), d);
     let target = values(2, n * d, (-1.0, 1.0));
@@ -75,7 +75,7 @@ fn steps_agree_with_the_cpu() {
                 "{losses:?}, {want_losses:?}"
             );
         }
-        // A weight whose gradient is near 0 may turn the other way: nothing here is that near.
+        // A weight whose gradient is near 0 might step the other way; no gradient here is that small.
         for (got, want) in weights.iter().zip(&want) {
             assert!((got - want).abs() <= 1e-5, "{got}, {want} on the CPU");
         }

@@ -1,6 +1,6 @@
-//! What the tests of several crates share: tables of cases, golden checkpoints, and what has to agree with them.
+//! Shared by the tests of several crates: tables of cases, golden checkpoints, and comparisons with them.
 //!
-//! The modules panic where an expectation fails, as tests do.
+//! The modules panic if an expectation fails, as tests do.
 #![allow(missing_docs, reason = "a helper of tests is read where it is")]
 
 pub mod cases;

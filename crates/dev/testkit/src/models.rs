@@ -1,4 +1,4 @@
-//! What whole models have to do on a GPU, simulated or not, beside agreeing with PyTorch in f32.
+//! Checks of whole models on a GPU, simulated or not, besides agreement with PyTorch in f32.
 
 use selfie_interp::{Cell, InjectAt, Options};
 use selfie_kernels::{Backend, DType, InjectMode};
@@ -7,7 +7,7 @@ use selfie_llama::{Llama, Trace};
 use crate::interp;
 use crate::llama::{self, GOLDEN};
 
-/// The root of the mean square of the difference of a model's logits and states from PyTorch's in f32.
+/// The root mean square of the difference between a model's logits and states and PyTorch's in f32.
 fn error<B: Backend>(model: &Llama<B>, name: &str) -> f64 {
     let tensors = llama::Tensors::open(name);
     let case = &llama::golden(name)["forward"][0];
@@ -26,9 +26,9 @@ fn error<B: Backend>(model: &Llama<B>, name: &str) -> f64 {
     (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
 }
 
-/// In bf16 the oracle is the CPU, which rounds weights and the operands of four products a layer as the GPU does; the
-/// GPU rounds queries, keys, values and the weights of the softmax too: twice as many roundings. f16 has three
-/// bits more.
+/// In bf16 the oracle is the CPU. It rounds weights and the operands of four products per layer, as the GPU does. The
+/// GPU also rounds queries, keys, values and the weights of the softmax, which is twice as many roundings. f16 has
+/// three more bits.
 pub fn sixteen_bits_are_off_by_their_roundings<B: Backend>(open: impl Fn() -> B) {
     for name in GOLDEN {
         let on_gpu = |dtype| error(&llama::load_on(open(), name, Some(dtype)), name);

@@ -1,4 +1,4 @@
-//! Adam (arXiv 1412.6980, algorithm 1), with the gradient made on the way.
+//! Adam (arXiv 1412.6980, algorithm 1). The gradient is computed on the way.
 
 use rayon::prelude::*;
 
@@ -9,13 +9,13 @@ use crate::batch::AdamRate;
 use crate::error::check_shape;
 use crate::{Adam, Result};
 
-/// Columns whose gradient is made at a time: a page of each array, which is what the hardware prefetches.
+/// Columns of gradient to compute at a time: a page of each array, which is what the hardware prefetches.
 const STRIP: usize = 1024;
-/// Rows of a task: their gradient's strip stays in the first-level cache.
+/// Rows of a task. Their strip of the gradient stays in the L1 cache.
 const GROUP: usize = 4;
 
-/// One step of `w`, whose gradient is `dᵀ · x`. Each weight and moment is read and written once; the gradient is in memory
-/// a strip at a time.
+/// One step on `w`, whose gradient is `dᵀ · x`. Each weight and moment is read and written once; only one strip of the
+/// gradient is in memory at a time.
 pub(super) fn adam(
     isa: Isa,
     w: &mut CpuRows,

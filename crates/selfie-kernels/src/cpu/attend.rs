@@ -1,7 +1,7 @@
-//! Causal attention over a prefix and a slot's own positions.
+//! Causal attention over a prefix, then a slot's own positions.
 //!
-//! All scores of a row are computed before the softmax, and every sum runs over positions in order, so that the
-//! result does not depend on where the prefix ends. Keys and values of bf16 are widened as they are loaded.
+//! The kernel computes all scores of a row before the softmax, and sums over positions in order. The result therefore
+//! does not depend on where the prefix ends. Keys and values in bf16 are widened as they are loaded.
 
 use std::array::from_fn;
 
@@ -63,10 +63,10 @@ struct Rows<'a> {
     kv: &'a CpuKv,
 }
 
-/// Query heads of one key head that go through its keys and values together, so that each is loaded once for all.
+/// Query heads of one key head that walk its keys and values together, so that each is loaded once for all of them.
 const HEADS: usize = 4;
 
-/// Sums that are in registers at a time: eight of AVX2's, as many as hide the latency of an addition.
+/// Sums held in registers at a time: eight AVX2 registers, enough to hide the latency of an addition.
 const SUMS: usize = 4 * LANES;
 
 impl Rows<'_> {
@@ -88,7 +88,7 @@ impl Rows<'_> {
                 let q = &self.qkv.row(i)[..shape.q_dim()];
                 let out = &mut out[..shape.q_dim()];
                 let first = self.attend.first(row.position as usize);
-                // The last keys that are scored run into the padding.
+                // The last chunk of keys runs into the padding.
                 let room = row.position as usize + 1 + SUMS;
                 with_room(HEADS * room, |scores| {
                     let groups = q.chunks_exact(group * dim);
@@ -110,10 +110,10 @@ impl Rows<'_> {
                                 out,
                             };
                             match q.len() / dim {
-                                1 => self.isa.run(Several::<_, _, 1>(heads)),
-                                2 => self.isa.run(Several::<_, _, 2>(heads)),
-                                3 => self.isa.run(Several::<_, _, 3>(heads)),
-                                _ => self.isa.run(Several::<_, _, HEADS>(heads)),
+                                1 => self.isa.run(HeadGroup::<_, _, 1>(heads)),
+                                2 => self.isa.run(HeadGroup::<_, _, 2>(heads)),
+                                3 => self.isa.run(HeadGroup::<_, _, 3>(heads)),
+                                _ => self.isa.run(HeadGroup::<_, _, HEADS>(heads)),
                             }
                         }
                     }
@@ -122,7 +122,7 @@ impl Rows<'_> {
     }
 }
 
-/// Some queries against all that they see.
+/// Some query heads and everything that they attend to.
 struct Heads<'a, T, E> {
     /// `[heads, dim]`
     q: &'a [f32],
@@ -140,10 +140,10 @@ struct Heads<'a, T, E> {
     out: &'a mut [T],
 }
 
-/// [`Heads`] of which there are `G`.
-struct Several<'a, T, E, const G: usize>(Heads<'a, T, E>);
+/// [`Heads`] with exactly `G` query heads.
+struct HeadGroup<'a, T, E, const G: usize>(Heads<'a, T, E>);
 
-impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
+impl<T: Operand, E: Stored, const G: usize> Loop for HeadGroup<'_, T, E, G> {
     type Out = ();
 
     #[inline(always)]
@@ -166,9 +166,9 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
             while first < segment.len {
                 let keys = Keys { segment, first };
                 let scores = &mut scores[n + first..];
-                // What is left of a chunk beyond the segment is overwritten or never read.
+                // A chunk may run past the segment; the excess is overwritten or never read.
                 let width = width::<G>(segment.len - first, segment.capacity - first);
-                // What is before the window is overwritten.
+                // Positions before the window are overwritten.
                 if n + first + width > seen {
                     match width {
                         64 => score::<S, E, G, 64>(s, q, keys, scores, room),
@@ -181,7 +181,7 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
             n += segment.len;
         }
 
-        // A cap has the scale in it already.
+        // A cap already includes the scale.
         let scale = match softcap {
             Some(cap) => {
                 for score in scores.chunks_mut(room).flat_map(|scores| &mut scores[..n]) {
@@ -193,7 +193,7 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
         };
         let mut norms = [0f32; G];
         for (scores, norm) in scores.chunks_mut(room).zip(&mut norms) {
-            // Whole vectors: what is padded becomes 0, which changes no sum.
+            // Whole vectors only: the padding becomes 0 and changes no sum.
             scores[n..n.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
             scores[..seen].fill(f32::NEG_INFINITY);
             let scores = &mut scores[..n.next_multiple_of(LANES)];
@@ -228,23 +228,23 @@ impl<T: Operand, E: Stored, const G: usize> Loop for Several<'_, T, E, G> {
     }
 }
 
-/// How many neighbours to take at a time when so many are wanted, and so many are there with the padding.
+/// How many neighbours to take at a time, given how many are wanted and how many exist with the padding.
 #[inline(always)]
-fn width<const G: usize>(wanted: usize, there: usize) -> usize {
+fn width<const G: usize>(wanted: usize, available: usize) -> usize {
     let mut width = SUMS / G.next_power_of_two();
-    while width > LANES && (width > there || width / 2 >= wanted) {
+    while width > LANES && (width > available || width / 2 >= wanted) {
         width /= 2;
     }
     width
 }
 
-/// The keys of a segment from one position on.
+/// The keys of a segment, from one position on.
 struct Keys<'a, E> {
     segment: &'a Segment<'a, E>,
     first: usize,
 }
 
-/// Dot products of the queries with `W` neighbouring keys, `[G, W]` at `scores[g * room..]`.
+/// Dot products of the queries with `W` adjacent keys: `[G, W]` at `scores[g * room..]`.
 #[inline(always)]
 fn score<S: Simd, E: Stored, const G: usize, const W: usize>(
     s: S,
@@ -265,15 +265,15 @@ fn score<S: Simd, E: Stored, const G: usize, const W: usize>(
     }
 }
 
-/// The softmax of each query's scores, before it is divided by its sum.
+/// The softmax weights of each query, before the division by their sum.
 struct Weights<'a, const G: usize> {
     scores: &'a [f32],
     room: usize,
-    /// One over the sums.
+    /// The reciprocals of the sums.
     norms: [f32; G],
 }
 
-/// Columns of the values from one on.
+/// The values of a segment, from one column on.
 struct Values<'a, E> {
     segments: &'a [Segment<'a, E>; 2],
     value_width: usize,
@@ -282,7 +282,7 @@ struct Values<'a, E> {
     first: usize,
 }
 
-/// The weighted sums of `W` neighbouring columns of the values.
+/// The weighted sums of `W` adjacent columns of the values.
 #[inline(always)]
 fn mix<S: Simd, T: Operand, E: Stored, const G: usize, const W: usize>(
     s: S,
@@ -310,7 +310,7 @@ fn mix<S: Simd, T: Operand, E: Stored, const G: usize, const W: usize>(
     }
 }
 
-/// `sums[g] + scale[g] * x`. By value, so that the compiler keeps the sums in registers.
+/// `sums[g] + scale[g] * x`. Takes the sums by value, so that the compiler keeps them in registers.
 #[inline(always)]
 fn add_scaled<S: Simd, E: Stored, const G: usize, const W: usize>(
     s: S,

@@ -1,4 +1,4 @@
-//! Rows as GEMM operands, and rows added to rows.
+//! Conversion of rows to GEMM operands, and addition of rows.
 
 use rayon::prelude::*;
 
@@ -33,7 +33,7 @@ fn all_rows<T: Operand>(x: &CpuRows, out: &mut [T], stride: usize) {
         });
 }
 
-/// An operand in f32, as weights of `weights` take it.
+/// Converts an f32 operand to the form that weights of dtype `weights` take.
 pub(super) fn recast(isa: Isa, a: &CpuActs, weights: DType) -> CpuActs {
     let mut out = CpuActs::new(isa, a.len, a.width, weights);
     out.len = a.len;

@@ -1,4 +1,4 @@
-//! Token embeddings, out of the packed table.
+//! Token embeddings, read from the packed table.
 
 use rayon::prelude::*;
 

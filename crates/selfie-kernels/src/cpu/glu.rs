@@ -48,7 +48,7 @@ fn all_rows<T: Operand>(
         });
 }
 
-/// `activation(gate) * up` of one row.
+/// `activation(gate) * up` for one row.
 pub(super) fn gated<T: Operand>(
     isa: Isa,
     activation: Activation,

@@ -1,7 +1,7 @@
-//! The best token and the log-probability of a token, without writing the logits.
+//! The best token, and the log-probability of a token, without writing out the logits.
 //!
-//! The vocabulary is cut into chunks of [`CHUNK`] columns; a task reduces a chunk for all rows to maximum, best
-//! token and sum of exponentials, and the chunks of a row are merged in order.
+//! The vocabulary is cut into chunks of [`CHUNK`] columns. For all rows, a task reduces a chunk to its maximum, its
+//! best token and a sum of exponentials. The chunks of a row are then merged in order.
 
 use rayon::prelude::*;
 
@@ -61,7 +61,7 @@ pub(super) struct Part {
     token: u32,
     /// Sum of `e^(logit - top)`; NaN if a logit is not finite.
     sum: f32,
-    /// The logit of the token that is scored, in the chunk that holds it.
+    /// The logit of the token to score, in the chunk that holds it.
     wanted: f32,
 }
 
@@ -72,7 +72,7 @@ struct Merged {
     log_sum: f32,
 }
 
-/// Reduces all chunks, `[chunks, rows]`, and calls `each(parts, row, merged)` for every row.
+/// Reduces all chunks (`[chunks, rows]`), and calls `each(parts, row, merged)` for every row.
 fn reduce<T>(
     isa: Isa,
     free: &Scratch,
@@ -86,7 +86,7 @@ fn reduce<T>(
     let [weights] = head.parts() else {
         return Err(KernelError::Unsupported {
             op: "head",
-            reason: "the matrix is stacked of several formats".to_owned(),
+            reason: "the head is stacked from several formats; it must have one".to_owned(),
         });
     };
     let rows = a.len;
@@ -134,7 +134,7 @@ impl Loop for Mapped<'_> {
         let scale = self.map.scale;
         match self.map.softcap {
             None => self.logits.iter_mut().for_each(|x| *x *= scale),
-            // 0 times what is not finite is NaN, which a cap is not to hide.
+            // 0 times a value that is not finite is NaN, which keeps a cap from hiding it.
             Some(cap) => self.logits.iter_mut().for_each(|x| {
                 *x = s.mul_add(cap, tanh(s, *x * (scale / cap)), 0.0 * *x);
             }),
@@ -162,7 +162,7 @@ impl Loop for Chunk<'_> {
         Part {
             top,
             token: self.first + at as u32,
-            // 0 times a logit changes no sum but to NaN, where the logit is not finite.
+            // Adding 0 times a logit changes the sum only if the logit is not finite: then to NaN.
             sum: lane_sum(self.logits, |x, sum| {
                 s.mul_add(x, 0.0, sum) + exp(s, x - top)
             }),

@@ -1,4 +1,4 @@
-//! The store of keys and values.
+//! The cache of keys and values.
 
 use bytemuck::Zeroable;
 use bytemuck::allocation::zeroed_vec;
@@ -12,29 +12,29 @@ use crate::{BatchRow, DType, KernelError, KvLayout, Result, Slot};
 
 /// Keys and values on the CPU, in f32 or bf16.
 ///
-/// A segment (a prefix, or a slot's own) holds `kv_heads` blocks of keys `[head_dim, capacity]` and of
-/// values `[capacity, head_dim]`: keys lie across, so that sixteen positions are scored at once.
-/// Capacity and the width of values are padded to sixteen.
+/// A segment (a prefix, or a slot's own positions) holds `kv_heads` blocks of keys `[head_dim, capacity]` and of values
+/// `[capacity, head_dim]`. Keys are transposed so that sixteen positions are scored at once. The capacity and the width
+/// of values are padded to sixteen.
 #[derive(Clone, Debug)]
 pub struct CpuKv {
     pub(super) layout: KvLayout,
     pub(super) store: Store,
-    /// Where in a layer each prefix begins, in positions, and behind them the branches.
+    /// Where in a layer each prefix begins, in positions; the branches come after them.
     starts: Vec<usize>,
     slots: Vec<Branch>,
 }
 
-/// What is known of a slot.
+/// The state of a slot.
 #[derive(Clone, Debug)]
 struct Branch {
     prefix: usize,
-    /// Positions of the prefix that it sees, by layer.
+    /// Positions of the prefix that the slot sees, by layer.
     shared: Vec<usize>,
-    /// The end of the positions that it sees or has stored, by layer.
+    /// The end of the positions that the slot sees or has stored, by layer.
     ends: Vec<usize>,
 }
 
-/// All layers, in one of the types that there are.
+/// All layers, in one of the supported dtypes.
 #[derive(Clone, Debug)]
 pub(super) enum Store {
     F32(Vec<LayerKv<f32>>),
@@ -47,14 +47,14 @@ pub(super) struct LayerKv<E> {
     values: Vec<E>,
 }
 
-/// A segment in a layer's store, in positions.
+/// Where a segment lies in a layer's store, in positions.
 #[derive(Clone, Copy)]
 struct Place {
     start: usize,
     capacity: usize,
 }
 
-/// One segment at one layer, for one head.
+/// One segment of one layer, for one head.
 pub(super) struct Segment<'a, E> {
     /// `[head_dim, capacity]`.
     pub(super) keys: &'a [E],
@@ -93,7 +93,8 @@ impl CpuKv {
             DType::F16 => {
                 return Err(KernelError::Unsupported {
                     op: "kv",
-                    reason: "a cache of f16 on the CPU; it may be f32 or bf16".to_owned(),
+                    reason: "the CPU cannot keep keys and values in f16; use f32 or bf16"
+                        .to_owned(),
                 });
             }
         };
@@ -114,14 +115,14 @@ impl CpuKv {
         Ok(())
     }
 
-    /// Whether the row's slot and position exist at `layer`.
+    /// Checks that the row's slot and position exist at `layer`.
     pub(super) fn check(&self, op: &'static str, layer: usize, row: &BatchRow) -> Result<()> {
         check_row(op, &self.layout, layer, row, |slot| {
             self.slots[slot].shared[layer]
         })
     }
 
-    /// Stores the rotated keys and the values of rows that have been [checked](Self::check): `of_row(i)` has those of
+    /// Stores the rotated keys and the values of rows that have been [checked](Self::check). `of_row(i)` gives those of
     /// `rows[i]`, `[kv_heads * head_dim]` each.
     pub(super) fn append<'a>(
         &mut self,
@@ -166,7 +167,7 @@ impl CpuKv {
         Ok(())
     }
 
-    /// What a row sees of one head: the shared positions, then its own.
+    /// The segments of one head that a row sees: the shared positions, then its own.
     pub(super) fn segments<'a, E>(
         &self,
         store: &'a LayerKv<E>,
@@ -180,7 +181,7 @@ impl CpuKv {
             Slot::Prefix(_) => [segment(place, at + 1), segment(place, 0)],
             Slot::Branch(slot) => {
                 let branch = &self.slots[slot as usize];
-                // A slot that sees nothing may continue a prefix that does not exist.
+                // A slot that sees nothing may name a prefix that does not exist.
                 let shared = match branch.shared[layer] {
                     0 => segment(place, 0),
                     n => segment(self.prefix(branch.prefix), n),
@@ -194,7 +195,7 @@ impl CpuKv {
         value_width(&self.layout)
     }
 
-    /// The row's segment in the layer's store, and its place in it.
+    /// The row's segment in the layer's store, and its place in that segment.
     fn place(&self, layer: usize, row: &BatchRow) -> (Place, usize) {
         let position = row.position as usize;
         match row.slot {
@@ -223,7 +224,7 @@ impl CpuKv {
     }
 }
 
-/// Layers of zeros, with `shared` positions of all prefixes.
+/// Layers of zeros; the prefixes together have `shared` positions.
 fn empty<E: Zeroable>(layout: &KvLayout, shared: usize) -> Vec<LayerKv<E>> {
     let layer = |&own: &usize| {
         let heads = (shared + layout.slots * padded(own)) * layout.kv_heads;
@@ -235,8 +236,8 @@ fn empty<E: Zeroable>(layout: &KvLayout, shared: usize) -> Vec<LayerKv<E>> {
     layout.own.iter().map(layer).collect()
 }
 
-/// Copies the first positions of a segment to another one of the same capacity: for each layer where they are, where the
-/// other begins, and how many they are.
+/// Copies the first positions of a segment to another one of the same capacity. For each layer, the arguments give
+/// where the positions are, where the target begins, and how many there are.
 fn copy_layers<E: Stored>(
     layers: &mut [LayerKv<E>],
     layout: &KvLayout,

@@ -1,4 +1,4 @@
-//! Products with f32 master weights, which lie as they are trained: row after row.
+//! Products with f32 master weights. The weights lie row after row, as training updates them.
 
 use rayon::prelude::*;
 
@@ -30,7 +30,7 @@ pub(super) fn linear_f32(
     if n == 0 {
         return Ok(());
     }
-    // A task owns some columns of `out`; it writes them as rows, and they are turned afterwards.
+    // A task owns some columns of `out`. It writes them as rows, which are transposed afterwards.
     let mut columns = vec![0.0; w.len() * n];
     columns
         .par_chunks_mut(TASK_ROWS * n)
@@ -78,7 +78,7 @@ impl Loop for Dots<'_> {
             n,
             columns,
         } = self;
-        // A row of weights stays in the first-level cache for all rows of x.
+        // A row of weights stays in the L1 cache for all rows of x.
         for (columns, w) in columns.chunks_exact_mut(n).zip(w.chunks_exact(k)) {
             for (column, x) in columns.iter_mut().zip(x.chunks_exact(k)) {
                 *column = dot(s, x, w);
@@ -87,7 +87,7 @@ impl Loop for Dots<'_> {
     }
 }
 
-/// The dot product of two rows; the order of the sum depends on nothing but their length.
+/// The dot product of two rows. The order of the sum depends only on their length.
 #[inline(always)]
 fn dot<S: Simd>(s: S, x: &[f32], w: &[f32]) -> f32 {
     let (x_blocks, x_rest) = x.as_chunks::<LANES>();
@@ -102,7 +102,7 @@ fn dot<S: Simd>(s: S, x: &[f32], w: &[f32]) -> f32 {
     lanes.iter().sum()
 }
 
-/// `sums + x * w`, lane by lane. By value, so that the compiler keeps the sums in registers.
+/// `sums + x * w`, lane by lane. Takes the sums by value, so that the compiler keeps them in registers.
 #[inline(always)]
 fn add_products<S: Simd>(
     s: S,
@@ -116,7 +116,7 @@ fn add_products<S: Simd>(
     sums
 }
 
-/// `out = d · w`: the gradient of the input from that of the output.
+/// `out = d · w`: the gradient of the input, from that of the output.
 pub(super) fn linear_f32_back(isa: Isa, d: &CpuRows, w: &CpuRows, out: &mut CpuRows) -> Result<()> {
     const OP: &str = "linear_f32_back";
     check_shape(OP, "rows of the weight", d.width(), w.len())?;
@@ -160,7 +160,7 @@ pub(super) fn linear_f32_back(isa: Isa, d: &CpuRows, w: &CpuRows, out: &mut CpuR
     Ok(())
 }
 
-/// Columns that [`linear_f32_back`] sums at a time: with [`GROUP`] rows they stay in the first-level cache.
+/// Columns that [`linear_f32_back`] sums at a time. With [`GROUP`] rows they stay in the L1 cache.
 const STRIP: usize = 512;
 /// Rows of a strip.
 const GROUP: usize = 16;

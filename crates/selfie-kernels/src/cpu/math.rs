@@ -1,10 +1,10 @@
-//! exp and bf16 rounding in forms that compilers turn into vector code.
+//! exp, tanh and bf16 rounding, in forms that compilers vectorize.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::simd::{LANES, Simd};
 
-/// `e^x` to within 2 units in the last place, 0 below -87.3, saturated above 88.
+/// `e^x` to within 2 units in the last place; 0 below -87.3, saturated above 88.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -15,7 +15,7 @@ pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
     let shifted = s.mul_add(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = s.mul_add(n, -LN2_LOW, s.mul_add(n, -LN2_HIGH, clamped));
-    // Taylor to the 7th power: |r| <= ln 2 / 2 leaves 5e-9.
+    // Taylor series to the 7th power: |r| <= ln 2 / 2 leaves an error of 5e-9.
     let mut p = 1.0 / 5040.0;
     for c in [
         1.0 / 720.0,
@@ -32,12 +32,12 @@ pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * scale }
 }
 
-/// `tanh x`, to within 4 units in the last place.
+/// `tanh x` to within 4 units in the last place.
 #[inline(always)]
 pub(super) fn tanh<S: Simd>(s: S, x: f32) -> f32 {
     let e = exp(s, -2.0 * x.abs());
     let large = ((1.0 - e) / (1.0 + e)).copysign(x);
-    // Near 0 the difference above would lose digits: Taylor to the 9th power, 5e-9 at 0.25.
+    // Near 0 the difference above would lose digits. The Taylor series to the 9th power is off by 5e-9 at 0.25.
     let square = x * x;
     let mut p = 62.0 / 2835.0;
     for c in [-17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0, 1.0] {
@@ -46,13 +46,13 @@ pub(super) fn tanh<S: Simd>(s: S, x: f32) -> f32 {
     if x.abs() < 0.25 { x * p } else { large }
 }
 
-/// `1 + e^-x`: the logistic function is one over it.
+/// `1 + e^-x`; the logistic function is its reciprocal.
 #[inline(always)]
 pub(super) fn one_plus_exp<S: Simd>(s: S, x: f32) -> f32 {
     1.0 + exp(s, -x)
 }
 
-/// The argument `u` for which `x / (1 + e^-u)` is the approximated GELU: `tanh(z) = 2 / (1 + e^-2z) - 1`.
+/// The argument `u` for which `x / (1 + e^-u)` is the approximated GELU, since `tanh(z) = 2 / (1 + e^-2z) - 1`.
 #[inline(always)]
 pub(super) fn gelu_argument<S: Simd>(s: S, x: f32) -> f32 {
     GELU_SLOPE * s.mul_add(GELU_CUBE * x * x, x, x)
@@ -78,7 +78,7 @@ pub(super) fn lane_sum(values: &[f32], mut f: impl FnMut(f32, f32) -> f32) -> f3
     lanes.iter().sum()
 }
 
-/// The largest value, `-inf` of none.
+/// The largest value; `-inf` for an empty slice.
 #[inline(always)]
 pub(super) fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -94,7 +94,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
     lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// A value that a GEMM reads: f32 as it is, or rounded to bf16.
+/// A value that a GEMM reads: an f32, or one rounded to bf16.
 pub(super) trait Operand: Copy + Send + Sync {
     fn round(x: f32) -> Self;
 }
@@ -113,7 +113,7 @@ impl Operand for half::bf16 {
     }
 }
 
-/// A number of the cache of keys and values.
+/// An element of the cache of keys and values.
 pub(super) trait Stored: Operand + Zeroable {
     fn widen(self) -> f32;
 }
@@ -126,14 +126,14 @@ impl Stored for f32 {
 }
 
 impl Stored for half::bf16 {
-    /// Unlike [`half::bf16::to_f32`] without a branch.
+    /// Unlike [`half::bf16::to_f32`], this has no branch.
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 }
 
-/// A bf16 that is kept as an f32.
+/// A bf16 stored as an f32.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub(super) struct RoundedF32(f32);
@@ -145,7 +145,7 @@ impl Operand for RoundedF32 {
     }
 }
 
-/// The nearest bf16 in the upper half, ties to even; unlike [`half::bf16::from_f32`] without a branch.
+/// The nearest bf16, ties to even, in the upper half. Unlike [`half::bf16::from_f32`], this has no branch.
 #[inline(always)]
 fn round_bits(x: f32) -> u32 {
     let bits = x.to_bits();

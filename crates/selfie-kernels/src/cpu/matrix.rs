@@ -5,16 +5,16 @@ use super::pack::PlainPanels;
 use crate::error::check_shape;
 use crate::{DType, Format, KernelError, MatrixSource, Result};
 
-/// A weight matrix `[out, in]`, packed for the kernels; its only copy in memory.
+/// A weight matrix `[out, in]`, packed for the kernels. This is its only copy in memory.
 ///
-/// Matrices that are stacked along `out` may have different formats: each run of them in one format is a part.
+/// Matrices stacked along `out` may have different formats. Each run of one format is a part.
 pub struct CpuMatrix {
     parts: Vec<Part>,
     pub(super) rows: usize,
     pub(super) columns: usize,
 }
 
-/// Rows of a matrix in one format.
+/// The rows of a matrix that share a format.
 pub(super) struct Part {
     /// The first row of the matrix.
     pub(super) first: usize,
@@ -69,7 +69,7 @@ impl CpuMatrix {
         self.columns
     }
 
-    /// The format of each part, and how many rows it has.
+    /// The format of each part and its number of rows.
     pub fn formats(&self) -> impl Iterator<Item = (Format, usize)> {
         self.parts.iter().map(|part| (part.format(), part.rows))
     }
@@ -113,7 +113,7 @@ impl Part {
     }
 }
 
-/// Counts the row of an error from the first part on, which has `rows` before this one.
+/// Shifts the row of an error to count from the first part, when `rows` rows precede this part.
 fn below(rows: usize, error: KernelError) -> KernelError {
     match error {
         KernelError::NotFinite {

@@ -29,7 +29,7 @@ pub(super) fn glu_f32(
     Ok(())
 }
 
-/// The gradients of gate and up from that of `activation(gate) * up`.
+/// The gradients of gate and up, from that of `activation(gate) * up`.
 pub(super) fn mlp_backward(
     isa: Isa,
     activation: Activation,
@@ -74,7 +74,7 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Calls `slope(gate)` for the activation and its slope of each column.
+    /// Calls `slope(gate)` for each column; it returns the activation and its slope.
     #[inline(always)]
     fn each(self, slope: impl Fn(f32) -> (f32, f32)) {
         let outputs = self.d_gate.iter_mut().zip(self.d_up);

@@ -48,16 +48,16 @@ use simd::Isa;
 /// How to set up a [`Cpu`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Worker threads; `None` is one for each core that the process may use.
+    /// Worker threads. `None` means one for each core that the process may use.
     pub threads: Option<usize>,
-    /// An instruction-set path to force; `None` takes the best that the machine has.
+    /// The instruction-set path to force. `None` takes the best one that the machine has.
     pub path: Option<CpuPath>,
 }
 
 /// The CPU backend: its threads and its instruction set. Clones share the threads.
 ///
-/// The same row gives the same bits in any batch, on any number of threads, and whoever else calls at the same time;
-/// different paths round differently.
+/// A row gets the same bits in any batch, on any number of threads, and whatever else runs at the same time. Different
+/// paths round differently.
 #[derive(Clone)]
 pub struct Cpu {
     isa: Isa,
@@ -65,7 +65,7 @@ pub struct Cpu {
     scratch: Arc<Scratch>,
 }
 
-/// Room that calls share.
+/// Scratch memory that calls share.
 #[derive(Debug, Default)]
 struct Scratch {
     head_parts: FreeList<Part>,
@@ -99,9 +99,9 @@ impl Cpu {
         self.pool.current_num_threads()
     }
 
-    /// An error when `bytes` do not fit what is free.
+    /// An error if `bytes` do not fit the free memory.
     fn check_memory(&self, what: &'static str, bytes: u64) -> Result<()> {
-        // Small buffers are not worth asking the kernel for.
+        // Small buffers are not worth a system call.
         if bytes < 16 << 20 {
             return Ok(());
         }
@@ -134,7 +134,7 @@ impl Backend for Cpu {
     fn memory(&self) -> Result<Memory> {
         let mut system = System::new().map_err(KernelError::Memory)?;
         system.refresh_memory();
-        // A container's limit is the memory that there really is.
+        // A container's limit is the memory it really has.
         let (total, free) = match system.cgroup_limits() {
             Some(limits) => (limits.total_memory, limits.free_memory),
             None => (system.total_memory(), system.available_memory()),

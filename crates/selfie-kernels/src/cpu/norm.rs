@@ -124,7 +124,7 @@ impl<T: Operand> Loop for Row<'_, T> {
 #[inline(always)]
 fn scale<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
     let squares = lane_sum(x, |x, sum| s.mul_add(x, x, sum));
-    // A sum that overflows would scale the row to zeros, which nobody could tell from a sound one.
+    // A sum that overflows would scale the row to zeros, indistinguishable from a real one.
     if squares.is_finite() {
         1.0 / (squares / x.len() as f32 + eps).sqrt()
     } else {

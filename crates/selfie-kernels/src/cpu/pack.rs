@@ -1,4 +1,4 @@
-//! The packed form of a matrix of plain values.
+//! The packed form of a matrix of plain (not quantized) values.
 
 use std::io;
 use std::ops::Range;
@@ -20,10 +20,10 @@ const LINE: usize = 64;
 
 /// A weight matrix `[out, in]`, packed for the GEMM kernels.
 ///
-/// Sixteen output columns form a panel, and a panel is a run of 64-byte lines along `in`. A line holds, for
-/// each of its 16 columns: one f32; or two neighbours in k as a bf16 pair (what the dot-product and
-/// tile instructions take); or for f16 two half lines, k and k + 1. `out` is padded with zeros
-/// to two panels, bf16's `in` to 32.
+/// Sixteen output columns form a panel, and a panel is a run of 64-byte lines along `in`. For each of its 16 columns a
+/// line holds one of these: one f32; a bf16 pair of two adjacent steps of k, as the dot-product and tile instructions
+/// take it; or, for f16, steps k and k + 1 in two half lines. `out` is padded with zeros to two panels, and `in` of
+/// bf16 to 32.
 pub(super) struct PlainPanels {
     map: MmapMut,
     pub(super) dtype: DType,
@@ -42,7 +42,7 @@ impl PlainPanels {
             DType::Bf16 => columns.next_multiple_of(K_PAD) / 2,
         };
         let panels = rows.next_multiple_of(2 * PANEL) / PANEL;
-        // Pages come zeroed and aligned; huge ones spare most of the address look-ups of a pass over the weights.
+        // Mapped pages come zeroed and aligned. Huge pages avoid most address look-ups of a pass over the weights.
         let mut map = MmapMut::map_anon((panels * lines * LINE).max(LINE))?;
         #[cfg(target_os = "linux")]
         let _ = map.advise(Advice::HugePage);
@@ -79,7 +79,7 @@ impl PlainPanels {
         &self.map[pair * bytes..][..bytes]
     }
 
-    /// Up to `n` lines from `first` on, of each panel of a pair.
+    /// Up to `n` lines of each panel of a pair, from line `first` on.
     pub(super) fn panels(&self, pair: usize, first: usize, n: usize) -> [&[u8]; 2] {
         let (start, end) = (first.min(self.lines), self.lines.min(first + n));
         let (first, second) = self.pair(pair).split_at(self.lines * LINE);
@@ -118,7 +118,7 @@ fn bf16_at(k: usize, lane: usize) -> usize {
     k / 2 * 2 * PANEL + lane * 2 + k % 2
 }
 
-/// A run of panels that one task fills; `first` is its first row in the matrix.
+/// A run of panels for one task to fill; `first` is its first row in the matrix.
 struct Panels<'a> {
     out: &'a mut [u8],
     first: usize,
@@ -165,7 +165,7 @@ fn pack_from<S: Element>(
     }
 }
 
-/// A source that gave other bytes than its shape has.
+/// The error for a source that gives a wrong number of bytes for its shape.
 #[cold]
 pub(super) fn wrong_length(rows: usize, bytes: usize) -> KernelError {
     KernelError::Read(io::Error::new(
@@ -174,10 +174,10 @@ pub(super) fn wrong_length(rows: usize, bytes: usize) -> KernelError {
     ))
 }
 
-/// Columns that are packed at a time.
+/// Columns to pack at a time.
 const BLOCK: usize = 128;
 
-/// Writes rows of `S` into panels of `D`, whose lines are `W`s of each column: one or two steps of k.
+/// Writes rows of `S` into panels of `D`. A line holds one `W` per column, which is one or two steps of k.
 fn pack_as<S: Element, D: Element, W: Pod>(
     bytes: &[u8],
     columns: usize,
@@ -204,7 +204,7 @@ fn pack_as<S: Element, D: Element, W: Pod>(
                 }
             }
             let out = &mut out[k0 / line_k..k1.div_ceil(line_k)];
-            turn(
+            transpose(
                 bytemuck::cast_slice::<_, W>(block.as_flattened()),
                 lanes.clone(),
                 out,
@@ -215,7 +215,7 @@ fn pack_as<S: Element, D: Element, W: Pod>(
     Ok(())
 }
 
-/// Converts a part of a row, and says whether all of it is finite. What is left of `out` becomes 0.
+/// Converts a part of a row and returns whether all of it is finite. The rest of `out` becomes 0.
 fn convert<S: Element, D: Element>(source: &[u8], out: &mut [D; BLOCK]) -> bool {
     let mut finite = true;
     let n = source.len() / size_of::<S>();
@@ -227,8 +227,8 @@ fn convert<S: Element, D: Element>(source: &[u8], out: &mut [D; BLOCK]) -> bool 
     finite
 }
 
-/// Writes the rows of a block, which are the lanes of a panel, as columns.
-fn turn<W: Pod>(block: &[W], lanes: Range<usize>, out: &mut [[W; PANEL]]) {
+/// Transposes a block: its rows, the lanes of a panel, become columns.
+fn transpose<W: Pod>(block: &[W], lanes: Range<usize>, out: &mut [[W; PANEL]]) {
     let width = block.len() / PANEL;
     if lanes.len() == PANEL {
         for (k, out) in out.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! Which instruction set runs, chosen in one place.
+//! Chooses the instruction set, in one place.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub enum CpuPath {
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 with the dot products of bf16 and of bytes.
+    /// AVX-512 with its dot products of bf16 and of bytes.
     Avx512,
     /// AMX tiles for bf16 weights, AVX-512 for the rest.
     Amx,
@@ -36,8 +36,8 @@ impl CpuPath {
             .collect()
     }
 
-    /// Rows of a full pass. Tiles multiply 200 rows in the time that the weights take to be read, the other paths less
-    /// than 50.
+    /// Rows of a full pass. In the time it takes to read the weights, AMX tiles multiply 200 rows; the other paths
+    /// multiply fewer than 50.
     pub(super) const fn pass_rows(self) -> usize {
         match self {
             CpuPath::Portable | CpuPath::Avx2 | CpuPath::Avx512 => 512,
@@ -73,7 +73,7 @@ impl FromStr for CpuPath {
     }
 }
 
-/// The instruction set of `forced`, or of the best path there is.
+/// The instruction set of `forced`, or of the best path available.
 pub(super) fn choose(forced: Option<CpuPath>) -> Result<Isa> {
     match forced {
         Some(path) => {

@@ -1,4 +1,4 @@
-//! What a probe does with rows: gather, inject.
+//! The row operations of a probe: gather and inject.
 
 use super::CpuRows;
 use crate::batch::LEAST_LENGTH;
@@ -19,7 +19,7 @@ pub(super) fn gather(src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Resul
     Ok(())
 }
 
-/// Rows that injections were to write on the CPU, and rows that they wrote.
+/// How many rows injections should have written on the CPU, and how many they did write.
 #[derive(Clone, Debug, Default)]
 pub struct CpuTally {
     asked: u64,
@@ -59,7 +59,7 @@ pub(super) fn inject(
         let pairs = h.iter_mut().zip(v);
         if form.unit {
             let length = length(v).max(LEAST_LENGTH);
-            // Divided first: a scale that is divided may leave the range of f32.
+            // Divide first: the quotient of a scale could leave the range of f32.
             pairs.for_each(|(h, &v)| *h = scale * (v / length) + keep * *h);
         } else {
             pairs.for_each(|(h, &v)| *h = scale * v + keep * *h);
@@ -69,7 +69,7 @@ pub(super) fn inject(
     Ok(())
 }
 
-/// The Euclidean length, from squares in f64, which has room for that of any f32. The order of the sum is fixed.
+/// The Euclidean length, from f64 squares, which hold the square of any f32. The order of the sum is fixed.
 fn length(values: &[f32]) -> f32 {
     let mut lanes = [0f64; 8];
     for chunk in values.chunks(8) {

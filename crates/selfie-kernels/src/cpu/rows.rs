@@ -1,4 +1,4 @@
-//! Buffers: f32 rows, GEMM operands, vectors, batches.
+//! Buffers: f32 rows, GEMM operands, vectors and batches.
 
 use half::bf16;
 
@@ -7,7 +7,7 @@ use super::simd::Isa;
 use crate::error::{check_index, check_shape};
 use crate::{BatchRow, DType, KernelError, Result};
 
-/// Columns of a GEMM operand are padded with zeros to a multiple of this.
+/// The columns of a GEMM operand are padded with zeros to a multiple of this.
 pub(super) const K_PAD: usize = 32;
 
 /// Bytes of a cache line.
@@ -67,7 +67,7 @@ impl CpuRows {
         self.len = 0;
     }
 
-    /// Makes `len` rows the ones in use.
+    /// Sets the number of rows in use.
     pub(super) fn set_len(&mut self, op: &'static str, len: usize) -> Result<()> {
         let capacity = self.data.len().checked_div(self.width).unwrap_or(len);
         if len > capacity {
@@ -83,12 +83,12 @@ impl CpuRows {
     }
 }
 
-/// The values of a GEMM operand, as the weights and the path ask for.
+/// The values of a GEMM operand, in the form that the weights and the path require.
 #[derive(Clone, Debug)]
 pub(super) enum ActValues {
-    /// For bf16 weights where the hardware multiplies bf16: pairs of neighbours, the first one in the low half.
+    /// For bf16 weights if the hardware multiplies bf16: pairs of adjacent values, the first one in the low half.
     Bf16(Vec<u32>),
-    /// For bf16 weights elsewhere.
+    /// For bf16 weights otherwise.
     Rounded(Vec<RoundedF32>),
     /// For f32 and f16 weights.
     F32(Vec<f32>),
@@ -105,12 +105,12 @@ impl ActValues {
         }
     }
 
-    /// Whether products with such weights on this path take these values.
+    /// Whether products with weights of this dtype take these values on this path.
     pub(super) fn fit(&self, isa: Isa, weights: DType) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(&Self::new(isa, weights, 0))
     }
 
-    /// Bytes of a value.
+    /// Bytes of one value.
     fn size(&self) -> usize {
         match self {
             ActValues::Bf16(_) => 2,
@@ -118,7 +118,7 @@ impl ActValues {
         }
     }
 
-    /// Pairs of bf16; none of values of another form.
+    /// The bf16 pairs; empty for the other forms.
     pub(super) fn pairs(&self) -> &[u32] {
         match self {
             ActValues::Bf16(v) => v,
@@ -126,7 +126,7 @@ impl ActValues {
         }
     }
 
-    /// Values in f32; none of values of another form.
+    /// The f32 values; empty for the other forms.
     pub(super) fn f32(&self) -> &[f32] {
         match self {
             ActValues::Bf16(_) => &[],
@@ -136,12 +136,12 @@ impl ActValues {
     }
 }
 
-/// Rows of a GEMM operand on the CPU. For bf16 weights they are rounded to bf16, else f32.
+/// Rows of a GEMM operand on the CPU: rounded to bf16 for bf16 weights, f32 for others.
 #[derive(Clone, Debug)]
 pub struct CpuActs {
     pub(super) values: ActValues,
     pub(super) width: usize,
-    /// Distance of two rows: the width, padded.
+    /// Distance between two rows: the padded width.
     pub(super) stride: usize,
     pub(super) len: usize,
     capacity: usize,
@@ -151,7 +151,7 @@ impl CpuActs {
     pub(super) fn new(isa: Isa, capacity: usize, width: usize, weights: DType) -> Self {
         let element = ActValues::new(isa, weights, 0).size();
         let mut stride = width.next_multiple_of(K_PAD);
-        // An odd number of lines, so that the rows of a tile do not meet in a few sets of the cache.
+        // An odd number of lines, so that the rows of a tile do not compete for a few cache sets.
         if (stride * element / LINE).is_multiple_of(2) {
             stride += LINE / element;
         }
@@ -176,7 +176,7 @@ impl CpuActs {
         }
     }
 
-    /// Makes `len` rows of `width` the ones in use.
+    /// Sets the number of rows in use; they must have `width` columns.
     pub(super) fn set_len(&mut self, op: &'static str, len: usize, width: usize) -> Result<()> {
         check_shape(op, "width of the output", width, self.width)?;
         if len > 0 {

@@ -1,7 +1,7 @@
-//! Room for intermediate values, kept between calls.
+//! Scratch memory for intermediate values, kept between calls.
 //!
-//! Nothing here is locked while an op works: a thread that waits for others in the middle of an op may begin
-//! another caller's, which asks for the same room.
+//! Nothing here stays locked while an op works. A thread that waits for others in the middle of an op may start another
+//! caller's op, which asks for the same memory.
 
 use std::cell::Cell;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ thread_local! {
     static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` values of the calling thread's buffer, as the last user left them.
+/// Calls `f` with `len` values of the calling thread's buffer, which hold whatever the last user left.
 pub(super) fn with_room<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = ROOM.take();
     if buffer.len() < len {
@@ -21,7 +21,7 @@ pub(super) fn with_room<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
-/// Buffers that nobody uses just now: as many as there were calls at the same time.
+/// The buffers not in use: as many as there have been simultaneous calls.
 #[derive(Debug)]
 pub(super) struct FreeList<T>(Mutex<Vec<Vec<T>>>);
 
@@ -32,7 +32,7 @@ impl<T> Default for FreeList<T> {
 }
 
 impl<T: Clone + Default> FreeList<T> {
-    /// Calls `f` with a buffer of `len` values, as the last user left them.
+    /// Calls `f` with a buffer of `len` values, which hold whatever the last user left.
     pub(super) fn with<R>(&self, len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
         let mut buffer = self.free().pop().unwrap_or_default();
         buffer.resize(len, T::default());

@@ -1,14 +1,14 @@
-//! Tokens that prove an instruction set, and a way to compile one loop for each of them.
+//! Tokens that prove an instruction set is available, and a way to compile one loop for each of them.
 
 use super::CpuPath;
 
-/// Rows of floats that are summed side by side; a fixed number, so that the order of a sum does not
-/// depend on the instruction set's width.
+/// Floats that are summed side by side. A fixed number, so that the order of a sum does not depend on the instruction
+/// set's width.
 pub(super) const LANES: usize = 16;
 
-/// What a loop may use of the instruction set that it is compiled for.
+/// The operations that a loop takes from the instruction set it is compiled for.
 pub(super) trait Simd: Copy {
-    /// `a * b + c`, fused where the hardware does that in one instruction.
+    /// `a * b + c`, fused if one instruction of the hardware does it.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
 }
 
@@ -21,15 +21,16 @@ pub(super) trait Loop {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Portable;
 
-/// Proof that AVX2, FMA and F16C are there.
+/// Proof that AVX2, FMA and F16C are available.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx2(());
 
-/// Proof that AVX-512 F, BW, VL, BF16 and VNNI are there, and all that [`Avx2`] proves.
+/// Proof that AVX-512 F, BW, VL, BF16 and VNNI are available, and everything that [`Avx2`] proves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx512(());
 
-/// Proof that AMX tiles with bf16 are there, that the kernel lets this process use them, and all that [`Avx512`] proves.
+/// Proof that AMX tiles with bf16 are available, that the kernel lets this process use them, and everything that
+/// [`Avx512`] proves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Amx {
     pub(super) avx512: Avx512,
@@ -66,7 +67,7 @@ impl Isa {
         }
     }
 
-    /// Runs the loop with the instruction set's code.
+    /// Runs the loop, compiled for the instruction set.
     #[inline]
     pub(super) fn run<L: Loop>(self, l: L) -> L::Out {
         match self {
@@ -113,7 +114,7 @@ impl Avx2 {
         fn with_avx2<L: Loop>(s: Avx2, l: L) -> L::Out {
             l.run(s)
         }
-        // SAFETY: `self` proves that the features are there.
+        // SAFETY: `self` proves that the features are present.
         unsafe { with_avx2(self, l) }
     }
 }
@@ -136,7 +137,7 @@ impl Avx512 {
         fn with_avx512<L: Loop>(s: Avx512, l: L) -> L::Out {
             l.run(s)
         }
-        // SAFETY: `self` proves that the features are there.
+        // SAFETY: `self` proves that the features are present.
         unsafe { with_avx512(self, l) }
     }
 }
@@ -160,14 +161,14 @@ impl Amx {
     }
 }
 
-/// Asks Linux (5.16 or newer) for the 8 KiB of tile registers; threads that start later have them too.
+/// Asks Linux (5.16 or newer) for the 8 KiB of tile registers. Threads started later have them too.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn request_tile_data() -> bool {
     const SYS_ARCH_PRCTL: u64 = 158;
     const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
     const XFEATURE_XTILEDATA: u64 = 18;
     let status: i64;
-    // SAFETY: this system call takes two numbers, and touches no memory of this process.
+    // SAFETY: this system call takes two numbers and touches no memory of this process.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -182,7 +183,7 @@ fn request_tile_data() -> bool {
     status == 0
 }
 
-/// Elsewhere the proofs cannot be constructed.
+/// On other targets the proofs cannot be constructed.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 impl Amx {
     fn new() -> Option<Self> {

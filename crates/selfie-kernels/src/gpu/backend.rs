@@ -1,4 +1,4 @@
-//! The backend: storage, and where each op is.
+//! The backend: storage, and the dispatch of each op.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,15 +15,15 @@ use crate::{
     KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
 };
 
-/// A GPU, by way of a [`Driver`]. Clones share the device, its stream and its memory.
+/// A GPU behind a [`Driver`]. Clones share the device, its stream and its memory.
 ///
-/// GEMM operands, keys and values have the dtype of the weights; the residual stream and sums are f32. Ops check what
-/// they are given on the host, then put their work on the driver's stream; only [`head_best`](Backend::head_best),
+/// GEMM operands, keys and values have the dtype of the weights; the residual stream and sums are f32. Ops check their
+/// arguments on the host, then put their work on the driver's stream. Only [`head_best`](Backend::head_best),
 /// [`head_score`](Backend::head_score) and reads wait for it.
 pub struct Gpu<D: Driver> {
     pub(super) driver: Arc<D>,
     pub(super) splits: Splits,
-    /// The device's multiprocessors, where products of few rows are taken by our own kernel.
+    /// The device's multiprocessors, if our own kernel computes products of few rows.
     pub(super) matvec: Option<u32>,
     scratch: Arc<Mutex<Scratch<D>>>,
 }
@@ -40,9 +40,9 @@ impl<D: Driver> Clone for Gpu<D> {
 }
 
 impl<D: Driver> Gpu<D> {
-    /// A backend on a device. `splits` says how attention cuts long contexts; with [`Splits::Fixed`] a row has the same
-    /// bits in any batch, as far as the driver's matrix products have them; with [`Splits::Fill`] our own kernel takes
-    /// products of few rows.
+    /// A backend on a device. `splits` says how attention cuts long contexts. With [`Splits::Fixed`] a row has the same
+    /// bits in any batch, provided that the driver's matrix products do too. With [`Splits::Fill`] our own kernel
+    /// computes products of few rows.
     pub fn new(driver: D, splits: Splits) -> Result<Self> {
         let driver = Arc::new(driver);
         let matvec = match splits {
@@ -57,7 +57,7 @@ impl<D: Driver> Gpu<D> {
         })
     }
 
-    /// The backend with all matrix products left to the driver.
+    /// This backend, with all matrix products left to the driver.
     pub fn without_matvec(self) -> Self {
         Self {
             matvec: None,
@@ -70,20 +70,21 @@ impl<D: Driver> Gpu<D> {
         &self.driver
     }
 
-    /// The buffers that ops share. Who holds them may upload a list and launch the kernel that reads it. Held from the
-    /// first use of a buffer until all that uses it is on the stream, whose order then keeps callers apart; nothing
-    /// that is done meanwhile runs on rayon's threads, where a waiting thread may begin another caller's op.
+    /// The buffers that ops share. The holder of the lock may upload a list and launch the kernel that reads it. Hold
+    /// the lock from the first use of a buffer until all work that uses it is on the stream; the order of the stream
+    /// then keeps callers apart. Nothing done meanwhile may run on rayon's threads, where a waiting thread may start
+    /// another caller's op.
     pub(super) fn scratch(&self) -> MutexGuard<'_, Scratch<D>> {
-        // An op that panicked may have left half a list; the next one writes its own.
+        // An op that panicked may have left half a list; the next op writes its own.
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A size as kernels take it.
-pub(super) fn small(op: &'static str, n: usize) -> Result<u32> {
+/// A size as the 32-bit number that kernels take.
+pub(super) fn to_u32(op: &'static str, n: usize) -> Result<u32> {
     u32::try_from(n).map_err(|_| KernelError::Unsupported {
         op,
-        reason: format!("a size of {n} is more than kernels count to"),
+        reason: format!("a size of {n} does not fit the 32 bits that a GPU kernel counts with"),
     })
 }
 

@@ -1,4 +1,4 @@
-//! What lies on the device.
+//! Buffers on the device.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::{BatchRow, DType, KernelError, Result};
 
 use super::plan::{AttentionWork, slot_word};
 
-/// Memory of the device, given back when it is dropped.
+/// Device memory, freed on drop.
 pub(super) struct Buffer<D: Driver> {
     driver: Arc<D>,
     address: u64,
@@ -47,17 +47,18 @@ impl<D: Driver> Buffer<D> {
         unsafe { self.driver.write(self.address + offset, bytes) }
     }
 
-    /// Reads at `offset`, where something has been written before.
+    /// Reads at `offset`; something must have been written there before.
     pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         assert!(offset + bytes.len() as u64 <= self.bytes);
-        // SAFETY: the range lies in the allocation; what is not written is a bug of the caller that a simulator finds.
+        // SAFETY: the range lies in the allocation. Reading unwritten bytes is a bug of the caller that the simulator
+        // finds.
         unsafe { self.driver.read(self.address + offset, bytes) }
     }
 }
 
 impl<D: Driver> Drop for Buffer<D> {
     fn drop(&mut self) {
-        // SAFETY: the buffer owns its allocation, and nothing refers to it any more.
+        // SAFETY: the buffer owns its allocation, and nothing else refers to it any more.
         unsafe { self.driver.free(self.address) };
     }
 }
@@ -125,7 +126,7 @@ impl<D: Driver> GpuRows<D> {
         self.width as u64 * 4
     }
 
-    /// Makes `len` rows the ones in use.
+    /// Sets the number of rows in use.
     pub(super) fn set_len(&mut self, op: &'static str, len: usize) -> Result<()> {
         if len > 0 {
             check_index(op, "row", len - 1, self.capacity)?;
@@ -159,7 +160,7 @@ impl<D: Driver> GpuActs<D> {
         self.buffer.address()
     }
 
-    /// Makes `len` rows of `width` the ones in use.
+    /// Sets the number of rows in use; they must have `width` columns.
     pub(super) fn set_len(&mut self, op: &'static str, len: usize, width: usize) -> Result<()> {
         check_shape(op, "width of the output", width, self.width)?;
         if len > 0 {
@@ -169,7 +170,7 @@ impl<D: Driver> GpuActs<D> {
         Ok(())
     }
 
-    /// An error unless this is an operand for `weights`.
+    /// An error unless this operand was made for `weights`.
     pub(super) fn check(&self, op: &'static str, weights: &GpuMatrix<D>) -> Result<()> {
         check_shape(op, "width of the operand", weights.columns, self.width)?;
         if self.dtype == weights.dtype {
@@ -178,7 +179,7 @@ impl<D: Driver> GpuActs<D> {
         Err(KernelError::Unsupported {
             op,
             reason: format!(
-                "{} weights with an operand of {}",
+                "the weights are {} but the operand is {}; make the operand for these weights",
                 weights.dtype, self.dtype
             ),
         })
@@ -187,7 +188,7 @@ impl<D: Driver> GpuActs<D> {
 
 /// The rows of a batch: on the host for checks, on the device for kernels.
 pub struct GpuBatch<D: Driver> {
-    /// u32: tokens, slots, positions, `[n]` each, then, aligned to 16 bytes, the words of `work`.
+    /// u32: tokens, slots and positions, `[n]` each; then, aligned to 16 bytes, the words of `work`.
     pub(super) buffer: Buffer<D>,
     pub(super) rows: Vec<BatchRow>,
     pub(super) work: AttentionWork,
@@ -205,7 +206,7 @@ impl<D: Driver> GpuBatch<D> {
         })
     }
 
-    /// Replaces the rows, in one upload.
+    /// Replaces the rows in one upload.
     pub(super) fn load(&mut self, rows: &[BatchRow]) -> Result<()> {
         if !rows.is_empty() {
             check_index("load_batch", "row", rows.len() - 1, self.capacity)?;
@@ -239,7 +240,7 @@ impl<D: Driver> GpuBatch<D> {
     }
 }
 
-/// Words of the three lists of `n` rows.
+/// Words in the three lists of `n` rows.
 fn lists(n: usize) -> usize {
     (3 * n).next_multiple_of(4)
 }

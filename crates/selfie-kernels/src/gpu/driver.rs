@@ -1,37 +1,37 @@
-//! What a device has to be able to do.
+//! What a device must be able to do.
 
 use super::Launch;
 use crate::{DType, Memory, Result};
 
-/// A device: memory, copies, launches and matrix products, in the order in which they are asked for.
+/// A device: memory, copies, launches and matrix products, in the order they are requested.
 ///
-/// Addresses are plain numbers, as kernels see them. All work goes to one stream: each call sees what the calls
-/// before it have written, and only [`read`](Driver::read) and [`synchronize`](Driver::synchronize) wait for
-/// the device. An error of a launch may therefore come out of a later call.
+/// Addresses are plain numbers, as kernels see them. All work goes to one stream. Each call sees what earlier calls
+/// have written. Only [`read`](Driver::read) and [`synchronize`](Driver::synchronize) wait for the device, so a later
+/// call may report the error of a launch.
 pub trait Driver: Send + Sync + 'static {
-    /// What to call this device, with its compute capability.
+    /// The device's name and compute capability.
     fn describe(&self) -> String;
 
-    /// The device's memory, now.
+    /// The device's memory at this moment.
     fn memory(&self) -> Result<Memory>;
 
-    /// `bytes` of memory, aligned to 256 bytes, its contents undefined; an address even for 0 bytes. `what` is what
-    /// an error calls it.
+    /// Allocates `bytes` of memory, aligned to 256 bytes, with undefined contents. 0 bytes give an address too. Errors
+    /// call the allocation `what`.
     fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64>;
 
-    /// Gives memory back, after the work that was asked for before.
+    /// Frees memory, after the work requested so far.
     ///
     /// # Safety
-    /// `address` came from [`alloc`](Driver::alloc), has not been freed, and no later call uses it.
+    /// `address` came from [`alloc`](Driver::alloc) and has not been freed, and no later call uses it.
     unsafe fn free(&self, address: u64);
 
-    /// Copies `bytes` to the device. They have been taken when it returns; the device may get them later.
+    /// Copies `bytes` to the device. On return the bytes have been read; the device may receive them later.
     ///
     /// # Safety
     /// `to..to + bytes.len()` lies in one allocation.
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Copies from the device and waits for it.
+    /// Copies from the device, and waits for it.
     ///
     /// # Safety
     /// `from..from + bytes.len()` lies in one allocation and has been written.
@@ -43,21 +43,21 @@ pub trait Driver: Send + Sync + 'static {
     /// `at..at + bytes` lies in one allocation.
     unsafe fn zero(&self, at: u64, bytes: u64) -> Result<()>;
 
-    /// Runs a kernel. Its module is loaded when it is first asked for; dynamic shared memory may be up to 99 KiB, which a
-    /// GPU has to be told of beyond 48.
+    /// Runs a kernel. Its module is loaded at the first launch. Dynamic shared memory may be up to 99 KiB; a GPU needs
+    /// an opt-in beyond 48 KiB.
     ///
     /// # Safety
-    /// The arguments are what the kernel's header asks for: as many, of these types, and each address with as many
-    /// bytes behind it, in one allocation, as the header says that the kernel reads or writes there.
+    /// The arguments match the kernel's header in number and type. Each address is followed, within one allocation, by
+    /// the bytes that the header says the kernel reads or writes.
     unsafe fn launch(&self, launch: &Launch) -> Result<()>;
 
     /// Multiplies matrices. Products of bf16 and f16 are summed in f32; f32 is not rounded to TF32.
     ///
     /// # Safety
-    /// Each address has its matrix behind it, in one allocation, aligned to its elements.
+    /// Each address points to its matrix, in one allocation and aligned to its elements.
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()>;
 
-    /// Waits for all that was asked for, and reports what went wrong on the way.
+    /// Waits for all requested work, and reports any error in it.
     fn synchronize(&self) -> Result<()>;
 }
 
@@ -78,16 +78,16 @@ pub struct Gemm {
     pub k: usize,
     /// The type of `a` and `w`.
     pub dtype: DType,
-    /// How the weight lies.
+    /// The layout of the weight.
     pub order: WeightOrder,
-    /// Whether the product is added to what is in `out`.
+    /// Whether to add the product to the contents of `out`.
     pub accumulate: bool,
 }
 
-/// How a weight lies in memory.
+/// The layout of a weight in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightOrder {
-    /// `[n, k]`: a row for each output, as checkpoints have it.
+    /// `[n, k]`: a row for each output, as in checkpoints.
     Outputs,
     /// `[k, n]`: a row for each term of the sum.
     Terms,

@@ -1,6 +1,6 @@
-//! Products: those of few rows are our own kernel's, all others the driver's.
+//! Products. Our own kernel computes those of few rows; the driver computes the others.
 
-use super::backend::small;
+use super::backend::to_u32;
 use super::buffers::{GpuActs, GpuMatrix, GpuVector};
 use super::plan::{Add, Matvec};
 use super::{Driver, Gemm, Gpu, WeightOrder};
@@ -8,16 +8,16 @@ use crate::error::check_shape;
 use crate::{Activation, Result};
 
 impl<D: Driver> Gpu<D> {
-    /// Does a product, and adds a bias where that is not 0.
+    /// Computes a product, and adds a bias unless its address is 0.
     ///
     /// # Safety
-    /// As for [`Driver::gemm`]; the bias has `gemm.n` values.
+    /// As for [`Driver::gemm`]. The bias has `gemm.n` values.
     pub(super) unsafe fn multiply(&self, op: &'static str, gemm: &Gemm, bias: u64) -> Result<()> {
         if let Some(plan) = self.few_rows(gemm, bias) {
-            // SAFETY: the caller's addresses, of sizes that the kernel takes.
+            // SAFETY: the addresses are the caller's, and the kernel takes their sizes.
             return unsafe { self.driver.launch(&plan.launch()) };
         }
-        // SAFETY: the caller's addresses.
+        // SAFETY: the addresses are the caller's.
         unsafe { self.driver.gemm(gemm)? };
         if bias == 0 {
             return Ok(());
@@ -27,15 +27,15 @@ impl<D: Driver> Gpu<D> {
             x: bias,
             bias: true,
             scale: 1.0,
-            n: small(op, gemm.m)?,
-            width: small(op, gemm.n)?,
+            n: to_u32(op, gemm.m)?,
+            width: to_u32(op, gemm.n)?,
         };
         // SAFETY: the bias has a value for each column of the product.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
-    /// A product with a gated unit behind it, if it is one of those that our own kernel takes: `out` becomes
-    /// `activation(gate) * up` of `a · wᵀ (+ bias)`. Returns whether it did.
+    /// A product followed by a gated unit, if our own kernel takes it: `out` becomes `activation(gate) * up` of `a · wᵀ
+    /// (+ bias)`. Returns whether it was computed.
     pub(super) fn gated_product(
         &self,
         a: &GpuActs<D>,
@@ -69,7 +69,7 @@ impl<D: Driver> Gpu<D> {
     }
 }
 
-/// The address of the bias, or 0: an error unless it and the operand fit the weight.
+/// The address of the bias, or 0. An error unless the bias and the operand fit the weight.
 pub(super) fn checked_bias<D: Driver>(
     op: &'static str,
     a: &GpuActs<D>,
@@ -82,7 +82,7 @@ pub(super) fn checked_bias<D: Driver>(
     Ok(bias.buffer.address())
 }
 
-/// The product of all rows of `a` with a weight that it fits.
+/// The product of all rows of `a` with a weight, whose shape must fit.
 pub(super) fn gemm_of<D: Driver>(a: &GpuActs<D>, w: &GpuMatrix<D>, out: u64) -> Gemm {
     Gemm {
         a: a.address(),

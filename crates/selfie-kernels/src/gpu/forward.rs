@@ -1,6 +1,6 @@
 //! The ops of a forward pass.
 
-use super::backend::small;
+use super::backend::to_u32;
 use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
 use super::few_rows::{checked_bias, gemm_of};
 use super::kv::GpuKv;
@@ -31,8 +31,8 @@ impl<D: Driver> Gpu<D> {
             table: table.buffer.address(),
             token: batch.tokens(),
             out: out.address(),
-            n: small(OP, out.len)?,
-            width: small(OP, out.width)?,
+            n: to_u32(OP, out.len)?,
+            width: to_u32(OP, out.width)?,
             dtype: table.dtype,
             scale,
         };
@@ -40,7 +40,7 @@ impl<D: Driver> Gpu<D> {
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
-    /// `out` is `[x.len, x.width]` of `dtype`, and the weight is as long as a row.
+    /// `out` is `[x.len, x.width]` of `dtype`. The weight is as long as a row.
     pub(super) fn norm(
         &self,
         x: &GpuRows<D>,
@@ -58,7 +58,7 @@ impl<D: Driver> Gpu<D> {
             x: x.address(),
             weight: weight.buffer.address(),
             out,
-            n: small(OP, x.len)?,
+            n: to_u32(OP, x.len)?,
             parts: 1,
             stride: width,
             width,
@@ -86,19 +86,19 @@ impl<D: Driver> Gpu<D> {
             x: first,
             weight: weight.buffer.address(),
             out: first,
-            n: small(OP, rows.len)?,
-            parts: small(OP, parts.count)?,
-            stride: small(OP, rows.width)?,
+            n: to_u32(OP, rows.len)?,
+            parts: to_u32(OP, parts.count)?,
+            stride: to_u32(OP, rows.width)?,
             width: norm_width(OP, parts.width)?,
             dtype: DType::F32,
             eps,
         };
         plan.check(OP)?;
-        // SAFETY: the parts lie in the rows, and the weight is as long as one.
+        // SAFETY: the parts lie in the rows, and the weight is as long as a part.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
-    /// `out`, whose shape has been checked, is set to `a · wᵀ (+ bias)` or has it added.
+    /// Sets `out` to `a · wᵀ (+ bias)`, or adds that to it. The caller has checked the shape of `out`.
     pub(super) fn product(
         &self,
         op: &'static str,
@@ -137,10 +137,10 @@ impl<D: Driver> Gpu<D> {
             x: x.address(),
             bias: false,
             scale,
-            n: small(OP, x.len)?,
-            width: small(OP, x.width)?,
+            n: to_u32(OP, x.len)?,
+            width: to_u32(OP, x.width)?,
         };
-        // SAFETY: both have these rows.
+        // SAFETY: both have the same number of rows.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
@@ -153,11 +153,11 @@ impl<D: Driver> Gpu<D> {
         let plan = Cast {
             x: x.address(),
             out: out.address(),
-            n: small(OP, x.len)?,
-            width: small(OP, x.width)?,
+            n: to_u32(OP, x.len)?,
+            width: to_u32(OP, x.width)?,
             dtype: out.dtype,
         };
-        // SAFETY: both have these rows, the output of its type.
+        // SAFETY: both have the same number of rows, and the output has its dtype.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 
@@ -175,7 +175,7 @@ impl<D: Driver> Gpu<D> {
         check_qkv(OP, shape, &kv.layout, rows, (qkv.len, qkv.width))?;
         kv.check(OP, layer, batch)?;
         if let Some(rope) = rope {
-            // Rows are looked through where one of them is behind the table's end.
+            // If a position is past the table's end, search the rows for the first one.
             let mut spans = batch.work.spans().iter();
             let inside = spans.all(|span| (span.last as usize) < rope.len);
             let rows = if inside { &[] } else { &batch.rows[..] };
@@ -188,15 +188,15 @@ impl<D: Driver> Gpu<D> {
         let plan = RopeAppend {
             qkv: qkv.address(),
             table: rope.map_or(0, GpuRows::address),
-            rotated: small(OP, rope.map_or(shape.head_dim, |rope| rope.width))?,
+            rotated: to_u32(OP, rope.map_or(shape.head_dim, |rope| rope.width))?,
             slot: batch.slots(),
             position: batch.positions(),
             kv: kv.layer(layer)?,
-            n: small(OP, qkv.len)?,
-            heads: small(OP, shape.heads)?,
+            n: to_u32(OP, qkv.len)?,
+            heads: to_u32(OP, shape.heads)?,
         };
         plan.kv.check(OP)?;
-        // SAFETY: shapes agree, and each row's place is in the cache and in the table.
+        // SAFETY: shapes agree, and the place of each row lies in the cache and in the table.
         unsafe { self.driver.launch(&plan.launch())? };
         kv.stored(layer, batch);
         Ok(())
@@ -222,7 +222,9 @@ impl<D: Driver> Gpu<D> {
             let (cache, out) = (kv.layout.dtype, out.dtype);
             return Err(KernelError::Unsupported {
                 op: OP,
-                reason: format!("a cache of {cache} with an output of {out}"),
+                reason: format!(
+                    "the cache is {cache} but the output is {out}; both must have the same dtype"
+                ),
             });
         }
         check_head_dim(OP, shape, out.dtype)?;
@@ -238,8 +240,8 @@ impl<D: Driver> Gpu<D> {
             words: batch.words(),
             scratch: 0,
             rows: &batch.work,
-            n: small(OP, qkv.len)?,
-            heads: small(OP, shape.heads)?,
+            n: to_u32(OP, qkv.len)?,
+            heads: to_u32(OP, shape.heads)?,
             kv: kv.layer(layer)?,
             splits: self.splits,
         };
@@ -250,8 +252,8 @@ impl<D: Driver> Gpu<D> {
             plan.scratch = scratch.attention.at_least(bytes)?.address();
         }
         for launch in plan.launches() {
-            // SAFETY: shapes agree, each row's place is in the cache, the lists are those of the batch, and the scratch
-            // memory is this op's while its launches are put on the stream.
+            // SAFETY: shapes agree, each row's place is in the cache, and the lists are those of the batch. This op
+            // holds the scratch memory while its launches are put on the stream.
             unsafe { self.driver.launch(&launch)? };
         }
         Ok(())
@@ -273,8 +275,8 @@ impl<D: Driver> Gpu<D> {
             activation,
             gate_up: gate_up.address(),
             out,
-            n: small(op, gate_up.len)?,
-            ffn: small(op, gate_up.width / 2)?,
+            n: to_u32(op, gate_up.len)?,
+            ffn: to_u32(op, gate_up.width / 2)?,
             dtype,
         };
         // SAFETY: the caller has checked the output against `gate_up`.
@@ -282,22 +284,22 @@ impl<D: Driver> Gpu<D> {
     }
 }
 
-/// The width of what is normed; as many columns as fit a block's memory.
+/// The width of a norm; its columns must fit a block's shared memory.
 fn norm_width(op: &'static str, width: usize) -> Result<u32> {
-    let width = small(op, width)?;
+    let width = to_u32(op, width)?;
     if width <= plan::MAX_WIDTH {
         return Ok(width);
     }
     Err(KernelError::Unsupported {
         op,
         reason: format!(
-            "rows of {width} columns; they may have {} on a GPU",
+            "rows have {width} columns; a GPU takes at most {}",
             plan::MAX_WIDTH
         ),
     })
 }
 
-/// Whether there are kernels for heads of this width.
+/// Checks that there are kernels for heads of this width.
 fn check_head_dim(op: &'static str, shape: &AttnShape, dtype: DType) -> Result<()> {
     let (dim, max) = (shape.head_dim, plan::MAX_HEAD_DIM as usize);
     let step = match dtype {
@@ -310,7 +312,7 @@ fn check_head_dim(op: &'static str, shape: &AttnShape, dtype: DType) -> Result<(
     Err(KernelError::Unsupported {
         op,
         reason: format!(
-            "head_dim {dim} with {dtype} weights; on a GPU it may be a multiple of {step} up to {max}"
+            "head_dim is {dim} with {dtype} weights; a GPU takes multiples of {step} up to {max}"
         ),
     })
 }

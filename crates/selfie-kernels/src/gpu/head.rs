@@ -1,20 +1,21 @@
-//! The head: logits, and what is kept of them.
+//! The head: computes logits and reduces them.
 
-use super::backend::small;
+use super::backend::to_u32;
 use super::buffers::{GpuActs, GpuMatrix};
 use super::few_rows::gemm_of;
 use super::plan::{self, Head, PART_BYTES};
 use super::{Driver, Gemm, Gpu};
 use crate::{Best, LogitMap, Result};
 
-/// Bytes of logits that are on the device at a time, unless one row is more.
+/// Bytes of logits on the device at a time; a single row may need more.
 const LOGIT_BYTES: usize = 64 << 20;
 
-/// Most rows of a launch: the grid's second dimension ends at 65535.
+/// The most rows of a launch: the grid's second dimension ends at 65535.
 const MAX_ROWS: usize = 65_535;
 
 impl<D: Driver> Gpu<D> {
-    /// The best token of each row with its log-probability, or `tokens` (checked before) with theirs. Waits.
+    /// The best token of each row with its log-probability, or the log-probabilities of `tokens`, which the caller has
+    /// checked. Waits for the device.
     pub(super) fn reduce_head(
         &self,
         op: &'static str,
@@ -24,7 +25,7 @@ impl<D: Driver> Gpu<D> {
         tokens: Option<&[u32]>,
     ) -> Result<Vec<Best>> {
         a.check(op, head)?;
-        let vocab = small(op, head.rows)?;
+        let vocab = to_u32(op, head.rows)?;
         let mut scratch = self.scratch();
         if a.len == 0 || vocab == 0 {
             return Ok(Vec::new());
@@ -62,10 +63,10 @@ impl<D: Driver> Gpu<D> {
                     token + 4 * first as u64
                 },
                 out: best.address() + 8 * first as u64,
-                n: small(op, n)?,
+                n: to_u32(op, n)?,
                 vocab,
             };
-            // SAFETY: widths and dtypes agree, and there is room for the logits of `n` rows.
+            // SAFETY: widths and dtypes agree, and the buffer holds the logits of `n` rows.
             unsafe { self.multiply(op, &gemm, 0)? };
             if *map != LogitMap::PLAIN {
                 let plan = plan::LogitMap {
@@ -73,11 +74,11 @@ impl<D: Driver> Gpu<D> {
                     count: (n * head.rows) as u64,
                     map: *map,
                 };
-                // SAFETY: there are as many logits.
+                // SAFETY: the buffer holds that many logits.
                 unsafe { self.driver.launch(&plan.launch())? };
             }
             for launch in plan.launches() {
-                // SAFETY: the buffers were made for these rows and this vocabulary; the tokens are in it.
+                // SAFETY: the buffers were made for these rows and this vocabulary, and the tokens are in it.
                 unsafe { self.driver.launch(&launch)? };
             }
         }
@@ -85,7 +86,7 @@ impl<D: Driver> Gpu<D> {
         best.read(0, bytemuck::cast_slice_mut(&mut words))?;
         let best = words.iter().map(|&[token, logprob]| {
             let logprob = f32::from_bits(logprob);
-            // Where all logits are NaN none is the largest, and the kernel's token is none.
+            // If all logits are NaN none is the largest, and the kernel's token is not in the vocabulary.
             let token = if logprob.is_nan() { 0 } else { token };
             Best { token, logprob }
         });

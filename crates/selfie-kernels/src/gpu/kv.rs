@@ -1,27 +1,27 @@
-//! The store of keys and values.
+//! The cache of keys and values.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Driver;
-use super::backend::small;
+use super::backend::to_u32;
 use super::buffers::{Buffer, GpuBatch};
 use super::plan::{KvCopy, KvLayer, Place, Span, layer_words};
 use crate::checks::{check_copy, check_row, check_share};
 use crate::{BatchRow, KvLayout, Result, Slot};
 
-/// Keys and values of all layers, in the type of the layout.
+/// Keys and values of all layers, in the dtype of the layout.
 pub struct GpuKv<D: Driver> {
     driver: Arc<D>,
     pub(super) layout: KvLayout,
     layers: Vec<Layer<D>>,
-    /// What kernels look up of slots and prefixes, `[layers, prefixes + slots]`.
+    /// The kernels' table of slots and prefixes, `[layers, prefixes + slots]`.
     places: Vec<Place>,
     device_places: Buffer<D>,
-    /// Whether the device does not know yet what the host does. Held while it is told, so that nobody goes on before.
+    /// Whether the device's table is out of date. Locked while it is updated, so that nobody continues before.
     stale: Mutex<bool>,
     /// The end of the positions that a slot sees or has stored, `[layers, slots]`.
     ends: Vec<u32>,
-    /// `[layers]`, what a copy reads of a layer.
+    /// `[layers]`: what a copy reads about a layer.
     copy_table: Buffer<D>,
 }
 
@@ -45,12 +45,12 @@ impl<D: Driver> GpuKv<D> {
                 values: Buffer::new(driver, WHAT, bytes)?,
             })
         });
-        // The prefixes, the last one first, then the slots, which see nothing yet.
+        // First the prefixes, the last one first; then the slots, which see nothing yet.
         let mut start = 0;
         let mut at_layer: Vec<Place> = Vec::new();
         for &prefix in &layout.prefixes {
             at_layer.insert(0, [start, 0]);
-            start = start.saturating_add(small_or_most(prefix));
+            start = start.saturating_add(to_u32_saturating(prefix));
         }
         at_layer.resize(at_layer.len() + layout.slots, [0, 0]);
         let kv = Self {
@@ -94,12 +94,12 @@ impl<D: Driver> GpuKv<D> {
         if from != to && !self.layers.is_empty() && self.layout.kv_heads > 0 {
             let plan = KvCopy {
                 table: self.copy_table.address(),
-                from: small(OP, from)?,
-                to: small(OP, to)?,
-                positions: small(OP, positions)?,
-                layers: small(OP, self.layers.len())?,
-                kv_heads: small(OP, self.layout.kv_heads)?,
-                row_bytes: small(OP, self.layout.head_dim * self.layout.dtype.size())?,
+                from: to_u32(OP, from)?,
+                to: to_u32(OP, to)?,
+                positions: to_u32(OP, positions)?,
+                layers: to_u32(OP, self.layers.len())?,
+                kv_heads: to_u32(OP, self.layout.kv_heads)?,
+                row_bytes: to_u32(OP, self.layout.head_dim * self.layout.dtype.size())?,
             };
             self.addressed(0).check(OP)?;
             self.tell()?;
@@ -116,7 +116,7 @@ impl<D: Driver> GpuKv<D> {
         Ok(())
     }
 
-    /// Whether each row's slot and position exist at `layer`.
+    /// Checks that each row's slot and position exist at `layer`.
     pub(super) fn check(&self, op: &'static str, layer: usize, batch: &GpuBatch<D>) -> Result<()> {
         let check = |slot, position| {
             let row = BatchRow {
@@ -128,18 +128,18 @@ impl<D: Driver> GpuKv<D> {
                 self.places[self.place_at(layer, slot)][1] as usize
             })
         };
-        // A slot has its positions without a gap.
+        // A slot's positions have no gaps.
         let spans = batch.work.spans().iter();
         let ends = |span: &Span| check(span.slot, span.first).and(check(span.slot, span.last));
         if spans.map(ends).all(|checked| checked.is_ok()) {
             return Ok(());
         }
-        // The error is that of the row that comes first.
+        // Report the error of the first such row.
         let mut rows = batch.rows.iter();
         rows.try_for_each(|row| check(row.slot, row.position))
     }
 
-    /// Notes that rows, which have been [checked](Self::check), are stored.
+    /// Records that rows, which have been [checked](Self::check), are stored.
     pub(super) fn stored(&mut self, layer: usize, batch: &GpuBatch<D>) {
         for span in batch.work.spans() {
             if let Slot::Branch(slot) = span.slot {
@@ -149,7 +149,7 @@ impl<D: Driver> GpuKv<D> {
         }
     }
 
-    /// One layer as kernels take it. Tells the device first what slots see, if that has changed.
+    /// One layer, as kernels take it. Updates the device's table first if it is out of date.
     pub(super) fn layer(&self, layer: usize) -> Result<KvLayer> {
         self.tell()?;
         Ok(self.addressed(layer))
@@ -164,7 +164,7 @@ impl<D: Driver> GpuKv<D> {
         }
     }
 
-    /// Where the place of a slot is in `places`; that of prefix `p` is at slot `!p`.
+    /// The index in `places` of a slot; prefix `p` counts as slot `!p`.
     fn place_at(&self, layer: usize, slot: usize) -> usize {
         let prefixes = self.layout.prefixes.len();
         let first = layer * (prefixes + self.layout.slots) + prefixes;
@@ -194,8 +194,8 @@ fn copy_bytes(layout: &KvLayout) -> u64 {
     32 * layout.own.len() as u64
 }
 
-/// A size as kernels take it. Saturated ones are refused by the allocation.
-fn small_or_most(n: usize) -> u32 {
+/// A size as the 32-bit number that kernels take. If it saturates, the allocation refuses it.
+fn to_u32_saturating(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
@@ -215,12 +215,12 @@ fn shape(layout: &KvLayout, layer: usize) -> KvLayer {
         values: 0,
         own_offset: KvLayer::shared_bytes(kv_heads, head_dim, shared, dtype),
         places: 0,
-        kv_heads: small_or_most(kv_heads),
-        head_dim: small_or_most(head_dim),
-        shared: small_or_most(shared),
-        longest: small_or_most(prefixes.iter().copied().max().unwrap_or(0)),
-        own: small_or_most(own[layer]),
-        slots: small_or_most(slots),
+        kv_heads: to_u32_saturating(kv_heads),
+        head_dim: to_u32_saturating(head_dim),
+        shared: to_u32_saturating(shared),
+        longest: to_u32_saturating(prefixes.iter().copied().max().unwrap_or(0)),
+        own: to_u32_saturating(own[layer]),
+        slots: to_u32_saturating(slots),
         dtype,
     }
 }

@@ -1,4 +1,4 @@
-//! A launch of a kernel, as data, and the text of the kernels.
+//! A kernel launch as data, and the text of the kernels.
 
 use super::plan;
 use super::template::expand;
@@ -20,7 +20,7 @@ pub enum Arg {
 /// One launch of a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// Where its text is.
+    /// The module that holds it.
     pub module: Module,
     /// The name of the `.entry`.
     pub entry: &'static str,
@@ -30,11 +30,11 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory of a block, beside what the kernel declares itself.
     pub shared_bytes: u32,
-    /// What the kernel is given.
+    /// The arguments.
     pub args: Vec<Arg>,
 }
 
-/// A file of `kernels/`.
+/// A file in `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum File {
     /// `add.ptx`
@@ -145,7 +145,7 @@ impl File {
         }
     }
 
-    /// Whether the file is written for bf16 in a way that does for f16 too; see [`Module::source`].
+    /// Whether the file is written for bf16 and also works for f16; see [`Module::source`].
     pub const fn has_twin(self) -> bool {
         matches!(
             self,
@@ -153,7 +153,7 @@ impl File {
         )
     }
 
-    /// Whether the file has windows and soft caps.
+    /// Whether the file has variants with windows and soft caps.
     const fn is_masked(self) -> bool {
         matches!(
             self,
@@ -161,7 +161,7 @@ impl File {
         )
     }
 
-    /// The head dimensions that [`Module::all`] has of a file that is written out for each; none of other files.
+    /// The head dimensions that [`Module::all`] includes for a file expanded per head dimension; empty for other files.
     const fn head_dims(self) -> &'static [u32] {
         match self {
             File::AttentionF32 => &[2, 20, 64, 128, 256],
@@ -173,7 +173,7 @@ impl File {
     }
 }
 
-/// A file of `kernels/`, ready to be assembled.
+/// A file in `kernels/`, ready to be assembled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Module {
     file: File,
@@ -195,7 +195,7 @@ impl Module {
         }
     }
 
-    /// The file for operands of `dtype`, f32 being the same as bf16.
+    /// The file for operands of `dtype`. f32 gets the same text as bf16.
     pub fn of(file: File, dtype: DType) -> Self {
         Self {
             f16: dtype == DType::F16 && file.has_twin(),
@@ -203,7 +203,7 @@ impl Module {
         }
     }
 
-    /// A file that is written out for a head dimension.
+    /// The file expanded for one head dimension.
     pub fn of_heads(file: File, dtype: DType, head_dim: u32) -> Self {
         Self {
             head_dim: Some(head_dim),
@@ -211,7 +211,7 @@ impl Module {
         }
     }
 
-    /// The same for attention with a window, with soft caps, or both; a file without them stays as it is.
+    /// This module with a window, soft caps or both. A file without them stays as it is.
     pub fn masked(self, window: bool, cap: bool) -> Self {
         let masked = self.file.is_masked();
         Self {
@@ -221,7 +221,7 @@ impl Module {
         }
     }
 
-    /// All modules, with the f16 twins and, of a file that is written out for a head dimension, some of those.
+    /// All modules: the f16 twins, and some head dimensions of each file that is expanded per head dimension.
     pub fn all() -> Vec<Module> {
         let mut all = Vec::new();
         for &file in File::ALL {
@@ -253,7 +253,7 @@ impl Module {
         self.f16
     }
 
-    /// What to call it: the file's name, with `_f16` behind that of a twin, the head dimension, and what masks scores.
+    /// The module's name: the file's name, then `_f16` for a twin, the head dimension, and the masks.
     pub fn name(self) -> String {
         let twin = if self.f16 { "_f16" } else { "" };
         let heads = self.head_dim.map_or(String::new(), |d| format!("_{d}"));
@@ -264,9 +264,9 @@ impl Module {
 
     /// The PTX.
     ///
-    /// Tensor-core kernels differ between bf16 and f16 in nothing but the name of the type in their
-    /// instructions. They are written for bf16, and the twin is the same text with `f16` for `bf16`, in the
-    /// names of the entries too. Loops over registers are [written out](super::template).
+    /// Tensor-core kernels for bf16 and f16 differ only in the name of the type in their instructions. They are written
+    /// for bf16. The twin is the same text with `f16` for `bf16`, in the names of the entries too. Loops over registers
+    /// are [expanded](super::template).
     pub fn source(self) -> String {
         let names = match self.head_dim {
             None => Vec::new(),
@@ -279,7 +279,7 @@ impl Module {
             ],
         };
         let text = expand(self.file.text(), &names)
-            .unwrap_or_else(|e| panic!("{}.ptx is not a template that we wrote: {e}", self.name()));
+            .unwrap_or_else(|e| panic!("{}.ptx is not a valid template: {e}", self.name()));
         if self.f16 {
             text.replace("bf16", "f16")
         } else {

@@ -1,4 +1,4 @@
-//! Weights from their source to the device, checked and converted on the host.
+//! Loads weights from their source to the device. The host checks and converts them.
 
 use std::io;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::element::{Element, not_finite};
 use crate::error::check_shape;
 use crate::{DType, KernelError, MatrixSource, Result};
 
-/// Bytes that are converted and copied at a time, about.
+/// Roughly how many bytes to convert and copy at a time.
 const PIECE: usize = 8 << 20;
 
 /// Reads the sources, stacked along `out`, into one matrix.
@@ -31,7 +31,7 @@ pub(super) fn matrix<D: Driver>(
     let bytes = rows as u64 * row_bytes as u64;
     let buffer = Buffer::new(driver, "a weight matrix", bytes)?;
     let mut first = 0;
-    // Filled by rayon's threads, and so not with the driver's memory: that would be locked meanwhile.
+    // Rayon's threads fill it, so it is not the driver's memory: that would stay locked meanwhile.
     let mut piece = Vec::new();
     for source in sources {
         let (n, _) = source.shape();
@@ -66,7 +66,7 @@ pub(super) fn matrix<D: Driver>(
     })
 }
 
-/// Rows `at` of a matrix, from the bytes of their source to those of `dtype`.
+/// Converts rows `at` of a matrix from the bytes of their source to those of `dtype`.
 fn convert(
     bytes: &[u8],
     stored: DType,
@@ -118,9 +118,10 @@ fn rows<S: Element, D: Element>(
                 finite &= value.finite();
                 value.write(out);
             }
-            match finite {
-                true => Ok(()),
-                false => Err(not_finite::<S, D>(source, row, 0, dtype)),
+            if finite {
+                Ok(())
+            } else {
+                Err(not_finite::<S, D>(source, row, 0, dtype))
             }
         })
 }

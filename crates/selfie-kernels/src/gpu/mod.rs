@@ -1,8 +1,8 @@
-//! Everything of a GPU backend but its driver: buffers, checks, launch plans.
+//! Everything in a GPU backend except its driver: buffers, checks, launch plans.
 //!
-//! [`Gpu`] is a [`Backend`](crate::Backend) over any [`Driver`]; a driver allocates memory, copies, runs the kernels of
-//! `kernels/*.ptx` and multiplies matrices. `Cuda` is the one for NVIDIA GPUs (feature `cuda`, on by default). [`plan`]
-//! says how each kernel is launched, in functions that touch no device.
+//! [`Gpu`] is a [`Backend`](crate::Backend) over any [`Driver`]. A driver allocates memory, copies, runs the kernels of
+//! `kernels/*.ptx` and multiplies matrices. `Cuda` is the driver for NVIDIA GPUs (feature `cuda`, on by default).
+//! [`plan`] says how each kernel is launched, in functions that touch no device.
 
 mod backend;
 mod buffers;

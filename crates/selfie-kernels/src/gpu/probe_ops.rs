@@ -1,6 +1,6 @@
-//! What a probe does with rows: gather, inject.
+//! The row operations of a probe: gather and inject.
 
-use super::backend::small;
+use super::backend::to_u32;
 use super::buffers::GpuRows;
 use super::plan::{GatherRows, Inject, WRITE_BYTES, injection_list};
 use super::tally::GpuTally;
@@ -39,10 +39,10 @@ impl<D: Driver> Gpu<D> {
                 src: src.address(),
                 dst: dst.address(),
                 list,
-                n: small(OP, pairs.len())?,
-                width: small(OP, src.width)?,
+                n: to_u32(OP, pairs.len())?,
+                width: to_u32(OP, src.width)?,
             };
-            // SAFETY: the list is on the device, and its rows are in their buffers.
+            // SAFETY: the list is on the device, and its rows lie in their buffers.
             unsafe { self.driver.launch(&plan.launch())? };
         }
         Ok(())
@@ -69,24 +69,24 @@ impl<D: Driver> Gpu<D> {
                 vectors: vectors.address(),
                 list,
                 written: tally.counter(),
-                n_rows: small(OP, rows.len)?,
-                n_vectors: small(OP, vectors.len)?,
-                width: small(OP, rows.width)?,
-                blocks: small(OP, writes.len())?,
+                n_rows: to_u32(OP, rows.len)?,
+                n_vectors: to_u32(OP, vectors.len)?,
+                width: to_u32(OP, rows.width)?,
+                blocks: to_u32(OP, writes.len())?,
             };
             tally.ask(writes.len());
-            // SAFETY: the list is on the device; rows and vectors have their lengths and one width.
+            // SAFETY: the list is on the device, rows and vectors have these lengths, and their widths agree.
             unsafe { self.driver.launch(&plan.launch())? };
         }
         Ok(())
     }
 }
 
-/// Cuts `items` into runs of at most `most` in which no target comes twice, so that the rows of a run can be written in
-/// any order. Targets are below `targets`.
+/// Cuts `items` into runs of at most `most`. No target occurs twice in a run, so its rows can be written in any order.
+/// Targets are below `targets`.
 fn waves<T>(items: &[T], most: usize, targets: usize, target: impl Fn(&T) -> usize) -> Vec<&[T]> {
     let mut waves = Vec::new();
-    // The number of the wave, from 1, that a target came in last.
+    // The last wave, counted from 1, in which each target occurred.
     let mut seen = vec![0usize; targets];
     let mut start = 0;
     for (i, item) in items.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Buffers that ops share, made once or when a larger one is needed.
+//! Buffers that ops share. Each is made once, or again when a larger one is needed.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use super::Driver;
 use super::buffers::Buffer;
 use crate::Result;
 
-/// Bytes of an index list that are uploaded at a time.
+/// Bytes of an index list to upload at a time.
 const LIST_BYTES: u64 = 256 << 10;
 
-/// What ops use one after the other, in the order of the stream.
+/// Buffers that ops use one after the other, in the order of the stream.
 pub(super) struct Scratch<D: Driver> {
     pub(super) list: List<D>,
-    /// What attention leaves of a split context.
+    /// The partial results of attention over a split context.
     pub(super) attention: Growing<D>,
     pub(super) logits: Growing<D>,
-    /// What is left of chunks of logits.
+    /// The results of chunks of logits.
     pub(super) parts: Growing<D>,
-    /// Tokens that are scored.
+    /// The tokens to score.
     pub(super) tokens: Growing<D>,
     /// A token and its log-probability for each row.
     pub(super) best: Growing<D>,
@@ -33,7 +33,7 @@ impl<D: Driver> Scratch<D> {
         Ok(Self {
             list: List {
                 buffer: Buffer::new(driver, "an index list", LIST_BYTES)?,
-                there: Vec::new(),
+                uploaded: Vec::new(),
             },
             attention: growing("the splits of attention"),
             logits: growing("logits"),
@@ -43,27 +43,27 @@ impl<D: Driver> Scratch<D> {
         })
     }
 
-    /// Entries of `bytes` each that a list can have.
+    /// The most entries of `bytes` each that a list can hold.
     pub(super) fn list_len(&self, bytes: u64) -> usize {
         (LIST_BYTES / bytes) as usize
     }
 }
 
-/// The index list of the op that came last: of rows, or of writes.
+/// The index list of the last op: rows or writes.
 pub(super) struct List<D: Driver> {
     buffer: Buffer<D>,
-    /// What is on the device.
-    there: Vec<u8>,
+    /// The list on the device.
+    uploaded: Vec<u8>,
 }
 
 impl<D: Driver> List<D> {
-    /// Puts a list on the device, if it is not the one that is there, and returns its address. The rows of the head are
-    /// the same in each step, and a step without a copy in its middle is one series of launches.
+    /// Puts a list on the device unless it is already there, and returns its address. The rows of the head are the same
+    /// in each step, and a step without a copy in its middle is a single series of launches.
     pub(super) fn put(&mut self, list: &[u8]) -> Result<u64> {
-        if self.there != list {
-            self.there.clear();
+        if self.uploaded != list {
+            self.uploaded.clear();
             self.buffer.write(0, list)?;
-            self.there.extend_from_slice(list);
+            self.uploaded.extend_from_slice(list);
         }
         Ok(self.buffer.address())
     }
@@ -77,7 +77,7 @@ pub(super) struct Growing<D: Driver> {
 }
 
 impl<D: Driver> Growing<D> {
-    /// The buffer, with room for at least `bytes`; what was in it may be lost.
+    /// The buffer, with room for at least `bytes`. Its contents may be lost.
     pub(super) fn at_least(&mut self, bytes: u64) -> Result<&Buffer<D>> {
         let fits = self.buffer.take().filter(|b| b.bytes() >= bytes);
         let buffer = match fits {

@@ -6,11 +6,11 @@ use super::Driver;
 use super::buffers::Buffer;
 use crate::{KernelError, Result};
 
-/// Rows that injections were to write on a GPU, and those that the device counted; both wrap around.
+/// How many rows injections should have written on a GPU, and how many the device counted. Both numbers wrap around.
 pub struct GpuTally<D: Driver> {
     written: Buffer<D>,
     asked: u32,
-    /// `asked` when both were last compared.
+    /// The value of `asked` at the last comparison.
     checked: u32,
 }
 
@@ -32,7 +32,7 @@ impl<D: Driver> GpuTally<D> {
         self.asked = self.asked.wrapping_add(rows as u32);
     }
 
-    /// Compares the two, if there were injections since the last time.
+    /// Compares the two numbers, if there were injections since the last check.
     pub(super) fn check(&mut self) -> Result<()> {
         if self.asked == self.checked {
             return Ok(());
@@ -41,7 +41,7 @@ impl<D: Driver> GpuTally<D> {
         self.written.read(0, &mut written)?;
         let missing = self.asked.wrapping_sub(u32::from_le_bytes(written));
         let asked = self.asked.wrapping_sub(self.checked);
-        // One report for each miss.
+        // Report each miss once.
         self.asked = u32::from_le_bytes(written);
         self.checked = self.asked;
         if missing == 0 {

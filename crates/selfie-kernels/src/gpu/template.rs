@@ -1,7 +1,7 @@
-//! The three things that our kernels add to PTX, expanded before it goes to the driver or the simulator.
+//! Our three extensions of PTX. They are expanded before the text goes to the driver or the simulator.
 //!
-//! Registers cannot be indexed, so a loop over registers is written out, and how often depends on the head
-//! dimension. A kernel says it once:
+//! Registers cannot be indexed, so a loop over registers must be unrolled, and its length depends on the head
+//! dimension. A kernel writes the loop once:
 //!
 //! ```text
 //! $for j in 0..D/8
@@ -9,13 +9,13 @@
 //! $end
 //! ```
 //!
-//! A loop runs over a range, or over a list such as `16, 8, 4, 2, 1`. `$let name = expression` names a value up to the
-//! end of the loop that it is in. `$name` and `${expression}` stand for an integer; expressions have
-//! `+ - * / %`, parentheses and names. Everything else is PTX as it stands.
+//! A loop runs over a range, or over a list such as `16, 8, 4, 2, 1`. `$let name = expression` names a value until the
+//! end of the enclosing loop. `$name` and `${expression}` stand for an integer. Expressions have `+ - * / %`,
+//! parentheses and names. Everything else is plain PTX.
 
 use std::fmt::Write;
 
-/// A template that does not follow the rules above.
+/// A template breaks the rules above.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct TemplateError {
@@ -25,7 +25,7 @@ pub struct TemplateError {
     pub reason: String,
 }
 
-/// Writes out the loops and values of `source`.
+/// Expands the loops and values of `source`.
 pub fn expand(source: &str, names: &[(&str, i64)]) -> Result<String, TemplateError> {
     let lines: Vec<&str> = source.lines().collect();
     let mut names = names.to_vec();
@@ -37,7 +37,7 @@ pub fn expand(source: &str, names: &[(&str, i64)]) -> Result<String, TemplateErr
     Ok(out)
 }
 
-/// Expands from line `at` to the `$end` of this block, or the end of the file; returns that line.
+/// Expands from line `at` to the `$end` of this block or the end of the file, and returns that line.
 fn block<'a>(
     lines: &[&'a str],
     mut at: usize,
@@ -68,7 +68,7 @@ fn block<'a>(
     Ok(at)
 }
 
-/// Expands the loop whose header is on line `at`; returns the line of its `$end`.
+/// Expands the loop whose header is on line `at`, and returns the line of its `$end`.
 fn repeat<'a>(
     lines: &[&'a str],
     at: usize,
@@ -87,7 +87,7 @@ fn repeat<'a>(
         Some((first, last)) => (value(first)?..value(last)?).collect(),
         None => items.split(',').map(value).collect::<Result<_, _>>()?,
     };
-    // A loop of no rounds is walked once, for its end, and what it would write is dropped.
+    // A loop of no rounds is walked once to find its end, and its output is dropped.
     let length = out.len();
     let mut end = at;
     let rounds = if items.is_empty() { &[0] } else { &items[..] };
@@ -140,7 +140,7 @@ fn lookup(name: &str, names: &[(&str, i64)]) -> Option<i64> {
     innermost.find(|(n, _)| *n == name).map(|&(_, value)| value)
 }
 
-/// What is left of an expression, read from the left.
+/// The rest of an expression, read from the left.
 struct Expression<'a> {
     rest: &'a str,
     line: usize,
@@ -161,7 +161,7 @@ impl Expression<'_> {
         Ok(value)
     }
 
-    /// Takes one of the operators `any`, if it comes next.
+    /// Takes one of the operators in `any`, if it comes next.
     fn operator(&mut self, any: &str) -> Option<char> {
         self.rest = self.rest.trim_start();
         let c = self.rest.chars().next().filter(|&c| any.contains(c))?;
@@ -212,7 +212,10 @@ impl Expression<'_> {
         self.rest = rest;
         match (word.parse(), lookup(word, self.names)) {
             (Ok(number), _) | (_, Some(number)) => Ok(number),
-            _ => fail(self.line, format!("`{word}` is no number and no name")),
+            _ => fail(
+                self.line,
+                format!("`{word}` is neither a number nor a name"),
+            ),
         }
     }
 }
@@ -267,8 +270,8 @@ mod tests {
             ),
             ("$let x 1", 1, "expected `$let name = expression`"),
             ("\n\n${1 +", 3, "${ without }"),
-            ("$X", 1, "`X` is no number and no name"),
-            ("${D + T}", 1, "`T` is no number and no name"),
+            ("$X", 1, "`X` is neither a number nor a name"),
+            ("${D + T}", 1, "`T` is neither a number nor a name"),
             ("${1 / (D - 48)}", 1, "division by 0"),
             ("${(1}", 1, "( without )"),
             ("${1 1}", 1, "`1 1` is not an expression"),

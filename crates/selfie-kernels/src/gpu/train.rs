@@ -1,6 +1,6 @@
 //! The ops that train one MLP.
 
-use super::backend::small;
+use super::backend::to_u32;
 use super::buffers::GpuRows;
 use super::plan::{Adam as AdamPlan, MlpBackward};
 use super::{Driver, Gemm, Gpu, WeightOrder};
@@ -39,7 +39,7 @@ impl<D: Driver> Gpu<D> {
         self.gemm_f32(OP, d, w, WeightOrder::Terms, 0, out)
     }
 
-    /// `out = a · w (+ bias)`, whose shapes have been checked; 0 is no bias.
+    /// `out = a · w (+ bias)`. The caller has checked the shapes; a bias of 0 means none.
     fn gemm_f32(
         &self,
         op: &'static str,
@@ -88,8 +88,8 @@ impl<D: Driver> Gpu<D> {
             gate_up: gate_up.address(),
             d: d_hidden.address(),
             out: out.address(),
-            n: small(OP, out.len)?,
-            ffn: small(OP, ffn)?,
+            n: to_u32(OP, out.len)?,
+            ffn: to_u32(OP, ffn)?,
         };
         // SAFETY: all three have `out.len` rows of their widths.
         unsafe { self.driver.launch(&plan.launch()) }
@@ -120,12 +120,12 @@ impl<D: Driver> Gpu<D> {
             v: v.address(),
             d: d.address(),
             x: x.address(),
-            n: small(OP, d.len)?,
-            out: small(OP, w.len)?,
-            width: small(OP, w.width)?,
+            n: to_u32(OP, d.len)?,
+            out: to_u32(OP, w.len)?,
+            width: to_u32(OP, w.width)?,
             adam: *adam,
         };
-        // SAFETY: weights and moments have one shape, and `d` and `x` as many rows.
+        // SAFETY: weights and moments have one shape, and `d` and `x` have equally many rows.
         unsafe { self.driver.launch(&plan.launch()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Jinja as transformers sets it up (`_compile_jinja_template` of `chat_template_utils.py`, 4.57).
+//! Jinja, configured as in transformers (`_compile_jinja_template` of `chat_template_utils.py`, 4.57).
 
 use std::fmt::Write as _;
 
@@ -10,17 +10,17 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// Steps after which a template is taken to be endless. A long chat takes some thousands.
+/// Steps after which a template counts as endless. A long chat takes some thousands.
 const FUEL: u64 = 10_000_000;
 
-/// An environment with what templates of chats use.
+/// An environment with everything that chat templates use.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
         .build();
-    // Only delimiters can be wrong, and these are the usual ones.
+    // Only delimiters could be wrong, and these are the usual ones.
     environment.set_syntax(syntax.unwrap_or_default());
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -32,7 +32,7 @@ pub(super) fn environment() -> Environment<'static> {
     environment
 }
 
-/// The template with plain blocks for `{% generation %}`, which marks what the assistant says and prints nothing itself.
+/// Replaces `{% generation %}` with a plain block. It marks what the assistant says and prints nothing itself.
 pub(super) fn without_generation(template: &str) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
@@ -61,7 +61,7 @@ pub(super) fn without_generation(template: &str) -> String {
     text
 }
 
-/// Prints what Python spells otherwise as Python does.
+/// Prints values as Python does where Python's form differs.
 fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => Ok(out.write_str("None")?),
@@ -79,13 +79,13 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     let mut text = String::new();
     let written = write!(text, "{}", Local::now().format(format));
     written.map_err(|_| {
-        let reason = format!("strftime_now: \"{format}\" is no format of a time");
+        let reason = format!("strftime_now: \"{format}\" is not a time format");
         Error::new(ErrorKind::InvalidOperation, reason)
     })?;
     Ok(text)
 }
 
-/// `json.dumps(value, ensure_ascii=False)`, without the escapes that Jinja's own filter makes.
+/// `json.dumps(value, ensure_ascii=False)`, without the escapes of Jinja's own filter.
 fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;

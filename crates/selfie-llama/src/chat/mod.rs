@@ -1,4 +1,4 @@
-//! A checkpoint's chat template: messages become text, as `apply_chat_template` of transformers 4.57 does it.
+//! A checkpoint's chat template: renders messages as text, like `apply_chat_template` of transformers 4.57.
 
 mod jinja;
 
@@ -21,9 +21,9 @@ use crate::{LlamaError, Result, Tokenizer};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChatMessage {
-    /// Who says it: `system`, `user` or `assistant`; a template may know others.
+    /// The author: `system`, `user` or `assistant`; a template may know others.
     pub role: String,
-    /// What is said.
+    /// The text of the message.
     pub content: String,
 }
 
@@ -32,20 +32,20 @@ pub struct ChatMessage {
 pub enum ChatEnd {
     /// After the last message, which is closed.
     Closed,
-    /// With the assistant's turn begun (`add_generation_prompt`).
+    /// With the assistant's turn opened (`add_generation_prompt`).
     Reply,
-    /// Within the last message, which is not closed (`continue_final_message`). White space at its end is left out where
-    /// the template trims messages.
+    /// Inside the last message, which stays open (`continue_final_message`). If the template trims messages, white
+    /// space at the end is dropped.
     Continue,
 }
 
-/// A chat as text, with the places of its messages.
+/// A chat as text, with the positions of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenderedChat {
     /// The text.
     pub text: String,
-    /// For each message the bytes of its content, without white space around it; `None` where the template leaves it out or
-    /// writes it otherwise.
+    /// For each message, the byte range of its content without surrounding white space. `None` if the template drops or
+    /// rewrites the content.
     pub contents: Vec<Option<Range<usize>>>,
 }
 
@@ -65,29 +65,29 @@ pub struct RenderedChat {
 /// # Ok::<(), selfie_llama::LlamaError>(())
 /// ```
 ///
-/// `strftime_now` gives the local time: a template that writes the date gives another text on another day.
+/// `strftime_now` returns the local time, so a template that writes the date renders differently on another day.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: Map<String, Value>,
     path: PathBuf,
 }
 
-/// The file that holds a template alone.
+/// The file that holds only a template.
 const FILE: &str = "chat_template.jinja";
-/// One of several, which comes before it.
+/// The default of several templates; it takes precedence.
 const DEFAULT_FILE: &str = "additional_chat_templates/default.jinja";
-/// The file that holds it beside other fields, and the field.
+/// The file that holds a template among other fields, and the field.
 const CONFIG: &str = "tokenizer_config.json";
 const FIELD: &str = "chat_template";
 
-/// What transformers puts behind a message that is to go on, to find its end.
+/// The tag that transformers appends to a message to continue, to find its end.
 const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
-/// The first of the characters that mark where contents begin and end: a plane for private use.
+/// The first of the characters that mark where contents begin and end, from a private-use plane.
 const MARKS: u32 = 0xF0000;
 
 impl ChatMessage {
-    /// A message.
+    /// Creates a message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -95,14 +95,15 @@ impl ChatMessage {
         }
     }
 
-    /// Messages from JSON: `[{"role": "user", "content": "Hello!"}]`.
+    /// Parses messages from JSON: `[{"role": "user", "content": "Hello!"}]`.
     pub fn list_from_json(json: &str) -> Result<Vec<Self>> {
         serde_json::from_str(json).map_err(|source| LlamaError::ChatMessages { source })
     }
 }
 
 impl ChatEnd {
-    /// How a chat ends that the model goes on with: within the assistant's message if that is the last, else with a reply.
+    /// How to end a chat that the model continues: inside the last message if the assistant wrote it, otherwise with a
+    /// reply.
     pub fn to_go_on(last_role: Option<&str>) -> Self {
         if last_role == Some("assistant") {
             Self::Continue
@@ -113,11 +114,12 @@ impl ChatEnd {
 }
 
 impl ChatTemplate {
-    /// Where templates are looked for in a folder, in words.
-    pub const PLACES: &str = "chat_template.jinja, or chat_template in tokenizer_config.json, or tokenizer.chat_template in a GGUF file";
+    /// The places that are searched for a template, as text for messages.
+    pub const PLACES: &str = "chat_template.jinja, or chat_template in tokenizer_config.json, or \
+                              tokenizer.chat_template in a GGUF file";
 
-    /// The template of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file; `None` if there is
-    /// none. Of several, it is the one that is called `default`.
+    /// Opens the template of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file. `None` if
+    /// there is none. Of several templates, the one named `default` is used.
     pub fn open(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let special = tokenizer.special_tokens();
         if is_gguf(dir) {
@@ -143,8 +145,7 @@ impl ChatTemplate {
             .transpose()
     }
 
-    /// A template from its text. `special` are the tokens that it knows by name ([`Tokenizer::special_tokens`]); errors
-    /// say that it is in `path`.
+    /// Parses a template. `special` maps token names to tokens ([`Tokenizer::special_tokens`]); errors name `path`.
     pub fn parse(text: &str, special: &Map<String, Value>, path: &Path) -> Result<Self> {
         let mut template = Self {
             environment: jinja::environment(),
@@ -157,17 +158,18 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The same template with a value that it knows by name: `enable_thinking` as `false`, say.
+    /// The same template with one more named value, such as `enable_thinking` as `false`.
     pub fn with_value(mut self, name: &str, value: Value) -> Self {
         self.special.insert(name.to_owned(), value);
         self
     }
 
-    /// The text of some messages. It begins with bos if the template says so: it is tokenized with
+    /// Renders messages as text. If the text begins with bos, the template wrote it, so tokenize the text with
     /// [`Bos::Given`](crate::Bos::Given).
     ///
     /// # Errors
-    /// The template's own (`raise_exception`), with the line; a last message that is to go on and is not in the text.
+    /// The template raised one (`raise_exception`); the error gives the line. Or the last message should continue but
+    /// is not in the text.
     pub fn render(&self, messages: &[ChatMessage], end: ChatEnd) -> Result<String> {
         let mut messages = messages.to_vec();
         let last = messages.last_mut().ok_or(LlamaError::NoMessages)?;
@@ -191,7 +193,7 @@ impl ChatTemplate {
         Ok(text)
     }
 
-    /// [`render`](Self::render), and where the contents of the messages are in it.
+    /// Like [`render`](Self::render), and also returns where the contents of the messages are in the text.
     pub fn render_spans(&self, messages: &[ChatMessage], end: ChatEnd) -> Result<RenderedChat> {
         let text = self.render(messages, end)?;
         let marked = marked(messages);
@@ -202,26 +204,26 @@ impl ChatTemplate {
         let contents = if stripped == text {
             contents
         } else {
-            // The template looks at what messages say, or they hold the marks themselves.
+            // The template inspects the messages, or they contain the marks themselves.
             vec![None; messages.len()]
         };
         Ok(RenderedChat { text, contents })
     }
 
-    /// The text of bos, as the template knows it; empty if it has none.
+    /// The text of bos, as the template knows it; empty if there is none.
     pub fn bos(&self) -> &str {
         let bos = self.special.get("bos_token").and_then(Value::as_str);
         bos.unwrap_or_default()
     }
 
-    /// The file that it is in.
+    /// The file that holds the template.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     fn fill(&self, messages: &[ChatMessage], end: ChatEnd) -> Result<String> {
         let mut values = self.special.clone();
-        // None of Python, which is not the same as a name that is not there.
+        // Python's None, which differs from an undefined name.
         values.insert("tools".to_owned(), Value::Null);
         values.insert("documents".to_owned(), Value::Null);
         values.insert("messages".to_owned(), serde_json::json!(messages));
@@ -240,13 +242,13 @@ impl ChatTemplate {
         LlamaError::ChatTemplate {
             path: self.path.clone(),
             line: error.line(),
-            // A message is one line.
+            // An error message is a single line.
             reason: reason.replace(char::is_control, " "),
         }
     }
 }
 
-/// A file's text; `None` when it is not there.
+/// Reads a file's text; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -265,7 +267,7 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// `chat_template` of `tokenizer_config.json`: a text, or a list of them with names.
+/// `chat_template` of `tokenizer_config.json`: a text, or a list of named texts.
 fn of_config(object: &Map<String, Value>, path: &Path) -> Result<Option<String>> {
     const EXPECTED: &str = "expected a template, or a list of {\"name\": .., \"template\": ..} with one called default";
     let config = Fields::new(path, object);
@@ -281,8 +283,8 @@ fn of_config(object: &Map<String, Value>, path: &Path) -> Result<Option<String>>
     Ok(Some(text.to_owned()))
 }
 
-/// The messages with two characters of their own around what each says; outside of them is the white space that a
-/// template may trim.
+/// The messages, with two unique characters around each content. The white space that a template may trim stays
+/// outside.
 fn marked(messages: &[ChatMessage]) -> Vec<ChatMessage> {
     let mark = |number: u32| char::from_u32(MARKS + number).unwrap_or_default();
     let one = |(message, index): (&ChatMessage, u32)| {
@@ -297,7 +299,7 @@ fn marked(messages: &[ChatMessage]) -> Vec<ChatMessage> {
     messages.iter().zip(0..).map(one).collect()
 }
 
-/// The text without marks, and the bytes between the two of each message.
+/// Removes the marks, and returns the bytes between the two marks of each message.
 fn positions_of_marks(text: &str, messages: usize) -> (String, Vec<Option<Range<usize>>>) {
     let mut stripped = String::with_capacity(text.len());
     let mut contents = vec![None; messages];

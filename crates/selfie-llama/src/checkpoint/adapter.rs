@@ -1,4 +1,4 @@
-//! Adapters (LoRA and its kin, as PEFT writes them), in a folder of their own or beside weights.
+//! Adapters (LoRA and its relatives, as PEFT writes them), in their own folder or beside weights.
 
 use std::fs;
 use std::path::Path;
@@ -9,19 +9,19 @@ use crate::{LlamaError, Note, Result};
 
 const CONFIG: &str = "adapter_config.json";
 
-/// Whether a file of weights is an adapter's.
+/// Whether a file of weights belongs to an adapter.
 pub(super) fn is_of(file: &Path) -> bool {
     let name = file.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with("adapter_"))
 }
 
-/// What to say of an adapter in a folder that has weights.
+/// The note on an adapter in a folder that also has weights.
 pub(super) fn note(dir: &Path) -> Result<Option<Note>> {
     let file = dir.join(CONFIG);
-    Ok(exists(&file)?.then_some(Note::AdapterLeftOut { file }))
+    Ok(exists(&file)?.then_some(Note::AdapterIgnored { file }))
 }
 
-/// The error of a folder that holds an adapter instead of a model; `None` when there is no adapter.
+/// The error for a folder that holds an adapter instead of a model; `None` if it holds no adapter.
 pub(crate) fn only_adapter(dir: &Path) -> Result<Option<LlamaError>> {
     let file = dir.join(CONFIG);
     if !exists(&file)? {

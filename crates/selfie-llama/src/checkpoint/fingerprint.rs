@@ -1,4 +1,4 @@
-//! What the weights are, as one number.
+//! The identity of a checkpoint's weights, as one number.
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -7,8 +7,9 @@ use super::{Checkpoint, Located, read_error};
 use crate::Result;
 
 impl Checkpoint {
-    /// The identity of the weights, 64 hexadecimal digits: the SHA-256 of all tensors' names, types, shapes and SHA-256.
-    /// It reads every byte, tensors beside each other; where files lie, and how they are split, plays no part.
+    /// The identity of the weights as 64 hexadecimal digits: the SHA-256 of all tensors' names, types, shapes and
+    /// SHA-256 sums. It reads every byte, several tensors in parallel. Neither the location of the files nor their
+    /// split matters.
     pub fn fingerprint(&self) -> Result<String> {
         let tensors: Vec<(&String, &Located)> = self.tensors.iter().collect();
         let parts = tensors.par_iter().map(|(name, located)| -> Result<String> {

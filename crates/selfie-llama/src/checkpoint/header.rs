@@ -15,9 +15,9 @@ use serde::de::{Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 
 use super::{map, read_error};
 use crate::gguf::Layout;
-use crate::{LlamaError, Result};
+use crate::{Result, ShardError};
 
-/// The length field in front of the JSON.
+/// The length field before the JSON.
 const LENGTH_BYTES: u64 = 8;
 /// The largest header that the safetensors format allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -29,7 +29,7 @@ pub(crate) struct Shard {
     data: Data,
 }
 
-/// Where the bytes of a shard are.
+/// Where a shard's bytes come from.
 enum Data {
     File(File),
     Memory(Cow<'static, [u8]>),
@@ -51,7 +51,7 @@ impl Shard {
         }
     }
 
-    /// Calls `read` once with a range that the header's check found inside the shard.
+    /// Calls `read` once with a byte range that the header check found inside the shard.
     pub(crate) fn with_bytes(
         &self,
         range: Range<u64>,
@@ -90,21 +90,21 @@ impl fmt::Debug for Data {
     }
 }
 
-/// What a header says about a tensor.
+/// A header's entry for a tensor.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The format's own name of the element type.
+    /// The element type, as the format names it.
     pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
-    /// Where its data begins, from the start of the file.
+    /// Where the tensor's data begins, from the start of the file.
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
-    /// How a GGUF file stores it; `None` = row after row.
+    /// How a GGUF file stores it; `None` means row after row.
     pub(crate) layout: Option<Layout>,
 }
 
 impl Entry {
-    /// The type of the rows that are read, if it is one that weights are computed with.
+    /// The type of the rows as read, if weights can be computed in it.
     pub(super) fn float(&self) -> Option<DType> {
         if let Some(layout) = &self.layout {
             return Some(layout.dtype());
@@ -118,7 +118,7 @@ impl Entry {
     }
 }
 
-/// Reads a shard's header and checks that its tensors fill it without holes or overlaps.
+/// Reads a shard's header, and checks that its tensors fill it without holes or overlaps.
 pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
     let path = &*shard.path;
     let Header {
@@ -135,10 +135,11 @@ pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
     let mut raw = BTreeMap::new();
     for (name, tensor) in listed.0 {
         if raw.insert(name.clone(), tensor).is_some() {
-            return Err(LlamaError::DuplicateTensor {
+            return Err(ShardError::DuplicateTensor {
                 tensor: name,
                 file: path.to_owned(),
-            });
+            }
+            .into());
         }
     }
     check_layout(path, &raw, data_start, file_len)?;
@@ -156,44 +157,47 @@ pub(super) fn entries(shard: &Shard) -> Result<BTreeMap<String, Entry>> {
     Ok(raw.into_iter().map(|(name, t)| (name, locate(t))).collect())
 }
 
-/// What stands before a file's data.
+/// What precedes a file's data.
 struct Header {
     listed: Listing,
     data_start: u64,
     file_len: u64,
 }
 
-/// The `safetensors` crate has a reader too, but it wants the whole file in memory or mapped, and merges
-/// tensors of one name.
+/// The `safetensors` crate also has a reader, but it needs the whole file in memory or mapped, and it merges tensors
+/// with the same name.
 fn read_header(path: &Path, found: u64, file: &mut dyn Read) -> Result<Header> {
     let io = |source| read_error(path, source);
     if found < LENGTH_BYTES {
-        return Err(LlamaError::Truncated {
+        return Err(ShardError::Truncated {
             file: path.to_owned(),
             promised: LENGTH_BYTES,
             found,
-        });
+        }
+        .into());
     }
     let mut length = [0; LENGTH_BYTES as usize];
     file.read_exact(&mut length).map_err(io)?;
     let header = u64::from_le_bytes(length);
     if header > MAX_HEADER_BYTES {
-        return Err(LlamaError::HeaderTooLarge {
+        return Err(ShardError::HeaderTooLarge {
             file: path.to_owned(),
             header,
             limit: MAX_HEADER_BYTES,
-        });
+        }
+        .into());
     }
     if header > found - LENGTH_BYTES {
-        return Err(LlamaError::HeaderPastEnd {
+        return Err(ShardError::HeaderPastEnd {
             file: path.to_owned(),
             header,
             found,
-        });
+        }
+        .into());
     }
     let mut json = vec![0; header as usize];
     file.read_exact(&mut json).map_err(io)?;
-    let listed = serde_json::from_slice(&json).map_err(|source| LlamaError::Header {
+    let listed = serde_json::from_slice(&json).map_err(|source| ShardError::Header {
         file: path.to_owned(),
         source,
     })?;
@@ -204,14 +208,14 @@ fn read_header(path: &Path, found: u64, file: &mut dyn Read) -> Result<Header> {
     })
 }
 
-/// The tensors of a header in file order, twice if they are there twice.
+/// The tensors of a header in file order; a duplicate is listed twice.
 struct Listing(Vec<(String, RawEntry)>);
 
 #[derive(Deserialize)]
 struct RawEntry {
     dtype: String,
     shape: Vec<usize>,
-    /// First byte and the one past the last, from the start of the data.
+    /// The first byte and one past the last, from the start of the data.
     data_offsets: [u64; 2],
 }
 
@@ -248,7 +252,7 @@ fn check_layout(
     tensors: &BTreeMap<String, RawEntry>,
     data_start: u64,
     found: u64,
-) -> Result<()> {
+) -> Result<(), ShardError> {
     let mut spans = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         check_size(path, name, tensor)?;
@@ -259,7 +263,7 @@ fn check_layout(
     let last = spans.iter().map(|span| span.1).max().unwrap_or(0);
     let promised = data_start.saturating_add(last);
     if promised > found {
-        return Err(LlamaError::Truncated {
+        return Err(ShardError::Truncated {
             file: path.to_owned(),
             promised,
             found,
@@ -267,7 +271,7 @@ fn check_layout(
     }
 
     spans.sort_unstable();
-    let gap = |begin, end| LlamaError::Gap {
+    let gap = |begin, end| ShardError::Gap {
         file: path.to_owned(),
         begin,
         end,
@@ -275,7 +279,7 @@ fn check_layout(
     let (mut filled, mut before) = (0, "");
     for (begin, end, name) in spans {
         if begin < filled {
-            return Err(LlamaError::Overlap {
+            return Err(ShardError::Overlap {
                 tensor: name.to_owned(),
                 file: path.to_owned(),
                 begin,
@@ -294,16 +298,16 @@ fn check_layout(
     }
 }
 
-/// The offsets have to hold as many bytes as the shape takes. An element type that this build does not
-/// know passes: such a tensor can be in the file, it just cannot be asked for.
-fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<()> {
+/// The offsets must span as many bytes as the shape takes. An unknown element type passes: such a tensor may be in the
+/// file, but nothing can ask for it.
+fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<(), ShardError> {
     let [begin, end] = tensor.data_offsets;
     let bytes = match element_bits(&tensor.dtype) {
         None => end.checked_sub(begin),
         Some(bits) => {
             let needed = count_bytes(&tensor.shape, bits);
             if needed.is_none() {
-                return Err(LlamaError::ShapeOverflow {
+                return Err(ShardError::ShapeOverflow {
                     tensor: name.to_owned(),
                     file: path.to_owned(),
                     shape: tensor.shape.clone(),
@@ -314,7 +318,7 @@ fn check_size(path: &Path, name: &str, tensor: &RawEntry) -> Result<()> {
     };
     match bytes {
         Some(_) => Ok(()),
-        None => Err(LlamaError::TensorBytes {
+        None => Err(ShardError::TensorBytes {
             tensor: name.to_owned(),
             file: path.to_owned(),
             begin,

@@ -1,4 +1,4 @@
-//! The one use of `unsafe` in this crate: a read-only map of a part of a file.
+//! A read-only map of a part of a file: the only `unsafe` code in this crate.
 
 #![allow(unsafe_code)]
 
@@ -7,18 +7,18 @@ use std::io;
 
 use memmap2::MmapOptions;
 
-/// Calls `read` once with `len` bytes of the file from `offset`. They leave memory when it returns.
+/// Calls `read` once with `len` bytes of the file from `offset`. The map is dropped afterwards.
 ///
-/// A file that is shortened *before* the call is an error. If another process shortens it *during* the
-/// call, touching the lost pages raises SIGBUS, as it does in every program that maps files: do not
-/// truncate a checkpoint in place while it is read. (Replacing it by another file is fine.)
+/// If the file was truncated *before* the call, this is an error. If another process truncates it *during* the call,
+/// touching the lost pages raises SIGBUS, as in every program that maps files. Do not truncate a checkpoint in place
+/// while it is being read. (Replacing it with another file is fine.)
 pub(super) fn with_bytes(
     file: &File,
     offset: u64,
     len: usize,
     read: &mut dyn FnMut(&[u8]),
 ) -> io::Result<()> {
-    // A map of no bytes is an error on some systems.
+    // Some systems refuse a map of 0 bytes.
     if len == 0 {
         read(&[]);
         return Ok(());
@@ -34,9 +34,9 @@ pub(super) fn with_bytes(
             ),
         ));
     }
-    // SAFETY: the map is read-only, `offset..end` was inside the file just now, and the slice does not
-    // outlive this call. That nobody writes into the file meanwhile is what the caller's documentation
-    // asks for; no map of a file can do better.
+    // SAFETY: the map is read-only, `offset..end` was just found to be inside the file, and the slice does not outlive
+    // this call. The documentation asks the caller that nobody writes to the file meanwhile; no map of a file can
+    // guarantee more.
     let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file)? };
     read(&map);
     Ok(())

@@ -1,4 +1,4 @@
-//! The weights of a Hugging Face folder or a GGUF file: which tensors there are, and reading them in pieces.
+//! The weights of a Hugging Face folder or a GGUF file: lists the tensors, and reads them in pieces.
 
 mod adapter;
 mod fingerprint;
@@ -21,14 +21,14 @@ pub(crate) use adapter::only_adapter;
 pub(crate) use header::{Entry, Shard};
 pub use tensor::{Tensor, TensorInfo};
 
-/// The file that says which shard holds which tensor.
+/// The index file: it says which shard holds which tensor.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
-/// The head, which a model whose head is the embedding table does not have.
+/// The head; a model whose head is the embedding table lacks it.
 const HEAD: &str = "lm_head.weight";
 
-/// The safetensors files of a folder, or a GGUF file, whose tensors have the names and the order of transformers here.
-/// Opening it reads and checks headers, no weights.
+/// The safetensors files of a folder, or a GGUF file, with its tensors in the names and order of transformers. Opening
+/// reads and checks the headers, not the weights.
 ///
 /// The files stay open: replacing one on disk does not change what is read.
 #[derive(Debug)]
@@ -38,8 +38,8 @@ pub struct Checkpoint {
     notes: Vec<Note>,
 }
 
-/// What the names of a language model's tensors begin with in a multimodal checkpoint: as transformers wrote them up to
-/// 4.51, and since.
+/// The prefixes of a language model's tensor names in a multimodal checkpoint: of transformers up to 4.51, and of later
+/// versions.
 pub(crate) const TEXT_PARTS: [&str; 2] = ["language_model.model.", "model.language_model."];
 
 fn has_part(tensors: &BTreeMap<String, Located>, part: &str) -> bool {
@@ -47,9 +47,9 @@ fn has_part(tensors: &BTreeMap<String, Located>, part: &str) -> bool {
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, else `model.safetensors.index.json` and its shards, else the one
+    /// Opens `model.safetensors`; otherwise `model.safetensors.index.json` and its shards; otherwise the only
     /// `*.safetensors` file of the folder, or of the snapshot of a `models--org--name` folder. A path that ends with
-    /// `.gguf` is such a file, or the first part of one that is split.
+    /// `.gguf` is a GGUF file, or the first part of a split one.
     pub fn open(dir: &Path) -> Result<Self> {
         if is_gguf(dir) {
             return Ok(Checkpoint {
@@ -82,7 +82,7 @@ impl Checkpoint {
         })
     }
 
-    /// One safetensors file that is no whole model: an adapter, a head.
+    /// Opens one safetensors file that is not a whole model: an adapter, a head.
     pub fn open_file(path: &Path) -> Result<Self> {
         Ok(Checkpoint {
             dir: path.parent().unwrap_or(path).to_owned(),
@@ -91,7 +91,7 @@ impl Checkpoint {
         })
     }
 
-    /// A safetensors file that is in memory. `path` is what errors call it.
+    /// Reads a safetensors file from memory. Errors call it `path`.
     pub fn from_bytes(bytes: &'static [u8], path: &Path) -> Result<Self> {
         Ok(Checkpoint {
             dir: path.parent().unwrap_or(path).to_owned(),
@@ -100,19 +100,19 @@ impl Checkpoint {
         })
     }
 
-    /// What one may want to know of the folder: an adapter beside the weights is left out.
+    /// Notes on the folder, such as an adapter beside the weights that is ignored.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }
 
-    /// Every tensor, by name. With an index these are the tensors that the index names.
+    /// Every tensor, by name. With an index, these are the tensors that the index names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorInfo<'_>)> {
         self.tensors
             .iter()
             .map(|(name, located)| (name.as_str(), located.info()))
     }
 
-    /// The number of tensors of each type that is quantized, by its name; none in safetensors files.
+    /// The number of tensors of each quantized type, by the type's name; empty for safetensors files.
     pub fn quantized(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();
         for Located { entry, .. } in self.tensors.values() {
@@ -128,12 +128,12 @@ impl Checkpoint {
         self.tensors.values().map(|t| t.entry.bytes).sum()
     }
 
-    /// What the files say about a tensor, if they have it.
+    /// What the files say about a tensor, or `None` if they lack it.
     pub fn find(&self, name: &str) -> Option<TensorInfo<'_>> {
         self.tensors.get(name).map(Located::info)
     }
 
-    /// A tensor that has to be there, in a dtype that can be computed with and in this shape.
+    /// A tensor that must exist, in a dtype that can be computed with and in this shape.
     pub fn tensor(&self, name: &str, expected_shape: &[usize]) -> Result<Tensor> {
         let Located { entry, shard } = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let dtype = entry.float().ok_or_else(|| LlamaError::TensorDType {
@@ -191,7 +191,7 @@ pub(crate) fn read_error(path: &Path, source: io::Error) -> LlamaError {
     }
 }
 
-/// A tensor and the file that holds it.
+/// A tensor, and the file that holds it.
 #[derive(Debug)]
 pub(crate) struct Located {
     entry: Entry,
@@ -246,7 +246,7 @@ fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
 
     let mut tensors = BTreeMap::new();
     for (file_name, names) in names_by_shard {
-        // An index comes from the network: it must not lead out of the folder.
+        // An index comes from the network, so it must not lead out of the folder.
         let mut parts = Path::new(&file_name).components();
         let is_inside = !file_name.is_empty() && parts.all(|p| matches!(p, Component::Normal(_)));
         if !is_inside {
@@ -278,7 +278,7 @@ fn open_index(dir: &Path, index: &Path) -> Result<BTreeMap<String, Located>> {
     Ok(tensors)
 }
 
-/// The one weight file of a folder without an index.
+/// The only weight file of a folder without an index.
 fn only_file(dir: &Path) -> Result<PathBuf> {
     let mut files = Vec::new();
     for item in fs::read_dir(dir).map_err(|source| read_error(dir, source))? {
@@ -318,7 +318,7 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found == extension)
 }
 
-/// Weights that are not read, by the end of their names, and what to do about them.
+/// Unsupported weight files, by the end of their names, and the advice for each.
 const OTHER_FORMATS: [(&str, &str); 3] = [
     (
         "bin",

@@ -12,27 +12,26 @@ use super::read_error;
 use crate::gguf::Layout;
 use crate::{LlamaError, Result};
 
-/// What a file says about a tensor.
+/// A file's description of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
-    /// The element type as the file's format names it: `BF16`, `I8`, `Q4_K`.
+    /// The element type, as the file's format names it: `BF16`, `I8`, `Q4_K`.
     pub dtype: &'a str,
     /// The size of each dimension, outermost first.
     pub shape: &'a [usize],
-    /// The bytes it takes in the file.
+    /// The tensor's bytes in the file.
     pub bytes: u64,
     /// The file that holds it.
     pub file: &'a Path,
 }
 
-/// A tensor of f32, bf16 or f16 in a file, read when asked for; quantized ones of a GGUF file are read as f32.
+/// A tensor of f32, bf16 or f16 in a file, read on demand. Quantized tensors of a GGUF file are read as f32.
 ///
-/// As a [`MatrixSource`] it maps only the bytes of the rows that are asked for and drops the map
-/// afterwards, so memory never holds the whole file. A vector of n values is a matrix of one row. The
-/// bytes need not be aligned to the element.
+/// As a [`MatrixSource`] it maps only the bytes of the requested rows and then drops the map, so memory never holds the
+/// whole file. A vector of n values is a matrix with one row. The bytes need not be aligned to the element.
 ///
-/// The file must not be shortened in place while rows are read: that raises SIGBUS. One that was
-/// shortened earlier gives an error.
+/// The file must not be truncated in place while rows are read: that raises SIGBUS. A file that was truncated earlier
+/// gives an error.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     name: String,
@@ -61,7 +60,7 @@ impl Tensor {
         }
     }
 
-    /// The name in the checkpoint.
+    /// The tensor's name in the checkpoint.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -71,18 +70,18 @@ impl Tensor {
         &self.shard.path
     }
 
-    /// The bytes that it takes in the file.
+    /// The tensor's bytes in the file.
     pub fn stored_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether its values are quantized in the file.
+    /// Whether the values are quantized in the file.
     pub fn is_quantized(&self) -> bool {
         self.layout.is_some_and(|layout| layout.is_quantized())
     }
 
-    /// All values, row after row: for a norm's weight or a bias. The conversion to f32 is exact; a value
-    /// that is not finite is an error.
+    /// All values, row after row, for a norm's weight or a bias. The conversion to f32 is exact. A value that is not
+    /// finite is an error.
     pub fn vector(&self) -> Result<Vec<f32>> {
         let mut values = Vec::new();
         self.with_rows(0..self.shape.0, &mut |bytes| {
@@ -139,20 +138,20 @@ impl MatrixSource for Tensor {
 }
 
 impl Tensor {
-    /// Calls `read` with the bytes that `rows` are made of.
+    /// Calls `read` with the stored bytes that make up `rows`.
     fn with_stored(&self, rows: Range<usize>, read: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let (total, columns) = self.shape;
         if rows.start > rows.end || rows.end > total {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("rows {rows:?} are asked for, but there are {total}"),
+                format!("rows {rows:?} were requested, but the tensor has {total}"),
             ));
         }
         if rows.is_empty() {
             read(&[]);
             return Ok(());
         }
-        // No overflow: there is a row, and the header's check found the whole tensor inside the file.
+        // No overflow: there is at least one row, and the header check found the whole tensor inside the file.
         let (stored, row_bytes) = match &self.layout {
             None => (rows, columns * self.dtype.size()),
             Some(layout) => (layout.stored(&rows), layout.row_bytes(columns)),

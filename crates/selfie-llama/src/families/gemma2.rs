@@ -30,7 +30,7 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     Ok(())
 }
 
-/// What Gemma 2 and 3 have in common.
+/// The settings that Gemma 2 and 3 share.
 pub(super) fn gemma(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     set_attention_bias(root, config)?;
     let scalar = root.positive("query_pre_attn_scalar")?;
@@ -43,7 +43,7 @@ pub(super) fn gemma(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     Ok(())
 }
 
-/// A cap; `null` is none.
+/// A soft cap; `null` means none.
 fn softcap(root: &Fields, name: &str, default: f64) -> Result<Option<f32>> {
     let cap = root.positive(name)?;
     let default = (!root.names(name)).then_some(default);

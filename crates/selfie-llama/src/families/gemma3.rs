@@ -1,4 +1,4 @@
-//! The text model of Gemma 3 (arXiv 2503.19786), on its own or as a part of a multimodal checkpoint.
+//! The text model of Gemma 3 (arXiv 2503.19786), alone or as part of a multimodal checkpoint.
 
 use super::gemma2::gemma;
 use super::{Defaults, Family, windows};
@@ -6,7 +6,7 @@ use crate::config::{global_and_local_ropes, has_rope_sections, rope_base};
 use crate::json::Fields;
 use crate::{LlamaConfig, QkNorm, Result, Rope, RopeScaling};
 
-/// The period of layers, of which the last one is full, where nothing says it.
+/// The default period of layers; the last layer of each period has full attention.
 const PATTERN: usize = 6;
 
 pub(super) const FAMILY: Family = Family {
@@ -29,7 +29,10 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     gemma(root, config)?;
     for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if root.get(name).is_some() {
-            return Err(root.refuse(name, "supported: null, for transformers caps nothing here"));
+            return Err(root.refuse(
+                name,
+                "supported: null, because transformers applies no cap here",
+            ));
         }
     }
     if root.flag("use_bidirectional_attention")?.unwrap_or(false) {
@@ -46,7 +49,7 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     Ok(())
 }
 
-/// Layers that slide turn by `rope_local_base_freq`, and are never scaled.
+/// Sliding layers rotate with `rope_local_base_freq`, which is never scaled.
 fn local_rope(root: &Fields, max_positions: usize) -> Result<Rope> {
     if has_rope_sections(root)? {
         return Ok(global_and_local_ropes(root, max_positions)?.1);

@@ -1,4 +1,4 @@
-//! LLaMA (arXiv 2302.13971, 2307.09288, 2407.21783): what the others are told apart from.
+//! LLaMA (arXiv 2302.13971, 2307.09288, 2407.21783). The other families are described by how they differ from it.
 
 use super::{Defaults, Family, set_attention_bias};
 use crate::json::Fields;

@@ -1,4 +1,4 @@
-//! Mistral (arXiv 2310.06825) with its sliding window, and Ministral, where only some layers have one.
+//! Mistral (arXiv 2310.06825) with its sliding window, and Ministral, in which only some layers have one.
 
 use super::{Defaults, Family, windows};
 use crate::json::Fields;
@@ -18,7 +18,7 @@ pub(super) const MINISTRAL: Family = Family {
     read: ministral,
 };
 
-/// All layers slide, whatever `layer_types` says: transformers does not read it here.
+/// All layers slide. `layer_types` is ignored because transformers does not read it for this family.
 fn mistral(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     let window = windows::width(root)?;
     for layer in &mut config.spec.layers {

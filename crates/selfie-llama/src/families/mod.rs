@@ -1,8 +1,8 @@
-//! The families of checkpoints, a file each: how one of them differs from a LLaMA.
+//! The supported families of checkpoints, one file each: how a family differs from a LLaMA.
 //!
-//! A file has the family's [`Family`], with the defaults of transformers for fields that `config.json` leaves out, and a
-//! function that changes the [`Spec`](crate::Spec) of a LLaMA where the family computes something else.
-//! See `docs/families.md` for how to add one.
+//! A file holds the family's [`Family`], with the defaults of transformers for fields missing from `config.json`, and a
+//! function that changes the [`Spec`](crate::Spec) of a LLaMA wherever the family computes something else.
+//! `docs/families.md` explains how to add a family.
 
 mod gemma2;
 mod gemma3;
@@ -18,30 +18,30 @@ mod windows;
 use crate::json::Fields;
 use crate::{LlamaConfig, Result};
 
-/// The families of checkpoints that can be computed.
+/// The supported families of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModelType {
-    /// LLaMA 1 to 3, and everything that calls itself so.
+    /// LLaMA 1 to 3, and checkpoints that use its `model_type`.
     Llama,
-    /// Mistral 7B and its kin: perhaps with a window at all layers.
+    /// Mistral 7B and its relatives: a window at all layers, or none.
     Mistral,
-    /// Ministral: as Mistral, with a window at some layers.
+    /// Ministral: like Mistral, with a window at some layers.
     Ministral,
     /// Qwen 2 and 2.5: biases on queries, keys and values.
     Qwen2,
     /// Qwen 3, dense: norms of queries and keys.
     Qwen3,
-    /// Gemma 2: norms around, soft caps, windows at every other layer.
+    /// Gemma 2: norms before and after each block, soft caps, windows at every other layer.
     Gemma2,
-    /// Gemma 3, its text: norms around, norms of queries and keys, two rotations.
+    /// Gemma 3, text only: norms before and after each block, norms of queries and keys, two rotations.
     Gemma3,
-    /// SmolLM 3: every fourth layer without rotation.
+    /// SmolLM 3: no rotation at every fourth layer.
     SmolLm3,
-    /// OLMo 2: norms behind attention and MLP.
+    /// OLMo 2: norms after attention and MLP.
     Olmo2,
-    /// OLMo 3: as OLMo 2, with windows.
+    /// OLMo 3: like OLMo 2, with windows.
     Olmo3,
-    /// Phi 3 and 4: fused projections, perhaps a rotation of a part of each head.
+    /// Phi 3 and 4: fused projections; some checkpoints rotate only part of each head.
     Phi3,
     /// Granite 3, dense: multipliers.
     Granite,
@@ -51,20 +51,20 @@ pub enum ModelType {
 pub(crate) struct Family {
     /// Its `model_type`.
     pub(crate) name: &'static str,
-    /// What `architectures` calls its language model.
+    /// The name of its language model in `architectures`.
     pub(crate) architecture: &'static str,
-    /// What its fields are where `config.json` does not say.
+    /// The defaults of fields missing from `config.json`.
     pub(crate) defaults: Defaults,
-    /// Makes the configuration of a LLaMA that of the family.
+    /// Turns the configuration of a LLaMA into the family's.
     pub(crate) read: fn(&Fields, &mut LlamaConfig) -> Result<()>,
 }
 
-/// The values of fields that are not written.
+/// The values of missing fields.
 #[derive(Clone, Copy)]
 pub(crate) struct Defaults {
     pub(crate) heads: Option<usize>,
     pub(crate) kv_heads: Option<usize>,
-    /// `None`: the width divided by the heads.
+    /// `None` means the width divided by the number of heads.
     pub(crate) head_dim: Option<usize>,
     pub(crate) vocab_size: Option<usize>,
     pub(crate) max_positions: usize,
@@ -126,7 +126,7 @@ impl ModelType {
     }
 }
 
-/// `attention_bias`: biases of all projections of attention.
+/// `attention_bias`: biases on all projections of attention.
 fn set_attention_bias(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     let biases = root.flag("attention_bias")?.unwrap_or(false);
     config.qkv_bias = biases;
@@ -134,7 +134,7 @@ fn set_attention_bias(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     Ok(())
 }
 
-/// The family that `config.json` names, by `model_type` or else by the first of `architectures`.
+/// The family named by `model_type`, or otherwise by the first of `architectures`.
 pub(crate) fn model_type(root: &Fields) -> Result<ModelType> {
     let mut architectures = root.texts("architectures")?.unwrap_or_default();
     for name in &mut architectures {

@@ -1,4 +1,5 @@
-//! OLMo 2 (arXiv 2501.00656) and OLMo 3: norms behind attention and MLP, and one over all heads of queries and of keys.
+//! OLMo 2 (arXiv 2501.00656) and OLMo 3. Norms follow attention and MLP, and one norm spans all heads of queries,
+//! another all heads of keys.
 
 use super::{Defaults, Family, set_attention_bias, windows};
 use crate::json::Fields;
@@ -30,7 +31,7 @@ fn olmo2(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     Ok(())
 }
 
-/// Three layers of four slide a window, and turn by the frequencies as they were before they were scaled.
+/// Three layers of four slide a window. They rotate with the original, unscaled frequencies.
 fn olmo3(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     olmo2(root, config)?;
     let window = windows::width(root)?;

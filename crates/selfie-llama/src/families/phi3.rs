@@ -21,7 +21,8 @@ fn read(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     let factor = partial_rotary_factor(root)?;
     let rotated = (head_dim as f64 * factor) as usize;
     if rotated == 0 || rotated % 2 == 1 {
-        let expected = format!("expected a part of {head_dim} columns that is even, and not 0");
+        let expected =
+            format!("expected a share of {head_dim} columns that is an even number, not 0");
         return Err(root.refuse_as("partial_rotary_factor", factor.to_string(), expected));
     }
     config.spec.rotated = rotated;

@@ -5,7 +5,7 @@ use crate::config::MAX_SIZE;
 use crate::json::Fields;
 use crate::{LlamaConfig, QkNorm, Result};
 
-/// `max_window_layers` where it is not written.
+/// The default of `max_window_layers`.
 const MAX_WINDOW_LAYERS: usize = 28;
 
 pub(super) const QWEN2: Family = Family {
@@ -36,7 +36,7 @@ fn qwen3(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     set_windows(root, config)
 }
 
-/// The layers from `max_window_layers` on slide, if any do.
+/// Layers from `max_window_layers` on slide, if any do.
 fn set_windows(root: &Fields, config: &mut LlamaConfig) -> Result<()> {
     let first = root.integer("max_window_layers", 0..=MAX_SIZE)?;
     let first = first.unwrap_or(MAX_WINDOW_LAYERS);

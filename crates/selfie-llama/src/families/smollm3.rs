@@ -4,7 +4,7 @@ use super::{Defaults, Family, set_attention_bias, windows};
 use crate::json::Fields;
 use crate::{LayerRope, LlamaConfig, Result};
 
-/// Every fourth layer is without rotation, where nothing else is said.
+/// By default every fourth layer has no rotation.
 const INTERVAL: usize = 4;
 
 pub(super) const FAMILY: Family = Family {

@@ -1,26 +1,26 @@
-//! Sliding windows: how wide, and at which layers.
+//! Sliding windows: their width and their layers.
 
 use crate::config::{MAX_LAYERS, MAX_SIZE};
 use crate::json::Fields;
 use crate::{LayerRope, LlamaConfig, Result, Rope};
 
-/// The window of transformers for a configuration that does not say how wide.
+/// The default window of transformers.
 const DEFAULT_WINDOW: usize = 4096;
 
-/// `sliding_window`; `null` is none, and so is a field that is not there.
+/// `sliding_window`; `None` if it is `null` or missing.
 pub(super) fn written_width(root: &Fields) -> Result<Option<usize>> {
     root.integer("sliding_window", 1..=MAX_SIZE)
 }
 
-/// `sliding_window`; `null` is none, and a field that is not there the default of transformers.
+/// `sliding_window`; `None` if it is `null`, and the default of transformers if it is missing.
 pub(super) fn width(root: &Fields) -> Result<Option<usize>> {
     let window = written_width(root)?;
     let default = (!root.names("sliding_window")).then_some(DEFAULT_WINDOW);
     Ok(window.or(default))
 }
 
-/// Gives a window to the layers that `layer_types` lets slide, or where that is not written to those that `slides` names.
-/// Returns which they are: also where there is no window, layers of the two types may differ.
+/// Gives a window to the layers that `layer_types` marks as sliding or, if it is missing, to those that `slides`
+/// selects. Returns the sliding layers even if there is no window: the two types may differ in other ways.
 pub(super) fn set(
     root: &Fields,
     config: &mut LlamaConfig,
@@ -49,7 +49,7 @@ pub(super) fn set(
     Ok(slide)
 }
 
-/// Gives the layers that slide a rotation of their own.
+/// Gives the sliding layers their own rotation.
 pub(super) fn set_local_rope(config: &mut LlamaConfig, slide: &[bool], rope: Rope) {
     config.spec.local_rope = Some(rope);
     for (layer, &slides) in config.spec.layers.iter_mut().zip(slide) {
@@ -59,12 +59,12 @@ pub(super) fn set_local_rope(config: &mut LlamaConfig, slide: &[bool], rope: Rop
     }
 }
 
-/// A pattern of `period` layers, of which the last one is full.
+/// A pattern of `period` layers, the last of which has full attention.
 pub(super) fn all_but_every(period: usize) -> impl Fn(usize) -> bool {
     move |l| (l + 1) % period != 0
 }
 
-/// The period that a field gives.
+/// The period in a field.
 pub(super) fn period(root: &Fields, name: &str) -> Result<Option<usize>> {
     root.integer(name, 1..=MAX_LAYERS)
 }

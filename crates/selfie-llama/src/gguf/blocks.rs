@@ -1,24 +1,25 @@
-//! The element types of GGUF. [`BlockFormat`] knows those that products take as they are; the others are here
-//! (`dequantize_row_*` of ggml's `ggml-quants.c`), in the same order of f32 operations, so that every bit is ggml's.
+//! The element types of GGUF. [`BlockFormat`] covers those that products take directly. The others are here
+//! (`dequantize_row_*` of ggml's `ggml-quants.c`), with f32 operations in the same order, so that every bit matches
+//! ggml's.
 
 use half::{bf16, f16};
 use selfie_kernels::{BlockFormat, DType};
 
-/// Values of a block whose name ends with `_K`.
+/// Values in a block of the types whose names end with `_K`.
 const K: usize = 256;
 /// The 16 levels of IQ4_NL.
 const IQ4_LEVELS: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
 
-/// How the values of a tensor are stored.
+/// The storage type of a tensor's values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockType {
-    /// The number in the file.
+    /// The type's number in the file.
     pub(super) id: u32,
-    /// ggml's name.
+    /// The name in ggml.
     pub(crate) name: &'static str,
-    /// Values of a block.
+    /// Values in a block.
     pub(crate) values: usize,
     /// Bytes of a block.
     pub(crate) bytes: usize,
@@ -27,7 +28,7 @@ pub(crate) struct BlockType {
 
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// Values one after the other, which need no arithmetic.
+    /// Plain values, one after the other.
     Plain(DType),
     Blocks(BlockFormat),
     Quantized(fn(&[u8], &mut [f32])),
@@ -55,7 +56,7 @@ impl BlockType {
         Self::ALL.into_iter().find(|kind| kind.id == id)
     }
 
-    /// The name of a type that is not read, or its number.
+    /// The name of an unsupported type, or its number.
     pub(super) fn unknown_name(id: u32) -> String {
         const OTHERS: [(u32, &str); 17] = [
             (9, "Q8_1"),
@@ -80,7 +81,7 @@ impl BlockType {
         name.map_or_else(|| format!("type {id}"), |(_, name)| (*name).to_owned())
     }
 
-    /// The type of the values as they lie in the file; `None` for quantized ones.
+    /// The type of the values as stored; `None` for quantized ones.
     pub(crate) fn plain(self) -> Option<DType> {
         match self.form {
             Form::Plain(dtype) => Some(dtype),
@@ -88,7 +89,7 @@ impl BlockType {
         }
     }
 
-    /// The format of blocks that products take.
+    /// The block format, if products take it.
     pub(crate) fn blocks(self) -> Option<BlockFormat> {
         match self.form {
             Form::Blocks(format) => Some(format),
@@ -153,12 +154,12 @@ const fn quantized(
     }
 }
 
-/// The f16 at a place of a block.
+/// The f16 at byte `at` of a block.
 fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The low half of a byte, or the high one.
+/// The low or the high four bits of a byte.
 fn nibble(byte: u8, high: bool) -> u8 {
     if high { byte >> 4 } else { byte & 0xf }
 }

@@ -1,5 +1,5 @@
-//! Metadata as `config.json`: the fields of transformers, which [`LlamaConfig`](crate::LlamaConfig) reads as it reads a
-//! file's.
+//! Turns metadata into a `config.json`: the fields of transformers, which [`LlamaConfig`](crate::LlamaConfig) reads
+//! like those of a file.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,12 +12,12 @@ use super::names::{Architecture, Shapes};
 use super::{Gguf, rope};
 use crate::{LlamaError, Result};
 
-/// More than any model has, so that products of two do not overflow.
+/// More than any model has, and small enough that a product of two values does not overflow.
 const MAX: u64 = 1 << 31;
-/// Layers are listed one by one.
+/// Layers are listed one by one, so their number is limited.
 const MAX_LAYERS: u64 = 1 << 10;
 
-/// Typed reads of the metadata: an error names the file, the key and its value.
+/// Typed reads of the metadata. An error names the file, the key and its value.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
     pub(super) path: &'a Path,
@@ -49,7 +49,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A finite number, as the shortest decimal that means it: what `config.json` had before it became an f32.
+    /// A finite number, as the shortest decimal that gives the same f32: the value that `config.json` had before.
     pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
         let value = match self.get(key) {
             None => return Ok(None),
@@ -95,7 +95,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A number that a file may also give for each layer; only the same for all is read.
+    /// A number that a file may also give per layer; it must be the same for all layers.
     fn same(&self, key: &str) -> Result<Option<u64>> {
         let values: Vec<u64> = match self.get(key) {
             Some(Meta::List(List::Unsigned(list))) => list.clone(),
@@ -109,7 +109,7 @@ impl<'a> Keys<'a> {
             Some(&first) if values.iter().all(|&v| v == first) && (1..=MAX).contains(&first) => {
                 Ok(Some(first))
             }
-            _ => Err(self.refuse(key, "layers that differ in it are not supported")),
+            _ => Err(self.refuse(key, "it must be the same for all layers")),
         }
     }
 
@@ -137,7 +137,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A value as messages show it.
+/// A value, as messages show it.
 fn shown(value: &Meta) -> String {
     match value {
         Meta::Unsigned(value) => value.to_string(),
@@ -221,13 +221,13 @@ pub(super) fn eos(keys: &Keys) -> Result<Vec<u64>> {
     Ok(ids)
 }
 
-/// The id of a token; -1 as u32, and no such key, are none.
+/// The id of a token; `None` if the key is missing or is -1 as u32.
 pub(super) fn token_id(keys: &Keys, key: &str) -> Result<Option<u64>> {
     let id = keys.integer(key, 0..=u32::MAX.into())?;
     Ok(id.filter(|&id| id != u64::from(u32::MAX)))
 }
 
-/// The object of `config.json`.
+/// The object that `config.json` would hold.
 pub(super) fn config(gguf: &Gguf) -> Result<Map<String, Value>> {
     let keys = &gguf.keys();
     let architecture = Architecture::of(keys)?;
@@ -299,7 +299,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Map<String, Value>> {
     }
     match (name, window) {
         ("gemma2" | "gemma3", window) => gemma(&model, window, &shapes, head_dim, &mut set)?,
-        // Mistral 7B is of the architecture llama, and OLMo 3 of olmo2.
+        // Mistral 7B has the architecture llama, and OLMo 3 has olmo2.
         ("llama", Some(window)) => {
             set("model_type", json!("mistral"));
             set("sliding_window", json!(window));
@@ -318,7 +318,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Map<String, Value>> {
     }
     match name {
         "smollm3" => {
-            // llama.cpp knows no other step, and the file does not say it.
+            // llama.cpp knows no other interval, and the file does not store it.
             let has_rope = (1..=shapes.layers).map(|number| u8::from(number % 4 != 0));
             set("no_rope_layers", has_rope.collect());
         }
@@ -337,7 +337,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Map<String, Value>> {
     Ok(config)
 }
 
-/// What Gemma 2 and 3 have beside the others.
+/// The fields that only Gemma 2 and 3 have.
 fn gemma(
     model: &Model,
     window: Option<u64>,
@@ -351,11 +351,11 @@ fn gemma(
         ("attn_logit_softcapping", "attn_logit_softcapping", 50.0),
         ("final_logit_softcapping", "final_logit_softcapping", 30.0),
     ] {
-        // Gemma 3 has none unless the file says so, and Gemma 2 the defaults of llama.cpp.
+        // Without the key, Gemma 3 has no cap and Gemma 2 has llama.cpp's default.
         let cap = model.number(key)?.or((!is_gemma3).then_some(default));
         set(field, json!(cap));
     }
-    // The file does not say it: llama.cpp tells the largest of both families by the number of layers.
+    // The file does not store it. llama.cpp recognizes the largest model of each family by its number of layers.
     let is_27b = shapes.layers == if is_gemma3 { 62 } else { 46 };
     let width = model.required("embedding_length")?;
     let scalar = if is_27b {
@@ -384,7 +384,7 @@ fn gemma(
     Ok(())
 }
 
-/// Which layers have the window: as the file says, else all but each `step`-th.
+/// Which layers have the window: as the file says, otherwise all but each `step`-th.
 fn layer_types(model: &Model, shapes: &Shapes, step: u64) -> Result<Value> {
     const KEY: &str = "attention.sliding_window_pattern";
     let name = |is_sliding: bool| {
@@ -411,7 +411,7 @@ fn layer_types(model: &Model, shapes: &Shapes, step: u64) -> Result<Value> {
         .collect())
 }
 
-/// The rows of the embedding table, which may be more than there are tokens.
+/// The rows of the embedding table; there may be more rows than tokens.
 fn vocab_size(gguf: &Gguf) -> Result<usize> {
     const TABLE: &str = "token_embd.weight";
     match gguf.tensors.get(TABLE) {

@@ -1,23 +1,23 @@
-//! The header of a GGUF file: magic, version, metadata, a list of tensors, then the data that it describes
+//! The header of a GGUF file: magic, version, metadata, a list of tensors, then their data
 //! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>).
 //!
-//! Nothing in it is believed: a count is compared with the bytes that are left before anything is allocated for it.
+//! The header is untrusted: every count is compared with the remaining bytes before anything is allocated for it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::blocks::BlockType;
-use crate::{LlamaError, Result};
+use crate::{LlamaError, Result, ShardError};
 
 const MAGIC: &[u8] = b"GGUF";
-/// The most dimensions of a tensor.
+/// The most dimensions that a tensor can have.
 const MAX_DIMS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
-/// Names longer than these are refused, as ggml refuses them.
+/// Longer names are refused, as in ggml.
 const MAX_KEY: usize = 65_535;
 const MAX_TENSOR_NAME: usize = 64;
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) version: u32,
@@ -25,7 +25,7 @@ pub(super) struct Header {
     pub(super) tensors: BTreeMap<String, Stored>,
 }
 
-/// A value of the metadata.
+/// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Meta {
     Unsigned(u64),
@@ -37,7 +37,7 @@ pub(super) enum Meta {
     List(List),
 }
 
-/// A list of the metadata, whose values are all of one type.
+/// A metadata list; all its values have one type.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum List {
     Unsigned(Vec<u64>),
@@ -48,19 +48,19 @@ pub(super) enum List {
     Text(Vec<String>),
 }
 
-/// Where a tensor lies.
+/// The description of a stored tensor.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) kind: BlockType,
-    /// The size of each dimension, innermost first, as the file has it.
+    /// The size of each dimension, innermost first, as in the file.
     pub(super) dims: Vec<usize>,
-    /// From the start of the file.
+    /// The tensor's offset from the start of the file.
     pub(super) offset: u64,
     pub(super) bytes: u64,
 }
 
 impl Header {
-    /// Reads and checks the header of a whole file. `path` is what errors call it.
+    /// Reads and checks the header of a whole file. Errors call it `path`.
     pub(super) fn parse(file: &[u8], path: &Path) -> Result<Self> {
         let mut reader = Reader { file, at: 0, path };
         let version = reader.begin()?;
@@ -80,10 +80,11 @@ impl Header {
         for _ in 0..n_tensors {
             let (name, tensor) = reader.tensor(alignment)?;
             if tensors.contains_key(&name) {
-                return Err(LlamaError::DuplicateTensor {
+                return Err(ShardError::DuplicateTensor {
                     tensor: name,
                     file: path.to_owned(),
-                });
+                }
+                .into());
             }
             tensors.insert(name, tensor);
         }
@@ -97,7 +98,7 @@ impl Header {
     }
 }
 
-/// The rest of a file that is read from front to back.
+/// The rest of a file, read from front to back.
 struct Reader<'a> {
     file: &'a [u8],
     at: usize,
@@ -143,7 +144,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
-    /// Magic and version.
+    /// Reads the magic number and the version.
     fn begin(&mut self) -> Result<u32> {
         let magic = self.take(MAGIC.len(), "the magic number")?;
         if magic != MAGIC {
@@ -156,17 +157,17 @@ impl<'a> Reader<'a> {
                 "it is big-endian, and little-endian files are read: convert it again with --endian little \
                  (gguf_convert_endian.py of llama.cpp)",
             )),
-            _ => Err(self.fail(format!("its version is {version}, and 2 and 3 are read"))),
+            _ => Err(self.fail(format!("its version is {version}; supported: 2, 3"))),
         }
     }
 
-    /// How many things follow that take at least `least` bytes each.
+    /// The number of items that follow; each takes at least `least` bytes.
     fn count(&mut self, what: &str, least: u64) -> Result<usize> {
         let count = self.u64(what)?;
         match count.checked_mul(least) {
             Some(bytes) if bytes <= self.left() as u64 => Ok(count as usize),
             _ => Err(self.fail(format!(
-                "it is said to have {count} {what}, which do not fit the {} bytes that follow",
+                "its header claims {count} {what}, which do not fit the {} bytes that follow",
                 self.left()
             ))),
         }
@@ -187,7 +188,7 @@ impl<'a> Reader<'a> {
         let name = self.text(what)?;
         if name.is_empty() || name.len() > longest {
             return Err(self.fail(format!(
-                "{what} has {} bytes, and 1 to {longest} are expected",
+                "{what} has {} bytes; expected 1 to {longest}",
                 name.len()
             )));
         }
@@ -198,7 +199,7 @@ impl<'a> Reader<'a> {
         match self.array::<1>(key)? {
             [0] => Ok(false),
             [1] => Ok(true),
-            [other] => Err(self.fail(format!("{key} is to be true or false, and is {other}"))),
+            [other] => Err(self.fail(format!("{key} must be 0 or 1 (a boolean), but is {other}"))),
         }
     }
 
@@ -231,7 +232,7 @@ impl<'a> Reader<'a> {
             2 | 3 => 2,
             4..=6 => 4,
             8 | 10..=12 => 8,
-            9 => return Err(self.fail(format!("{key} is a list of lists, which is not read"))),
+            9 => return Err(self.fail(format!("{key} is a list of lists, which is not supported"))),
             _ => {
                 return Err(self.fail(format!(
                     "{key} is a list of type {of}, which does not exist"
@@ -272,7 +273,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The entry of a tensor, whose offset is still one from the start of the data.
+    /// The entry of a tensor. Its offset still counts from the start of the data.
     fn tensor(&mut self, alignment: u64) -> Result<(String, Stored)> {
         let name = self.name("the name of a tensor", MAX_TENSOR_NAME)?;
         let n_dims = self.u32(&name)?;
@@ -298,7 +299,7 @@ impl<'a> Reader<'a> {
         })?;
         if !dims[0].is_multiple_of(kind.values) {
             return Err(self.fail(format!(
-                "tensor {name} has rows of {} values, which are no whole blocks of {}: those hold {} values",
+                "tensor {name} has rows of {} values, which are not whole blocks of {}: a block holds {} values",
                 dims[0], kind.name, kind.values
             )));
         }
@@ -309,11 +310,12 @@ impl<'a> Reader<'a> {
             });
         let bytes = blocks.and_then(|blocks| blocks.checked_mul(kind.bytes));
         let Some(bytes) = bytes else {
-            return Err(LlamaError::ShapeOverflow {
+            return Err(ShardError::ShapeOverflow {
                 tensor: name,
                 file: self.path.to_owned(),
                 shape: dims,
-            });
+            }
+            .into());
         };
         let offset = self.u64(&name)?;
         if !offset.is_multiple_of(alignment) {
@@ -330,7 +332,8 @@ impl<'a> Reader<'a> {
         Ok((name, tensor))
     }
 
-    /// Makes offsets those from the start of the file, and checks that no tensor leaves it or overlaps another.
+    /// Converts offsets to count from the start of the file, and checks that no tensor exceeds the file or overlaps
+    /// another.
     fn place(&self, tensors: &mut BTreeMap<String, Stored>, data_start: u64) -> Result<()> {
         let found = self.file.len() as u64;
         let mut spans = Vec::new();
@@ -344,7 +347,7 @@ impl<'a> Reader<'a> {
                 }
                 _ => {
                     return Err(self.fail(format!(
-                        "tensor {name} is said to fill {} bytes from byte {} of the data, which begins at byte \
+                        "its header gives tensor {name} {} bytes from byte {} of the data; the data begins at byte \
                          {data_start}, and the file ends at {found}: it is cut off",
                         tensor.bytes, tensor.offset
                     )));
@@ -355,13 +358,14 @@ impl<'a> Reader<'a> {
         for pair in spans.windows(2) {
             let ((_, before_end, before), (begin, _, tensor)) = (pair[0], pair[1]);
             if begin < before_end {
-                return Err(LlamaError::Overlap {
+                return Err(ShardError::Overlap {
                     tensor: tensor.to_owned(),
                     file: self.path.to_owned(),
                     begin: begin - data_start,
                     before: before.to_owned(),
                     before_end: before_end - data_start,
-                });
+                }
+                .into());
             }
         }
         Ok(())

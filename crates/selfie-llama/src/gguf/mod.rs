@@ -1,5 +1,5 @@
-//! A GGUF file, read as if it were a Hugging Face folder: its metadata as `config.json`, `generation_config.json`,
-//! `tokenizer.json` and `tokenizer_config.json`, its tensors under the names and in the order of transformers.
+//! Reads a GGUF file as if it were a Hugging Face folder. Its metadata become `config.json`, `generation_config.json`,
+//! `tokenizer.json` and `tokenizer_config.json`. Its tensors get the names and the order of transformers.
 
 mod blocks;
 mod config;
@@ -16,39 +16,39 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Entry, Located, Shard, exists, read_error};
-use crate::{LlamaError, Result};
+use crate::{Result, ShardError};
 use config::Keys;
 use header::{Header, Meta, Stored};
 use names::{Architecture, Shapes};
 pub(crate) use rows::Layout;
 
-/// The most parts that the names of a split file can count.
+/// The largest number of parts that the file names of a split model can express.
 const MAX_PARTS: u64 = 99_999;
 
-/// What a GGUF file, with its other parts if it is split, says of its model.
+/// The description of a model in a GGUF file, including its other parts if it is split.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
     version: u32,
-    /// Of the first part, which has all that counts.
+    /// The metadata of the first part, which holds everything that matters.
     metadata: BTreeMap<String, Meta>,
-    /// Of all parts.
+    /// The tensors of all parts.
     tensors: BTreeMap<String, (Stored, Arc<Shard>)>,
 }
 
-/// Whether a path is that of a GGUF file, by its name.
+/// Whether a path names a GGUF file, by its extension.
 pub(crate) fn is_gguf(path: &Path) -> bool {
     let extension = path.extension().and_then(|end| end.to_str());
     extension.is_some_and(|end| end.eq_ignore_ascii_case("gguf")) && !path.is_dir()
 }
 
 impl Gguf {
-    /// Reads and checks the headers of a file and of its other parts. The path is that of the first part.
+    /// Reads and checks the headers of a file and its other parts. The path is that of the first part.
     pub fn open(path: &Path) -> Result<Self> {
         Self::new(Shard::open(path)?)
     }
 
-    /// The same of bytes in memory; `path` is what errors call them.
+    /// Like [`open`](Self::open), for bytes in memory. Errors call them `path`.
     pub fn parse(bytes: Vec<u8>, path: &Path) -> Result<Self> {
         Self::new(Shard::from_bytes(path, bytes.into()))
     }
@@ -58,23 +58,23 @@ impl Gguf {
         self.version
     }
 
-    /// The metadata as the object that `config.json` holds, in the names of transformers.
+    /// The metadata as the object that `config.json` would hold, with the names of transformers.
     pub fn config(&self) -> Result<Map<String, Value>> {
         config::config(self)
     }
 
-    /// What `generation_config.json` would hold: the ids that end a text. `None` where the file names none.
+    /// What `generation_config.json` would hold: the ids that end a text. `None` if the file names none.
     pub fn generation_config(&self) -> Result<Option<Value>> {
         let eos = config::eos(&self.keys())?;
         Ok((!eos.is_empty()).then(|| json!({ "eos_token_id": eos })))
     }
 
-    /// The chat template as `tokenizer_config.json` has it: a text, or a list of named ones. `None` if there is none.
+    /// The chat template as in `tokenizer_config.json`: a text, or a list of named texts. `None` if there is none.
     pub fn chat_template(&self) -> Result<Option<Value>> {
         tokenizer::chat_template(&self.keys())
     }
 
-    /// What `tokenizer.json` and `tokenizer_config.json` would hold, the second with the chat template.
+    /// What `tokenizer.json` and `tokenizer_config.json` would hold; the latter includes the chat template.
     pub fn tokenizer(&self) -> Result<(Value, Value)> {
         tokenizer::tokenizer(&self.keys())
     }
@@ -139,10 +139,11 @@ impl Gguf {
         let shard = Arc::new(shard);
         for (name, stored) in tensors {
             if self.tensors.contains_key(&name) {
-                return Err(LlamaError::DuplicateTensor {
+                return Err(ShardError::DuplicateTensor {
                     tensor: name,
                     file: shard.path.clone(),
-                });
+                }
+                .into());
             }
             self.tensors.insert(name, (stored, Arc::clone(&shard)));
         }
@@ -156,7 +157,7 @@ impl Gguf {
         }
     }
 
-    /// The tensors under the names of transformers, and how they are read.
+    /// The tensors under the names of transformers, and how to read them.
     pub(crate) fn locate(&self) -> Result<BTreeMap<String, Located>> {
         let (architecture, shapes) = (Architecture::of(&self.keys())?, Shapes::new(&self.keys())?);
         let mut located = BTreeMap::new();
@@ -186,7 +187,7 @@ fn read(shard: &Shard) -> Result<Header> {
     header.unwrap_or_else(|| Header::parse(&[], &shard.path))
 }
 
-/// The parts of the file that a header is the first of; an error if it is another's.
+/// The number of parts, given the header of the first one; an error for the header of another part.
 fn n_parts(path: &Path, metadata: &BTreeMap<String, Meta>) -> Result<u64> {
     let keys = Keys { path, metadata };
     let count = keys.integer("split.count", 0..=MAX_PARTS)?.unwrap_or(1);
@@ -202,7 +203,7 @@ fn n_parts(path: &Path, metadata: &BTreeMap<String, Meta>) -> Result<u64> {
     )))
 }
 
-/// What the name of a part begins with, if it ends as that of part `number` has to.
+/// What the name of part `number` begins with; `None` if it does not end as it should.
 fn stem(path: &Path, number: u64, count: u64) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let stem = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", number + 1))?;

@@ -1,4 +1,4 @@
-//! The architectures of GGUF that are read, and the names of their tensors in transformers
+//! The supported architectures of GGUF, and the names of their tensors in transformers
 //! (`gguf-py/gguf/tensor_mapping.py` and `conversion/` of llama.cpp).
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::header::Stored;
 use super::rows::{Layout, Order};
 use crate::{LlamaError, Result};
 
-/// A family as GGUF knows it.
+/// A family, as GGUF describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Architecture {
     /// Its name in GGUF.
@@ -17,9 +17,9 @@ pub(super) struct Architecture {
     pub(super) model_type: &'static str,
     /// Whether llama.cpp stores the rows of queries and keys in the order of its own rope.
     interleaved: bool,
-    /// Whether the norms have 1 added.
+    /// Whether 1 has been added to the weights of the norms.
     plus_one: bool,
-    /// The parts of a layer, without `.weight` and `.bias`.
+    /// The tensors of a layer, without `.weight` and `.bias`.
     layer: &'static [(&'static str, &'static str)],
 }
 
@@ -47,7 +47,7 @@ const QWEN3: &[(&str, &str)] = &[
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
-/// Gemma 2 has no norms of queries and keys, and is the same otherwise.
+/// Gemma 2 lacks the norms of queries and keys and is otherwise the same.
 const GEMMA: &[(&str, &str)] = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -90,18 +90,18 @@ const OUTER: [(&str, &str); 3] = [
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
 ];
-/// What of the metadata the tensors are read by.
+/// The sizes from the metadata that are needed to read the tensors.
 pub(super) struct Shapes {
     pub(super) layers: usize,
     pub(super) heads: usize,
     pub(super) kv_heads: usize,
 }
 
-/// The factors of a rope that is scaled as LLaMA 3's is, which becomes `rope_scaling`.
+/// The divisors of a rope scaled like LLaMA 3's; they become `rope_scaling`.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 impl Architecture {
-    /// SmolLM3 and Granite are stored in the order of LLaMA, and the others keep the order of transformers.
+    /// SmolLM3 and Granite are stored in LLaMA's order; the others keep the order of transformers.
     const ALL: &[Architecture] = &[
         of_llama("llama", "llama"),
         like("qwen2", "qwen2", LLAMA),
@@ -114,7 +114,7 @@ impl Architecture {
         of_llama("granite", "granite"),
     ];
 
-    /// The one that `general.architecture` names.
+    /// The architecture named by `general.architecture`.
     pub(super) fn of(keys: &Keys) -> Result<&'static Self> {
         const KEY: &str = "general.architecture";
         let name = keys.text(KEY)?.ok_or_else(|| keys.missing(KEY))?;
@@ -125,8 +125,8 @@ impl Architecture {
         })
     }
 
-    /// The name of a tensor in transformers, and how its values are read. `None` is one that only the configuration
-    /// reads; a name that is not known is an error, as without that tensor the model would be another.
+    /// The name of a tensor in transformers, and how to read its values. `None` means that only the configuration reads
+    /// it. An unknown name is an error: without that tensor, the model would be a different one.
     pub(super) fn tensor(
         &self,
         name: &str,
@@ -156,7 +156,7 @@ impl Architecture {
         let (is_vector, is_norm) = (stored.dims.len() == 1, part.ends_with("norm"));
         if is_vector && stored.kind.plain().is_none() {
             return Err(bad(format!(
-                "is a vector, which is not read from {}",
+                "is a vector, which cannot be read from {}",
                 stored.kind.name
             )));
         }
@@ -167,7 +167,7 @@ impl Architecture {
                 let head = rows / heads;
                 if !rows.is_multiple_of(heads) || !head.is_multiple_of(2) || head == 0 {
                     return Err(bad(format!(
-                        "has {rows} rows, which are no {heads} heads of an even size"
+                        "has {rows} rows, which do not split into {heads} heads of an even size"
                     )));
                 }
                 if is_vector {

@@ -1,4 +1,4 @@
-//! How a GGUF file scales its rope, as `rope_scaling` of transformers.
+//! Translates the rope scaling of a GGUF file into `rope_scaling` of transformers.
 
 use std::f64::consts::PI;
 
@@ -10,12 +10,12 @@ use super::config::Model;
 use super::names::ROPE_FREQS;
 use crate::{LlamaError, Result};
 
-/// The factors of LLaMA 3.1 and later, of which a file has the result alone. `(low, high, original)`
+/// The parameters of LLaMA 3.1 and later, `(low, high, original)`. A file stores only the resulting factors.
 const LLAMA3: (f64, f64, f64) = (1.0, 4.0, 8192.0);
-/// How far a factor may be off, relative to it: they are made of f32 powers and quotients.
+/// How much a factor may be off, relative to its value: f32 powers and quotients produce it.
 const TOLERANCE: f64 = 1e-5;
 
-/// `rope_scaling`, if the file scales. What cannot be told exactly is refused.
+/// `rope_scaling`, if the file scales. Scaling that cannot be recovered exactly is refused.
 pub(super) fn scaling(
     model: &Model,
     gguf: &Gguf,
@@ -28,13 +28,13 @@ pub(super) fn scaling(
         factor => factor,
     };
     let kind_key = model.key("rope.scaling.type");
-    // Before the type was written, a factor was that of linear scaling.
+    // Files from before the type key meant linear scaling by a factor.
     let implied = if factor.is_some() { "linear" } else { "none" };
     let kind = model.keys.text(&kind_key)?.unwrap_or(implied);
     let original = model.integer("rope.scaling.original_context_length")?;
     for key in ["rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor"] {
         if model.number(key)?.is_some_and(|value| value != 1.0) {
-            return refuse(key, "supported: 1, or no such key");
+            return refuse(key, "supported: 1, or no key");
         }
     }
     if model
@@ -43,7 +43,7 @@ pub(super) fn scaling(
     {
         return refuse(
             "rope.scaling.yarn_log_multiplier",
-            "supported: 0, or no such key",
+            "supported: 0, or no key",
         );
     }
     let factors = factors(gguf)?;
@@ -72,7 +72,7 @@ pub(super) fn scaling(
     }
 }
 
-/// The values of `rope_freqs.weight`, if the file has it.
+/// The values of `rope_freqs.weight`, if the file has this tensor.
 fn factors(gguf: &Gguf) -> Result<Option<Vec<f32>>> {
     let Some((stored, shard)) = gguf.tensors.get(ROPE_FREQS) else {
         return Ok(None);
@@ -94,8 +94,8 @@ fn factors(gguf: &Gguf) -> Result<Option<Vec<f32>>> {
     Ok(Some(factors))
 }
 
-/// The scaling of LLaMA 3 whose factors these are: llama.cpp writes what `_compute_llama3_parameters` of transformers
-/// divides each frequency by.
+/// The LLaMA 3 scaling that these factors come from. llama.cpp stores the divisor of each frequency in
+/// `_compute_llama3_parameters` of transformers.
 fn llama3(gguf: &Gguf, factors: &[f32], theta: f64, head_dim: u64) -> Result<Value> {
     let (low, high, original) = LLAMA3;
     let refuse = || {
@@ -109,7 +109,7 @@ fn llama3(gguf: &Gguf, factors: &[f32], theta: f64, head_dim: u64) -> Result<Val
     if factors.len() as u64 != head_dim / 2 {
         return refuse();
     }
-    // The lowest frequencies are divided by all of it.
+    // The lowest frequencies are divided by the full factor.
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
     let expected = (0..head_dim / 2).map(|pair| {
         let frequency = theta.powf(-2.0 * pair as f64 / head_dim as f64);

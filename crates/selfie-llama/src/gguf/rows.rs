@@ -1,4 +1,4 @@
-//! Rows of a tensor as transformers has them, out of the bytes of a GGUF file.
+//! Extracts rows of a tensor, as transformers has them, from the bytes of a GGUF file.
 
 use std::ops::Range;
 
@@ -11,24 +11,25 @@ use super::blocks::BlockType;
 pub(crate) struct Layout {
     pub(super) kind: BlockType,
     pub(super) order: Order,
-    /// Whether 1 was added to every value: Gemma's norms.
+    /// Whether 1 was added to every value, as in Gemma's norms.
     pub(super) plus_one: bool,
 }
 
-/// llama.cpp rotates neighbours and transformers the two halves of a head, so that LLaMA's heads are stored with their
-/// halves in turn: first of the one, first of the other, second of the one.
+/// The order of the stored rows. llama.cpp rotates adjacent pairs, and transformers pairs the two halves of a head. The
+/// rows of LLaMA's heads are therefore stored with the two halves interleaved: the first row of one half, the first of
+/// the other, then the second of each.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
-    /// As transformers has it.
+    /// The order of transformers.
     Same,
-    /// The rows of a weight, with the size of a head.
+    /// The rows of a weight, interleaved; holds the size of a head.
     Rows(usize),
-    /// The values of a bias, with the size of a head.
+    /// The values of a bias, interleaved; holds the size of a head.
     Values(usize),
 }
 
 impl Layout {
-    /// The type that the rows are read in: f32 where they are computed.
+    /// The type that rows are read in: f32 if the values have to be computed.
     pub(crate) fn dtype(&self) -> DType {
         match self.kind.plain() {
             Some(dtype) if !self.plus_one => dtype,
@@ -40,7 +41,7 @@ impl Layout {
         self.kind.plain().is_none()
     }
 
-    /// The format of the blocks that rows are stored in, of those that products take.
+    /// The block format of the rows, if products take it.
     pub(crate) fn blocks(&self) -> Option<BlockFormat> {
         self.kind.blocks().filter(|_| !self.plus_one)
     }
@@ -50,7 +51,7 @@ impl Layout {
         columns / self.kind.values * self.kind.bytes
     }
 
-    /// The stored rows that `rows` are made of: whole heads, where those are stored in another order.
+    /// The stored rows that `rows` come from: whole heads, if the order differs.
     pub(crate) fn stored(&self, rows: &Range<usize>) -> Range<usize> {
         match self.order {
             Order::Rows(head) => rows.start / head * head..rows.end.next_multiple_of(head),
@@ -58,7 +59,7 @@ impl Layout {
         }
     }
 
-    /// The blocks of `rows`, out of the stored rows that [`stored`](Self::stored) names.
+    /// The blocks of `rows`, taken from the stored rows that [`stored`](Self::stored) names.
     pub(crate) fn read_blocks(&self, stored: &[u8], rows: Range<usize>, columns: usize) -> Vec<u8> {
         let row_bytes = self.row_bytes(columns);
         let first = self.stored(&rows).start;
@@ -73,7 +74,7 @@ impl Layout {
         bytes
     }
 
-    /// The little-endian bytes of `rows`, out of the stored rows that [`stored`](Self::stored) names.
+    /// The little-endian bytes of `rows`, taken from the stored rows that [`stored`](Self::stored) names.
     pub(crate) fn read(&self, stored: &[u8], rows: Range<usize>, columns: usize) -> Vec<u8> {
         let (row_bytes, dtype) = (self.row_bytes(columns), self.dtype());
         let first = self.stored(&rows).start;

@@ -1,5 +1,5 @@
-//! The tokenizer of a GGUF file as `tokenizer.json` and `tokenizer_config.json`, which transformers would have had before
-//! the file was converted.
+//! The tokenizer of a GGUF file as the `tokenizer.json` and `tokenizer_config.json` that transformers had before the
+//! file was converted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,15 +26,15 @@ const NAMED: [(&str, &str); 4] = [
     ("pad_token", "tokenizer.ggml.padding_token_id"),
 ];
 
-/// How a byte-level tokenizer takes a text apart before it merges, by `tokenizer.ggml.pre`.
-struct Pre {
-    /// Regular expressions, whose matches are cut out one expression after the other.
+/// How a byte-level tokenizer splits a text before it merges, by `tokenizer.ggml.pre`.
+struct PreTokenizer {
+    /// Regular expressions. Their matches are cut out, one expression after the other.
     splits: &'static [&'static str],
-    /// Whether a part that is a token is left whole.
+    /// Whether a part that is itself a token stays whole.
     ignore_merges: bool,
-    /// Whether a text begins with bos where the file does not say.
+    /// Whether a text begins with bos if the file does not say.
     adds_bos: bool,
-    /// Whether texts are brought into normal form C.
+    /// Whether texts are normalized to form C.
     normalizes: bool,
 }
 
@@ -54,47 +54,48 @@ const TEKKEN: &str = concat!(
     r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
-/// The names of pre-tokenizers that are known, as `llama-vocab.cpp` of llama.cpp groups them. Where llama.cpp writes an
-/// expression otherwise than `tokenizer.json` did, this is the one of `tokenizer.json`.
-const PRES: [(&[&str], Pre); 7] = [
+/// The known pre-tokenizers, grouped as in `llama-vocab.cpp` of llama.cpp. If llama.cpp writes an expression
+/// differently from `tokenizer.json`, this is the one of `tokenizer.json`.
+const PRE_TOKENIZERS: [(&[&str], PreTokenizer); 7] = [
     (
         &["llama-bpe", "llama3", "llama-v3", "falcon3"],
-        Pre {
+        PreTokenizer {
             splits: &[LLAMA3],
             ignore_merges: true,
             adds_bos: true,
             normalizes: false,
         },
     ),
-    (&["dbrx", "smaug-bpe"], Pre::of(&[LLAMA3])),
+    (&["dbrx", "smaug-bpe"], PreTokenizer::of(&[LLAMA3])),
     (
         &["qwen2", "deepseek-r1-qwen"],
-        Pre {
+        PreTokenizer {
             normalizes: true,
-            ..Pre::of(&[QWEN2_SPLIT])
+            ..PreTokenizer::of(&[QWEN2_SPLIT])
         },
     ),
     (
         &["smollm", "starcoder", "refact"],
-        Pre::of(&[r"\p{N}", GPT2]),
+        PreTokenizer::of(&[r"\p{N}", GPT2]),
     ),
-    (&["gpt-2", "phi-2"], Pre::of(&[GPT2])),
-    (&["gpt-4o"], Pre::of(&[GPT4O])),
+    (&["gpt-2", "phi-2"], PreTokenizer::of(&[GPT2])),
+    (&["gpt-4o"], PreTokenizer::of(&[GPT4O])),
     (
         &["tekken"],
-        Pre {
+        PreTokenizer {
             ignore_merges: true,
             adds_bos: true,
-            ..Pre::of(&[TEKKEN])
+            ..PreTokenizer::of(&[TEKKEN])
         },
     ),
 ];
-/// What llama.cpp does for `default`.
-const DEFAULT: Pre = Pre::of(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]);
+/// What llama.cpp uses for `default`.
+const DEFAULT: PreTokenizer =
+    PreTokenizer::of(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]);
 
-impl Pre {
+impl PreTokenizer {
     const fn of(splits: &'static [&'static str]) -> Self {
-        Pre {
+        PreTokenizer {
             splits,
             ignore_merges: false,
             adds_bos: false,
@@ -107,9 +108,15 @@ impl Pre {
         if name == "default" {
             return Ok(&DEFAULT);
         }
-        let found = PRES.iter().find(|(names, _)| names.contains(&name));
+        let found = PRE_TOKENIZERS
+            .iter()
+            .find(|(names, _)| names.contains(&name));
         found.map(|(_, pre)| pre).ok_or_else(|| {
-            let known: Vec<&str> = PRES.iter().flat_map(|(names, _)| *names).copied().collect();
+            let known: Vec<&str> = PRE_TOKENIZERS
+                .iter()
+                .flat_map(|(names, _)| *names)
+                .copied()
+                .collect();
             keys.refuse(PRE, format!("supported: {}, default", known.join(", ")))
         })
     }
@@ -148,12 +155,12 @@ pub(super) fn tokenizer(keys: &Keys) -> Result<(Value, Value)> {
     Ok((json, Value::Object(config)))
 }
 
-/// The vocabulary, with a kind for each token.
+/// The vocabulary, with the kind of each token.
 struct Tokens<'a> {
     texts: &'a [String],
-    /// As SentencePiece numbers them: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+    /// In SentencePiece's numbers: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     kinds: Vec<u64>,
-    /// The ids of [`NAMED`].
+    /// The ids of the tokens in [`NAMED`].
     named: [Option<usize>; 4],
 }
 
@@ -185,7 +192,7 @@ impl<'a> Tokens<'a> {
         for (slot, (_, key)) in named.iter_mut().zip(NAMED) {
             *slot = match token_id(keys, key)? {
                 Some(id) if id >= texts.len() as u64 => {
-                    return Err(keys.refuse(key, format!("and there are {} tokens", texts.len())));
+                    return Err(keys.refuse(key, format!("but there are {} tokens", texts.len())));
                 }
                 id => id.map(|id| id as usize),
             };
@@ -197,7 +204,7 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    /// The tokens that are looked for in a text before it is taken apart.
+    /// The tokens to find in a text before it is split.
     fn added(&self) -> Vec<Value> {
         let all = self.texts.iter().zip(&self.kinds).enumerate();
         let added = all.filter(|(_, (_, kind))| [CONTROL, USER_DEFINED].contains(kind));
@@ -211,12 +218,12 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// A tokenizer that merges pairs of bytes, and whether it begins a text with bos by default.
+/// A tokenizer that merges pairs of bytes, and whether it puts bos before a text by default.
 fn byte_pairs(keys: &Keys, tokens: &Tokens) -> Result<(Value, bool)> {
-    let pre = Pre::find(keys)?;
+    let pre = PreTokenizer::find(keys)?;
     let merges = keys.texts(MERGES)?.ok_or_else(|| keys.missing(MERGES))?;
     let pairs = merges.iter().map(|merge| {
-        // The first character may be a space itself.
+        // The first character may itself be a space.
         let at = merge.char_indices().skip(1).find(|(_, char)| *char == ' ');
         let (at, _) = at.ok_or_else(|| {
             let merge = Value::String(merge.clone());
@@ -228,7 +235,11 @@ fn byte_pairs(keys: &Keys, tokens: &Tokens) -> Result<(Value, bool)> {
         Ok([&merge[..at], &merge[at + 1..]])
     });
     let pairs: Vec<[&str; 2]> = pairs.collect::<Result<_>>()?;
-    let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let split = |pattern: &&str| {
+        json!({
+            "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false,
+        })
+    };
     let mut steps: Vec<Value> = pre.splits.iter().map(split).collect();
     steps.push(byte_level(false, false));
     let vocab: HashMap<&str, usize> = tokens.texts.iter().map(String::as_str).zip(0..).collect();
@@ -257,7 +268,7 @@ fn byte_pairs(keys: &Keys, tokens: &Tokens) -> Result<(Value, bool)> {
     Ok((json, pre.adds_bos))
 }
 
-/// A tokenizer that merges pieces of SentencePiece, the likeliest first.
+/// A tokenizer that merges SentencePiece pieces, the likeliest first.
 fn pieces(keys: &Keys, tokens: &Tokens) -> Result<Value> {
     let scores = match keys.list(SCORES)? {
         Some(List::F32(scores)) if scores.len() == tokens.texts.len() => scores,
@@ -277,14 +288,15 @@ fn pieces(keys: &Keys, tokens: &Tokens) -> Result<Value> {
         .zip(scores)
         .enumerate();
     let pieces = all.map(|(id, ((text, &kind), &score))| {
-        // llama.cpp writes runs of spaces that are tokens of their own as they stand in a text.
+        // llama.cpp stores a token that is a run of spaces with real spaces.
         let is_spaces = !text.is_empty() && text.bytes().all(|byte| byte == b' ');
         let text = if is_spaces {
             text.replace(' ', "▁")
         } else {
             text.clone()
         };
-        // Gemma's pieces are merged in the order of their ids, which llama.cpp leaves out of those of its own kinds.
+        // Gemma's pieces merge in the order of their ids. llama.cpp does not store these scores for special kinds of
+        // tokens.
         let score = if is_gemma { -(id as f32) } else { score };
         Piece { text, score, kind }
     });
@@ -300,7 +312,7 @@ fn pieces(keys: &Keys, tokens: &Tokens) -> Result<Value> {
     Ok(model.to_json(prefix))
 }
 
-/// What is put around a text.
+/// The tokens to put around a text.
 fn template(tokens: &Tokens, begin: Option<usize>, end: Option<usize>) -> Value {
     let mut special = Map::new();
     let mut mark = |id: Option<usize>| {
@@ -333,7 +345,7 @@ fn template(tokens: &Tokens, begin: Option<usize>, end: Option<usize>) -> Value 
     })
 }
 
-/// The chat template as a text, or a list of them where the file has named ones beside it.
+/// The chat template as a text, or as a list of texts if the file has named ones too.
 pub(super) fn chat_template(keys: &Keys) -> Result<Option<Value>> {
     let default = keys.text(TEMPLATE)?;
     let mut all: Vec<Value> = Vec::new();

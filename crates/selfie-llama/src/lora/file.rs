@@ -9,18 +9,18 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::read_error;
 use crate::json::{Fields, parse_object};
-use crate::{Checkpoint, LlamaError, Result};
+use crate::{Checkpoint, LlamaError, LoraError, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// What PEFT puts before the names of a model's modules.
+/// The prefix that PEFT puts before the names of a model's modules.
 const BASE: &str = "base_model.model.";
-/// What the names of a language model's layers begin with.
+/// The prefixes of a language model's layers.
 const PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
-/// Parts of a multimodal model that no text comes by.
+/// Parts of a multimodal model that do not process text.
 const OTHER_PARTS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
-/// What a configuration may ask for beside plain low-rank products, with the values that ask for nothing.
-const NOTHING_ELSE: [&str; 13] = [
+/// Options beyond plain low-rank products, with the values that leave them off.
+const UNSUPPORTED: [&str; 13] = [
     "use_dora",
     "use_qalora",
     "use_bdlora",
@@ -35,7 +35,7 @@ const NOTHING_ELSE: [&str; 13] = [
     "velora_config",
     "monteclora_config",
 ];
-/// Initial values that change the base model too, so that the adapter does not belong to it as it is.
+/// Initializations that also change the base model, so that the adapter does not fit the original one.
 const CHANGES_BASE: [&str; 3] = ["pissa", "olora", "corda"];
 
 /// A low-rank adapter in memory.
@@ -53,12 +53,12 @@ pub struct Lora {
 pub(crate) struct Pair {
     /// `[rank, in]`
     pub(crate) a: Vec<f32>,
-    /// `[out, rank]`, with the scale in it.
+    /// `[out, rank]`, with the scale multiplied in.
     pub(crate) b: Vec<f32>,
     pub(crate) rank: usize,
 }
 
-/// A product of a layer.
+/// A matrix product of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Module {
     Q,
@@ -90,7 +90,7 @@ impl Module {
         format!("layers.{layer}.{}", name.map_or("", |(_, name)| name))
     }
 
-    /// The layer and the module of a path: `model.layers.3.mlp.down_proj`.
+    /// Parses the layer and the module from a path: `model.layers.3.mlp.down_proj`.
     fn of_path(path: &str) -> Option<(usize, Module)> {
         let rest = PREFIXES
             .iter()
@@ -105,8 +105,8 @@ impl Lora {
     /// Reads an adapter's folder.
     ///
     /// # Errors
-    /// What the configuration asks for beyond low-rank products, by its field (DoRA, `modules_to_save`, a bias); tensors of
-    /// other modules than a layer's projections and `lm_head`.
+    /// The configuration asks for more than low-rank products (DoRA, `modules_to_save`, a bias); the error names the
+    /// field. Or tensors belong to modules other than a layer's projections and `lm_head`.
     pub fn open(dir: &Path) -> Result<Self> {
         let config = dir.join(CONFIG);
         let json = fs::read_to_string(&config).map_err(|source| read_error(&config, source))?;
@@ -129,17 +129,17 @@ impl Lora {
             {
                 continue;
             }
-            let refuse = || LlamaError::LoraTensor {
+            let refuse = || LoraError::Tensor {
                 dir: dir.to_owned(),
                 tensor: tensor.to_owned(),
             };
             let path = path.strip_suffix(".lora_A.weight").ok_or_else(refuse)?;
             let place = Module::of_path(path);
             if place.is_none() && path != "lm_head" {
-                return Err(refuse());
+                return Err(refuse().into());
             }
             let &[rank, width] = info.shape else {
-                return Err(refuse());
+                return Err(refuse().into());
             };
             let other = tensor.replace(".lora_A.", ".lora_B.");
             let out = weights
@@ -163,36 +163,37 @@ impl Lora {
             }
         }
         if lora.pairs.is_empty() && lora.head.is_none() {
-            return Err(LlamaError::LoraEmpty {
+            return Err(LoraError::Empty {
                 dir: dir.to_owned(),
-            });
+            }
+            .into());
         }
         Ok(lora)
     }
 
-    /// What rows and messages call it: its folder.
+    /// The adapter's name in rows and messages: its folder.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The folder that it was read from.
+    /// The adapter's folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The model that its configuration says it was trained on.
+    /// The model it was trained on, according to its configuration.
     pub fn base(&self) -> Option<&str> {
         self.base.as_deref()
     }
 
-    /// The matrices that it has pairs for, and the largest of their ranks.
+    /// The number of matrices with a pair, and the largest rank.
     pub fn counts(&self) -> (usize, usize) {
         let pairs = self.pairs.values().chain(&self.head);
         let ranks = pairs.clone().map(|pair| pair.rank);
         (pairs.count(), ranks.max().unwrap_or(0))
     }
 
-    /// The layers that it was made for, as far as its tensors tell: one more than the highest.
+    /// The number of layers it was made for, as far as its tensors tell: one more than the highest layer.
     pub fn layers(&self) -> usize {
         self.pairs
             .keys()
@@ -204,7 +205,7 @@ impl Lora {
         self.pairs.get(&(layer, module))
     }
 
-    /// The pair of a checkpoint's tensor, and its module's path.
+    /// The pair for a tensor of a checkpoint, and the path of its module.
     pub(crate) fn pair_of_tensor(&self, tensor: &str) -> Option<(String, &Pair)> {
         let path = tensor.strip_suffix(".weight")?;
         if path == "lm_head" {
@@ -214,7 +215,7 @@ impl Lora {
         Some((module.path(layer), self.pair(layer, module)?))
     }
 
-    /// An error unless all pairs have found their place in a model.
+    /// An error unless a model has used all pairs.
     pub(crate) fn check_used(&self, used: usize, n_layers: usize, fused: bool) -> Result<()> {
         if used == self.pairs.len() {
             return Ok(());
@@ -226,15 +227,16 @@ impl Lora {
         };
         let mut keys = self.pairs.keys();
         let left = keys.find(|(layer, module)| *layer >= n_layers || !is_part(*module));
-        Err(LlamaError::LoraModule {
+        Err(LoraError::Module {
             dir: self.dir.clone(),
             module: left.map_or_else(String::new, |(layer, module)| module.path(*layer)),
             n_layers,
-        })
+        }
+        .into())
     }
 }
 
-/// What a configuration says of ranks and scales.
+/// The ranks and scales in a configuration.
 struct Scales {
     path: PathBuf,
     rank: usize,
@@ -249,24 +251,26 @@ impl Scales {
         let fields = Fields::new(path, object);
         let kind = fields.text("peft_type")?.unwrap_or("LORA");
         if kind != "LORA" {
-            return Err(fields.refuse("peft_type", "LORA"));
+            return Err(fields.refuse("peft_type", "expected LORA"));
         }
-        for field in NOTHING_ELSE {
+        for field in UNSUPPORTED {
             if !fields.get(field).is_none_or(is_nothing) {
-                return Err(
-                    fields.refuse(field, "nothing of the kind: only plain LoRA can be read")
-                );
+                return Err(fields.refuse(
+                    field,
+                    "expected no such option: only plain LoRA is supported",
+                ));
             }
         }
         if fields.text("bias")?.is_some_and(|bias| bias != "none") {
-            return Err(fields.refuse("bias", "none"));
+            return Err(fields.refuse("bias", "expected none"));
         }
         if let Some(Value::String(init)) = fields.get("init_lora_weights")
             && CHANGES_BASE.iter().any(|name| init.starts_with(name))
         {
             return Err(fields.refuse(
                 "init_lora_weights",
-                "one that leaves the base model as it is; convert the adapter with PEFT's path_initial_model_for_weight_conversion",
+                "expected an initialization that does not change the base model; convert the adapter with \
+                 PEFT's path_initial_model_for_weight_conversion",
             ));
         }
         let rank = fields.integer("r", 1..=1 << 16)?;
@@ -281,16 +285,17 @@ impl Scales {
         })
     }
 
-    /// The scale of a module's product; its rank has to be the one that the configuration says.
+    /// The scale of a module's product. Its rank must be the one in the configuration.
     fn scale(&self, path: &str, rank: usize) -> Result<f32> {
         let said = find(&self.ranks, path).map_or(self.rank, |rank| rank as usize);
         if rank != said {
-            return Err(LlamaError::LoraRank {
+            return Err(LoraError::Rank {
                 path: self.path.clone(),
                 module: path.to_owned(),
                 said,
                 found: rank,
-            });
+            }
+            .into());
         }
         let alpha = find(&self.alphas, path).unwrap_or(self.alpha);
         let rank = rank as f64;
@@ -307,8 +312,8 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
-/// Numbers by module: a module's name, or the end of its path. PEFT takes regular expressions, of which names are the common
-/// case; others are refused.
+/// Numbers by module. A key is a module's name or the end of its path. PEFT takes regular expressions; other patterns
+/// than such names are refused.
 fn patterns(fields: &Fields<'_>, name: &str) -> Result<BTreeMap<String, f64>> {
     let Some(object) = fields.object_value(name) else {
         return Ok(BTreeMap::new());
@@ -319,8 +324,8 @@ fn patterns(fields: &Fields<'_>, name: &str) -> Result<BTreeMap<String, f64>> {
         .map(|(key, value)| {
             let key = key.strip_prefix('^').unwrap_or(key);
             let number = value.as_f64().filter(|_| key.chars().all(is_name));
-            let number =
-                number.ok_or_else(|| fields.refuse(name, "a number for each module's name"))?;
+            let number = number
+                .ok_or_else(|| fields.refuse(name, "expected a number for each module name"))?;
             Ok((key.to_owned(), number))
         })
         .collect()

@@ -1,7 +1,7 @@
-//! Low-rank adapters (LoRA, arXiv 2106.09685, section 4.1) beside the weights of a model that stays as it is.
+//! Low-rank adapters (LoRA, arXiv 2106.09685, section 4.1), applied beside a model's unchanged weights.
 //!
-//! An adapted product is `x Wᵀ + (x Aᵀ) (s B)ᵀ`, with A `[r, in]`, B `[out, r]`, and the scale s in B from the start. The rows
-//! of a pass may have different adapters, or none.
+//! An adapted product is `x Wᵀ + (x Aᵀ) (s B)ᵀ`, with A `[r, in]` and B `[out, r]`; the scale s is multiplied into B on
+//! loading. The rows of a pass may have different adapters, or none.
 
 mod file;
 mod rows;
@@ -13,15 +13,16 @@ use selfie_kernels::{Backend, DType, SliceMatrix};
 
 pub use file::Lora;
 pub(crate) use file::{Module, Pair};
-pub(crate) use rows::Adapting;
+pub(crate) use rows::RowAdapters;
 
 use crate::model::Linear;
-use crate::{Llama, LlamaConfig, LlamaError, Result};
+use crate::{Llama, LlamaConfig, LoraError, Result};
 
-/// Ranks are filled up with zeros to a multiple of this, which every device's products take.
+/// Ranks are padded with zeros to a multiple of this, which every device's products accept.
 const RANK_STEP: usize = 16;
 
-/// The adapters of matrices that are stacked in one weight: theirs are stacked in A, and lie along the diagonal of B.
+/// The adapters of the matrices that are stacked in one weight. Their A matrices are stacked too; their B matrices lie
+/// along the diagonal of `b`.
 pub(crate) struct Adapter<B: Backend> {
     /// `[rank, in]`
     pub(crate) a: B::Matrix,
@@ -31,13 +32,13 @@ pub(crate) struct Adapter<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// The same model with one more adapter, as a handle that shares all weights. What is opened on it, a
-    /// [`Session`](crate::Session) or a capture, has the adapter from the start; what is opened on this handle has not.
+    /// The same model with one more adapter, as a handle that shares all weights. A [`Session`](crate::Session) or a
+    /// capture opened on the new handle has the adapter from the start; one opened on this handle does not.
     ///
-    /// An adapter of the head makes a copy of the head, which holds for all rows of the new handle.
+    /// An adapter of the head makes a copy of the head, which applies to all rows of the new handle.
     ///
     /// # Errors
-    /// An adapter of layers or shapes that the model does not have.
+    /// The adapter is for layers or shapes that the model does not have.
     pub fn with_lora(&self, lora: &Lora) -> Result<Self> {
         let number = self.loras.len();
         let mut adapted = self.clone();
@@ -75,7 +76,7 @@ impl<B: Backend> Llama<B> {
         if let Some(pair) = &lora.head {
             lora.check("lm_head", pair, [self.config.vocab_size, d])?;
             adapted.head = Arc::new(self.merged_head(pair)?);
-            adapted.own_head = true;
+            adapted.head_is_adapted = true;
         }
         lora.check_used(used, self.config.n_layers, fused)?;
         adapted.loras.push(lora.name().into());
@@ -83,12 +84,12 @@ impl<B: Backend> Llama<B> {
         Ok(adapted)
     }
 
-    /// The names of its adapters.
+    /// The names of the model's adapters.
     pub fn loras(&self) -> impl Iterator<Item = &str> {
         self.loras.iter().map(|name| &**name)
     }
 
-    /// Gives a linear its part of an adapter; how many pairs that takes.
+    /// Gives a linear its part of an adapter, and returns how many pairs that used.
     fn adapt(
         &self,
         lora: &Lora,
@@ -133,7 +134,7 @@ impl<B: Backend> Llama<B> {
         Ok(pairs.len())
     }
 
-    /// The head with an adapter in it.
+    /// The head with an adapter merged into it.
     fn merged_head(&self, pair: &Pair) -> Result<B::Matrix> {
         let (vocab, d) = (self.config.vocab_size, self.config.d_model);
         let mut head = self.backend.read_matrix(&self.head, 0..vocab)?;
@@ -148,13 +149,13 @@ impl<B: Backend> Llama<B> {
 }
 
 impl Lora {
-    /// Whether it has a pair for a tensor of a checkpoint.
+    /// Whether the adapter has a pair for a tensor of a checkpoint.
     pub fn is_for(&self, tensor: &str) -> bool {
         self.pair_of_tensor(tensor).is_some()
     }
 
-    /// Puts it into the values of a checkpoint's tensor, `[rows, columns]`: `W + s B A`. Nothing changes where it has no pair
-    /// for the tensor.
+    /// Merges the adapter into the values of a checkpoint's tensor, `[rows, columns]`: `W + s B A`. Does nothing if it
+    /// has no pair for the tensor.
     pub fn merge(&self, tensor: &str, values: &mut [f32], columns: usize) -> Result<()> {
         let Some((path, pair)) = self.pair_of_tensor(tensor) else {
             return Ok(());
@@ -171,15 +172,16 @@ impl Lora {
         Ok(())
     }
 
-    /// An error unless so many of its pairs are all that it has: a head that is the embedding table has no tensor to put one
-    /// into.
+    /// An error unless `merged` pairs are all that the adapter has. If the head is the embedding table, the head has no
+    /// tensor of its own to merge into.
     pub fn check_merged(&self, merged: usize, config: &LlamaConfig) -> Result<()> {
         if self.head.is_some() && config.tie_word_embeddings {
-            return Err(LlamaError::LoraModule {
+            return Err(LoraError::Module {
                 dir: self.dir().to_owned(),
-                module: "an lm_head of its own".to_owned(),
+                module: "a separate lm_head".to_owned(),
                 n_layers: config.n_layers,
-            });
+            }
+            .into());
         }
         let head = usize::from(self.head.is_some());
         self.check_used(
@@ -194,18 +196,19 @@ impl Lora {
         if found == [out, width] {
             return Ok(());
         }
-        Err(LlamaError::LoraShape {
+        Err(LoraError::Shape {
             dir: self.dir().to_owned(),
             module: path.to_owned(),
             found,
             model: [out, width],
-        })
+        }
+        .into())
     }
 }
 
-/// What an operand is rounded to, and how many rows of it there are: of the buffers of adapted products.
+/// The shape of the buffers of adapted products: the dtype of the operand, and its number of rows.
 #[derive(Clone, Copy)]
-pub(crate) struct LowSize {
+pub(crate) struct LowRankSize {
     pub(crate) rows: usize,
     pub(crate) dtype: DType,
 }

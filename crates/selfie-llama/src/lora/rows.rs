@@ -1,25 +1,25 @@
-//! Which rows of a pass have which adapter, and their products.
+//! Tracks which rows of a pass have which adapter, and computes their products.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use selfie_kernels::Backend;
 
-use super::LowSize;
+use super::LowRankSize;
 use crate::Result;
 use crate::model::Linear;
 
-/// The adapters of a pass's rows, with the buffers of their products.
-pub(crate) struct Adapting<B: Backend> {
-    size: LowSize,
-    /// Each adapter that some row has, and which rows have it; `None` where all have.
+/// The adapters of a pass's rows, and the buffers of their products.
+pub(crate) struct RowAdapters<B: Backend> {
+    size: LowRankSize,
+    /// Each adapter in use, and which rows have it; `None` if all rows do.
     active: Vec<(usize, Option<Vec<bool>>)>,
-    /// For each rank that there is.
-    low: HashMap<usize, Low<B>>,
+    /// The buffers for each rank.
+    low: HashMap<usize, LowRank<B>>,
 }
 
 /// Buffers `[rows, rank]`.
-struct Low<B: Backend> {
+struct LowRank<B: Backend> {
     product: B::Rows,
     masked: B::Rows,
     /// A row of zeros.
@@ -27,8 +27,8 @@ struct Low<B: Backend> {
     operand: B::Acts,
 }
 
-impl<B: Backend> Adapting<B> {
-    pub(crate) fn new(size: LowSize) -> Self {
+impl<B: Backend> RowAdapters<B> {
+    pub(crate) fn new(size: LowRankSize) -> Self {
         Self {
             size,
             active: Vec::new(),
@@ -36,7 +36,7 @@ impl<B: Backend> Adapting<B> {
         }
     }
 
-    /// Says which adapter each row of the next pass has.
+    /// Sets the adapter of each row of the next pass.
     pub(crate) fn set(&mut self, rows: &[Option<usize>]) {
         self.active.clear();
         let mut adapters: Vec<usize> = rows.iter().copied().flatten().collect();
@@ -49,15 +49,15 @@ impl<B: Backend> Adapting<B> {
         }
     }
 
-    /// Whether some row has an adapter of a linear.
+    /// Whether some row has an adapter for this linear.
     pub(crate) fn is_active(&self, linear: &Linear<B>) -> bool {
         self.active
             .iter()
             .any(|(adapter, _)| linear.adapter(*adapter).is_some())
     }
 
-    /// Adds to `out`, which has the linear's products with `a`, what the rows' adapters add. A row without gets zeros, so
-    /// that it is what it is without the others.
+    /// Adds the products of the rows' adapters to `out`, which already holds the linear's products with `a`. Rows
+    /// without an adapter get zeros added, so they are the same as without the other rows.
     pub(crate) fn add(
         &mut self,
         backend: &B,
@@ -71,7 +71,9 @@ impl<B: Backend> Adapting<B> {
             };
             let low = match self.low.entry(adapter.rank) {
                 Entry::Occupied(there) => there.into_mut(),
-                Entry::Vacant(place) => place.insert(Low::new(backend, adapter.rank, self.size)?),
+                Entry::Vacant(place) => {
+                    place.insert(LowRank::new(backend, adapter.rank, self.size)?)
+                }
             };
             backend.linear(a, &adapter.a, None, &mut low.product)?;
             if let Some(mask) = mask {
@@ -86,8 +88,8 @@ impl<B: Backend> Adapting<B> {
     }
 }
 
-impl<B: Backend> Low<B> {
-    fn new(backend: &B, rank: usize, size: LowSize) -> Result<Self> {
+impl<B: Backend> LowRank<B> {
+    fn new(backend: &B, rank: usize, size: LowRankSize) -> Result<Self> {
         let mut zero = backend.rows(1, rank)?;
         backend.write_rows(&vec![0.0; rank], &mut zero)?;
         Ok(Self {
@@ -98,7 +100,7 @@ impl<B: Backend> Low<B> {
         })
     }
 
-    /// Fills `masked`: the product's rows that have the adapter, and zeros for the others.
+    /// Fills `masked` with the product's rows that have the adapter, and with zeros for the others.
     fn mask(&mut self, backend: &B, mask: &[bool]) -> Result<()> {
         backend.clear(&mut self.masked);
         let mut first = 0;

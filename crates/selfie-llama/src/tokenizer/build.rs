@@ -1,4 +1,4 @@
-//! A tokenizer from its files, in the steps of `PreTrainedTokenizerFast.__init__` of transformers 4.57.
+//! Builds a tokenizer from its files, in the steps of `PreTrainedTokenizerFast.__init__` of transformers 4.57.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,7 +15,7 @@ use super::settings::{BOS, EOS, NAMES, PAD, Settings, UNK};
 use super::token::{Added, Named};
 use crate::{LlamaError, Result};
 
-/// What a [`Tokenizer`](super::Tokenizer) is made of.
+/// The parts of a [`Tokenizer`](super::Tokenizer).
 pub(super) struct Built {
     pub(super) engine: Engine,
     /// The file that messages name.
@@ -52,7 +52,8 @@ impl Built {
         Ok(built)
     }
 
-    /// Makes the tokenizer of older files than `tokenizer.json`, which is there or not.
+    /// Builds the tokenizer from files older than `tokenizer.json`. `json` is the content of `tokenizer.json`, if it
+    /// exists.
     fn convert(files: &Files, settings: Settings, json: Option<Cow<[u8]>>) -> Result<Self> {
         let alone = json.is_none();
         let (source, value) = match settings.class.sources() {
@@ -62,7 +63,7 @@ impl Built {
                 let name = "tokenizer.model";
                 let value = files.bytes(name)?.map(|bytes| {
                     let value = sentencepiece::from_model(&bytes, &settings, alone);
-                    value.ok_or_else(|| bad(files, name, "it is no model of SentencePiece".into()))
+                    value.ok_or_else(|| bad(files, name, "it is not a SentencePiece model".into()))
                 });
                 (name, value.transpose()?)
             }
@@ -97,12 +98,12 @@ fn bad(files: &Files, name: &str, source: Failure) -> LlamaError {
     }
 }
 
-/// Whether GPT-2's class puts bos before a text; only a tokenizer that is made anew learns of it.
+/// Whether GPT-2's class puts bos before a text. Only a rebuilt tokenizer does so.
 fn adds_bos_anew(settings: &Settings) -> bool {
     settings.class == Class::Gpt2 && settings.add_bos_asked
 }
 
-/// A token that is put around each text, if one is; it has to have a name.
+/// A token to put around each text, if there is one. The token must be named.
 fn required<'a>(
     files: &Files,
     settings: &'a Settings,
@@ -122,7 +123,7 @@ fn required<'a>(
     })
 }
 
-/// Adds the tokens that the small files name, and sets what they say beside the post-processor.
+/// Adds the tokens named in the small files, and applies their other settings, apart from the post-processor.
 fn finish(engine: &mut Engine, settings: &mut Settings) -> Result<(), Failure> {
     for (name, token) in std::mem::take(&mut settings.extra) {
         match NAMES.iter().position(|known| *known == name) {
@@ -136,7 +137,7 @@ fn finish(engine: &mut Engine, settings: &mut Settings) -> Result<(), Failure> {
     engine.with_truncation(None)?;
     engine.with_padding(None);
     add_tokens(engine, settings)?;
-    // It is false where no file says so, but not for LLaMA's class; and it counts only where ByteLevel is alone.
+    // It defaults to false, except for LLaMA's class; and it matters only if ByteLevel stands alone.
     let prefix = match &settings.add_prefix_space {
         None => (settings.class != Class::Llama).then_some(false),
         Some(value) => value.as_bool(),
@@ -151,7 +152,7 @@ fn finish(engine: &mut Engine, settings: &mut Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds the listed tokens in the order of their ids, then the special ones that are not there yet.
+/// Adds the listed tokens in the order of their ids, then any special tokens still missing.
 fn add_tokens(engine: &mut Engine, settings: &Settings) -> Result<(), Failure> {
     let special = settings.special();
     let mut tokens: Vec<Added> = settings.added.values().cloned().collect();
@@ -174,8 +175,9 @@ fn add_tokens(engine: &mut Engine, settings: &Settings) -> Result<(), Failure> {
     let tokens: Vec<AddedToken> = tokens.iter().map(Added::finish).collect();
     let first: Vec<AddedToken> = first.into_values().collect();
     let registered: Vec<&AddedToken> = first.iter().chain(&tokens).collect();
-    // In the engine of transformers 4.57 (`tokenizers` 0.22), a token is as it was last added, but what was there once is
-    // not added again; the one in use here (0.23) only knows what is there now.
+    // In the engine of transformers 4.57 (`tokenizers` 0.22) the last addition of a token decides its flags, but a
+    // token that existed at some point is not added again. The engine here (0.23) only checks the tokens that exist
+    // now.
     let mut known: HashSet<&AddedToken> = first.iter().collect();
     let new = tokens.iter().filter(|token| known.insert(token)).cloned();
     let new = new.map(|mut token| {
@@ -186,10 +188,10 @@ fn add_tokens(engine: &mut Engine, settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a token is looked for in the normalized text, when it was registered several times with other flags.
+/// Whether a token is matched in the normalized text, if it was registered several times with different flags.
 ///
-/// `tokenizers` 0.22 goes by the first time that it was special, and by every time before that; 0.23 by the last. What is
-/// found before normalization is not there after it.
+/// `tokenizers` 0.22 uses the first registration as a special token and every one before it; 0.23 uses the last one. A
+/// token matched before normalization is gone after it.
 fn is_normalized(content: &str, registered: &[&AddedToken]) -> bool {
     let all = registered.iter().filter(|token| token.content == content);
     let first_special = all.clone().position(|token| token.special);
@@ -197,7 +199,7 @@ fn is_normalized(content: &str, registered: &[&AddedToken]) -> bool {
     all.take(count).all(|token| token.normalized)
 }
 
-/// Replaces the post-processor by bos and eos around a text.
+/// Replaces the post-processor with one that puts bos and eos around a text.
 fn set_bos_and_eos(
     engine: &mut Engine,
     settings: &Settings,
@@ -231,7 +233,7 @@ fn set_template(
     Ok(())
 }
 
-/// The special tokens as the slow tokenizer hands them on: as tokens, with every flag settled.
+/// The special tokens as the slow tokenizer passes them on: as tokens with every flag set.
 fn as_slow(settings: Settings) -> Settings {
     let class = settings.class;
     let settled = |named| match named {
@@ -259,7 +261,7 @@ fn as_slow(settings: Settings) -> Settings {
     }
 }
 
-/// The id of bos in the slow tokenizer, which numbers what its vocabulary lacks by itself.
+/// The id of bos in the slow tokenizer, which itself numbers the tokens that its vocabulary lacks.
 fn slow_bos_id(engine: &Engine, settings: &Settings, alone: bool) -> u32 {
     let bos = settings.named[BOS].as_ref().map_or("", Named::content);
     let listed = settings.added.iter().filter(|_| alone);
@@ -275,7 +277,7 @@ fn slow_bos_id(engine: &Engine, settings: &Settings, alone: bool) -> u32 {
     found.unwrap_or(size as u32)
 }
 
-/// What to do in a folder whose tokenizer cannot be read.
+/// The advice for a folder whose tokenizer cannot be read.
 fn advice(files: &Files, class: Class, alone: bool) -> String {
     let (name, dir) = (class.name(), files.dir().display());
     if !alone {

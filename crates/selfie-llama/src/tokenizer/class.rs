@@ -1,4 +1,4 @@
-//! The tokenizer classes of transformers: what each adds to what the files say.
+//! The tokenizer classes of transformers, and what each adds to the files' settings.
 
 use super::files::Files;
 use super::settings::truthy;
@@ -6,7 +6,7 @@ use super::token::Added;
 use crate::json::Fields;
 use crate::{LlamaError, Result};
 
-/// A class, the slow and the fast one alike: a folder that names the slow one gets the fast one.
+/// A class, slow or fast: a folder that names the slow class gets the fast one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     PreTrained,
@@ -18,17 +18,17 @@ pub(super) enum Class {
     Qwen2,
 }
 
-/// The files that a class is made of where there is no `tokenizer.json`.
+/// The files that a class is built from without a `tokenizer.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sources {
     Nothing,
-    /// `tokenizer.model` of SentencePiece.
+    /// SentencePiece's `tokenizer.model`.
     SentencePiece,
     /// `vocab.json` and `merges.txt`.
     VocabAndMerges,
 }
 
-/// Special tokens that a class has where the files name none; `None` = it has no such field of its own.
+/// Default special tokens of a class, for files that name none. `None` means that the class has no such field.
 pub(super) struct Defaults {
     pub(super) bos: Option<&'static str>,
     pub(super) eos: Option<&'static str>,
@@ -36,7 +36,7 @@ pub(super) struct Defaults {
     pub(super) pad: Option<&'static str>,
 }
 
-/// The class of a model that has no `tokenizer_class`, from `TOKENIZER_MAPPING_NAMES` of transformers 4.57.
+/// The class for a `model_type`, if there is no `tokenizer_class`, from `TOKENIZER_MAPPING_NAMES` of transformers 4.57.
 const OF_MODELS: [(&str, Class); 19] = [
     ("llama", Class::Llama),
     ("mistral", Class::Llama),
@@ -70,7 +70,7 @@ impl Class {
         Class::PreTrained,
     ];
 
-    /// The class that `tokenizer_config.json` names, else `config.json`, else the one of its `model_type`.
+    /// The class that `tokenizer_config.json` names, otherwise `config.json`, otherwise the class for its `model_type`.
     pub(super) fn find(files: &Files, config: &Fields) -> Result<Self> {
         if let Some(class) = Self::named_by(config)? {
             return Ok(class);
@@ -119,7 +119,7 @@ impl Class {
         })
     }
 
-    /// Its name, without `Fast`.
+    /// The class's name, without `Fast`.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Class::PreTrained => "PreTrainedTokenizer",
@@ -152,13 +152,13 @@ impl Class {
         Defaults { bos, eos, unk, pad }
     }
 
-    /// Whether the class has a `pad_token` of its own, be it none, so that padding in `tokenizer.json` names none.
+    /// Whether the class has its own `pad_token`, even an empty one. Padding in `tokenizer.json` then names none.
     pub(super) const fn has_pad(self) -> bool {
         matches!(self, Class::Gemma | Class::GptNeoX | Class::Qwen2)
     }
 
-    /// Whether the class replaces the post-processor by bos and eos as `add_bos_token` and `add_eos_token` say; then,
-    /// the two where the files are silent.
+    /// Whether the class replaces the post-processor with bos and eos, as `add_bos_token` and `add_eos_token` say. If
+    /// so, returns the defaults of the two.
     pub(super) const fn adds(self) -> Option<(bool, bool)> {
         match self {
             Class::Llama | Class::CodeLlama | Class::Gemma => Some((true, false)),
@@ -167,13 +167,13 @@ impl Class {
         }
     }
 
-    /// Whether `tokenizer.json` is left aside and the tokenizer made anew from older files.
+    /// Whether `tokenizer.json` is ignored and the tokenizer rebuilt from older files.
     pub(super) fn is_made_anew(self, config: &Fields) -> bool {
         let asked = config.get("from_slow").is_some_and(truthy);
         asked || (self == Class::Llama && config.get("add_prefix_space").is_some())
     }
 
-    /// The token that the slow class makes of bos, eos, unk or pad where they are texts.
+    /// The token that the slow class makes of bos, eos, unk or pad given as texts.
     pub(super) fn wrap_slow(self, text: &str) -> Added {
         match self {
             Class::Gpt2 => Added::new(text, false),

@@ -1,5 +1,5 @@
-//! `vocab.json` and `merges.txt` as a `tokenizer.json`: `GPT2Converter` and `Qwen2Converter` of transformers 4.57
-//! (`convert_slow_tokenizer.py`).
+//! Converts `vocab.json` and `merges.txt` to a `tokenizer.json`: `GPT2Converter` and `Qwen2Converter` of transformers
+//! 4.57 (`convert_slow_tokenizer.py`).
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ pub(crate) const QWEN2_SPLIT: &str = concat!(
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
-/// The `tokenizer.json` of a class that is made of the two files; `None` when one of them is not there.
+/// The `tokenizer.json` for a class built from the two files; `None` if one of them is missing.
 pub(super) fn from_vocab_and_merges(files: &Files, settings: &Settings) -> Result<Option<Value>> {
     let (Some(vocab), Some(merges)) = (files.object("vocab.json")?, files.text("merges.txt")?)
     else {
@@ -78,8 +78,8 @@ pub(crate) fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
     })
 }
 
-/// The merges of `merges.txt`, each once. `GPT2Tokenizer` leaves out the first line and what follows the last line
-/// break; `Qwen2Tokenizer` a first line with the version, and empty ones.
+/// The merges of `merges.txt`, each once. `GPT2Tokenizer` drops the first line and whatever follows the last line
+/// break. `Qwen2Tokenizer` drops a first line with the version, and empty lines.
 fn pairs<'a>(files: &Files, merges: &'a str, is_qwen2: bool) -> Result<Vec<[&'a str; 2]>> {
     let mut lines: Vec<&str> = merges.split('\n').collect();
     if is_qwen2 {

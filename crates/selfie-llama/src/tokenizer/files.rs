@@ -1,4 +1,4 @@
-//! The files of a tokenizer, in a folder or in memory, read when they are asked for.
+//! The files of a tokenizer, in a folder or in memory, read on demand.
 
 use std::borrow::Cow;
 use std::fs;
@@ -10,13 +10,13 @@ use serde_json::{Map, Value};
 use crate::json::parse_object;
 use crate::{LlamaError, Result};
 
-/// Where a tokenizer's files are.
+/// The location of a tokenizer's files.
 pub(super) struct Files<'a> {
     dir: &'a Path,
     memory: Option<Memory<'a>>,
 }
 
-/// Files that are in memory, instead of a folder's.
+/// Files in memory, in place of a folder.
 struct Memory<'a> {
     json: &'a [u8],
     config: Option<&'a str>,
@@ -27,7 +27,7 @@ impl<'a> Files<'a> {
         Files { dir, memory: None }
     }
 
-    /// `tokenizer.json` and `tokenizer_config.json` alone; errors say that they are in `dir`.
+    /// Only `tokenizer.json` and `tokenizer_config.json`. Errors say that they are in `dir`.
     pub(super) fn of_memory(json: &'a [u8], config: Option<&'a str>, dir: &'a Path) -> Self {
         Files {
             dir,
@@ -39,12 +39,12 @@ impl<'a> Files<'a> {
         self.dir
     }
 
-    /// What messages call a file.
+    /// The path of a file for messages.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// The bytes of a file; `None` when it is not there.
+    /// The bytes of a file; `None` if it does not exist.
     pub(super) fn bytes(&self, name: &str) -> Result<Option<Cow<'a, [u8]>>> {
         if let Some(Memory { json, config }) = &self.memory {
             let bytes = match name {
@@ -77,7 +77,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The object that a JSON file holds.
+    /// The object in a JSON file.
     pub(super) fn object(&self, name: &str) -> Result<Option<Map<String, Value>>> {
         let text = self.text(name)?;
         text.map(|text| parse_object(&text, &self.path(name)))

@@ -1,4 +1,4 @@
-//! Text to token ids and back, as `AutoTokenizer` of transformers 4.57 does it with the same folder.
+//! Text to token ids and back, like `AutoTokenizer` of transformers 4.57 on the same folder.
 
 mod build;
 mod class;
@@ -30,57 +30,59 @@ pub use stream::TextStream;
 use stream::clean_up;
 use token::Named;
 
-/// Whether a text begins with the token that stands for its beginning.
+/// Whether a text begins with bos, the token for the beginning of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bos {
     /// As the checkpoint's files say.
     #[default]
     Auto,
-    /// With it, also where the files add none.
+    /// With bos, even if the files add none.
     Always,
-    /// Without it, unless the text itself begins so.
+    /// Without bos, unless the text itself begins with it.
     Never,
-    /// Nothing is added, at the beginning or the end: for what a chat template has written.
+    /// Add nothing at the beginning or the end: for texts rendered by a chat template.
     Given,
 }
 
-/// A token of a text, to be shown.
+/// A token of a text, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenText {
-    /// Its id.
+    /// The token's id.
     pub id: u32,
-    /// As the vocabulary writes it, with its marks for spaces and bytes; empty for an id that it does not have.
+    /// The token as the vocabulary writes it, with its marks for spaces and bytes; empty for an id outside the
+    /// vocabulary.
     pub piece: String,
-    /// What it adds to the text, see [`Tokenizer::pieces`].
+    /// The text that it adds; see [`Tokenizer::pieces`].
     pub text: String,
-    /// Whether it is a special token, which is no text to the model.
+    /// Whether it is a special token, which is not text to the model.
     pub special: bool,
 }
 
 /// The tokenizer of a checkpoint. It agrees with `AutoTokenizer` of transformers 4.57 on ids and texts.
 ///
-/// What the ids are depends on more than `tokenizer.json`: on the class (`tokenizer_class`, else the model's), on
-/// `add_bos_token` and its like, and on tokens that only `tokenizer_config.json`, `special_tokens_map.json` or
-/// `added_tokens.json` name. Without a `tokenizer.json`, it is made of `vocab.json` and `merges.txt`, or of a LLaMA's `tokenizer.model`.
+/// The ids depend on more than `tokenizer.json`: on the class (`tokenizer_class`, otherwise the model's), on
+/// `add_bos_token` and similar fields, and on tokens that only `tokenizer_config.json`, `special_tokens_map.json` or
+/// `added_tokens.json` name. Without a `tokenizer.json` it is built from `vocab.json` and `merges.txt`, or from a
+/// LLaMA's `tokenizer.model`.
 pub struct Tokenizer {
     inner: Engine,
     path: PathBuf,
     bos: Option<u32>,
     eos: Option<u32>,
-    /// What the files put before a text.
+    /// The tokens that the files put before a text.
     begin: Vec<u32>,
     /// `clean_up_tokenization_spaces`: decoding drops the spaces before English punctuation.
     clean_up: bool,
-    /// The mark of CodeLlama's infilling.
+    /// CodeLlama's infilling mark.
     fill: Option<String>,
-    /// The special tokens that have a name.
+    /// The named special tokens.
     special: Map<String, Value>,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file.
+    /// Opens the tokenizer of a folder, of the snapshot of a `models--org--name` folder, or of a GGUF file.
     ///
-    /// Truncation and padding that `tokenizer.json` asks for are left out.
+    /// Truncation and padding in `tokenizer.json` are ignored.
     pub fn open(dir: &Path) -> Result<Self> {
         if is_gguf(dir) {
             let (json, config) = Gguf::open(dir)?.tokenizer()?;
@@ -91,8 +93,8 @@ impl Tokenizer {
         Self::from_files(&Files::of_folder(&dir))
     }
 
-    /// Reads the texts of a `tokenizer.json` and a `tokenizer_config.json`, which has to name the `tokenizer_class`;
-    /// errors say that they are in `dir`.
+    /// Parses the texts of a `tokenizer.json` and a `tokenizer_config.json`, which must name the `tokenizer_class`.
+    /// Errors say that they are in `dir`.
     pub fn parse(json: &[u8], config: Option<&str>, dir: &Path) -> Result<Self> {
         Self::from_files(&Files::of_memory(json, config, dir))
     }
@@ -128,7 +130,7 @@ impl Tokenizer {
         self.encode_as(text, Bos::Auto)
     }
 
-    /// The ids of a text, with or without bos. An error if there is to be one and the tokenizer has none.
+    /// The ids of a text, with or without bos. An error if bos is required and the tokenizer has none.
     pub fn encode_as(&self, text: &str, bos: Bos) -> Result<Vec<u32>> {
         if bos == Bos::Given {
             return self.encode_plain(text);
@@ -138,7 +140,7 @@ impl Tokenizer {
         Ok([&begin, &ids[self.begin.len()..]].concat())
     }
 
-    /// The ids of a text, and none that are not in it.
+    /// The ids of a text, with nothing added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         self.check_fill(text)?;
         let encoding = self.inner.encode_fast(text, false);
@@ -146,7 +148,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// What is put before a text. An error if that is to be bos and the tokenizer has none.
+    /// The ids to put before a text. An error if bos is required and the tokenizer has none.
     pub fn begin(&self, bos: Bos) -> Result<Vec<u32>> {
         match bos {
             Bos::Auto => Ok(self.begin.clone()),
@@ -164,7 +166,7 @@ impl Tokenizer {
         }
     }
 
-    /// A note if a text that is encoded so has bos twice: once of its own, and once added.
+    /// A note if a text encoded this way has bos twice: once in the text and once added.
     pub fn bos_note(&self, text: &str, bos: Bos) -> Result<Option<Note>> {
         let own = self.encode_plain(text)?.first().copied();
         let added = self.begin(bos)?.last().copied();
@@ -174,7 +176,7 @@ impl Tokenizer {
         }))
     }
 
-    /// The ids of [`encode_plain`](Self::encode_plain), each with the bytes of the text that it stands for.
+    /// The ids of [`encode_plain`](Self::encode_plain), each with the bytes of the text that it covers.
     pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         self.check_fill(text)?;
         // The engine's steps, without the post-processors that trim its offsets.
@@ -193,10 +195,10 @@ impl Tokenizer {
         Ok(ids.zip(spans).collect())
     }
 
-    /// [`encode_spans`](Self::encode_spans) of a text that goes on after another: without the space that some
-    /// tokenizers put before a text. Nothing merges with what comes before.
+    /// Like [`encode_spans`](Self::encode_spans), for a text that continues another one: without the space that some
+    /// tokenizers put before a text. Nothing merges with the preceding text.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
-        // A line break merges with nothing but white space.
+        // A line break merges only with white space.
         const BEFORE: &str = "\n";
         let before = self.encode_spans(BEFORE)?;
         let whole = self.encode_spans(&format!("{BEFORE}{text}"))?;
@@ -204,7 +206,7 @@ impl Tokenizer {
             tokens.iter().map(|(id, _)| *id).collect()
         };
         match whole.split_at_checked(before.len()) {
-            // Unknown characters can have one token for several.
+            // One token can stand for several unknown characters.
             Some((first, rest))
                 if ids(first) == ids(&before) && first.iter().all(|t| t.1.end <= BEFORE.len()) =>
             {
@@ -217,13 +219,13 @@ impl Tokenizer {
         }
     }
 
-    /// The text of some ids without special tokens, as `decode(ids, skip_special_tokens=True)` of
-    /// transformers. Ids that the vocabulary does not have stand for no text.
+    /// The text of some ids without special tokens, like `decode(ids, skip_special_tokens=True)` of transformers. Ids
+    /// outside the vocabulary add no text.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         Ok(self.cleaned(self.decode_raw(ids, true)?))
     }
 
-    /// The text of some ids with special tokens, as `decode(ids)` of transformers.
+    /// The text of some ids with special tokens, like `decode(ids)` of transformers.
     pub fn decode_all(&self, ids: &[u32]) -> Result<String> {
         Ok(self.cleaned(self.decode_raw(ids, false)?))
     }
@@ -238,17 +240,16 @@ impl Tokenizer {
         }
     }
 
-    /// Whether an id is a special token, which [`decode`](Self::decode) leaves out.
+    /// Whether an id is a special token, which [`decode`](Self::decode) omits.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
         self.piece(id)
             .is_some_and(|piece| added.is_special_token(&piece))
     }
 
-    /// The text that each of some ids adds to [`decode_all`](Self::decode_all); joined, they are it.
+    /// The text that each id adds to [`decode_all`](Self::decode_all). Joined, the pieces are its result.
     ///
-    /// A token that is only a part of a character adds nothing, and the token that completes it adds
-    /// the whole character.
+    /// A token that is only part of a character adds nothing; the token that completes the character adds all of it.
     pub fn pieces(&self, ids: &[u32]) -> Result<Vec<String>> {
         let whole = self.decode_all(ids)?;
         let mut pieces = Vec::with_capacity(ids.len());
@@ -261,7 +262,7 @@ impl Tokenizer {
         Ok(pieces)
     }
 
-    /// Ids as they are shown, special tokens as such.
+    /// The ids in a form for display, special tokens included.
     pub fn tokens(&self, ids: &[u32]) -> Result<Vec<TokenText>> {
         let texts = self.pieces(ids)?;
         let token = |(&id, text)| TokenText {
@@ -273,32 +274,32 @@ impl Tokenizer {
         Ok(ids.iter().zip(texts).map(token).collect())
     }
 
-    /// Starts to decode ids that come one after the other.
+    /// Starts to decode ids one at a time.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)
     }
 
-    /// The token that begins a text.
+    /// The token that begins a text (bos).
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The token that ends a text.
+    /// The token that ends a text (eos).
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
 
-    /// The special tokens by name, as `special_tokens_map` of transformers has them: what a chat template knows them by.
+    /// The special tokens by name, like `special_tokens_map` of transformers. Chat templates use these names.
     pub fn special_tokens(&self) -> &Map<String, Value> {
         &self.special
     }
 
-    /// How many tokens there are, with the added ones.
+    /// The number of tokens, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The ids of a text with what the files add, and for each whether it was added.
+    /// The ids of a text with what the files add, and for each id whether it was added.
     fn encode_marked(&self, text: &str) -> Result<(Vec<u32>, Vec<bool>)> {
         self.check_fill(text)?;
         let encoding = self.inner.encode_fast(text, true);
@@ -342,7 +343,7 @@ impl Tokenizer {
     }
 }
 
-/// The length of what two texts have in common at their beginning.
+/// The length of the common beginning of two texts.
 fn shared_len(a: &str, b: &str) -> usize {
     let differs = a.char_indices().zip(b.chars()).find(|((_, a), b)| a != b);
     match differs {

@@ -1,4 +1,4 @@
-//! `tokenizer.model` of SentencePiece as a `tokenizer.json`: `LlamaConverter` of transformers 4.57
+//! Converts SentencePiece's `tokenizer.model` to a `tokenizer.json`: `LlamaConverter` of transformers 4.57
 //! (`convert_slow_tokenizer.py`).
 
 use std::cmp::Ordering;
@@ -16,23 +16,23 @@ pub(crate) const USER_DEFINED: u64 = 4;
 const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
 
-/// The parts of a `ModelProto` that count.
+/// The fields of a `ModelProto` that matter.
 pub(crate) struct PieceModel {
     pieces: Vec<Piece>,
-    /// One of the kinds of models.
+    /// The kind of the model.
     kind: u64,
     unk_piece: String,
 }
 
-/// A piece, and the number of its kind.
+/// A piece, with the number of its kind.
 pub(crate) struct Piece {
     pub(crate) text: String,
     pub(crate) score: f32,
     pub(crate) kind: u64,
 }
 
-/// The `tokenizer.json` of a LLaMA's model; `None` when the bytes are no such model. `alone` tells that the folder has
-/// no `tokenizer.json`, which changes two defaults.
+/// The `tokenizer.json` for a LLaMA's model; `None` if the bytes are not such a model. `alone` means that the folder
+/// has no `tokenizer.json`, which changes two defaults.
 pub(super) fn from_model(bytes: &[u8], settings: &Settings, alone: bool) -> Option<Value> {
     let model = PieceModel::read(bytes)?;
     let is_llama = settings.class == Class::Llama;
@@ -59,14 +59,14 @@ impl PieceModel {
         }
     }
 
-    /// Its `tokenizer.json`, with or without a space before each text, as of a LLaMA.
+    /// The model's `tokenizer.json`, with or without a space before each text, as for a LLaMA.
     pub(crate) fn to_json(&self, prefix: bool) -> Value {
         let pieces = self.pieces.iter();
         let vocab: Vec<(&str, f32)> = pieces.map(|p| (&*p.text, p.score)).collect();
         self.json(&vocab, true, prefix)
     }
 
-    /// `tokenizer.json`; `vocab` has the names and scores that count.
+    /// The `tokenizer.json`; `vocab` holds the effective names and scores.
     fn json(&self, vocab: &[(&str, f32)], legacy: bool, prefix: bool) -> Value {
         let parts = if self.kind == UNIGRAM {
             json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": true})
@@ -154,8 +154,8 @@ impl PieceModel {
         is_known.then_some(model)
     }
 
-    /// The merges that the pieces imply, the likeliest piece first (`generate_merges`). `vocab` has the names and
-    /// scores that count for what is merged.
+    /// The merges implied by the pieces, the likeliest piece first (`generate_merges`). `vocab` holds the names and
+    /// scores that count for merging.
     fn merges<'a>(&self, vocab: &[(&'a str, f32)]) -> Vec<(&'a str, &'a str)> {
         let ids: HashMap<&str, usize> = self.pieces.iter().map(|p| &*p.text).zip(0..).collect();
         let mut merges = Vec::new();
@@ -202,7 +202,7 @@ impl Piece {
     }
 }
 
-/// The fields of a message in the wire format of protocol buffers, with their numbers; `None` where it breaks off.
+/// The fields of a message in the protocol-buffer wire format, with their numbers; `None` if the message breaks off.
 struct Message<'a>(&'a [u8]);
 
 enum Wire<'a> {

@@ -1,4 +1,4 @@
-//! What a folder's small files say of its tokenizer, put together as `from_pretrained` of transformers 4.57 does
+//! The tokenizer settings of a folder's small files, combined as `from_pretrained` of transformers 4.57 does
 //! (`tokenization_utils_base.py`, `_from_pretrained`).
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +12,7 @@ use super::token::{Added, Named};
 use crate::json::Fields;
 use crate::{LlamaError, Result};
 
-/// The special tokens that have a name, in the order in which they are added.
+/// The named special tokens, in the order in which they are added.
 pub(super) const NAMES: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -27,7 +27,7 @@ pub(super) const EOS: usize = 1;
 pub(super) const UNK: usize = 2;
 pub(super) const PAD: usize = 4;
 
-/// The tokens that CodeLlama marks as special beside the others, and the mark of its infilling.
+/// The tokens that CodeLlama marks as special beside the named ones, and its infilling mark.
 const CODE_LLAMA: [(&str, &str); 4] = [
     ("prefix_token", "▁<PRE>"),
     ("middle_token", "▁<MID>"),
@@ -42,11 +42,11 @@ pub(super) struct Settings {
     /// The tokens of [`NAMES`].
     pub(super) named: [Option<Named>; 7],
     pub(super) additional: Vec<Named>,
-    /// `extra_special_tokens`, with their names.
+    /// `extra_special_tokens`, by name.
     pub(super) extra: Vec<(String, Named)>,
-    /// Tokens that are listed with an id; only their order counts where the vocabulary has no such token.
+    /// Tokens listed with an id. If the vocabulary lacks a token, only its place in the order counts.
     pub(super) added: BTreeMap<i64, Added>,
-    /// What bos and eos the class puts around a text; `None` leaves the post-processor as it is.
+    /// The bos and eos that the class puts around a text; `None` leaves the post-processor unchanged.
     pub(super) adds: Option<(bool, bool)>,
     pub(super) add_prefix_space: Option<Value>,
     pub(super) add_bos_asked: bool,
@@ -55,18 +55,18 @@ pub(super) struct Settings {
     pub(super) clean_up: bool,
     /// Whether padding in `tokenizer.json` names the pad token.
     pub(super) pad_is_open: bool,
-    /// Whether `tokenizer.json` is left aside.
+    /// Whether `tokenizer.json` is ignored.
     pub(super) made_anew: bool,
-    /// CodeLlama's mark in a text that is to be filled in.
+    /// CodeLlama's mark in a text to fill in.
     pub(super) fill: Option<String>,
 }
 
-/// A special token where it is named, before objects become tokens.
+/// A special token as named in a file, before objects become tokens.
 #[derive(Clone)]
 enum Raw {
     Null,
     Named(Named),
-    /// A value of `tokenizer_config.json` that is not a text.
+    /// A value of `tokenizer_config.json` that is not a string.
     Value(Value),
 }
 
@@ -88,7 +88,7 @@ impl Settings {
         if object.contains_key("added_tokens_decoder") {
             tokens.read_decoder(&config, &mut added)?;
         } else {
-            // Files of older versions, which are read only then.
+            // Files of older versions, which are read only in this case.
             let stray = tokens.read_map(files)?;
             tokens.read_added(files, stray, &mut added)?;
             if let Some(json) = json {
@@ -129,7 +129,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The special tokens that have a name, and the list of the others.
+    /// The named special tokens, and the list of the others.
     pub(super) fn by_name(&self) -> Map<String, Value> {
         let named = NAMES.iter().zip(&self.named);
         let named = named.filter_map(|(name, token)| Some((*name, token.as_ref()?)));
@@ -146,7 +146,7 @@ impl Settings {
         by_name
     }
 
-    /// All special tokens as texts and tokens, each text once but within one list.
+    /// All special tokens, as texts and tokens. A text occurs only once, except within one list.
     pub(super) fn special(&self) -> Vec<&Named> {
         let mut all: Vec<&Named> = Vec::new();
         let is_new = |all: &[&Named], token: &Named| {
@@ -170,12 +170,12 @@ impl Settings {
     }
 }
 
-/// Special tokens while the files are read.
+/// The special tokens while the files are being read.
 struct Tokens {
     raw: HashMap<String, Raw>,
-    /// `additional_special_tokens`; `Err` is a value that is no list.
+    /// `additional_special_tokens`; `Err` holds a value that is not a list.
     list: Result<Vec<Raw>, Value>,
-    /// Tokens that were listed with an id, by text: a special token of that text is this token.
+    /// Tokens that were listed with an id, by text. A special token with that text is this token.
     by_text: HashMap<String, Added>,
 }
 
@@ -220,7 +220,8 @@ impl Tokens {
         Ok(())
     }
 
-    /// `special_tokens_map.json`, which comes before `tokenizer_config.json`. Returns the last additional token in it.
+    /// Reads `special_tokens_map.json`, which precedes `tokenizer_config.json`. Returns the last additional token in
+    /// it.
     fn read_map(&mut self, files: &Files) -> Result<Option<String>> {
         let name = "special_tokens_map.json";
         let Some(object) = files.object(name)? else {
@@ -273,7 +274,7 @@ impl Tokens {
         Ok(last)
     }
 
-    /// `added_tokens.json`: texts with ids. transformers files each of them under `stray` too, by an oversight.
+    /// `added_tokens.json`: texts with ids. transformers also files each of them under `stray`, by an oversight.
     fn read_added(
         &mut self,
         files: &Files,
@@ -341,7 +342,7 @@ impl Tokens {
         added.insert(id, token);
     }
 
-    /// The tokens of [`NAMES`]; `None` where a token is not named at all, `Some(None)` where it is `null`.
+    /// The tokens of [`NAMES`]; `None` if a token is not named at all, `Some(None)` if it is `null`.
     fn named(&self, config: &Fields) -> Result<[Option<Option<Named>>; 7]> {
         let mut named = [const { None }; 7];
         for (slot, name) in named.iter_mut().zip(NAMES) {
@@ -377,7 +378,7 @@ impl Tokens {
     }
 }
 
-/// A field that transformers refuses to load, and that is written now and then.
+/// A field that transformers refuses to load, but that some files contain.
 const METHOD: &str = "add_special_tokens";
 
 const LIST: &str =
@@ -407,7 +408,7 @@ impl Raw {
     }
 }
 
-/// A token that an object marks as one.
+/// A token, if an object is marked as one.
 fn typed(value: &Value) -> Option<Added> {
     let object = value.as_object()?;
     let is_token = object.get("__type").and_then(Value::as_str) == Some("AddedToken");
@@ -441,7 +442,7 @@ fn with_defaults(class: Class, given: [Option<Option<Named>>; 7]) -> [Option<Nam
 fn extra(config: &Fields) -> Result<Vec<(String, Named)>> {
     let name = "extra_special_tokens";
     if config.get(name).is_none() {
-        // Python fails on null here, and on nothing else that is empty.
+        // Python fails on null here, but on no other empty value.
         if config.names(name) {
             return Err(config.refuse(name, "expected an object of tokens"));
         }
@@ -485,7 +486,7 @@ fn leaves_json(config: &Fields) -> Result<bool> {
     }
 }
 
-/// Whether Python takes a value for true.
+/// Whether Python treats a value as true.
 pub(super) fn truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -1,19 +1,19 @@
-//! Text from ids that come one after the other.
+//! Decodes text from ids that arrive one at a time.
 
 use super::Tokenizer;
 use crate::Result;
 
-/// What a byte that is no UTF-8 is decoded to.
+/// The replacement of a byte that is not UTF-8.
 const REPLACEMENT: char = '\u{FFFD}';
 
-/// Decodes ids that come one after the other; from [`Tokenizer::stream`].
+/// Decodes ids that arrive one at a time; made by [`Tokenizer::stream`].
 ///
-/// The texts joined are [`Tokenizer::decode`] of all ids. A text waits for the next ids as long as
-/// they can still change it: parts of a character do, also spaces where decoding cleans them up.
+/// The returned texts, joined, are [`Tokenizer::decode`] of all ids. Text is held back for as long as later ids can
+/// change it: parts of a character, and spaces if decoding cleans them up.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     ids: Vec<u32>,
-    /// Bytes of the decoded text that were given out.
+    /// Bytes of the decoded text returned so far.
     given: usize,
 }
 
@@ -26,7 +26,7 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// The text that is certain with one more id; often empty.
+    /// Adds an id and returns the text that is now certain; often empty.
     pub fn push(&mut self, id: u32) -> Result<String> {
         let Some(piece) = self.tokenizer.piece(id) else {
             return Ok(String::new());
@@ -35,12 +35,12 @@ impl<'a> TextStream<'a> {
             return Ok(String::new());
         }
         self.ids.push(id);
-        // Byte tokens are decoded together: one that is no UTF-8 changes all those before it.
+        // Byte tokens are decoded together: one that is not UTF-8 changes all those before it.
         if is_byte(&piece) {
             return Ok(String::new());
         }
         let text = self.tokenizer.decode_raw(&self.ids, true)?;
-        // In byte-level vocabularies only the last character can be incomplete.
+        // In a byte-level vocabulary only the last character can be incomplete.
         let mut certain = text.strip_suffix(REPLACEMENT).unwrap_or(&text);
         if self.tokenizer.clean_up {
             certain = &certain[..clean_up_boundary(certain)];
@@ -49,7 +49,7 @@ impl<'a> TextStream<'a> {
         Ok(self.rest_of(&certain))
     }
 
-    /// The text that was held back.
+    /// Returns the text that was held back.
     pub fn finish(mut self) -> Result<String> {
         let text = self.tokenizer.decode(&self.ids)?;
         Ok(self.rest_of(&text))
@@ -62,7 +62,7 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// Whether a piece stands for one byte, as SentencePiece writes it: `<0xE2>`.
+/// Whether a piece stands for one byte, in SentencePiece's notation: `<0xE2>`.
 fn is_byte(piece: &str) -> bool {
     let digits = piece
         .strip_prefix("<0x")
@@ -84,10 +84,10 @@ pub(super) fn clean_up(text: &str) -> String {
         .replace(" 're", "'re")
 }
 
-/// Up to where [`clean_up`] of a text does not depend on what follows the text.
+/// The length of the beginning of `text` for which [`clean_up`] does not depend on what follows the text.
 ///
-/// A replacement that the next characters can complete begins with a space and goes on with nothing
-/// but spaces and `'`, `n`, `v`, `r`.
+/// A replacement that later characters can complete begins with a space and continues only with spaces and `'`, `n`,
+/// `v`, `r`.
 fn clean_up_boundary(text: &str) -> usize {
     let run = text.trim_end_matches([' ', '\'', 'n', 'v', 'r']).len();
     text[run..]

@@ -1,10 +1,10 @@
-//! Added tokens as transformers passes them around, before the `tokenizers` crate gets them.
+//! Added tokens in the form that transformers passes around, before the `tokenizers` crate gets them.
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-/// `AddedToken` of Python. Whether it is matched in the normalized text is settled late: if nobody said so, by whether
-/// it is special when it is added.
+/// Python's `AddedToken`. Whether it is matched in the normalized text is decided late: if nobody set the flag, it
+/// depends on whether the token is special when it is added.
 #[derive(Clone, Debug)]
 pub(super) struct Added {
     pub(super) content: String,
@@ -15,7 +15,7 @@ pub(super) struct Added {
     rstrip: bool,
 }
 
-/// Where a file names a special token: by its text alone, or with its flags. In Python the two are never equal.
+/// How a file names a special token: by its text alone, or with flags. In Python the two are never equal.
 #[derive(Clone, Debug)]
 pub(super) enum Named {
     Text(String),
@@ -34,7 +34,7 @@ impl Added {
         }
     }
 
-    /// The token that an object of JSON describes; `None` when a field has the wrong type.
+    /// Reads a token from a JSON object; `None` if a field has the wrong type.
     pub(super) fn read(object: &Map<String, Value>) -> Option<Self> {
         let flag = |name: &str| match object.get(name) {
             None => Some(None),
@@ -54,7 +54,7 @@ impl Added {
         })
     }
 
-    /// With the flag that is settled late settled, as a copy in Python is.
+    /// The token with its late flag decided, as a copy in Python has it.
     pub(super) fn settled(self) -> Self {
         Added {
             normalized: Some(self.normalized.unwrap_or(!self.special)),
@@ -62,7 +62,7 @@ impl Added {
         }
     }
 
-    /// As the `tokenizers` crate takes it.
+    /// The token as the `tokenizers` crate takes it.
     pub(super) fn finish(&self) -> AddedToken {
         AddedToken {
             content: self.content.clone(),
@@ -89,7 +89,7 @@ impl Named {
         }
     }
 
-    /// A text becomes the token that `wrap` makes of it.
+    /// Turns a text into a token with `wrap`.
     pub(super) fn wrapped(self, wrap: impl FnOnce(&str) -> Added) -> Self {
         match self {
             Named::Text(text) => Named::Token(wrap(&text)),

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use selfie_llama::{Checkpoint, GenerationConfig, LlamaConfig, LlamaError, Note, Tokenizer};
+use selfie_llama::{
+    Checkpoint, GenerationConfig, LlamaConfig, LlamaError, Note, ShardError, Tokenizer,
+};
 
 use crate::{INDEX, SINGLE, folder, message, open, refusal, vector_file};
 
@@ -85,14 +87,15 @@ fn an_adapter_is_named() {
         assert_eq!(
             said,
             "DIR holds only an adapter of org/base: give the folder of that model, or write both as one model in \
-             Python: peft.AutoPeftModelForCausalLM.from_pretrained(\"DIR\").merge_and_unload().save_pretrained(new_folder)"
+             Python: peft.AutoPeftModelForCausalLM.from_pretrained(\"DIR\").merge_and_unload()\
+             .save_pretrained(new_folder)"
         );
-        // config.json is asked for first, and PEFT writes none.
+        // config.json is read first, and PEFT writes none.
         let dir = folder(files);
         let error = LlamaConfig::open(dir.path()).unwrap_err();
         assert_eq!(message(&error, dir.path()), said);
     }
-    // Beside weights it is left out, and said; its own file is not one of the weights.
+    // Beside weights the adapter is ignored, with a note; its own file does not count as weights.
     for weights in [SINGLE, "other.safetensors"] {
         let model = vector_file(&[2.0]);
         let dir = folder(&[
@@ -108,7 +111,7 @@ fn an_adapter_is_named() {
         let file = dir.path().join("adapter_config.json");
         assert_eq!(
             checkpoint.notes(),
-            [Note::AdapterLeftOut { file: file.clone() }]
+            [Note::AdapterIgnored { file: file.clone() }]
         );
         let text = checkpoint.notes()[0].to_string();
         assert!(
@@ -119,7 +122,7 @@ fn an_adapter_is_named() {
     assert!(open(&[(SINGLE, &lora)]).notes().is_empty());
 }
 
-/// The cache of the Hugging Face hub, as `huggingface_hub` lays it out.
+/// The cache of the Hugging Face hub, in the layout of `huggingface_hub`.
 #[test]
 fn a_folder_of_the_cache_is_its_main_snapshot() {
     let (one, two) = (vector_file(&[1.0]), vector_file(&[2.0]));
@@ -139,7 +142,7 @@ fn a_folder_of_the_cache_is_its_main_snapshot() {
     assert_eq!(value(&with(("refs/main", b"def"))).unwrap(), 2.0);
     assert_eq!(value(&with(("refs/main", b"abc\n"))).unwrap(), 1.0);
     assert_eq!(value(&snapshots[..1]).unwrap(), 1.0);
-    // A folder that is a model itself stays one.
+    // A folder that is itself a model stays one.
     let model = vector_file(&[3.0]);
     let files = [
         &with((SINGLE, &model))[..],
@@ -174,8 +177,8 @@ fn a_folder_of_the_cache_that_does_not_say_which_lists_its_snapshots() {
     );
     for main in ["xyz", "../snapshots/abc"] {
         let expected = format!(
-            "DIR is a folder of the Hugging Face cache, and its refs/main names \"{main}\", which is not in snapshots/; \
-             give one of DIR/snapshots/abc, DIR/snapshots/def"
+            "DIR is a folder of the Hugging Face cache, and its refs/main names \"{main}\", which is not in \
+             snapshots/; give one of DIR/snapshots/abc, DIR/snapshots/def"
         );
         says(
             &[&snapshots[..], &[("refs/main", main.as_bytes())]].concat(),
@@ -225,7 +228,7 @@ fn other_formats() {
         assert!(matches!(error, LlamaError::WeightFormat { .. }));
         let expected = format!("DIR/{name} is not a safetensors file; {advice}");
         assert_eq!(message, expected);
-        // Of two formats, the one that can be converted.
+        // Of two formats, the one that can be converted is named.
         let (_, message) = refusal(&[(name, b"x"), ("zzz.bin", b"x")]);
         assert!(message.contains("save_pretrained"), "{message}");
     }
@@ -333,7 +336,10 @@ fn broken_shard() {
     cut.pop();
     let json = br#"{"weight_map":{"a":"one.safetensors"}}"#;
     let (error, message) = refusal(&[(INDEX, json), ("one.safetensors", &cut)]);
-    assert!(matches!(error, LlamaError::Truncated { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::Truncated { .. })
+    ));
     assert!(message.contains("DIR/one.safetensors"), "{message}");
 }
 

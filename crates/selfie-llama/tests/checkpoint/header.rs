@@ -1,14 +1,14 @@
-//! The header of a file.
+//! The header of a safetensors file.
 
 use std::fs;
 
 use safetensors::SafeTensors;
 use selfie_kernels::MatrixSource;
-use selfie_llama::{Checkpoint, LlamaError, TensorInfo};
+use selfie_llama::{Checkpoint, LlamaError, ShardError, TensorInfo};
 
 use crate::{SINGLE, TWO, open, read_rows, refusal, weights};
 
-/// Why a folder with this one file does not open.
+/// The error of opening a folder with this one file.
 #[track_caller]
 fn single_refusal(header: &str, data: &[u8]) -> (LlamaError, String) {
     refusal(&[(SINGLE, &weights(header, data))])
@@ -18,7 +18,10 @@ fn single_refusal(header: &str, data: &[u8]) -> (LlamaError, String) {
 fn shorter_than_its_first_field() {
     for len in 0..8 {
         let (error, message) = refusal(&[(SINGLE, &vec![0; len])]);
-        assert!(matches!(error, LlamaError::Truncated { .. }));
+        assert!(matches!(
+            error,
+            LlamaError::Shard(ShardError::Truncated { .. })
+        ));
         let expected = format!(
             "DIR/model.safetensors is cut off: it should have 8 bytes and has {len}; download it again"
         );
@@ -30,18 +33,23 @@ fn shorter_than_its_first_field() {
 fn header_too_large() {
     for length in [100_000_001u64, u64::MAX] {
         let (error, message) = refusal(&[(SINGLE, &length.to_le_bytes())]);
-        assert!(matches!(error, LlamaError::HeaderTooLarge { header, .. } if header == length));
+        assert!(
+            matches!(error, LlamaError::Shard(ShardError::HeaderTooLarge { header, .. }) if header == length)
+        );
         let expected = format!(
-            "DIR/model.safetensors begins with a header of {length} bytes, and 100000000 are allowed: \
+            "DIR/model.safetensors begins with a header of {length} bytes, but only 100000000 are allowed: \
              it is not a safetensors file; download it again (`git lfs pull`, if it is a pointer of \
              Git LFS)"
         );
         assert_eq!(message, expected);
     }
-    // What a clone without Git LFS has.
+    // The file that a clone without Git LFS has.
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 2200119864\n";
     let (error, _) = refusal(&[(SINGLE, pointer)]);
-    assert!(matches!(error, LlamaError::HeaderTooLarge { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::HeaderTooLarge { .. })
+    ));
 }
 
 #[test]
@@ -50,7 +58,10 @@ fn header_past_the_end() {
         let mut file = length.to_le_bytes().to_vec();
         file.extend(b"{}");
         let (error, message) = refusal(&[(SINGLE, &file)]);
-        assert!(matches!(error, LlamaError::HeaderPastEnd { found: 10, .. }));
+        assert!(matches!(
+            error,
+            LlamaError::Shard(ShardError::HeaderPastEnd { found: 10, .. })
+        ));
         let expected = format!(
             "DIR/model.safetensors begins with a header of {length} bytes but has only 10 bytes: it is \
              cut off or not a safetensors file; download it again"
@@ -89,7 +100,10 @@ fn header_that_does_not_parse() {
         ),
     ] {
         let (error, message) = single_refusal(&header, &[0; 4]);
-        assert!(matches!(error, LlamaError::Header { .. }));
+        assert!(matches!(
+            error,
+            LlamaError::Shard(ShardError::Header { .. })
+        ));
         let expected = format!(
             "the header of DIR/model.safetensors is damaged: {reason}; download the file again"
         );
@@ -97,14 +111,20 @@ fn header_that_does_not_parse() {
     }
     let not_text = [&2u64.to_le_bytes()[..], &[b'"', 0xff]].concat();
     let (error, _) = refusal(&[(SINGLE, &not_text)]);
-    assert!(matches!(error, LlamaError::Header { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::Header { .. })
+    ));
 }
 
 #[test]
 fn truncated() {
     open(&[(SINGLE, &weights(TWO, &[0; 12]))]);
     let (error, message) = single_refusal(TWO, &[0; 11]);
-    assert!(matches!(error, LlamaError::Truncated { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::Truncated { .. })
+    ));
     let whole = 8 + TWO.len() + 12;
     let expected = format!(
         "DIR/model.safetensors is cut off: it should have {whole} bytes and has {}; download it again",
@@ -117,17 +137,23 @@ fn truncated() {
 fn overlap() {
     let header = TWO.replace("[8,12]", "[6,10]");
     let (error, message) = single_refusal(&header, &[0; 12]);
-    assert!(matches!(error, LlamaError::Overlap { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::Overlap { .. })
+    ));
     assert_eq!(
         message,
         "DIR/model.safetensors: tensor b begins at byte 6 of the data, but a ends at 8; download the \
          file again"
     );
-    // A tensor inside another one, and one in the same place.
+    // A tensor inside another one, and one at the same place.
     for place in ["[0,4]", "[4,8]"] {
         let header = TWO.replace("[8,12]", place);
         let (error, _) = single_refusal(&header, &[0; 8]);
-        assert!(matches!(error, LlamaError::Overlap { .. }), "{error}");
+        assert!(
+            matches!(error, LlamaError::Shard(ShardError::Overlap { .. })),
+            "{error}"
+        );
     }
 }
 
@@ -143,7 +169,7 @@ fn gap() {
         (TWO, 15, "12..15"),
     ] {
         let (error, message) = single_refusal(header, &vec![0; len]);
-        assert!(matches!(error, LlamaError::Gap { .. }));
+        assert!(matches!(error, LlamaError::Shard(ShardError::Gap { .. })));
         let expected = format!(
             "DIR/model.safetensors: bytes {bytes} of the data belong to no tensor; download the file \
              again"
@@ -156,7 +182,10 @@ fn gap() {
 fn duplicate() {
     let header = TWO.replace("\"b\"", "\"a\"");
     let (error, message) = single_refusal(&header, &[0; 12]);
-    assert!(matches!(error, LlamaError::DuplicateTensor { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::DuplicateTensor { .. })
+    ));
     assert_eq!(
         message,
         "DIR/model.safetensors lists the tensor a twice; write or download it again"
@@ -175,9 +204,12 @@ fn sizes_that_do_not_match() {
             .replace("[8,12]", place)
             .replace("\"shape\":[1,2]", &format!("\"shape\":{shape}"));
         let (error, message) = single_refusal(&header, &[0; 13]);
-        assert!(matches!(error, LlamaError::TensorBytes { .. }));
+        assert!(matches!(
+            error,
+            LlamaError::Shard(ShardError::TensorBytes { .. })
+        ));
         let expected = format!(
-            "DIR/model.safetensors: tensor b is said to fill bytes {}, which is not the size of {} in \
+            "DIR/model.safetensors: the header gives tensor b the bytes {}, which is not the size of {} in \
              BF16; download the file again",
             place.trim_matches(['[', ']']).replace(',', ".."),
             shape.replace(',', ", ")
@@ -190,7 +222,10 @@ fn sizes_that_do_not_match() {
 fn size_that_cannot_be_counted() {
     let header = TWO.replace("[1,2]", "[4294967296,4294967296]");
     let (error, message) = single_refusal(&header, &[0; 12]);
-    assert!(matches!(error, LlamaError::ShapeOverflow { .. }));
+    assert!(matches!(
+        error,
+        LlamaError::Shard(ShardError::ShapeOverflow { .. })
+    ));
     assert_eq!(
         message,
         "DIR/model.safetensors: tensor b of shape [4294967296, 4294967296] has more bytes than can be \
@@ -204,15 +239,15 @@ fn place_near_the_end_of_numbers() {
     let (error, _) = single_refusal(&header, &[0; 12]);
     assert!(matches!(
         error,
-        LlamaError::Truncated {
+        LlamaError::Shard(ShardError::Truncated {
             promised: u64::MAX,
             ..
-        }
+        })
     ));
 }
 
-/// Each byte of a file is damaged in several ways. Nothing may panic, and what still opens here and with
-/// the `safetensors` crate has to be the same tensors.
+/// Damages each byte of a file in several ways. Nothing may panic. A file that still opens both here and with the
+/// `safetensors` crate must have the same tensors in both.
 #[test]
 fn damaged_bytes() {
     let data: Vec<u8> = (0..12).collect();

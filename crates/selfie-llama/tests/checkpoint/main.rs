@@ -1,5 +1,4 @@
-//! The checkpoint reader: what it finds in a folder, the bytes it reads, and what it refuses in which
-//! words.
+//! The checkpoint reader: which files it finds in a folder, which bytes it reads, and what it refuses and how.
 
 mod files;
 mod header;
@@ -51,7 +50,7 @@ fn open(files: &[(&str, &[u8])]) -> Checkpoint {
     Checkpoint::open(folder(files).path()).unwrap()
 }
 
-/// Why a folder of these files does not open, and the message with `DIR` for the folder.
+/// The error of opening a folder with these files, and its message with `DIR` in place of the folder.
 #[track_caller]
 fn refusal(files: &[(&str, &[u8])]) -> (LlamaError, String) {
     let dir = folder(files);
@@ -64,7 +63,7 @@ fn message(error: &LlamaError, dir: &Path) -> String {
     error.to_string().replace(dir.to_str().unwrap(), "DIR")
 }
 
-/// What a tensor gives in one call.
+/// The bytes that a tensor returns in one call.
 fn read_rows(tensor: &Tensor, rows: Range<usize>) -> Vec<u8> {
     let mut calls = 0;
     let mut read = Vec::new();

@@ -1,4 +1,4 @@
-//! The tensors that are found, and their bytes.
+//! The tensors found in a checkpoint, and their bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Name, shape and file of each tensor; all have to be of one dtype.
+/// The name, shape and file of each tensor. All of them must have one dtype.
 fn listing(checkpoint: &Checkpoint, dtype: &str) -> BTreeMap<String, (Vec<usize>, String)> {
     let entry = |(name, info): (&str, TensorInfo)| {
         assert_eq!(info.dtype, dtype, "{name}");
@@ -29,7 +29,7 @@ fn listing(checkpoint: &Checkpoint, dtype: &str) -> BTreeMap<String, (Vec<usize>
     checkpoint.tensors().map(entry).collect()
 }
 
-/// The tensors of a LLaMA without biases and head, by the naming of transformers.
+/// The tensors of a LLaMA without biases and head, with transformers' names.
 fn llama_shapes(
     n_layers: usize,
     [vocab, width, kv, ffn]: [usize; 4],
@@ -91,7 +91,7 @@ fn golden_of_shards() {
     );
 }
 
-/// Ranges that cover `0..rows` in order, in chunks of different sizes.
+/// Ranges that cover `0..rows` in order, in chunks of varying sizes.
 fn chunks(rows: usize, sizes: &[usize]) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut start = 0;
@@ -106,7 +106,7 @@ fn chunks(rows: usize, sizes: &[usize]) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Reads each tensor of a file in several ways; all have to give what the `safetensors` crate gives.
+/// Reads each tensor of a file in several ways. All of them must agree with the `safetensors` crate.
 fn assert_same_bytes(checkpoint: &Checkpoint, path: &Path) {
     let bytes = fs::read(path).unwrap();
     for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
@@ -145,7 +145,7 @@ fn rows_are_those_of_the_safetensors_crate() {
     }
 }
 
-/// The header of 109 bytes and the odd tensor in front put the others at odd addresses.
+/// The header of 109 bytes and the odd-sized first tensor put the others at odd addresses.
 #[test]
 fn unaligned_data() {
     let header = r#"{"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[3,11]}}"#;
@@ -157,7 +157,7 @@ fn unaligned_data() {
     assert_eq!(tensor.unwrap().vector().unwrap(), [1.5, -2.25]);
 }
 
-/// Zero, a normal number, the smallest denormal and the largest number of each type, by their bits.
+/// Zero, a normal number, the smallest denormal and the largest number of each type, given as bits.
 #[test]
 fn vectors_are_exact() {
     let halves = |bits: [u16; 4]| bits.map(u16::to_le_bytes).concat();
@@ -213,7 +213,7 @@ fn rows_out_of_range() {
             .with_rows(rows, &mut |_| panic!("there are no such rows"))
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let message = format!("rows {shown} are asked for, but there are 1");
+        let message = format!("rows {shown} were requested, but the tensor has 1");
         assert_eq!(error.to_string(), message);
     }
 }

@@ -1,4 +1,4 @@
-//! Asking for a tensor.
+//! Requests for a tensor.
 
 use half::{bf16, f16};
 use selfie_llama::{Checkpoint, LlamaError};
@@ -25,7 +25,7 @@ fn missing_tensor() {
     );
 }
 
-/// Such a tensor may be in the file, even if this version has never heard of its type.
+/// Such a tensor may be in the file, even if this version does not know its type.
 #[test]
 fn unsupported_dtype() {
     for (dtype, bytes) in [("I8", 2), ("F64", 16), ("F8_E4M3", 2), ("Q4_NEW", 1)] {

@@ -1,5 +1,5 @@
-//! Blocks against ggml's, bit for bit: what they stand for (blocks.py made the cases), as they are read and as they are
-//! packed for products, and what is made of f32 values (quantize.py).
+//! Compares blocks with ggml's, bit for bit: their values (blocks.py made the cases), as read and as packed for
+//! products, and the blocks quantized from f32 values (quantize.py).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,7 +39,7 @@ fn every_bit_is_that_of_ggml() {
     assert_eq!(cases.len(), 14);
     for case in cases {
         let (data, expected) = (bytes(&case.blocks), words(&case.f32));
-        // Two rows, so that the second is found too.
+        // Two rows, so that the second row is tested too.
         let columns = expected.len() / 2;
         let table = Tensor {
             kind: case.id,
@@ -105,7 +105,7 @@ fn blocks_are_those_that_ggml_makes() {
         for row in values.chunks_exact(cases.columns) {
             quantize(format, row, &mut found);
         }
-        // Codes beside a scale of 0 mean nothing but the sign of that 0, and ggml leaves what its search had there.
+        // Beside a scale of 0, codes matter only for the sign of that 0, and ggml leaves there whatever its search had.
         let stand_for = |blocks: &[u8]| {
             let mut values = Vec::new();
             format.dequantize(blocks, &mut values);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::file::{File, Meta, Tensor, refusal};
 
-/// The configuration of a file with these metadata, for all of which `ARCH` is the architecture.
+/// The configuration of a file with these metadata. `ARCH` stands for the architecture.
 fn config(name: &str, more: &[(&str, Meta)]) -> Value {
     file(name, more)
         .parse()
@@ -21,7 +21,7 @@ fn file(name: &str, more: &[(&str, Meta)]) -> File {
     file
 }
 
-/// What all architectures have, of [`File::model`].
+/// The fields that all architectures share, for [`File::model`].
 fn common(model_type: &str, more: Value) -> Value {
     let mut all = json!({
         "model_type": model_type,
@@ -162,8 +162,8 @@ fn gemma() {
     assert_eq!(found, common("gemma3_text", expected));
 }
 
-/// Of google/gemma-2-27b and gemma-3-27b-it: hidden_size, num_attention_heads, num_hidden_layers and
-/// query_pre_attn_scalar of their config.json.
+/// From config.json of google/gemma-2-27b and gemma-3-27b-it: hidden_size, num_attention_heads, num_hidden_layers and
+/// query_pre_attn_scalar.
 #[test]
 fn the_largest_gemmas_have_a_scale_of_their_own() {
     for (name, width, heads, layers, scalar) in
@@ -261,7 +261,7 @@ fn granite() {
             ("ARCH.logit_scale", Meta::F32(8.0)),
         ],
     );
-    // 0.22 as config.json has it, not the f32 next to it.
+    // 0.22 as in config.json, not the nearest f32.
     let expected = json!({
         "attention_bias": false,
         "mlp_bias": false,
@@ -273,7 +273,7 @@ fn granite() {
     assert_eq!(found, common("granite", expected));
 }
 
-/// The factors of `rope_freqs.weight`, in the f32 steps of `generate_extra_tensors` of llama.cpp.
+/// The divisors in `rope_freqs.weight`, computed in the f32 steps of llama.cpp's `generate_extra_tensors`.
 fn llama3_factors(theta: f32, head_dim: usize, factor: f32) -> Vec<f32> {
     let (low, high, original) = (1.0_f32, 4.0_f32, 8192.0_f32);
     let pairs = (0..head_dim).step_by(2);
@@ -341,7 +341,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
         (
             "llama.attention.head_count",
             Meta::I32s(vec![2, 3]),
-            "layers that differ in it are not supported",
+            "it must be the same for all layers",
         ),
         (
             "llama.attention.value_length",
@@ -356,7 +356,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
         (
             "llama.rope.scaling.attn_factor",
             Meta::F32(1.2),
-            "supported: 1, or no such key",
+            "supported: 1, or no key",
         ),
         (
             "llama.rope.freq_base",

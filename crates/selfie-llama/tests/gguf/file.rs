@@ -1,10 +1,10 @@
-//! GGUF files, written as llama.cpp writes them, or with a lie in them.
+//! GGUF files, written as llama.cpp writes them, or with one false statement.
 
 use std::path::Path;
 
 use selfie_llama::{DType, Gguf, LlamaError, Result};
 
-/// A value of the metadata, with the number of its type.
+/// A metadata value, with the number of its type.
 #[derive(Clone)]
 pub(crate) enum Meta {
     U32(u32),
@@ -15,11 +15,11 @@ pub(crate) enum Meta {
     I32s(Vec<i32>),
     F32s(Vec<f32>),
     Bools(Vec<bool>),
-    /// A type's number, and whatever bytes.
+    /// A type's number, and arbitrary bytes.
     Raw(u32, Vec<u8>),
 }
 
-/// The number of a type of elements, innermost dimension first, and the data.
+/// A tensor: the number of its element type, its dimensions, innermost first, and its data.
 #[derive(Clone)]
 pub(crate) struct Tensor {
     pub(crate) kind: u32,
@@ -27,7 +27,7 @@ pub(crate) struct Tensor {
     pub(crate) data: Vec<u8>,
 }
 
-/// A file.
+/// A GGUF file.
 #[derive(Clone, Default)]
 pub(crate) struct File {
     pub(crate) metadata: Vec<(String, Meta)>,
@@ -80,7 +80,7 @@ impl Tensor {
 }
 
 impl File {
-    /// The metadata of a model of one layer, with `more`, which may replace some.
+    /// The metadata of a model with one layer. Entries in `more` are added, or replace others.
     pub(crate) fn model(name: &str, more: &[(&str, Meta)]) -> Self {
         let own = [
             ("context_length", Meta::U32(128)),
@@ -123,7 +123,7 @@ impl File {
         self.bytes_at(&offsets)
     }
 
-    /// With offsets that are said, whatever is true.
+    /// The file with these offsets in its header, true or not.
     pub(crate) fn bytes_at(&self, offsets: &[u64]) -> Vec<u8> {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
@@ -156,11 +156,11 @@ pub(crate) fn parse(bytes: Vec<u8>) -> Result<Gguf> {
     Gguf::parse(bytes, Path::new("model.gguf"))
 }
 
-/// What is said of a file that is refused.
+/// The message of a refused file.
 #[track_caller]
 pub(crate) fn refusal<T>(result: Result<T, LlamaError>) -> String {
     match result {
-        Ok(_) => panic!("it is not refused"),
+        Ok(_) => panic!("the file was not refused"),
         Err(error) => error.to_string(),
     }
 }

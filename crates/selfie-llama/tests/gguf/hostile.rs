@@ -1,11 +1,11 @@
-//! Files that lie: one error for each way, and no more memory than the file is large.
+//! Files that lie. Each lie gives one error, and uses no more memory than the size of the file.
 
 use std::panic::catch_unwind;
 
 use crate::file::{Meta, Tensor, parse, refusal, text};
 use crate::small::{changed, file, read, small};
 
-/// The bytes of a file with `count` in one of the two counts.
+/// The bytes of a file, with `count` in place of one of its two counts.
 fn counted(at: usize, count: u64) -> Vec<u8> {
     let mut bytes = file().bytes();
     bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
@@ -21,7 +21,7 @@ fn refused(bytes: Vec<u8>, expected: &str) {
     );
 }
 
-/// A file with one more entry of metadata.
+/// A file with one more metadata entry.
 fn with(value: Meta) -> Vec<u8> {
     let mut file = file();
     file.set("a.key", value);
@@ -45,11 +45,11 @@ fn beginnings() {
     refused(b"GGUF\0\0\0\x03".to_vec(), "it is big-endian");
     refused(
         b"GGUF\x01\0\0\0".to_vec(),
-        "its version is 1, and 2 and 3 are read",
+        "its version is 1; supported: 2, 3",
     );
     refused(
         b"GGUF\x04\0\0\0".to_vec(),
-        "its version is 4, and 2 and 3 are read",
+        "its version is 4; supported: 2, 3",
     );
 }
 
@@ -65,16 +65,16 @@ fn counts() {
     for count in [1 << 20, 1 << 60, u64::MAX] {
         refused(
             counted(8, count),
-            &format!("it is said to have {count} tensors, which do not fit"),
+            &format!("its header claims {count} tensors, which do not fit"),
         );
         refused(
             counted(16, count),
-            &format!("it is said to have {count} metadata entries"),
+            &format!("its header claims {count} metadata entries"),
         );
         let list = [4u32.to_le_bytes().to_vec(), count.to_le_bytes().to_vec()].concat();
         refused(
             with(Meta::Raw(9, list)),
-            &format!("it is said to have {count} values in a.key, which do not fit"),
+            &format!("its header claims {count} values in a.key, which do not fit"),
         );
     }
 }
@@ -87,7 +87,7 @@ fn metadata() {
     );
     refused(
         with(Meta::Raw(7, vec![2])),
-        "a.key is to be true or false, and is 2",
+        "a.key must be 0 or 1 (a boolean), but is 2",
     );
     refused(with(Meta::Raw(8, text(b"\xff"))), "is not UTF-8");
     refused(
@@ -95,7 +95,10 @@ fn metadata() {
         "takes 18446744073709551615 bytes",
     );
     let list = |of: u32| Meta::Raw(9, [of.to_le_bytes().to_vec(), vec![0; 8]].concat());
-    refused(with(list(9)), "a.key is a list of lists, which is not read");
+    refused(
+        with(list(9)),
+        "a.key is a list of lists, which is not supported",
+    );
     refused(
         with(list(13)),
         "a.key is a list of type 13, which does not exist",
@@ -105,10 +108,7 @@ fn metadata() {
     refused(twice.bytes(), "the key a.list is there twice");
     let mut nameless = file();
     nameless.set("", Meta::U32(1));
-    refused(
-        nameless.bytes(),
-        "a key has 0 bytes, and 1 to 65535 are expected",
-    );
+    refused(nameless.bytes(), "a key has 0 bytes; expected 1 to 65535");
 }
 
 #[test]
@@ -147,20 +147,23 @@ fn tensors() {
     );
     refused(
         tensor(2, &[8]),
-        &format!("{name} has rows of 8 values, which are no whole blocks of Q4_0"),
+        &format!("{name} has rows of 8 values, which are not whole blocks of Q4_0"),
     );
     refused(
         tensor(12, &[128]),
-        "which are no whole blocks of Q4_K: those hold 256 values",
+        "which are not whole blocks of Q4_K: a block holds 256 values",
     );
     refused(
         tensor(0, &[1 << 62, 1 << 62]),
-        "has more bytes than can be counted",
+        "has more bytes than 64 bits can count",
     );
-    refused(tensor(0, &[u64::MAX]), "has more bytes than can be counted");
+    refused(
+        tensor(0, &[u64::MAX]),
+        "has more bytes than 64 bits can count",
+    );
     refused(
         tensor(0, &[1 << 40]),
-        &format!("{name} is said to fill 4398046511104 bytes"),
+        &format!("its header gives {name} 4398046511104 bytes"),
     );
     refused(
         tensor(17, &[256]),
@@ -176,7 +179,7 @@ fn tensors() {
     let long = file().tensor(&"n".repeat(65), Tensor::zeros(&[8]));
     refused(
         long.bytes(),
-        "the name of a tensor has 65 bytes, and 1 to 64 are expected",
+        "the name of a tensor has 65 bytes; expected 1 to 64",
     );
 }
 
@@ -215,6 +218,6 @@ fn no_byte_makes_it_panic() {
         let answer = catch_unwind(|| read(bytes));
         read_still += usize::from(answer.unwrap_or_else(|_| panic!("byte {at}")));
     }
-    // Names and values of no matter can change.
+    // Changes to some names and values make no difference.
     assert!(read_still > 0);
 }

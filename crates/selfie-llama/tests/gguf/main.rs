@@ -1,4 +1,4 @@
-//! GGUF files: what they stand for, and what is said of those that do not hold together.
+//! GGUF files: what they mean, and the errors for inconsistent ones.
 
 mod blocks;
 mod config;

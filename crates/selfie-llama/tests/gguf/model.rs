@@ -1,4 +1,4 @@
-//! A model out of a GGUF file, against the same weights in a folder.
+//! Compares a model from a GGUF file with the same weights in a folder.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ const PARTS: [(&str, &str); 9] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// The file that llama.cpp would make of a folder, in f32.
+/// The file that llama.cpp would make from a folder, in f32.
 fn converted(dir: &Path, config: &LlamaConfig) -> File {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let attn = config.attn;
@@ -127,7 +127,7 @@ fn a_quantized_file_is_bf16_where_blocks_are_not_kept_and_others_are_as_they_are
     assert_eq!(stored(&file), (DType::Bf16, vec![("Q8_0".to_owned(), 1)]));
 }
 
-/// Q8_0 of every matrix whose rows are whole blocks, by ggml's rules.
+/// Quantizes every matrix whose rows are whole blocks to Q8_0, by ggml's rules.
 fn in_blocks(dir: &Path, config: &LlamaConfig) -> File {
     let mut file = converted(dir, config);
     for (_, tensor) in &mut file.tensors {
@@ -144,9 +144,9 @@ fn in_blocks(dir: &Path, config: &LlamaConfig) -> File {
     file
 }
 
-/// A file's blocks are kept on the CPU, and quantizing its f32 weights on loading makes the same model of them. Both are
-/// near the dequantized one: products round their operands to 8 bits, an error of at most a 254th of the largest value of a
-/// block each.
+/// The CPU keeps a file's blocks, and quantizing its f32 weights on loading gives the same model. Both are close to the
+/// dequantized model: products round their operands to 8 bits, with an error of at most 1/254 of the largest value of
+/// each block.
 #[test]
 fn blocks_are_kept_or_made_and_a_choice_dequantizes_them() {
     let dir = Path::new("tests/golden/llama2-mha");
@@ -183,7 +183,7 @@ fn blocks_are_kept_or_made_and_a_choice_dequantizes_them() {
         .collect();
     assert!(most(&off) < 0.05 * most(&plain_logits), "{}", most(&off));
 
-    // The MLP as values: what it was packed from, and what may take its place.
+    // The MLP as values: those it was packed from, and edited ones.
     let mut edited = kept.clone();
     let mlp = edited.mlp(0).unwrap();
     assert_eq!(mlp, plain.mlp(0).unwrap());

@@ -1,4 +1,4 @@
-//! Names, orders and norms that llama.cpp changes, as transformers has them again.
+//! Names, orders and norms that llama.cpp changes, converted back to those of transformers.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn open(file: &File) -> Checkpoint {
     Checkpoint::open(&path).unwrap()
 }
 
-/// `LlamaModel.permute` of llama.cpp: of each head, the rows of the first half with those of the second in turn.
+/// `LlamaModel.permute` of llama.cpp: interleaves the rows of the two halves of each head.
 pub(crate) fn permuted(rows: &[Vec<f32>], heads: usize) -> Vec<f32> {
     let head = rows.len() / heads;
     let mut all = Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn permuted(rows: &[Vec<f32>], heads: usize) -> Vec<f32> {
     all
 }
 
-/// Rows of `columns` values that are all different.
+/// Rows of `columns` values, all of them different.
 fn rows(n: usize, columns: usize) -> Vec<Vec<f32>> {
     let row = |row: usize| {
         (0..columns)
@@ -67,7 +67,7 @@ fn queries_and_keys_of_a_llama_come_back_in_the_order_of_transformers() {
         for (part, expected) in [("q", &q), ("k", &k), ("v", &k)] {
             let name = format!("model.layers.0.self_attn.{part}_proj.weight");
             let tensor = checkpoint.tensor(&name, &[expected.len(), WIDTH]).unwrap();
-            // Any range of rows, with or without whole heads.
+            // Any range of rows, whether or not it has whole heads.
             for begin in 0..expected.len() {
                 for end in begin..=expected.len() {
                     let mut found = Vec::new();
@@ -102,7 +102,7 @@ fn the_other_architectures_keep_their_order() {
 
 #[test]
 fn norms_of_gemma_are_without_the_one() {
-    // 1.1 - 1 in f32 is not 0.1, and transformers subtracts in f32 too.
+    // 1.1 - 1 in f32 is not 0.1, and transformers also subtracts in f32.
     let stored = [1.1_f32, 0.0, 2.5, 1.0];
     let expected = stored.map(|value| value - 1.0);
     for (stored_name, name) in [
@@ -149,7 +149,7 @@ fn a_tensor_that_the_architecture_does_not_have_is_refused() {
         let path = folder.path().join("model.gguf");
         fs::write(&path, file.bytes()).unwrap();
         let said = refusal(Checkpoint::open(&path));
-        let expected = format!("tensor {name} is not one of the architecture llama");
+        let expected = format!("tensor {name} is not part of the architecture llama");
         assert!(said.contains(&expected), "{said}");
     }
 }
@@ -163,7 +163,7 @@ fn heads_that_do_not_divide_the_rows_are_refused() {
     let said = refusal(Checkpoint::open(&path));
     assert!(
         said.ends_with(
-            "tensor blk.0.attn_q.weight has 9 rows, which are no 2 heads of an even size"
+            "tensor blk.0.attn_q.weight has 9 rows, which do not split into 2 heads of an even size"
         ),
         "{said}"
     );

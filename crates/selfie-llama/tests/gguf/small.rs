@@ -1,14 +1,14 @@
-//! A small file with everything that a header can have, and what one byte makes of it.
+//! A small file with every feature that a header can have, and copies with one byte changed.
 
 use crate::file::{ALIGNMENT, File, Meta, Tensor, parse};
 
-/// Two tensors, of 128 and of 32 bytes.
+/// A file with two tensors, of 128 and of 32 bytes.
 pub(crate) fn file() -> File {
     File::model("llama", &[("a.list", Meta::F32s(vec![1.0, 2.0]))])
         .tensor("blk.0.attn_norm.weight", Tensor::zeros(&[8]))
 }
 
-/// Asks a file for everything that a model is made of. What it says is no matter: that it answers is.
+/// Reads everything that a model needs from a file. The result does not matter, only that there is one.
 pub(crate) fn read(bytes: Vec<u8>) -> bool {
     let Ok(gguf) = parse(bytes) else {
         return false;
@@ -21,7 +21,7 @@ pub(crate) fn read(bytes: Vec<u8>) -> bool {
     all.iter().all(|ok| *ok)
 }
 
-/// A file with everything that a header can have.
+/// A file with every feature that a header can have.
 pub(crate) fn small() -> Vec<u8> {
     let texts = |list: &[&str]| Meta::Texts(list.iter().map(|text| (*text).to_owned()).collect());
     let mut file = file();
@@ -41,7 +41,7 @@ pub(crate) fn small() -> Vec<u8> {
     file.tensor("rope_freqs.weight", freqs).bytes()
 }
 
-/// Files with another value in one byte, and where that is.
+/// Copies of a file with one byte changed, and the position of that byte.
 pub(crate) fn changed(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
     (0..bytes.len()).flat_map(move |at| {
         let was = bytes[at];

@@ -1,4 +1,4 @@
-//! Files in parts.
+//! Split GGUF files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn part(number: u16, count: u16, file: File) -> File {
     file
 }
 
-/// A folder of two parts, of which the second has the head.
+/// A folder with two parts; the second one holds the head.
 fn parts() -> (TempDir, File, File) {
     let first = part(0, 2, File::model("llama", &[]));
     let second = part(

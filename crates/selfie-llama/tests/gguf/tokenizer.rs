@@ -1,4 +1,4 @@
-//! Tokenizers out of metadata: tokenizer.py made the cases.
+//! Tokenizers from metadata. tokenizer.py made the cases.
 
 use std::fs;
 
@@ -63,7 +63,7 @@ fn ids_are_those_of_the_original() {
         for (text, expected) in &case.cases {
             let found = tokenizer.encode(text).unwrap();
             assert_eq!(&found, expected, "{} {:?}: {text:?}", case.model, case.pre);
-            // Of SentencePiece, a first space is left out, as there is one that was put there.
+            // SentencePiece's decoder drops the first space, because the encoder puts one there.
             let decoded = tokenizer.decode_all(&found).unwrap();
             if case.pre.as_deref() != Some("qwen2") && case.model == "gpt2" {
                 assert_eq!(&decoded, text);
@@ -76,7 +76,7 @@ fn ids_are_those_of_the_original() {
 fn bos_is_as_the_file_says() {
     let all = cases();
     let case = |pre: Option<&str>| all.iter().find(|case| case.pre.as_deref() == pre).unwrap();
-    // By llama.cpp's defaults, LLaMA 3 and SentencePiece begin with bos, and Qwen 2 does not.
+    // By llama.cpp's defaults, texts of LLaMA 3 and SentencePiece begin with bos, those of Qwen 2 do not.
     for (pre, by_default) in [
         (Some("llama-bpe"), true),
         (Some("qwen2"), false),
@@ -167,7 +167,7 @@ fn what_is_not_known_is_refused_by_name() {
         (
             "bos_token_id",
             Meta::U32(n as u32),
-            format!("is {n}; and there are {n} tokens"),
+            format!("is {n}; but there are {n} tokens"),
         ),
     ] {
         let mut file = file(case);
@@ -184,7 +184,7 @@ fn what_is_not_known_is_refused_by_name() {
         let said = refusal(file.parse().unwrap().tokenizer());
         assert_eq!(said, format!("model.gguf: field \"{key}\" is missing"));
     }
-    // Asked for, and not there.
+    // Required, but missing.
     let mut file = file(case);
     file.set("tokenizer.ggml.add_bos_token", Meta::Bool(true));
     let said = refusal(file.parse().unwrap().tokenizer());

@@ -1,4 +1,4 @@
-//! Decode steps of a whole model: bound by reading the weights.
+//! Decode steps of a whole model. Reading the weights bounds them.
 
 use std::time::Instant;
 
@@ -11,16 +11,16 @@ use crate::sizes::Sizes;
 
 const RUNS: usize = 3;
 
-/// Times greedy steps of each number of sequences.
+/// Times greedy steps for each number of sequences.
 pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let config = model.config();
-    // A step reads every matrix but the embedding table, of which it reads a few rows.
+    // A step reads every matrix except the embedding table, of which it reads a few rows.
     let table = (config.vocab_size * config.d_model) as u64;
     let read = config.n_parameters() - if config.tie_word_embeddings { 0 } else { table };
     let bytes = (read * model.dtype().size() as u64) as f64;
     for &batch in sizes.decode {
         let mut samples = Vec::new();
-        // The first run chooses algorithms and makes the graphs.
+        // The first run chooses algorithms and captures the graphs.
         time(model, batch, sizes, sizes.texts[1])?;
         for _ in 0..RUNS {
             let [short, long] = sizes.texts;
@@ -37,14 +37,14 @@ pub(crate) fn measure(model: &Llama<Cuda>, sizes: &Sizes, report: &mut Report) -
     Ok(())
 }
 
-/// Seconds for texts of `new_tokens` after `batch` prompts.
+/// The seconds to write `new_tokens` tokens after each of `batch` prompts.
 fn time(model: &Llama<Cuda>, batch: usize, sizes: &Sizes, new_tokens: usize) -> Result<f64> {
     let start = Instant::now();
     write_texts(model, batch, sizes.prompt, new_tokens)?;
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Writes texts of `new_tokens` after `batch` prompts of `tokens`, all together.
+/// Writes `new_tokens` tokens after each of `batch` prompts of `tokens` tokens, all together.
 pub(crate) fn write_texts(
     model: &Llama<Cuda>,
     batch: usize,

@@ -1,4 +1,4 @@
-//! What the GPU can do at most: copies within its memory, and matrix products.
+//! The GPU's limits: copies within its memory, and matrix products.
 
 use selfie_kernels::gpu::{Cuda, Driver, Gemm, WeightOrder};
 use selfie_kernels::{DType, Result};
@@ -11,13 +11,13 @@ use crate::timing::time;
 pub(crate) const COPY: &str = "device copy, bytes read and written";
 pub(crate) const MATRIX: &str = "bf16 matrix product, f32 out";
 
-/// Bytes read and written a second, and bf16 operations a second.
+/// Bytes read and written per second, and bf16 operations per second.
 pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let (copy, side) = (sizes.copy, sizes.product);
     let driver = cuda.driver();
     let allocate = |what, bytes| driver.alloc(what, bytes);
     let [from, to] = [allocate("a copy", copy)?, allocate("a copy", copy)?];
-    // SAFETY: both have the bytes.
+    // SAFETY: both have that many bytes.
     unsafe { driver.zero(from, copy)? };
     // SAFETY: as above.
     let copied = time(cuda, |_| unsafe { driver.copy(from, to, copy) })?.device;
@@ -53,7 +53,7 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
     Ok(())
 }
 
-/// `n` bf16 values on the device: products of zeros draw less power and run faster than those of data.
+/// `n` bf16 values on the device. Products of zeros draw less power and run faster than products of data.
 fn random(cuda: &Cuda, n: usize) -> Result<u64> {
     let mut bytes = vec![0u8; 2 * n];
     fill(&mut bytes, 0);

@@ -1,4 +1,4 @@
-//! Measures the CUDA backend: ops, a decode step and a sweep, beside the GPU's own limits in the same run.
+//! Measures the CUDA backend: ops, a decode step and a sweep, next to the GPU's own limits in the same run.
 
 mod decode;
 mod floors;
@@ -30,38 +30,38 @@ struct Args {
     /// The number of the GPU
     #[arg(long, default_value_t = 0)]
     device: usize,
-    /// What to measure: all without
+    /// What to measure; everything by default
     #[arg(long, value_enum)]
     section: Vec<Section>,
-    /// A bf16 checkpoint of the shape llama-2-7b (selfie random-checkpoint writes one)
+    /// A bf16 checkpoint of the shape llama-2-7b (written by selfie random-checkpoint)
     #[arg(long)]
     model: PathBuf,
-    /// Leave products of few rows to cuBLASLt, to see what our kernel is worth
+    /// Leave products of few rows to cuBLASLt, to see what our kernel gains
     #[arg(long)]
     no_matvec: bool,
-    /// Try several of cuBLASLt's algorithms, to see what that is worth
+    /// Try several of cuBLASLt's algorithms, to see what that gains
     #[arg(long)]
     tune: bool,
-    /// What PyTorch did on this machine: an object of name and value, as benches/baseline/gpu.py writes it
+    /// PyTorch's results on this machine: an object of names and values, as written by benches/baseline/gpu.py
     #[arg(long)]
     baseline: Option<PathBuf>,
     /// The commit that was built
     #[arg(long, default_value = "unknown")]
     commit: String,
-    /// Small sizes, to try the program: the figures mean nothing
+    /// Small sizes, to try out the program; the figures are meaningless
     #[arg(long)]
     small: bool,
-    /// Write the figures to this file; those that are in it, of the same commit, stay
+    /// Write the figures to this file; existing figures of the same commit are kept
     #[arg(long)]
     json: PathBuf,
 }
 
-/// A part of the figures, which runs in a process of its own if it is asked for by itself.
+/// A section of the figures. If it is requested alone, it runs in its own process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
-    /// A copy and a matrix product: what shares are shares of
+    /// A copy and a matrix product: the limits that percentages refer to
     Floors,
-    /// Layers times tokens of a prompt, interpreted
+    /// Interpret all layers and tokens of a prompt
     Sweep,
     /// Decode steps
     Decode,
@@ -69,7 +69,7 @@ enum Section {
     Products,
     /// Single ops, and attention
     Ops,
-    /// The launches of a step, of a pass and of a sweep by themselves
+    /// The single launches of a step, of a pass and of a sweep
     Profile,
 }
 

@@ -1,4 +1,4 @@
-//! Single ops, against the bandwidth of a copy; attention's times stand beside those of torch.
+//! Single ops, compared with the bandwidth of a copy; attention's times are shown next to torch's.
 
 use selfie_kernels::gpu::Cuda;
 use selfie_kernels::{
@@ -10,7 +10,7 @@ use crate::report::Report;
 use crate::sizes::Sizes;
 use crate::timing::{Time, time};
 
-/// Sets of buffers that take turns: together they do not fit the caches.
+/// Sets of buffers used in turn; together they exceed the caches.
 const SETS: usize = 4;
 
 /// Heads of Llama 3.1 8B.
@@ -76,7 +76,7 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
     let mut cache = Cache::new(cuda, shape, 1, side)?;
     cache.load(cuda, &cache.rows(0..side))?;
     let s = time(cuda, |i| cache.append(cuda, &mut qkv[i % SETS]))?;
-    // Queries and keys are turned where they are or on their way; keys and values go to the cache in bf16.
+    // Queries are rotated in place and keys on their way to the cache; keys and values are stored in bf16.
     share("rope_append", 2 * f32s + 2 * (f32s + bf16s), s);
     drop((qkv, cache));
 

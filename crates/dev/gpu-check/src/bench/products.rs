@@ -10,10 +10,10 @@ use crate::report::Report;
 use crate::sizes::Sizes;
 use crate::timing::time;
 
-/// Bytes of weights that take turns: several times what a cache holds.
+/// Bytes of the weights used in turn: several times the size of a cache.
 const TURNS: usize = 256 << 20;
 
-/// Times each shape at each number of rows: microseconds, and what share of the GPU's limits that is.
+/// Times each shape at each number of rows: microseconds, and the share of the GPU's limits.
 pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let (copy, matrix) = (report.copy(), report.matrix());
     for &[n, k] in sizes.products {
@@ -49,7 +49,7 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
     Ok(())
 }
 
-/// A matrix that is no zeros: products of zeros draw less power and run faster than those of data.
+/// A matrix that is not zero: products of zeros draw less power and run faster than products of data.
 struct Waves {
     rows: usize,
     columns: usize,

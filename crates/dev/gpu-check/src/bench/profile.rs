@@ -1,4 +1,4 @@
-//! Where the time of steps and of a sweep goes: each launch by itself, with an event before and behind it.
+//! Where the time of steps and of a sweep goes: each launch by itself, with an event before and after it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::report::Report;
 use crate::sizes::Sizes;
 use crate::sweep::Sweep;
 
-/// One decode step of each number of sequences, a pass of many rows, and a whole sweep.
+/// Profiles one decode step for each number of sequences, a pass of many rows, and a whole sweep.
 pub(crate) fn measure(
     model: &Llama<Cuda>,
     dir: &Path,
@@ -22,7 +22,7 @@ pub(crate) fn measure(
     for &batch in sizes.decode {
         let two = texts(model, batch, sizes.prompt, 2)?;
         let three = texts(model, batch, sizes.prompt, 3)?;
-        // The longer run has one step more, its last one.
+        // The longer run has one more step, its last one.
         let step = &three[two.len().min(three.len())..];
         add(&format!("step of {batch}"), step, report);
     }
@@ -42,7 +42,7 @@ fn texts(model: &Llama<Cuda>, batch: usize, tokens: usize, new: usize) -> Result
     profiled(model, || write_texts(model, batch, tokens, new))
 }
 
-/// The launches of what runs on the model.
+/// The launches of `run` on the model.
 fn profiled(model: &Llama<Cuda>, run: impl FnOnce() -> Result<()>) -> Result<Vec<Timed>> {
     let mut done = Ok(());
     let times = model.backend().driver().profiled(|| {

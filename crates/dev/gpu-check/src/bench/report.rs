@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! The measurements, as a table and as JSON.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(crate) struct Report {
     date: String,
     weights: String,
     results: Vec<Figure>,
-    /// What PyTorch did, by the same names.
+    /// PyTorch's results, under the same names.
     #[serde(skip)]
     baseline: Map<String, Value>,
 }
@@ -32,7 +32,7 @@ struct Figure {
 }
 
 impl Report {
-    /// The figures in the file, if there are some of this GPU and commit, to which others are added.
+    /// Opens the file's figures, to add others, if they come from this GPU and commit.
     pub(crate) fn open(
         gpu: &str,
         commit: &str,
@@ -87,7 +87,7 @@ impl Report {
         })
     }
 
-    /// Prints a figure and keeps it.
+    /// Prints a figure and records it.
     pub(crate) fn add(&mut self, name: &str, value: f64, unit: &str) {
         let baseline = self.baseline.get(name).and_then(Value::as_f64);
         let beside = baseline.map_or(String::new(), |b| format!("   PyTorch: {b:.2}"));
@@ -101,17 +101,17 @@ impl Report {
         });
     }
 
-    /// Bytes that a copy reads and writes a second.
+    /// Bytes per second that a copy reads and writes.
     pub(crate) fn copy(&self) -> f64 {
         1e9 * self.limit(floors::COPY)
     }
 
-    /// Operations of a large bf16 product a second.
+    /// Operations per second of a large bf16 product.
     pub(crate) fn matrix(&self) -> f64 {
         1e12 * self.limit(floors::MATRIX)
     }
 
-    /// Whether the limits are there, which shares are shares of.
+    /// Whether the limits are known, to which shares refer.
     pub(crate) fn has_limits(&self) -> bool {
         [floors::COPY, floors::MATRIX]
             .iter()

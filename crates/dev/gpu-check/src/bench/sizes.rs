@@ -1,9 +1,9 @@
-//! How much is measured.
+//! The sizes of the measurements.
 
 pub(crate) struct Sizes {
-    /// Bytes of a copy: many times what caches hold.
+    /// Bytes of a copy: many times the size of the caches.
     pub(crate) copy: u64,
-    /// Rows, columns and terms of the matrix product that is the limit.
+    /// Rows, columns and terms of the matrix product that gives the limit.
     pub(crate) product: usize,
     /// Outputs and terms of single products: those of a layer (qkv, o, gate and up, down), and the head.
     pub(crate) products: &'static [[usize; 2]],
@@ -28,7 +28,7 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// What results are reported of.
+    /// The sizes for reported results.
     pub(crate) const FULL: Self = Self {
         copy: 2 << 30,
         product: 8192,

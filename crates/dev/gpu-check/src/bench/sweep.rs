@@ -1,4 +1,4 @@
-//! The main job: every layer and token of a prompt, interpreted, with relevancies.
+//! The main job: interpreting every layer and token of a prompt, with relevancies.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::Result;
 use crate::report::Report;
 use crate::sizes::Sizes;
 
-/// The prompt is repeated until it has as many tokens as are asked for.
+/// The prompt is repeated until it has the requested number of tokens.
 const WORDS: &str = "[INST] What's highest mountain in the world? [/INST] ";
 const RUNS: usize = 3;
 
@@ -52,7 +52,7 @@ pub(crate) fn measure(
     Ok(())
 }
 
-/// Every layer and token of one prompt.
+/// A sweep over every layer and token of one prompt.
 pub(crate) struct Sweep<'a> {
     model: &'a Llama<Cuda>,
     tokenizer: Tokenizer,
@@ -107,8 +107,8 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Operations of the products of the rows that a sweep of this plan passes: those of each cell's own prompt, of its new
-/// tokens but the last, and of scoring them.
+/// The operations of all products for the rows that a sweep of this plan runs: each cell's own prompt, its new tokens
+/// except the last, and their scores.
 fn operations(model: &Llama<Cuda>, prompt: &LocatedPrompt, cells: usize, new_tokens: usize) -> f64 {
     let config = model.config();
     let first = prompt.placeholders.iter().copied().min().unwrap_or(0);

@@ -1,24 +1,24 @@
-//! Timing of work that a stream does on its own.
+//! Times work that a stream does on its own.
 
 use std::time::Instant;
 
 use selfie_kernels::Result;
 use selfie_kernels::gpu::{Cuda, Driver};
 
-/// How long a sample is: many launches, so that the host is ahead of the device for nearly all of it.
+/// The length of a sample: many launches, so that the host is nearly always ahead of the device.
 const SAMPLE_S: f64 = 0.03;
 const SAMPLES: usize = 5;
 
-/// What a piece of work takes.
+/// The time of a piece of work.
 pub(crate) struct Time {
     /// Seconds of the device's clock, by events.
     pub(crate) device: f64,
-    /// Seconds that the host takes to ask for it.
+    /// Seconds that the host takes to request it.
     pub(crate) host: f64,
 }
 
-/// The median time of `work`, which is given the number of the round, to take turns between sets of buffers that
-/// together do not fit the caches.
+/// The median time of `work`. It gets the number of the round, to alternate between sets of buffers that together
+/// exceed the caches.
 pub(crate) fn time(cuda: &Cuda, mut work: impl FnMut(usize) -> Result<()>) -> Result<Time> {
     let driver = cuda.driver();
     let mut rounds = |count: usize| -> Result<Time> {
@@ -35,7 +35,7 @@ pub(crate) fn time(cuda: &Cuda, mut work: impl FnMut(usize) -> Result<()>) -> Re
             host: each(host),
         })
     };
-    // Kernels are assembled, algorithms chosen, and the series of launches becomes graphs.
+    // Assembles kernels, chooses algorithms, and turns the series of launches into graphs.
     rounds(4)?;
     let one = rounds(8)?.device;
     let count = ((SAMPLE_S / one) as usize).clamp(1, 2000);

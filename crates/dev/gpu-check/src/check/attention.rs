@@ -1,6 +1,6 @@
-//! Attention in bf16 and f16 on the GPU against the simulator, which is tested against an oracle that rounds as the
-//! kernels do. The two differ in how they round `ex2` and the products of the tensor cores, and so in the last
-//! bits of f32 sums; the output is rounded to 16 bits.
+//! Compares attention in bf16 and f16 on the GPU with the simulator, which is tested against an oracle that rounds as
+//! the kernels do. GPU and simulator round `ex2` and the products of the tensor cores differently, so the last bits of
+//! f32 sums differ. The output is rounded to 16 bits.
 
 use selfie_kernels::gpu::Cuda;
 use selfie_kernels::{Attend, AttnShape, Backend, BatchRow, DType, KvLayout, Slot, reference};
@@ -8,8 +8,8 @@ use selfie_kernels::{Attend, AttnShape, Backend, BatchRow, DType, KvLayout, Slot
 use crate::cases::{must, read_acts, rows_of, values};
 use crate::{Check, Opening};
 
-/// Heads, the prefixes' positions, and for each branch: its prefix, shared positions that it sees, its own, and how many
-/// rows come last.
+/// Heads; the prefixes' positions; and for each branch its prefix, the shared positions that it sees, its own
+/// positions, and how many rows come last.
 struct Case {
     heads: (usize, usize, usize),
     prefixes: &'static [usize],
@@ -94,7 +94,7 @@ fn agree(opening: Opening, dtype: DType) {
     }
 }
 
-/// The output of the last rows of each branch, all in one batch.
+/// The output of the last rows of each branch, computed in one batch.
 fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
     let (heads, kv_heads, head_dim) = case.heads;
     let shape = AttnShape {
@@ -134,12 +134,12 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
         asked.extend(branch.clone().skip(own - last));
         rows.extend(branch);
     }
-    // Everything is appended; then only the last rows attend.
+    // All rows are appended; then only the last rows attend.
     let width = shape.qkv_dim();
     let append = |rows: &[BatchRow], kv: &mut B::Kv| {
         let mut batch = must("batch", backend.batch(rows.len()));
         must("load_batch", backend.load_batch(rows, &mut batch));
-        // What a row holds depends on its slot and position alone.
+        // The contents of a row depend only on its slot and position.
         let of_row = |row: &BatchRow| {
             let slot = match row.slot {
                 Slot::Prefix(prefix) => 1000 + u64::from(prefix),

@@ -1,4 +1,4 @@
-//! Checks as processes of their own, with a time limit.
+//! Runs checks in their own processes, with a time limit.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::Args;
 
-/// How often a running check is looked after.
+/// How often to poll a running check.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Lines of a failed check that are shown; all of them are in the file of results.
+/// How many lines of a failed check to show. The file of results has all of them.
 const SHOWN: usize = 12;
 
 /// How a check ended.
@@ -28,7 +28,7 @@ struct Outcome<'a> {
     output: String,
 }
 
-/// Runs the checks, as many at a time as asked for, and returns those that failed.
+/// Runs the checks, `jobs` at a time, and returns those that failed.
 pub(crate) fn run<'a>(names: &[&'a str], args: &Args) -> Vec<&'a str> {
     let left = Mutex::new(names.iter());
     let failed = Mutex::new(Vec::new());
@@ -115,7 +115,7 @@ fn report(outcome: &Outcome, results: Option<&Path>) {
     let said = if passed { "ok    " } else { "FAILED" };
     println!("{said}  {check} ({seconds:.1} s)");
     if passed {
-        // What a check says of itself; the last line is its own "ok".
+        // The check's own output; its last line is the "ok".
         for line in output.lines().filter(|l| !l.starts_with("ok ")).take(SHOWN) {
             if !line.ends_with("failed") {
                 println!("        {line}");

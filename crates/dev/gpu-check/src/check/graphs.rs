@@ -1,4 +1,4 @@
-//! Steps that are replayed as graphs, against the same steps launched one by one.
+//! Compares steps replayed as graphs with the same steps launched one by one.
 
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::gpu::Cuda;
@@ -7,7 +7,7 @@ use selfie_llama::{Decoding, Generated, Llama, generate_all};
 
 use crate::{Check, Opening, llama};
 
-/// Sequences: more than a step's size that is filled up, so that both fillings and full steps come.
+/// Sequences: more than the size of a filled-up step, so that both full steps and filled-up ones occur.
 const SEQUENCES: usize = 19;
 const NEW_TOKENS: usize = 40;
 

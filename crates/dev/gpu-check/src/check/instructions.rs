@@ -1,4 +1,4 @@
-//! The simulator's table of instructions, on the hardware: what the simulator takes PTX to mean, the GPU does too.
+//! Runs the simulator's table of instructions on the hardware, to check that both agree on what PTX means.
 
 use selfie_kernels::gpu::{Arg, Cuda, Driver};
 

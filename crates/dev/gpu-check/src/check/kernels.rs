@@ -1,4 +1,4 @@
-//! The modules as the driver's own assembler makes them: none may spill.
+//! The modules as built by the driver's own assembler: none may spill.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Checks the CUDA backend on the machine's GPU: every op against the reference, whole models against PyTorch's
-//! numbers, single instructions against the PTX ISA. Nothing is left out silently: without a GPU it fails.
+//! Checks the CUDA backend on this machine's GPU: every op against the reference, whole models against PyTorch's
+//! numbers, single instructions against the PTX ISA. Nothing is skipped silently: without a GPU it fails.
 
 mod attention;
 mod children;
@@ -19,31 +19,31 @@ use selfie_testkit::{cases, interp, llama, models};
 
 /// Checks the CUDA backend on this machine's GPU
 ///
-/// Each check runs in a process of its own: one that hangs, or breaks the GPU's context, takes no other along.
+/// Each check runs in its own process. One that hangs, or breaks the GPU's context, does not affect the others.
 #[derive(Parser)]
 struct Args {
     /// The number of the GPU
     #[arg(long, default_value_t = 0)]
     device: usize,
-    /// Only checks whose names begin with one of these, in this order
+    /// Run only checks whose names begin with one of these, in this order
     #[arg(long, value_name = "PREFIX")]
     only: Vec<String>,
-    /// Take what `--only` says for whole names
+    /// Treat the values of `--only` as whole names
     #[arg(long)]
     exact: bool,
-    /// Launch each kernel by itself, as sanitizers want it
+    /// Launch each kernel by itself, for sanitizers
     #[arg(long)]
     no_graphs: bool,
-    /// Checks that run at a time
+    /// Number of checks to run at a time
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Seconds that a check may take
+    /// Time limit of a check in seconds
     #[arg(long, default_value_t = 300)]
     limit: u64,
-    /// Append each result to this file, as a line of JSON
+    /// Append each result to this file as a line of JSON
     #[arg(long)]
     results: Option<PathBuf>,
-    /// Run the checks in this process, as sanitizers want it
+    /// Run the checks in this process, for sanitizers
     #[arg(long)]
     in_process: bool,
 }
@@ -78,7 +78,7 @@ impl Opening {
     }
 }
 
-/// A name, and what panics when it is wrong.
+/// A name, and a function that panics if the check fails.
 type Check = (String, Box<dyn Fn(Opening)>);
 
 fn main() -> ExitCode {
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = if args.in_process {
-        // The first one that panics ends the process, and has said why.
+        // The first check that panics ends the process after printing why.
         for (name, check) in &checks {
             check(opening);
             println!("ok      {name}");
@@ -122,7 +122,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The checks that are or begin with one of the prefixes, in the prefixes' order; all of them without prefixes.
+/// The checks that begin with (or equal) one of the prefixes, in the prefixes' order; all checks if there are no
+/// prefixes.
 fn chosen(only: &[String], exact: bool) -> Vec<Check> {
     let mut checks: Vec<Check> = [
         ops::checks(),

@@ -1,4 +1,4 @@
-//! The tables of cases of every op, the same as for the CPU and the simulator, in both modes.
+//! The tables of cases of every op, shared with the CPU and the simulator, in both modes.
 
 use selfie_kernels::gpu::Cuda;
 

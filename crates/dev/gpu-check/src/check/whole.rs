@@ -1,4 +1,5 @@
-//! Whole models: the golden checkpoints against PyTorch, 16 bits against their roundings, batches against each other.
+//! Whole models: the golden checkpoints against PyTorch, 16-bit types against their roundings, batches against each
+//! other.
 
 use selfie_kernels::DType;
 

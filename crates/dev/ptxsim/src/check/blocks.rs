@@ -1,15 +1,15 @@
-//! Races between the blocks of a launch, on global memory.
+//! Detects races between the blocks of a launch, on global memory.
 //!
-//! Nothing orders the blocks of a launch, so what one block writes and another reads or writes is a race. For
-//! each granule, the kernel's smallest access, the last writer and the readers are kept, with the launch in the
-//! upper half, so that nothing has to be cleared between launches.
+//! Nothing orders the blocks of a launch, so it is a race if one block writes what another reads or writes. A granule
+//! is the kernel's smallest access. For each granule the table keeps the last writer and the readers, with the launch
+//! number in the upper half, so nothing has to be cleared between launches.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::device::zeros;
 
-/// The smallest granule: two blocks that use the two bytes of one are taken for a race.
+/// The smallest granule. Two blocks that use different bytes of one granule count as a race.
 pub(crate) const SMALLEST: u32 = 2;
 
 /// Stands for several blocks as readers.
@@ -23,7 +23,7 @@ pub(crate) struct BlockRaces {
 
 /// Another block that uses the granule.
 pub(crate) struct OtherBlock {
-    /// None if several do.
+    /// `None` if several blocks do.
     pub(crate) block: Option<u32>,
     pub(crate) did: &'static str,
 }
@@ -32,7 +32,7 @@ fn tag(launch: u32, block: u32) -> u64 {
     u64::from(launch) << 32 | u64::from(block)
 }
 
-/// The block of a tag, if it is of this launch and not `block`.
+/// The block of a tag, if it belongs to this launch and is not `block`.
 fn other(entry: u64, launch: u32, block: u32) -> Option<u32> {
     let theirs = entry as u32;
     ((entry >> 32) as u32 == launch && theirs != block).then_some(theirs)
@@ -50,7 +50,7 @@ impl BlockRaces {
         let mine = tag(launch, block);
         let before = self.readers[granule].load(SeqCst);
         if before != mine && before != tag(launch, MANY) {
-            // SeqCst: of a reader and a writer at the same time, one sees the other.
+            // SeqCst: if a reader and a writer run at the same time, one of them sees the other.
             let _ = self.readers[granule].fetch_update(SeqCst, SeqCst, |entry| {
                 Some(if other(entry, launch, block).is_some() {
                     tag(launch, MANY)
@@ -66,7 +66,7 @@ impl BlockRaces {
         })
     }
 
-    /// `readers`: whether a reader is a race too.
+    /// `readers`: whether a reader also counts as a race.
     pub(crate) fn write(
         &self,
         granule: usize,

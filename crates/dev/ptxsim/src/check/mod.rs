@@ -1,4 +1,4 @@
-//! What is watched while a kernel runs.
+//! Checks that run along with a kernel.
 
 mod blocks;
 mod shared;

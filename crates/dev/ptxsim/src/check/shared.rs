@@ -1,9 +1,9 @@
-//! Shared memory: what is written, and which accesses no barrier orders.
+//! Shared memory: which bytes are written, and which accesses no barrier orders.
 //!
-//! Every warp has a clock for every warp: the time up to which that warp's accesses are known to lie before its own.
-//! A barrier joins the clocks of those who take part; `bar.warp.sync` advances a warp's clock for itself. An access is
-//! stamped with its warp's own clock, and lies before another if the other's clock for the warp is later than the
-//! stamp. The scheme is that of vector clocks (Flanagan and Freund, "FastTrack", PLDI 2009), with warps as threads.
+//! Every warp has a clock for every warp: the time up to which that warp's accesses are known to precede its own. A
+//! barrier joins the clocks of the warps that take part; `bar.warp.sync` advances a warp's own clock. An access is
+//! stamped with its warp's own clock. It precedes another access if the other warp's clock for it is later than the
+//! stamp. These are vector clocks (Flanagan and Freund, "FastTrack", PLDI 2009), with warps as threads.
 
 const NOBODY: u16 = u16::MAX;
 const MANY: u16 = u16::MAX - 1;
@@ -21,7 +21,7 @@ enum Kind {
 struct Cell {
     write_time: u32,
     read_time: u32,
-    /// Warps that have read, if they are several.
+    /// The warps that have read, if there are several.
     read_warps: u32,
     writer: u16,
     reader: u16,
@@ -71,18 +71,19 @@ pub(crate) enum Clash {
     },
 }
 
-/// Granules are as large as the kernel's smallest access, and accesses are aligned: each covers whole granules.
+/// Granules are as large as the kernel's smallest access, and accesses are aligned, so each access covers whole
+/// granules.
 pub(crate) struct SharedShadow {
-    /// The logarithm of a granule's bytes.
+    /// The base-2 logarithm of a granule's bytes.
     granule: u32,
     cells: Vec<Cell>,
     warps: usize,
     /// `clocks[w * warps + v]`: what warp w knows of warp v.
     clocks: Vec<u32>,
-    /// Advances with every barrier, and is never set back: what is older than a block's start is before it.
+    /// Advances with every barrier and is never reset: anything older than a block's start precedes the block.
     now: u32,
     start: u32,
-    /// For a warp that synchronised some of its lanes only: what each lane knows of each.
+    /// For a warp that synchronised only some of its lanes: what each lane knows of each other lane.
     lanes: Vec<Option<Box<[[u32; 32]; 32]>>>,
 }
 
@@ -114,7 +115,7 @@ impl SharedShadow {
         self.lanes.resize(warps, None);
     }
 
-    /// The time of what a thread does now.
+    /// The current time of a thread.
     fn stamp(&self, thread: Thread) -> u32 {
         let warp = thread.warp();
         let own = self.clocks[warp * self.warps + warp];
@@ -124,7 +125,7 @@ impl SharedShadow {
         }
     }
 
-    /// Whether an access of `before` at `time` lies before what `thread` does now.
+    /// Whether an access of `before` at `time` precedes what `thread` does now.
     fn is_ordered(&self, thread: Thread, before: u16, time: u32) -> bool {
         let before = Thread(before.into());
         let (warp, other) = (thread.warp(), before.warp());
@@ -163,7 +164,7 @@ impl SharedShadow {
         }
     }
 
-    /// These lanes of a warp passed `bar.warp.sync` together; `all`: they are all that run.
+    /// These lanes of a warp passed `bar.warp.sync` together. `all`: they are all running lanes.
     pub(crate) fn warp_barrier(&mut self, warp: usize, mask: u32, all: bool) {
         self.now += 1;
         if all {
@@ -183,7 +184,7 @@ impl SharedShadow {
         offset >> self.granule..(offset + bytes) >> self.granule
     }
 
-    /// Checks a read of `bytes` at `offset`, and notes it.
+    /// Checks a read of `bytes` at `offset`, and records it.
     pub(crate) fn read(
         &mut self,
         thread: Thread,
@@ -223,7 +224,7 @@ impl SharedShadow {
         cell.read_time = stamp;
     }
 
-    /// Checks a read by all lanes of a warp together (`ldmatrix`), and notes it.
+    /// Checks a read by all lanes of a warp together (`ldmatrix`), and records it.
     pub(crate) fn read_by_warp(
         &mut self,
         warp: usize,
@@ -235,7 +236,7 @@ impl SharedShadow {
         let warp_bit = 1 << warp;
         for i in self.cells_of(offset, bytes) {
             let cell = self.cells[i];
-            // A lane of the warp wrote it: the others need bar.warp.sync.
+            // A lane of the warp wrote it, so the other lanes need bar.warp.sync.
             let own = cell.writer / 32 == warp as u16 && cell.write_time >= self.start;
             if own
                 && cell.kind != Kind::Copying
@@ -256,7 +257,7 @@ impl SharedShadow {
         Ok(())
     }
 
-    /// Whether there is something to read, and the last write lies before `thread`'s access.
+    /// Checks that something has been written, and that the last write precedes `thread`'s access.
     #[inline]
     fn check_writer(
         &self,
@@ -301,7 +302,7 @@ impl SharedShadow {
             let cell = self.cells[i];
             match self.check_writer(thread, &cell, i, kind == Kind::Atomic) {
                 Ok(()) => {}
-                // Only an update needs something to be there.
+                // Of all writes, only an update needs an earlier value.
                 Err(Clash::Unwritten { .. }) if kind != Kind::Atomic => {}
                 Err(clash) => return Err(clash),
             }
@@ -338,7 +339,7 @@ impl SharedShadow {
         Ok(())
     }
 
-    /// Checks a write, and notes it.
+    /// Checks a write, and records it.
     pub(crate) fn write(
         &mut self,
         thread: Thread,
@@ -348,7 +349,7 @@ impl SharedShadow {
         self.modify(thread, offset, bytes, Kind::Plain)
     }
 
-    /// Checks an atomic update, and notes it: two of them are no race.
+    /// Checks an atomic update, and records it. Two updates are not a race.
     pub(crate) fn update(
         &mut self,
         thread: Thread,
@@ -358,7 +359,7 @@ impl SharedShadow {
         self.modify(thread, offset, bytes, Kind::Atomic)
     }
 
-    /// Checks the write of a `cp.async`, which may happen from now on until [`SharedShadow::finish_copy`].
+    /// Checks the write of a `cp.async`. It may happen at any time until [`SharedShadow::finish_copy`].
     pub(crate) fn start_copy(
         &mut self,
         thread: Thread,
@@ -368,7 +369,7 @@ impl SharedShadow {
         self.modify(thread, offset, bytes, Kind::Copying)
     }
 
-    /// The thread has waited for the copy: for it the bytes are there, for others after a barrier.
+    /// The thread has waited for the copy. It sees the bytes now; other threads see them after a barrier.
     pub(crate) fn finish_copy(&mut self, thread: Thread, offset: usize, bytes: usize) {
         let stamp = self.stamp(thread);
         for i in self.cells_of(offset, bytes) {

@@ -1,4 +1,4 @@
-//! Comparisons, branches, barriers, and what the lanes of a warp do together.
+//! Comparisons, branches, barriers, and operations that the lanes of a warp perform together.
 
 use super::cursor::Cursor;
 use crate::error::Result;
@@ -51,7 +51,7 @@ struct Comparison {
     ftz: bool,
 }
 
-/// `.eq{.and}{.ftz}`: what stands before the types.
+/// `.eq{.and}{.ftz}`: the modifiers before the types.
 fn comparison(c: &mut Cursor<'_, '_>) -> Result<(Comparison, bool, bool)> {
     let unsigned = c.choose(&UNSIGNED);
     let unordered = if unsigned.is_none() {
@@ -72,7 +72,7 @@ fn comparison(c: &mut Cursor<'_, '_>) -> Result<(Comparison, bool, bool)> {
     ))
 }
 
-/// Whether the comparison is there for the type.
+/// Checks that the comparison exists for the type.
 fn check(
     c: &Cursor<'_, '_>,
     f: Compare,
@@ -129,7 +129,7 @@ pub(super) fn setp(c: &mut Cursor<'_, '_>) -> Result<Op> {
     })
 }
 
-/// A predicate that is written, or `_`.
+/// A predicate to write, or `_`.
 fn sink(c: &mut Cursor<'_, '_>, name: &str, at: crate::error::Position) -> Result<Option<Row>> {
     if name == "_" {
         Ok(None)

@@ -41,7 +41,7 @@ pub(super) fn cvt(c: &mut Cursor<'_, '_>) -> Result<Op> {
     } else {
         None
     };
-    // `.ftz` and `.sat` stand before the types, `.relu` before `.satfinite`, which is not known here.
+    // `.ftz` and `.sat` precede the types. `.relu` precedes `.satfinite`, which is not supported.
     let relu = c.flag("relu");
     let ftz = c.flag("ftz");
     let sat = c.flag("sat");
@@ -86,7 +86,7 @@ fn register_type(ty: Type) -> Type {
     }
 }
 
-/// Which roundings a pair of types needs and allows (PTX ISA, "cvt": rounding modifiers).
+/// Checks the rounding that a pair of types needs or allows (PTX ISA, "cvt": rounding modifiers).
 fn check(c: &Cursor<'_, '_>, how: Convert, integral: bool, float: Option<Round>) -> Result<()> {
     let Convert { to, from, .. } = how;
     let narrow = matches!(to, Type::Bf16 | Type::Bf16x2 | Type::Tf32 | Type::F16x2);

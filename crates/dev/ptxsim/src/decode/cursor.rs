@@ -80,7 +80,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         Ok(())
     }
 
-    /// The kernel's blocks have to run one after the other.
+    /// The kernel's blocks must run one after the other.
     pub(super) fn in_order(&mut self) {
         self.decoder.in_order = true;
     }
@@ -161,16 +161,17 @@ impl<'d, 'a> Cursor<'d, 'a> {
         }
     }
 
-    /// No modifier may be left, and the number of operands must be in the range.
+    /// Checks that no modifier is left and that the number of operands is in range.
     pub(super) fn operands(&self, count: std::ops::RangeInclusive<usize>) -> Result<usize> {
         if self.next < self.instruction.modifiers.len() {
             return self.unexpected("none");
         }
         let n = self.instruction.operands.len();
         if !count.contains(&n) {
-            let wanted = match count.start() == count.end() {
-                true => count.start().to_string(),
-                false => format!("{} to {}", count.start(), count.end()),
+            let wanted = if count.start() == count.end() {
+                count.start().to_string()
+            } else {
+                format!("{} to {}", count.start(), count.end())
             };
             return self.bad(format!("takes {wanted} operands, but {n} are there"));
         }
@@ -190,7 +191,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         self.source_of(operand, at, ty, false)
     }
 
-    /// As [`Cursor::source`], for instructions that take a register wider than the type.
+    /// Like [`Cursor::source`], for instructions that accept a register wider than the type.
     pub(super) fn wide_source(&mut self, i: usize, ty: Type) -> Result<Reg> {
         let (operand, at) = self.operand(i);
         self.source_of(operand, at, ty, true)
@@ -253,7 +254,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         }
     }
 
-    /// `wider`: ints may be in wider registers (`ld`, `st`, `cvt`).
+    /// `wider`: integers may be in wider registers (`ld`, `st`, `cvt`).
     fn check(
         &self,
         name: &str,
@@ -277,7 +278,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         )
     }
 
-    /// Operand `i` as the register that is written.
+    /// Operand `i` as the register to write.
     pub(super) fn destination(&mut self, i: usize, ty: Type) -> Result<Reg> {
         let (operand, at) = self.operand(i);
         self.destination_of(operand, at, ty, false)
@@ -307,7 +308,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         }
     }
 
-    /// A predicate that is read.
+    /// A predicate to read.
     pub(super) fn predicate(&mut self, name: &str, at: Position) -> Result<Row> {
         match self.decoder.names.find(name, at)? {
             Symbol::Register(Reg::Pred(row), _) => {
@@ -334,7 +335,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         }
     }
 
-    /// A predicate that is written.
+    /// A predicate to write.
     pub(super) fn predicate_destination(&mut self, name: &str, at: Position) -> Result<Row> {
         match self.decoder.names.find(name, at)? {
             Symbol::Register(Reg::Pred(row), _) => {
@@ -373,7 +374,7 @@ impl<'d, 'a> Cursor<'d, 'a> {
         }
     }
 
-    /// The elements of `{a, b}`, or the operand alone.
+    /// The elements of `{a, b}`, or the single operand.
     pub(super) fn parts(&self, i: usize) -> Vec<(&'a Operand, Position)> {
         match self.operand(i) {
             (Operand::Vector(parts), _) => {

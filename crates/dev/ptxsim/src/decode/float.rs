@@ -12,7 +12,7 @@ const ROUNDS: [(&str, Round); 4] = [
 ];
 const HALVES: [Type; 4] = [Type::F16, Type::F16x2, Type::Bf16, Type::Bf16x2];
 
-/// The types whose arithmetic is here.
+/// The types that this module handles.
 pub(super) const TYPES: [Type; 6] = [
     Type::F32,
     Type::F64,
@@ -70,7 +70,7 @@ fn unary(c: &mut Cursor<'_, '_>, f: Float1, ftz: bool, round: Round, types: &[Ty
     })
 }
 
-/// `round`: none where the instruction has no rounding modifier.
+/// `round`: `None` if the instruction has no rounding modifier.
 fn binary(
     c: &mut Cursor<'_, '_>,
     f: Float2,
@@ -96,7 +96,7 @@ fn binary(
     })
 }
 
-/// f64 has neither `.ftz` nor `.sat`, and is rounded to nearest only: that is all that is simulated.
+/// f64 has neither `.ftz` nor `.sat`; only rounding to nearest is simulated.
 fn float_type(c: &mut Cursor<'_, '_>, only_f32: bool, round: Round) -> Result<Type> {
     let f64_too = !only_f32 && round == Round::Nearest;
     c.ty(if f64_too {
@@ -113,7 +113,7 @@ fn rounded(c: &mut Cursor<'_, '_>, f: Float2) -> Result<Op> {
     binary(c, f, ftz, sat, round)
 }
 
-/// `fma`, and its old name `mad.rn`; both need a rounding.
+/// `fma`, and its old name `mad.rn`; both require a rounding.
 fn fma(c: &mut Cursor<'_, '_>) -> Result<Op> {
     let round = c.require(&ROUNDS)?;
     let ftz = c.flag("ftz");
@@ -263,13 +263,13 @@ fn half(c: &mut Cursor<'_, '_>) -> Result<Op> {
     let packed = matches!(ty, Type::F16x2 | Type::Bf16x2);
     match f {
         _ if !is_bf16 => {}
-        // ex2.approx.ftz.bf16 is the one form with .ftz, and has no other.
+        // ex2.approx.ftz.bf16 is the only form with .ftz, and bf16 has no form without it.
         HalfOp::Ex2 if ftz => c.need_target(90)?,
         _ if ftz || sat || f == HalfOp::Ex2 => return c.bad("bf16 does not have this form"),
         HalfOp::Add | HalfOp::Sub | HalfOp::Mul | HalfOp::Tanh => c.need_target(90)?,
         _ => {}
     }
-    // .bf16 lives in untyped registers only.
+    // .bf16 is kept only in untyped registers.
     let ty = match (is_bf16, packed) {
         (true, true) => Type::B32,
         (true, false) => Type::B16,

@@ -1,20 +1,20 @@
-//! Control flow: where divergent paths meet again, and which registers every path has written.
+//! Control flow: where divergent paths meet again, and which registers are written on every path.
 
 use std::collections::HashSet;
 
 use crate::ir::{Inst, Op, Reg};
 
-/// A run of instructions that is entered at its start only.
+/// A run of instructions that is entered only at its start.
 struct Block {
     start: usize,
     end: usize,
     next: Vec<usize>,
-    /// Whether it ends in an exit that some lanes may take.
+    /// Whether it ends in an exit that only some lanes may take.
     exits: bool,
 }
 
-/// For each instruction, where the paths of a divergent branch there meet again (`insts.len()`: they do not).
-/// Takes registers that every path has written out of `reads`.
+/// For each instruction, the place where the paths of a divergent branch there meet again (`insts.len()` if they do
+/// not). Removes registers that are written on every path from `reads`.
 pub(super) fn analyse(insts: &mut [Inst], writes: &[Vec<Reg>]) -> Vec<u32> {
     exit_directly(insts);
     let blocks = blocks(insts);
@@ -29,8 +29,8 @@ pub(super) fn analyse(insts: &mut [Inst], writes: &[Vec<Reg>]) -> Vec<u32> {
     meets
 }
 
-/// A conditional branch to a `ret` is a conditional `ret`: the lanes that take it are gone at once, and do not
-/// keep the others from a barrier.
+/// Turns a conditional branch to a `ret` into a conditional `ret`: the lanes that take it are gone at once, and no
+/// barrier waits for them.
 fn exit_directly(insts: &mut [Inst]) {
     for i in 0..insts.len() {
         if let Op::Bra { target, .. } = insts[i].op
@@ -65,7 +65,7 @@ fn blocks(insts: &[Inst]) -> Vec<Block> {
             let end = starts.get(b + 1).copied().unwrap_or(insts.len());
             let last = &insts[end - 1];
             let mut next = Vec::new();
-            // A guarded exit only takes lanes away: the others go on together.
+            // A guarded exit only removes lanes; the others continue together.
             let falls_through =
                 last.guard.is_some() || !matches!(last.op, Op::Bra { .. } | Op::Exit);
             if falls_through && end < insts.len() {
@@ -87,10 +87,10 @@ fn blocks(insts: &[Inst]) -> Vec<Block> {
         .collect()
 }
 
-/// The immediate post-dominator of each block; `blocks.len()` is the kernel's end. None for blocks from which
-/// no path leads to the end.
+/// The immediate post-dominator of each block; `blocks.len()` is the kernel's end. `None` for blocks from which no path
+/// leads to the end.
 ///
-/// A guarded exit is a way to the end only where there is no other: in a loop that all lanes leave by it.
+/// A guarded exit counts as a path to the end only if there is no other: in a loop that all lanes leave by it.
 fn post_dominators(blocks: &[Block]) -> Vec<Option<usize>> {
     let end = blocks.len();
     let ends = reach_the_end(blocks);
@@ -148,7 +148,7 @@ fn post_dominators(blocks: &[Block]) -> Vec<Option<usize>> {
     post
 }
 
-/// Whether a path that takes no guarded exit leads from each block to the end.
+/// For each block, whether a path without guarded exits leads to the end.
 fn reach_the_end(blocks: &[Block]) -> Vec<bool> {
     let mut ends: Vec<bool> = blocks.iter().map(|block| block.next.is_empty()).collect();
     let mut changed = true;
@@ -180,7 +180,7 @@ fn key(reg: Reg) -> (u8, u16) {
     crate::ir::register_key(reg)
 }
 
-/// A register that is written on every path to an instruction need not be checked when that runs.
+/// Drops the run-time check of a register that is written on every path to an instruction.
 fn prune_reads(insts: &mut [Inst], writes: &[Vec<Reg>], blocks: &[Block]) {
     let mut entry: Vec<Option<HashSet<(u8, u16)>>> = vec![None; blocks.len()];
     if blocks.is_empty() {

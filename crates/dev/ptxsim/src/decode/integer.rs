@@ -51,7 +51,7 @@ pub(super) fn integer(c: &mut Cursor<'_, '_>) -> Result<Op> {
     }
 }
 
-/// The unsigned type of twice the size, or the signed one.
+/// The type of twice the size, with the same signedness.
 fn doubled(ty: Type) -> Type {
     match ty {
         Type::U16 => Type::U32,

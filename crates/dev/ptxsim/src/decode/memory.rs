@@ -40,7 +40,8 @@ fn vector(c: &mut Cursor<'_, '_>) -> usize {
     c.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1)
 }
 
-/// Races are looked for at the grain of the smallest access that may touch shared or global memory.
+/// Records the size of an access. Races are detected at the granularity of the smallest access to shared or global
+/// memory.
 fn note_access(c: &mut Cursor<'_, '_>, space: AccessSpace, bytes: u64) {
     if matches!(space, AccessSpace::Generic | AccessSpace::In(Space::Shared)) {
         c.shared_access(bytes as u32);
@@ -50,8 +51,8 @@ fn note_access(c: &mut Cursor<'_, '_>, space: AccessSpace, bytes: u64) {
     }
 }
 
-/// The order and scope of a strong access: the simulator runs every access in order, so they only say
-/// that blocks may talk to each other.
+/// The order and scope of a strong access. The simulator runs every access in order, so they only tell that blocks may
+/// communicate.
 fn strength(c: &mut Cursor<'_, '_>, order: &str) {
     if c.flag("volatile") {
         c.in_order();
@@ -80,7 +81,7 @@ pub(super) fn ld(c: &mut Cursor<'_, '_>) -> Result<Op> {
             ("const", Space::Const),
         ],
     );
-    // Hints about caches: they change no result.
+    // Cache hints change no result.
     if matches!(space, AccessSpace::In(Space::Global) | AccessSpace::Generic) {
         if c.choose(&[("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())])
             .is_some()
@@ -221,7 +222,7 @@ pub(super) fn atom(c: &mut Cursor<'_, '_>) -> Result<Op> {
         _ => Some(c.destination(0, ty)?),
     };
     if space != AccessSpace::In(Space::Shared) {
-        // Integer reductions give the same in any order; what returns a value, or rounds, does not.
+        // Integer reductions give the same result in any order. Operations that return a value, or round, do not.
         if d.is_some()
             || ty.is_float()
             || ty.bytes() == 8

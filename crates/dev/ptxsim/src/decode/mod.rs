@@ -1,4 +1,4 @@
-//! From statements to kernels: names become rows, modifiers become fields, and what is not known is an error.
+//! From statements to kernels: names become rows, modifiers become fields, and anything unknown is an error.
 
 mod control;
 mod convert;
@@ -18,7 +18,8 @@ use cursor::Cursor;
 use names::{Names, Symbol};
 pub(crate) use names::{SHARED_BASE, SHARED_WINDOW};
 
-/// What a module's `.global` and `.const` variables hold at first; without an initialiser, zeros, as the ISA says.
+/// The initial contents of a module's `.global` and `.const` variables. Without an initialiser they are zeros, as the
+/// ISA says.
 #[derive(Debug, Default)]
 pub(crate) struct Data {
     pub(crate) bytes: Vec<u8>,
@@ -55,7 +56,7 @@ fn initialise(data: &mut Vec<u8>, variable: &Variable) -> Result<()> {
     Ok(())
 }
 
-/// The bits of a literal where the type is `ty`.
+/// The bits of a literal of type `ty`.
 fn literal(value: Value, ty: Type, at: Position) -> Result<u64> {
     let bits = 8 * ty.bytes() as u32;
     let wrong = |what: String| Err(SimError::Syntax { at, message: what });
@@ -159,7 +160,7 @@ impl<'a> Decoder<'a> {
         Ok((params, end))
     }
 
-    /// Labels may be used before they are declared, so they come first.
+    /// Labels may be used before they are declared, so they are collected first.
     fn labels(&mut self, body: &'a [Statement]) -> Result<()> {
         let mut pc = 0;
         for statement in body {
@@ -209,7 +210,7 @@ impl<'a> Decoder<'a> {
                 let guard = cursor.guard()?;
                 let op = operation(&mut cursor)?;
                 let (reads, writes, text) = cursor.finish();
-                // What a guarded instruction writes, it may leave unwritten.
+                // A guarded instruction may leave its outputs unwritten.
                 self.writes
                     .push(if guard.is_some() { Vec::new() } else { writes });
                 self.insts.push(Inst {

@@ -1,4 +1,4 @@
-//! Names and the rows, addresses and labels that they stand for.
+//! Resolves names to rows, addresses and labels.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -21,7 +21,7 @@ pub(super) enum Symbol {
     Label(u32),
 }
 
-/// The scopes of a kernel, innermost last, and the register files' rows.
+/// The scopes of a kernel, innermost last, and the rows of the register files.
 pub(super) struct Names<'a> {
     scopes: Vec<HashMap<&'a str, Symbol>>,
     rows: [usize; 3],
@@ -32,9 +32,9 @@ pub(super) struct Names<'a> {
     pub(super) dynamic_align: Option<u64>,
 }
 
-/// The first shared address that a variable can have: null is never one.
+/// The first shared address of a variable; no variable is at null.
 pub(crate) const SHARED_BASE: u64 = 1024;
-/// What a shared address is moved by to become generic.
+/// The offset between a shared address and its generic address.
 pub(crate) const SHARED_WINDOW: u64 = 1 << 46;
 
 impl<'a> Names<'a> {
@@ -116,7 +116,7 @@ impl<'a> Names<'a> {
         })
     }
 
-    /// A row that holds a constant in the file of `ty`.
+    /// A row in the file of `ty` that holds a constant.
     pub(super) fn constant(&mut self, constant: Constant, ty: Type, at: Position) -> Result<Reg> {
         let wide = ty.bytes() == 8;
         if let Some(&row) = self.constant_rows.get(&(wide, constant)) {
@@ -141,7 +141,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The special register of that name.
+/// The special register with this name.
 pub(super) fn special(name: &str) -> Option<Special> {
     let vector = |name: &str| match name.split_once('.') {
         Some((name, "x")) => Some((name.to_owned(), 0)),

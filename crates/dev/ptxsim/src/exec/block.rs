@@ -1,4 +1,4 @@
-//! A block: its warps in turn, and the barriers between them.
+//! A block: runs its warps in turn, with the barriers between them.
 
 use super::launch::Env;
 use super::regs::{LANES, Regs};
@@ -9,19 +9,19 @@ use crate::error::{Place, Result, SimError};
 use crate::ir::{Constant, Special};
 use crate::report::Counters;
 
-/// Instructions that a warp runs before the next one gets its turn.
+/// Instructions that a warp runs before the next warp's turn.
 const SLICE: u32 = 4096;
 
-/// The state of a running block. One is made for each worker, and runs block after block.
+/// The state of a running block. Each worker has one, and runs block after block in it.
 pub(super) struct Block<'a> {
     pub(super) env: &'a Env<'a>,
     /// The linear index in the grid.
     pub(super) index: u32,
     pub(super) shared: Vec<u8>,
     pub(super) shadow: SharedShadow,
-    /// A counter for each instruction.
+    /// The counters of each instruction.
     pub(super) tallies: Vec<Counters>,
-    /// Whether it has synchronised with other blocks, and may read what they wrote.
+    /// Whether it has synchronised with other blocks, and so may read what they wrote.
     pub(super) fenced: bool,
     /// Warp instructions that it may still run.
     pub(super) budget: u64,
@@ -71,7 +71,7 @@ impl<'a> Block<'a> {
         self.fenced = false;
         self.budget = self.env.limit;
         self.shadow.start_block(self.warps.len());
-        // What nothing has written is not to be read; the pattern is a NaN in every float type.
+        // Unwritten memory must not be read; the pattern is a NaN in every float type.
         self.shared.fill(0xff);
         let mut warps = std::mem::take(&mut self.warps);
         for warp in &mut warps {
@@ -136,7 +136,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Threads that wait at a barrier, and that it waits for. A warp counts as 32 threads, as on hardware.
+    /// The number of threads waiting at a barrier, and the number it waits for. A warp counts as 32 threads, as on
+    /// hardware.
     fn arrivals(&self, warps: &[Warp], barrier: u32) -> (u32, u32) {
         let waiting = warps
             .iter()
@@ -153,7 +154,7 @@ impl<'a> Block<'a> {
         )
     }
 
-    /// Lets the warps of complete barriers go on; whether there were any.
+    /// Releases the warps at complete barriers. Returns whether there were any.
     fn release(&mut self, warps: &mut [Warp]) -> Result<bool> {
         let mut any = false;
         for barrier in 0..16 {
@@ -212,7 +213,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The frame that a warp starts with: nothing lies after the end.
+/// The first frame of a warp: no path continues after it.
 pub(super) fn first_frame(mask: u32) -> Frame {
     Frame {
         pc: 0,

@@ -1,4 +1,4 @@
-//! Comparisons and selections, and what the lanes of a warp do together.
+//! Comparisons and selections, and operations that the lanes of a warp perform together.
 
 use super::block::Block;
 use super::float::flush;
@@ -110,7 +110,7 @@ pub(super) fn select(regs: &mut Regs, mask: u32, d: Reg, a: Reg, b: Reg, choice:
     regs.put(d, mask, &out);
 }
 
-/// The lanes in which a value is at least zero; -0 is, NaN is not.
+/// The lanes whose value is at least zero. -0 counts; NaN does not.
 pub(super) fn not_negative(regs: &Regs, c: Row, float: bool, ftz: bool) -> u32 {
     (0..LANES).fold(0, |mask, lane| {
         let bits = regs.b32[c as usize][lane];
@@ -124,8 +124,8 @@ pub(super) fn not_negative(regs: &Regs, c: Row, float: bool, ftz: bool) -> u32 {
     })
 }
 
-/// The member masks of the lanes that execute a `.sync` instruction: each names its own lane and lanes that are here
-/// too, and all members name the same.
+/// The member masks of the lanes that execute a `.sync` instruction. A mask must name its own lane and only lanes that
+/// are executing too, and all members must name the same mask.
 pub(super) fn members(
     block: &Block<'_>,
     warp: &Warp,
@@ -140,7 +140,7 @@ pub(super) fn members(
     for lane in lanes(active) {
         let mask = masks[lane];
         let why = if mask >> lane & 1 == 0 {
-            "it leaves out the thread itself"
+            "it omits the thread itself"
         } else if mask & !active != 0 {
             "it names threads that are not here"
         } else if lanes(mask).any(|other| masks[other] != mask) {
@@ -275,7 +275,7 @@ fn reduce(f: Reduce, signed: bool, x: u32, y: u32) -> u32 {
     }
 }
 
-/// The lane that `lane` reads from, and whether it lies in the segment (PTX ISA, "shfl.sync").
+/// The lane that `lane` reads from, and whether it is in the segment (PTX ISA, "shfl.sync").
 fn source_lane(f: Shuffle, lane: u32, b: u32, c: u32) -> (u32, bool) {
     let b = (b & 31) as i32;
     let clamp = (c & 31) as i32;

@@ -6,7 +6,7 @@ use super::regs::{LANES, Regs, map1, map2};
 use super::round::{F16, F32, F64, TF32, round_f64, round_parts};
 use crate::ir::{Convert, HalfFormat, Reg, Round, Row, Type};
 
-/// What is converted.
+/// The source value of a conversion.
 #[derive(Clone, Copy)]
 enum Number {
     Int(i128),
@@ -55,7 +55,7 @@ pub(super) fn cvt(regs: &mut Regs, mask: u32, how: Convert, d: Reg, a: Reg) {
     regs.put(d, mask, &out);
 }
 
-/// Two f32 into a pair of halves.
+/// Converts two f32 to a pair of halves.
 pub(super) fn cvt_pair(regs: &mut Regs, mask: u32, how: Convert, d: Row, rows: (Row, Row)) {
     let pair = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
     if how.round == Round::Nearest && !how.relu {
@@ -173,13 +173,14 @@ fn to_float(how: Convert, number: Number) -> u64 {
     }
 }
 
-/// Floats are clamped to the range; integers are clamped with `.sat`, and cut without. NaN becomes 0, from f64 or in 64
-/// bits the top bit alone (PTX ISA, `cvt`, and an H200).
+/// Floats are clamped to the range. Integers are clamped with `.sat`, and truncated without. NaN becomes 0; from f64,
+/// or to 64 bits, only the top bit is set (PTX ISA, `cvt`, and an H200).
 fn to_int(how: Convert, number: Number) -> u64 {
     let bits = 8 * how.to.bytes() as u32;
-    let (least, most) = match how.to.is_signed() {
-        true => (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1),
-        false => (0, (1i128 << bits) - 1),
+    let (least, most) = if how.to.is_signed() {
+        (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1)
+    } else {
+        (0, (1i128 << bits) - 1)
     };
     let value = match number {
         Number::Float(x) if x.is_nan() && (how.from == Type::F64 || bits == 64) => 1 << (bits - 1),
@@ -189,7 +190,7 @@ fn to_int(how: Convert, number: Number) -> u64 {
         Number::Int(value) if how.sat => value.clamp(least, most),
         Number::Int(value) => value,
     };
-    // A register wider than the type is filled with the sign, or with zeros.
+    // A register wider than the type is filled with the sign or with zeros.
     let cut = value & ((1 << bits) - 1);
     let extended = if how.to.is_signed() && cut >> (bits - 1) & 1 == 1 {
         cut - (1 << bits)

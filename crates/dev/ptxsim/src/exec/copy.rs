@@ -1,7 +1,7 @@
-//! `cp.async`: copies from global to shared memory that are under way until they are waited for.
+//! `cp.async`: asynchronous copies from global to shared memory.
 //!
-//! The bytes are moved at once, but shared memory knows that they may still be on their way: whoever uses them before
-//! the wait gets an error, not the bytes.
+//! The bytes move at once, but shared memory knows that they may still be in flight. Using them before the wait is an
+//! error.
 
 use super::block::Block;
 use super::memory::{Access, addresses};
@@ -11,13 +11,13 @@ use crate::check::SharedShadow;
 use crate::error::{Result, SimError, Space};
 use crate::ir::Op;
 
-/// A copy that a lane has issued and not waited for.
+/// A copy that a lane has issued but not waited for.
 #[derive(Clone, Copy)]
 pub(super) struct Copying {
     lane: usize,
     offset: usize,
     bytes: u32,
-    /// How many groups the lane had committed before it.
+    /// The number of groups that the lane had committed before it.
     group: u32,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn start(
         });
     }
     block.count_global_load(pc, &sources, reading, bytes);
-    // What is filled with zeros is not read.
+    // Bytes filled with zeros are not read.
     let load = &mut block.tallies[pc].global_load;
     load.bytes -= u64::from(reading.count_ones() * bytes) - read_bytes;
     block.count_shared_store(pc, &targets, mask, bytes);
@@ -148,7 +148,7 @@ pub(super) fn commit(warp: &mut Warp, mask: u32) {
     }
 }
 
-/// Waits until at most `groups` of the lanes' newest groups are under way; without, for everything.
+/// Waits until at most `groups` of each lane's newest groups are pending; `None` waits for everything.
 pub(super) fn wait(block: &mut Block<'_>, warp: &mut Warp, mask: u32, groups: Option<u32>) {
     let mut copies = std::mem::take(&mut warp.copies);
     copies.retain(|copy| {

@@ -1,7 +1,8 @@
 //! f32 and f64 arithmetic.
 //!
-//! NaN results are the canonical NaN, 0x7fffffff in f32. The approximate functions are computed in f64 and rounded
-//! once to f32, so they are closer to the true value than the hardware's; special operands give what the ISA's tables say.
+//! NaN results are the canonical NaN, 0x7fffffff in f32. Approximate functions are computed in f64 and rounded once to
+//! f32, so they are closer to the true value than the hardware's. Special operands give the results in the ISA's
+//! tables.
 
 use super::regs::{Regs, map1, map2, map3};
 use super::round::{F32, add_odd, div_odd, round_f64, sqrt_odd};
@@ -29,10 +30,12 @@ fn input(x: f32, ftz: bool) -> f32 {
 fn output(x: f32, mode: FloatMode) -> f32 {
     let x = canonical(x);
     let x = if mode.ftz { flush(x) } else { x };
-    match mode.sat {
-        true if x.is_nan() || x <= 0.0 => 0.0,
-        true => x.min(1.0),
-        false => x,
+    if !mode.sat {
+        x
+    } else if x.is_nan() || x <= 0.0 {
+        0.0
+    } else {
+        x.min(1.0)
     }
 }
 
@@ -59,7 +62,7 @@ pub(super) fn float1(
         });
     }
     match f {
-        // The sign is a bit operation, also on NaN.
+        // The sign is a bit operation, for NaN too.
         Float1::Neg => map1(regs, mask, d, a, |x: f32| -input(x, mode.ftz)),
         Float1::Abs => map1(regs, mask, d, a, |x: f32| input(x, mode.ftz).abs()),
         _ => map1(regs, mask, d, a, |x: f32| {
@@ -155,7 +158,7 @@ fn zero_sum(a: f32, b: f32, round: Round) -> Option<f32> {
     })
 }
 
-/// A NaN operand gives the other one, or with `nan` a NaN; -0 is less than +0.
+/// If one operand is NaN, the result is the other one, or NaN if `nan` is set. -0 is less than +0.
 pub(super) fn extremum(a: f32, b: f32, nan: bool, least: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
         return match (nan, a.is_nan()) {

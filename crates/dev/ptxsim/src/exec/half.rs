@@ -38,7 +38,7 @@ pub(super) fn widen_f16(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let (exponent, fraction) = (u32::from(bits >> 10 & 31), u32::from(bits & 0x3ff));
     let magnitude = match exponent {
-        // A subnormal counts in units of 2^-24.
+        // A subnormal is a multiple of 2^-24.
         0 => (fraction as f32 * f32::from_bits(0x3380_0000)).to_bits(),
         31 => 0x7f80_0000 | fraction << 13,
         _ => (exponent + 112) << 23 | fraction << 13,
@@ -54,10 +54,10 @@ pub(super) fn narrow(x: f64, format: HalfFormat, round: Round) -> u16 {
     }
 }
 
-/// An f32 rounded to the nearest bf16: the conversion that kernels do most.
+/// An f32 rounded to the nearest bf16, the most frequent conversion in kernels.
 pub(super) fn nearest_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
-    // A carry out of the fraction lands in the exponent; the sum overflows for NaN only.
+    // A carry out of the fraction goes into the exponent; the sum overflows only for NaN.
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     if x.is_nan() { 0x7fff } else { rounded }
 }
@@ -68,7 +68,7 @@ pub(super) fn nearest_f16(x: f32) -> u16 {
     let size = x.to_bits() & 0x7fff_ffff;
     let magnitude = match size {
         0x7f80_0001.. => return 0x7fff,
-        // From 65520 on it rounds to infinity.
+        // Values from 65520 on round to infinity.
         0x477f_f000.. => 0x7c00,
         0x3880_0000.. => ((size - 0x3800_0000 + 0xfff + (size >> 13 & 1)) >> 13) as u16,
         // Adding 1/2 leaves units of 2^-24, those of f16 subnormals, at the end of the fraction.

@@ -3,7 +3,7 @@
 use super::regs::{Lane, Regs, map1, map2, map3};
 use crate::ir::{Int1, Int2, Int3, Prmt, Row, Type};
 
-/// What the integer instructions need of a type.
+/// The operations on a type that the integer instructions need.
 pub(super) trait Int: Lane + Ord + Into<i128> {
     const BITS: u32;
     /// The low bits.
@@ -65,7 +65,7 @@ fn unary<T: Int>(regs: &mut Regs, mask: u32, f: Int1, d: Row, a: Row) {
 
 pub(super) fn int2(regs: &mut Regs, mask: u32, f: Int2, ty: Type, d: Row, (a, b): (Row, Row)) {
     let rows = (a, b);
-    // The busiest forms have loops that the compiler turns into vectors.
+    // The most frequent forms have loops that the compiler vectorizes.
     match (f, ty) {
         (Int2::Add, Type::U32 | Type::S32) => return map2(regs, mask, d, rows, u32::wrapping_add),
         (Int2::Sub, Type::U32 | Type::S32) => return map2(regs, mask, d, rows, u32::wrapping_sub),
@@ -114,7 +114,7 @@ fn binary<T: Int>(regs: &mut Regs, mask: u32, f: Int2, d: Row, rows: (Row, Row))
         Int2::SubSat => map2(regs, mask, d, rows, |a: i32, b: i32| a.saturating_sub(b)),
         Int2::MulLo => map2(regs, mask, d, rows, wide(i128::wrapping_mul)),
         Int2::MulHi => map2(regs, mask, d, rows, |a: T, b: T| T::wrap(high::<T>(a, b))),
-        // A division by zero gives what the hardware gives, all ones; the ISA leaves it open.
+        // Division by zero gives all ones, as on hardware; the ISA leaves it undefined.
         Int2::Div => map2(
             regs,
             mask,
@@ -137,7 +137,8 @@ fn binary<T: Int>(regs: &mut Regs, mask: u32, f: Int2, d: Row, rows: (Row, Row))
     }
 }
 
-/// The upper half of a product: of 64-bit operands it may need all 128 bits, where the signed and unsigned wrap alike.
+/// The upper half of a product. For 64-bit operands it may need all 128 bits; signed and unsigned values wrap alike
+/// there.
 fn high<T: Int>(a: T, b: T) -> i128 {
     let (a, b): (i128, i128) = (a.into(), b.into());
     if a >= 0 && b >= 0 {
@@ -147,7 +148,7 @@ fn high<T: Int>(a: T, b: T) -> i128 {
     }
 }
 
-/// Amounts beyond the width shift everything out: zeros, or the sign.
+/// An amount beyond the width shifts everything out: the result is zeros, or the sign.
 fn shift<T: Int>(regs: &mut Regs, mask: u32, left: bool, d: Row, rows: (Row, Row)) {
     if left {
         map2(regs, mask, d, rows, |a: T, n: u32| {
@@ -211,7 +212,7 @@ fn ternary<T: Int>(regs: &mut Regs, mask: u32, f: Int3, d: Row, rows: (Row, Row,
     });
 }
 
-/// Position and length are taken modulo 256; past the top, a signed field is filled with the sign (PTX ISA, "bfe").
+/// Position and length are taken modulo 256. Past the top, a signed field is filled with the sign (PTX ISA, "bfe").
 fn bfe<T: Int>(regs: &mut Regs, mask: u32, d: Row, rows: (Row, Row, Row)) {
     map3(regs, mask, d, rows, |a: T, position: u32, length: u32| {
         let (position, length) = (position & 255, length & 255);
@@ -220,7 +221,7 @@ fn bfe<T: Int>(regs: &mut Regs, mask: u32, d: Row, rows: (Row, Row, Row)) {
             return T::wrap(0);
         }
         let top = (position + length - 1).min(T::BITS - 1);
-        // An unsigned value is not negative, so that its sign bit is never copied.
+        // An unsigned value is not negative, so its sign bit is never copied.
         let sign = if T::wrap(-1).into() < 0 && value >> top & 1 == 1 {
             -1
         } else {
@@ -287,7 +288,7 @@ pub(super) fn prmt(regs: &mut Regs, mask: u32, mode: Prmt, d: Row, rows: (Row, R
                 let selected = [0, 4, 8, 12].map(|shift| c >> shift & 15);
                 return u32::from_le_bytes(selected.map(|s| {
                     let byte = bytes[(s & 7) as usize];
-                    // The selector's top bit asks for the byte's sign, eight times.
+                    // The selector's top bit requests the byte's sign, eight times.
                     if s & 8 == 0 {
                         byte
                     } else {
@@ -324,7 +325,7 @@ pub(super) fn lop3(regs: &mut Regs, mask: u32, table: u8, d: Row, rows: (Row, Ro
     });
 }
 
-/// A shift of the 64 bits `b:a`: the upper half of a left shift, the lower half of a right shift.
+/// Shifts the 64 bits `b:a`, and returns the upper half for a left shift, the lower half for a right shift.
 pub(super) fn shf(
     regs: &mut Regs,
     mask: u32,

@@ -1,4 +1,4 @@
-//! From a launch to blocks.
+//! Turns a launch into blocks.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -10,9 +10,9 @@ use crate::error::{Result, SimError};
 use crate::ir::{Kernel, Param};
 use crate::report::{Counters, Report};
 
-/// Threads that a block may have.
+/// The most threads of a block.
 const MOST_THREADS: u64 = 1024;
-/// Shared memory that a block may have: sm_90's 227 KiB.
+/// The most shared memory of a block: sm_90's 227 KiB.
 const MOST_SHARED: u64 = 227 * 1024;
 
 /// The sizes of a launch.
@@ -46,7 +46,7 @@ impl Arg {
         }
     }
 
-    /// An argument for `param`, 0.
+    /// A zero argument for `param`.
     pub(crate) fn zero(param: &Param) -> Self {
         match param.ty {
             crate::ir::Type::F32 => Self::F32(0.0),
@@ -66,7 +66,7 @@ impl Arg {
     }
 }
 
-/// What all blocks of a launch share.
+/// The state that all blocks of a launch share.
 pub(super) struct Env<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) memory: &'a Memory<'a>,
@@ -74,11 +74,11 @@ pub(super) struct Env<'a> {
     pub(super) variables: u64,
     pub(super) config: Config,
     pub(super) params: Vec<u8>,
-    /// Where dynamic shared memory starts, counted from the start of shared memory.
+    /// Where dynamic shared memory starts, from the start of shared memory.
     pub(super) dynamic_start: u64,
     pub(super) shared_bytes: u64,
     pub(super) limit: u64,
-    /// More than one, so that blocks may race.
+    /// Whether there are several blocks, which may race.
     pub(super) many_blocks: bool,
 }
 
@@ -168,7 +168,7 @@ fn check_sizes(kernel: &Kernel, config: &Config) -> std::result::Result<(), Stri
         ));
     }
     if *dynamic_shared > 0 && !kernel.has_dynamic_shared {
-        return Err("dynamic shared memory is asked for, but the module declares none".into());
+        return Err("dynamic shared memory was requested, but the module declares none".into());
     }
     Ok(())
 }
@@ -196,7 +196,7 @@ fn params(kernel: &Kernel, args: &[Arg]) -> std::result::Result<Vec<u8>, String>
     Ok(bytes)
 }
 
-/// Blocks that talk to each other run one after the other, by index.
+/// Runs blocks that communicate one after the other, by index.
 fn run_in_order(env: &Env<'_>) -> Result<Vec<Counters>> {
     let mut block = Block::new(env);
     for index in 0..env.blocks() {
@@ -205,8 +205,8 @@ fn run_in_order(env: &Env<'_>) -> Result<Vec<Counters>> {
     Ok(block.tallies)
 }
 
-/// Blocks run on all cores. What they compute does not depend on their order, or they race, which is an error; of
-/// several errors the one of the first block is returned.
+/// Runs blocks on all cores. Their results do not depend on their order, or they race, which is an error. If several
+/// blocks fail, the error of the first of them is returned.
 fn run_in_parallel(env: &Env<'_>) -> Result<Vec<Counters>> {
     let blocks = env.blocks();
     let first_failed = AtomicU32::new(u32::MAX);

@@ -8,7 +8,7 @@ use super::warp::Warp;
 use crate::error::{Result, SimError};
 use crate::ir::{Mma, MmaType, Row, Target};
 
-/// Both need all 32 lanes together.
+/// Both instructions need all 32 lanes together.
 fn whole_warp(block: &Block<'_>, warp: &Warp, pc: usize, mask: u32) -> Result<()> {
     if mask == u32::MAX {
         return Ok(());
@@ -22,8 +22,8 @@ fn whole_warp(block: &Block<'_>, warp: &Warp, pc: usize, mask: u32) -> Result<()
     })
 }
 
-/// Lanes 8i..8i+8 hold the addresses of the rows of matrix i; lane l gets row l/4, columns 2(l%4) and the next, of each
-/// matrix or of its transpose.
+/// Lanes 8i..8i+8 hold the addresses of the rows of matrix i. Of each matrix, or of its transpose, lane l gets row l/4,
+/// columns 2(l%4) and 2(l%4) + 1.
 pub(super) fn ldmatrix(
     block: &mut Block<'_>,
     warp: &mut Warp,
@@ -55,16 +55,18 @@ pub(super) fn ldmatrix(
                 *value = u16::from_le_bytes([block.shared[start], block.shared[start + 1]]);
             }
         }
-        // A matrix goes in one pass, as a quarter warp's 16-byte accesses do; the four of an x4 are one request.
+        // A matrix takes one pass, like the 16-byte accesses of a quarter warp. The four matrices of an x4 are one
+        // request.
         block.count_shared_load(pc, &at, 0xff << (8 * i), 16);
         if i > 0 {
             block.tallies[pc].shared_load.requests -= 1;
         }
         let out = std::array::from_fn(|lane| {
             let (row, column) = (lane / 4, 2 * (lane % 4));
-            let [low, high] = match transpose {
-                false => [matrix[row][column], matrix[row][column + 1]],
-                true => [matrix[column][row], matrix[column + 1][row]],
+            let [low, high] = if transpose {
+                [matrix[column][row], matrix[column + 1][row]]
+            } else {
+                [matrix[row][column], matrix[row][column + 1]]
             };
             u32::from(high) << 16 | u32::from(low)
         });
@@ -75,8 +77,9 @@ pub(super) fn ldmatrix(
 
 /// D = A B + C for A `[16, k]`, B `[k, 8]`, C and D f32 `[16, 8]`.
 ///
-/// Products of halves and of tf32 are exact in f32; they are added to C one after the other by rising k, each sum rounded
-/// to f32. The ISA leaves order and rounding open, and hardware differs, so results are compared with a tolerance.
+/// Products of halves and of tf32 are exact in f32. They are added to C one after the other by rising k, and each sum
+/// is rounded to f32. The ISA leaves order and rounding open, and hardware differs, so results are compared with a
+/// tolerance.
 pub(super) fn mma(
     block: &Block<'_>,
     warp: &mut Warp,
@@ -124,10 +127,10 @@ fn multiply<const K: usize>(sums: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &
     }
 }
 
-/// A by rows and B by rows, from the fragments (PTX ISA, "Matrix fragments for mma.m16n8k16").
+/// The rows of A and the columns of B, from the fragments (PTX ISA, "Matrix fragments for mma.m16n8k16").
 ///
-/// Lane l holds row l/4 of A and column l/4 of B. A's registers alternate between rows l/4 and l/4 + 8; each pair of them,
-/// and each register of B, is a step along k: of 4, one tf32 a lane, or of 8, two halves a lane.
+/// Lane l holds row l/4 of A and column l/4 of B. A's registers alternate between rows l/4 and l/4 + 8. Each pair of
+/// them, and each register of B, is a step along k: 4 long with one tf32 per lane, or 8 long with two halves per lane.
 fn operands(warp: &Warp, mma: &Mma) -> ([[f32; 16]; 16], [[f32; 8]; 16]) {
     let mut a = [[0f32; 16]; 16];
     let mut b = [[0f32; 8]; 16];
@@ -150,7 +153,7 @@ fn operands(warp: &Warp, mma: &Mma) -> ([[f32; 16]; 16], [[f32; 8]; 16]) {
     (a, b)
 }
 
-/// The values of a register: two halves, or a tf32, whose last 13 bits do not count.
+/// The values of a register: two halves, or a tf32, whose last 13 bits are ignored.
 fn unpack(warp: &Warp, row: Row, ty: MmaType) -> [[f32; 2]; LANES] {
     let row = &warp.regs.b32[row as usize];
     match ty {

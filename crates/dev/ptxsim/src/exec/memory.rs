@@ -11,7 +11,7 @@ use crate::device::Allocation;
 use crate::error::{Result, SimError, Space};
 use crate::ir::{AccessSpace, Elements, Reduce, Reg, Target, Type};
 
-/// Generic addresses at and above it are shared.
+/// Generic addresses from this one on are not shared.
 const SHARED_WINDOW_END: u64 = SHARED_WINDOW + (1 << 24);
 
 /// The values of up to four elements.
@@ -22,7 +22,7 @@ pub(super) fn addresses(regs: &Regs, target: Target) -> [u64; LANES] {
     base.map(|base| base.wrapping_add(target.offset as u64))
 }
 
-/// The lanes whose address is global, and those whose address is shared, with shared addresses made relative.
+/// Splits the lanes into those with a global address and those with a shared one. Shared addresses are made relative.
 fn split(space: AccessSpace, addresses: &mut [u64; LANES], mask: u32) -> (u32, u32) {
     match space {
         AccessSpace::In(Space::Shared) => (0, mask),
@@ -40,7 +40,7 @@ fn split(space: AccessSpace, addresses: &mut [u64; LANES], mask: u32) -> (u32, u
     }
 }
 
-/// Where an access is, for what goes wrong there. Its size is a power of two.
+/// An access, for error messages. Its size is a power of two.
 #[derive(Clone, Copy)]
 pub(super) struct Access {
     pub(super) pc: usize,
@@ -49,7 +49,7 @@ pub(super) struct Access {
     pub(super) bytes: u32,
 }
 
-/// How an access to shared memory is checked and noted: a method of [`SharedShadow`].
+/// How to check and record an access to shared memory: a method of [`SharedShadow`].
 type Note = fn(&mut SharedShadow, Thread, usize, usize) -> std::result::Result<(), Clash>;
 
 impl<'a> Block<'a> {
@@ -68,7 +68,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// The allocation of a global access, and its place there.
+    /// The allocation of a global access, and the offset in it.
     pub(super) fn global(
         &self,
         warp: &mut Warp,
@@ -146,7 +146,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// The offset of a shared access, which is noted by `note`.
+    /// The offset of a shared access, recorded with `note`.
     pub(super) fn shared(&mut self, warp: &Warp, access: Access, note: Note) -> Result<usize> {
         let Access {
             pc, lane, bytes, ..
@@ -199,7 +199,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// What an access uses of a table of [`BlockRaces`](crate::check::BlockRaces).
+    /// The entries of an access in a table of [`BlockRaces`](crate::check::BlockRaces).
     fn granules(&self, offset: usize, access: Access) -> Range<usize> {
         let shift = self.env.kernel.global_granule.trailing_zeros();
         let granule = (1 << shift) - 1;
@@ -400,7 +400,7 @@ pub(super) fn st(
     Ok(())
 }
 
-/// Lanes go one after the other, in order.
+/// Lanes run one after the other, in order.
 pub(super) fn atom(
     block: &mut Block<'_>,
     warp: &mut Warp,
@@ -432,7 +432,7 @@ pub(super) fn atom(
         out[lane] = allocation.update(offset, bytes, |old| combine(f, ty, old, b[lane], c[lane]));
     }
     if d.is_some() && global != 0 {
-        // Its value tells this block about others.
+        // Its value tells this block about other blocks.
         block.fenced = true;
         block.count_global_load(pc, &at, global, bytes);
     }
@@ -459,7 +459,7 @@ pub(super) fn atom(
     Ok(())
 }
 
-/// What an atomic stores. For `cas`, `b` is compared and `c` stored.
+/// The value that an atomic stores. `cas` compares `b` and stores `c`.
 fn combine(f: Reduce, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     let wide = ty.bytes() == 8;
     let cut = |value: u64| if wide { value } else { value & 0xffff_ffff };
@@ -487,7 +487,7 @@ fn combine(f: Reduce, ty: Type, old: u64, b: u64, c: u64) -> u64 {
     })
 }
 
-/// A prefetch changes nothing, but its address must be there.
+/// A prefetch changes nothing, but its address must exist.
 pub(super) fn prefetch(
     block: &mut Block<'_>,
     warp: &mut Warp,

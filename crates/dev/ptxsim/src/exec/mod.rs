@@ -1,4 +1,4 @@
-//! Running kernels.
+//! Runs kernels.
 
 mod block;
 mod collective;

@@ -1,4 +1,4 @@
-//! The registers of a warp: for each register a row of 32 lanes.
+//! The registers of a warp: each register is a row of 32 lanes.
 
 use crate::ir::{PredSource, Reg, Row};
 
@@ -195,7 +195,7 @@ pub(super) fn map3<A: Lane, B: Lane, C: Lane, D: Lane>(
     D::put(regs, d, mask, &out);
 }
 
-/// The lanes in which `f(a, b)`.
+/// The lanes in which `f(a, b)` is true.
 pub(super) fn compare<A: Lane>(regs: &Regs, a: Row, b: Row, f: impl Fn(A, A) -> bool) -> u32 {
     let (a, b) = (A::row(regs, a), A::row(regs, b));
     let mut mask = 0;

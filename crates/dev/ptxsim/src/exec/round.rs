@@ -43,7 +43,7 @@ impl Format {
         self.sign(negative) | ((1 << self.exponent) - 1) << self.fraction
     }
 
-    /// The NaN that instructions produce: all ones but the sign; for f64 the quiet NaN.
+    /// The NaN that instructions produce: all ones except the sign; for f64 the quiet NaN.
     fn nan(self) -> u64 {
         if self.fraction == 52 {
             f64::NAN.to_bits()
@@ -100,7 +100,7 @@ pub(super) fn round_parts(
         };
         value += u64::from(up);
     }
-    // A carry out of the fraction lands in the exponent, where it belongs.
+    // A carry out of the fraction goes into the exponent, which is correct.
     let bits = if exponent >= least {
         (((exponent + format.bias()) as u64) << format.fraction) + value - (1 << format.fraction)
     } else {
@@ -139,8 +139,8 @@ pub(super) fn round_f64(x: f64, format: Format, round: Round) -> u64 {
     round_parts(negative, magnitude.into(), scale, format, round)
 }
 
-/// `x` with its last bit set if `error`, what is missing to the exact value, is not zero: rounding to odd. What is
-/// then rounded to two bits less or more is rounded as the exact value would be (Boldo and Melquiond, 2008).
+/// `x` with its last bit set unless `error`, the difference to the exact value, is zero: rounding to odd. A later
+/// rounding to at least two bits fewer then equals the rounding of the exact value (Boldo and Melquiond, 2008).
 fn odd(x: f64, error: f64) -> f64 {
     if error == 0.0 || error.is_nan() || !x.is_finite() || x.to_bits() & 1 == 1 {
         return x;
@@ -153,7 +153,7 @@ fn odd(x: f64, error: f64) -> f64 {
     })
 }
 
-/// `a + b`, rounded to odd. No operand may be near the end of the range of f64.
+/// `a + b`, rounded to odd. No operand may be close to the limits of f64's range.
 pub(super) fn add_odd(a: f64, b: f64) -> f64 {
     let sum = a + b;
     let b_part = sum - a;

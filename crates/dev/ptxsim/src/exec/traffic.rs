@@ -1,4 +1,4 @@
-//! Counting what a request of a warp costs: sectors of global memory, passes over the banks of shared memory.
+//! Counts the cost of a warp's request: sectors of global memory, passes over the banks of shared memory.
 
 use super::block::Block;
 use super::regs::{LANES, lanes};
@@ -118,7 +118,7 @@ impl Block<'_> {
     }
 }
 
-/// The sectors that a request of aligned accesses of up to 16 bytes touches, and the sectors that its distinct bytes
+/// The sectors touched by a request of aligned accesses of up to 16 bytes, and the sectors that its distinct bytes
 /// would fill.
 fn sectors(addresses: &mut [u64], bytes: u32) -> (u64, u64) {
     if !addresses.is_sorted() {
@@ -135,8 +135,8 @@ fn sectors(addresses: &mut [u64], bytes: u32) -> (u64, u64) {
     (sectors, (distinct * u64::from(bytes)).div_ceil(32))
 }
 
-/// Passes and conflicts of accesses that go together: each bank gives one 4-byte word a pass, to all who want it.
-/// Together they have at most 32 words.
+/// Passes and conflicts of accesses that go together. In a pass each bank delivers one 4-byte word to every lane that
+/// wants it. Together the accesses have at most 32 words.
 fn passes(addresses: &[u64], bytes: u32) -> (u64, u64) {
     let mut used = 0u32;
     let is_free = |&address: &u64| {
@@ -148,7 +148,7 @@ fn passes(addresses: &[u64], bytes: u32) -> (u64, u64) {
     if addresses.iter().all(is_free) {
         return (u64::from(!addresses.is_empty()), 0);
     }
-    // Some share a bank: it serves a word once, to however many want it.
+    // Some lanes share a bank. A bank serves each word once, to however many lanes want it.
     let mut words = [0u64; 32];
     let mut n = 0;
     for &address in addresses {

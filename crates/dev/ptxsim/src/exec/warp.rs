@@ -1,7 +1,7 @@
-//! A warp: its lanes in lockstep, and the stack of paths that lanes take apart.
+//! A warp: its lanes in lockstep, and a stack of diverging paths.
 //!
-//! A divergent branch pushes a frame for each path; a path ends where both meet again, the immediate post-dominator of
-//! the branch, and the frame below goes on from there with all lanes.
+//! A divergent branch pushes a frame for each path. A path ends where the paths meet again, at the immediate
+//! post-dominator of the branch. The frame below then continues from there with all lanes.
 
 use super::block::{Block, first_frame};
 use super::collective;
@@ -22,11 +22,11 @@ pub(super) struct Frame {
     /// Where this path ends.
     pub(super) meets: u32,
     pub(super) mask: u32,
-    /// It waits at a barrier for paths that may yet exit.
+    /// Whether it waits at a barrier for paths that may still exit.
     pub(super) parked: bool,
 }
 
-/// A warp that waits at a barrier.
+/// The state of a warp waiting at a barrier.
 #[derive(Clone, Copy)]
 pub(super) struct Wait {
     pub(super) barrier: u32,
@@ -43,10 +43,10 @@ pub(super) struct Warp {
     pub(super) live: u32,
     stack: Vec<Frame>,
     pub(super) wait: Option<Wait>,
-    /// The `cp.async` that are under way, and for each lane the groups that it has committed.
+    /// The pending `cp.async` copies, and for each lane the number of groups that it has committed.
     pub(super) copies: Vec<Copying>,
     pub(super) groups: [u32; LANES],
-    /// The allocation that was used last.
+    /// The allocation used last.
     pub(super) hint: usize,
 }
 
@@ -98,7 +98,7 @@ impl Warp {
         }
         let next = top.pc;
         let ends = top.meets;
-        // A path that ends where the one below ends takes its place.
+        // A path that ends where the path below ends replaces it.
         let meets = if meets == ends {
             self.stack.pop();
             ends
@@ -122,8 +122,8 @@ impl Warp {
 }
 
 impl Warp {
-    /// A path that comes to a barrier before the others lets those go on first that do not meet it again: they may exit,
-    /// and the barrier waits for no thread that has. Whether there is one.
+    /// If a path reaches a barrier before others, lets those continue first that do not meet it again: they may exit,
+    /// and the barrier does not wait for exited threads. Returns whether there is one.
     fn park(&mut self, pc: usize, end: u32) -> bool {
         let last = self.stack.len() - 1;
         if self.stack[last].meets != end {
@@ -177,7 +177,7 @@ impl Block<'_> {
                 });
             }
             for &reg in &inst.reads {
-                // The guard is read by all lanes, the operands by those that it lets through.
+                // All lanes read the guard; the lanes that it lets through read the operands.
                 let is_guard = inst.guard.is_some_and(|guard| reg == Reg::Pred(guard.row));
                 let missing = if is_guard { active } else { mask } & !warp.regs.written(reg);
                 if missing != 0 {

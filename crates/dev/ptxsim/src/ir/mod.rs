@@ -1,7 +1,7 @@
 //! Decoded kernels: every operand is a row of a register file, and every modifier is resolved.
 //!
-//! Immediates, special registers and addresses of variables are rows too, filled when a warp starts,
-//! so that executing an instruction never asks what kind of operand it has.
+//! Immediates, special registers and addresses of variables are rows too. They are filled when a warp starts, so
+//! executing an instruction never has to distinguish kinds of operands.
 
 mod modifiers;
 mod op;
@@ -46,13 +46,13 @@ pub(crate) struct Guard {
 pub(crate) struct Inst {
     pub(crate) guard: Option<Guard>,
     pub(crate) op: Op,
-    /// Every register that it reads and that a path may leave unwritten.
+    /// Every register that it reads and that some path may leave unwritten.
     pub(crate) reads: Box<[Reg]>,
-    /// Where a divergent branch's paths meet again.
+    /// Where the paths of a divergent branch meet again.
     pub(crate) meets: u32,
 }
 
-/// What an instruction looks like in the source.
+/// An instruction as written in the source.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) at: Position,
@@ -113,11 +113,11 @@ pub(crate) struct Kernel {
     pub(crate) static_shared: u64,
     pub(crate) dynamic_shared_align: u64,
     pub(crate) has_dynamic_shared: bool,
-    /// The smallest access to global memory that races between blocks are looked for at.
+    /// The smallest access to global memory; races between blocks are detected at this granularity.
     pub(crate) global_granule: u32,
-    /// The smallest access to shared memory: races are looked for at this granularity.
+    /// The smallest access to shared memory; races are detected at this granularity.
     pub(crate) shared_granule: u32,
-    /// Blocks talk to each other through atomics or fences, so they run one after the other.
+    /// Blocks communicate through atomics or fences, so they run one after the other.
     pub(crate) in_order: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the names and modifiers of instructions choose.
+//! The variants that names and modifiers of instructions select.
 
 use super::{Row, Type};
 
@@ -85,7 +85,7 @@ pub(crate) enum Float2 {
     CopySign,
 }
 
-/// How a float result is made.
+/// The rounding and flushing of a float result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FloatMode {
     pub(crate) round: Round,
@@ -132,7 +132,7 @@ pub(crate) enum Compare {
     Le,
     Gt,
     Ge,
-    /// The unordered forms, true if an operand is NaN.
+    /// The unordered forms; they are true if an operand is NaN.
     Equ,
     Neu,
     Ltu,
@@ -163,7 +163,7 @@ pub(crate) struct Convert {
     pub(crate) to: Type,
     pub(crate) from: Type,
     pub(crate) round: Round,
-    /// To an integer value, even where the result is a float (`.rni`, ...).
+    /// Rounds to an integral value, even if the result is a float (`.rni`, ...).
     pub(crate) integral: bool,
     pub(crate) ftz: bool,
     pub(crate) sat: bool,

@@ -6,14 +6,14 @@ use super::{
 };
 use crate::error::Space;
 
-/// The state space of an access; a generic address says it itself.
+/// The state space of an access; a generic address contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccessSpace {
     Generic,
     In(Space),
 }
 
-/// `[base + offset]`; a missing base stands for 0.
+/// `[base + offset]`; a missing base means 0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) space: AccessSpace,
@@ -137,7 +137,7 @@ pub(crate) enum Op {
         b: Row,
         c: Row,
     },
-    /// Operands that the op does not have repeat `a`.
+    /// Operands that the op lacks repeat `a`.
     Half {
         f: HalfOp,
         mode: HalfMode,
@@ -215,7 +215,7 @@ pub(crate) enum Op {
     WarpSync {
         mask: Row,
     },
-    /// `global`: orders against other blocks too.
+    /// `global`: also orders against other blocks.
     Fence {
         global: bool,
     },
@@ -228,7 +228,7 @@ pub(crate) enum Op {
         c: Row,
         mask: Row,
     },
-    /// `d` is a predicate, or for `Ballot` a 32-bit row.
+    /// `d` is a predicate, or a 32-bit row for `Ballot`.
     Vote {
         f: Vote,
         d: Row,
@@ -279,7 +279,7 @@ pub(crate) enum Op {
         ignore: Option<PredSource>,
     },
     CpAsyncCommit,
-    /// `None`: all.
+    /// `None`: all groups.
     CpAsyncWait {
         groups: Option<u32>,
     },

@@ -93,8 +93,8 @@ impl Type {
         matches!(self, Self::B8 | Self::B16 | Self::B32 | Self::B64)
     }
 
-    /// Whether a register of this type may stand for an operand of type `wanted`: the same size, and both
-    /// integers, or one of them untyped bits, or the same kind of float (PTX ISA, "Operand type checking").
+    /// Whether a register of this type may be used for an operand of type `wanted`. The sizes must be equal, and both
+    /// must be integers, or one untyped bits, or both the same kind of float (PTX ISA, "Operand type checking").
     pub(crate) fn may_stand_for(self, wanted: Self) -> bool {
         if self == Self::Pred || wanted == Self::Pred {
             return self == wanted;

@@ -34,7 +34,7 @@ impl std::fmt::Display for Token {
     }
 }
 
-/// A token, where it starts, and whether white space lies before it.
+/// A token, its position, and whether white space precedes it.
 #[derive(Clone, Debug)]
 pub(super) struct Spanned {
     pub(super) token: Token,
@@ -80,7 +80,7 @@ impl Chars<'_> {
         word
     }
 
-    /// Skips white space and comments; whether there were any.
+    /// Skips white space and comments. Returns whether there were any.
     fn skip_blank(&mut self) -> Result<bool> {
         let mut any = false;
         loop {

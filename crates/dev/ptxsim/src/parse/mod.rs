@@ -1,4 +1,4 @@
-//! From text to statements, without meaning yet.
+//! Parses text to statements, without interpreting them.
 
 mod lexer;
 mod syntax;

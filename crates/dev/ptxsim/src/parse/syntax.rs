@@ -7,10 +7,10 @@ use super::tree::{
 use crate::error::{Position, Result, SimError, Space};
 use crate::ir::Type;
 
-/// Registers of one declaration, and elements of one array: more is a slip of the pen.
+/// The most registers of one declaration, and the most elements of one array. More than that is a mistake.
 const MOST_REGISTERS: u32 = 4096;
 const MOST_BYTES: u64 = 1 << 28;
-/// What device memory and the start of shared memory are aligned to.
+/// The alignment of device memory and of the start of shared memory.
 const MOST_ALIGN: u32 = 256;
 const MOST_PARAM_BYTES: u64 = 4096;
 
@@ -206,7 +206,7 @@ impl Parser {
             match directive.as_str() {
                 "maxntid" => entry.max_threads = Some(self.extent()?),
                 "reqntid" => entry.required_threads = Some(self.extent()?),
-                // They bound what ptxas may use, and change no result.
+                // These limit what ptxas may use, and change no result.
                 "minnctapersm" | "maxnreg" => {
                     self.unsigned("a number")?;
                 }
@@ -246,7 +246,7 @@ impl Parser {
                     break;
                 }
             }
-            // What the pointer points to is aligned so; the parameter itself is not.
+            // This is the alignment of the pointer's target, not of the parameter itself.
             self.align()?;
         }
         let (name, at) = self.word("the parameter's name")?;
@@ -296,7 +296,8 @@ impl Parser {
         }
     }
 
-    /// `[count]` or `[rows][columns]`: none, an open one, or the number of elements.
+    /// `[count]` or `[rows][columns]`: `None` for no array, `Some(None)` for an open size, otherwise the number of
+    /// elements.
     fn array(&mut self) -> Result<Option<Option<u64>>> {
         if !self.eat('[') {
             return Ok(None);
@@ -431,7 +432,7 @@ impl Parser {
         }
     }
 
-    /// `.pragma "nounroll"` is a hint; no other pragma is known.
+    /// `.pragma "nounroll"` is a hint; other pragmas are unknown.
     fn pragma(&mut self) -> Result<()> {
         match self.take() {
             (Token::Text(text), _) if text == "nounroll" => self.need(';'),
@@ -537,7 +538,7 @@ impl Parser {
         Ok((Operand::Name(name), at))
     }
 
-    /// A name, with `.x` of a special register.
+    /// A name, with the `.x` of a special register.
     fn name(&mut self) -> Result<String> {
         let (mut name, _) = self.word("an operand")?;
         if matches!(self.peek(), Token::Dot(_)) && !self.tokens[self.next].spaced {
@@ -547,7 +548,7 @@ impl Parser {
         Ok(name)
     }
 
-    /// A literal, if one is here.
+    /// A literal, if the next token is one.
     fn value(&mut self) -> Result<Option<Value>> {
         let at = self.at();
         let negative = self.eat('-');

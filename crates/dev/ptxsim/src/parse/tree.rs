@@ -30,7 +30,7 @@ pub(crate) struct Variable {
     pub(crate) at: Position,
     pub(crate) ty: Type,
     pub(crate) align: u64,
-    /// Bytes; `None` for `extern .shared name[]`, whose size the launch gives.
+    /// Bytes; `None` for `extern .shared name[]`, whose size the launch determines.
     pub(crate) bytes: Option<u64>,
     pub(crate) initial: Vec<Initial>,
 }

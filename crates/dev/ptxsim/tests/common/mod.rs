@@ -1,10 +1,10 @@
-//! What the test binaries share: kernels from a few lines, and one allocation to work on.
+//! Shared by the test binaries: kernels from a few lines, and one allocation to work on.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use selfie_ptxsim::{Arg, Config, Gpu, Module, Place, Report, Result, SimError};
 
-/// A module with one kernel `k(p)`: `%rd0` is the parameter, `%r0` the thread's index, and registers are declared.
-/// The body starts in line 14.
+/// A module with one kernel `k(p)`: `%rd0` is the parameter, `%r0` the thread's index, and registers are declared. The
+/// body starts in line 14.
 pub(crate) fn module(shared: &str, body: &str) -> String {
     format!(
         ".version 8.0
@@ -29,7 +29,7 @@ mov.u32 %r0, %tid.x;
 /// The line of the body's first instruction.
 pub(crate) const FIRST: u32 = 14;
 
-/// Device memory of `words` 32-bit words, of which the first hold `values`.
+/// Device memory of `words` 32-bit words, the first of which hold `values`.
 pub(crate) fn device(words: usize, values: &[u32]) -> (Gpu, u64) {
     let mut gpu = Gpu::new();
     let p = gpu.alloc(4 * words as u64).unwrap();
@@ -72,7 +72,7 @@ pub(crate) fn run(shared: &str, body: &str, threads: u32, values: &[u32]) -> Res
     Ok(words(&gpu, p, values.len()))
 }
 
-/// What a body fails with, run by one block on 64 words of which each holds its index.
+/// The error of a body, run by one block on 64 words that hold their indices.
 pub(crate) fn failure(shared: &str, body: &str, threads: u32) -> SimError {
     let values: Vec<u32> = (0..64).collect();
     run(shared, body, threads, &values).expect_err("this kernel is wrong")
@@ -83,12 +83,12 @@ pub(crate) const SHARED: &str = ".shared .align 16 .b8 s[1024];";
 /// `%r1` is the shared address of the thread's own word.
 pub(crate) const OWN: &str = "mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 4, %r1;";
 
-/// A body that has the address of the thread's own word in `%r1`.
+/// A body with the address of the thread's own word in `%r1`.
 pub(crate) fn body(text: &str) -> String {
     format!("{OWN} {text} ret;")
 }
 
-/// The line and the thread.
+/// The line and the thread of a place.
 pub(crate) fn at(place: &Place) -> (u32, u32) {
     (place.line, place.thread[0])
 }

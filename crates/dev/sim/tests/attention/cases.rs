@@ -1,4 +1,4 @@
-//! The table: heads, segments and rows on both sides of every multiple that the kernels are cut at (8 and 16 rows, 16
+//! The table: heads, segments and rows on both sides of every multiple at which the kernels are cut (8 and 16 rows, 16
 //! and 64 keys, 256 keys of a split, 32 to 128 rows of a tile).
 
 /// One slot of the cache.
@@ -7,7 +7,7 @@ pub(super) struct Branch {
     pub(super) prefix: u32,
     /// Shared positions that it sees.
     pub(super) seen: u32,
-    /// Own positions in the cache, those of the batch included.
+    /// Own positions in the cache, including those of the batch.
     pub(super) own: u32,
     /// How many of the last own positions are rows of the batch.
     pub(super) rows: u32,
@@ -17,7 +17,7 @@ pub(super) struct Branch {
 pub(super) struct Case {
     /// Query heads, key and value heads, width of a head.
     pub(super) heads: (u32, u32, u32),
-    /// Positions of each prefix, and how many of the last are rows of the batch.
+    /// The positions of each prefix, and how many of the last ones are rows of the batch.
     pub(super) prefixes: &'static [[u32; 2]],
     pub(super) branches: &'static [Branch],
     /// Queries and keys are spread evenly over `-spread .. spread`.
@@ -54,13 +54,13 @@ pub(super) const CASES: &[Case] = &[
     // One row that sees itself, in either kernel.
     case((1, 1, 16), &[[0, 0]], &[branch(0, 1, 1)]),
     case((2, 1, 32), &[[1, 1]], &[]),
-    // A shared segment of one position, that one slot does not see.
+    // A shared segment of one position that one slot does not see.
     case(
         (2, 2, 16),
         &[[1, 0]],
         &[branch(1, 1, 1), branch(0, 3, 1), branch(1, 4, 3)],
     ),
-    // Decoding: more slots than rows of a tile, each with limits of its own.
+    // Decoding: more slots than rows of a tile, each with different limits.
     case(
         (4, 4, 32),
         &[[26, 0]],
@@ -100,7 +100,7 @@ pub(super) const CASES: &[Case] = &[
     // The whole shared prompt at once.
     case((4, 1, 48), &[[100, 100]], &[]),
     case((2, 2, 64), &[[150, 150]], &[]),
-    // A prompt pass in pieces: some positions are in the cache already.
+    // A prompt pass in pieces: some positions are already in the cache.
     case(
         (4, 1, 64),
         &[[15, 0]],
@@ -131,7 +131,7 @@ pub(super) const CASES: &[Case] = &[
         &[[130, 0]],
         &[branch(130, 300, 20), branch(100, 513, 1)],
     ),
-    // Groups that are no divisor of 16, and one of more heads than a tile has rows.
+    // Groups that do not divide 16, and one with more heads than a tile has rows.
     case(
         (3, 1, 80),
         &[[20, 0]],
@@ -152,7 +152,8 @@ pub(super) const CASES: &[Case] = &[
         &[[5, 3]],
         &[branch(5, 66, 1), branch(4, 40, 37)],
     ),
-    // Several prefixes: single rows whose neighbours continue other ones, runs, and rows of the prefixes themselves.
+    // Several prefixes: single rows whose neighbours continue other prefixes, runs, and rows of the prefixes
+    // themselves.
     case(
         (2, 1, 32),
         &[[33, 0], [70, 3], [5, 0], [1, 1]],
@@ -186,7 +187,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// Head dimensions that the f32 kernel alone can do.
+/// Head dimensions that only the f32 kernel supports.
 pub(super) const F32_CASES: &[Case] = &[
     case((1, 1, 1), &[[2, 1]], &[branch(2, 3, 2)]),
     case((4, 1, 6), &[[0, 0]], &[branch(0, 37, 20)]),
@@ -198,7 +199,7 @@ pub(super) const F32_CASES: &[Case] = &[
     case((2, 1, 33), &[[4, 2]], &[branch(3, 35, 1)]),
 ];
 
-/// Single rows whose context is cut, where splits are of 64 keys: up to more of them than a warp has lanes.
+/// Single rows with a split context, where splits have 64 keys: up to more splits than a warp has lanes.
 pub(super) const SPLIT_CASES: &[Case] = &[
     case(
         (4, 1, 64),

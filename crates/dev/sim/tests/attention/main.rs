@@ -1,5 +1,5 @@
-//! Attention's kernels in the simulator, with all its checks: no race, no read of what nobody has written, nothing
-//! out of bounds. One table of cases, run in each element type, against the oracle.
+//! Attention's kernels in the simulator, with all its checks: no races, no reads of unwritten memory, nothing out of
+//! bounds. One table of cases runs in each element type, against the oracle.
 
 mod cases;
 mod oracle;
@@ -12,7 +12,7 @@ use selfie_kernels::{DType, Slot, reference};
 use cases::{CASES, Case, F32_CASES, SPLIT_CASES, small};
 use problem::Problem;
 
-/// With so many multiprocessors splits are as short as they get: 64 keys.
+/// This many multiprocessors make splits as short as possible: 64 keys.
 const SHORTEST_SPLITS: Splits = Splits::Fill {
     multiprocessors: 1 << 20,
 };
@@ -26,12 +26,12 @@ fn unit(dtype: DType) -> f64 {
     }
 }
 
-/// Runs cases in an element type, all rows of each at once, and fails if a value is out of its bound. `keys` are
-/// those of a split, if `splits` comes to that.
+/// Runs cases in an element type, all rows of each case at once, and fails if a value is out of its bound. `keys` is
+/// the length of a split, if `splits` leads to splits.
 fn check(cases: &[&Case], dtype: DType, splits: Splits, keys: Option<usize>) {
     let mut failures = Vec::new();
     let mut values = 0;
-    // The largest error in units of what it may be, and itself.
+    // The largest error relative to its bound, and the error itself.
     let mut worst = (0.0, 0.0);
     for case in cases {
         let problem = Problem::new(case, dtype);
@@ -112,7 +112,7 @@ fn splits_that_fill_a_device() {
 
 #[test]
 fn the_bits_of_a_row_do_not_depend_on_the_batch() {
-    // All rows at once, in the runs that they make, and each row alone.
+    // All rows at once, in the runs that they form, and each row alone.
     for dtype in [DType::Bf16, DType::F32] {
         for case in CASES {
             let problem = Problem::new(case, dtype);
@@ -133,7 +133,7 @@ fn the_bits_of_a_row_do_not_depend_on_the_batch() {
 
 #[test]
 fn the_bits_of_a_run_do_not_depend_on_its_pieces() {
-    // Pieces of other lengths begin their tiles elsewhere, and take other numbers of warps.
+    // Pieces of different lengths start their tiles elsewhere and use different numbers of warps.
     for case in CASES.iter().filter(|case| case.heads.1 == 2) {
         let problem = Problem::new(case, DType::F16);
         let mut rows = problem.rows();

@@ -1,11 +1,11 @@
-//! What a row should be, and how far off it may be.
+//! The expected value of a row, and its error bound.
 //!
-//! Computed in f64, with roundings where the kernel rounds: the queries, and each weight on its way to the product with
-//! the values. What a weight is before that rounding depends on the largest score so far, so the oracle walks along the
-//! keys as the kernel does, tile by tile and part by part. Bounds are those of `crates/dev/testkit/src/cases`: a
-//! score is off by the error of its sum; the weights' sum, the exponentials and the last division add to that.
-//! A weight so close to the middle of two bf16 that its error can push it over may come out as either: the
-//! difference is added to the bound of that row, so that the bound stays small for all others.
+//! Computed in f64, with roundings where the kernel rounds: the queries, and each weight before its product with the
+//! values. A weight before that rounding depends on the largest score so far, so the oracle walks along the keys as the
+//! kernel does, tile by tile and part by part. The bounds are those of `crates/dev/testkit/src/cases`. A score is off
+//! by the error of its sum; the weights' sum, the exponentials and the last division add to that. A weight may be so
+//! close to the middle of two bf16 values that its error could change its rounding. Then the difference is added to the
+//! bound of that row only, so that the bounds of all other rows stay small.
 
 use selfie_kernels::{DType, reference};
 
@@ -14,18 +14,18 @@ use selfie_testkit::cases::{U, sum_bound};
 /// Keys of a tile.
 const TILE: usize = 64;
 
-/// How a kernel goes along the keys.
+/// How a kernel walks along the keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Walk {
     /// In plain f32.
     F32,
-    /// All in one go, the operands of this type.
+    /// In one go, with operands of this type.
     Whole(DType),
-    /// In parts of `keys`, which are merged.
+    /// In parts of `keys` keys, which are merged.
     Parts { dtype: DType, keys: usize },
 }
 
-/// A segment: keys and values of the positions that the row sees, `[head_dim]` each.
+/// A segment: the keys and values of the positions that the row sees, `[head_dim]` each.
 pub(super) type Segment<'a> = Vec<(&'a [f32], &'a [f32])>;
 
 /// One output value.
@@ -158,7 +158,7 @@ impl Sums {
     }
 }
 
-/// The largest error of a score: of its sum, and of the multiplication by the scale.
+/// The largest error of a score: from its sum, and from the multiplication by the scale.
 fn score_error(q: &[f64], segments: &[Segment<'_>; 2]) -> f64 {
     let magnitude = |key: &[f32]| -> f64 {
         let products = q.iter().zip(key).map(|(q, &k)| (q * f64::from(k)).abs());

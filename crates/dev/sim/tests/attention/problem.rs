@@ -1,4 +1,4 @@
-//! A case on the simulated device: a cache, queries, the launches of the plan, and what they should give.
+//! A case on the simulated device: a cache, queries, the launches of the plan, and the expected results.
 
 use selfie_kernels::gpu::plan::{Attention, AttentionWork, KvLayer, Splits, slot_word};
 use selfie_kernels::gpu::{Arg, Launch};
@@ -9,7 +9,7 @@ use super::cases::Case;
 use super::oracle::{Segment, Walk, Want, attend};
 use selfie_testkit::cases::values;
 
-/// Keys and values of one segment, as the cache holds them: `[kv_heads][positions][head_dim]`.
+/// Keys and values of one segment, in the cache's layout: `[kv_heads][positions][head_dim]`.
 struct Content {
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -24,9 +24,9 @@ pub(super) struct Problem<'a> {
     own: Vec<Content>,
 }
 
-/// What the device wrote, and what it did for that.
+/// The device's output, and its launches.
 pub(super) struct Run {
-    /// Of each row, `[heads * head_dim]`.
+    /// For each row, `[heads * head_dim]`.
     pub(super) out: Vec<Vec<f32>>,
     pub(super) ran: Vec<(Launch, Report)>,
 }
@@ -60,7 +60,7 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The batch of the case; slots take turns, so that the rows of a run are not neighbours.
+    /// The batch of the case. Slots alternate, so that the rows of a run are not neighbours.
     pub(super) fn rows(&self) -> Vec<BatchRow> {
         let case = self.case;
         let prefixes = (0..).zip(case.prefixes);
@@ -87,7 +87,7 @@ impl<'a> Problem<'a> {
         rows
     }
 
-    /// The queries of a row, `[heads * head_dim]`: they depend on nothing but its slot and position.
+    /// The queries of a row, `[heads * head_dim]`. They depend only on its slot and position.
     fn queries(&self, row: &BatchRow) -> Vec<f32> {
         let slot = match row.slot {
             Slot::Prefix(prefix) => 1000 + u64::from(prefix),
@@ -99,7 +99,7 @@ impl<'a> Problem<'a> {
         values(seed, (heads * head_dim) as usize, (-spread, spread))
     }
 
-    /// What attention of these rows of the cache gives on the device.
+    /// Runs attention for these rows of the cache on the device.
     pub(super) fn run(&self, rows: &[BatchRow], splits: Splits) -> Run {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let n = rows.len() as u32;
@@ -111,7 +111,7 @@ impl<'a> Problem<'a> {
         let width = (heads + 2 * kv_heads) * head_dim;
         let qkv = device.alloc(u64::from(4 * n * width));
         for (i, row) in (0..).zip(rows) {
-            // Nobody writes the keys and values of the row: nobody may read them.
+            // The row's keys and values stay unwritten, so nothing may read them.
             let bytes = DType::F32.to_bytes(&self.queries(row));
             device.write(qkv + i * u64::from(4 * width), &bytes);
         }
@@ -155,7 +155,7 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The cache, with room that nobody has written behind each segment.
+    /// The cache, with unwritten space after each segment.
     fn cache(&self, device: &mut Device) -> KvLayer {
         let (_, kv_heads, head_dim) = self.case.heads;
         let branches = self.case.branches;
@@ -206,7 +206,8 @@ impl<'a> Problem<'a> {
         kv
     }
 
-    /// How the kernel that takes row `i` goes along the keys; `keys` are those of a split of singles, if they are split.
+    /// How the kernel for row `i` walks along the keys; `keys` is the length of a split of single rows, if there are
+    /// splits.
     fn walk(&self, rows: &[BatchRow], i: usize, keys: Option<usize>) -> Walk {
         let row = &rows[i];
         let neighbour =
@@ -219,7 +220,7 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// What row `i` of `rows` should be, `[heads * head_dim]`; for `keys` see [`walk`](Self::walk).
+    /// The expected row `i` of `rows`, `[heads * head_dim]`; for `keys` see [`walk`](Self::walk).
     pub(super) fn want(&self, rows: &[BatchRow], i: usize, keys: Option<usize>) -> Vec<Want> {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let row = &rows[i];
@@ -271,7 +272,7 @@ impl Content {
     }
 }
 
-/// The simulator, whose every complaint is a failure.
+/// The simulator; every error is a test failure.
 struct Device(Gpu);
 
 impl Device {

@@ -1,4 +1,4 @@
-//! What the kernels ask of memory: coalesced, without bank conflicts, and keys and values no more often than need be.
+//! The kernels' memory traffic: coalesced, without bank conflicts, and keys and values no more often than necessary.
 
 use selfie_kernels::DType;
 use selfie_kernels::gpu::Launch;
@@ -9,7 +9,7 @@ use super::SHORTEST_SPLITS;
 use super::cases::{CASES, Case, SPLIT_CASES};
 use super::problem::Problem;
 
-/// The counters of the lines that hold one of the `instructions`.
+/// The counters of the lines that contain one of the `instructions`.
 fn counters(launch: &Launch, report: &Report, instructions: &[&str]) -> Counters {
     let source = launch.module.source();
     let text: Vec<&str> = source.lines().collect();
@@ -20,7 +20,7 @@ fn counters(launch: &Launch, report: &Report, instructions: &[&str]) -> Counters
     lines.map(|(_, &counters)| counters).sum()
 }
 
-/// What each launch of all cases did.
+/// The launches of all cases, with their reports.
 fn launches(dtype: DType) -> Vec<(Launch, Report)> {
     let whole = CASES.iter().map(|case| (case, Splits::Fixed));
     let split = SPLIT_CASES.iter().map(|case| (case, SHORTEST_SPLITS));
@@ -33,7 +33,7 @@ fn launches(dtype: DType) -> Vec<(Launch, Report)> {
 
 #[test]
 fn queries_keys_values_and_outputs_are_coalesced() {
-    // All but the look-ups of rows, slots and positions and the logarithms of parts, one word a row.
+    // Everything except the look-ups of rows, slots, positions and the logarithms of parts, which are one word a row.
     const BULK: [&str; 6] = [
         "cp.async.cg",
         "ld.global.v4.f32",
@@ -104,7 +104,7 @@ fn decoding_reads_own_keys_once_and_those_of_a_prefix_once_for_sixteen_rows() {
         }
         let own: u32 = singles.iter().map(|b| b.own).sum();
         let tiles: Vec<u32> = (0..singles.len() as u32 * group).collect();
-        // Of each prefix as far as the row sees that sees the farthest.
+        // Of each prefix, the part that the row with the longest view sees.
         let farthest = |tile: &[u32]| -> u32 {
             let mut seen = vec![0; case.prefixes.len()];
             for m in tile {

@@ -15,7 +15,7 @@ fn shape((heads, kv_heads, head_dim): Heads) -> AttnShape {
     }
 }
 
-/// A row; its token does not matter here.
+/// A row; its token does not matter.
 fn row(slot: Slot, position: usize) -> BatchRow {
     BatchRow {
         token: 0,
@@ -39,11 +39,11 @@ fn rotated(heads: &[f32], table: &[f32], head_dim: usize) -> Vec<f32> {
     heads
 }
 
-/// What both products of each rotated value add up to in magnitude; of the others, their own.
+/// The sum of the magnitudes of both products of each rotated value; the magnitudes of the others.
 fn rotated_magnitude(heads: &[f32], table: &[f32], head_dim: usize) -> Vec<f32> {
     let mut table = abs(table);
     let half = table.len() / 2;
-    // With the sign of the second term turned, the first half is a sum too; the second half is one as it is.
+    // With the sign of the second term flipped, the first half is a sum too; the second half already is one.
     let sum = rotated(&abs(heads), &table, head_dim);
     table[half..].iter_mut().for_each(|sin| *sin = -*sin);
     let mut out = rotated(&abs(heads), &table, head_dim);
@@ -56,7 +56,8 @@ fn rotated_magnitude(heads: &[f32], table: &[f32], head_dim: usize) -> Vec<f32> 
     out
 }
 
-/// The queries; what rows hold beside them is not specified, but for the values. Keys are seen by [`check_attend`].
+/// Checks the queries and the values; the contents of `qkv`'s other columns are unspecified. [`check_attend`] sees the
+/// keys.
 pub fn check_rope_append<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "rope_append");
     for (seed, case) in ROPE.iter().enumerate() {
@@ -113,11 +114,11 @@ pub fn check_rope_append<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-/// A slot that continues one of several prefixes has the bits that it has in a cache with that prefix alone, whatever its
+/// A slot that continues one of several prefixes has the same bits as in a cache with that prefix alone, whatever its
 /// neighbours in the batch continue.
 pub fn check_prefixes<B: Operands>(backend: &B) {
     const PREFIXES: [usize; 3] = [17, 70, 1];
-    /// Prefix, positions of it, and the end of what comes behind.
+    /// The prefix, how many of its positions are seen, and the end of the positions after them.
     const SLOTS: [(u32, usize, usize); 6] = [
         (1, 70, 74),
         (0, 17, 18),
@@ -163,7 +164,7 @@ pub fn check_prefixes<B: Operands>(backend: &B) {
                 rows[0].extend((seen..end).map(row));
                 rows[1].push(row(end));
             }
-            // All of their rows, then one more of each.
+            // All rows of the prefixes, then one more row of each slot.
             rows.map(|rows| {
                 let width = shape.q_dim();
                 let values = cache.attend_rows(backend, 0, &rows);
@@ -185,12 +186,12 @@ pub fn check_prefixes<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// What follows a fork has the bits of what follows the same rows in a slot that was filled with them.
+/// Rows after a fork have the same bits as after the same rows in a slot that was filled with them.
 pub fn check_kv_copy<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "kv_copy");
     for case in FORK {
         for &dtype in B::KV {
-            // Rows of a head that are not aligned to 16 bytes have to be f32.
+            // Rows of a head that are not aligned to 16 bytes must be f32.
             let narrow = (dtype == DType::F32).then_some((2, 1, 6));
             for heads in [Some((4, 2, 16)), narrow].into_iter().flatten() {
                 let shape = shape(heads);
@@ -213,7 +214,7 @@ pub fn check_kv_copy<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// A cache, and how its rows are made.
+/// A cache, and the parameters of its rows.
 struct Cache<B: Backend> {
     shape: AttnShape,
     dtype: DType,
@@ -227,7 +228,7 @@ impl<B: Backend> Cache<B> {
         self.attend_rows(backend, layer, &rows)
     }
 
-    /// The same, with a seed for each row.
+    /// Like [`attend`](Self::attend), with a seed for each row.
     fn attend_rows(&mut self, backend: &B, layer: usize, rows: &[(BatchRow, u64)]) -> Vec<f32> {
         if rows.is_empty() {
             return Vec::new();
@@ -251,7 +252,7 @@ impl<B: Backend> Cache<B> {
     }
 }
 
-/// A cache with two slots, of which the second one becomes a fork.
+/// A cache with two slots; the second one becomes a fork.
 struct Forked<'a, B: Backend> {
     case: &'a Fork,
     cache: Cache<B>,
@@ -300,7 +301,7 @@ impl<'a, B: Backend> Forked<'a, B> {
         }
     }
 
-    /// Fills slot 1 with what a fork would have.
+    /// Fills slot 1 with the contents of a fork.
     fn fill(&mut self, backend: &B) {
         let (prefix, seen) = self.view(self.case.from);
         let shared = backend.kv_share(&mut self.cache.kv, 1, prefix, &seen);
@@ -346,13 +347,13 @@ pub fn check_attend<B: Operands>(backend: &B) {
 /// The layer whose queries and keys are not rotated.
 const UNROTATED: usize = 1;
 
-/// The batches of a case, for each of two layers: the shared prompts, the branches, one more token a branch.
+/// The batches of a case, for each of two layers: the shared prompts, the branches, then one more token per branch.
 fn steps(case: &AttendCase) -> Vec<[Vec<BatchRow>; 2]> {
     let prefixes = (0..).zip(case.prefixes);
     let shared: Vec<BatchRow> = prefixes
         .flat_map(|(prefix, &n)| (0..n).map(move |p| row(Slot::Prefix(prefix), p)))
         .collect();
-    // Rows of the branches take turns, so that neighbours in the batch belong to different ones.
+    // Rows of the branches alternate, so that neighbours in the batch belong to different branches.
     let turns = |layer: usize| {
         let mut rows = Vec::new();
         let longest = case.branches.iter().map(|b| b.end).max().unwrap_or(0);
@@ -377,23 +378,23 @@ fn steps(case: &AttendCase) -> Vec<[Vec<BatchRow>; 2]> {
     all.into_iter().filter(|rows| !rows[0].is_empty()).collect()
 }
 
-/// A key or value of one position, with the key's magnitudes: `[kv_dim]` each.
+/// A key or value at one position, with the key's magnitudes: `[kv_dim]` each.
 struct Position {
     key: Vec<f32>,
     key_magnitude: Vec<f32>,
     value: Vec<f32>,
 }
 
-/// What a layer has of keys and values by the reference.
+/// A layer's keys and values according to the reference.
 struct History {
     prefixes: Vec<Vec<Position>>,
     own: Vec<Vec<Position>>,
 }
 
-/// A backend and the reference, walking through a case.
+/// A backend and the reference, running through a case.
 struct Run<'a, B: Backend> {
     case: &'a AttendCase,
-    /// Of keys and values, and of the weights that the output is for.
+    /// The dtypes of keys and values, and of the weights that the output is for.
     dtypes: [DType; 2],
     shape: AttnShape,
     attend: Attend,
@@ -454,7 +455,7 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
-    /// Appends to both layers before it attends, so that a layer that writes into the other is seen.
+    /// Appends to both layers before attending, to detect a layer that writes into the other.
     fn step(&mut self, backend: &B, rows: [Vec<BatchRow>; 2], seed: u64, errors: &mut Errors) {
         let width = self.shape.qkv_dim();
         let layers: Vec<_> = rows
@@ -489,13 +490,13 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
-    /// Keys that are kept in bf16 come as they are: where the oracle's rotation and the backend's lie on both sides of a
-    /// tie, the kept keys would differ.
+    /// Keys kept in bf16 are given unrotated: if the oracle's rotation and the backend's fall on different sides of a
+    /// tie, the stored keys would differ.
     fn rotates(&self, layer: usize) -> bool {
         layer != UNROTATED && self.dtypes[0] == DType::F32
     }
 
-    /// What the layer makes of heads of a row (`[n * head_dim]`), and the magnitude of that.
+    /// The layer's rotation of heads of a row (`[n * head_dim]`), and the magnitude of the result.
     fn turned(&self, layer: usize, row: &BatchRow, heads: &[f32]) -> (Vec<f32>, Vec<f32>) {
         if !self.rotates(layer) {
             return (heads.to_vec(), abs(heads));
@@ -528,7 +529,7 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
-    /// What a row may see: up to its own position, of a prefix and then of its branch.
+    /// The positions that a row may see: up to its own, first of a prefix and then of its branch.
     fn visible(&self, layer: usize, row: &BatchRow) -> Vec<&Position> {
         let history = &self.histories[layer];
         let n = row.position as usize + 1;
@@ -538,7 +539,7 @@ impl<'a, B: Operands> Run<'a, B> {
                 let branch = &self.case.branches[slot as usize];
                 let seen = branch.seen[layer];
                 let own = &history.own[slot as usize][..n - seen];
-                // Of a prefix that does not exist nothing is seen.
+                // Nothing is seen of a prefix that does not exist.
                 let prefix = history.prefixes.get(branch.prefix as usize);
                 let prefix = prefix.map_or(&[][..], |prefix| &prefix[..seen]);
                 prefix.iter().chain(own).collect()
@@ -556,10 +557,10 @@ impl<'a, B: Operands> Run<'a, B> {
         let magnitudes: Vec<Vec<f32>> = visible.iter().map(|p| abs(&p.value)).collect();
         let magnitudes: Vec<&[f32]> = magnitudes.iter().map(|v| &v[..]).collect();
         let magnitude = reference::attend(&self.attend, &q, &keys, &magnitudes);
-        // A weight is off by the error of its own score and that of the normalizer: the sum over the head, and
-        // three roundings in the rotation of the query and of the key. Then the weights' sum.
+        // A weight is off by the error of its own score and that of the normalizer: the sum over the head, and three
+        // roundings in the rotation of the query and of the key. Then comes the weights' sum.
         let score = self.largest_score(&q_magnitude, &visible);
-        // A cap makes no error larger, but for that of its own tanh.
+        // A cap increases no error, apart from the error of its own tanh.
         let cap = f64::from(self.attend.softcap.unwrap_or(0.0));
         let score_error = (sum_bound(shape.head_dim) + 6.0 * U) * score + 8.0 * U * cap;
         let bound = (2.0 * score_error).exp_m1() + sum_bound(visible.len()) + 12.0 * U;

@@ -1,8 +1,8 @@
-//! The ops that read a weight matrix, of weights in blocks: on backends that multiply with those.
+//! The ops that read a weight matrix, with weights in blocks: for backends that multiply with blocks.
 //!
-//! The oracle rounds the operand as the backend does ([`reference::block_operand`]) and reads what the blocks stand for.
-//! Sums of a block are exact there, so that what is left are roundings of f32, once a block or twice: [`sum_bound`] holds.
-//! A value with a minimum is a difference of two numbers, whose magnitudes count both.
+//! The oracle rounds the operand as the backend does ([`reference::block_operand`]) and uses the values of the blocks.
+//! Sums within a block are exact. What remains are f32 roundings, one or two per block, so [`sum_bound`] holds. A value
+//! with a minimum is a difference of two numbers; both magnitudes count.
 
 use selfie_kernels::reference::{self, BlockMatrix, Matrix};
 use selfie_kernels::{Backend, BlockFormat, DType, Format, LogitMap, MatrixSource};
@@ -10,7 +10,7 @@ use selfie_kernels::{Backend, BlockFormat, DType, Format, LogitMap, MatrixSource
 use super::tables::{LINEAR, Linear, ROWS};
 use super::*;
 
-/// The table of products, in all formats, with the shapes of blocks and of halves of blocks besides.
+/// The table of products in all formats, with additional shapes for blocks and half blocks.
 pub fn check_linear<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "linear of blocks");
     for (seed, case) in LINEAR.iter().enumerate() {
@@ -22,7 +22,7 @@ pub fn check_linear<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-/// The bits of every product of the table, which paths have to agree in.
+/// The bits of every product in the table; all paths must agree on them.
 pub fn linear_bits<B: Backend>(backend: &B) -> Vec<u32> {
     let mut bits = Vec::new();
     for (seed, case) in LINEAR.iter().enumerate() {
@@ -124,7 +124,7 @@ impl<'a> Product<'a> {
                 let name = format!("{name}, {n} rows, bias {}", bias.is_some());
                 errors.compare(format_args!("{name}"), &got, &want[..n * out], bound);
                 if bias.is_none() {
-                    // What the operand's rounding may cost at most.
+                    // The most that rounding the operand may cost.
                     errors.compare(
                         format_args!("{name}, against exact operands"),
                         &got,
@@ -137,8 +137,8 @@ impl<'a> Product<'a> {
     }
 }
 
-/// The largest error that rounding the operand makes of each product: half a step of each block, which is a 254th of its
-/// largest value, times the magnitudes of the weights (and two roundings of f32 for the scale).
+/// The largest error that rounding the operand causes in each product: half a step of each block, which is 1/254 of its
+/// largest value, times the magnitudes of the weights (and two f32 roundings for the scale).
 fn operand_bounds(a: &[f32], k: usize, w: &Matrix) -> Vec<f32> {
     let half_steps: Vec<f32> = a
         .chunks_exact(k)
@@ -152,7 +152,8 @@ fn operand_bounds(a: &[f32], k: usize, w: &Matrix) -> Vec<f32> {
     reference::linear(&half_steps, &abs_matrix(w), None, None)
 }
 
-/// What a weight's scaled code and its minimum amount to together: at most a few times the largest weight that shares them.
+/// The magnitudes of a weight's scaled code and its minimum together: at most a few times the largest weight that
+/// shares them.
 fn magnitudes(w: &Matrix) -> Matrix {
     let mut values = Vec::new();
     for row in 0..w.rows() {
@@ -164,8 +165,8 @@ fn magnitudes(w: &Matrix) -> Matrix {
     Matrix::new(DType::F32, w.columns(), &values)
 }
 
-/// Stacks of several formats: each row has the bits that its source has alone, with bias and without; and every part takes
-/// the operand in its own precision.
+/// Stacks of several formats. Each row has the bits that its source has alone, with and without bias, and every part
+/// takes the operand in its own precision.
 pub fn check_stack<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "stacks of several formats");
     let (k, n) = (96, 7);
@@ -230,8 +231,8 @@ pub fn check_stack<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-/// An operand that is not finite is told: products with its row are NaN, and so is the log-probability of every token.
-/// Other rows do not notice.
+/// An operand that is not finite is detected: products with its row are NaN, and so is the log-probability of every
+/// token. Other rows are unaffected.
 pub fn check_not_finite<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "blocks with operands that are not finite");
     let (n, k, out) = (5, 70, 600);

@@ -1,4 +1,4 @@
-//! Several callers of one backend: each gets the bits that it gets alone, and none waits for ever.
+//! Several callers of one backend: each gets the same bits as alone, and none deadlocks.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -23,10 +23,10 @@ const SHAPE: AttnShape = AttnShape {
     head_dim: 16,
 };
 
-/// Long enough for a busy machine; who waits for himself waits longer.
+/// Long enough for a busy machine; a deadlock lasts longer.
 const TIME: Duration = Duration::from_secs(120);
 
-/// Lets 2, 4 and 8 threads, and the tasks of a rayon pool, work on clones of one backend at the same time, `rounds` times
+/// Lets 2, 4 and 8 threads, and the tasks of a rayon pool, use clones of one backend at the same time, `rounds` times
 /// each.
 pub fn check_callers<B: Backend>(backend: &B, rounds: usize) {
     let watchdog = Watchdog::new(backend.describe());
@@ -53,10 +53,10 @@ pub fn check_callers<B: Backend>(backend: &B, rounds: usize) {
     drop(watchdog);
 }
 
-/// Everything that a caller reads.
+/// Everything that a caller reads back.
 type Bits = Vec<u32>;
 
-/// A little of everything that uses buffers which callers share.
+/// Uses every kind of buffer that callers share, a little of each.
 fn work<B: Backend>(backend: &B, head: &B::Matrix, seed: u64) -> Bits {
     let x = values(100 + seed, ROWS * D, (-1.0, 1.0));
     let a = acts_of(backend, &x, D, DType::F32);
@@ -77,7 +77,7 @@ fn work<B: Backend>(backend: &B, head: &B::Matrix, seed: u64) -> Bits {
     all
 }
 
-/// Keys and values of this caller alone.
+/// Keys and values of this caller only.
 fn attend<B: Backend>(backend: &B, seed: u64) -> Vec<f32> {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
@@ -114,7 +114,7 @@ fn attend<B: Backend>(backend: &B, seed: u64) -> Vec<f32> {
     super::read_acts(backend, &out, rows.len())
 }
 
-/// Rows gathered and written with lists and a tally of this caller.
+/// Rows gathered and written with this caller's lists and tally.
 fn write<B: Backend>(backend: &B, x: &[f32], seed: u64) -> Vec<f32> {
     let x = rows_of(backend, x, D);
     let mut rows = must("rows", backend.rows(ROWS, D));
@@ -139,7 +139,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Ends the process with a message, unless it is dropped in time: then its thread sees that nobody can send any more.
+/// Ends the process with a message unless it is dropped in time: dropping it closes the channel that its thread waits
+/// on.
 struct Watchdog {
     _alive: Sender<()>,
 }
@@ -149,7 +150,7 @@ impl Watchdog {
         let (alive, waits) = mpsc::channel::<()>();
         thread::spawn(move || {
             if waits.recv_timeout(TIME) == Err(RecvTimeoutError::Timeout) {
-                // Not by eprintln, which a test's output swallows.
+                // Not with eprintln, whose output tests capture.
                 let _ = writeln!(
                     io::stderr(),
                     "callers of {device} wait for each other: not done in {TIME:?}"

@@ -1,4 +1,4 @@
-//! Each op refuses what does not fit, with the numbers that say why.
+//! Each op refuses arguments that do not fit, and its error gives the numbers.
 
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
@@ -8,7 +8,7 @@ use selfie_kernels::{
 
 use super::{DTYPES, Operands, acts_of, must, rows_of};
 
-/// Op, expected and found of a refused shape.
+/// The op, the expected and the found value of a refused shape.
 #[track_caller]
 fn shape<T>(result: Result<T>) -> (&'static str, usize, usize) {
     match result {
@@ -19,17 +19,17 @@ fn shape<T>(result: Result<T>) -> (&'static str, usize, usize) {
             ..
         }) => (op, expected, found),
         Err(e) => panic!("{e}"),
-        Ok(_) => panic!("a wrong shape was taken"),
+        Ok(_) => panic!("a wrong shape was accepted"),
     }
 }
 
-/// Op, index and length of a refused index.
+/// The op, the index and the length of a refused index.
 #[track_caller]
 fn range<T>(result: Result<T>) -> (&'static str, usize, usize) {
     match result {
         Err(KernelError::OutOfRange { op, index, len, .. }) => (op, index, len),
         Err(e) => panic!("{e}"),
-        Ok(_) => panic!("an index out of range was taken"),
+        Ok(_) => panic!("an index out of range was accepted"),
     }
 }
 
@@ -69,7 +69,7 @@ pub fn buffers<B: Operands>(backend: &B) {
         ("write_rows", 3, 3)
     );
     must("write_rows", backend.write_rows(&[0.0; 8], &mut rows));
-    // Ends count from 0 to the length, which is one more than there are rows.
+    // Ends count from 0 to the length, so there is one more end than there are rows.
     assert_eq!(range(backend.read_rows(&rows, 0..3)), ("read_rows", 3, 3));
     #[allow(clippy::reversed_empty_ranges)]
     let reversed = 2..1;
@@ -190,7 +190,7 @@ pub fn linear_add<B: Operands>(backend: &B) {
     let (_, expected, found) = shape(add(&a, Some(&long), zeros(backend, 2, 5)));
     assert_eq!((expected, found), (5, 6));
     shape(add(&a, None, zeros(backend, 3, 5)));
-    // As many values as two rows of five, in another shape.
+    // As many values as two rows of five, in a different shape.
     assert_eq!(
         shape(add(&a, None, zeros(backend, 5, 2))),
         ("linear_add", 5, 2)
@@ -214,7 +214,7 @@ pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &
                     .head_score(&a, &w, &LogitMap::PLAIN, &[0, 0])
                     .map(|_| ()),
             ];
-            // Where one model has matrices of several formats, products round f32 themselves.
+            // If a model mixes formats, products round f32 operands themselves.
             let is_rounded =
                 backend.keeps_blocks() && B::operand(made_for) == B::operand(DType::F32);
             let fits = is_rounded || B::operand(dtype) == B::operand(made_for);
@@ -237,13 +237,13 @@ pub fn glu<B: Operands>(backend: &B) {
     let rows = zeros(backend, 2, 6);
     assert_eq!(shape(gate(&rows, acts(2, 4))), ("glu", 3, 4));
     assert_eq!(range(gate(&rows, acts(1, 3))), ("glu", 1, 1));
-    // A gate without its half of the row.
+    // A row that does not split into a gate and its half.
     let uneven = zeros(backend, 2, 7);
     assert_eq!(shape(gate(&uneven, acts(2, 3))), ("glu", 6, 7));
     must("glu", gate(&rows, acts(2, 3)));
 }
 
-/// Of a shape that a GPU has a kernel for, and of one that it has none for.
+/// One shape that a GPU has a kernel for, and one without.
 pub fn linear_glu<B: Operands>(backend: &B) {
     for (k, ffn) in [(8, 16), (3, 3)] {
         let width = 2 * ffn;
@@ -252,7 +252,7 @@ pub fn linear_glu<B: Operands>(backend: &B) {
         let a = acts_of(backend, &vec![0.0; 2 * k], k, DType::Bf16);
         let wide = acts_of(backend, &vec![0.0; 2 * k + 2], k + 1, DType::Bf16);
         let long = must("vector", backend.vector(&vec![0.0; width + 1]));
-        // Room for rows of gates and of the output, as (rows, columns).
+        // Buffers for gates and for the output, as (rows, columns).
         let both = |a, bias, gate_up: (usize, usize), out: (usize, usize)| {
             let mut gate_up = must("rows", backend.rows(gate_up.0, gate_up.1));
             let mut out = must("acts", backend.acts(out.0, out.1, DType::Bf16));
@@ -281,8 +281,8 @@ const SHAPE: AttnShape = AttnShape {
     head_dim: 6,
 };
 
-/// Two layers with prefixes of eight and three positions, and four of each slot's own. Slot 0 sees five of the first
-/// prefix, slot 1 none.
+/// Two layers with prefixes of eight and three positions, and four own positions per slot. Slot 0 sees five positions
+/// of the first prefix, slot 1 none.
 fn cache<B: Backend>(backend: &B) -> B::Kv {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
@@ -304,12 +304,12 @@ pub fn kv_share<B: Operands>(backend: &B) {
     assert_eq!(range(share(2, 0, &[0, 0])), ("kv_share", 2, 2));
     assert_eq!(shape(share(0, 0, &[0])), ("kv_share", 2, 1));
     assert_eq!(range(share(0, 2, &[0, 1])), ("kv_share", 2, 2));
-    // 0 to 8 positions can be seen of one prefix: nine numbers. And 0 to 3 of the other.
+    // 0 to 8 positions of one prefix can be seen, which are nine numbers, and 0 to 3 of the other.
     assert_eq!(range(share(0, 0, &[8, 9])), ("kv_share", 9, 9));
     assert_eq!(range(share(0, 1, &[4, 0])), ("kv_share", 4, 4));
     must("kv_share", share(1, 0, &[8, 0]));
     must("kv_share", share(1, 1, &[3, 3]));
-    // What sees nothing may continue nothing.
+    // A slot that sees nothing may name a prefix that does not exist.
     must("kv_share", share(1, 7, &[0, 0]));
 }
 
@@ -318,7 +318,7 @@ pub fn kv_copy<B: Operands>(backend: &B) {
     let mut copy = |from, to, positions| backend.kv_copy(&mut kv, from, to, positions);
     assert_eq!(range(copy(2, 0, 0)), ("kv_copy", 2, 2));
     assert_eq!(range(copy(0, 2, 0)), ("kv_copy", 2, 2));
-    // Five positions are shared, and none is stored behind them.
+    // Five positions are shared, and none is stored after them.
     assert_eq!(range(copy(0, 1, 6)), ("kv_copy", 6, 6));
     assert_eq!(range(copy(0, 0, 6)), ("kv_copy", 6, 6));
     must("kv_copy", copy(0, 1, 5));
@@ -328,15 +328,15 @@ pub fn kv_copy<B: Operands>(backend: &B) {
         ("kv_copy", 10, 10)
     );
     must("kv_copy", backend.kv_copy(&mut kv, 0, 1, 7));
-    // The fork has stored what was copied, and no more.
+    // The fork has stored the copied positions and no others.
     assert_eq!(range(backend.kv_copy(&mut kv, 1, 0, 8)), ("kv_copy", 8, 8));
-    // A slot that begins anew has stored nothing.
+    // A slot that is reset has stored nothing.
     must("kv_share", backend.kv_share(&mut kv, 1, 1, &[2, 1]));
     assert_eq!(range(backend.kv_copy(&mut kv, 1, 0, 2)), ("kv_copy", 2, 2));
     must("kv_copy", backend.kv_copy(&mut kv, 1, 0, 1));
 }
 
-/// The same, with something at every position.
+/// The same cache, with something stored at every position.
 fn filled_cache<B: Backend>(backend: &B) -> B::Kv {
     let mut kv = cache(backend);
     let mut rows: Vec<BatchRow> = (0..8).map(|p| at(Slot::Prefix(0), p)).collect();
@@ -356,7 +356,7 @@ fn filled_cache<B: Backend>(backend: &B) -> B::Kv {
 /// Runs an op of attention on one row: shape, row, width of qkv, rows of qkv, layer.
 type OneRow<'a> = &'a dyn Fn(AttnShape, BatchRow, usize, usize, usize) -> Result<()>;
 
-/// What rope_append and attend refuse alike.
+/// What both rope_append and attend refuse.
 fn refused_by_both(op: &'static str, run: OneRow<'_>) {
     let width = SHAPE.qkv_dim();
     let row = at(Slot::Branch(0), 5);
@@ -511,7 +511,7 @@ pub fn probe_ops<B: Operands>(backend: &B) {
     let mut inject = |writes: &[Injection]| backend.inject(&src, writes, &mut dst, &mut tally);
     assert_eq!(range(inject(&[write(2, 0)])), ("inject", 2, 2));
     assert_eq!(range(inject(&[write(0, 3)])), ("inject", 3, 3));
-    // What was refused was not counted.
+    // Refused injections are not counted.
     must("check_tally", backend.check_tally(&mut tally));
 }
 

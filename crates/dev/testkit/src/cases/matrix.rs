@@ -59,7 +59,7 @@ pub fn check_linear_add<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// The cases of the linear table whose outputs are pairs of a gate and what goes through it.
+/// The cases of the linear table whose outputs split into a gate and a gated half.
 pub fn check_linear_glu<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "linear_glu");
     let pairs = LINEAR.iter().filter(|case| case.out.is_multiple_of(2));
@@ -74,7 +74,7 @@ pub fn check_linear_glu<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// A case of the linear table for one dtype, for the largest number of rows.
+/// A case of the linear table for one dtype, with the largest number of rows.
 struct Product<'a> {
     case: &'a Linear,
     a: Vec<f32>,
@@ -113,7 +113,7 @@ impl<'a> Product<'a> {
             let bias = bias.map(|b| must("vector", backend.vector(b)));
             for n in ROWS {
                 let a = acts_of(backend, &self.a[..n * k], k, dtype);
-                // What is in the output before must not matter, or must count as the residual.
+                // The previous contents of the output must not matter, or must count as the residual.
                 let before = match residual {
                     Some(residual) => residual[..n * width].to_vec(),
                     None => vec![f32::NAN; n * width],
@@ -143,7 +143,7 @@ impl<'a> Product<'a> {
 }
 
 impl Product<'_> {
-    /// The product with a gated unit behind it.
+    /// The product followed by a gated unit.
     fn check_gated<B: Operands>(&self, backend: &B, activation: Activation, errors: &mut Errors) {
         let Linear { k, out: width, .. } = *self.case;
         let ffn = width / 2;
@@ -158,8 +158,8 @@ impl Product<'_> {
                 bias.map(abs).as_deref(),
                 None,
             );
-            // The errors of both factors, of which the activation's slope is below 1.2 and its value no larger than
-            // the gate, and that of the activation itself.
+            // The errors of both factors (the activation's slope is below 1.2, and its value is at most the gate), and
+            // the error of the activation itself.
             let bound = |i: usize| {
                 let gate = i / ffn * width + i % ffn;
                 let value = |i: usize| f64::from(product[i].abs());
@@ -194,7 +194,7 @@ impl Product<'_> {
     }
 }
 
-/// Caps that leave logits apart: where tanh comes to 1, the lowest of the best is as good as they.
+/// Caps that keep logits distinct: where tanh reaches 1, the lowest of the best tokens would be as good as the others.
 const WIDE_CAPS: [f32; 2] = [1000.0, 300.0];
 
 pub fn check_head_best<B: Operands>(backend: &B) {
@@ -252,7 +252,7 @@ pub fn check_head_score<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// Numbers of rows, with what is done to their logits.
+/// Numbers of rows, each with a logit map.
 fn each_map(caps: [f32; 2]) -> impl Iterator<Item = (usize, LogitMap)> {
     let caps = [
         (1.0, None),
@@ -264,12 +264,12 @@ fn each_map(caps: [f32; 2]) -> impl Iterator<Item = (usize, LogitMap)> {
     ROWS.into_iter().flat_map(move |n| maps.map(|map| (n, map)))
 }
 
-/// The error of a cap's own tanh, at the logit and at what normalizes it.
+/// The error of a cap's own tanh, at the logit and in the normalizer.
 fn cap_bound(map: &LogitMap) -> f64 {
     16.0 * U * f64::from(map.softcap.unwrap_or(0.0))
 }
 
-/// Rows of which every other one has a logit that is not finite, or none that is.
+/// Rows that alternate between logits that are not finite and logits that all are.
 pub fn check_head_not_finite<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "head with logits that are not finite");
     let n = 5;
@@ -279,11 +279,11 @@ pub fn check_head_not_finite<B: Operands>(backend: &B) {
             .flat_map(|dtype| [(dtype, 20), (dtype, 24)])
         {
             let mut a = values(seed as u64, n * k, (-1.0, 1.0));
-            // A tensor core adds the terms of both signs exactly, before they overflow: those have to be infinite.
+            // A tensor core adds the terms of both signs exactly, before they overflow, so those must be infinite.
             let cancels = case.weights[0] == -case.weights[1] && case.weights[0] != 0.0;
             let large = if cancels { f32::INFINITY } else { 3e38 };
             for (row, a) in a.chunks_exact_mut(k).enumerate() {
-                // An operand that is NaN makes all logits NaN.
+                // A NaN in the operand makes all logits NaN.
                 a[..2].fill([0.0, large, 0.0, f32::NAN][row % 4]);
             }
             let mut head = values(100 + seed as u64, case.vocab * k, (-1.0, 1.0));
@@ -318,14 +318,14 @@ pub fn check_head_not_finite<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// A case of the head table for one dtype, for the largest number of rows.
+/// A case of the head table for one dtype, with the largest number of rows.
 struct Logits<'a> {
     case: &'a Head,
     a: Vec<f32>,
     head: Matrix,
     /// The relative error of a logit.
     off: f64,
-    /// Largest sum of magnitudes of a logit, by row.
+    /// The largest sum of magnitudes of a logit, by row.
     magnitude: Vec<f32>,
 }
 
@@ -353,8 +353,8 @@ impl<'a> Logits<'a> {
         }
     }
 
-    /// A log-probability is one logit less the logarithm of a sum over the vocabulary: two errors of a logit,
-    /// the sum's own, and roundings of the logit and of the result.
+    /// A log-probability is a logit minus the logarithm of a sum over the vocabulary: two errors of a logit, the sum's
+    /// own error, and the roundings of the logit and of the result.
     fn bound(&self, row: usize, logprob: f32) -> f64 {
         let magnitude = f64::from(self.magnitude[row]);
         2.0 * self.off * magnitude
@@ -362,8 +362,8 @@ impl<'a> Logits<'a> {
             + 4.0 * U * (magnitude + f64::from(logprob.abs()))
     }
 
-    /// The table must not ask for a choice that rounding decides: logits are further apart than their bound, or
-    /// they are the same sum.
+    /// The table must not contain choices that rounding decides: logits differ by more than their bound, or they are
+    /// the same sum.
     fn check_gaps(&self) {
         let logits = reference::linear(&self.a, &self.head, None, None);
         for (row, logits) in logits.chunks_exact(self.case.vocab).enumerate() {

@@ -1,23 +1,22 @@
-//! One table of cases an op, and a function an op that runs its table on any [`Backend`] against
+//! One table of cases per op, and a function per op that runs its table on any [`Backend`] against
 //! [`selfie_kernels::reference`].
 //!
-//! **Bounds.** A kernel sums `k` products in f32, in an order of its own. Each addition rounds by at most
-//! `U = 2^-24` of the partial sum, and no partial sum is larger than the sum of the magnitudes. Roundings are
-//! independent, so together they grow as `sqrt(k)` and not as `k`; twice that is about seven standard deviations
-//! when all products have one sign, and 4 more cover the roundings outside the sum and sums too
-//! short for statistics: [`sum_bound`] times the sum of magnitudes. One product of average size left out
-//! of a sum of 5632 is twenty times that. Products of bf16 are exact in f32, so the
-//! bound is the same for all dtypes once the oracle reads what the kernel reads
-//! ([`Operands`]). An output that is kept in bf16 must be the bf16 nearest to some value
-//! within the bound; the same goes for f16.
+//! **Bounds.** A kernel sums `k` products in f32, in its own order. Each addition rounds by at most `U = 2^-24` of the
+//! partial sum, and no partial sum exceeds the sum of the magnitudes. Roundings are independent, so together they grow
+//! as `sqrt(k)` and not as `k`. Twice that is about seven standard deviations when all products have one sign. 4 more
+//! cover the roundings outside the sum, and sums too short for statistics. The bound is [`sum_bound`] times the sum of
+//! magnitudes. For comparison: omitting one product of average size from a sum of 5632 is an error of twenty times the
+//! bound. Products of bf16 are exact in f32, so the bound is the same for all dtypes once the oracle reads what the
+//! kernel reads ([`Operands`]). An output stored in bf16 must be the bf16 nearest to some value within the bound; the
+//! same holds for f16.
 //!
-//! Tensor cores do not round their additions, they truncate (Fasi, Higham, Mikaitis and Pranesh 2021, *Numerical behavior of
-//! NVIDIA tensor cores*; Ootomo and Yokota 2022, arXiv 2203.03341; bit by bit in Khattak and Mikaitis 2025, arXiv
-//! 2512.07004): the products of a step are aligned to the largest exponent and cut, the A100's 8 products at one
-//! bit beyond those of f32, the H100's 16 at two, and their sum is cut once more. Where all products have one sign
-//! the errors have one too, and add up as `k`. On the A100, the coarser of both, a product loses `U / 2` of the
-//! partial sum on average and the sum of a step `U`, 5 `U` in 8 products; the partial sum is half of the last one on
-//! average: [`product_bound`] adds `5 / 16 * k`.
+//! Tensor cores truncate their additions instead of rounding them (Fasi, Higham, Mikaitis and Pranesh 2021, *Numerical
+//! behavior of NVIDIA tensor cores*; Ootomo and Yokota 2022, arXiv 2203.03341; bit by bit in Khattak and Mikaitis 2025,
+//! arXiv 2512.07004). The products of a step are aligned to the largest exponent and truncated: the A100's 8 products
+//! at one bit beyond those of f32, the H100's 16 at two. Their sum is truncated once more. If all products have one
+//! sign the errors have one too, and add up as `k`. On the A100, the coarser of the two, a product loses `U / 2` of the
+//! partial sum on average and the sum of a step loses `U`: 5 `U` per 8 products. The partial sum is half of the last
+//! one on average, so [`product_bound`] adds `5 / 16 * k`.
 
 pub mod attention;
 pub mod blocks;
@@ -40,12 +39,12 @@ pub const U: f64 = 1.0 / (1u64 << 24) as f64;
 /// The element types of weights.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
-/// The relative error that a sum of `k` values in f32 may have; see the head of this file.
+/// The relative error that a sum of `k` values in f32 may have; see the documentation of this module.
 pub fn sum_bound(k: usize) -> f64 {
     (2.0 * (k as f64).sqrt() + 4.0) * U
 }
 
-/// The same for a product with weights of `dtype`, which tensor cores may sum.
+/// The same for a product with weights of `dtype`, which tensor cores may compute.
 pub fn product_bound<B: Operands>(k: usize, dtype: DType) -> f64 {
     let truncated = B::TENSOR_CORES && dtype != DType::F32;
     let lost = if truncated {
@@ -56,7 +55,7 @@ pub fn product_bound<B: Operands>(k: usize, dtype: DType) -> f64 {
     sum_bound(k) + lost
 }
 
-/// Reproducible values, evenly spread over `low..high` (splitmix64).
+/// Reproducible values, uniform over `low..high` (splitmix64).
 pub fn values(seed: u64, n: usize, (low, high): (f32, f32)) -> Vec<f32> {
     let mut state = seed;
     let mut unit = || {
@@ -80,16 +79,17 @@ pub fn abs_matrix(w: &Matrix) -> Matrix {
     Matrix::new(DType::F32, w.columns(), &values)
 }
 
-/// Which types a backend computes in.
+/// The types that a backend computes in.
 pub trait Operands: Backend {
-    /// The types of keys and values, and of the weights that the output is for, whose attention the table of cases is for;
-    /// others are tested on their own, where rounding is coarser than the table's bounds.
+    /// The pairs of dtypes (of keys and values, and of the weights that the output is for) whose attention is tested
+    /// with the table of cases. Others are tested separately, because their rounding is coarser than the table's
+    /// bounds.
     const ATTENTION: &'static [[DType; 2]];
 
-    /// The types that keys and values may have.
+    /// The supported types of keys and values.
     const KV: &'static [DType];
 
-    /// Whether products of bf16 and f16 may be summed by tensor cores.
+    /// Whether tensor cores may compute products of bf16 and f16.
     const TENSOR_CORES: bool;
 
     /// The dtype of an operand of a GEMM with weights of `weights`.
@@ -117,7 +117,8 @@ impl Operands for Cpu {
 }
 
 impl<D: Driver> Operands for Gpu<D> {
-    /// bf16 and f16 round queries, keys, values and weights of the softmax: selfie-sim's tests/attention knows how.
+    /// bf16 and f16 round queries, keys, values and the weights of the softmax; tests/attention of selfie-sim covers
+    /// them.
     const ATTENTION: &'static [[DType; 2]] = &[[DType::F32, DType::F32]];
 
     const KV: &'static [DType] = &DTYPES;
@@ -129,13 +130,13 @@ impl<D: Driver> Operands for Gpu<D> {
     }
 }
 
-/// What the GEMM reads of `values`.
+/// The values that the GEMM reads for `values`.
 pub fn operands<B: Operands>(weights: DType, values: &[f32]) -> Vec<f32> {
     let dtype = B::operand(weights);
     values.iter().map(|&x| reference::round(dtype, x)).collect()
 }
 
-/// Unwraps with the name of what was tried.
+/// Unwraps a result; the panic names what was tried.
 pub fn must<T>(what: impl Debug, result: Result<T>) -> T {
     result.unwrap_or_else(|e| panic!("{what:?}: {e}"))
 }
@@ -152,7 +153,7 @@ pub fn read_all<B: Backend>(backend: &B, rows: &B::Rows) -> Vec<f32> {
     must("read_rows", backend.read_rows(rows, 0..backend.len(rows)))
 }
 
-/// A GEMM operand that holds `values` (`[n, width]`), rounded as the weights ask for.
+/// A GEMM operand that holds `values` (`[n, width]`), rounded as the weights require.
 pub fn acts_of<B: Backend>(backend: &B, values: &[f32], width: usize, weights: DType) -> B::Acts {
     let rows = rows_of(backend, values, width);
     let mut acts = must("acts", backend.acts(backend.len(&rows), width, weights));
@@ -165,11 +166,11 @@ pub fn read_acts<B: Backend>(backend: &B, acts: &B::Acts, n: usize) -> Vec<f32> 
     must("read_acts", backend.read_acts(acts, 0..n))
 }
 
-/// What an op got wrong on a backend: all its cases run before [`Errors::finish`] fails.
+/// The errors of an op on a backend. All cases run before [`Errors::finish`] fails.
 pub struct Errors {
     title: String,
     values: usize,
-    /// Largest error in units of its bound, with the error.
+    /// The largest error relative to its bound, and the error itself.
     worst: (f64, f64),
     failures: Vec<String>,
 }
@@ -195,7 +196,7 @@ impl Errors {
         self.compare_acts(case, DType::F32, got, want, bound);
     }
 
-    /// Compares an output that is kept in `dtype`: the operand of a GEMM.
+    /// Compares an output stored in `dtype`: the operand of a GEMM.
     pub fn compare_acts(
         &mut self,
         case: Arguments<'_>,
@@ -217,7 +218,7 @@ impl Errors {
             let low = reference::round(dtype, (y - bound) as f32);
             let high = reference::round(dtype, (y + bound) as f32);
             let error = (x - y).abs();
-            // In 16 bits most of the error is the rounding that the output is meant to have.
+            // In 16 bits most of the error is the intended rounding of the output.
             if dtype == DType::F32 && error > self.worst.0 * bound {
                 self.worst = (error / bound, error);
             }
@@ -240,7 +241,7 @@ impl Errors {
         }
     }
 
-    /// Compares what must be equal.
+    /// Compares values that must be equal.
     pub fn equal<T: PartialEq + Debug>(&mut self, case: Arguments<'_>, got: T, want: T) {
         self.values += 1;
         if got != want {

@@ -1,4 +1,4 @@
-//! The ops on rows alone: the buffer itself, probes, norm, gated unit.
+//! The ops on rows alone: buffers, probes, norms, gated units.
 
 use selfie_kernels::{Activation, Backend, InjectMode, Injection, Parts, SliceMatrix, reference};
 
@@ -37,7 +37,7 @@ pub fn check_gather<B: Backend>(backend: &B) {
         let rows = rows_of(backend, &src, case.width);
         let want = reference::gather(&src, case.width, case.index);
         let mut out = must("rows", backend.rows(2 * case.index.len(), case.width));
-        // The second time the rows are appended.
+        // The second time, the rows are appended.
         for times in 1..=2 {
             must("gather", backend.gather(&rows, case.index, &mut out));
             errors.equal(
@@ -85,7 +85,7 @@ fn check_writes<B: Backend>(
         .collect();
     let mut want = before.clone();
     reference::inject(&vectors, &writes, &mut want, width);
-    // Magnitudes: what both terms of a written row add up to. Other rows keep their bits.
+    // Magnitudes: the sum of both terms' magnitudes in a written row. Other rows keep their bits.
     let form = mode.form();
     let keep = form.keep.factor(strength);
     let mut magnitude = vec![0.0; before.len()];
@@ -96,12 +96,12 @@ fn check_writes<B: Backend>(
             magnitude[i] = (f64::from(want[i]) - kept).abs() + kept.abs();
         }
     }
-    // To replace a row outright is a copy, and to write nothing changes nothing.
+    // Replacing a row outright is a copy, and writing nothing changes nothing.
     let exact = strength == 0.0 || (strength == 1.0 && mode == InjectMode::Replace);
     let units = match (exact, form.unit || form.matched) {
         (true, _) => 0.0,
         (false, false) => 3.0,
-        // The roundings of two lengths, a quotient and a product too.
+        // Plus the roundings of two lengths, a quotient and a product.
         (false, true) => 7.0,
     };
     let vectors = rows_of(backend, &vectors, width);
@@ -131,7 +131,7 @@ pub fn check_rms_norm<B: Operands>(backend: &B) {
         for n in ROWS {
             let x = values(seed as u64, n * width, case.x);
             let want = reference::rms_norm(&x, &weight, case.eps);
-            // The sum of squares, half of whose error the root leaves; root, quotient and two products.
+            // The sum of squares, whose error the root halves; then the root, the quotient and two products.
             let bound = |i: usize| (sum_bound(width) + 4.0 * U) * f64::from(want[i].abs());
             let x = rows_of(backend, &x, width);
             let name = format!("{n} x {width}, {:?}, eps {:e}", case.x, case.eps);
@@ -162,7 +162,7 @@ pub fn check_rms_norm<B: Operands>(backend: &B) {
     overflows(backend);
 }
 
-/// A row whose squares overflow is NaN to its last value, and those beside it are as they are alone.
+/// A row whose squares overflow is NaN in every value, and the rows beside it are unaffected.
 fn overflows<B: Operands>(backend: &B) {
     for (width, large) in [(16, 1e20), (100, 3e38), (64, f32::INFINITY), (64, f32::NAN)] {
         let weight = must("vector", backend.vector(&vec![1.0; width]));
@@ -208,8 +208,7 @@ pub fn check_glu<B: Operands>(backend: &B) {
             let rows = rows_of(backend, &gate_up, 2 * ffn);
             for activation in ACTIVATIONS {
                 let want = reference::glu(activation, &gate_up, ffn);
-                // Where the exponential overflows (an argument below -87) the result is the smallest of numbers
-                // instead of 0.
+                // If the exponential overflows (an argument below -87), the result is a tiny number instead of 0.
                 let bound = |i: usize| {
                     let units = exp_units(activation, gate[i]);
                     units * U * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
@@ -235,8 +234,8 @@ pub fn check_glu<B: Operands>(backend: &B) {
 /// The activations of a gated unit.
 pub(super) const ACTIVATIONS: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 
-/// Units in the last place by which `1 / (1 + e^-u)` may be off: an exponential by way of 2^x loses as many as its argument
-/// is large, and the argument of the GELU is itself off by some.
+/// The units in the last place by which `1 / (1 + e^-u)` may be off. An exponential computed as 2^x loses as many as
+/// its argument is large, and the argument of the GELU has an error of its own.
 pub(super) fn exp_units(activation: Activation, gate: f32) -> f64 {
     let lost = match activation {
         Activation::Silu => 1.0,
@@ -261,7 +260,7 @@ pub(super) fn argument(activation: Activation, x: f64) -> [f64; 2] {
     }
 }
 
-/// Parts of rows are normed in place, and nothing beside them is touched.
+/// Parts of rows are normed in place, and nothing beside them changes.
 pub fn check_rms_norm_parts<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "rms_norm_parts");
     for (seed, &[first, width, count, behind]) in PARTS.iter().enumerate() {
@@ -300,8 +299,8 @@ pub fn check_rms_norm_parts<B: Backend>(backend: &B) {
     errors.finish();
 }
 
-/// Operands are rounded to nearest, ties to even: every tie between 1 and 2 with 8 and 11 bits of significand, and
-/// its neighbours. A product with the unit matrix, which is exact, reads the same as the host.
+/// Operands are rounded to nearest, ties to even. Tests every tie between 1 and 2 with 8 and 11 bits of significand,
+/// and its neighbours. A product with the identity matrix, which is exact, must read the same values as the host.
 pub fn check_cast<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "cast");
     let ties = [512.0, 4096.0].into_iter().flat_map(|parts| {
@@ -349,7 +348,7 @@ pub fn check_add<B: Backend>(backend: &B) {
                 let mut rows = rows_of(backend, &residual, width);
                 must("add", backend.add(&device, scale, &mut rows));
                 let got = read_all(backend, &rows);
-                // The product may be rounded before the sum, which is exact for a scale of 1.
+                // The product may be rounded before the sum; with a scale of 1 it is exact.
                 let name = format_args!("{n} x {width}, scale {scale}");
                 errors.compare(name, &got, &want, |i| {
                     let product = f64::from((scale * x[i]).abs());

@@ -1,12 +1,12 @@
-//! The tables: shapes, ranges of values, positions. Sizes lie on both sides of every multiple that a kernel
-//! may be cut at (a warp, a vector, a panel of 16, a tile of 32, a chunk of 512).
+//! The tables: shapes, ranges of values, positions. Sizes lie on both sides of every multiple at which a kernel may be
+//! cut (a warp, a vector, a panel of 16, a tile of 32, a chunk of 512).
 
-/// Values are spread evenly over `.0 .. .1`.
+/// Values are uniform over `.0 .. .1`.
 pub type Spread = (f32, f32);
 
 const ONE: Spread = (-1.0, 1.0);
 
-/// Row counts: all around the heights of tiles, and a prompt.
+/// Row counts: around all tile heights, and a prompt.
 pub const ROWS: [usize; 18] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 32, 33, 64,
 ];
@@ -37,7 +37,8 @@ pub const LINEAR: &[Linear] = &[
     linear(127, 16, ONE, ONE),
     linear(255, 65, ONE, ONE),
     linear(256, 320, ONE, ONE),
-    // Rows of whole 16 bytes that end within a tensor core's step of k, within a warp's round, and in a block's third.
+    // Rows of whole 16 bytes that end inside a tensor core's step of k, inside a warp's round, and in the third step of
+    // a block.
     linear(8, 130, ONE, ONE),
     linear(72, 160, ONE, ONE),
     linear(1160, 99, ONE, ONE),
@@ -95,10 +96,10 @@ pub const NORM: &[Norm] = &[
     norm(1000, (-3.0, -1.0), 1e-5),
     norm(2048, ONE, 1e-5),
     norm(64, (-1e4, 1e4), 1e-5),
-    // Here eps is most of the sum; with all zeros it is all of it.
+    // Here eps is most of the sum; in a row of zeros it is all of it.
     norm(64, (-1e-3, 1e-3), 1e-5),
     norm(33, (0.0, 0.0), 1e-5),
-    // On a GPU the row and the sums of warps are more than the 48 KiB that a kernel has without asking.
+    // On a GPU the row and the sums of warps exceed the 48 KiB that a kernel has without an opt-in.
     norm(12_257, ONE, 1e-5),
     norm(12_288, ONE, 1e-5),
 ];
@@ -120,7 +121,7 @@ pub const GLU: &[Glu] = &[
     glu(16, (-8.0, 8.0)),
     glu(17, (-8.0, 8.0)),
     glu(1000, (-30.0, 30.0)),
-    // e^88 is near the end of f32 and e^89 beyond it.
+    // e^88 is near the end of f32, and e^89 is beyond it.
     glu(100, (-95.0, -80.0)),
     glu(64, (-1e4, 1e4)),
     glu(5, (0.0, 0.0)),
@@ -129,7 +130,7 @@ pub const GLU: &[Glu] = &[
 /// Query heads, key and value heads, width of a head.
 pub type Heads = (usize, usize, usize);
 
-/// Rotation at `positions`, one branch a row.
+/// Rotation at `positions`, one branch per row.
 pub struct Rope {
     pub heads: Heads,
     pub positions: &'static [u32],
@@ -149,15 +150,15 @@ pub const ROPE: &[Rope] = &[
     rope((2, 1, 256), &[5, 500, 50]),
 ];
 
-/// One slot: the prefix that it continues, the positions of it that it sees, for each of two layers, and where its
-/// sequence ends.
+/// One slot: the prefix that it continues, how many of its positions it sees at each of two layers, and the end of its
+/// sequence.
 pub struct Branch {
     pub prefix: u32,
     pub seen: [usize; 2],
     pub end: usize,
 }
 
-/// A cache of two layers: shared prompts, ragged branches behind them, then one more token a branch.
+/// A cache of two layers: shared prompts, branches of different lengths after them, then one more token per branch.
 pub struct AttendCase {
     pub heads: Heads,
     pub prefixes: &'static [usize],
@@ -235,7 +236,7 @@ pub const ATTEND: &[AttendCase] = &[
         ONE,
     ),
     attend((2, 1, 256), &[5], &[branch([5, 4], 9)], ONE),
-    // Several prefixes, one of them seen by nobody, with neighbours that continue different ones.
+    // Several prefixes, one of which nobody sees, with neighbours that continue different ones.
     attend(
         (4, 2, 16),
         &[17, 16, 5, 40],
@@ -268,10 +269,10 @@ pub const ATTEND: &[AttendCase] = &[
     attend((4, 2, 32), &[20], &[branch([20, 18], 40)], (-2.0, -1.0)),
 ];
 
-/// How rows attend: window, soft cap, and what the scale of a LLaMA is multiplied by.
+/// How rows attend: the window, the soft cap, and a factor of a LLaMA's scale.
 pub type Rule = (Option<usize>, Option<f32>, f32);
 
-/// A LLaMA's rule, which every case is run by; then those of other families, of which every case has one.
+/// A LLaMA's rule, with which every case is run; then those of other families, one of which each case gets.
 pub const PLAIN: Rule = (None, None, 1.0);
 pub const RULES: &[Rule] = &[
     (Some(1), None, 1.0),
@@ -283,7 +284,7 @@ pub const RULES: &[Rule] = &[
     (Some(1000), Some(50.0), 1.0),
 ];
 
-/// Parts of rows that are normed: the first column, columns of a part, parts, and columns behind them.
+/// Parts of rows to norm: the first column, columns of a part, the number of parts, and the columns after them.
 pub const PARTS: &[[usize; 4]] = &[
     [0, 1, 1, 0],
     [0, 16, 4, 0],
@@ -295,8 +296,8 @@ pub const PARTS: &[[usize; 4]] = &[
     [0, 1000, 2, 24],
 ];
 
-/// Slot 1 becomes a fork of slot 0, or of itself, of the first `positions`; slot 0 sees `seen` shared positions at each of
-/// two layers and ends at 9, slot 1 continues another prefix.
+/// Slot 1 becomes a fork of slot 0, or of itself, with the first `positions` positions. Slot 0 sees `seen` shared
+/// positions at each of two layers and ends at 9; slot 1 continues another prefix.
 pub struct Fork {
     pub from: usize,
     pub seen: [usize; 2],
@@ -315,7 +316,7 @@ pub const FORK: &[Fork] = &[
     fork(0, [4, 4], 9),
     fork(0, [4, 1], 7),
     fork(0, [0, 0], 1),
-    // Only one layer has something of its own below; then none has, and nothing is copied at all.
+    // First only one layer has own positions below the limit; then none has, and nothing is copied.
     fork(0, [4, 2], 3),
     fork(0, [4, 4], 4),
     fork(0, [4, 4], 2),
@@ -335,7 +336,7 @@ const fn head(k: usize, vocab: usize, a: Spread, tie: &'static [usize]) -> Head 
     Head { k, vocab, a, tie }
 }
 
-/// Tokens that [`HEAD`] scores, where the vocabulary has them: both sides of the ends of chunks.
+/// The tokens that [`HEAD`] scores, if they are in the vocabulary: both sides of the ends of chunks.
 pub const SCORED: [u32; 15] = [
     0, 1, 15, 16, 31, 32, 255, 256, 511, 512, 513, 1023, 1024, 1098, 1099,
 ];
@@ -349,13 +350,13 @@ pub const HEAD: &[Head] = &[
     head(64, 513, ONE, &[511, 512]),
     head(20, 1024, ONE, &[1023]),
     head(257, 1100, ONE, &[700, 1050, 300]),
-    // Logits of some hundreds: log-probabilities far below where e^x is 0. Then operands of one sign.
+    // Logits of some hundreds, with log-probabilities far below where e^x becomes 0. Then operands of one sign.
     head(64, 1100, (-100.0, 100.0), &[]),
     head(16, 1100, (-3.0, -2.0), &[1099, 512]),
 ];
 
-/// Logits of one row that are not finite: the row's operand begins with two numbers near the end of f32, and the weights
-/// of `token` with these; all other logits are finite.
+/// Logits of one row that are not finite. The row's operand begins with two numbers near the end of f32, and the
+/// weights of `token` begin with these numbers; all other logits are finite.
 pub struct NotFinite {
     pub vocab: usize,
     pub token: usize,
@@ -385,7 +386,7 @@ pub const NOT_FINITE: &[NotFinite] = &[
     not_finite(5001, 4096, [2.0, 0.0]),
 ];
 
-/// Rows to gather and to write: `index` of `n` source rows of `width`, to `at`.
+/// Rows to gather and to write: rows `index` of `n` source rows of `width`, written to `at`.
 pub struct Move {
     pub n: usize,
     pub width: usize,
@@ -413,8 +414,8 @@ pub const MOVE: &[Move] = &[
 /// The strengths of all modes of injection.
 pub const STRENGTHS: [f32; 6] = [1.0, 0.0, 0.5, -1.0, 2.5, 1e3];
 
-/// The vectors that are written: the second has no direction, the squares of the third are beyond f32, and the lengths
-/// of the last are below the least that a vector is divided by.
+/// The vectors to write. The second has no direction, the squares of the third are beyond f32, and the lengths of the
+/// last are below the least length that a vector is divided by.
 pub const WRITTEN: [Spread; 4] = [(-3.0, 3.0), (0.0, 0.0), (-1e25, 1e25), (-1e-15, 1e-15)];
 
 /// A step of Adam on `[out, width]` with a gradient of `n` outer products.
@@ -446,6 +447,6 @@ pub const ADAM: &[Step] = &[
     step(2, 1, 40, 1, ONE),
     step(5, 40, 40, 1, (-1e-6, 1e-6)),
     step(5, 40, 40, 20, (-1e3, 1e3)),
-    // No gradient: the moments decay.
+    // Without a gradient, the moments decay.
     step(4, 33, 9, 5, (0.0, 0.0)),
 ];

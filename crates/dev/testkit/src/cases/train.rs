@@ -62,7 +62,7 @@ pub fn check_linear_f32_back<B: Backend>(backend: &B) {
     let mut errors = Errors::new(backend, "linear_f32_back");
     for (seed, case) in LINEAR.iter().enumerate() {
         let (rows, seed) = (ROWS[ROWS.len() - 1], seed as u64 * 10);
-        // The table's [out, in], turned: sums run over its long side too.
+        // The table's [out, in], transposed: sums also run over its long side.
         let Linear { k: out, out: k, .. } = *case;
         let d = values(seed, rows * out, case.a);
         let w = Matrix::new(DType::F32, k, &values(seed + 1, out * k, case.w));
@@ -99,7 +99,7 @@ pub fn check_mlp_backward<B: Backend>(backend: &B) {
             let device = rows_of(backend, &gate_up, 2 * ffn);
             let d_hidden = rows_of(backend, &d, ffn);
             for activation in ACTIVATIONS {
-                // Of both signs: a gradient has e^-u and 1 - 1 / (1 + e^-u) in it.
+                // Of both signs: a gradient contains e^-u and 1 - 1 / (1 + e^-u).
                 let units =
                     |gate: f32| exp_units(activation, gate).max(exp_units(activation, -gate)) * U;
                 let want = reference::glu(activation, &gate_up, ffn);
@@ -172,7 +172,7 @@ pub fn check_adam<B: Backend>(backend: &B) {
                 let terms = (0..n).map(|r| f64::from(d[r * out + o]) * f64::from(x[r * width + k]));
                 let terms: Vec<f64> = terms.collect();
                 let gradient: f64 = terms.iter().sum();
-                // The gradient may be off by a sum's rounding; what that does to the step is tried.
+                // The gradient may be off by the rounding of a sum; try what that does to the step.
                 let off = sum_bound(n) * terms.iter().map(|t| t.abs()).sum::<f64>();
                 let at = o * width + k;
                 let before = [w[at], m[at], v[at]].map(f64::from);

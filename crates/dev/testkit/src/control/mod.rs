@@ -1,4 +1,4 @@
-//! Golden checkpoints and what PyTorch did on them; see `golden/README.md` of selfie-llama.
+//! Golden checkpoints and PyTorch's results on them; see `golden/README.md` of selfie-llama.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub fn load(name: &str, dtype: Option<DType>) -> (Llama<Cpu>, Tokenizer) {
     (load_dir(&dir, dtype, 2), Tokenizer::open(&dir).unwrap())
 }
 
-/// A random checkpoint of an odd shape, with the tokenizer of a golden one.
+/// A random checkpoint of an odd shape, with a golden checkpoint's tokenizer.
 pub fn odd(mlp_bias: bool, dtype: DType) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let random = RandomCheckpoint {
@@ -57,7 +57,7 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// What a model's logits are at every token, as bits.
+/// A model's logits at every token, as bits.
 pub fn logits(model: &Llama<Cpu>, prompt: &[u32]) -> Vec<u32> {
     let trace = Trace::new(model, prompt).unwrap();
     trace.logits.iter().map(|x| x.to_bits()).collect()
@@ -109,7 +109,7 @@ pub fn interpretation(model: &Llama<Cpu>) -> Options {
     }
 }
 
-/// The model, under the edit of a golden case, continues the case's prompt as PyTorch does.
+/// The model, with the edit of a golden case, continues the case's prompt as PyTorch does.
 #[track_caller]
 pub fn assert_says<B: Backend>(
     name: &str,

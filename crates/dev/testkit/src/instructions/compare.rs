@@ -7,10 +7,10 @@ use super::{Case, case, pairs, triples};
 const M32: u64 = 0xffff_ffff;
 const INTS: [u64; 5] = [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 
-/// A comparison, or a logical operation, and its name.
+/// A comparison or logical operation, with its name.
 type Named<T> = (&'static str, fn(T, T) -> bool);
 
-/// Makes `%d` 1 where `%p` holds.
+/// Sets `%d` to 1 where `%p` is true.
 fn as_number(setp: &str) -> String {
     format!("{setp} selp.u32 %d, 1, 0, %p;")
 }
@@ -82,7 +82,7 @@ fn integers() -> Vec<Case> {
     cases
 }
 
-/// What the ISA's tables say of ordered and unordered comparisons.
+/// The ISA's tables of ordered and unordered comparisons.
 fn holds(name: &str, a: f64, b: f64) -> bool {
     let nan = a.is_nan() || b.is_nan();
     match name {
@@ -132,7 +132,7 @@ fn floats() -> Vec<Case> {
     cases
 }
 
-/// `%b` decides the third operand, `%q`.
+/// `%b` determines the third operand, `%q`.
 fn combined() -> Vec<Case> {
     let rows = triples(&INTS, M32);
     let mut cases = Vec::new();
@@ -151,7 +151,7 @@ fn combined() -> Vec<Case> {
                 &rows,
                 |[a, b, c]| Bits(g((a as i32) < (b as i32), (c != 0) != negated).into()),
             ));
-            // The second destination has the opposite comparison, combined alike.
+            // The second destination has the opposite comparison, combined in the same way.
             let setp =
                 format!("setp.ne.b32 %q, %c, 0; setp.lt.{name}.s32 %end|%p, %a, %b, {sign}%q;");
             cases.push(case(

@@ -18,7 +18,7 @@ const INTS: [u64; 8] = [
     0xffff_ff80,
     0xffff_ffff,
 ];
-/// A rounding to an integer, and its name.
+/// A rounding to an integer, with its name.
 type Integral = (&'static str, fn(f64) -> f64);
 const INTEGRAL: [Integral; 4] = [
     ("rni", f64::round_ties_even),
@@ -105,7 +105,7 @@ pub(super) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// Clamped to the type's range; NaN becomes 0, in 64 bits the top bit alone.
+/// Clamped to the type's range. NaN becomes 0; with 64 bits, only the top bit is set.
 fn clamp(x: f64, bits: u32, signed: bool) -> u64 {
     let value = match (bits, signed) {
         (64, _) if x.is_nan() => return 1 << 63,
@@ -139,7 +139,7 @@ fn to_integers() -> Vec<Case> {
                 move |[a]| Bits(clamp(round(f(a)), bits, signed) & (u64::MAX >> (64 - bits))),
             ));
         }
-        // Into a wider register: filled with the sign, or with zeros.
+        // Into a wider register, filled with the sign or with zeros.
         cases.push(case(
             format!("cvt.{mode}.s8.f32 %d, %a;"),
             &["f32"],
@@ -155,7 +155,7 @@ fn to_integers() -> Vec<Case> {
             move |[a]| Bits(clamp(round(f(a)), 8, false)),
         ));
     }
-    // A subnormal is above 0, flushed it is not.
+    // A subnormal is above 0; flushed, it is not.
     cases.push(case(
         "cvt.rpi.ftz.s32.f32 %d, %a;",
         &["f32"],

@@ -45,7 +45,7 @@ pub(super) fn flush(bits: u64) -> u64 {
     }
 }
 
-/// Floats whose exponents are so near each other that f64 holds sums and products exactly.
+/// Floats with exponents so close that f64 holds sums and products exactly.
 fn near(count: usize) -> Vec<u64> {
     random(count)
         .map(|x| x & 0x807f_ffff | (115 + (x >> 40) % 24) << 23)
@@ -85,7 +85,7 @@ fn two(body: String, rows: &[[u64; 2]], g: impl Fn(u64, u64) -> Expected) -> Cas
     case(body, &["f32", "f32"], "f32", rows, |[a, b]| g(a, b))
 }
 
-/// Rounding to nearest of a sum or product through f64 is what rounding once gives: 53 > 2 * 24 + 1 bits.
+/// Rounding a sum or product to nearest through f64 equals rounding it once, because 53 > 2 * 24 + 1 bits.
 fn rounded() -> Vec<Case> {
     let edges = pairs(&EDGES, M32);
     let round = |x| F32.round(x, Mode::Nearest);
@@ -144,7 +144,7 @@ fn rounded() -> Vec<Case> {
             &near_triples(),
             |[a, b, c]| sum(f(a) * f(b), f(c)),
         ));
-        // A term so small that not even f64 holds the sum: only its sign counts.
+        // A term so small that even f64 cannot hold the sum: only its sign counts.
         let rows = far();
         let body = format!("add.{name}.f32 %d, %a, %b;");
         cases.push(two(body, &rows, |a, b| Bits(beside(a, f(b), mode))));
@@ -170,7 +170,7 @@ fn far() -> Vec<[u64; 2]> {
         .collect()
 }
 
-/// `a` with something tiny added.
+/// `a` plus a tiny amount.
 fn beside(a: u64, tiny: f64, mode: Mode) -> u64 {
     let x = f32::from_bits(a as u32);
     let result = match mode {
@@ -244,8 +244,8 @@ fn flushed() -> Vec<Case> {
     ]
 }
 
-/// A quotient or root in a directed mode: the f64 value is off by less than half an ulp of f64, so the f32 that it is
-/// rounded to is settled by multiplying back, which f64 does exactly.
+/// A quotient or root in a directed mode. The f64 value is off by less than half an ulp of f64. Multiplying back, which
+/// is exact in f64, decides the f32 that it is rounded to.
 fn settle(
     mode: Mode,
     guess: f64,
@@ -257,7 +257,7 @@ fn settle(
     if is_exact(low) {
         return down;
     }
-    // The f64 guess may have been rounded up onto an f32 that is above the true value.
+    // The f64 guess may have been rounded up onto an f32 above the true value.
     let low = if is_above(low) {
         f64::from((low as f32).next_down())
     } else {
@@ -332,7 +332,7 @@ fn quotients() -> Vec<Case> {
     cases
 }
 
-/// One NaN gives the other operand, two give the canonical NaN; -0 is below +0.
+/// With one NaN the result is the other operand, with two the canonical NaN. -0 is below +0.
 fn extrema() -> Vec<Case> {
     let edges = pairs(&EDGES, M32);
     let order = |bits: u64| {
@@ -372,7 +372,7 @@ fn extrema() -> Vec<Case> {
     cases
 }
 
-/// Operands that are not NaN: what becomes of its sign is left open.
+/// Operands that are not NaN: the ISA does not define NaN's sign.
 fn signs() -> Vec<Case> {
     let rows: Vec<[u64; 1]> = singles(&EDGES, M32)
         .into_iter()
@@ -401,7 +401,7 @@ fn signs() -> Vec<Case> {
     ]
 }
 
-/// A function whose result is within a relative error, and exact where it is 0, infinite or NaN.
+/// A result within a relative error, and exact if it is 0, infinite or NaN.
 fn within(x: f64, relative: f64, ftz: bool) -> Expected {
     if x.is_nan() {
         return Nan;
@@ -426,7 +426,7 @@ fn within(x: f64, relative: f64, ftz: bool) -> Expected {
     }
 }
 
-/// An instruction, what it computes, and its relative error.
+/// An instruction, the function that it computes, and its relative error.
 type Function = (&'static str, fn(f64) -> f64, f64);
 
 /// Errors as the ISA documents them; an ulp is at most 2^-23 of the value.
@@ -485,7 +485,7 @@ fn approximate() -> Vec<Case> {
         &both,
         |[a]| lg2(f(flush(a))),
     ));
-    // Within [-2 pi, 2 pi]; outside, the error is larger.
+    // Within [-2 pi, 2 pi]; outside this range the error is larger.
     let angles: Vec<[u64; 1]> = (0..200)
         .map(|i| [u64::from((-6.25f32 + 0.0625 * i as f32).to_bits())])
         .collect();
@@ -530,7 +530,7 @@ fn approximate() -> Vec<Case> {
             },
         },
     ));
-    // The ISA names 2 ulp where the divisor is in 2^-126..=2^126.
+    // The ISA states 2 ulp for divisors in 2^-126..=2^126.
     let quotient = |a: f64, b: f64| within(a / b, 2.0 * ulp, false);
     cases.push(two(
         "div.full.f32 %d, %a, %b;".into(),

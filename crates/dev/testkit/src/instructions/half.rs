@@ -17,7 +17,7 @@ const BF16_EDGES: [u64; 12] = [
 #[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,
-    /// The register type of one value, and of a pair.
+    /// The register types of one value and of a pair.
     registers: [&'static str; 2],
     format: Format,
     value: fn(u64) -> f64,
@@ -74,7 +74,7 @@ impl<const N: usize> ConcatAll for [Vec<Case>; N] {
     }
 }
 
-/// A case with one to three operands of the kind, by the name of the operands' array.
+/// A case with two operands of this kind.
 fn two(kind: Kind, body: String, rows: &[[u64; 2]], f: impl Fn([f64; 2]) -> Expected) -> Case {
     let operands: &'static [&'static str; 2] = if kind.name == "f16" {
         &["f16", "f16"]
@@ -166,7 +166,7 @@ fn extrema(kind: Kind) -> Vec<Case> {
     cases
 }
 
-/// What bf16 has on sm_90 only, or not at all. f64 holds sums and products of f16 exactly.
+/// Operations that bf16 has only on sm_90, or not at all. f64 holds sums and products of f16 exactly.
 fn f16_only() -> Vec<Case> {
     let kind = F16_KIND;
     let rows = pairs(&F16_EDGES, 0xffff);
@@ -214,7 +214,8 @@ fn f16_only() -> Vec<Case> {
     ]
 }
 
-/// (1 + 1/16)^2 lies half-way between two bf16, 1.125 and the next. An addend of 2^-100, which f64 cannot add to it, decides.
+/// (1 + 1/16)^2 lies half-way between the bf16 values 1.125 and the next one. An addend of 2^-100, too small for f64 to
+/// add, decides.
 fn beside_a_tie() -> Case {
     let factor = u64::from(bf16::from_f32(1.0625).to_bits());
     let addends =
@@ -223,13 +224,13 @@ fn beside_a_tie() -> Case {
     rows.extend(addends.map(|c| [factor ^ 0x8000, factor, c ^ 0x8000]));
     let fma = "fma.rn.bf16 %d, %a, %b, %c;";
     case(fma, &["b16", "b16", "b16"], "b16", &rows, |[a, _, c]| {
-        // The addend goes away from zero if it has the product's sign.
+        // The addend points away from zero if it has the product's sign.
         let away = c & 0x7fff != 0 && (a ^ c) & 0x8000 == 0;
         Bits(a & 0x8000 | if away { 0x3f91 } else { 0x3f90 })
     })
 }
 
-/// Each half is computed by itself.
+/// Each half is computed separately.
 fn pairs_of_halves() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in [F16_KIND, BF16_KIND] {

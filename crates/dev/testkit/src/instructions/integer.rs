@@ -68,7 +68,7 @@ fn three(body: &str, f: impl Fn(u32, u32, u32) -> u32) -> Case {
     )
 }
 
-/// Without the rows whose `%b` is zero: the ISA leaves their result open.
+/// Without rows whose `%b` is zero: the ISA leaves their result undefined.
 fn without_zero(mut case: Case) -> Case {
     case.rows.retain(|row| row.operands[1] != 0);
     case
@@ -511,7 +511,7 @@ fn fields() -> Vec<Case> {
 }
 
 fn bytes() -> Vec<Case> {
-    // Bytes 0..=3 are a's, 4..=7 are b's; some have their sign set.
+    // Bytes 0..=3 belong to a, 4..=7 to b; some have their sign bit set.
     let (a, b) = (0x8372_6100, 0x87f6_0584);
     let rows: Vec<[u64; 3]> = random(64).map(|c| [a, b, c & 0xffff]).collect();
     let byte = move |i: u64| (b << 32 | a) >> (8 * (i & 7)) & 255;
@@ -533,7 +533,7 @@ fn bytes() -> Vec<Case> {
             }))
         },
     )];
-    // The ISA's table: for each mode, which bytes make d, least first, for selectors 0 to 3.
+    // The ISA's table: for each mode, the bytes that make up d, lowest first, for selectors 0 to 3.
     let modes: [(&str, [[u64; 4]; 4]); 6] = [
         (
             "f4e",

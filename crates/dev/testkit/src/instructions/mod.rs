@@ -1,9 +1,9 @@
-//! One-instruction kernels and what the PTX ISA says of their results.
+//! One-instruction kernels, and the results that the PTX ISA specifies.
 //!
-//! Each case is an instruction, operands, and for each tuple of operands the result: bits, or a value and the error that
-//! the ISA allows. The results come from arithmetic of its own (`oracle.rs`, Rust's integers, values by hand), not
-//! from the simulator, so the table can be run on the simulator and on a GPU alike: launch [`Case::ptx`] with
-//! [`Case::input`], an output of 8 bytes a row, and the number of rows, and [`Case::check`] what comes back.
+//! A case has an instruction, operands, and for each tuple of operands the result: bits, or a value and the error that
+//! the ISA allows. The results come from independent arithmetic (`oracle.rs`, Rust's integers, values by hand), not
+//! from the simulator. So the table works for the simulator and for a GPU alike: launch [`Case::ptx`] with
+//! [`Case::input`], an output of 8 bytes per row and the number of rows, and pass the output to [`Case::check`].
 
 mod compare;
 mod convert;
@@ -33,11 +33,11 @@ pub struct Row {
     pub expected: Expected,
 }
 
-/// What a result has to be.
+/// The expected result.
 #[derive(Clone, Copy, Debug)]
 pub enum Expected {
     Bits(u64),
-    /// Any NaN: the ISA leaves the payload open.
+    /// Any NaN: the ISA leaves the payload undefined.
     Nan,
     /// A value within the larger of an absolute error and a relative one.
     Near {
@@ -120,12 +120,12 @@ ret;
             .collect()
     }
 
-    /// Blocks that are needed.
+    /// The number of blocks needed.
     pub fn blocks(&self) -> u32 {
         (self.rows.len() as u32).div_ceil(THREADS)
     }
 
-    /// Compares the output, 8 bytes a row, with what is expected.
+    /// Compares the output, 8 bytes per row, with the expected results.
     pub fn check(&self, output: &[u8]) -> Result<(), String> {
         assert_eq!(output.len(), 8 * self.rows.len());
         for (i, (row, out)) in self.rows.iter().zip(output.chunks_exact(8)).enumerate() {
@@ -163,7 +163,7 @@ ret;
     }
 }
 
-/// The type that a register of `ty` is loaded with.
+/// The type used to load a register of type `ty`.
 fn memory_type(ty: &str) -> String {
     format!("b{}", 8 * bytes(ty))
 }
@@ -201,7 +201,7 @@ fn random(count: usize) -> impl Iterator<Item = u64> {
     })
 }
 
-/// All pairs of `edges`, and pairs of random numbers cut by `mask`.
+/// All pairs of `edges`, and pairs of random numbers masked with `mask`.
 fn pairs(edges: &[u64], mask: u64) -> Vec<[u64; 2]> {
     let mut rows: Vec<_> = edges
         .iter()

@@ -1,4 +1,4 @@
-//! Rounding by search: the formats' values in order, and where an exact value lies between them.
+//! Rounding by search: lists a format's values in order and finds the place of an exact value among them.
 
 /// A floating-point format: fraction bits, exponent bits.
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ impl Format {
         ((1 << self.1) - 1) << self.0
     }
 
-    /// The value of the `n`-th number from zero; the one after the largest stands for the next power of two.
+    /// The value of the `n`-th number from zero. The number after the largest stands for the next power of two.
     fn value(self, n: i64) -> f64 {
         let size = n.unsigned_abs();
         let (exponent, fraction) = ((size >> self.0) as i32, (size & ((1 << self.0) - 1)) as f64);
@@ -44,7 +44,7 @@ impl Format {
         if n < 0 { -magnitude } else { magnitude }
     }
 
-    /// The bits of the format's value that `exact` is rounded to. It must not be NaN.
+    /// The bits of the value to which `exact` is rounded. `exact` must not be NaN.
     pub(super) fn round(self, exact: f64, mode: Mode) -> u64 {
         let infinity = self.infinity();
         let sign = u64::from(exact.is_sign_negative()) << (self.0 + self.1);
@@ -52,13 +52,13 @@ impl Format {
             return sign | if exact == 0.0 { 0 } else { infinity as u64 };
         }
         if exact.abs() >= self.value(infinity) {
-            // Beyond the largest number only the mode decides.
+            // Beyond the largest number, only the mode decides.
             let stays = mode == Mode::Zero
                 || mode == Mode::Down && exact > 0.0
                 || mode == Mode::Up && exact < 0.0;
             return sign | (infinity - i64::from(stays)) as u64;
         }
-        // The largest number that is not above the exact value.
+        // The largest number that does not exceed the exact value.
         let (mut low, mut high) = (-infinity, infinity);
         while high - low > 1 {
             let middle = low + (high - low) / 2;

@@ -1,4 +1,4 @@
-//! What the 32 lanes of a warp do together: row i of a case is lane i.
+//! Operations that the 32 lanes of a warp perform together: row i of a case is lane i.
 
 use super::Expected::Bits;
 use super::{Case, case, random};
@@ -19,7 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// A case whose result depends on all lanes; `g` gets the lane.
+/// A case whose result depends on all lanes. `g` gets the lane.
 fn whole(body: impl Into<String>, g: impl Fn(usize) -> u64) -> Case {
     let mut case = case(body, &["b32"], "b32", &lanes(), |_| Bits(0));
     for (lane, row) in case.rows.iter_mut().enumerate() {
@@ -28,7 +28,7 @@ fn whole(body: impl Into<String>, g: impl Fn(usize) -> u64) -> Case {
     case
 }
 
-/// The ISA's pseudo-code: the lane that is read, or the lane itself outside the segment, and whether it is inside.
+/// The ISA's pseudo-code. Returns the lane to read, or the lane itself outside the segment, and whether it is inside.
 fn source(mode: &str, lane: i32, b: i32, c: i32) -> (usize, bool) {
     let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
     let most = lane & segment | clamp & !segment;
@@ -62,7 +62,7 @@ fn shuffles() -> Vec<Case> {
             }
         }
     }
-    // Each lane its own index.
+    // Each lane reads its own index.
     cases.push(whole(
         "shfl.sync.idx.b32 %d, %a, %a, 31, 0xffffffff;",
         |lane| values[(values[lane] & 31) as usize],
@@ -107,7 +107,7 @@ fn votes() -> Vec<Case> {
             format!("setp.ne.b32 %q, %a, %a; vote.sync.uni.pred %p, %q, 0xffffffff; {answer}"),
             |_| 1,
         ),
-        // Each half of the warp votes by itself.
+        // Each half of the warp votes separately.
         whole(
             format!("{setp} {halves} vote.sync.ballot.b32 %d, %q, %x;"),
             |lane| ballot & if lane < 16 { 0xffff } else { 0xffff_0000 },

@@ -1,4 +1,4 @@
-//! Whether interpretations agree with those of Python on the same checkpoint in f32.
+//! Checks that interpretations agree with those of Python on the same checkpoint in f32.
 
 use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Options};
 use selfie_kernels::{Backend, InjectMode};

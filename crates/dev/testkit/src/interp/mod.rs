@@ -12,7 +12,7 @@ use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
 
 pub use crate::llama::{FAMILIES, GOLDEN, dir, floats, golden, ids};
 
-/// A golden checkpoint, computed in `dtype` (`None` = as stored), and its tokenizer.
+/// A golden checkpoint, computed in `dtype` (`None`: as stored), and its tokenizer.
 pub fn load(name: &str, dtype: Option<DType>, threads: usize) -> (Llama<Cpu>, Tokenizer) {
     load_dir(&dir(name), dtype, threads)
 }

@@ -1,4 +1,4 @@
-//! Interpreting the naive way: whole passes, nothing shared, nothing kept.
+//! Interprets naively: whole passes, nothing shared, nothing cached.
 
 use selfie_interp::{Cell, InjectAt, LocatedPrompt, Options};
 use selfie_kernels::{Backend, Cpu, CpuRows, InjectMode, Slot};
@@ -20,7 +20,7 @@ pub fn at(layer: usize) -> InjectAt {
     }
 }
 
-/// Cells of all prompts: first and last layer and some between, first and last token and some between.
+/// Cells of all prompts: the first and last layers and some between, the first and last tokens and some between.
 pub fn cells(model: &Llama<Cpu>) -> Vec<Cell> {
     let n = model.config().n_layers;
     let cell = |prompt, layer, token| Cell {
@@ -66,14 +66,14 @@ pub fn vector_of(model: &Llama<Cpu>, tokenizer: &Tokenizer, cell: Cell) -> CpuRo
     vector
 }
 
-/// Room for one whole text.
+/// A session for one whole text.
 fn session(model: &Llama<Cpu>, positions: usize) -> Session<Cpu> {
     let mut session = Session::new(model, &SessionSize::new(model, 1, positions)).unwrap();
     assert_eq!(session.open().unwrap(), SLOT);
     session
 }
 
-/// An interpretation prompt, with a vector over its placeholders or as it is.
+/// An interpretation prompt, with a vector at its placeholders or unchanged.
 pub struct Naive<'a> {
     model: &'a Llama<Cpu>,
     prompt: &'a LocatedPrompt,
@@ -93,7 +93,7 @@ impl<'a> Naive<'a> {
         }
     }
 
-    /// A pass over a whole text in a session of its own.
+    /// Runs a whole text in a fresh session.
     fn pass(&self, ids: &[u32], ask: Ask<'_>) -> Answer {
         let feeds = [Feed {
             ask,
@@ -118,7 +118,7 @@ impl<'a> Naive<'a> {
         answers.unwrap().remove(0)
     }
 
-    /// The new ids; `key` is that of the cell, on which draws depend.
+    /// The new ids. `key` is the cell's key, on which draws depend.
     pub fn text(&self, options: &Options, key: u64) -> Vec<u32> {
         let mut ids = self.prompt.ids.clone();
         let m = ids.len();
@@ -145,7 +145,7 @@ impl<'a> Naive<'a> {
         ids.split_off(m)
     }
 
-    /// The log-probability of each of `new_ids` after the prompt and those before it.
+    /// The log-probability of each of `new_ids`, given the prompt and the preceding new ids.
     pub fn scores(&self, new_ids: &[u32]) -> Vec<f32> {
         let text = [&self.prompt.ids[..], &new_ids[..new_ids.len() - 1]].concat();
         let ask = Ask {

@@ -1,4 +1,4 @@
-//! Whether a model agrees with what PyTorch did on the same checkpoint in f32.
+//! Checks that a model agrees with PyTorch's results on the same checkpoint in f32.
 
 use std::ops::ControlFlow;
 
@@ -55,7 +55,8 @@ pub fn greedy<B: Backend>(model: &Llama<B>, name: &str) {
     }
 }
 
-/// The texts of other families end where those of the model do; the first golden data was made without an end.
+/// The ids that end the texts of other families are those of the model. The oldest golden data was recorded without
+/// any.
 pub fn eos<B: Backend>(model: &Llama<B>, name: &str) -> Vec<u32> {
     if name.starts_with("families/") {
         model.config().eos.clone()

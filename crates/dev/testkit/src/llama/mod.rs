@@ -1,4 +1,4 @@
-//! Golden checkpoints and what PyTorch did on them; see `golden/README.md`.
+//! Golden checkpoints and PyTorch's results on them; see `golden/README.md`.
 
 pub mod agree;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 pub const GOLDEN: [&str; 2] = ["llama2-mha", "llama3-gqa"];
 
-/// Those of other families, whose place of `pre_mlp` and `residual` differs: they have neither.
+/// Checkpoints of other families. They have no `pre_mlp` and `residual`, whose place differs there.
 pub const FAMILIES: [&str; 11] = [
     "families/gemma2",
     "families/gemma3",
@@ -26,7 +26,7 @@ pub const FAMILIES: [&str; 11] = [
     "families/smollm3",
 ];
 
-/// The folder of a golden checkpoint; `SELFIE_GOLDEN` says where they are when the sources are elsewhere.
+/// The folder of a golden checkpoint. `SELFIE_GOLDEN` says where the checkpoints are if the sources are elsewhere.
 pub fn dir(name: &str) -> PathBuf {
     let golden = match std::env::var_os("SELFIE_GOLDEN") {
         Some(golden) => PathBuf::from(golden),
@@ -53,7 +53,7 @@ pub fn cpus(threads: usize) -> Vec<Cpu> {
     options.map(|options| Cpu::new(options).unwrap()).collect()
 }
 
-/// A golden checkpoint, computed in `dtype` (`None` = as stored).
+/// A golden checkpoint, computed in `dtype` (`None`: as stored).
 pub fn load(name: &str, dtype: Option<DType>, threads: usize) -> Llama<Cpu> {
     load_on(cpu(threads), name, dtype)
 }

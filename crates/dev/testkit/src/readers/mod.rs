@@ -1,5 +1,5 @@
-//! Readers' folders as others release them, built from what is public of their formats; `reference.py` has built the same
-//! and recorded what PyTorch does with them in `reference.json`.
+//! Readers' folders as others release them, built from the public parts of their formats. `reference.py` has built the
+//! same folders and recorded PyTorch's results in `reference.json`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,20 +25,20 @@ const PARTS: [&str; 7] = [
     "mlp.down_proj",
 ];
 
-/// What `reference.py` has recorded.
+/// The data recorded by `reference.py`.
 pub fn reference() -> Value {
     serde_json::from_str(include_str!("reference.json")).unwrap()
 }
 
-/// A golden checkpoint with a token " ?" and a chat template, and what PyTorch does with readers on it.
+/// A golden checkpoint with a token " ?" and a chat template, and PyTorch's results for readers on it.
 pub struct Built<'a> {
-    /// Which golden checkpoint it is.
+    /// The name of the golden checkpoint.
     pub name: String,
     /// The checkpoint, in f32.
     pub model: Llama<Cpu>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// The prompt that is read.
+    /// The prompt to read.
     pub prompt: String,
     /// What was recorded with this checkpoint.
     pub case: &'a Value,
@@ -63,7 +63,7 @@ impl<'a> Built<'a> {
         }
         let path = copy.join("tokenizer.json");
         let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        // The last merge makes way for a token " ?".
+        // The last merge is replaced to make room for a token " ?".
         let merge = tokenizer["model"]["merges"]
             .as_array_mut()
             .unwrap()
@@ -114,7 +114,7 @@ impl<'a> Built<'a> {
             .unwrap()
     }
 
-    /// Numbers in `[-scale / 2, scale / 2)`, each a hash of its place.
+    /// Numbers in `[-scale / 2, scale / 2)`, each a hash of its index.
     pub fn noise(&self, seed: u64, len: usize, scale: f64) -> Vec<f32> {
         let one = |i: u64| {
             let mut x = (i + seed * 1_000_003) as u32;
@@ -139,7 +139,8 @@ impl<'a> Built<'a> {
         states.to_host(self.model.backend()).unwrap()
     }
 
-    /// A map of selfie-adapters: `scalar_affine` and `full_rank` in the flat form, the others with `config_json`.
+    /// Writes a map of selfie-adapters: `scalar_affine` and `full_rank` in the flat form, the others with
+    /// `config_json`.
     pub fn write_map(&self, kind: &str) -> PathBuf {
         let (d, r) = (self.model.config().d_model, 3);
         let mut tensors = Tensors::default();
@@ -172,7 +173,7 @@ impl<'a> Built<'a> {
         tensors.write(&self.path(&format!("{kind}.safetensors")), Some(header))
     }
 
-    /// Affine maps from `hidden_states[1]` and `[3]` to layer 2.
+    /// Writes affine maps from `hidden_states[1]` and `[3]` to layer 2.
     pub fn write_affine(&self, from: usize, to: usize) -> PathBuf {
         let mut tensors = Tensors::default();
         for (at, source) in [1, 3].into_iter().enumerate() {
@@ -191,7 +192,7 @@ impl<'a> Built<'a> {
         tensors.write(&self.path("affine.safetensors"), None)
     }
 
-    /// A LoRA as peft writes one.
+    /// Writes a LoRA as peft does.
     pub fn write_lora(&self, name: &str, head: bool) -> PathBuf {
         let folder = self.path(name);
         fs::create_dir_all(&folder).unwrap();
@@ -249,7 +250,7 @@ impl<'a> Built<'a> {
         folder
     }
 
-    /// An adapter of two layers' queries alone, with the names of a multimodal model.
+    /// Writes an adapter for the queries of two layers, with the names of a multimodal model.
     pub fn write_other_lora(&self) -> PathBuf {
         let folder = self.path("other");
         fs::create_dir_all(&folder).unwrap();
@@ -275,7 +276,7 @@ impl<'a> Built<'a> {
         folder
     }
 
-    /// An Activation Oracle.
+    /// Writes an Activation Oracle.
     pub fn write_oracle(&self) -> PathBuf {
         let folder = self.write_lora("oracle", false);
         let config = json!({
@@ -287,16 +288,17 @@ impl<'a> Built<'a> {
         folder
     }
 
-    /// A verbalizer's sidecar, with whatever `change` does to it.
+    /// Writes a verbalizer's sidecar, modified by `change`.
     pub fn write_sidecar(&self, role: &str, change: &dyn Fn(String) -> String) -> PathBuf {
         let case = &self.case["verbalizer"];
         let neighbors = ids(&case["neighbor_ids"]);
         let template = self.reference["av"].as_str().unwrap();
         let indented: Vec<String> = template.lines().map(|line| format!("    {line}")).collect();
         let meta = format!(
-            "kind: nla_model\nschema_version: 2\nrole: {role}\nd_model: {}\nextraction:\n  injection_scale: {}\n  mse_scale: \
-             sqrt_d_model\ntokens:\n  injection_char: '~'\n  injection_token_id: {}\n  injection_left_neighbor_id: {}\n  \
-             injection_right_neighbor_id: {}\n  critic_suffix_ids: null\nprompt_templates:\n  {role}: |-\n{}\ncritic:\n  \
+            "kind: nla_model\nschema_version: 2\nrole: {role}\nd_model: {}\nextraction:\n  injection_scale: {}\n  \
+             mse_scale: sqrt_d_model\ntokens:\n  injection_char: '~'\n  injection_token_id: {}\n  \
+             injection_left_neighbor_id: {}\n  injection_right_neighbor_id: {}\n  critic_suffix_ids: null\n\
+             prompt_templates:\n  {role}: |-\n{}\ncritic:\n  \
              extraction_layer_index: {}\n",
             self.model.config().d_model,
             case["scale"],
@@ -312,7 +314,7 @@ impl<'a> Built<'a> {
         folder
     }
 
-    /// A reconstructor of so many layers, without the final norm's and the head's tensors.
+    /// Writes a reconstructor with this many layers, without the tensors of the final norm and the head.
     pub fn write_reconstructor(&self, role: &str, layers: usize) -> PathBuf {
         let folder = self.path("reconstructor");
         fs::create_dir_all(&folder).unwrap();
@@ -339,18 +341,19 @@ impl<'a> Built<'a> {
         head.write(&folder.join("value_head.safetensors"), None);
         let suffix = ids(&self.case["reconstructor"]["suffix"]);
         let meta = format!(
-            "kind: nla_model\nrole: {role}\nd_model: {d}\nextraction:\n  injection_scale: null\n  mse_scale: {}\ntokens:\n  \
-             critic_suffix_ids: {suffix:?}\nprompt_templates:\n  {role}: '{}'\n{role}:\n  num_hidden_layers: {}\n",
+            "kind: nla_model\nrole: {role}\nd_model: {d}\nextraction:\n  injection_scale: null\n  mse_scale: {}\n\
+             tokens:\n  critic_suffix_ids: {suffix:?}\nprompt_templates:\n  {role}: '{}'\n{role}:\n  \
+             num_hidden_layers: {}\n",
             (d as f64).sqrt(),
             self.reference["ar"].as_str().unwrap(),
             layers - 1
         );
-        // The sidecar's own part is called ar, critic or reconstructor.
+        // The sidecar's own section is called ar, critic or reconstructor.
         fs::write(folder.join("nla_meta.yaml"), meta).unwrap();
         folder
     }
 
-    /// The layers of a reconstructor's folder.
+    /// Loads the layers of a reconstructor's folder.
     pub fn backbone(&self, dir: &Path) -> Llama<Cpu> {
         let config = LlamaConfig::open(dir).unwrap();
         let checkpoint = Checkpoint::open(dir).unwrap();
@@ -364,7 +367,7 @@ fn load(dir: &Path) -> Llama<Cpu> {
     Llama::load(cpu(2), config, &checkpoint, Some(DType::F32), |_| {}).unwrap()
 }
 
-/// Tensors of a file, in f32.
+/// Tensors for a file, in f32.
 #[derive(Default)]
 pub struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
 

@@ -1,4 +1,4 @@
-//! Tiles with AVX2: four rows by a panel. Products of bytes are summed in 16 bits as long as they fit (`maddubs`).
+//! Tiles with AVX2: four rows by a panel. Byte products are summed in 16 bits for as long as they fit (`maddubs`).
 
 use super::{Sums, Tile};
 use crate::cpu::simd::Avx2;
@@ -6,13 +6,13 @@ use crate::cpu::simd::Avx2;
 /// Rows of a tile.
 pub(super) const ROWS: usize = 4;
 
-/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+/// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn multiply(_proof: Avx2, _tile: &Tile<'_>, _sums: &mut Sums, _at: usize) {}
 
 #[cfg(target_arch = "x86_64")]
 pub(super) fn multiply(_proof: Avx2, tile: &Tile<'_>, sums: &mut Sums, at: usize) {
-    // SAFETY: the proof says that the features are there.
+    // SAFETY: the proof shows that the features are present.
     unsafe { x86::tile(tile, sums, at) }
 }
 
@@ -58,7 +58,7 @@ mod x86 {
         for block in 0..tile.stride {
             let lines = lines(BITS, tile.w.codes(tile.panel, block));
             let scaling = scaling(tile.w, tile.panel, block);
-            // SAFETY: in bounds by the assertion.
+            // SAFETY: the assertion keeps the index in bounds.
             let a: [&OperandBlock; R] =
                 std::array::from_fn(|r| unsafe { tile.a.get_unchecked(r * tile.stride + block) });
             for side in 0..2 {
@@ -84,7 +84,7 @@ mod x86 {
             }
         }
         for (sums, acc) in sums.iter_mut().zip(acc) {
-            // SAFETY: a row of sums has a panel's floats from `at` on.
+            // SAFETY: from `at` on, a row of sums holds a panel's floats.
             unsafe {
                 _mm256_storeu_ps(sums.as_mut_ptr().add(at), acc[0]);
                 _mm256_storeu_ps(sums.as_mut_ptr().add(at + LANES), acc[1]);
@@ -92,7 +92,7 @@ mod x86 {
         }
     }
 
-    /// The sums of one half of a block for eight columns.
+    /// The sums of one half of a block, for eight columns.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn dots<const R: usize, const BITS: usize>(
@@ -107,8 +107,8 @@ mod x86 {
             _mm256_set1_epi32(words[half * STEPS / 2 + step])
         };
         if BITS == 8 {
-            // Without the offset: magnitudes of weights, times operands with their signs. Two products of at most 128 times
-            // 127 fit 16 bits.
+            // Multiply without the offset: magnitudes of weights times signed operands. Two products of at most 128
+            // times 127 fit 16 bits.
             let mut dots = [_mm256_setzero_si256(); R];
             for (step, line) in lines.iter().enumerate() {
                 let w = _mm256_xor_si256(side_of(line, side), _mm256_set1_epi8(-128));
@@ -120,7 +120,7 @@ mod x86 {
             }
             return dots;
         }
-        // Steps whose sums fit 16 bits: 2 products of 127 and the largest code each.
+        // Steps whose sums fit 16 bits: each adds 2 products of 127 and the largest code.
         let steps = if BITS == 6 { 2 } else { 4 };
         let mut dots = [_mm256_setzero_si256(); R];
         for (r, dots) in dots.iter_mut().enumerate() {
@@ -142,7 +142,7 @@ mod x86 {
         dots
     }
 
-    /// Not fused: plain Rust has to have the same bits.
+    /// Not fused, so that plain Rust gets the same bits.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn fold(acc: __m256, dots: __m256i, scale: __m256) -> __m256 {

@@ -1,19 +1,20 @@
-//! Tiles with AVX-512 and its integer dot product (VNNI): twelve rows by a panel. The AMX path takes these too: most of a
-//! wide product's time is not in its multiply-adds, and tiles of integers would need codes widened to bytes in memory.
+//! Tiles with AVX-512 and its integer dot product (VNNI): twelve rows by a panel. The AMX path uses these tiles too. A
+//! wide product spends most of its time outside the multiply-adds, and integer AMX tiles would need the codes widened
+//! to bytes in memory.
 
 use super::{MOST_ROWS, Sums, Tile};
 use crate::cpu::simd::Avx512;
 
-/// Rows of a tile: 12 sums and 8 lines of codes are in registers.
+/// Rows of a tile. Registers hold 12 sums and 8 lines of codes.
 pub(super) const ROWS: usize = MOST_ROWS;
 
-/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+/// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn multiply(_proof: Avx512, _tile: &Tile<'_>, _sums: &mut Sums, _at: usize) {}
 
 #[cfg(target_arch = "x86_64")]
 pub(super) fn multiply(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums, at: usize) {
-    // SAFETY: the proof says that the features are there.
+    // SAFETY: the proof shows that the features are present.
     unsafe { x86::tile(tile, sums, at) }
 }
 
@@ -71,7 +72,7 @@ mod x86 {
             let lines = lines(bits, tile.w.codes(tile.panel, block));
             let [scale, second_scale, min] = scaling(tile.w, tile.panel, block);
             for (r, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: in bounds by the assertion.
+                // SAFETY: the assertion keeps the index in bounds.
                 let a = unsafe { tile.a.get_unchecked(r * tile.stride + block) };
                 let words: &[i32; STEPS] = bytemuck::cast_ref(&a.codes);
                 let mut dots = a.starts.map(|start| _mm512_set1_epi32(start));
@@ -95,12 +96,12 @@ mod x86 {
             }
         }
         for (sums, acc) in sums.iter_mut().zip(acc) {
-            // SAFETY: a row of sums has a panel's floats from `at` on.
+            // SAFETY: from `at` on, a row of sums holds a panel's floats.
             unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(at), acc) };
         }
     }
 
-    /// Not fused: plain Rust has to have the same bits.
+    /// Not fused, so that plain Rust gets the same bits.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn fold(acc: __m512, dots: __m512i, scale: __m512) -> __m512 {

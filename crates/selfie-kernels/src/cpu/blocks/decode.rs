@@ -1,23 +1,23 @@
-//! Packed blocks, as the products read them. Plain Rust that each path compiles with its own instructions.
+//! Unpacks blocks for the products. Plain Rust that each path compiles with its own instructions.
 
 use crate::cpu::{blocks::BlockPanels, pack::PANEL};
 use crate::format::Scales;
 
-/// Steps of four in a block of 32.
+/// Steps of four values in a block of 32.
 pub(super) const STEPS: usize = 8;
 
-/// Four neighbours in k of sixteen columns.
+/// Four adjacent steps of k for sixteen columns.
 pub(super) type Line = [u8; 4 * PANEL];
 
-/// What sixteen columns of 32 values are multiplied by, each half of them, and what is added.
+/// The factors of both halves of 32 values, and the addend, for sixteen columns.
 pub(super) struct Scaling {
     pub(super) halves: [[f32; PANEL]; 2],
-    /// Zeros where a format has no minimum.
+    /// Zeros if the format has no minimum.
     pub(super) min: [f32; PANEL],
 }
 
-/// The codes of a block: the low four bits of two steps share a byte, the higher ones of all
-/// steps lie in one or two lines behind them.
+/// The codes of a block. The low four bits of two steps share a byte; the higher bits of all steps follow in one or two
+/// more lines.
 #[inline(always)]
 pub(super) fn lines(bits: usize, codes: &[u8]) -> [Line; STEPS] {
     let codes = codes.as_chunks::<64>().0;
@@ -52,7 +52,7 @@ pub(super) fn lines(bits: usize, codes: &[u8]) -> [Line; STEPS] {
     lines
 }
 
-/// The scales of the 32 values of each of a panel's columns from `32 * block` on.
+/// The scales of 32 values of each column of a panel, from value `32 * block` on.
 #[inline(always)]
 pub(super) fn scaling(w: &BlockPanels, panel: usize, block: usize) -> Scaling {
     let (unit, part) = w.scales(panel, block);
@@ -85,13 +85,13 @@ pub(super) fn scaling(w: &BlockPanels, panel: usize, block: usize) -> Scaling {
     }
 }
 
-/// Sixteen f16 that are finite; unlike [`half::f16::to_f32`] without a branch.
+/// Sixteen finite f16 values. Unlike [`half::f16::to_f32`], this has no branch.
 #[inline(always)]
 fn halves(bytes: &[u8]) -> [f32; PANEL] {
     let mut wide = [0.0; PANEL];
     for (wide, &bytes) in wide.iter_mut().zip(bytes.as_chunks::<2>().0) {
         let bits = u32::from(u16::from_le_bytes(bytes));
-        // An exponent that is 112 too low, also of the numbers that have none of their own.
+        // The shifted exponent is 112 too low, for subnormals too.
         let value = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
         *wide = f32::from_bits(value.to_bits() | (bits & 0x8000) << 16);
     }

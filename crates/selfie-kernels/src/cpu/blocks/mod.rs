@@ -1,12 +1,12 @@
 //! Products with weights in blocks.
 //!
-//! The operand is rounded too: each 32 values of a row to 8 bits with an f32 scale (`operand.rs`). What is left of a
-//! block's product is a sum of small integers, which is exact in any order, times two scales. Those products are added in
-//! order of k, with the same f32 operations on every path, so that all paths have the same bits.
+//! The operand is rounded too: each 32 values of a row become 8-bit codes with an f32 scale (`operand.rs`). A block's
+//! product is then a sum of small integers, which is exact in any order, times two scales. Every path adds these
+//! products in order of k with the same f32 operations, so all paths give the same bits.
 //!
-//! One arithmetic serves passes of any width. Blocks that are widened to bf16 for wide passes would round otherwise than
-//! integer sums for few rows do, and a row would depend on its batch. Nor would they be faster: an instruction of integer
-//! products does twice the work of one of bf16, and unpacking codes is shared by the rows of a tile.
+//! One arithmetic serves passes of any width. Widening blocks to bf16 for wide passes would round differently from the
+//! integer sums for few rows, and a row would then depend on its batch. It would not be faster either: an integer
+//! instruction does twice the work of a bf16 one, and the rows of a tile share the unpacking of the codes.
 
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod avx2;
@@ -38,7 +38,7 @@ const MOST_ROWS: usize = 12;
 /// Sums of a tile, `[rows, 32]`.
 type Sums = [[f32; TILE]; MOST_ROWS];
 
-/// Some rows and one panel.
+/// Some rows and one panel of the weights.
 struct Tile<'a> {
     w: &'a BlockPanels,
     panel: usize,
@@ -89,7 +89,7 @@ pub(super) fn for_tiles(
     }
 }
 
-/// Writes the tile's sums from column `at` on.
+/// Writes the tile's sums, from column `at` on.
 fn multiply(isa: Isa, tile: &Tile<'_>, sums: &mut Sums, at: usize) {
     match isa {
         Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }) => avx512::multiply(s, tile, sums, at),

@@ -8,26 +8,26 @@ use crate::cpu::simd::{Isa, Loop, Simd};
 /// Values of a block.
 pub(in crate::cpu) const VALUES: usize = 32;
 
-/// 2^-120: a little above where the inverse of a scale would overflow. Below it a block is 0.
+/// 2^-120: slightly above where the inverse of a scale would overflow. A block below it becomes 0.
 const TINY: f32 = f32::from_bits(7 << 23);
 
-/// Rows that are worth a second thread.
+/// As many rows as make a second thread worthwhile.
 const ROWS_A_TASK: usize = 8;
 
-/// 32 values of a row, each `scale * code`: codes are rounded to nearest, ties to even, and the largest is 127.
+/// 32 values of a row, each `scale * code`. Codes are rounded to nearest, ties to even; the largest is 127.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub(in crate::cpu) struct OperandBlock {
     pub(super) codes: [i8; VALUES],
-    /// NaN if one of the values is not finite: what is multiplied with it is NaN.
+    /// NaN if one of the values is not finite, so that every product with the block is NaN.
     pub(super) scale: f32,
-    /// The sum of all codes, times the scale: what a minimum is multiplied by.
+    /// The sum of all codes times the scale: the factor of a minimum.
     pub(super) sum: f32,
-    /// Where the sums of each half begin: its codes times minus the offset of the weights' codes.
+    /// The start value of each half's sum: its codes times the negative offset of the weights' codes.
     pub(super) starts: [i32; 2],
 }
 
-/// Quantizes rows of `width` that lie `stride` apart, into `[rows, blocks]`, for weights whose codes are `offset` too high.
+/// Quantizes rows of `width`, `stride` apart, into `[rows, blocks]`, for weights whose codes are `offset` too high.
 pub(in crate::cpu) fn quantize_rows(
     isa: Isa,
     values: &[f32],
@@ -66,7 +66,7 @@ impl Loop for Row<'_> {
         for (out, values) in out.iter_mut().zip(whole) {
             *out = quantize(values, self.offset);
         }
-        // What is behind the end of the row is 0.
+        // Values past the end of the row are 0.
         let mut last = [0.0; VALUES];
         last[..rest.len()].copy_from_slice(rest);
         for out in padding {
@@ -78,7 +78,7 @@ impl Loop for Row<'_> {
 
 #[inline(always)]
 fn quantize(values: &[f32; VALUES], offset: i32) -> OperandBlock {
-    // Of numbers without their sign the bits are in the same order, and those that are not finite come last.
+    // Without the sign, the bits sort as the numbers do, and values that are not finite come last.
     let mut most = 0;
     for x in values {
         most = most.max(x.to_bits() & 0x7fff_ffff);

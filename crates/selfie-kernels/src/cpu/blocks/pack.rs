@@ -11,31 +11,33 @@ use crate::cpu::pack::{PANEL, wrong_length};
 use crate::format::{Block, Layout, Scales};
 use crate::{BlockFormat, DType, KernelError, MatrixSource, Result, quantize};
 
-/// Bytes of a line: four neighbours in k of sixteen columns, as integer dot products take them.
+/// Bytes of a line: four adjacent steps of k for sixteen columns, the operand of an integer dot product.
 const LINE: usize = 4 * PANEL;
 
-/// A weight matrix `[out, in]` in blocks: as many bytes as the blocks have (scales of 6 bits get 8), but for padding.
+/// A weight matrix `[out, in]` in blocks. It takes as many bytes as the blocks do, apart from padding and from 6-bit
+/// scales, which are stored in 8 bits.
 ///
-/// Sixteen output columns form a panel, as in a plain matrix. First come the scales of all its blocks: for each block of
-/// the format the f16 of sixteen columns, then for each 32 values the scales of 8 bits. The codes follow: for each 32
-/// values the low four bits (8 bits: all) of eight lines, two lines in one; then the fifth bits of all lines in one line,
-/// or the fifth and sixth in two. `out` is padded with zeros to two panels.
+/// Sixteen output columns form a panel, as in a plain matrix. A panel begins with the scales of all its blocks: for
+/// each block of the format, the f16 of sixteen columns, then the 8-bit scales of each 32 values. The codes follow. For
+/// each 32 values come the low four bits of eight lines, two lines in one (8-bit codes: all bits of each line). Then
+/// come the fifth bits of all lines in one line, or the fifth and sixth in two. `out` is padded with zeros to two
+/// panels.
 pub(in crate::cpu) struct BlockPanels {
     map: MmapMut,
     format: BlockFormat,
     layout: Layout,
     rows: usize,
     columns: usize,
-    /// Blocks of 32 of a row.
+    /// Blocks of 32 values in a row.
     blocks: usize,
-    /// A block of the format has `1 << shift` of them.
+    /// A block of the format has `1 << shift` blocks of 32.
     shift: u32,
     /// Bytes of a panel's scales, padded to lines.
     scale_bytes: usize,
 }
 
 impl BlockPanels {
-    /// Reads, quantizes if need be, and packs the sources, stacked along `out`.
+    /// Reads the sources, stacked along `out`, quantizes them if necessary, and packs them.
     pub(in crate::cpu) fn pack(sources: &[&dyn MatrixSource], format: BlockFormat) -> Result<Self> {
         let columns = sources.first().map_or(0, |s| s.shape().1);
         let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
@@ -72,7 +74,7 @@ impl BlockPanels {
         self.layout
     }
 
-    /// Blocks of 32 of a row.
+    /// Blocks of 32 values in a row.
     pub(in crate::cpu) fn blocks(&self) -> usize {
         self.blocks
     }
@@ -82,7 +84,7 @@ impl BlockPanels {
         self.map.len()
     }
 
-    /// The lines of codes of a panel's `block`.
+    /// The lines of codes for one block of a panel.
     #[inline]
     pub(super) fn codes(&self, panel: usize, block: usize) -> &[u8] {
         let bytes = self.layout.bits * STEPS / 8 * LINE;
@@ -90,7 +92,7 @@ impl BlockPanels {
         &self.map[first + block * bytes..][..bytes]
     }
 
-    /// The f16 of a panel's `block` of the format, and the scales of the 32 values from `32 * block` on.
+    /// The f16 of one of a panel's blocks of the format, and the scales of the 32 values from `32 * block` on.
     #[inline]
     pub(super) fn scales(&self, panel: usize, block: usize) -> (&[u8], &[u8]) {
         let (unit, part) = (unit_bytes(self.layout), part_bytes(self.layout));
@@ -147,7 +149,7 @@ impl BlockPanels {
         Ok(())
     }
 
-    /// The blocks of some rows; `first` is the number in this matrix of the first of them.
+    /// The blocks of some rows; `first` is the number of the first one in this matrix.
     fn blocks_of(
         &self,
         source: &dyn MatrixSource,
@@ -254,13 +256,13 @@ fn pack_codes(bits: usize, codes: &[u8], lane: usize, lines: &mut [[u8; LINE]]) 
     }
 }
 
-/// Parts of 32 values of a block of the format.
+/// Groups of 32 values in a block of the format.
 #[inline]
 fn unit_parts(format: BlockFormat) -> usize {
     format.values() / VALUES
 }
 
-/// Bytes of the f16 of a block of the format, of sixteen columns.
+/// Bytes of the f16 of one block of the format, for sixteen columns.
 #[inline]
 fn unit_bytes(layout: Layout) -> usize {
     if layout.has_min() {
@@ -270,7 +272,7 @@ fn unit_bytes(layout: Layout) -> usize {
     }
 }
 
-/// Bytes of the scales of 32 values, of sixteen columns.
+/// Bytes of the scales of 32 values, for sixteen columns.
 #[inline]
 fn part_bytes(layout: Layout) -> usize {
     match layout.scales {

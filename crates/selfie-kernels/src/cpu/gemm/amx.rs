@@ -1,8 +1,9 @@
 //! Tiles with AMX: 32 rows by a pair of panels, bf16 in, f32 sums.
 //!
-//! A tile register holds 16 rows of 64 bytes, and `tdpbf16ps` adds the product of a `[16, 32]` operand and a `[32, 16]`
-//! weight tile to `[16, 16]` sums. Sixteen lines of a panel are a weight tile as they lie. Two operand tiles and two
-//! weight tiles feed four tiles of sums, so that each load is used twice (Intel's optimization manual, chapter 20).
+//! A tile register holds 16 rows of 64 bytes. `tdpbf16ps` multiplies a `[16, 32]` operand tile with a `[32, 16]` weight
+//! tile and adds the product to `[16, 16]` sums. Sixteen packed lines of a panel are a weight tile as they lie. Two
+//! operand tiles and two weight tiles feed four tiles of sums, so that each load is used twice (Intel's optimization
+//! manual, chapter 20).
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
@@ -17,8 +18,8 @@ const HALF: usize = 16;
 /// Rows of a tile.
 const TILE_ROWS: usize = 2 * HALF;
 
-/// Lines of a block: 2 x 8 KiB of weights, which stay in a first-level cache of 48 KiB beside the 16 KiB of a tile's
-/// rows that stream through it.
+/// Lines of a block: 2 x 8 KiB of weights. They stay in an L1 cache of 48 KiB beside the 16 KiB of a tile's rows that
+/// stream through it.
 const BLOCK_LINES: usize = 8 * HALF;
 
 impl Kernel for Registers {
@@ -42,7 +43,7 @@ impl Kernel for Registers {
     fn multiply(&mut self, strip: &Strip<'_, u32>, sums: &mut [[f32; TILE]], sums_stride: usize) {
         let tiles = strip.rows.div_ceil(TILE_ROWS);
         for (i, row) in (0..strip.rows).step_by(TILE_ROWS).enumerate() {
-            // A single tile takes all lines in one go; the hardware fetches along.
+            // A single tile takes all lines in one go; the hardware prefetches them.
             if tiles > 1 {
                 strip.next.iter().for_each(|panel| fetch(panel, i, tiles));
             }
@@ -61,20 +62,20 @@ impl Kernel for Registers {
 
 /// Up to 32 rows times a block of a pair of panels.
 struct Tile<'a> {
-    /// From the tile's first value on.
+    /// The operand, from the tile's first value on.
     a: &'a [u32],
     stride: usize,
     rows: usize,
     /// A multiple of 16 lines of each panel.
     panels: [&'a [u8]; 2],
-    /// Whether the sums begin here; else they are added to.
+    /// Whether the sums begin here; otherwise the tile adds to them.
     first: bool,
-    /// Every `sums_stride`th one is the next row's.
+    /// Row `i` is at `i * sums_stride`.
     sums: &'a mut [[f32; TILE]],
     sums_stride: usize,
 }
 
-/// The operand of `ldtilecfg`: palette 1, and for each register bytes of a row and rows.
+/// The operand of `ldtilecfg`: palette 1, then the bytes per row and the number of rows of each register.
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -85,10 +86,10 @@ struct TileConfig {
 }
 
 impl TileConfig {
-    /// Sums in 0, 1 (the first rows) and 2, 3; operand in 4 and 5; weights in 6 and 7.
+    /// Registers 0 and 1 (the first rows), 2 and 3 hold sums; 4 and 5 the operand; 6 and 7 the weights.
     fn new(rows: usize) -> Self {
         let first = rows.min(HALF) as u8;
-        // A register cannot have no rows; with up to 16 rows nothing uses those of the second half.
+        // A register cannot have 0 rows. With up to 16 rows, nothing uses those of the second half.
         let second = rows.saturating_sub(HALF).max(1) as u8;
         let mut config = Self {
             palette: 1,
@@ -105,10 +106,10 @@ impl TileConfig {
     }
 }
 
-/// The tile registers of this thread, given back when dropped.
+/// The tile registers of this thread, released on drop.
 pub(super) struct Registers {
     _proof: Amx,
-    /// The rows that they are configured for; 0 before the first tile.
+    /// The number of rows they are configured for; 0 before the first tile.
     rows: usize,
 }
 
@@ -124,8 +125,8 @@ impl Registers {
 #[cfg(target_arch = "x86_64")]
 impl Drop for Registers {
     fn drop(&mut self) {
-        // Registers in use would have to be saved whenever this thread is interrupted.
-        // SAFETY: the proof says that tiles are there and allowed.
+        // While they are in use, the kernel has to save the registers whenever it interrupts this thread.
+        // SAFETY: the proof shows that tiles are present and allowed.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
@@ -137,7 +138,8 @@ impl Registers {
             return;
         }
         let config = TileConfig::new(rows);
-        // SAFETY: the proof says that tiles are there and allowed; the operand is 64 bytes, and valid by its making.
+        // SAFETY: the proof shows that tiles are present and allowed. The operand is 64 bytes, and `TileConfig::new`
+        // makes it valid.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
         self.rows = rows;
     }
@@ -157,8 +159,8 @@ impl Registers {
             tile.sums_stride * size_of::<[f32; TILE]>(),
         );
         let add = u64::from(!tile.first);
-        // SAFETY: the proof says that tiles are there and allowed. The assertions bound the rows of the operand and of
-        // the sums, and the lines of both panels; second-half addresses are only used when there are such rows.
+        // SAFETY: the proof shows that tiles are present and allowed. The assertions bound the rows of the operand and
+        // of the sums, and the lines of both panels. Addresses of the second half are used only if it has rows.
         unsafe {
             let a = tile.a.as_ptr().cast::<u8>();
             let [b0, b1] = panels.map(<[u8]>::as_ptr);
@@ -250,13 +252,13 @@ impl Registers {
     }
 }
 
-/// Brings one of `parts` parts of some lines to the second-level cache.
+/// Prefetches one of `parts` parts of some lines into the L2 cache.
 #[cfg(target_arch = "x86_64")]
 fn fetch(lines: &[u8], part: usize, parts: usize) {
     use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
     let lines = lines.as_chunks::<64>().0;
     for line in &lines[lines.len() * part / parts..lines.len() * (part + 1) / parts] {
-        // SAFETY: every x86-64 has the instruction.
+        // SAFETY: every x86-64 CPU has this instruction.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
@@ -264,7 +266,7 @@ fn fetch(lines: &[u8], part: usize, parts: usize) {
 #[cfg(not(target_arch = "x86_64"))]
 fn fetch(_lines: &[u8], _part: usize, _parts: usize) {}
 
-/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+/// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
 impl Registers {
     fn tile(&mut self, _tile: Tile<'_>) {}

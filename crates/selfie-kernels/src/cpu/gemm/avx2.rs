@@ -1,23 +1,23 @@
 //! Tiles with AVX2, FMA and F16C: six rows by one panel of sixteen columns at a time, in f32.
 //!
-//! The operand is f32 for weights of any type (with bf16 weights its values are rounded to bf16), so that a value is
-//! broadcast by the load itself. One tile of rows widens weights in registers. More widen a block of weights once, and
-//! fetch the next one while they multiply: the hardware's own prefetching stops between blocks.
+//! The operand is f32 for weights of any type, so that the load itself broadcasts a value; for bf16 weights its values
+//! are rounded to bf16. A single tile of rows widens weights in registers. With more tiles, each block of weights is
+//! widened once. Meanwhile the next block is prefetched, because the hardware's own prefetching stops between blocks.
 
 use super::blocks::{Kernel, Strip};
 use super::{CpuActs, PANEL, PlainPanels, TILE};
 use crate::cpu::simd::Avx2;
 
-/// Rows of a tile: 6 x 2 accumulators leave four of the sixteen registers for weights and operand.
+/// Rows of a tile: 6 x 2 accumulators leave four of the sixteen registers for weights and the operand.
 const TILE_ROWS: usize = 6;
 
 /// Steps of k in a block: 16 KiB of a panel in f32, beside 6 KiB of a tile's rows.
 const BLOCK_K: usize = 256;
 
-/// Most rows that widen weights in registers, of which that takes some.
+/// The most rows for which weights are widened in registers; widening needs some of them.
 const WIDENING_ROWS: usize = 5;
 
-/// Steps of k for which a tile fetches one line of the next block.
+/// Steps of k after which a tile prefetches one more line of the next block.
 const FETCH_STEPS: usize = 4;
 
 /// A block of a panel in f32.
@@ -58,11 +58,11 @@ impl Kernel for Rows {
     #[cfg(target_arch = "x86_64")]
     fn multiply(&mut self, strip: &Strip<'_, f32>, sums: &mut [[f32; TILE]], sums_stride: usize) {
         let Rows { _proof, block } = self;
-        // SAFETY: the proof says that the features are there.
+        // SAFETY: the proof shows that the features are present.
         unsafe { x86::multiply(strip, block, sums, sums_stride) }
     }
 
-    /// Elsewhere the proof cannot be constructed, so that nobody calls this.
+    /// On other targets the proof cannot be constructed, so nothing calls this.
     #[cfg(not(target_arch = "x86_64"))]
     fn multiply(&mut self, _: &Strip<'_, f32>, _: &mut [[f32; TILE]], _: usize) {}
 }
@@ -94,16 +94,16 @@ mod x86 {
         }
     }
 
-    /// Lines of a panel.
+    /// The lines of a panel.
     #[derive(Clone, Copy)]
     enum Source<'a> {
         F32(&'a [[f32; PANEL]]),
         F16(&'a [[u16; PANEL]]),
-        /// Pairs of neighbours in k.
+        /// Pairs of adjacent steps of k.
         Bf16(&'a [[u32; PANEL]]),
     }
 
-    /// All row tiles times the lines of panel `p`.
+    /// Multiplies all row tiles with the lines of panel `p`.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn panel_tiles(
         strip: &Strip<'_, f32>,
@@ -149,7 +149,7 @@ mod x86 {
         first: bool,
         p: usize,
         sums_stride: usize,
-        /// What is fetched meanwhile.
+        /// The lines to prefetch meanwhile.
         next: &'a [u8],
     }
 
@@ -191,7 +191,7 @@ mod x86 {
             }
         }
 
-        /// Where the tile's rows have the sums of this panel, sixteen floats each.
+        /// Where each row of the tile keeps its sums for this panel: sixteen floats.
         #[inline]
         fn rows<const R: usize>(&self, sums: &mut [[f32; TILE]]) -> [*mut f32; R] {
             assert!((R - 1) * self.sums_stride < sums.len());
@@ -199,7 +199,7 @@ mod x86 {
             std::array::from_fn(|r| first.wrapping_add(r * self.sums_stride * TILE))
         }
 
-        // Inlined, all of these together are too much for the compiler to keep the sums in registers.
+        // Not inlined: together these functions are too much for the compiler to keep the sums in registers.
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
         fn f32<const R: usize>(&self, sums: &mut [[f32; TILE]], steps: &[[f32; PANEL]]) {
@@ -207,7 +207,7 @@ mod x86 {
             let mut acc = self.begin::<R>(sums);
             let (groups, rest) = steps.as_chunks::<FETCH_STEPS>();
             for (g, group) in groups.iter().enumerate() {
-                // Beyond the end it does nothing, or fetches what is not needed.
+                // Past the end a prefetch does nothing, or fetches lines that are not needed.
                 _mm_prefetch::<_MM_HINT_T0>(self.next.as_ptr().wrapping_add(g * 64).cast());
                 for (k, step) in group.iter().enumerate() {
                     // SAFETY: the assertion bounds the operand.
@@ -249,7 +249,7 @@ mod x86 {
             self.end(acc, sums);
         }
 
-        /// One step of k for all rows.
+        /// One step of k, for all rows.
         ///
         /// # Safety
         /// `(R - 1) * stride + k` must be in bounds of the operand.
@@ -257,7 +257,7 @@ mod x86 {
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn step<const R: usize>(&self, sums: &mut Acc<R>, k: usize, w: [__m256; 2]) {
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: in bounds by the caller's promise.
+                // SAFETY: in bounds, by the caller's promise.
                 let x = _mm256_set1_ps(unsafe { *self.a.get_unchecked(r * self.stride + k) });
                 sums[0] = _mm256_fmadd_ps(x, w[0], sums[0]);
                 sums[1] = _mm256_fmadd_ps(x, w[1], sums[1]);
@@ -286,7 +286,7 @@ mod x86 {
         steps
     }
 
-    /// Even and odd k of sixteen columns: a bf16 becomes an f32 by moving it to the upper half.
+    /// Even and odd k of sixteen columns. Moving a bf16 to the upper half makes it an f32.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn widen_bf16(line: &[u32; PANEL]) -> [[__m256; 2]; 2] {

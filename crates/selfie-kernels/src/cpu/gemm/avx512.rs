@@ -1,4 +1,4 @@
-//! Tiles with AVX-512: twelve rows by a pair of panels, bf16 by the dot product of pairs.
+//! Tiles with AVX-512: twelve rows by a pair of panels. Pairs of bf16 use the dot-product instruction.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ const ROWS: usize = 12;
 /// Sums of a tile, `[rows, 32]`.
 type Sums = [[f32; TILE]; ROWS];
 
-/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels. A tile stays in its
+/// Calls `each(row, pair, sums)` for every row of `a` and each pair of panels; `sums` is `[32]`. A tile stays in
 /// registers over all of k.
 pub(super) fn for_tiles(
     proof: Avx512,
@@ -47,7 +47,7 @@ pub(super) fn for_tiles(
     }
 }
 
-/// One tile of work for a kernel: `rows` rows of `a` times a pair of panels.
+/// One tile of work: `rows` rows of `a` times a pair of panels.
 struct Tile<'a> {
     a: Operand<'a>,
     rows: usize,
@@ -59,10 +59,10 @@ struct Tile<'a> {
     dtype: DType,
 }
 
-/// The rows of the operand from the tile's first on.
+/// The operand, from the tile's first row on.
 #[derive(Clone, Copy)]
 enum Operand<'a> {
-    /// Pairs of neighbours in k, as the packed weights have them.
+    /// Pairs of adjacent steps of k, in the layout of the packed weights.
     Bf16(&'a [u32]),
     F32(&'a [f32]),
 }
@@ -76,13 +76,13 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// Elsewhere the proof cannot be constructed, so that nobody calls this.
+/// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
 fn multiply(_proof: Avx512, _tile: &Tile<'_>, _sums: &mut Sums) {}
 
 #[cfg(target_arch = "x86_64")]
 fn multiply(_proof: Avx512, tile: &Tile<'_>, sums: &mut Sums) {
-    // SAFETY: the proof says that the features are there.
+    // SAFETY: the proof shows that the features are present.
     unsafe { x86::tile(tile, sums) }
 }
 
@@ -198,7 +198,7 @@ mod x86 {
         acc
     }
 
-    /// One step of k for all rows.
+    /// One step of k, for all rows.
     ///
     /// # Safety
     /// `(R - 1) * stride + k` must be in bounds of `a`.
@@ -213,18 +213,18 @@ mod x86 {
         w1: __m512,
     ) {
         for (r, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: in bounds by the caller's promise.
+            // SAFETY: in bounds, by the caller's promise.
             let x = _mm512_set1_ps(unsafe { *a.get_unchecked(r * stride + k) });
             acc[0] = _mm512_fmadd_ps(x, w0, acc[0]);
             acc[1] = _mm512_fmadd_ps(x, w1, acc[1]);
         }
     }
 
-    /// Sixteen pairs of bf16, as the dot product takes them.
+    /// Sixteen pairs of bf16 as an operand of the dot-product instruction.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn pairs(bits: __m512i) -> __m512bh {
-        // SAFETY: both are 64 bytes, of which every pattern is a value.
+        // SAFETY: both types have 64 bytes, and every bit pattern is a value.
         unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
     }
 }

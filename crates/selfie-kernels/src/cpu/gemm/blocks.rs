@@ -1,9 +1,8 @@
-//! Products of many rows, through k in blocks.
+//! Products of many rows, blocked along k.
 //!
-//! A block of a pair of panels stays in the first-level cache while all row tiles pass it, and the sums of a few pairs
-//! wait in the second level between blocks (Goto, van de Geijn 2008: Anatomy of high-performance matrix
-//! multiplication). That changes no bit: sums are added to in order of k, and leave a register and come back as the
-//! f32 that they are.
+//! A block of a pair of panels stays in the L1 cache while all row tiles pass it. The sums of a few pairs wait in L2
+//! between blocks (Goto and van de Geijn 2008, Anatomy of high-performance matrix multiplication). Blocking changes no
+//! bit: sums grow in order of k, and an f32 leaves a register and returns unchanged.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -11,15 +10,15 @@ use std::ops::Range;
 use super::{CpuActs, PlainPanels, TILE};
 use crate::DType;
 
-/// Pairs of panels whose sums wait between blocks: 1 KiB a row.
+/// Pairs of panels whose sums wait between blocks; 1 KiB a row.
 const BLOCK_PAIRS: usize = 8;
 
 thread_local! {
-    /// Sums `[rows, BLOCK_PAIRS]` of the blocks in work.
+    /// Sums `[rows, BLOCK_PAIRS]` of the blocks in progress.
     static SUMS: RefCell<Vec<[f32; TILE]>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What multiplies rows with a block of one pair of panels.
+/// Multiplies rows with a block of one pair of panels.
 pub(super) trait Kernel {
     /// An element of the operand: an f32, or a pair of bf16.
     type Element;
@@ -27,16 +26,17 @@ pub(super) trait Kernel {
     /// Steps of k in an element.
     const ELEMENT_K: usize;
 
-    /// The elements of an operand of the path's form.
+    /// The elements of an operand, in this path's form.
     fn elements(a: &CpuActs) -> &[Self::Element];
 
-    /// Rows that pass a block.
+    /// Rows that pass a block together.
     const BLOCK_ROWS: usize;
 
-    /// Lines of a block, for so many rows. One tile of rows reads the weights once and is best left in its registers.
+    /// Lines of a block for `rows` rows. A single tile of rows reads the weights once and is best left in its
+    /// registers.
     fn block_lines(rows: usize, w: &PlainPanels) -> usize;
 
-    /// Adds the strip's products to `sums`: row `i` at `i * sums_stride`. The first lines set them.
+    /// Adds the strip's products to `sums`; row `i` is at `i * sums_stride`. The first lines set the sums.
     fn multiply(
         &mut self,
         strip: &Strip<'_, Self::Element>,
@@ -45,7 +45,7 @@ pub(super) trait Kernel {
     );
 }
 
-/// Some rows, and the lines of a pair of panels that they are multiplied with.
+/// Some rows, and the lines of a pair of panels to multiply them with.
 pub(super) struct Strip<'a, T> {
     /// The operand, from the first row's element at the first line on.
     pub(super) a: &'a [T],
@@ -55,13 +55,13 @@ pub(super) struct Strip<'a, T> {
     /// The lines of both panels.
     pub(super) panels: [&'a [u8]; 2],
     pub(super) dtype: DType,
-    /// Whether these are the first lines, so that the sums begin.
+    /// Whether these are the first lines, which set the sums.
     pub(super) first: bool,
-    /// The lines that come next, to be fetched meanwhile.
+    /// The next lines, to prefetch meanwhile.
     pub(super) next: [&'a [u8]; 2],
 }
 
-/// Calls `each(row, pair, sums)` with the sums `[32]` of every row of `a` times each pair of panels.
+/// Calls `each(row, pair, sums)` for every row of `a` and each pair of panels; `sums` is `[32]`.
 pub(super) fn for_tiles<K: Kernel>(
     kernel: &mut K,
     a: &CpuActs,
@@ -115,9 +115,10 @@ impl<T> Block<'_, T> {
         let lines = K::block_lines(self.rows, w).max(1);
         for first in (0..w.lines).step_by(lines) {
             for (at, pair) in self.pairs.clone().enumerate() {
-                let next = match at + 1 < self.pairs.len() {
-                    true => w.panels(pair + 1, first, lines),
-                    false => w.panels(self.pairs.start, first + lines, lines),
+                let next = if at + 1 < self.pairs.len() {
+                    w.panels(pair + 1, first, lines)
+                } else {
+                    w.panels(self.pairs.start, first + lines, lines)
                 };
                 let strip = Strip {
                     a: &self.a[first * w.line_k() / K::ELEMENT_K..],

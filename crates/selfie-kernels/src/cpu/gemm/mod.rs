@@ -1,10 +1,9 @@
 //! Matrix products with packed weights.
 //!
-//! A task owns pairs of panels (32 output columns) and walks all rows in tiles; a kernel sums each element over
-//! the whole of k, in order. The sum of an element therefore never depends on the number of rows, the tile that it
-//! falls in, or the thread.
+//! A task owns pairs of panels (32 output columns) and walks all rows in tiles. A kernel sums each element over all of
+//! k, in order. So the sum of an element never depends on the number of rows, on its tile, or on the thread.
 
-// Only x86-64 can construct the proofs that these ask for.
+// Only x86-64 can construct the proofs that these modules need.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod amx;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -71,7 +70,7 @@ pub(super) fn linear(
                 for_tiles(isa, product, pairs, |row, pair, sums| {
                     let n = TILE.min(part.rows - pair * TILE);
                     let column = part.first + pair * TILE;
-                    // SAFETY: each task owns its pairs of panels, so no two write the same columns.
+                    // SAFETY: each task owns its pairs of panels, so no two tasks write the same columns.
                     let out = unsafe { out.slice(row, column, n) };
                     let bias = bias.map_or(&[] as &[f32], |b| &b[column..column + n]);
                     store(out, &sums[..n], bias, add);
@@ -82,15 +81,15 @@ pub(super) fn linear(
     Ok(())
 }
 
-/// A part of a matrix, with an operand in the form that it takes.
+/// A part of a matrix, with the operand in the form it takes.
 #[derive(Clone, Copy)]
 pub(super) enum Product<'a> {
     Plain(&'a CpuActs, &'a PlainPanels),
     Blocks(blocks_of_weights::Operand<'a>, &'a BlockPanels),
 }
 
-/// Calls `f` with `part` and the operand in the form that it takes: as it is, or, if it is f32, rounded once more. An error
-/// if its form is another one.
+/// Calls `f` with `part` and the operand in the form it takes: unchanged, or rounded once more if it is f32. An error
+/// if the operand has a different form.
 pub(super) fn with_product<R>(
     isa: Isa,
     op: &'static str,
@@ -122,7 +121,7 @@ pub(super) fn with_product<R>(
     }
 }
 
-/// Calls `each(row, pair, sums)` with the sums `[32]` of every row times each pair of panels.
+/// Calls `each(row, pair, sums)` for every row of `a` and each pair of panels; `sums` is `[32]`.
 pub(super) fn for_tiles(
     isa: Isa,
     product: Product<'_>,
@@ -177,7 +176,7 @@ fn store(out: &mut [f32], sums: &[f32], bias: &[f32], add: bool) {
     }
 }
 
-/// A row-major output whose columns are shared out among tasks.
+/// A row-major output whose columns are divided among tasks.
 struct Columns<'a> {
     out: *mut f32,
     len: usize,
@@ -201,12 +200,12 @@ impl<'a> Columns<'a> {
     /// Columns `column..column + n` of `row`.
     ///
     /// # Safety
-    /// No other slice that is alive may overlap it.
+    /// No other live slice may overlap this one.
     #[allow(clippy::mut_from_ref)]
     unsafe fn slice(&self, row: usize, column: usize, n: usize) -> &mut [f32] {
         let start = row * self.width + column;
         assert!(start + n <= self.len);
-        // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
+        // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.out.add(start), n) }
     }
 }

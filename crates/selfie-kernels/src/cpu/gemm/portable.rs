@@ -1,4 +1,4 @@
-//! Tiles in plain Rust: what every machine can run, and how the packed lines are read.
+//! Tiles in plain Rust. They run on every machine, and show how to read the packed lines.
 
 use half::{bf16, f16};
 
@@ -52,7 +52,7 @@ fn add<T>(sums: &mut [f32; PANEL], a: &[f32], steps: &[[T; PANEL]], value: impl 
     }
 }
 
-/// A line of bf16 has two neighbours in k of each column.
+/// A line of bf16 holds two adjacent steps of k for each column.
 fn add_pairs(sums: &mut [f32; PANEL], a: &[f32], lines: &[[[bf16; 2]; PANEL]]) {
     for (line, a) in lines.iter().zip(a.as_chunks::<2>().0) {
         for (sum, w) in sums.iter_mut().zip(line) {

@@ -1,4 +1,4 @@
-//! Finding a device and holding its context.
+//! Opens a device and holds its context.
 
 use std::ffi::c_int;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -8,25 +8,25 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 use crate::{KernelError, Memory, Result};
 
-/// CUDA 12.0, the first to take PTX 8.0; as the driver counts versions.
+/// CUDA 12.0, the first version that accepts PTX 8.0, in the driver's numbering.
 const OLDEST_DRIVER: i32 = 12_000;
 
-/// The architecture that the kernels are written for.
+/// The oldest architecture that the kernels support.
 const OLDEST_ARCHITECTURE: (i32, i32) = (8, 0);
 
 /// An open device.
 pub(super) struct Device {
-    /// Such as `NVIDIA H200 (cuda:0)`.
+    /// The device's name, such as `NVIDIA H200 (cuda:0)`.
     pub(super) name: String,
     pub(super) compute: (i32, i32),
     pub(super) multiprocessors: u32,
-    /// Most shared memory of a block.
+    /// The most shared memory that a block can have.
     pub(super) shared_bytes: u32,
     driver: i32,
     context: sys::CUcontext,
 }
 
-// SAFETY: a device's primary context can be used from any thread; the driver locks.
+// SAFETY: any thread may use a device's primary context; the driver locks.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -47,21 +47,21 @@ pub(super) fn count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Loads a library for good, so that cudarc finds it loaded; `false` if there is none. (cudarc's own test loads it and
-/// gives it back, and cuBLASLt has hundreds of megabytes.)
+/// Loads a library for good, so that cudarc finds it loaded; `false` if it is missing. (cudarc's own test loads and
+/// unloads it, and cuBLASLt has hundreds of megabytes.)
 fn load(name: &str) -> bool {
     cudarc::get_lib_name_candidates(name).iter().any(|file| {
-        // SAFETY: loading a library of this name runs its initialisers, which are NVIDIA's.
+        // SAFETY: loading a library of this name runs NVIDIA's initialisers.
         let library = unsafe { libloading::Library::new(file) };
         library.map(std::mem::forget).is_ok()
     })
 }
 
-/// A device's primary context, which the process holds from the first use to its end: making one takes a good part of
-/// a second, and what was loaded into it goes with it.
+/// A device's primary context. The process holds it from its first use to its end: creating one takes a good part of a
+/// second, and destroying it unloads everything loaded into it.
 fn primary_context(device: sys::CUdevice) -> Result<sys::CUcontext, DriverError> {
     struct Context(sys::CUcontext);
-    // SAFETY: a context can be used from any thread.
+    // SAFETY: any thread may use a context.
     unsafe impl Send for Context {}
 
     static HELD: Mutex<Vec<(sys::CUdevice, Context)>> = Mutex::new(Vec::new());
@@ -75,10 +75,10 @@ fn primary_context(device: sys::CUdevice) -> Result<sys::CUcontext, DriverError>
     Ok(context)
 }
 
-/// The version of CUDA that the driver is for, 1000 times the major one.
+/// The CUDA version of the driver: 1000 times the major version plus 10 times the minor one.
 fn driver_version() -> Result<i32> {
     let mut version = 0;
-    // SAFETY: the driver writes an integer there.
+    // SAFETY: the driver writes one integer there.
     let got = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
     got.map_err(|e| failed("the CUDA driver", "asking for its version", e))?;
     Ok(version)
@@ -144,7 +144,7 @@ impl Device {
         Ok(open)
     }
 
-    /// Makes the context the one that this thread's calls are for.
+    /// Makes this context current on the calling thread.
     pub(super) fn make_current(&self) -> Result<()> {
         // SAFETY: the process holds the context.
         let done = unsafe { result::ctx::set_current(self.context) };
@@ -174,7 +174,7 @@ impl Device {
 
     pub(super) fn alloc(&self, what: &'static str, bytes: u64) -> Result<u64> {
         self.make_current()?;
-        // The driver has no allocations of 0 bytes.
+        // The driver refuses allocations of 0 bytes.
         let size = usize::try_from(bytes.max(1)).unwrap_or(usize::MAX);
         // SAFETY: the caller writes before it reads.
         match unsafe { result::malloc_sync(size) } {
@@ -194,7 +194,7 @@ impl Device {
     }
 }
 
-/// An error of the driver: its name, and what the driver says of it.
+/// An error of the driver: its name and its message.
 pub(super) fn failed(device: &str, doing: impl Into<String>, error: DriverError) -> KernelError {
     let said = error
         .error_string()

@@ -1,9 +1,9 @@
-//! Points of a stream: to wait for, and to measure between.
+//! Events: points of a stream to wait for and to measure between.
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUevent_flags as Flags};
 
-/// A point of the stream that can be waited for.
+/// A point of the stream.
 pub(super) struct Event(sys::CUevent);
 
 impl Event {
@@ -11,7 +11,7 @@ impl Event {
         Ok(Self(result::event::create(Flags::CU_EVENT_DISABLE_TIMING)?))
     }
 
-    /// One that knows when the device got there.
+    /// An event that records when the device reached it.
     pub(super) fn timed() -> Result<Self, DriverError> {
         Ok(Self(result::event::create(Flags::CU_EVENT_DEFAULT)?))
     }
@@ -21,13 +21,13 @@ impl Event {
         unsafe { result::event::record(self.0, stream) }
     }
 
-    /// Returns at once if it was never recorded.
+    /// Waits for the event. Returns at once if it was never recorded.
     pub(super) fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: the event is this value's own.
+        // SAFETY: this value owns the event.
         unsafe { result::event::synchronize(self.0) }
     }
 
-    /// Seconds from `start` to this one; both are [timed](Self::timed), and the device has passed them.
+    /// Seconds from `start` to this event. Both must be [timed](Self::timed), and the device must have passed both.
     pub(super) fn seconds_since(&self, start: &Event) -> Result<f64, DriverError> {
         // SAFETY: both events belong to the current context.
         let milliseconds = unsafe { result::event::elapsed(start.0, self.0) }?;
@@ -37,7 +37,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: the event is this value's own.
+        // SAFETY: this value owns the event.
         let _ = unsafe { result::event::destroy(self.0) };
     }
 }

@@ -1,10 +1,10 @@
-//! Which series of work is sent as a graph.
+//! Decides which series of work to send as a graph.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::gpu::Gemm;
 
-/// One thing that the device is asked to do.
+/// One piece of work for the device.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Work {
     Kernel(Kernel),
@@ -18,32 +18,32 @@ pub(super) struct Kernel {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
     pub(super) shared_bytes: u32,
-    /// The bits of each argument; of a 32-bit one in the lower half.
+    /// The bits of each argument; a 32-bit one is in the lower half.
     pub(super) args: Box<[u64]>,
 }
 
-/// Series of fewer pieces are not worth a graph.
+/// A shorter series is not worth a graph.
 const SHORTEST: usize = 8;
-/// Graphs that are kept: those of a few steps for each number of sequences that decode together, several a step.
+/// The most graphs to keep. A step is several graphs, and each number of sequences that decode together has its own.
 const MOST_GRAPHS: usize = 512;
-/// Series of which it is remembered that they came.
+/// The most series to remember having seen.
 const MOST_SEEN: usize = 4096;
 
 /// What to do with a series.
 #[derive(Debug, PartialEq)]
 pub(super) enum Next<'a, G> {
-    /// Send it piece by piece: it is new, and may never come again.
+    /// Send it piece by piece: it is new and may never come again.
     Send,
-    /// Make a graph of it, and [insert](Graphs::insert) that.
+    /// Capture it as a graph, and [insert](Graphs::insert) that.
     Capture,
-    /// Send this graph, which was made of the same series.
+    /// Send this graph, captured from the same series.
     Replay(&'a G),
 }
 
-/// The graphs, and the series that may become one: those that come a second time.
+/// The graphs, and the series seen once. A series becomes a graph when it comes a second time.
 ///
-/// A graph is replayed only for work that is the same to the last argument, so it never does anything else than the
-/// work would.
+/// A graph is replayed only if the work is the same down to the last argument, so it always does what the work would
+/// do.
 pub(super) struct Graphs<G> {
     graphs: HashMap<u64, Entry<G>>,
     seen: VecDeque<u64>,
@@ -88,7 +88,7 @@ impl<G> Graphs<G> {
         Next::Send
     }
 
-    /// Keeps the graph of a series; one that has not been used for the longest time may have to go.
+    /// Keeps the graph of a series. If there are too many, the least recently used one goes.
     pub(super) fn insert(&mut self, work: Vec<Work>, graph: G) {
         if self.graphs.len() == MOST_GRAPHS {
             let oldest = self.graphs.iter().min_by_key(|(_, entry)| entry.used);
@@ -102,10 +102,10 @@ impl<G> Graphs<G> {
     }
 }
 
-/// A number that different series hardly share.
+/// A hash that different series rarely share.
 fn signature(work: &[Work]) -> u64 {
     let mut hash = work.len() as u64;
-    // As rustc's FxHash: a series has thousands of words, and is hashed once a step.
+    // Like rustc's FxHash: a series has thousands of words and is hashed once a step.
     let mut add = |word: u64| {
         hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     };
@@ -132,7 +132,7 @@ fn signature(work: &[Work]) -> u64 {
 mod tests {
     use super::*;
 
-    /// A series of `length` launches that differs by `arg` in its last argument.
+    /// A series of `length` launches, with `arg` as its last argument.
     fn series(length: usize, arg: u64) -> Vec<Work> {
         let kernel = |last: bool| {
             Work::Kernel(Kernel {
@@ -162,7 +162,7 @@ mod tests {
     fn a_graph_is_never_replayed_for_other_work() {
         let mut graphs = Graphs::new();
         graphs.insert(series(20, 1), 'a');
-        // As if both had the same signature.
+        // Simulates two series with the same signature.
         let entry = graphs.graphs.remove(&signature(&series(20, 1))).unwrap();
         graphs.graphs.insert(signature(&series(20, 2)), entry);
         assert_eq!(graphs.next(&series(20, 2)), Next::Send);

@@ -1,9 +1,8 @@
 //! NVIDIA GPUs, through the CUDA driver and cuBLASLt.
 //!
-//! Both libraries are loaded when a device is opened, so that a program which contains this module starts without them.
-//! One stream takes all work. Launches and products are not sent to it one by one: 48 are collected, or fewer if
-//! something has to come before or after them (a copy, a read). A series that comes again, as those of a
-//! decode step does, is sent as one CUDA graph.
+//! Both libraries are loaded when a device is opened, so a program with this module starts without them. All work goes
+//! to one stream. Launches and products are not sent one by one: up to 48 are collected, and a copy or a read sends
+//! what there is. A series that comes again, such as that of a decode step, is sent as one CUDA graph.
 
 mod device;
 mod event;
@@ -34,17 +33,18 @@ pub type Cuda = Gpu<CudaDriver>;
 /// How to set up a [`Cuda`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CudaOptions {
-    /// A row gives the same bits in any batch. Products then take one algorithm for any number of rows and no
-    /// split sums, and attention cuts contexts at fixed places: slower, above all for few rows.
+    /// Whether a row gives the same bits in any batch. Products then use one algorithm for any number of rows and never
+    /// split sums, and attention does not split contexts. This is slower, above all for few rows.
     pub deterministic: bool,
-    /// Whether the first products of a shape are timed with several of cuBLASLt's algorithms, to keep the fastest; without,
-    /// its heuristic's first choice is taken, so that a run gives what the one before gave. Off by default: on an H200 it
-    /// makes decode steps of 64 rows 5% faster, a sweep no faster, and the first one 0.8 s longer. Deterministic products
-    /// have one algorithm for all numbers of rows, and are not timed.
+    /// Whether to time the first products of a shape with several of cuBLASLt's algorithms and keep the fastest.
+    /// Otherwise the first choice of its heuristic is used, and every run gives the same result. Off by default: on an
+    /// H200 timing makes decode steps of 64 rows 5% faster and a sweep no faster, and the first sweep takes 0.8 s
+    /// longer. Deterministic products use one algorithm for all numbers of rows and are not timed.
     pub tune: bool,
-    /// Whether a series of launches that comes again is replayed as a graph; without, each is launched by itself.
+    /// Whether to replay a repeated series of launches as a graph. Otherwise each launch is sent by itself.
     pub graphs: bool,
-    /// Whether products of at most 16 rows are our own kernel's; without, and in deterministic mode, cuBLASLt has all.
+    /// Whether our own kernel computes products of at most 16 rows. Otherwise, and in deterministic mode, cuBLASLt
+    /// computes all of them.
     pub matvec: bool,
 }
 
@@ -62,15 +62,16 @@ impl Default for CudaOptions {
 impl Cuda {
     /// Opens a device.
     ///
-    /// Fails with an error that says what is missing if there is no driver or no such device, if the driver is older than
-    /// CUDA 12.0, the device older than compute capability 8.0, or cuBLASLt not found.
+    /// An error says what is missing: no driver, no such device, a driver older than CUDA 12.0, a device older than
+    /// compute capability 8.0, or no cuBLASLt.
     pub fn open(ordinal: usize, options: CudaOptions) -> Result<Self> {
         let driver = CudaDriver::open(ordinal, options)?;
-        let splits = match options.deterministic {
-            true => Splits::Fixed,
-            false => Splits::Fill {
+        let splits = if options.deterministic {
+            Splits::Fixed
+        } else {
+            Splits::Fill {
                 multiprocessors: driver.device.multiprocessors,
-            },
+            }
         };
         let gpu = Gpu::new(driver, splits)?;
         Ok(if options.matvec {
@@ -80,7 +81,7 @@ impl Cuda {
         })
     }
 
-    /// The number of devices: 0 without a driver.
+    /// The number of devices; 0 without a driver.
     pub fn devices() -> Result<usize> {
         match device::count() {
             Err(KernelError::NoCudaDriver) => Ok(0),
@@ -92,7 +93,7 @@ impl Cuda {
 /// The driver of one NVIDIA GPU.
 pub struct CudaDriver {
     device: Device,
-    /// Taken apart while the device's context is current.
+    /// `None` once dropped; it must be dropped while the device's context is current.
     stream: Option<Mutex<Stream>>,
 }
 
@@ -106,23 +107,23 @@ impl CudaDriver {
         })
     }
 
-    /// Why series of launches are not replayed as graphs any more: making one failed, and since then each launch is sent by
-    /// itself, which is slower for few rows and computes the same.
+    /// Why series of launches are no longer replayed as graphs: capturing one failed. Since then each launch is sent by
+    /// itself, which gives the same results and is slower for few rows.
     pub fn graphs_failed(&self) -> Result<Option<String>> {
         Ok(self.stream()?.graphs_failed().map(str::to_owned))
     }
 
-    /// Copies within the device: what bandwidths of kernels are measured against.
+    /// Copies within the device. The bandwidth of kernels is measured against this.
     ///
     /// # Safety
-    /// Both ranges of `bytes` lie in one allocation each, and do not overlap.
+    /// Each range of `bytes` lies in one allocation, and the two do not overlap.
     pub unsafe fn copy(&self, from: u64, to: u64, bytes: u64) -> Result<()> {
         // SAFETY: the caller's ranges.
         unsafe { self.stream()?.copy(from, to, bytes) }
     }
 
-    /// Seconds of the device's own clock from the beginning of `work` to its end. The device waits where the host is
-    /// slower in asking than the device in doing.
+    /// Seconds from the beginning of `work` to its end, by the device's clock. This includes time in which the device
+    /// waits for the host to send work.
     pub fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let start = self.stream()?.send_and_mark()?;
         work()?;
@@ -131,8 +132,8 @@ impl CudaDriver {
         stream.seconds_between(&start, &end)
     }
 
-    /// The time of each launch and each product that `work` asks for, in order. They are sent one by one, not as graphs,
-    /// so their sum is more than the time of the work without a profile.
+    /// The time of each launch and product in `work`, in order. They are sent one by one, not as graphs, so their sum
+    /// exceeds the time of the work without a profile.
     pub fn profiled(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Timed>> {
         self.stream()?.start_profile()?;
         let done = work();
@@ -140,16 +141,16 @@ impl CudaDriver {
         done.and(times)
     }
 
-    /// Assembles a module for this device, and says what each of its kernels takes.
+    /// Assembles a module for this device, and returns the resources that each of its kernels uses.
     pub fn assemble(&self, module: Module) -> Result<Vec<KernelUse>> {
         self.device.make_current()?;
         modules::assemble(&self.device.name, module)
     }
 
-    /// Assembles PTX that is not one of our files, runs a kernel of it once, and waits for it.
+    /// Assembles PTX that is not one of our files, runs one of its kernels once, and waits for it.
     ///
     /// # Safety
-    /// The kernel takes these arguments, and what it does with them stays in its allocations.
+    /// The kernel takes these arguments, and accesses memory only inside its allocations.
     pub unsafe fn run_ptx(
         &self,
         source: &str,
@@ -168,14 +169,14 @@ impl CudaDriver {
     fn stream(&self) -> Result<MutexGuard<'_, Stream>> {
         self.device.make_current()?;
         let stream = self.stream.as_ref().expect("it is there until the drop");
-        // A panic may have left launches behind; they are complete ones.
+        // A panic may have left launches behind; each of them is complete.
         Ok(stream.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Drop for CudaDriver {
     fn drop(&mut self) {
-        // Without a context nothing of the stream is left to be given back.
+        // Without a context, nothing of the stream is left to free.
         if self.device.make_current().is_ok() {
             self.stream = None;
         } else {
@@ -198,11 +199,11 @@ impl Driver for CudaDriver {
     }
 
     unsafe fn free(&self, address: u64) {
-        // What was asked for before is not sent yet, or still running: a free waits for the device.
-        // An error of that work comes out of the next call, too.
+        // Earlier work may not be sent yet, or may still be running; a free waits for the device. If that work fails,
+        // the next call reports it too.
         if let Ok(mut stream) = self.stream() {
             let _ = stream.send();
-            // SAFETY: the address came from `alloc`, and nothing uses it after what has just been sent.
+            // SAFETY: the address came from `alloc`, and nothing uses it after the work just sent.
             let _ = unsafe { result::free_sync(address) };
         }
     }

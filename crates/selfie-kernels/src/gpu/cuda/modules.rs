@@ -1,4 +1,4 @@
-//! The kernels on the device: assembled by the driver when the first launch asks for one.
+//! The kernels on the device. The driver assembles each one at its first launch.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,16 +12,16 @@ use super::device::failed;
 use crate::gpu::Module;
 use crate::{KernelError, Result};
 
-/// Bytes of what the driver's assembler has to say.
+/// Bytes for the messages of the driver's assembler.
 const LOG_BYTES: usize = 16 << 10;
 
-/// Shared memory that every function may have without being asked for more, its own static bytes included.
+/// Shared memory, static bytes included, that a function may use without an opt-in.
 const PLAIN_SHARED_BYTES: u32 = 48 << 10;
 
 /// The modules that have been loaded, and their functions.
 pub(super) struct Modules {
     device: String,
-    /// Most shared memory of a block.
+    /// The most shared memory of a block.
     most_shared_bytes: u32,
     loaded: HashMap<Module, LoadedModule>,
     numbers: HashMap<(Module, &'static str), usize>,
@@ -32,9 +32,9 @@ pub(super) struct Modules {
 pub(super) struct Function {
     pub(super) handle: sys::CUfunction,
     pub(super) entry: &'static str,
-    /// Dynamic shared memory that it may have.
+    /// Dynamic shared memory that it may use.
     shared_bytes: u32,
-    /// Shared memory that it declares itself.
+    /// Shared memory that the kernel declares itself.
     static_bytes: u32,
 }
 
@@ -49,7 +49,7 @@ impl Modules {
         }
     }
 
-    /// The number of a function that may be launched with so much dynamic shared memory.
+    /// The number of a function that may be launched with this much dynamic shared memory.
     pub(super) fn number(
         &mut self,
         module: Module,
@@ -94,7 +94,7 @@ impl Modules {
 
     fn find(&mut self, module: Module, entry: &'static str) -> Result<usize> {
         let loaded = match self.loaded.entry(module) {
-            Entry::Occupied(there) => there.into_mut(),
+            Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(place) => {
                 let name = format!("{}.ptx", module.name());
                 place.insert(LoadedModule::new(&self.device, &name, &module.source())?)
@@ -118,22 +118,22 @@ impl Modules {
     }
 }
 
-/// What a kernel takes of a multiprocessor, as the driver's assembler has made it.
+/// The resources that a kernel uses, as the driver's assembler built it.
 #[derive(Clone, Debug)]
 pub struct KernelUse {
     /// The name of the `.entry`.
     pub entry: String,
     /// Registers of a thread.
     pub registers: u32,
-    /// Bytes of local memory of a thread: where registers did not do.
+    /// Bytes of local memory of a thread: registers spilled there.
     pub local_bytes: u32,
     /// Bytes of shared memory that the kernel declares itself.
     pub shared_bytes: u32,
-    /// Most threads of a block.
+    /// The most threads of a block.
     pub most_threads: u32,
 }
 
-/// Assembles a module for the current device, and asks for each entry of its text.
+/// Assembles a module for the current device, and queries each entry of its text.
 pub(super) fn assemble(device: &str, module: Module) -> Result<Vec<KernelUse>> {
     let source = module.source();
     let loaded = LoadedModule::new(device, &format!("{}.ptx", module.name()), &source)?;
@@ -167,7 +167,7 @@ fn entries(source: &str) -> impl Iterator<Item = &str> {
 pub(super) struct LoadedModule(sys::CUmodule);
 
 impl LoadedModule {
-    /// Assembles PTX; an error carries the assembler's log.
+    /// Assembles PTX. An error carries the assembler's log.
     pub(super) fn new(device: &str, name: &str, source: &str) -> Result<Self> {
         let source = CString::new(source).expect("PTX has no NUL");
         let mut log = vec![0u8; LOG_BYTES];
@@ -177,11 +177,12 @@ impl LoadedModule {
         ];
         let mut values: [*mut c_void; 2] = [
             log.as_mut_ptr().cast(),
-            // The size itself stands in the place of a pointer.
+            // The driver reads the size from the pointer argument itself.
             ptr::without_provenance_mut(LOG_BYTES),
         ];
         let mut handle = ptr::null_mut();
-        // SAFETY: the source ends with a NUL, there are as many options as values, and the log has the bytes that are given.
+        // SAFETY: the source ends with a NUL, options and values are equal in number, and the log has the given number
+        // of bytes.
         let loaded = unsafe {
             sys::cuModuleLoadDataEx(
                 &mut handle,
@@ -197,7 +198,7 @@ impl LoadedModule {
         }
     }
 
-    /// An entry, which is there as long as the module.
+    /// An entry; it is valid for as long as the module.
     pub(super) fn function(&self, device: &str, entry: &str) -> Result<sys::CUfunction> {
         let name = CString::new(entry).expect("names of entries have no NUL");
         // SAFETY: the module is loaded.
@@ -225,7 +226,7 @@ fn not_assembled(device: &str, name: &str, error: DriverError, log: &[u8]) -> Ke
     failed
 }
 
-/// The text up to the first NUL, with its lines joined.
+/// The text up to the first NUL, joined into one line.
 fn one_line(log: &[u8]) -> String {
     let text = CStr::from_bytes_until_nul(log).map_or("".into(), CStr::to_string_lossy);
     let lines: Vec<&str> = text

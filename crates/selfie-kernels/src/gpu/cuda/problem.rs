@@ -1,18 +1,18 @@
-//! A matrix product as cuBLASLt has it: column-major.
+//! A matrix product in cuBLASLt's terms: column-major.
 //!
-//! Row-major `[r, c]` is column-major `[c, r]`, so `out = a · w` is asked for as `outᵀ = wᵀ · aᵀ`, without a copy: the
+//! Row-major `[r, c]` is column-major `[c, r]`. So `out = a · w` is requested as `outᵀ = wᵀ · aᵀ`, without a copy: the
 //! weight comes first, and the rows of the batch are the columns of the result.
 
 use crate::DType;
 use crate::gpu::{Gemm, WeightOrder};
 
-/// The largest alignment that cuBLASLt makes use of, and that of every allocation.
+/// The largest alignment that cuBLASLt uses, and the alignment of every allocation.
 const MOST_ALIGNED: usize = 256;
 
-/// The number of rows that an algorithm is chosen for, where it has to be one algorithm for all.
+/// The number of rows to choose an algorithm for, if one algorithm has to serve all.
 const TYPICAL_ROWS: usize = 128;
 
-/// Which matrices are multiplied; where they are is left out.
+/// The shapes of the matrices to multiply, without their addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Problem {
     m: usize,
@@ -29,7 +29,7 @@ pub(super) struct Layout {
     pub(super) columns: usize,
     /// Elements from one column to the next.
     pub(super) stride: usize,
-    /// Alignment of its address, in bytes, wherever in a buffer it begins.
+    /// The alignment of its address in bytes, wherever in a buffer it begins.
     pub(super) alignment: u32,
 }
 
@@ -62,13 +62,13 @@ impl Problem {
         self.with_rows(TYPICAL_ROWS)
     }
 
-    /// The same weight with about as many rows: one of eight numbers between a power of two and the next.
+    /// The same weight with roughly as many rows: one of eight numbers between a power of two and the next.
     pub(super) fn of_like_batches(self) -> Self {
         let step = (self.m.next_power_of_two() / 16).max(1);
         self.with_rows(self.m.next_multiple_of(step))
     }
 
-    /// Multiplications with an addition each.
+    /// Multiply-adds.
     pub(super) fn work(&self) -> f64 {
         self.m as f64 * self.n as f64 * self.k as f64
     }
@@ -151,9 +151,10 @@ mod tests {
         for row in 0..out.rows {
             for column in 0..out.columns {
                 for term in 0..operand.rows {
-                    let w = match p.transposed() {
-                        true => at(&weight, term, row),
-                        false => at(&weight, row, term),
+                    let w = if p.transposed() {
+                        at(&weight, term, row)
+                    } else {
+                        at(&weight, row, term)
                     };
                     let product = first[w] * second[at(&operand, term, column)];
                     result[at(&out, row, column)] += product;

@@ -1,4 +1,4 @@
-//! Matrix products by cuBLASLt, with an algorithm chosen once a shape.
+//! Matrix products by cuBLASLt. An algorithm is chosen once per shape.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -19,20 +19,20 @@ use super::tune;
 use crate::gpu::Gemm;
 use crate::{DType, KernelError, Result};
 
-/// `CUBLAS_OP_N` and `CUBLAS_OP_T` of cuBLAS's header: as it lies, and transposed.
+/// `CUBLAS_OP_N` and `CUBLAS_OP_T` of cuBLAS's header: not transposed, and transposed.
 const OPERATIONS: [i32; 2] = [0, 1];
 
-/// Workspace on Hopper and later, as NVIDIA's documentation of cuBLAS recommends it, and before.
+/// Workspace bytes on Hopper and later, and before, as NVIDIA's documentation of cuBLAS recommends.
 const WORKSPACE: (usize, usize) = (32 << 20, 4 << 20);
 
-/// Algorithms that the heuristic is asked for.
+/// Algorithms to request from the heuristic.
 const CANDIDATES: usize = 8;
 
-/// Numbers of rows, beside that of [any batch](Problem::of_any_batch), that an algorithm has to be valid for, where it is
-/// to serve all.
+/// Other numbers of rows, beside that of [any batch](Problem::of_any_batch), for which an algorithm must be valid if it
+/// is to serve all.
 const OTHER_ROWS: [usize; 3] = [1, 16, 8192];
 
-/// The library's handle, and what has been chosen.
+/// The library's handle, and the algorithms chosen so far.
 pub(super) struct Products {
     device: String,
     handle: sys::cublasLtHandle_t,
@@ -41,15 +41,15 @@ pub(super) struct Products {
     workspace: u64,
     workspace_bytes: usize,
     plans: HashMap<Problem, Plan>,
-    /// In deterministic mode: the algorithm of each weight's shape. Else, where products are timed: that of
-    /// [like batches](Problem::of_like_batches).
+    /// In deterministic mode, the algorithm for each weight's shape. Otherwise, if products are timed, the algorithm
+    /// for [like batches](Problem::of_like_batches).
     algorithms: HashMap<Problem, Algorithm>,
 }
 
 impl Products {
     pub(super) fn new(device: &Device, options: CudaOptions) -> Result<Self> {
         let deterministic = options.deterministic;
-        // Without a workspace no sum can be split between blocks.
+        // Without a workspace, no sum can be split between blocks.
         let workspace_bytes = match (deterministic, device.compute.0) {
             (true, _) => 0,
             (false, 9..) => WORKSPACE.0,
@@ -71,22 +71,22 @@ impl Products {
         Ok(products)
     }
 
-    /// Whether there was no product of this shape before.
+    /// Whether this is the first product of its shape.
     pub(super) fn is_new(&self, gemm: &Gemm) -> bool {
         !self.plans.contains_key(&Problem::new(gemm))
     }
 
-    /// Chooses how a product is computed. It may be timed: what was asked for before has to be on the stream.
+    /// Chooses how to compute a product. It may time the product, so earlier work must already be on the stream.
     pub(super) fn prepare(&mut self, gemm: &Gemm, stream: CUstream) -> Result<()> {
         let plan = self.plan(gemm, stream).map_err(|e| self.failed(gemm, e))?;
         self.plans.insert(Problem::new(gemm), plan);
         Ok(())
     }
 
-    /// Puts a product on the stream that has been [prepared](Self::prepare).
+    /// Puts a [prepared](Self::prepare) product on the stream.
     ///
     /// # Safety
-    /// The product's addresses are what [`Gemm`] says.
+    /// The product's addresses are as [`Gemm`] says.
     pub(super) unsafe fn send(&self, gemm: &Gemm, stream: CUstream) -> Result<()> {
         let plan = &self.plans[&Problem::new(gemm)];
         // SAFETY: the caller's addresses.
@@ -95,7 +95,7 @@ impl Products {
     }
 
     /// # Safety
-    /// The product's addresses are what [`Gemm`] says.
+    /// The product's addresses are as [`Gemm`] says.
     unsafe fn multiply(
         &self,
         gemm: &Gemm,
@@ -143,9 +143,8 @@ impl Products {
         Ok(plan)
     }
 
-    /// The first of the heuristic's algorithms that does for any number of rows: those for 128 rows first, then those for
-    /// other numbers. Where there is none, the first for 128 rows, which then is an error for the rows that it does not
-    /// do for.
+    /// The first of the heuristic's algorithms that works for any number of rows: those for 128 rows first, then those
+    /// for other numbers. If none does, the first for 128 rows; row counts that it cannot handle are then an error.
     fn for_any_batch(&mut self, problem: &Problem) -> Result<Algorithm, CublasError> {
         let any = problem.of_any_batch();
         if let Some(&algorithm) = self.algorithms.get(&any) {
@@ -157,7 +156,7 @@ impl Products {
         for m in OTHER_ROWS {
             let problem = any.with_rows(m);
             let plan = Plan::new(&problem)?;
-            // No algorithm for so many rows is no error: those for 128 are there.
+            // No algorithm for that many rows is not an error: those for 128 remain.
             let more = self.candidates(&problem, &plan, CANDIDATES);
             candidates.extend(more.unwrap_or_default());
             plans.push(plan);
@@ -169,7 +168,7 @@ impl Products {
         Ok(algorithm)
     }
 
-    /// The fastest of the heuristic's algorithms on this very product, or on one with about as many rows.
+    /// The fastest of the heuristic's algorithms on this very product, or on one with roughly as many rows.
     fn fastest(
         &mut self,
         gemm: &Gemm,
@@ -185,7 +184,7 @@ impl Products {
         }
         let candidates = self.candidates(problem, plan, CANDIDATES)?;
         let fastest = tune::fastest(gemm, problem, &candidates, stream, |gemm, algorithm| {
-            // SAFETY: the addresses are those of the product, or of as much memory.
+            // SAFETY: the addresses are those of the product, or of equally large memory.
             unsafe { self.multiply(gemm, plan, algorithm, stream) }
         });
         let algorithm = candidates[fastest];
@@ -193,7 +192,7 @@ impl Products {
         Ok(algorithm)
     }
 
-    /// An error unless the algorithm can compute the product in the workspace that there is.
+    /// An error unless the algorithm can compute the product in the available workspace.
     fn check(&self, plan: &Plan, algorithm: &Algorithm) -> Result<(), CublasError> {
         if self.workspace_of(plan, algorithm)? > self.workspace_bytes {
             return Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED));
@@ -201,7 +200,7 @@ impl Products {
         Ok(())
     }
 
-    /// The bytes of workspace that the algorithm wants for the product; an error if it cannot compute it.
+    /// The bytes of workspace that the algorithm needs for the product; an error if it cannot compute it.
     fn workspace_of(&self, plan: &Plan, algorithm: &Algorithm) -> Result<usize, CublasError> {
         let mut checked = no_results::<1>();
         // SAFETY: handle, description and layouts are alive.
@@ -221,7 +220,7 @@ impl Products {
         Ok(checked[0].workspaceSize)
     }
 
-    /// Up to `most` algorithms, at least one, those first that cuBLASLt's heuristic takes for the fastest.
+    /// Between one and `most` algorithms, in the order of cuBLASLt's heuristic: the presumed fastest first.
     fn candidates(
         &self,
         problem: &Problem,
@@ -257,7 +256,7 @@ impl Products {
         }
         let mut found = no_results::<CANDIDATES>();
         let mut count = 0;
-        // SAFETY: handle, description, layouts and preference are alive, and there is room for as many results.
+        // SAFETY: handle, description, layouts and preference are alive, and the array holds that many results.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
@@ -291,7 +290,7 @@ impl Products {
 
 impl Drop for Products {
     fn drop(&mut self) {
-        // SAFETY: the stream has been waited for, and both are this value's own; 0 is an address that was never given.
+        // SAFETY: the stream has been waited for, and this value owns both. An allocation is never at address 0.
         unsafe {
             let _ = result::destroy_handle(self.handle);
             if self.workspace != 0 {
@@ -309,13 +308,13 @@ fn failed(device: &str, doing: String, error: CublasError) -> KernelError {
     }
 }
 
-/// Room for what the library says of algorithms.
+/// Empty results for the heuristic to fill.
 fn no_results<const N: usize>() -> [sys::cublasLtMatmulHeuristicResult_t; N] {
-    // SAFETY: a result is plain numbers, for which 0 is a value; as a status it is success.
+    // SAFETY: a result is plain numbers, and zero is valid for each; as a status it means success.
     unsafe { std::mem::zeroed() }
 }
 
-/// A problem in cuBLASLt's own words.
+/// A problem in cuBLASLt's own types.
 struct Plan {
     description: DescriptionHandle,
     weight: LayoutHandle,
@@ -325,12 +324,12 @@ struct Plan {
 }
 
 impl Plan {
-    /// All but the algorithm.
+    /// Everything but the algorithm.
     fn new(problem: &Problem) -> Result<Self, CublasError> {
         let (data, compute) = match problem.dtype {
             DType::Bf16 => (DataType::CUDA_R_16BF, Compute::CUBLAS_COMPUTE_32F),
             DType::F16 => (DataType::CUDA_R_16F, Compute::CUBLAS_COMPUTE_32F),
-            // Pedantic: neither TF32 nor f32 put together from bf16, whatever the environment asks of the library.
+            // Pedantic: neither TF32 nor f32 emulated with bf16, whatever the environment requests.
             DType::F32 => (DataType::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F_PEDANTIC),
         };
         let description = result::create_matmul_desc(compute, DataType::CUDA_R_32F)?;
@@ -359,7 +358,7 @@ struct DescriptionHandle(sys::cublasLtMatmulDesc_t);
 
 impl Drop for DescriptionHandle {
     fn drop(&mut self) {
-        // SAFETY: it is this value's own.
+        // SAFETY: this value owns it.
         let _ = unsafe { result::destroy_matmul_desc(self.0) };
     }
 }
@@ -376,7 +375,7 @@ impl LayoutHandle {
 
 impl Drop for LayoutHandle {
     fn drop(&mut self) {
-        // SAFETY: it is this value's own.
+        // SAFETY: this value owns it.
         let _ = unsafe { result::destroy_matrix_layout(self.0) };
     }
 }
@@ -400,7 +399,7 @@ impl PreferenceHandle {
 
 impl Drop for PreferenceHandle {
     fn drop(&mut self) {
-        // SAFETY: it is this value's own.
+        // SAFETY: this value owns it.
         let _ = unsafe { result::destroy_matmul_pref(self.0) };
     }
 }

@@ -1,4 +1,4 @@
-//! How long each launch and each product takes on the device.
+//! The device time of each launch and each product.
 
 use cudarc::driver::result::DriverError;
 
@@ -7,9 +7,9 @@ use super::event::Event;
 /// A launch or a product, and its time.
 #[derive(Clone, Debug)]
 pub struct Timed {
-    /// The kernel's entry, or the product's sizes.
+    /// The kernel's entry, or the sizes of the product.
     pub name: String,
-    /// As the device counts them.
+    /// Seconds by the device's clock.
     pub seconds: f64,
 }
 
@@ -22,7 +22,7 @@ impl Profile {
         self.0.push((name, [start, end]));
     }
 
-    /// The times, when the stream has been waited for.
+    /// The times; the stream must have been waited for.
     pub(super) fn times(self) -> Result<Vec<Timed>, DriverError> {
         let time = |(name, [start, end]): (String, [Event; 2])| {
             let seconds = end.seconds_since(&start)?;

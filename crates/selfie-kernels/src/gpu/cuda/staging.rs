@@ -1,4 +1,4 @@
-//! Memory of the host that the device copies from and to by itself.
+//! Pinned host memory, which the device copies from and to by itself.
 
 use std::ffi::c_void;
 
@@ -7,13 +7,13 @@ use cudarc::driver::sys;
 
 use super::event::Event;
 
-/// Bytes of each half: the device fetches one while the host fills the other.
+/// Bytes of each half: the device reads one while the host fills the other.
 pub(super) const HALF: usize = 16 << 20;
 
-/// Where a piece begins is a multiple of this.
+/// Pieces begin at multiples of this.
 const ALIGN: usize = 64;
 
-/// Takes pieces one after the other from two halves, in turn.
+/// Hands out pieces from two halves, one half after the other.
 #[derive(Debug, Default)]
 struct Ring {
     half: usize,
@@ -25,15 +25,15 @@ struct Ring {
 struct Place {
     half: usize,
     offset: usize,
-    /// Whether the other half was in use before: it has to be marked, and this one to be waited for.
-    turned: bool,
+    /// Whether this piece starts a new half. The old half must then be marked, and this one waited for.
+    switched: bool,
 }
 
 impl Ring {
     fn place(&mut self, bytes: usize) -> Place {
         assert!(bytes <= HALF, "a piece of {bytes} bytes");
-        let turned = self.at + bytes > HALF;
-        if turned {
+        let switched = self.at + bytes > HALF;
+        if switched {
             self.half = 1 - self.half;
             self.at = 0;
         }
@@ -42,7 +42,7 @@ impl Ring {
         Place {
             half: self.half,
             offset,
-            turned,
+            switched,
         }
     }
 }
@@ -51,7 +51,7 @@ impl Ring {
 pub(super) struct Staging {
     ring: Ring,
     halves: [Pinned; 2],
-    /// Recorded behind the last copy from a half.
+    /// Recorded after the last copy from each half.
     fetched: [Event; 2],
 }
 
@@ -64,14 +64,14 @@ impl Staging {
         })
     }
 
-    /// Memory for a piece of at most [`HALF`] bytes that the stream copies from next.
+    /// Memory for a piece of at most [`HALF`] bytes, which the stream copies from next.
     pub(super) fn piece(
         &mut self,
         bytes: usize,
         stream: sys::CUstream,
     ) -> Result<&mut [u8], DriverError> {
         let place = self.ring.place(bytes);
-        if place.turned {
+        if place.switched {
             self.fetched[1 - place.half].record(stream)?;
             self.fetched[place.half].wait()?;
         }
@@ -79,7 +79,7 @@ impl Staging {
     }
 }
 
-/// Memory of the host that stays where it is.
+/// Pinned host memory.
 pub(super) struct Pinned {
     start: *mut c_void,
     bytes: usize,
@@ -87,7 +87,7 @@ pub(super) struct Pinned {
 
 impl Pinned {
     pub(super) fn new(bytes: usize) -> Result<Self, DriverError> {
-        // SAFETY: it is set to zero before anybody reads it.
+        // SAFETY: it is set to zero before it is read.
         let start = unsafe { result::malloc_host(bytes, 0) }?;
         // SAFETY: the allocation has these bytes.
         unsafe { std::ptr::write_bytes(start.cast::<u8>(), 0, bytes) };
@@ -95,7 +95,7 @@ impl Pinned {
     }
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the allocation is this value's own, has these bytes, and they were written in `new`.
+        // SAFETY: this value owns the allocation, which has these bytes, and `new` wrote them.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes) }
     }
 }
@@ -120,7 +120,7 @@ mod tests {
             let place = ring.place(bytes);
             assert_eq!(place.offset % ALIGN, 0);
             assert!(place.offset + bytes <= HALF);
-            if place.turned {
+            if place.switched {
                 pieces.retain(|&(half, _, _)| half != place.half);
             }
             for &(half, from, to) in &pieces {
@@ -134,7 +134,7 @@ mod tests {
             let mut ring = Ring::default();
             sizes.map(|bytes| {
                 let place = ring.place(bytes);
-                (place.half, place.turned)
+                (place.half, place.switched)
             })
         };
         let want = [

@@ -1,4 +1,4 @@
-//! The one stream: what is asked for is collected, and sent in order.
+//! The stream: work is collected and sent in order.
 
 use std::ffi::c_void;
 
@@ -16,36 +16,36 @@ use super::staging::{HALF, Pinned, Staging};
 use crate::gpu::{Arg, Gemm, Launch};
 use crate::{KernelError, Result};
 
-/// Reads of up to so many bytes go through pinned memory: the chosen tokens of a step do.
+/// Reads up to this many bytes go through pinned memory, such as the chosen tokens of a step.
 const SMALL_READ: usize = 64 << 10;
 
-/// Pieces of work that are sent together, so that the device is at work while the host makes the next ones; a step's
-/// series is cut at the same places each time.
+/// Pieces of work to send together, so that the device works while the host prepares the next ones. A step's series is
+/// cut at the same places each time.
 const CHUNK: usize = 48;
 
-/// A stream with everything that its work uses. Fields are dropped in their order, after the stream was waited for.
+/// A stream with everything that its work uses. Fields are dropped in order, after waiting for the stream.
 pub(super) struct Stream {
     device: String,
-    /// Launches and products that have not been sent.
+    /// Launches and products not sent yet.
     pending: Vec<Work>,
     graphs: Option<Graphs<Graph>>,
-    /// Where each piece of work is timed by itself.
+    /// Set while each piece of work is timed by itself.
     profile: Option<Profile>,
-    /// Why there are no graphs any more.
+    /// Why graphs are no longer used.
     graphs_failed: Option<String>,
     products: Products,
     modules: Modules,
     staging: Staging,
-    small: Pinned,
-    stream: OwnStream,
+    read_buffer: Pinned,
+    stream: StreamHandle,
 }
 
-// SAFETY: handles may be used from any thread on which the context is current, and the driver locks the stream.
+// SAFETY: any thread on which the context is current may use the handles, and the driver locks the stream.
 unsafe impl Send for Stream {}
 
 impl Stream {
     pub(super) fn new(device: &Device, options: CudaOptions) -> Result<Self> {
-        let own = |e| device.failed("making a stream and its buffers", e);
+        let failed = |e| device.failed("making a stream and its buffers", e);
         Ok(Self {
             device: device.name.clone(),
             pending: Vec::new(),
@@ -54,9 +54,9 @@ impl Stream {
             graphs_failed: None,
             products: Products::new(device, options)?,
             modules: Modules::new(&device.name, device.shared_bytes),
-            staging: Staging::new().map_err(own)?,
-            small: Pinned::new(SMALL_READ).map_err(own)?,
-            stream: OwnStream::new().map_err(own)?,
+            staging: Staging::new().map_err(failed)?,
+            read_buffer: Pinned::new(SMALL_READ).map_err(failed)?,
+            stream: StreamHandle::new().map_err(failed)?,
         })
     }
 
@@ -83,7 +83,8 @@ impl Stream {
     /// Collects a product.
     pub(super) fn gemm(&mut self, gemm: &Gemm) -> Result<()> {
         if self.products.is_new(gemm) {
-            // It may be timed, with the operand that is on its way and on the output that it is to replace.
+            // Choosing an algorithm may time the product: its operand must be on its way, and its output may be
+            // overwritten.
             self.send()?;
             self.products.prepare(gemm, self.stream.0)?;
         }
@@ -98,7 +99,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends what has been collected: as a graph, if the same has been collected before.
+    /// Sends the collected work: as a graph, if the same work was collected before.
     pub(super) fn send(&mut self) -> Result<()> {
         let work = std::mem::take(&mut self.pending);
         if self.profile.is_some() {
@@ -111,7 +112,7 @@ impl Stream {
         match next {
             Next::Send => {
                 self.send_all(&work)?;
-                // Its memory serves the next series.
+                // Reuse the memory for the next series.
                 self.pending = work;
                 self.pending.clear();
                 Ok(())
@@ -130,7 +131,7 @@ impl Stream {
                             graphs.insert(work, graph);
                         }
                     }
-                    // Nothing of it has run. What is wrong with the device itself comes out of the launches.
+                    // None of it has run. If the device itself is at fault, the launches report it.
                     Err(error) => {
                         self.send_all(&work)?;
                         self.graphs = None;
@@ -142,12 +143,12 @@ impl Stream {
         }
     }
 
-    /// Why series of launches are no longer replayed as graphs, if that was tried and failed.
+    /// Why series of launches are no longer replayed as graphs, if a capture failed.
     pub(super) fn graphs_failed(&self) -> Option<&str> {
         self.graphs_failed.as_deref()
     }
 
-    /// A graph of the work, which has been sent as that. After an error nothing has been sent.
+    /// Captures the work as a graph and sends it. After an error, nothing has been sent.
     fn capture(&self, work: &[Work]) -> Result<Graph> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is not being captured.
@@ -156,7 +157,7 @@ impl Stream {
         let sent = self.send_all(work);
         // SAFETY: the capture was begun above, on this thread.
         let graph = unsafe { result::stream::end_capture(self.stream.0) };
-        // What went wrong first is what ended the capture.
+        // The first failure is the one that ended the capture.
         sent?;
         let graph = graph.map_err(|e| self.failed("ending a graph", e))?;
         // SAFETY: the graph is complete.
@@ -181,7 +182,7 @@ impl Stream {
         }
     }
 
-    /// Sends each piece by itself, with an event before and behind it.
+    /// Sends each piece by itself, with an event before and after it.
     fn send_timed(&mut self, work: &[Work]) -> Result<()> {
         for piece in work {
             let start = self.mark()?;
@@ -198,7 +199,7 @@ impl Stream {
         Ok(())
     }
 
-    /// A point of the stream that knows when the device got there.
+    /// An event that records when the device reached it.
     fn mark(&self) -> Result<Event> {
         let mark = || {
             let event = Event::timed()?;
@@ -208,27 +209,27 @@ impl Stream {
         mark().map_err(|e| self.failed("marking a point in time", e))
     }
 
-    /// Sends what is pending, and marks the point behind it.
+    /// Sends the pending work, and marks the point after it.
     pub(super) fn send_and_mark(&mut self) -> Result<Event> {
         self.send()?;
         self.mark()
     }
 
-    /// Waits for all work, and says how much of it lay between two marks.
+    /// Waits for all work, and returns the time between two marks.
     pub(super) fn seconds_between(&mut self, start: &Event, end: &Event) -> Result<f64> {
         self.synchronize()?;
         let seconds = end.seconds_since(start);
         seconds.map_err(|e| self.failed("reading a time", e))
     }
 
-    /// From now on each piece of work is sent by itself and timed, until [`take_profile`](Self::take_profile).
+    /// Sends each piece of work by itself and times it, until [`take_profile`](Self::take_profile).
     pub(super) fn start_profile(&mut self) -> Result<()> {
         self.synchronize()?;
         self.profile = Some(Profile::default());
         Ok(())
     }
 
-    /// What has been timed, in order.
+    /// The times so far, in order.
     pub(super) fn take_profile(&mut self) -> Result<Vec<Timed>> {
         self.synchronize()?;
         let times = self.profile.take().unwrap_or_default().times();
@@ -256,7 +257,7 @@ impl Stream {
         shared_bytes: u32,
         args: &[u64],
     ) -> Result<(), DriverError> {
-        // A 32-bit argument is read from the lower half of its bits.
+        // The driver reads a 32-bit argument from the lower half of its bits.
         let args = args.iter();
         let mut args: Vec<*mut c_void> = args.map(|arg| (&raw const *arg) as *mut _).collect();
         // SAFETY: the driver's caller vouches for the arguments, which are copied before the call returns.
@@ -284,7 +285,7 @@ impl Stream {
             let piece = staged.map_err(|e| failed(&self.device, "staging a copy", e))?;
             piece.copy_from_slice(part);
             let to = to + (i * HALF) as u64;
-            // SAFETY: the part's place in the caller's range; the piece is not written again before its half has been
+            // SAFETY: the part lies in the caller's range. The piece is not written again before its half has been
             // waited for.
             let sent = unsafe { result::memcpy_htod_async(to, piece, self.stream.0) };
             sent.map_err(|e| self.failed("copying to it", e))?;
@@ -300,17 +301,17 @@ impl Stream {
         }
         self.send()?;
         if bytes.len() > SMALL_READ {
-            // SAFETY: the range is the caller's, and it is waited for before `bytes` is given back.
+            // SAFETY: the range is the caller's; the copy is waited for before `bytes` is returned.
             let sent = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.0) };
             sent.map_err(|e| self.failed("copying from it", e))?;
             return self.wait();
         }
-        let small = &mut self.small.bytes()[..bytes.len()];
-        // SAFETY: the range is the caller's, and it is waited for before anything else is read.
-        let sent = unsafe { result::memcpy_dtoh_async(small, from, self.stream.0) };
+        let buffer = &mut self.read_buffer.bytes()[..bytes.len()];
+        // SAFETY: the range is the caller's; the copy is waited for before anything else is read.
+        let sent = unsafe { result::memcpy_dtoh_async(buffer, from, self.stream.0) };
         sent.map_err(|e| self.failed("copying from it", e))?;
         self.wait()?;
-        bytes.copy_from_slice(&self.small.bytes()[..bytes.len()]);
+        bytes.copy_from_slice(&self.read_buffer.bytes()[..bytes.len()]);
         Ok(())
     }
 
@@ -327,7 +328,7 @@ impl Stream {
     }
 
     /// # Safety
-    /// Both ranges of `bytes` lie in one allocation each, and do not overlap.
+    /// Each range of `bytes` lies in one allocation, and the two do not overlap.
     pub(super) unsafe fn copy(&mut self, from: u64, to: u64, bytes: u64) -> Result<()> {
         self.send()?;
         // SAFETY: the ranges are the caller's.
@@ -336,7 +337,7 @@ impl Stream {
     }
 
     /// # Safety
-    /// The kernel takes these arguments, and what it does with them stays in its allocations.
+    /// The kernel takes these arguments, and accesses memory only inside its allocations.
     pub(super) unsafe fn run_ptx(
         &mut self,
         source: &str,
@@ -370,7 +371,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // What is pending nobody will read.
+        // Nobody will read the results of pending work.
         let _ = self.stream.wait();
     }
 }
@@ -384,41 +385,41 @@ fn bits(arg: Arg) -> u64 {
     }
 }
 
-/// A graph that can be launched.
+/// An executable graph.
 struct Graph(sys::CUgraphExec);
 
 impl Graph {
     fn launch(&self, stream: sys::CUstream) -> Result<(), DriverError> {
-        // SAFETY: both are alive; buffers of the graph's work are those of the work that was asked for just now.
+        // SAFETY: both are alive. The graph's work is the same as that just requested, so its buffers are too.
         unsafe { result::graph::launch(self.0, stream) }
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: it is this value's own; the driver keeps what is still running.
+        // SAFETY: this value owns it; the driver keeps what is still running.
         let _ = unsafe { result::graph::exec_destroy(self.0) };
     }
 }
 
-/// A stream that does not wait for the default one.
-struct OwnStream(sys::CUstream);
+/// A stream that does not wait for the default stream.
+struct StreamHandle(sys::CUstream);
 
-impl OwnStream {
+impl StreamHandle {
     fn new() -> Result<Self, DriverError> {
         let kind = result::stream::StreamKind::NonBlocking;
         Ok(Self(result::stream::create(kind)?))
     }
 
     fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: the stream is this value's own.
+        // SAFETY: this value owns the stream.
         unsafe { result::stream::synchronize(self.0) }
     }
 }
 
-impl Drop for OwnStream {
+impl Drop for StreamHandle {
     fn drop(&mut self) {
-        // SAFETY: the stream is this value's own.
+        // SAFETY: this value owns the stream.
         let _ = unsafe { result::stream::destroy(self.0) };
     }
 }

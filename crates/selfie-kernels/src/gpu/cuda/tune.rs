@@ -1,4 +1,4 @@
-//! Which of several algorithms is the fastest, by trying them.
+//! Finds the fastest of several algorithms by timing them.
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::sys::cublasLtMatmulAlgo_t as Algorithm;
@@ -9,15 +9,15 @@ use super::event::Event;
 use super::problem::Problem;
 use crate::gpu::Gemm;
 
-/// Multiplications that an algorithm is timed with, about: a millisecond of the fastest devices.
+/// Roughly how many multiplications to time an algorithm with: a millisecond on the fastest devices.
 const TIMED_WORK: f64 = 3e11;
-/// Most products of a timing.
+/// The most products in one timing.
 const MOST_TIMED: f64 = 8.0;
 
-/// The index of the fastest algorithm; 0, which the heuristic takes for it, where nothing can be timed.
+/// The index of the fastest algorithm. If nothing can be timed it is 0, the heuristic's own choice.
 ///
-/// The product runs as it is, and leaves in its output what it is going to leave there. One that adds to its output is
-/// run without that, on memory of its own.
+/// The product runs as it is, and its output is the one it will have anyway. A product that adds to its output runs
+/// without adding, into scratch memory.
 pub(super) fn fastest(
     gemm: &Gemm,
     problem: &Problem,
@@ -47,10 +47,10 @@ pub(super) fn fastest(
     fastest.map_or(0, |(i, _)| i)
 }
 
-/// What a trial needs.
+/// The parts of a trial.
 struct Trial {
     gemm: Gemm,
-    /// Memory of the trial's own, or 0.
+    /// Scratch memory for the output, or 0.
     scratch: u64,
     start: Event,
     end: Event,
@@ -65,7 +65,7 @@ impl Trial {
             end: Event::timed()?,
         };
         if gemm.accumulate {
-            // SAFETY: it is written, not read: nothing is added to.
+            // SAFETY: it is written, never read: the trial does not accumulate.
             trial.scratch = unsafe { result::malloc_sync(problem.out_bytes() as usize) }?;
             trial.gemm = Gemm {
                 out: trial.scratch,
@@ -80,7 +80,7 @@ impl Trial {
 impl Drop for Trial {
     fn drop(&mut self) {
         if self.scratch != 0 {
-            // SAFETY: it is this value's own; a free waits for the device.
+            // SAFETY: this value owns it; a free waits for the device.
             let _ = unsafe { result::free_sync(self.scratch) };
         }
     }

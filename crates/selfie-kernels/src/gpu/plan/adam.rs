@@ -3,7 +3,7 @@
 use crate::batch::AdamRate;
 use crate::gpu::{Arg, File, Launch, Module};
 
-/// Rows and columns of the tile of weights that a block makes.
+/// Rows and columns of a block's tile of weights.
 const TILE: u32 = 64;
 
 /// One step on weights `[out, width]`, all f32.

@@ -6,13 +6,13 @@ use super::{AttentionWork, KvLayer, WARP, check_count};
 use crate::gpu::{Arg, File, Launch, Module};
 use crate::{Attend, DType, Result};
 
-/// The widest head that there are kernels for.
+/// The widest head that the kernels support.
 pub const MAX_HEAD_DIM: u32 = 256;
 
 /// Head dimensions of bf16 and f16 are multiples of this, the depth of a product on the tensor cores.
 pub const HEAD_DIM_STEP: u32 = 16;
 
-/// Warps of a block of `attention_f32`, each with a row and head of its own.
+/// Warps of a block of `attention_f32`; each has one row and head.
 const F32_WARPS: u32 = 4;
 /// Keys that a block of the other kernels takes at a time.
 const TILE_KEYS: u32 = 64;
@@ -20,22 +20,22 @@ const TILE_KEYS: u32 = 64;
 const DECODE_ROWS: u32 = 16;
 /// Warps of a block of `attention_decode`.
 const DECODE_WARPS: u32 = 4;
-/// Warps of a block of the merge, each with a row and head of its own.
+/// Warps of a block of the merge; each has one row and head.
 const MERGE_WARPS: u32 = 4;
-/// Keys of the longest split.
+/// Keys in the longest split.
 const SPLIT_KEYS: u32 = 512;
-/// Blocks for a multiprocessor that [`Splits::Fill`] goes for; five fit one of sm_90 at a head dimension of 128.
+/// Blocks per multiprocessor that [`Splits::Fill`] aims for. Five fit one of sm_90 at a head dimension of 128.
 const FILL_BLOCKS: u32 = 3;
-/// More keys than a cache has: no splits.
+/// More keys than any cache has: no splits.
 const ALL_KEYS: u32 = 1 << 30;
 
-/// How the context of singles is cut into splits, whose sums are merged.
+/// How the context of single rows is cut into splits, whose sums are then merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Splits {
-    /// Not at all: keys are walked along in one order, that of the prompt kernel. The bits of a row depend on its
-    /// position alone, and not on the rows beside it, not even on those of its own slot.
+    /// No splits: keys are walked in one order, that of the prompt kernel. The bits of a row depend on its position
+    /// alone, and not on other rows, not even those of its own slot.
     Fixed,
-    /// So that there are three blocks for each of the device's multiprocessors, if the context is long enough.
+    /// Enough splits for three blocks per multiprocessor of the device, if the context is long enough.
     Fill {
         /// The device's multiprocessors.
         multiprocessors: u32,
@@ -45,7 +45,7 @@ pub enum Splits {
 /// Attention of a batch at one layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
-    /// Scale, window and cap; its heads are `heads` and those of `kv`.
+    /// Scale, window and cap. Its heads equal `heads` and those of `kv`.
     pub attend: &'a Attend,
     /// `[n, (heads + 2 kv_heads) * head_dim]`, f32; the queries come first, rotated.
     pub qkv: u64,
@@ -55,25 +55,25 @@ pub struct Attention<'a> {
     pub slot: u64,
     /// `[n]`, u32: the position of each row.
     pub position: u64,
-    /// The words of `rows`.
+    /// The words of `rows`, on the device.
     pub words: u64,
-    /// [`scratch_bytes`](Self::scratch_bytes) that are this layer's alone while it runs; may be 0 for 0 bytes.
+    /// [`scratch_bytes`](Self::scratch_bytes) that only this layer uses while it runs. May be 0 for 0 bytes.
     pub scratch: u64,
-    /// The rows of the batch, as they were sorted.
+    /// The rows of the batch, sorted.
     pub rows: &'a AttentionWork,
     /// Rows of the batch, at least 1.
     pub n: u32,
     /// Query heads.
     pub heads: u32,
-    /// The cache; its head dimension is at most [`MAX_HEAD_DIM`], and a multiple of [`HEAD_DIM_STEP`] unless
-    /// its elements are f32.
+    /// The cache. Its head dimension is at most [`MAX_HEAD_DIM`]. It is a multiple of [`HEAD_DIM_STEP`] unless the
+    /// elements are f32.
     pub kv: KvLayer,
-    /// How long contexts are cut.
+    /// How to cut long contexts.
     pub splits: Splits,
 }
 
 impl Attention<'_> {
-    /// An error if there are more rows, or slots, than the kernels' offsets of 32 bits reach.
+    /// An error if there are more rows or slots than the kernels' 32-bit offsets can reach.
     pub fn check(&self, op: &'static str) -> Result<()> {
         let width =
             u64::from(self.kv.head_dim) * (u64::from(self.heads) + 2 * u64::from(self.kv.kv_heads));
@@ -86,10 +86,10 @@ impl Attention<'_> {
         self.kv.check(op)
     }
 
-    /// The launches, in their order; together they write each row of `out` once.
+    /// The launches in order; together they write each row of `out` once.
     ///
-    /// Those of single rows depend on nothing but their number with [`Splits::Fixed`], so that a captured graph does
-    /// for all positions.
+    /// With [`Splits::Fixed`], the launches of single rows depend only on their number, so a captured graph works for
+    /// all positions.
     pub fn launches(&self) -> Vec<Launch> {
         if self.kv.dtype == DType::F32 {
             return vec![self.f32()];
@@ -101,7 +101,7 @@ impl Attention<'_> {
         if self.rows.singles() > 0 {
             let [shared, own] = self.parts();
             if self.is_chain() {
-                // Own keys go on from the shared ones.
+                // The slot's own keys continue from the shared ones.
                 if shared > 0 {
                     launches.push(self.decode([shared, 0]));
                 }
@@ -113,8 +113,8 @@ impl Attention<'_> {
         launches
     }
 
-    /// Bytes of `scratch`: of each single and head, and each split, the weighted values and the logarithm of the
-    /// sum of the weights; without splits, of a prefix, the values and five numbers.
+    /// Bytes of `scratch`, summed over single rows and heads. With splits, each split takes the weighted values and the
+    /// logarithm of the sum of the weights. Without splits, a prefix takes the values and five numbers.
     pub fn scratch_bytes(&self) -> u64 {
         if self.kv.dtype == DType::F32 {
             return 0;
@@ -138,7 +138,7 @@ impl Attention<'_> {
     }
 
     fn prompt(&self) -> Launch {
-        // The fewest warps that take the longest run in one tile: the shared memory of a tile goes with them.
+        // The fewest warps that take the longest run in one tile: they determine the shared memory of a tile.
         let warp_rows = 16 * warp_tiles(self.kv.head_dim);
         let run = self.rows.longest() * self.group();
         let (warps, entry) = match run.div_ceil(warp_rows) {
@@ -190,7 +190,7 @@ impl Attention<'_> {
                 1,
             ],
             block: [WARP * DECODE_WARPS, 1, 1],
-            // Queries, keys and values, and the weights in the operand's type.
+            // Queries, keys and values, then the weights in the operand's dtype.
             shared_bytes: (DECODE_ROWS + 2 * TILE_KEYS) * stride(self.kv.head_dim)
                 + DECODE_ROWS * TILE_KEYS * 2,
             args,
@@ -217,10 +217,10 @@ impl Attention<'_> {
         }
     }
 
-    /// The arguments that all kernels begin with.
+    /// The leading arguments that all kernels share.
     fn common(&self) -> Vec<Arg> {
         let kv = &self.kv;
-        // A cap has the scale in it already.
+        // A cap already includes the scale.
         let scale = match self.attend.softcap {
             Some(_) => 1.0,
             None => self.attend.scale,
@@ -243,7 +243,7 @@ impl Attention<'_> {
         ]
     }
 
-    /// The arguments behind those of a kernel, where the family has a window or a cap.
+    /// The trailing arguments of a kernel, if the family has a window or a cap.
     fn masks(&self) -> Vec<Arg> {
         let window = self.attend.window.map(|window| {
             // No position is as far away as the largest number.
@@ -267,7 +267,7 @@ impl Attention<'_> {
             .masked(window.is_some(), softcap.is_some())
     }
 
-    /// Query heads that share a head of keys and values.
+    /// Query heads that share a key and value head.
     fn group(&self) -> u32 {
         self.heads / self.kv.kv_heads
     }
@@ -289,24 +289,24 @@ impl Attention<'_> {
         keys
     }
 
-    /// Whether own keys go on from the sums of the shared ones, so that there is nothing to merge.
+    /// Whether a slot's own keys continue from the sums of the shared ones, so that nothing needs merging.
     fn is_chain(&self) -> bool {
         self.parts().iter().all(|&parts| parts <= 1)
     }
 
-    /// The most positions of its own that a single can see.
+    /// The most own positions that a single row can see.
     fn own_len(&self) -> u32 {
         self.rows.context().min(self.kv.own)
     }
 
-    /// Splits of the longest prefix, and of the longest branch.
+    /// The splits of the longest prefix, and of the longest branch.
     fn parts(&self) -> [u32; 2] {
         let keys = self.split_keys();
         let shared = self.rows.context().min(self.kv.longest);
         [shared.div_ceil(keys), self.own_len().div_ceil(keys)]
     }
 
-    /// Sums in `scratch`.
+    /// The number of partial sums in `scratch`.
     fn partials(&self) -> u64 {
         let [shared, own] = self.parts();
         let parts = if self.is_chain() {
@@ -317,19 +317,19 @@ impl Attention<'_> {
         u64::from(parts) * u64::from(self.rows.singles()) * u64::from(self.heads)
     }
 
-    /// Where the logarithms begin in `scratch`, in bytes; the weighted values, f32, come first.
+    /// Where the logarithms begin in `scratch`, in bytes. The weighted values, f32, come first.
     fn lse_at(&self) -> u64 {
         4 * self.partials() * u64::from(self.kv.head_dim)
     }
 }
 
-/// Tiles of 16 rows of queries that a warp of `attention_prompt` keeps in registers.
+/// Tiles of 16 query rows that a warp of `attention_prompt` keeps in registers.
 pub(in crate::gpu) fn warp_tiles(head_dim: u32) -> u32 {
     if head_dim > 128 { 1 } else { 2 }
 }
 
-/// Bytes of a row of keys or values in shared memory: a power of two, so that rows are told apart by a swizzle of
-/// their 16-byte columns.
+/// Bytes of a row of keys or values in shared memory: a power of two, because rows are swizzled by their 16-byte
+/// columns.
 pub(in crate::gpu) fn stride(head_dim: u32) -> u32 {
     (2 * head_dim).next_power_of_two().max(128)
 }
@@ -385,7 +385,7 @@ mod tests {
         }
     }
 
-    /// `slots` runs of `rows` rows that end at `end`.
+    /// `slots` runs of `rows` rows each, ending at position `end`.
     fn work(slots: u32, rows: u32, end: u32) -> AttentionWork {
         let rows: Vec<_> = (0..slots)
             .flat_map(|slot| (end - rows..end).map(move |position| (slot, position)))
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn more_elements_than_offsets_reach_are_refused() {
-        // 7B has 12288 columns of queries, keys and values: 2^32 are 349525 rows and a third.
+        // A 7B model has 12288 columns of queries, keys and values: 2^32 elements are 349525 rows and a third.
         let work = work(1, 1, 1);
         let mut attention = attention(&work, (32, 32, 128));
         attention.n = 349_525;
@@ -466,7 +466,8 @@ mod tests {
 
     #[test]
     fn splits_are_merged() {
-        // 4 rows of 8 heads of keys make 32 blocks; at 64 keys the 600 own ones are 10 parts, the shared ones are 1.
+        // 4 rows of 8 key heads make 32 blocks. At 64 keys a part, the 600 own keys are 10 parts and the shared ones
+        // are 1.
         let work = work(4, 1, 600);
         let attention = Attention {
             splits: FILL,

@@ -1,19 +1,19 @@
-//! Which kernel of attention takes which row of a batch.
+//! Decides which attention kernel takes which row of a batch.
 
 use crate::{BatchRow, Slot};
 
-/// The rows of a batch as attention takes them: made once a batch, used at every layer.
+/// The rows of a batch, sorted for attention. Made once a batch, used at every layer.
 ///
-/// Rows of one slot at consecutive positions, wherever they stand in the batch, are a run, and `attention_prompt` takes
-/// it in tiles. A row of a branch on its own is a single, for `attention_decode`. Which of the two
-/// a row is depends on the other rows of its slot, and on no other slot.
+/// Rows of one slot at consecutive positions form a run, wherever they stand in the batch. `attention_prompt` takes a
+/// run in tiles. A row of a branch that stands alone is a single, for `attention_decode`. Which of the two a row is
+/// depends only on the other rows of its slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttentionWork {
-    /// First row in `order` and number of rows.
+    /// The first row in `order`, and the number of rows.
     runs: Vec<[u32; 2]>,
-    /// Rows of the batch, run after run.
+    /// Row numbers of the batch, run after run.
     order: Vec<u32>,
-    /// Rows of the batch.
+    /// Row numbers of the batch.
     singles: Vec<u32>,
     spans: Vec<Span>,
     longest: u32,
@@ -62,7 +62,7 @@ impl AttentionWork {
         work
     }
 
-    /// What the kernels read: `[runs]` pairs of first and number of rows, the rows of the runs, the singles.
+    /// The kernels' input: `[runs]` pairs of first row and row count, the rows of the runs, the singles.
     pub fn words(&self) -> Vec<u32> {
         let runs = self.runs.iter().flatten();
         runs.chain(&self.order)
@@ -71,17 +71,17 @@ impl AttentionWork {
             .collect()
     }
 
-    /// Words that a batch of `rows` rows needs at most: a run of a prefix may have one row.
+    /// The most words that a batch of `rows` rows needs. A run of a prefix may have a single row.
     pub fn max_words(rows: usize) -> usize {
         3 * rows
     }
 
-    /// Where in [`words`](Self::words) the rows of the runs begin.
+    /// The index in [`words`](Self::words) where the rows of the runs begin.
     pub(super) fn order_at(&self) -> u64 {
         2 * self.runs.len() as u64
     }
 
-    /// Where in [`words`](Self::words) the singles begin.
+    /// The index in [`words`](Self::words) where the singles begin.
     pub(super) fn singles_at(&self) -> u64 {
         self.order_at() + self.order.len() as u64
     }
@@ -96,8 +96,8 @@ impl AttentionWork {
         self.singles.len() as u32
     }
 
-    /// Each slot with the positions that its rows lie between: what is checked and noted for a prompt of thousands of
-    /// rows at every layer.
+    /// Each slot with the range of its rows' positions. A prompt of thousands of rows is checked and recorded by span
+    /// at every layer.
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }

@@ -1,4 +1,4 @@
-//! The kernels that go through rows element by element: `glu.ptx`, `mlp_backward.ptx`, `cast.ptx`, `add.ptx`.
+//! The kernels that process rows element by element: `glu.ptx`, `mlp_backward.ptx`, `cast.ptx`, `add.ptx`.
 
 use super::{code, wide};
 use crate::gpu::{Arg, File, Launch, Module};
@@ -18,7 +18,7 @@ fn cover(n: u32, columns: u32) -> ([u32; 3], [u32; 3], u32) {
 /// `out = activation(gate) * up`.
 #[derive(Clone, Copy, Debug)]
 pub struct Glu {
-    /// What the gate goes through.
+    /// The activation of the gate.
     pub activation: Activation,
     /// `[n, 2 ffn]`, f32: gate first.
     pub gate_up: u64,
@@ -54,15 +54,15 @@ impl Glu {
     }
 }
 
-/// What kernels know an activation by.
+/// The kernels' code for an activation.
 fn gelu(activation: Activation) -> Arg {
     Arg::U32(u32::from(activation == Activation::GeluTanh))
 }
 
-/// The gradient of `gate_up` from that of `activation(gate) * up`.
+/// The gradient of `gate_up`, from that of `activation(gate) * up`.
 #[derive(Clone, Copy, Debug)]
 pub struct MlpBackward {
-    /// What the gate went through.
+    /// The activation of the gate.
     pub activation: Activation,
     /// `[n, 2 ffn]`, f32: gate first.
     pub gate_up: u64,
@@ -134,12 +134,12 @@ impl Cast {
     }
 }
 
-/// `out[i] += scale * x[i]`, or the same `x` to each row.
+/// `out[i] += scale * x[i]`, or the same `x` added to each row.
 #[derive(Clone, Copy, Debug)]
 pub struct Add {
     /// `[n, width]`, f32.
     pub out: u64,
-    /// `[n, width]`, f32, or `[width]` of a bias.
+    /// `[n, width]`, f32, or `[width]` for a bias.
     pub x: u64,
     /// Whether `x` is a bias.
     pub bias: bool,

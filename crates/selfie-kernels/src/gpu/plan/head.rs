@@ -4,20 +4,20 @@ use std::f64::consts::LOG2_E;
 
 use crate::gpu::{Arg, File, Launch, Module};
 
-/// Logits that a block reduces.
+/// Logits that one block reduces.
 const CHUNK: u32 = 4096;
 
-/// Bytes of what a block leaves of its chunk.
+/// Bytes of a block's result for its chunk.
 pub const PART_BYTES: u64 = 16;
 
-/// From logits to the best token of each row, or to the log-probability of given ones.
+/// Reduces logits to the best token of each row, or to the log-probability of given ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
     /// `[n, vocab]`, f32.
     pub logits: u64,
     /// `[n, chunks]` of [`PART_BYTES`].
     pub parts: u64,
-    /// `[n]`, u32: the tokens that are scored; 0 is the best one.
+    /// `[n]`, u32: the tokens to score; an address of 0 asks for the best ones.
     pub token: u64,
     /// `[n]` of `{u32 token, f32 log-probability}`.
     pub out: u64,
@@ -68,12 +68,12 @@ impl Head {
     }
 }
 
-/// Logits from products with the head, in place.
+/// Turns products with the head into logits, in place.
 #[derive(Clone, Copy, Debug)]
 pub struct LogitMap {
     /// `[count]`, f32.
     pub logits: u64,
-    /// How many they are.
+    /// The number of logits.
     pub count: u64,
     /// Factor and cap.
     pub map: crate::LogitMap,
@@ -82,7 +82,7 @@ pub struct LogitMap {
 impl LogitMap {
     const THREADS: u32 = 256;
 
-    /// The launch; the grid ends at 2^31 blocks, more than a device has memory for.
+    /// The launch. The grid ends at 2^31 blocks, more than a device has memory for.
     pub fn launch(&self) -> Launch {
         let cap = self.map.softcap.unwrap_or(0.0);
         let inner = 2.0 * LOG2_E * f64::from(self.map.scale) / f64::from(cap);

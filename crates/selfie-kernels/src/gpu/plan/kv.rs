@@ -1,12 +1,12 @@
-//! Where keys and values lie on the device, and `kv_copy.ptx`
+//! The layout of keys and values on the device, and `kv_copy.ptx`.
 
 use super::check_count;
 use crate::gpu::{Arg, File, Launch, Module};
 use crate::{DType, Result, Slot};
 
-/// One layer of a cache of keys and values. Both have the same shape, and elements of `dtype`: the prefixes, one behind
-/// the other, `[kv_heads][shared][head_dim]`, then, `own_offset` bytes from the start, the slots' own
-/// branches `[slots][kv_heads][own][head_dim]`.
+/// One layer of a cache of keys and values. Keys and values have the same shape, and elements of `dtype`. First come
+/// the prefixes, one after the other, `[kv_heads][shared][head_dim]`. The slots' own branches follow, `own_offset`
+/// bytes from the start, `[slots][kv_heads][own][head_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayer {
     /// The address of the keys.
@@ -15,8 +15,8 @@ pub struct KvLayer {
     pub values: u64,
     /// Where the branches begin, in bytes from the start; a multiple of 256.
     pub own_offset: u64,
-    /// The address of what each slot sees at this layer, `[slots]` of [`Place`]. In front of it are the prefixes,
-    /// the last one first, so that a [`slot_word`] is the signed index of its place.
+    /// The address of what each slot sees at this layer, `[slots]` of [`Place`]. The prefixes precede it, the last one
+    /// first, so that a [`slot_word`] is the signed index of its place.
     pub places: u64,
     /// Key and value heads.
     pub kv_heads: u32,
@@ -34,10 +34,10 @@ pub struct KvLayer {
     pub dtype: DType,
 }
 
-/// Where a slot's prefix begins among the shared positions, and how many positions of it the slot sees.
+/// Where a slot's prefix begins among the shared positions, and how many of its positions the slot sees.
 pub type Place = [u32; 2];
 
-/// The number that kernels know a slot by: a branch by its own, prefix `p` by `-1 - p`.
+/// The kernels' number of a slot: a branch has its own number, prefix `p` has `-1 - p`.
 pub fn slot_word(slot: Slot) -> u32 {
     match slot {
         Slot::Prefix(prefix) => !prefix,
@@ -46,13 +46,13 @@ pub fn slot_word(slot: Slot) -> u32 {
 }
 
 impl KvLayer {
-    /// Bytes of the shared positions of `kv_heads` heads, up to where the branches begin.
+    /// Bytes of the shared positions of `kv_heads` heads; the branches begin there.
     pub fn shared_bytes(kv_heads: usize, head_dim: usize, shared: usize, dtype: DType) -> u64 {
         let bytes = kv_heads as u64 * shared as u64 * head_dim as u64 * dtype.size() as u64;
         bytes.next_multiple_of(256)
     }
 
-    /// An error if there are more heads of slots than kernels count to.
+    /// An error if there are more heads of slots than kernels can count.
     pub fn check(&self, op: &'static str) -> Result<()> {
         let counts = [self.slots.into(), self.kv_heads.into()];
         check_count(op, "heads of slots", counts, u32::MAX.into())
@@ -70,11 +70,11 @@ impl KvLayer {
 pub struct KvCopy {
     /// [`layer_words`] of each layer.
     pub table: u64,
-    /// The slot that is copied.
+    /// The slot to copy.
     pub from: u32,
-    /// The slot that is written, another one.
+    /// The slot to write, a different one.
     pub to: u32,
-    /// Positions, counted from 0 through the shared ones; those that `from` sees in its prefix are not copied.
+    /// Positions, counted from 0 through the shared ones. Those that `from` sees in its prefix are not copied.
     pub positions: u32,
     /// Layers.
     pub layers: u32,
@@ -84,8 +84,8 @@ pub struct KvCopy {
     pub row_bytes: u32,
 }
 
-/// What `kv_copy.ptx` reads of a layer: the addresses of the branches' keys and values and of the slots' places, then
-/// the positions of a branch.
+/// What `kv_copy.ptx` reads about a layer: the addresses of the branches' keys and values and of the slots' places,
+/// then the positions of a branch.
 pub fn layer_words(layer: &KvLayer) -> [u64; 4] {
     [
         layer.keys + layer.own_offset,

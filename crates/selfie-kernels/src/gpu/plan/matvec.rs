@@ -3,21 +3,21 @@
 use crate::gpu::{Arg, File, Gemm, Launch, Module, WeightOrder};
 use crate::{Activation, DType};
 
-/// Most rows of the batch.
+/// The most rows of a batch.
 const MAX_ROWS: usize = 16;
-/// Rows of the weight, or of the batch, that a tensor core's tile has.
+/// Rows of the weight, or of the batch, in a tensor core's tile.
 const TILE: u32 = 16;
-/// Bytes of the batch, which each block reads again: what a first-level cache holds (A100, H100: 256 KiB with shared
-/// memory). On an H200 16 rows of 11008 are slower than cuBLASLt's, 8 are faster.
+/// The most bytes of the batch, which each block reads again: an L1 cache must hold them (A100, H100: 256 KiB with
+/// shared memory). On an H200, 16 rows of 11008 are slower than cuBLASLt's product, and 8 are faster.
 const MOST_BATCH_BYTES: usize = 200 << 10;
-/// Elements of 16 bytes: what a lane loads at once.
+/// Elements in 16 bytes: one load of a lane.
 const LOAD: usize = 8;
 /// Warps that share k.
 const WARPS: u32 = 8;
-/// Blocks of [`WARPS`] for up to 8 rows that a multiprocessor has room for.
+/// Blocks of [`WARPS`] for up to 8 rows that fit a multiprocessor at a time.
 const RESIDENT: u32 = 4;
 
-/// A product of few rows with a weight in 16 bits.
+/// A product of few rows with a 16-bit weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Matvec {
     /// The product; `out` is `[m, n]` f32.
@@ -29,11 +29,11 @@ pub struct Matvec {
 }
 
 impl Matvec {
-    /// What the rows of a weight are a multiple of where a gated unit is behind its product.
+    /// The rows of a weight are a multiple of this if a gated unit follows its product.
     pub const GATED_STEP: usize = 2 * TILE as usize;
 
-    /// Whether the kernel takes this product: at most 16 rows, which fit a first-level cache together, 16 bits, a row of
-    /// the weight for each of at least 16 outputs, and rows aligned to 16 bytes.
+    /// Whether the kernel takes this product. The operands are 16-bit. The batch has at most 16 rows, which fit an L1
+    /// cache together. The weight has a row for each of at least 16 outputs. Rows are aligned to 16 bytes.
     pub fn takes(gemm: &Gemm) -> bool {
         let sizes = [gemm.n, gemm.k].map(u32::try_from);
         gemm.m <= MAX_ROWS
@@ -50,7 +50,7 @@ impl Matvec {
     /// The launch of a product that the kernel [takes](Self::takes).
     pub fn launch(&self) -> Launch {
         let n = self.gemm.n as u32;
-        // Two tiles a warp share the batch's fragments; one, where two would leave multiprocessors without work.
+        // Two tiles of a warp share the batch's fragments; one tile, if two would leave multiprocessors without work.
         let tiles = if n.div_ceil(2 * TILE) < RESIDENT * self.multiprocessors {
             1
         } else {
@@ -63,8 +63,8 @@ impl Matvec {
         launch
     }
 
-    /// The same with a gated unit behind it: of the `n` columns the first half are the gate, and `out` is `[m, n /
-    /// 2]` of the product's type; `n` is a multiple of [`GATED_STEP`](Self::GATED_STEP). Nothing is accumulated.
+    /// The product followed by a gated unit. The first half of the `n` columns is the gate, and `out` is `[m, n / 2]`
+    /// of the product's dtype. `n` is a multiple of [`GATED_STEP`](Self::GATED_STEP). Nothing is accumulated.
     pub fn gated(&self, activation: Activation) -> Launch {
         let half = self.gemm.n as u32 / 2;
         let mut launch = self.of(2, half / TILE);
@@ -76,13 +76,13 @@ impl Matvec {
         launch
     }
 
-    /// Blocks of `tiles` tiles of the weight.
+    /// The launch of blocks that take `tiles` tiles of the weight each.
     fn of(&self, tiles: u32, blocks: u32) -> Launch {
         let Gemm { a, w, out, .. } = self.gemm;
         let [m, n, k] = [self.gemm.m, self.gemm.n, self.gemm.k].map(|size| size as u32);
         let groups = m.div_ceil(8);
-        // Where all blocks would take half of the device, twice the warps ask for the weight. Two blocks of so many
-        // for 16 rows have no room on a multiprocessor.
+        // If all blocks would take half of the device, twice as many warps request the weight. For 16 rows, two such
+        // blocks do not fit a multiprocessor.
         let warps = if groups == 1 && blocks <= RESIDENT / 2 * self.multiprocessors {
             2 * WARPS
         } else {
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// The products of a model of 7 billion parameters: 132 multiprocessors have room for 528 blocks of 8 warps.
+    /// The products of a model of 7 billion parameters. 132 multiprocessors have room for 528 blocks of 8 warps.
     #[test]
     fn large_weights_take_two_tiles_a_warp_and_small_ones_more_warps() {
         for (m, n, k, entry, blocks, threads, shared) in [

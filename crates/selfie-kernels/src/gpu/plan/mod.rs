@@ -1,7 +1,7 @@
 //! How each kernel is launched: addresses and sizes in, a [`Launch`](super::Launch) out.
 //!
-//! Pure functions of the host. Sizes have been checked before; an address has behind it what the kernel's header
-//! says. A launch is for at least one row of at least one column.
+//! Pure host functions. The caller has checked the sizes, and each address points to what the kernel's header says. A
+//! launch has at least one row of at least one column.
 
 mod adam;
 mod attention;
@@ -34,7 +34,7 @@ use crate::{DType, KernelError, Result};
 /// Threads of a warp.
 pub const WARP: u32 = 32;
 
-/// The number that kernels know an element type by.
+/// The kernels' code for an element type.
 pub fn code(dtype: DType) -> u32 {
     match dtype {
         DType::F32 => 0,
@@ -43,7 +43,7 @@ pub fn code(dtype: DType) -> u32 {
     }
 }
 
-/// The columns of f32 rows that can be moved 16 bytes at a time: all, or none where that would be misaligned.
+/// The columns of f32 rows that can be moved 16 bytes at a time: all of them, or 0 if that would be misaligned.
 pub fn wide(width: u32) -> u32 {
     if width.is_multiple_of(4) { width } else { 0 }
 }
@@ -51,8 +51,7 @@ pub fn wide(width: u32) -> u32 {
 /// The most blocks of a grid.
 const MOST_BLOCKS: u64 = (1 << 31) - 1;
 
-/// An error unless `[rows, columns]` has at most as many elements as 32 bits count: where kernels find their place with
-/// such numbers.
+/// An error if `[rows, columns]` has more than `most` elements, because the kernel indexes them with 32 bits.
 pub(in crate::gpu) fn check_count(
     op: &'static str,
     what: &str,
@@ -66,7 +65,7 @@ pub(in crate::gpu) fn check_count(
     Err(KernelError::Unsupported {
         op,
         reason: format!(
-            "{rows} x {columns} {what}; a GPU's kernel counts to {most} of them, so there may be {} x {columns}",
+            "{rows} x {columns} {what} exceed the {most} that a GPU kernel can index; use at most {} x {columns}",
             most / columns.max(1)
         ),
     })

@@ -4,26 +4,26 @@ use super::{MOST_BLOCKS, WARP, check_count, code, wide};
 use crate::gpu::{Arg, File, Launch, Module};
 use crate::{DType, Result};
 
-/// The widest row: it has to fit the shared memory that every device since sm_80 gives a block.
+/// The widest row: it must fit the shared memory that every device since sm_80 gives a block.
 pub const MAX_WIDTH: u32 = 24 << 10;
 
 /// Most threads of a block.
 const MAX_THREADS: u32 = 1024;
-/// Columns that a thread has at least, where the row is wide enough.
+/// The fewest columns of a thread, if the row is wide enough.
 const COLUMNS: u32 = 16;
 
-/// `out = norm(x) * weight`, of whole rows or of parts of them.
+/// `out = norm(x) * weight`, for whole rows or parts of them.
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
-    /// `[n, stride]`, f32: from the first part on.
+    /// `[n, stride]`, f32, from the first part on.
     pub x: u64,
     /// `[width]`, f32.
     pub weight: u64,
-    /// `[n, stride]` of `dtype`; it may be `x`.
+    /// `[n, stride]` of `dtype`; may be `x` itself.
     pub out: u64,
     /// Rows, at least 1.
     pub n: u32,
-    /// Neighbouring parts of a row.
+    /// Adjacent parts of a row.
     pub parts: u32,
     /// Columns of a row.
     pub stride: u32,
@@ -43,7 +43,7 @@ impl RmsNorm {
 
     /// The launch.
     pub fn launch(&self) -> Launch {
-        // Each part has to begin where 16 bytes can be moved.
+        // Each part must begin where 16 bytes can be moved.
         let aligned = |n: u32| wide(n) == n;
         let moved = aligned(self.width) && aligned(self.stride) && self.x.is_multiple_of(16);
         let threads = self.width.div_ceil(COLUMNS).next_multiple_of(WARP);

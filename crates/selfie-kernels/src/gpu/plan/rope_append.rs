@@ -3,7 +3,7 @@
 use super::{KvLayer, code};
 use crate::gpu::{Arg, File, Launch, Module};
 
-/// Threads of a block, about.
+/// Threads of a block, approximately.
 const THREADS: u32 = 256;
 
 /// Rotates the queries of `qkv` and appends its keys and values to a cache.
@@ -11,9 +11,9 @@ const THREADS: u32 = 256;
 pub struct RopeAppend {
     /// `[n, (heads + 2 kv_heads) * head_dim]`, f32.
     pub qkv: u64,
-    /// `[positions, rotated]`, f32; 0 is none: nothing is rotated.
+    /// `[positions, rotated]`, f32. 0 means no table: nothing is rotated.
     pub table: u64,
-    /// Columns of a head that are rotated.
+    /// Columns of a head to rotate.
     pub rotated: u32,
     /// `[n]`, u32.
     pub slot: u64,

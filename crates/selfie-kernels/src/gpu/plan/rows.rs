@@ -1,4 +1,4 @@
-//! The kernels that move rows: `embed.ptx`, `gather_rows.ptx`, `inject.ptx`. A block a row.
+//! The kernels that move rows: `embed.ptx`, `gather_rows.ptx`, `inject.ptx`. Each block moves one row.
 
 use super::{code, row_threads, wide};
 use crate::batch::LEAST_LENGTH;
@@ -81,16 +81,16 @@ impl GatherRows {
     }
 }
 
-/// Vectors into rows, as a list of writes says.
+/// Writes vectors into rows, as a list of writes says.
 #[derive(Clone, Copy, Debug)]
 pub struct Inject {
     /// `[n_rows, width]`, f32.
     pub rows: u64,
     /// `[n_vectors, width]`, f32.
     pub vectors: u64,
-    /// What [`injection_list`] gives.
+    /// The output of [`injection_list`].
     pub list: u64,
-    /// A u32 that each row that was written adds 1 to.
+    /// A u32 counter: each written row adds 1.
     pub written: u64,
     /// Rows that may be written.
     pub n_rows: u32,
@@ -98,7 +98,7 @@ pub struct Inject {
     pub n_vectors: u32,
     /// Columns.
     pub width: u32,
-    /// Blocks: as many as there are writes, or any other number where the list changes under a captured graph.
+    /// Blocks: one for each write, or any other number if the list changes under a captured graph.
     pub blocks: u32,
 }
 

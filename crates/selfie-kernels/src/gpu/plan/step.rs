@@ -1,7 +1,7 @@
 //! The size of a decode step.
 
-/// The rows that a decode step of `rows` sequences should have, so that there are few different steps: up to an eighth
-/// more. From 256 rows on a step is bound by its arithmetic, and launches hide behind it.
+/// The rows to use for a decode step of `rows` sequences: up to an eighth more, so that there are few different steps.
+/// From 256 rows on a step is bound by its arithmetic, which hides the launches.
 pub fn step_rows(rows: usize) -> usize {
     if rows >= 256 {
         return rows;

@@ -1,10 +1,16 @@
-//! The one error type of this crate.
+//! The error type of this crate.
+
+mod lora;
+mod shard;
 
 use std::path::PathBuf;
 
 use selfie_kernels::KernelError;
 
-/// Everything that can go wrong between a folder and its logits.
+pub use lora::LoraError;
+pub use shard::ShardError;
+
+/// Everything that can go wrong from opening a model to its logits.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlamaError {
@@ -32,42 +38,42 @@ pub enum LlamaError {
         /// The parser's reason, with line and column.
         source: serde_json::Error,
     },
-    /// A field of a JSON file has a value that is malformed, or that this crate cannot compute with.
+    /// A field of a JSON file is malformed, or has a value that this crate cannot compute with.
     #[error("{}: field \"{field}\" is {value}; {expected}", path.display())]
     ConfigField {
         /// The file.
         path: PathBuf,
-        /// The field, with the objects that lead to it: `rope_scaling.factor`.
+        /// The field, with the objects that contain it: `rope_scaling.factor`.
         field: String,
         /// Its value, as JSON.
         value: String,
         /// What is supported, or what to do.
         expected: String,
     },
-    /// A field that a JSON file has to have is not there.
+    /// A required field of a JSON file is missing.
     #[error("{}: field \"{field}\" is missing", path.display())]
     ConfigMissing {
         /// The file.
         path: PathBuf,
-        /// The field, with the objects that lead to it.
+        /// The field, with the objects that contain it.
         field: String,
     },
-    /// There is no folder where a model was looked for.
+    /// The folder given for a model does not exist.
     #[error(
         "there is no folder {}; give one that holds config.json, *.safetensors and tokenizer.json",
         path.display()
     )]
     NoFolder {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// A model was looked for in a file.
+    /// A file was given instead of a model's folder.
     #[error("{} is not a folder; give the folder that holds the model's files", path.display())]
     NotAFolder {
-        /// What was given.
+        /// The path given.
         path: PathBuf,
     },
-    /// A folder without weights.
+    /// The folder holds no weights.
     #[error(
         "{} holds no weights: neither model.safetensors.index.json nor a *.safetensors file; \
          download them into it",
@@ -77,7 +83,7 @@ pub enum LlamaError {
         /// The folder.
         dir: PathBuf,
     },
-    /// A folder that holds an adapter instead of a model.
+    /// The folder holds an adapter instead of a model.
     #[error(
         "{} holds only an adapter of {base}: give the folder of that model, or write both as one model in Python: \
          peft.AutoPeftModelForCausalLM.from_pretrained(\"{}\").merge_and_unload().save_pretrained(new_folder)",
@@ -87,10 +93,10 @@ pub enum LlamaError {
     OnlyAdapter {
         /// The folder.
         dir: PathBuf,
-        /// What its configuration calls the model that it belongs to.
+        /// The base model, according to the adapter's configuration.
         base: String,
     },
-    /// A model without a head, by its configuration not one whose head is the embedding table.
+    /// The checkpoint has no head, and its configuration does not tie the head to the embedding table.
     #[error(
         "{} has no tensor lm_head.weight: its files are incomplete, or its head is the embedding table; then write \
          \"tie_word_embeddings\": true into its config.json",
@@ -100,7 +106,7 @@ pub enum LlamaError {
         /// The folder.
         dir: PathBuf,
     },
-    /// The only weights of a folder are in a format that is not read.
+    /// The folder's only weights are in an unsupported format.
     #[error("{} is not a safetensors file; {advice}", file.display())]
     WeightFormat {
         /// The first such file.
@@ -108,7 +114,7 @@ pub enum LlamaError {
         /// What to do about it.
         advice: &'static str,
     },
-    /// Several safetensors files, and no index of them.
+    /// The folder holds several safetensors files without an index.
     #[error(
         "{} holds {count} *.safetensors files but no model.safetensors.index.json that says which \
          tensor is where; download it too",
@@ -117,7 +123,7 @@ pub enum LlamaError {
     ManyWeightFiles {
         /// The folder.
         dir: PathBuf,
-        /// How many there are.
+        /// The number of files.
         count: usize,
     },
     /// `model.safetensors.index.json` does not parse, or has no `weight_map`.
@@ -128,7 +134,7 @@ pub enum LlamaError {
         /// The parser's reason, with line and column.
         source: serde_json::Error,
     },
-    /// The index names something that is not a file inside its folder.
+    /// The index names a shard outside its folder.
     #[error(
         "{} names the shard \"{shard}\", which does not lie inside its folder; \
          download the index again",
@@ -137,10 +143,10 @@ pub enum LlamaError {
     ShardPath {
         /// The index.
         index: PathBuf,
-        /// The file's name in it.
+        /// The shard's name in the index.
         shard: String,
     },
-    /// The index names a file that is not there.
+    /// The index names a shard that does not exist.
     #[error(
         "{} names the shard {shard}, which is not in its folder; download that file too",
         index.display()
@@ -148,7 +154,7 @@ pub enum LlamaError {
     MissingShard {
         /// The index.
         index: PathBuf,
-        /// The file's name in it.
+        /// The shard's name in the index.
         shard: String,
     },
     /// The index and a shard disagree.
@@ -160,142 +166,23 @@ pub enum LlamaError {
     NotInShard {
         /// The index.
         index: PathBuf,
-        /// The file's name in it.
+        /// The shard's name in the index.
         shard: String,
         /// The tensor.
         tensor: String,
     },
-    /// A file of weights is shorter than its header says.
-    #[error(
-        "{} is cut off: it should have {promised} bytes and has {found}; download it again",
-        file.display()
-    )]
-    Truncated {
-        /// The file.
-        file: PathBuf,
-        /// The bytes that its beginning asks for.
-        promised: u64,
-        /// The bytes that it has.
-        found: u64,
-    },
-    /// The header of a file of weights does not fit the file.
-    #[error(
-        "{} begins with a header of {header} bytes but has only {found} bytes: it is cut off or not a \
-         safetensors file; download it again",
-        file.display()
-    )]
-    HeaderPastEnd {
-        /// The file.
-        file: PathBuf,
-        /// The length in its first eight bytes.
-        header: u64,
-        /// The bytes that the file has.
-        found: u64,
-    },
-    /// The header of a file of weights is longer than the format allows.
-    #[error(
-        "{} begins with a header of {header} bytes, and {limit} are allowed: it is not a safetensors \
-         file; download it again (`git lfs pull`, if it is a pointer of Git LFS)",
-        file.display()
-    )]
-    HeaderTooLarge {
-        /// The file.
-        file: PathBuf,
-        /// The length in its first eight bytes.
-        header: u64,
-        /// The longest that is read.
-        limit: u64,
-    },
-    /// The header of a file of weights does not parse.
-    #[error("the header of {} is damaged: {source}; download the file again", file.display())]
-    Header {
-        /// The file.
-        file: PathBuf,
-        /// The parser's reason, with line and column.
-        source: serde_json::Error,
-    },
-    /// A header lists a tensor twice.
-    #[error("{} lists the tensor {tensor} twice; write or download it again", file.display())]
-    DuplicateTensor {
-        /// The tensor.
-        tensor: String,
-        /// The file.
-        file: PathBuf,
-    },
-    /// The size of a tensor cannot be counted.
-    #[error(
-        "{}: tensor {tensor} of shape {shape:?} has more bytes than can be counted; \
-         download the file again",
-        file.display()
-    )]
-    ShapeOverflow {
-        /// The tensor.
-        tensor: String,
-        /// The file.
-        file: PathBuf,
-        /// Its shape.
-        shape: Vec<usize>,
-    },
-    /// The place of a tensor in its file is not as large as the tensor.
-    #[error(
-        "{}: tensor {tensor} is said to fill bytes {begin}..{end}, which is not the size of {shape:?} \
-         in {dtype}; download the file again",
-        file.display()
-    )]
-    TensorBytes {
-        /// The tensor.
-        tensor: String,
-        /// The file.
-        file: PathBuf,
-        /// The first byte, from the start of the data.
-        begin: u64,
-        /// The byte after the last.
-        end: u64,
-        /// Its shape.
-        shape: Vec<usize>,
-        /// Its element type.
-        dtype: String,
-    },
-    /// Two tensors share bytes of a file.
-    #[error(
-        "{}: tensor {tensor} begins at byte {begin} of the data, but {before} ends at {before_end}; \
-         download the file again",
-        file.display()
-    )]
-    Overlap {
-        /// The tensor that begins later.
-        tensor: String,
-        /// The file.
-        file: PathBuf,
-        /// Its first byte.
-        begin: u64,
-        /// The tensor that lies before it.
-        before: String,
-        /// The end of that one.
-        before_end: u64,
-    },
-    /// Bytes of a file belong to no tensor.
-    #[error(
-        "{}: bytes {begin}..{end} of the data belong to no tensor; download the file again",
-        file.display()
-    )]
-    Gap {
-        /// The file.
-        file: PathBuf,
-        /// The first such byte, from the start of the data.
-        begin: u64,
-        /// The byte after the last.
-        end: u64,
-    },
-    /// A GGUF file that does not hold together, or that is not read.
+    /// A file of weights does not match its header.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// A GGUF file is inconsistent, or uses a feature that is not supported.
     #[error("{}: {problem}", file.display())]
     Gguf {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it, and where.
+        /// What is wrong, and where.
         problem: String,
     },
-    /// A tensor of a GGUF file is of a type that is not read.
+    /// A tensor of a GGUF file has an unsupported type.
     #[error(
         "{}: tensor {tensor} is stored as {found}; supported: {supported}; take a file in one of these",
         file.display()
@@ -307,12 +194,13 @@ pub enum LlamaError {
         file: PathBuf,
         /// The type's name.
         found: String,
-        /// The types that are read.
+        /// The supported types.
         supported: String,
     },
-    /// A tensor of a GGUF file that its architecture does not have here.
+    /// A tensor of a GGUF file is not part of its architecture as supported here.
     #[error(
-        "{}: tensor {tensor} is not one of the architecture {architecture} that is computed here; take the safetensors          files of the model, if its family is supported",
+        "{}: tensor {tensor} is not part of the architecture {architecture} as supported here; \
+         use the safetensors files of the model, if its family is supported",
         file.display()
     )]
     GgufTensor {
@@ -323,7 +211,7 @@ pub enum LlamaError {
         /// The architecture.
         architecture: &'static str,
     },
-    /// A tensor that the model needs is not in the checkpoint.
+    /// The checkpoint lacks a tensor that the model needs.
     #[error(
         "{} has no tensor {tensor}: its files are incomplete, or do not belong to its config.json",
         dir.display()
@@ -334,7 +222,7 @@ pub enum LlamaError {
         /// The checkpoint's folder.
         dir: PathBuf,
     },
-    /// A tensor's elements are of a type that is not computed with.
+    /// A tensor has an element type that cannot be computed with.
     #[error(
         "{}: tensor {tensor} is stored as {dtype}, and F32, BF16 and F16 are supported; \
          save the model unquantized in one of these",
@@ -348,7 +236,7 @@ pub enum LlamaError {
         /// The type's name in the file.
         dtype: String,
     },
-    /// A tensor's shape is not the one that config.json leads to.
+    /// A tensor's shape differs from the one that config.json implies.
     #[error(
         "{}: tensor {tensor} has shape {found:?}, and config.json asks for {expected:?}; \
          one of the two belongs to another model",
@@ -361,7 +249,7 @@ pub enum LlamaError {
         file: PathBuf,
         /// The shape in the file.
         found: Vec<usize>,
-        /// The shape that was asked for.
+        /// The shape that was expected.
         expected: Vec<usize>,
     },
     /// A value of a norm or bias is NaN or infinite.
@@ -375,12 +263,12 @@ pub enum LlamaError {
         tensor: String,
         /// The file.
         file: PathBuf,
-        /// Which value.
+        /// The index of the value.
         index: usize,
-        /// What it is.
+        /// The value.
         value: f32,
     },
-    /// The model does not fit the memory that is free.
+    /// The model does not fit the free memory.
     #[error(
         "the model's weights need {} MB in {formats}, and {} MB are free on {device}; \
          use another device or a smaller model",
@@ -388,134 +276,134 @@ pub enum LlamaError {
         available / 1_000_000
     )]
     WeightMemory {
-        /// What the matrices would take.
+        /// The bytes that the matrices need.
         bytes: u64,
-        /// What there is.
+        /// The bytes that are free.
         available: u64,
-        /// What they would be computed in.
+        /// The formats of the matrices.
         formats: String,
         /// The device.
         device: String,
     },
-    /// The KV cache does not fit the memory that is free.
+    /// The KV cache does not fit the free memory.
     #[error(
         "the KV cache for a batch of {slots} needs {} MB and {} MB are free; a batch size of {fit} would fit",
         bytes / 1_000_000,
         available / 1_000_000
     )]
     CacheMemory {
-        /// What it would take.
+        /// The bytes that the cache needs.
         bytes: u64,
-        /// What there is.
+        /// The bytes that are free.
         available: u64,
-        /// The slots that were asked for.
+        /// The number of slots requested.
         slots: usize,
-        /// The slots that would fit.
+        /// The number of slots that would fit.
         fit: usize,
     },
-    /// More sequences than the cache has slots.
+    /// There are more sequences than slots in the cache.
     #[error("all {slots} slots of the KV cache are taken; release one first")]
     NoFreeSlot {
-        /// The slots that there are.
+        /// The number of slots.
         slots: usize,
     },
     /// A sequence is longer than the model's context.
     #[error(
-        "{positions} positions are needed (prompt and new tokens), and the model has \
+        "{positions} positions are needed (prompt and new tokens), but the model has \
          max_position_embeddings {max}; shorten the prompt or ask for fewer new tokens"
     )]
     ContextLength {
-        /// The positions that are needed.
+        /// The number of positions needed.
         positions: usize,
-        /// The positions that there are.
+        /// The number of positions in the model's context.
         max: usize,
     },
-    /// A prompt of no tokens.
+    /// The prompt has no tokens.
     #[error("the prompt is empty: give it at least one token")]
     EmptyPrompt,
-    /// A range of layers that the model does not have.
-    #[error("layers {start}..{end} are asked for, and the model has 0..{n_layers}")]
+    /// A range of layers exceeds the model.
+    #[error("layers {start}..{end} were requested, but the model has 0..{n_layers}")]
     LayerRange {
         /// The first layer.
         start: usize,
         /// The layer after the last.
         end: usize,
-        /// The layers that there are.
+        /// The number of layers in the model.
         n_layers: usize,
     },
     /// A batch is larger than the workspace.
-    #[error("a pass of {rows} rows is asked for, and the workspace holds {max}")]
+    #[error("a pass of {rows} rows was requested, but the workspace holds {max}")]
     TooManyRows {
         /// The rows of the batch.
         rows: usize,
-        /// The rows that fit.
+        /// The most rows that fit.
         max: usize,
     },
-    /// A sequence is longer than its session was made for.
+    /// A sequence is longer than the session's capacity.
     #[error(
-        "a sequence would come to {positions} positions, and the session was made for {max}; \
-         make SessionSize::positions larger"
+        "a sequence needs {positions} positions, but the session was made for {max}; \
+         increase SessionSize::positions"
     )]
     SessionPositions {
-        /// The positions that are needed.
+        /// The number of positions needed.
         positions: usize,
-        /// The positions that there are.
+        /// The session's capacity in positions.
         max: usize,
     },
-    /// A slot or prefix that is not open.
+    /// The slot or prefix is not open.
     #[error("{slot:?} is not open in this session")]
     NotOpen {
         /// The slot.
         slot: selfie_kernels::Slot,
     },
-    /// Something that only a prefix can do.
-    #[error("{slot:?} is a slot, and a prefix is needed here")]
+    /// A slot was given for an operation on prefixes.
+    #[error("{slot:?} is a slot, but a prefix is needed here")]
     NotAPrefix {
         /// The slot.
         slot: selfie_kernels::Slot,
     },
-    /// Something that only a slot can do.
-    #[error("{slot:?} is a prefix, and a slot is needed here")]
+    /// A prefix was given for an operation on slots.
+    #[error("{slot:?} is a prefix, but a slot is needed here")]
     NotASlot {
         /// The prefix.
         slot: selfie_kernels::Slot,
     },
-    /// All prefixes of a session are open.
+    /// All prefixes of the session are open.
     #[error(
-        "all {prefixes} prefixes of the session are open; close one, or name more in SessionSize::prefixes"
+        "all {prefixes} prefixes of the session are open; close one, or add more to SessionSize::prefixes"
     )]
     NoFreePrefix {
-        /// The prefixes that there are.
+        /// The number of prefixes.
         prefixes: usize,
     },
-    /// More positions than a sequence has come to.
-    #[error("{positions} positions of a sequence are named, and it has come to {there}")]
+    /// More positions were requested than the sequence has.
+    #[error("{positions} positions of a sequence were requested, but it has only {length}")]
     PrefixLength {
-        /// The positions that were named.
+        /// The number of positions requested.
         positions: usize,
-        /// The positions that there are.
-        there: usize,
+        /// The number of positions in the sequence.
+        length: usize,
     },
-    /// More tokens to score than rows to score them.
-    #[error("{tokens} tokens are to be scored by {rows} rows: each token takes the row before it")]
+    /// There are more tokens to score than rows to score them.
+    #[error("cannot score {tokens} tokens with {rows} rows: each token takes the row before it")]
     ScoreRows {
         /// The tokens.
         tokens: usize,
         /// The rows.
         rows: usize,
     },
-    /// A model that a session was not made for.
+    /// The session was made for a different model.
     #[error("the session was made for a model of another shape or dtype; make a new session")]
     OtherModel,
-    /// A prompt that was not given.
-    #[error("prompt {prompt} is named, and there are {prompts}")]
+    /// A prompt's index is out of range.
+    #[error("prompt {prompt} does not exist: there are {prompts}, counted from 0")]
     NoPrompt {
         /// The prompt's index.
         prompt: usize,
-        /// How many there are.
+        /// The number of prompts.
         prompts: usize,
     },
-    /// A logit that is NaN or infinite.
+    /// A logit is NaN or infinite.
     #[error(
         "the logits after position {position} are not finite numbers: an activation has overflowed; \
          compute in f32 (--dtype f32), or write with a smaller strength"
@@ -524,15 +412,15 @@ pub enum LlamaError {
         /// The position of the row.
         position: usize,
     },
-    /// A pass starts in the middle of the model from a residual stream of another size.
-    #[error("a pass of {rows} rows cannot start from a residual stream of {there} rows")]
+    /// A pass starts in the middle of the model, but the residual stream has a different number of rows.
+    #[error("a pass of {rows} rows cannot start from a residual stream of {found} rows")]
     ResidualRows {
         /// The rows of the batch.
         rows: usize,
         /// The rows in the workspace.
-        there: usize,
+        found: usize,
     },
-    /// A row was asked for that no batch contained.
+    /// No batch contained the requested row.
     #[error("{site:?} at position {position} was not captured: no pass contained it")]
     NotCaptured {
         /// The site.
@@ -540,7 +428,7 @@ pub enum LlamaError {
         /// The position in the sequence.
         position: u32,
     },
-    /// An MLP that is to replace a layer's is not made of the tensors that the layer has.
+    /// The tensors of a replacement MLP do not match those of the layer.
     #[error(
         "the layer's MLP has {expected} here, not {}",
         found.as_deref().unwrap_or("the end of the list")
@@ -548,25 +436,27 @@ pub enum LlamaError {
     MlpTensor {
         /// The tensor that was given, with its type and shape.
         found: Option<String>,
-        /// The tensor that belongs there.
+        /// The tensor that was expected.
         expected: String,
     },
-    /// A weight that was edited cannot be stored.
+    /// An edited weight cannot be stored.
     #[error("edited weight {tensor}: {source}; try a smaller learning rate")]
     EditedWeight {
         /// The tensor.
         tensor: String,
-        /// The value and where it is.
+        /// The value, and where it is.
         source: KernelError,
     },
-    /// Writes that met no row.
-    #[error("{named} writes at layers {layers:?} are named, and {reached} met a row of the pass")]
+    /// Some writes reached no row.
+    #[error(
+        "{named} writes at layers {layers:?} were requested, but only {reached} reached a row of the pass"
+    )]
     WriteMissed {
         /// The layers.
         layers: Vec<usize>,
-        /// The writes that were named.
+        /// The number of writes requested.
         named: usize,
-        /// The writes that met their row.
+        /// The number of writes that reached their row.
         reached: usize,
     },
     /// A safetensors file could not be written.
@@ -587,7 +477,7 @@ pub enum LlamaError {
         /// What the kernels found.
         source: KernelError,
     },
-    /// A folder without a tokenizer.
+    /// The folder has no tokenizer.
     #[error("{} holds no tokenizer.json; {advice}", dir.display())]
     NoTokenizer {
         /// The folder.
@@ -595,31 +485,31 @@ pub enum LlamaError {
         /// What to do about it.
         advice: String,
     },
-    /// Nothing says which class of transformers a tokenizer is of.
+    /// Nothing determines the tokenizer class.
     #[error(
-        "{} says no tokenizer_class, and has no config.json whose model_type tells it; if tokenizer.json is complete \
-         by itself, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into tokenizer_config.json",
+        "{} names no tokenizer_class, and has no config.json whose model_type determines it; if tokenizer.json is \
+         complete by itself, write \"tokenizer_class\": \"PreTrainedTokenizerFast\" into tokenizer_config.json",
         dir.display()
     )]
     NoTokenizerClass {
         /// The folder.
         dir: PathBuf,
     },
-    /// A text is to begin with bos, and the tokenizer has none.
+    /// A text should begin with bos, but the tokenizer has none.
     #[error("the tokenizer {} has no bos_token to begin a text with", path.display())]
     NoBos {
-        /// Its file.
+        /// The tokenizer's file.
         path: PathBuf,
     },
-    /// A text asks CodeLlama to fill something in, which is not done.
+    /// A text asks CodeLlama to fill in text, which is not supported.
     #[error(
-        "the text holds {mark}, which asks CodeLlama to fill in a text: that is not supported; leave it out"
+        "the text contains {mark}, CodeLlama's mark for infilling, which is not supported; remove it"
     )]
     Infilling {
         /// The mark.
         mark: String,
     },
-    /// A folder of the hub's cache does not tell which of its snapshots is meant.
+    /// A folder of the hub's cache does not determine which of its snapshots to use.
     #[error(
         "{} is a folder of the Hugging Face cache, and {}; give one of {}",
         dir.display(),
@@ -636,12 +526,12 @@ pub enum LlamaError {
     NoSnapshot {
         /// The folder.
         dir: PathBuf,
-        /// What its `refs/main` says.
+        /// The content of its `refs/main`.
         main: Option<String>,
         /// Its snapshots.
         found: Vec<PathBuf>,
     },
-    /// A model that is neither a path nor in the hub's cache.
+    /// A model is neither a path nor in the hub's cache.
     #[error(
         "there is no folder {name}, and the Hugging Face cache ({}) does not have that model; download it: `{command}`",
         cache.display()
@@ -651,18 +541,18 @@ pub enum LlamaError {
         name: String,
         /// The cache.
         cache: PathBuf,
-        /// What downloads it.
+        /// The command that downloads the model.
         command: String,
     },
     /// A tokenizer does not parse, or failed on a text.
     #[error("the tokenizer {} fails: {source}; download it again", path.display())]
     Tokenizer {
-        /// Its file.
+        /// The tokenizer's file.
         path: PathBuf,
         /// The reason, from the `tokenizers` crate.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A model without a chat template.
+    /// The model has no chat template.
     #[error(
         "{} has no chat template (looked for {}): write the prompt out as the model was trained on it",
         path.display(), crate::ChatTemplate::PLACES
@@ -671,7 +561,7 @@ pub enum LlamaError {
         /// The model's folder or file.
         path: PathBuf,
     },
-    /// A chat template that does not parse, or that refuses the messages.
+    /// A chat template does not parse, or rejects the messages.
     #[error(
         "the chat template in {}{}: {reason}",
         path.display(),
@@ -682,19 +572,19 @@ pub enum LlamaError {
         path: PathBuf,
         /// The line of the template.
         line: Option<usize>,
-        /// What is wrong, in the template's or in Jinja's words.
+        /// What is wrong, in the words of the template or of Jinja.
         reason: String,
     },
-    /// A last message that is to go on, and that the template does not write.
+    /// The template does not write the last message, which should be continued.
     #[error(
-        "the chat template in {} leaves out the last message, which is to go on; end with a message of the user",
+        "the chat template in {} leaves out the last message, so it cannot be continued; end with a user message",
         path.display()
     )]
     ChatNotContinued {
         /// The file that holds it.
         path: PathBuf,
     },
-    /// Messages that are not JSON, or no messages.
+    /// The messages are not JSON, or not a list of messages.
     #[error(
         "the messages are not a JSON list such as [{{\"role\": \"user\", \"content\": \"Hello!\"}}]: {source}"
     )]
@@ -702,89 +592,34 @@ pub enum LlamaError {
         /// The parser's reason, with line and column.
         source: serde_json::Error,
     },
-    /// A chat without messages.
-    #[error("the chat has no message: give one of the user at least")]
+    /// The chat has no messages.
+    #[error("the chat has no message: give at least one user message")]
     NoMessages,
-    /// An adapter's tensor that belongs to no matrix of a language model.
+    /// A LoRA adapter cannot be read, or does not fit the model.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// A slot cannot have this adapter: the model lacks it, or an adapter in the head applies to all rows.
     #[error(
-        "the adapter {} has {tensor}: only low-rank pairs of a layer's q, k, v, o, gate, up and down projections and of lm_head can be \
-         read",
-        dir.display()
-    )]
-    LoraTensor {
-        /// The adapter's folder.
-        dir: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
-    /// An adapter without a tensor that a text comes by.
-    #[error("the adapter {} has no low-rank pair of a language model's layers", dir.display())]
-    LoraEmpty {
-        /// The adapter's folder.
-        dir: PathBuf,
-    },
-    /// An adapter of a module that the model does not have.
-    #[error(
-        "the adapter {} is for {module}, which the model does not have; it has {n_layers} layers",
-        dir.display()
-    )]
-    LoraModule {
-        /// The adapter's folder.
-        dir: PathBuf,
-        /// The module.
-        module: String,
-        /// The model's layers.
-        n_layers: usize,
-    },
-    /// An adapter of a matrix of another shape.
-    #[error(
-        "the adapter {} is for a {module} of {} x {}, and the model's is {} x {}: it belongs to another model",
-        dir.display(), found[0], found[1], model[0], model[1]
-    )]
-    LoraShape {
-        /// The adapter's folder.
-        dir: PathBuf,
-        /// The module.
-        module: String,
-        /// What it is for: `[out, in]`.
-        found: [usize; 2],
-        /// The model's.
-        model: [usize; 2],
-    },
-    /// An adapter's pair of another rank than its configuration says.
-    #[error("{}: the rank of {module} is {said} there, and {found} in the weights", path.display())]
-    LoraRank {
-        /// The configuration.
-        path: PathBuf,
-        /// The module.
-        module: String,
-        /// What it says.
-        said: usize,
-        /// What the tensors have.
-        found: usize,
-    },
-    /// An adapter that a model does not have, or one of the head for some rows only.
-    #[error(
-        "a slot is to have {}, and the model has {adapters} adapters{}",
+        "cannot give a slot {}: the model has {adapters} adapter(s){}",
         adapter.map_or_else(|| "no adapter".to_owned(), |n| format!("adapter {n}")),
-        if *head { ", one of them of the head, which is for all rows" } else { "" }
+        if *head { ", and the one in the head applies to all rows" } else { "" }
     )]
     LoraChoice {
-        /// What was asked for.
+        /// The adapter requested; `None` for none.
         adapter: Option<usize>,
-        /// How many there are.
+        /// The number of adapters in the model.
         adapters: usize,
-        /// Whether one is of the head.
+        /// Whether one of them is in the head.
         head: bool,
     },
-    /// A value of the sampling is out of its range.
+    /// A sampling parameter is out of range.
     #[error("{field} is {value}; expected {expected}")]
     SamplingValue {
-        /// Which of them.
+        /// The parameter.
         field: &'static str,
-        /// What it is.
+        /// Its value.
         value: f32,
-        /// What it may be.
+        /// The accepted values.
         expected: &'static str,
     },
     /// An op failed.
@@ -792,5 +627,5 @@ pub enum LlamaError {
     Kernel(#[from] KernelError),
 }
 
-/// A result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = LlamaError> = std::result::Result<T, E>;
