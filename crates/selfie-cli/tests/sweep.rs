@@ -25,13 +25,13 @@ const CELLS: [&str; 6] = [
     "6",
 ];
 
-/// The prompts, a JSON string a line.
+/// The prompts, one JSON string per line.
 fn prompts(folder: &Folder) -> String {
     let lines = PROMPTS.map(|prompt| json!(prompt).to_string());
     folder.write("prompts.txt", &lines.join("\n"))
 }
 
-/// The rows that a folder holds, as JSON lines.
+/// The rows in a folder, as JSON lines.
 #[track_caller]
 fn merged(dirs: &[&str]) -> String {
     let outcome = run(&[&["merge"], dirs].concat());
@@ -64,7 +64,7 @@ fn manifest(dir: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// In order of layer within each prompt, as the selector's tokens are in a sweep.
+/// By layer within each prompt, the order of the selector's tokens in a sweep.
 fn sorted(jsonl: &str) -> Vec<&str> {
     let place = |line: &&str| {
         let row: Value = serde_json::from_str(line).unwrap();
@@ -100,9 +100,9 @@ fn rows_are_those_of_interpret_in_parts_of_any_size() {
             assert_eq!(manifest["done"], want.len());
             let parts = manifest["parts"].as_array().unwrap().len();
             assert_eq!(parts, want.len().div_ceil(part_rows.parse().unwrap()));
-            // Nothing is left but what is said.
+            // The folder holds only the parts and the manifest.
             assert_eq!(names(Path::new(&out)).len(), parts + 1);
-            // Once more: nothing is computed.
+            // A second run computes nothing.
             let before = fs::metadata(Path::new(&out).join("part-00000.parquet"))
                 .unwrap()
                 .modified()
@@ -133,7 +133,7 @@ fn prompts_come_from_any_file() {
         "prompts.csv",
         &format!("id,question\n{}\n", quoted.join("\n")),
     );
-    // A file of rows is one of prompts: each as often as it has rows.
+    // A file of rows is a file of prompts: each prompt as often as it has rows.
     let cells = ["--layers", "1", "--tokens", "0", "--max-new-tokens", "1"];
     let parquet = folder.at("prompts.parquet");
     let args = [
@@ -172,7 +172,7 @@ fn prompts_come_from_any_file() {
 }
 
 #[test]
-fn what_a_prompt_does_not_have_is_counted_and_the_others_go_on() {
+fn missing_tokens_are_counted_and_other_prompts_go_on() {
     let folder = Folder::new();
     let long = "drink ".repeat(600);
     let csv = folder.write(
@@ -296,7 +296,7 @@ fn interpret_knows_the_same_selectors() {
 }
 
 #[test]
-fn another_sweep_does_not_go_into_the_folder() {
+fn a_folder_takes_only_its_own_sweep() {
     let folder = Folder::new();
     let prompts = prompts(&folder);
     let out = folder.at("out");
@@ -336,7 +336,7 @@ fn another_sweep_does_not_go_into_the_folder() {
     );
     assert_eq!(merged(&[&out]), before);
 
-    // The same weights from elsewhere are the same model.
+    // The same weights in another place are the same model.
     let copy = common::copy(MODEL);
     succeed("sweep", copy.path(), &sweep(&prompts, &["--out", &out]));
     let full = folder.at("full");
@@ -389,7 +389,7 @@ fn shards_make_the_whole() {
     assert!(said.contains("are not of one sweep"), "{said}");
     let said = merge_fails(2, &[folder.0.path().to_str().unwrap()]);
     assert!(said.contains("holds no sweep"), "{said}");
-    // A part that somebody has deleted.
+    // A deleted part.
     fs::remove_file(Path::new(&each[1]).join("part-00001.parquet")).unwrap();
     let said = merge_fails(1, &[&out]);
     assert!(said.contains("3 of 8 rows are missing in "), "{said}");
@@ -453,7 +453,7 @@ fn a_file_says_what_it_is_made_of() {
         assert_eq!(value("selfie.version"), env!("CARGO_PKG_VERSION"));
         let settings: Value = serde_json::from_str(&value("selfie.settings")).unwrap();
         assert_eq!(settings["max_new_tokens"], 6);
-        // Prompts are in a dictionary.
+        // Prompts are dictionary-encoded.
         let prompts = reader.metadata().row_group(0).column(0);
         assert!(prompts.dictionary_page_offset().is_some());
     }
@@ -481,7 +481,7 @@ fn torn_lines_are_computed_again_and_damaged_parts_are_named() {
         "{message}"
     );
     fs::remove_file(&part).unwrap();
-    // What a power cut may leave: half a line, zeros, and a part that did not get its name.
+    // What a power cut may leave: half a line, zeros, and a part under its temporary name.
     for torn in [
         &b"{\"row\":10,\"what\":{\"sa"[..],
         b"\0\0\0\0\0\0\n",
