@@ -1,5 +1,5 @@
-//! The Python module `selfie_rs._selfie`: the crate `selfie` for notebooks. `selfie_rs/__init__.py` is what users import, and
-//! `selfie_rs/_selfie.pyi` says what is here in Python's terms.
+//! The Python module `selfie_rs._selfie`: the crate `selfie` for notebooks. Users import `selfie_rs/__init__.py`;
+//! `selfie_rs/_selfie.pyi` describes this module's API in Python's terms.
 #![deny(unsafe_code)]
 
 mod arrow;
@@ -16,7 +16,7 @@ mod trace;
 use pyo3::prelude::*;
 use selfie_explorer::{Commands, Explorer, Run};
 
-/// A web page that shows rows, each given as JSON, and loads nothing else.
+/// A self-contained web page that shows rows, each given as JSON.
 #[pyfunction]
 fn page(rows: Vec<String>, name: String) -> PyResult<String> {
     let read = |json: &String| serde_json::from_str(json);
@@ -29,7 +29,7 @@ fn page(rows: Vec<String>, name: String) -> PyResult<String> {
     page.map_err(error::of_explorer)
 }
 
-/// The rows of a file that the program wrote, `.jsonl` or `.parquet`, as a web page.
+/// The rows of a `.jsonl` or `.parquet` file from the program, as a web page.
 #[pyfunction]
 fn page_of_file(path: std::path::PathBuf) -> PyResult<String> {
     let name = path.display().to_string();
