@@ -98,7 +98,8 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
     let layer = layers[0];
     if let Some(other) = layers.iter().find(|&&other| other != layer) {
         return usage(format!(
-            "--source {}: the cells are of layers {layer} and {other}; an edit changes one layer, so give cells of one layer",
+            "--source {}: the cells are of layers {layer} and {other}; an edit changes one layer, so give cells of \
+             one layer",
             args.source.join(" --source ")
         ));
     }

@@ -25,7 +25,8 @@ pub(crate) enum CliError {
     #[error("interrupted after {updates} updates")]
     ControlInterrupted { updates: usize },
     #[error(
-        "the first update raises the drift to {drift:.6}, above --max-drift {bound}: no edit was written; try a smaller --lr"
+        "the first update raises the drift to {drift:.6}, above --max-drift {bound}: no edit was written; try a \
+         smaller --lr"
     )]
     NoUpdate { drift: f64, bound: f64 },
     #[error("--prompts: {0}")]

@@ -122,7 +122,8 @@ fn configured(
     let layer = cells.first().map_or(0, |cell| cell.layer);
     if let Some(other) = cells.iter().find(|cell| cell.layer != layer) {
         return usage(format!(
-            "--layers: the prompt of the {released} names one layer, but the cells are of layers {layer} and {}; run each layer by itself",
+            "--layers: the prompt of the {released} names one layer, but the cells are of layers {layer} and {}; run \
+             each layer by itself",
             other.layer
         ));
     }
@@ -152,8 +153,8 @@ fn span(
             match spans.clone().find(|&span| span != first) {
                 None => Ok(first),
                 Some(other) => usage(format!(
-                    "--span all: cells end {first} and {other} tokens after bos, but a run has one prompt; give a number, or \
-                     run the cells one by one"
+                    "--span all: cells end {first} and {other} tokens after bos, but a run has one prompt; give a \
+                     number, or run the cells one by one"
                 )),
             }
         }
@@ -459,7 +460,7 @@ mod tests {
             let error = fails_after(2, &path);
             assert_eq!(error.exit_code(), 1);
             let said = format!(
-                "cuda:0: launch: lost; 2 of 3 rows are written to {}",
+                "cuda:0: launch: lost; 2 of 3 rows were written to {}",
                 path.display()
             );
             assert_eq!(error.to_string(), said);

@@ -143,7 +143,8 @@ type Lines = Vec<(&'static str, String)>;
 fn lines_of_map(map: &Map) -> Lines {
     let pairs = map.layers();
     let reads = match &pairs[..] {
-        [] => "any layer of hidden_states; best the one it was trained on (layer l of selfie-adapters is hidden_states[l + 1])".to_owned(),
+        [] => "any layer of hidden_states; best the one it was trained on (layer l of selfie-adapters is \
+               hidden_states[l + 1])".to_owned(),
         pairs => format!("hidden_states[{}]", numbers(pairs.iter().map(|(from, _)| *from))),
     };
     vec![

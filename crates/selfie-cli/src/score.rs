@@ -20,7 +20,8 @@ const BATCH: usize = 64;
 pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     let Some(Released::Reconstructor(meta)) = Released::open(&args.reconstructor, None)? else {
         return usage(format!(
-            "--reconstructor {}: not a reconstructor; expected a folder with nla_meta.yaml and the role ar, critic or reconstructor",
+            "--reconstructor {}: not a reconstructor; expected a folder with nla_meta.yaml and the role ar, critic or \
+             reconstructor",
             args.reconstructor.display()
         ));
     };
@@ -124,7 +125,8 @@ fn states(rows: &[Map<String, Value>], model: &selfie::Model) -> Result<Vec<Vec<
         let (tokens, n_layers) = (prompts[index].len(), model.opened.config.n_layers);
         if layer > n_layers || token >= tokens {
             return usage(format!(
-                "--rows: layer {layer}, token {token} of {prompt:?} is out of range: {} has layers 0..={n_layers}, the prompt {tokens} tokens",
+                "--rows: layer {layer}, token {token} of {prompt:?} is out of range: {} has layers 0..={n_layers}, \
+                 the prompt {tokens} tokens",
                 model.opened.name
             ));
         }

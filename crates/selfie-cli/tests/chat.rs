@@ -265,7 +265,7 @@ fn a_model_without_a_template_gets_the_same_prompt_and_a_note() {
     let args = ["--prompt", "a", "--layers", "1", "--max-new-tokens", "2"];
     let noted = selfie("interpret", plain.path(), &args);
     let said =
-        "note: the model has no chat template: the interpretation prompt is in LLaMA 2's form";
+        "note: the model has no chat template: the interpretation prompt uses LLaMA 2's format";
     assert!(noted.stderr.starts_with(said), "{}", noted.stderr);
     let with = rows(&succeed("interpret", &dir("llama2-mha"), &args));
     let without = rows(&noted.stdout);
@@ -290,7 +290,7 @@ fn a_template_without_bos_is_noted() {
     let outcome = selfie("tokens", model.path(), &["--chat", "--prompt", "drink"]);
     assert_eq!(
         outcome.stderr,
-        "note: the chat template writes no <s>, which prompts begin with otherwise\n"
+        "note: the chat template writes no <s>; prompts without --chat begin with it\n"
     );
 }
 

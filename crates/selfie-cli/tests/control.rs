@@ -205,7 +205,7 @@ fn a_dry_run_writes_nothing() {
         said.contains("step 0") && !said.contains("step 1"),
         "{said}"
     );
-    assert!(said.contains("nothing is written"), "{said}");
+    assert!(said.contains("nothing was written"), "{said}");
     assert!(folder.names().is_empty());
     let without = [&REINFORCE[..], &["--reward-words", "the", "--dry-run"]].concat();
     works(&["control", "reinforce"], &dir("llama2-mha"), &without);
@@ -322,7 +322,7 @@ fn a_run_stops_when_it_has_its_reward() {
         outcome.stderr
     );
     assert!(
-        outcome.stdout.contains("no edit is written"),
+        outcome.stdout.contains("no edit was written"),
         "{}",
         outcome.stdout
     );

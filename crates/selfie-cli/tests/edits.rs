@@ -86,7 +86,7 @@ fn edits_are_shown_stacked_and_refused() {
         &["generate"],
         &model,
         &weights,
-        &["model.safetensors", "not an edit"],
+        &["model.safetensors", "not a Selfie edit"],
     );
     let busy = ["--edit", &first, "--out", folder.0.path().to_str().unwrap()];
     fails(2, &["edit", "export"], &model, &busy, &["exists"]);

@@ -252,7 +252,7 @@ fn random_checkpoints() {
         "--out",
         tokenizer,
     ];
-    assert_says(&random(&taken), &["there is a checkpoint already"]);
+    assert_says(&random(&taken), &["already has a checkpoint"]);
 }
 
 #[test]

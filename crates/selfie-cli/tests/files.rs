@@ -151,7 +151,7 @@ fn an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded() {
         let taken = folder_of_that_name.to_str().unwrap();
         for (out, reason) in [
             (nowhere.as_str(), "No such file"),
-            (&system, "nothing can be made in its folder"),
+            (&system, "cannot create a file in its folder"),
             (taken, "is a directory"),
         ] {
             let outcome = run(&with(&args, &[out]));

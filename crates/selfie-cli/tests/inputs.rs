@@ -353,7 +353,7 @@ fn tokens_show_the_rows_that_are_written() {
     assert!(
         outcome
             .stderr
-            .starts_with("note: the interpretation prompt: placeholder 1 is ")
+            .starts_with("note: interpretation prompt: placeholder 1 ")
     );
     let noted = selfie(
         "interpret",

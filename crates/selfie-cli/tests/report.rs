@@ -268,17 +268,17 @@ fn wrong_input_is_one_line() {
             &[&no_rows],
             &["no-rows.jsonl: line 1 is not a row", "`prompt`"],
         ),
-        (1, &[&empty], &["there is no row in it"]),
+        (1, &[&empty], &["there are no rows"]),
         (1, &[&broken], &["broken.parquet: not a Parquet file"]),
         (
             2,
             &[&csv],
-            &["rows.csv: the name has to end in .jsonl or .parquet"],
+            &["rows.csv: the name must end in .jsonl or .parquet"],
         ),
         (
             2,
             &[&rows, &other],
-            &["rows of two models, demo and another", "--against"],
+            &["the rows are of two models, demo and another", "--against"],
         ),
         (2, &[&rows, "--against", &elsewhere], &["no cell in common"]),
         (
@@ -290,7 +290,7 @@ fn wrong_input_is_one_line() {
         (
             1,
             &[&rows, "--layers", "0"],
-            &["rows.jsonl: there is no row in it"],
+            &["rows.jsonl: there are no rows"],
         ),
         (2, &["--against", &rows], &["<ROWS>"]),
     ];
@@ -299,7 +299,7 @@ fn wrong_input_is_one_line() {
         assert!(!fs::exists(&page).unwrap(), "{args:?}");
     }
     let out = folder.at("page.pdf");
-    fails_as_report(2, &[&rows, "--out", &out], &["has to end in .html", ".svg"]);
+    fails_as_report(2, &[&rows, "--out", &out], &["must end in .html", ".svg"]);
     fails_as_report(
         1,
         &[&rows, "--out", "/no/such/page.html"],

@@ -168,7 +168,7 @@ fn a_taken_port_is_reported() {
     assert!(
         outcome
             .stderr
-            .contains(&format!("cannot listen at 127.0.0.1:{port}")),
+            .contains(&format!("cannot listen on 127.0.0.1:{port}")),
         "{}",
         outcome.stderr
     );

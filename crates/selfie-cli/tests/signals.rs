@@ -107,7 +107,7 @@ fn a_signal_keeps_the_rows_that_are_done() {
         let done = rows_of_parquet(&out);
         assert!(done > 0 && done < LONG_SWEEP);
         let message = format!(
-            "error: interrupted: {done} of {LONG_SWEEP} rows are written to {}\n",
+            "error: interrupted: {done} of {LONG_SWEEP} rows were written to {}\n",
             out.display()
         );
         assert_eq!(String::from_utf8(output.stderr).unwrap(), message);
@@ -121,7 +121,7 @@ fn a_signal_keeps_the_rows_that_are_done() {
         let done = rows_of_parquet(&partial);
         assert!(done > 0 && done < LONG_SWEEP);
         let message = format!(
-            "error: interrupted: {done} of {LONG_SWEEP} rows are written to {}, beside the older {}\n",
+            "error: interrupted: {done} of {LONG_SWEEP} rows were written to {} (the older {} was kept)\n",
             partial.display(),
             out.display()
         );

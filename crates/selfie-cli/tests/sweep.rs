@@ -197,7 +197,7 @@ fn missing_tokens_are_counted_and_other_prompts_go_on() {
     );
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     for note in [
-        "note: \"word:drink\" is not there in full, in 1 of 4 prompts: 2\n",
+        "note: \"word:drink\" is missing, in whole or in part, in 1 of 4 prompts: 2\n",
         "note: the prompt is empty, in 1 of 4 prompts: 1\n",
         "note: the prompt is longer than the model's context, in 1 of 4 prompts: 3\n",
         "note: 2 of 4 prompts have no rows: 1, 3\n",
@@ -227,11 +227,11 @@ fn missing_tokens_are_counted_and_other_prompts_go_on() {
     ];
     let message = fail(2, "sweep", &dir(MODEL), &args);
     assert!(
-        message.starts_with("no cell is chosen in any of 4 prompts"),
+        message.starts_with("none of 4 prompts has a selected cell"),
         "{message}"
     );
     assert!(
-        message.contains("\"word:tea\" is not there in full"),
+        message.contains("\"word:tea\" is missing, in whole or in part"),
         "{message}"
     );
 }
@@ -282,7 +282,7 @@ fn interpret_knows_the_same_selectors() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert!(
         outcome.stderr.contains(
-            "note: --tokens: \"word:drink\" is not there in full in 3 of 4 prompts: 1, 2, 3"
+            "note: --tokens: \"word:drink\" is missing, in whole or in part, from 3 of 4 prompts: 1, 2, 3"
         ),
         "{}",
         outcome.stderr
@@ -304,7 +304,7 @@ fn a_folder_takes_only_its_own_sweep() {
     let before = merged(&[&out]);
     let refused = |model: &str, args: &[&str], difference: &str| {
         let message = fail(2, "sweep", &dir(model), &[args, &["--out", &out]].concat());
-        assert!(message.contains("holds another sweep: "), "{message}");
+        assert!(message.contains("has another sweep: "), "{message}");
         assert!(message.contains(difference), "{message}");
     };
     refused("llama3-gqa", &sweep(&prompts, &[]), "model.weights is \"");
@@ -316,12 +316,12 @@ fn a_folder_takes_only_its_own_sweep() {
     refused(
         MODEL,
         &sweep(&prompts, &["--seed", "1"]),
-        "control_seed is 0 there and 1 here",
+        "control_seed is 0 in the folder but 1 here",
     );
     refused(
         MODEL,
         &sweep(&prompts, &["--dtype", "bf16"]),
-        "model.dtype is \"f32\" there and \"bf16\" here",
+        "model.dtype is \"f32\" in the folder but \"bf16\" here",
     );
     refused(
         MODEL,
@@ -332,7 +332,7 @@ fn a_folder_takes_only_its_own_sweep() {
     refused(
         MODEL,
         &sweep(&fewer, &[]),
-        "prompts.count is 4 there and 2 here",
+        "prompts.count is 4 in the folder but 2 here",
     );
     assert_eq!(merged(&[&out]), before);
 
@@ -344,7 +344,7 @@ fn a_folder_takes_only_its_own_sweep() {
     folder.write("full/notes.txt", "mine");
     let message = fail(2, "sweep", &dir(MODEL), &sweep(&prompts, &["--out", &full]));
     assert!(
-        message.contains("is not empty, and has no manifest.json"),
+        message.contains("is not empty, but has no manifest.json"),
         "{message}"
     );
 }
@@ -388,7 +388,7 @@ fn shards_make_the_whole() {
     let said = merge_fails(2, &[&each[0], &whole]);
     assert!(said.contains("are not of one sweep"), "{said}");
     let said = merge_fails(2, &[folder.0.path().to_str().unwrap()]);
-    assert!(said.contains("holds no sweep"), "{said}");
+    assert!(said.contains("has no sweep"), "{said}");
     // A deleted part.
     fs::remove_file(Path::new(&each[1]).join("part-00001.parquet")).unwrap();
     let said = merge_fails(1, &[&out]);
@@ -519,7 +519,7 @@ fn rows_that_overflow_are_counted_and_not_tried_again() {
     for _ in 0..2 {
         let message = fail(1, "sweep", &dir(MODEL), &args);
         assert!(
-            message.starts_with("2 of 4 rows are missing, as activations have overflowed"),
+            message.starts_with("2 of 4 rows are missing because activations overflowed"),
             "{message}"
         );
     }

@@ -177,7 +177,7 @@ fn a_signal_stops_it_and_closes_the_part() {
         "{error}"
     );
     assert!(
-        error.ends_with("; the same command goes on from there\n"),
+        error.ends_with("; run the same command again to resume\n"),
         "{error}"
     );
     assert!(
@@ -210,7 +210,7 @@ fn a_second_process_is_told_who_holds_the_lock() {
     let error = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
     let want = format!(
-        "{out} is being written by another process (process {})",
+        "another process (process {}) is writing to {out}",
         child.id()
     );
     assert!(error.contains(&want), "{error}");
@@ -257,7 +257,7 @@ fn a_full_disk_stops_it_and_finished_rows_are_kept() {
             error.contains("cannot write ") && error.contains("File too large"),
             "{error}"
         );
-        assert!(error.contains(" rows are done in "), "{error}");
+        assert!(error.contains(" rows are in "), "{error}");
         assert!(rows(dir) > before, "{error}");
         assert!(
             files(dir)

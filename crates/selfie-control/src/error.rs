@@ -24,8 +24,8 @@ pub enum ControlError {
     },
     /// The unedited states belong to another run.
     #[error(
-        "the unedited states were captured for layer {layer}, with other embeddings, reference prompts or watch options \
-         than this run at layer {needed}: capture them again with `unedited`"
+        "the unedited states were captured for layer {layer}, with other embeddings, reference prompts or watch \
+         options than this run at layer {needed}: capture them again with `unedited`"
     )]
     OtherPrompts {
         /// The layer of the states.

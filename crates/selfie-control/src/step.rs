@@ -171,8 +171,8 @@ impl fmt::Display for End {
             ),
             End::Norm { change, bound } => write!(
                 f,
-                "the norm of an embedding changed by a factor of {change:.3}, above the bound {bound}; the last update was \
-                 undone"
+                "the norm of an embedding changed by a factor of {change:.3}, above the bound {bound}; the last \
+                 update was undone"
             ),
             End::Stopped => write!(f, "stopped"),
             End::Failed(error) => write!(f, "failed: {error}"),

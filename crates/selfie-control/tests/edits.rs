@@ -178,15 +178,15 @@ fn files_that_are_not_edits_are_refused() {
     };
     says(&["cannot read"]);
     fs::write(&path, "not safetensors at all").unwrap();
-    says(&["not an edit file"]);
+    says(&["not a Selfie edit"]);
     fs::copy(dir("llama2-mha").join("model.safetensors"), &path).unwrap();
-    says(&["not an edit file", "selfie_edit"]);
+    says(&["not a Selfie edit", "selfie_edit"]);
     let (mut model, tokenizer) = load("llama2-mha", None);
     let mut edit = edit(&mut model, &tokenizer, "llama2-mha", 2);
     edit.save(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
-    says(&["not an edit file"]);
+    says(&["not a Selfie edit"]);
     edit.mlp.tensors.pop();
     edit.save(&path).unwrap();
     says(&["2 tensors", "3 base hashes"]);

@@ -16,7 +16,8 @@ pub enum ExplorerError {
         source: io::Error,
     },
     /// An unknown extension.
-    #[error("{}: the name must end in .jsonl or .parquet; write such a file with selfie interpret --out", path.display())]
+    #[error("{}: the name must end in .jsonl or .parquet; write such a file with selfie interpret --out",
+        path.display())]
     Extension {
         /// The file.
         path: PathBuf,

@@ -162,13 +162,13 @@ fn impossible_pictures_are_refused() {
     assert!(matches!(error, ExplorerError::NoRows { .. }));
     assert_eq!(
         error.to_string(),
-        "rows.jsonl: there is no row in it; interpret at least one cell"
+        "rows.jsonl: there are no rows; interpret at least one cell"
     );
     let other = with(row("p", 0, 1, &SAYS), "model", "other");
     let error = new(run([row("p", 0, 0, &SAYS), other]), None);
     assert_eq!(
         error.to_string(),
-        "rows.jsonl: rows of two models, demo and other; give those of one, or compare them with --against"
+        "rows.jsonl: the rows are of two models, demo and other; give the rows of one, or compare them with --against"
     );
     let error = new(
         run([row("p", 0, 0, &SAYS)]),
@@ -210,7 +210,7 @@ fn files_without_rows_are_refused_with_the_place() {
         let (_folder, path) = file("rows.jsonl", &text);
         let error = read_rows(&path).unwrap_err().to_string();
         let want = format!(
-            "{}: {said}; give a file that selfie interpret wrote",
+            "{}: {said}; give a file of rows from selfie interpret",
             path.display()
         );
         assert_eq!(error, want);

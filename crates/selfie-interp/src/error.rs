@@ -99,7 +99,7 @@ pub enum InterpError {
         index: usize,
     },
     /// A cell of a prompt that does not exist.
-    #[error("a cell names prompt {prompt}, but there are only {prompts} prompts")]
+    #[error("a cell names prompt {prompt}, which is out of range 0..{prompts}")]
     PromptRange {
         /// The prompt's index.
         prompt: usize,
@@ -254,8 +254,8 @@ pub enum InterpError {
     },
     /// A placeholder token that is not a single token in the prompt.
     #[error(
-        "the placeholder {marker:?} must be a single token of the reader's vocabulary; in the interpretation prompt it is \
-         {:?}",
+        "the placeholder {marker:?} must be a single token of the reader's vocabulary; in the interpretation prompt \
+         it is {:?}",
         pieces.join("|")
     )]
     MarkerTokens {
@@ -364,8 +364,8 @@ pub enum InterpError {
     },
     /// An interpretation prompt without one placeholder per token of a cell.
     #[error(
-        "a cell has {span} tokens, but the interpretation prompt has {placeholders} placeholders of {rows} tokens in all: each \
-         token of a cell needs a placeholder of one token"
+        "a cell has {span} tokens, but the interpretation prompt has {placeholders} placeholders of {rows} tokens in \
+         all: each token of a cell needs a placeholder of one token"
     )]
     Span {
         /// The number of tokens in a cell.

@@ -105,19 +105,19 @@ fn as_one_text_rows_match_the_package_and_a_note_names_their_fault() {
             r#"["Repeat: ",0,"_x"]"#,
             &["Ġ_"],
             &["Repeat", ":", "Ġ_", "Ġ_", "x"],
-            r#"placeholder 1 is written over "Ġ_", which holds text beside it"#,
+            r#"placeholder 1 overwrites "Ġ_", which also holds text beside the placeholder"#,
         ),
         (
             r#"["Q: ",0,"\nA:"]"#,
             &["Ġ"],
             &["Q", ":", "Ġ_", "Ġ", "Ċ", "A", ":"],
-            r#"placeholder 1 is in "Ġ_", which is not written over"#,
+            r#"placeholder 1 is in "Ġ_", which is not overwritten"#,
         ),
         (
             r#"["word",0,"word"]"#,
             &["_", "Ġword"],
             &["word", "_", "Ġword"],
-            r#"placeholder 1 is written over "Ġword", which holds text beside it"#,
+            r#"placeholder 1 overwrites "Ġword", which also holds text beside the placeholder"#,
         ),
         (
             r#"["[INST]",0,0,"[/INST] Sure:"]"#,
@@ -125,7 +125,7 @@ fn as_one_text_rows_match_the_package_and_a_note_names_their_fault() {
             &[
                 "[", "INST", "]", "_", "Ġ_", "Ġ[", "/", "INST", "]", "ĠSure", ":",
             ],
-            r#"placeholder 2 is written over "Ġ[", which holds text beside it"#,
+            r#"placeholder 2 overwrites "Ġ[", which also holds text beside the placeholder"#,
         ),
     ];
     for (json, overwritten, all, note) in cases {

@@ -271,7 +271,7 @@ fn verbalizers_write_over_the_marker_between_its_neighbours() {
         let drift = configure("av", &|meta| meta.replace(&id, "injection_token_id: 3"))
             .unwrap_err()
             .to_string();
-        assert!(drift.contains("injection_token_id says 3"), "{drift}");
+        assert!(drift.contains("injection_token_id is 3"), "{drift}");
     }
     assert!(apart > 0, "no case tells neighbouring layers apart");
 }

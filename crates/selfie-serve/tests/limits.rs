@@ -84,7 +84,7 @@ fn problems_are_reported() {
     });
     let prompt = served.tokenize(PROMPT);
     for (path, body, status, said) in [
-        ("/tokenize", json!({}), 400, "prompt, or chat"),
+        ("/tokenize", json!({}), 400, "either prompt or chat"),
         (
             "/tokenize",
             json!({"prompt": ""}),
@@ -95,7 +95,7 @@ fn problems_are_reported() {
             "/tokenize",
             json!({"prompt": "Rome ".repeat(50)}),
             413,
-            "this server takes 40",
+            "this server accepts at most 40",
         ),
         ("/tokenize", json!({"chat": []}), 400, "message"),
         (
@@ -121,7 +121,7 @@ fn problems_are_reported() {
             "/interpret",
             json!({"prompt": prompt, "cells": []}),
             400,
-            "no cell",
+            "no cells",
         ),
         (
             "/interpret",

@@ -16,7 +16,8 @@ pub enum SweepError {
         source: io::Error,
     },
     /// An unwritable file or folder. Earlier rows are kept.
-    #[error("cannot write {}: {source}; finished rows are kept, so fix this and run the same command again", path.display())]
+    #[error("cannot write {}: {source}; finished rows are kept, so fix this and run the same command again",
+        path.display())]
     Write {
         /// The file.
         path: PathBuf,

@@ -25,7 +25,7 @@ use crate::{Error, Opened, Result};
 /// let five = selector.select("", &[const { 0..0 }; 5]);
 /// assert_eq!(five.tokens, [0, 3, 4]);
 /// let one = selector.select("", &[const { 0..0 }; 1]);
-/// assert_eq!(one.missed[0].to_string(), "\"-2..\" begins before the first of 1");
+/// assert_eq!(one.missed[0].to_string(), "\"-2..\" begins before the first of 1 tokens");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSelector {
@@ -344,10 +344,14 @@ mod tests {
             ("9", &[], "\"9\" is out of range: 9 of 0..9"),
             ("0,12", &[0], "\"12\" is out of range: 12 of 0..9"),
             ("7..12", &[7, 8], "\"7..12\" is out of range: 11 of 0..9"),
-            ("-10", &[], "\"-10\" begins before the first of 9"),
-            ("-11..2", &[0, 1], "\"-11..2\" begins before the first of 9"),
-            ("-1..0", &[], "\"-1..0\" holds no token of 9"),
-            ("9..", &[], "\"9..\" holds no token of 9"),
+            ("-10", &[], "\"-10\" begins before the first of 9 tokens"),
+            (
+                "-11..2",
+                &[0, 1],
+                "\"-11..2\" begins before the first of 9 tokens",
+            ),
+            ("-1..0", &[], "\"-1..0\" selects none of 9 tokens"),
+            ("9..", &[], "\"9..\" selects none of 9 tokens"),
         ];
         for (text, expected, missed) in cases {
             let selected = select(text, 9);
@@ -430,7 +434,7 @@ mod tests {
         );
         assert_eq!(
             nothing("after:[/INST]"),
-            "\"after:[/INST]\" has no token behind it"
+            "\"after:[/INST]\" has no token after it"
         );
     }
 }

@@ -77,7 +77,8 @@ impl Fit {
         }
         let Some(cholesky) = gram.cholesky() else {
             return Err(refuse(format!(
-                "{} pairs do not determine a map of {} values with a ridge of {ridge}; give more prompts or a larger --ridge",
+                "{} pairs do not determine a map of {} values with a ridge of {ridge}; give more prompts or a larger \
+                 --ridge",
                 x.ncols(),
                 self.widths[0]
             )));
