@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import selfie_rs
 
-torch = pytest.importorskip("torch", reason="torch is not installed: nothing is held against it")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: nothing is held against it")
+torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: nothing to compare with")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def parse():
     parser.add_argument("--warm", type=Path, help="begin a new run with the weights of another")
     parser.add_argument("--table-scale", type=float, default=1.0, help="see Llama.emphasize_tokens")
     parser.add_argument("--first-layer-scale", type=float, default=1.0)
-    parser.add_argument("--resume", type=Path, help="go on from RUN/last.pt")
+    parser.add_argument("--resume", type=Path, help="resume from RUN/last.pt")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

@@ -316,23 +316,23 @@ fn a_folder_takes_only_its_own_sweep() {
     refused(
         MODEL,
         &sweep(&prompts, &["--seed", "1"]),
-        "control_seed is 0 in the folder but 1 here",
+        "control_seed is 0 there but 1 here",
     );
     refused(
         MODEL,
         &sweep(&prompts, &["--dtype", "bf16"]),
-        "model.dtype is \"f32\" in the folder but \"bf16\" here",
+        "model.dtype is \"f32\" there but \"bf16\" here",
     );
     refused(
         MODEL,
         &sweep(&prompts, &["--shard", "1/2"]),
-        "a sweep without shards is there, and --shard is 1/2 here",
+        "the folder has a sweep without shards, but --shard is 1/2",
     );
     let fewer = folder.write("fewer.txt", "a type of drink\na mountain\n");
     refused(
         MODEL,
         &sweep(&fewer, &[]),
-        "prompts.count is 4 in the folder but 2 here",
+        "prompts.count is 4 there but 2 here",
     );
     assert_eq!(merged(&[&out]), before);
 
@@ -418,7 +418,7 @@ fn shards_make_the_whole() {
         &sweep(&prompts, &["--shard", "1/4", "--out", &out]),
     );
     assert!(
-        message.contains("shard 1/3 is there, and --shard is 1/4 here"),
+        message.contains("the folder has shard 1/3, but --shard is 1/4"),
         "{message}"
     );
 }

@@ -388,7 +388,7 @@ fn check_template(template: &str, missing: &'static str) -> Result<()> {
     })
 }
 
-/// Fills in the placeholders, each once: values that condition like placeholders stay as they are.
+/// Fills in the placeholders, each once: values that look like placeholders stay as they are.
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut filled = String::new();
     let mut rest = template;

@@ -108,11 +108,11 @@ pub fn partner_of_cell(cell: Cell, texts: &[&str], ids: &[Vec<u32>], seed: u64) 
     if let Some(prompt) = others.next() {
         let other = &ids[prompt];
         let alike = own.iter().zip(other).take_while(|(a, b)| a == b).count();
-        let behind = alike.min(other.len() - 1)..other.len();
-        let token = if behind.contains(&cell.token) {
+        let diverged = alike.min(other.len() - 1)..other.len();
+        let token = if diverged.contains(&cell.token) {
             cell.token
         } else {
-            behind.start + below(&mut rng, behind.len())
+            diverged.start + below(&mut rng, diverged.len())
         };
         return Some(Cell {
             prompt,
@@ -185,7 +185,7 @@ mod tests {
             assert!([1, 3].contains(&of_two.token) && of_two.layer == 2);
         }
         let tokens: std::collections::HashSet<_> = (0..20).map(|seed| partner(2, seed)).collect();
-        assert_eq!(tokens.len(), 2, "the seed settles which");
+        assert_eq!(tokens.len(), 2, "the seed decides which");
         let two = [vec![1, 5]];
         assert_eq!(
             partner_of_cell(cell(0, 2, 1), &["a"], &two, 0),

@@ -373,10 +373,10 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// The folder of a shard. Another number of shards, or rows of the whole sweep beside shards, make another sweep.
 fn shard_folder(dir: &Path, shard: Shard) -> Result<PathBuf> {
-    let other = |there: String| {
+    let other = |found: String| {
         Err(SweepError::OtherSweep {
             dir: dir.to_owned(),
-            differences: vec![format!("{there} there, and --shard is {shard} here")],
+            differences: vec![format!("the folder has {found}, but --shard is {shard}")],
         })
     };
     let shards = if dir.is_dir() {
@@ -386,15 +386,15 @@ fn shard_folder(dir: &Path, shard: Shard) -> Result<PathBuf> {
     };
     if shard == Shard::ALL {
         return match shards.first() {
-            Some((first, _)) => other(format!("shard {first} is")),
+            Some((first, _)) => other(format!("shard {first}")),
             None => Ok(dir.to_owned()),
         };
     }
     if dir.join(MANIFEST).exists() {
-        return other("a sweep without shards is".to_owned());
+        return other("a sweep without shards".to_owned());
     }
-    if let Some((first, _)) = shards.iter().find(|(there, _)| there.of != shard.of) {
-        return other(format!("shard {first} is"));
+    if let Some((first, _)) = shards.iter().find(|(found, _)| found.of != shard.of) {
+        return other(format!("shard {first}"));
     }
     Ok(dir.join(format!("shard-{:04}-of-{:04}", shard.index, shard.of)))
 }

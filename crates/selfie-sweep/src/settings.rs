@@ -174,7 +174,7 @@ fn compare(name: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
             }
         }
         (a, b) if a != b => found.push(format!(
-            "{name} is {} in the folder but {} here",
+            "{name} is {} there but {} here",
             short(a),
             short(b)
         )),

@@ -228,8 +228,8 @@ impl Selection {
                 let Some(at) = text.find(&**before) else {
                     return (Vec::new(), Some("is not in the prompt".to_owned()));
                 };
-                let behind = at + before.len();
-                let tokens = chosen(&|span| span.start >= behind && !span.is_empty());
+                let end = at + before.len();
+                let tokens = chosen(&|span| span.start >= end && !span.is_empty());
                 let why = tokens
                     .is_empty()
                     .then(|| "has no token after it".to_owned());
@@ -284,8 +284,8 @@ fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = Range<usize>>
     text.match_indices(word).filter_map(move |(start, word)| {
         let end = start + word.len();
         let before = text[..start].chars().next_back();
-        let behind = text[end..].chars().next();
-        let inside = joins(before, word.chars().next()) || joins(word.chars().next_back(), behind);
+        let after = text[end..].chars().next();
+        let inside = joins(before, word.chars().next()) || joins(word.chars().next_back(), after);
         (!inside).then_some(start..end)
     })
 }

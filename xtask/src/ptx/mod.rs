@@ -74,7 +74,6 @@ fn assemble_all(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
     Ok(assembled.concat())
 }
 
-/// Attention and products have to end up on the tensor cores, on the oldest and on the newest architecture. (The f16
 /// Checks that attention and products use the tensor cores on the oldest and the newest architecture. (The f16 twins
 /// have the same instructions as bf16.)
 fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {

@@ -529,7 +529,7 @@ impl<B: Backend> Reader<B> {
         }
         if job.clean && !self.size.clean {
             return Err(InterpError::ReaderRoom {
-                what: "texts to score against the prompt as it is (ReaderSize::clean)",
+                what: "texts to score on the prompt without writes (ReaderSize::clean)",
                 found: 1,
                 room: 0,
             });

@@ -74,8 +74,8 @@ impl Verbalizer {
                 .iter()
                 .map(|&row| format!("{:?}", around(row).map(Option::unwrap_or_default)));
             return Err(refuse(format!(
-                "{fitting} of the {} markers {:?} in the prompt have the file's neighbours {:?}, expected one; they \
-                 stand between {}",
+                "{fitting} of the {} markers {:?} in the prompt have the file's neighbours {:?}; expected one; their \
+                 neighbours are {}",
                 located.placeholders.len(),
                 self.marker,
                 self.neighbors,

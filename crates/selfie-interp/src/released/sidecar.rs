@@ -87,7 +87,7 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
                 .as_str()
                 .filter(|marker| !marker.is_empty());
             if meta["extraction"].get("injection_scale").is_none() {
-                return Err(refuse("it has no extraction.injection_scale: a number, null for vectors as they are, or \
+                return Err(refuse("extraction.injection_scale is missing; expected a number, null for no scaling, or \
                                    \"sqrt_d_model\""
                     .to_owned()));
             }
@@ -109,8 +109,8 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
         }
         "ar" | "critic" | "reconstructor" => {
             if scale("mse_scale", Some(1.0))?.is_none() {
-                return Err(refuse("extraction.mse_scale is null: it was trained on lengths too, and only directions can be \
-                                   scored"
+                return Err(refuse("extraction.mse_scale is null: this reconstructor was trained on norms too, but only \
+                                   directions can be scored"
                     .to_owned()));
             }
             let suffix = match &meta["tokens"]["critic_suffix_ids"] {
