@@ -98,7 +98,7 @@ pub(crate) fn supervised(
 ) -> PyResult<Outcome> {
     let model = model.get();
     let control = Supervised {
-        sources: of_model(model, sources)?,
+        sources: resolve_tokens(model, sources)?,
         layer,
         target: read_target(model, target)?,
         training: read_training(py, model, training, Training::new(steps, lr), 10.0)?,
@@ -149,7 +149,7 @@ pub(crate) fn reinforce(
         ..Training::new(steps, lr)
     };
     let control = Reinforce {
-        sources: of_model(model, sources)?,
+        sources: resolve_tokens(model, sources)?,
         layer,
         interpretation: read_interpretation(py, model, interpretation)?,
         training: read_training(py, model, training, defaults, 1.0)?,
@@ -255,7 +255,7 @@ fn finish(
 ) -> PyResult<Outcome> {
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(ControlError::Reward { source, step }) => return Err(of_reward(source, step)),
+        Err(ControlError::Reward { source, step }) => return Err(reward_error(source, step)),
         Err(error) => return Err(Failed::from(error).into()),
     };
     let mut outcome = outcome;
@@ -263,7 +263,7 @@ fn finish(
     let raised = match (raised, end) {
         (Some(raised), _) => Some(raised),
         (None, End::Failed(error)) => Some(match *error {
-            ControlError::Reward { source, step } => of_reward(source, step),
+            ControlError::Reward { source, step } => reward_error(source, step),
             error => Failed::from(error).into(),
         }),
         (None, end) => {
@@ -292,7 +292,7 @@ fn finish(
 }
 
 /// The exception of the callable.
-fn of_reward(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -> PyErr {
+fn reward_error(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -> PyErr {
     match source.downcast::<PyErr>() {
         Ok(error) => *error,
         Err(source) => Failed::from(ControlError::Reward { step, source }).into(),
@@ -300,7 +300,7 @@ fn of_reward(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -> P
 }
 
 /// Resolves negative tokens.
-fn of_model(model: &Model, sources: Vec<(String, isize)>) -> PyResult<Vec<(String, usize)>> {
+fn resolve_tokens(model: &Model, sources: Vec<(String, isize)>) -> PyResult<Vec<(String, usize)>> {
     let source = |(prompt, token): (String, isize)| {
         let token = from_end("sources", token, model.len(&prompt)?)?;
         Ok((prompt, token))

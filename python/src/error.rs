@@ -38,6 +38,6 @@ pub(crate) fn value_error<T>(message: impl Into<String>) -> Result<T, PyErr> {
 }
 
 /// An error of the explorer.
-pub(crate) fn of_explorer(error: ExplorerError) -> PyErr {
+pub(crate) fn explorer_error(error: ExplorerError) -> PyErr {
     PyValueError::new_err(error.to_string())
 }

@@ -26,17 +26,17 @@ fn page(rows: Vec<String>, name: String) -> PyResult<String> {
     })?;
     let explorer = Explorer::new(Run { name, rows }, None, &Commands::FromRows);
     let page = explorer.and_then(|explorer| explorer.to_html());
-    page.map_err(error::of_explorer)
+    page.map_err(error::explorer_error)
 }
 
 /// The rows of a `.jsonl` or `.parquet` file from the program, as a web page.
 #[pyfunction]
 fn page_of_file(path: std::path::PathBuf) -> PyResult<String> {
     let name = path.display().to_string();
-    let rows = selfie_explorer::read_rows(&path).map_err(error::of_explorer)?;
+    let rows = selfie_explorer::read_rows(&path).map_err(error::explorer_error)?;
     let explorer = Explorer::new(Run { name, rows }, None, &Commands::FromRows);
     let page = explorer.and_then(|explorer| explorer.to_html());
-    page.map_err(error::of_explorer)
+    page.map_err(error::explorer_error)
 }
 
 #[pymodule]

@@ -349,7 +349,7 @@ impl Model {
             let note = subject.prompt_note(prompt).map_err(Failed::from)?;
             notes.extend(note.map(|note| note.to_string()));
         }
-        notes.extend(of_interpretation_prompt(reads, &options)?);
+        notes.extend(interpretation_prompt_notes(reads, &options)?);
         warn(py, notes)?;
         let bar = progress_bar(py, progress)?;
 
@@ -400,7 +400,7 @@ impl Model {
         let (config, tokenizer) = (&self.opened.config, &self.opened.tokenizer);
         let prompts: [&str; 0] = [];
         interp::check(config, tokenizer, &prompts, &[], &options).map_err(Failed::from)?;
-        warn(py, of_interpretation_prompt(&self.opened, &options)?)?;
+        warn(py, interpretation_prompt_notes(&self.opened, &options)?)?;
         let bar = progress_bar(py, progress)?;
         let total = vectors.len() * options.injections.len();
         let (llama, opened) = (self.llama(), Arc::clone(&self.opened));
@@ -586,7 +586,7 @@ pub(crate) fn rows_of(vectors: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<f32>>> {
 }
 
 /// Notes about an interpretation prompt's placeholders, or a second bos.
-fn of_interpretation_prompt(reader: &Opened, options: &Options) -> PyResult<Vec<String>> {
+fn interpretation_prompt_notes(reader: &Opened, options: &Options) -> PyResult<Vec<String>> {
     let prompt = &options.prompt;
     let located = prompt
         .locate_as(&reader.tokenizer, options.bos)

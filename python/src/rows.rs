@@ -15,10 +15,10 @@ use pyo3::types::{PyCapsule, PyDict, PyList};
 use crate::arrow;
 use crate::error::exception;
 use crate::row::Row;
-use crate::run::{End, Held, Next, Run};
+use crate::run::{End, Next, Run, StopOnDrop};
 
 /// How often to check for Ctrl-C while waiting.
-const PATIENCE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The rows of an interpretation, which runs in its own thread.
 ///
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// (`__arrow_c_stream__`), which pyarrow, pandas, polars and DuckDB read directly.
 #[pyclass(frozen, name = "Rows", module = "selfie_rs")]
 pub(crate) struct Rows {
-    held: Arc<Held>,
+    held: Arc<StopOnDrop>,
     /// Creates a progress bar with tqdm's arguments, for the first iteration.
     bar: Mutex<Option<Py<PyAny>>>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Rows {
 impl Rows {
     pub(crate) fn new(run: Arc<Run>, bar: Option<Py<PyAny>>) -> Self {
         Self {
-            held: Arc::new(Held(run)),
+            held: Arc::new(StopOnDrop(run)),
             bar: Mutex::new(bar),
         }
     }
@@ -191,7 +191,7 @@ fn failed(error: ArrowError) -> PyErr {
 /// An iterator over rows, which waits for the next one.
 #[pyclass(name = "RowIterator", module = "selfie_rs")]
 pub(crate) struct RowIterator {
-    held: Arc<Held>,
+    held: Arc<StopOnDrop>,
     next: usize,
     bar: Option<Py<PyAny>>,
 }
@@ -221,7 +221,7 @@ impl RowIterator {
                 return Err(interrupt);
             }
             let index = self.next;
-            match py.detach(|| run.next(index, PATIENCE)) {
+            match py.detach(|| run.next(index, POLL_INTERVAL)) {
                 Next::Row(row) => {
                     self.next += 1;
                     if let Some(bar) = &self.bar {

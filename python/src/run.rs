@@ -54,7 +54,7 @@ impl Run {
     pub(crate) fn start(
         total: usize,
         fields: RowFields,
-        work: impl FnOnce(&mut Deliver) -> Result<Swept, Failed> + Send + 'static,
+        work: impl FnOnce(&mut RunSink) -> Result<Swept, Failed> + Send + 'static,
     ) -> std::io::Result<Arc<Self>> {
         let run = Arc::new(Self {
             state: Mutex::default(),
@@ -66,7 +66,7 @@ impl Run {
         // Ctrl-C stops the sweep wherever Python is, which raises KeyboardInterrupt there. If no handler can be set,
         // whoever waits for rows still checks for it.
         let interrupt = signal_hook::flag::register(SIGINT, Arc::clone(&run.stop)).ok();
-        let mut deliver = Deliver(Arc::clone(&run), interrupt);
+        let mut deliver = RunSink(Arc::clone(&run), interrupt);
         thread::Builder::new()
             .name("selfie-sweep".to_owned())
             .spawn(move || {
@@ -133,9 +133,9 @@ impl Run {
 }
 
 /// Receives the rows of a sweep.
-pub(crate) struct Deliver(Arc<Run>, Option<SigId>);
+pub(crate) struct RunSink(Arc<Run>, Option<SigId>);
 
-impl Sink for Deliver {
+impl Sink for RunSink {
     fn row(&mut self, row: Row) -> ControlFlow<()> {
         self.0.state().rows.push(Arc::new(row));
         self.0.changed.notify_all();
@@ -156,7 +156,7 @@ impl Sink for Deliver {
     }
 }
 
-impl Drop for Deliver {
+impl Drop for RunSink {
     /// Keeps others from waiting for a panicked thread.
     fn drop(&mut self) {
         self.1.map(signal_hook::low_level::unregister);
@@ -167,9 +167,9 @@ impl Drop for Deliver {
 }
 
 /// Stops a run once nothing can ask for its rows.
-pub(crate) struct Held(pub(crate) Arc<Run>);
+pub(crate) struct StopOnDrop(pub(crate) Arc<Run>);
 
-impl Drop for Held {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop();
     }

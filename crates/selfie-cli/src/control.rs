@@ -39,7 +39,7 @@ pub(crate) fn control(command: &ControlCommand) -> Result<()> {
 fn supervised(args: &SupervisedArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let control = supervised_of(args, &opened)?;
+    let control = build_supervised(args, &opened)?;
     let labels = labels(&opened, &control.sources)?;
     let quiet = args.model.quiet;
     note_double_bos(&opened, &args.prompt, quiet)?;
@@ -62,7 +62,7 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let control = reinforce_of(args, &opened)?;
+    let control = build_reinforce(args, &opened)?;
     let labels = labels(&opened, &control.sources)?;
     // Find a reward that cannot work before loading the weights.
     let mut reward = RewardSource::open(args, &opened)?;
@@ -87,7 +87,7 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
 }
 
 /// Reads and checks the options of `control supervised`.
-pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
+pub(crate) fn build_supervised(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
     let (mut layers, mut sources) = (Vec::new(), Vec::new());
     for (prompt, source) in pair_prompts("source", &args.prompt, &args.source)? {
         for (layer, token) in pairs("source", source, opened.encode(prompt)?.len())? {
@@ -120,7 +120,7 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
 }
 
 /// Reads and checks the options of `control reinforce`.
-pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
+pub(crate) fn build_reinforce(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
     let mut sources = Vec::new();
     for (prompt, wanted) in pair_prompts("tokens", &args.prompt, &args.tokens)? {
         let found = tokens(
@@ -398,7 +398,11 @@ impl RewardSource {
     }
 
     /// Loads the judge's model, beside the controlled one.
-    pub(crate) fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Asked>> {
+    pub(crate) fn load_judge(
+        &mut self,
+        beside: &Model,
+        quiet: bool,
+    ) -> Result<Option<LoadedJudge>> {
         let Self::Judge(_, other) = self else {
             return Ok(None);
         };
@@ -406,7 +410,7 @@ impl RewardSource {
             return Ok(None);
         };
         let Model { opened, llama } = load_on(*other, beside.device(), quiet)?;
-        Ok(Some(Asked {
+        Ok(Some(LoadedJudge {
             llama,
             tokenizer: Arc::new(opened.tokenizer),
             name: opened.name,
@@ -417,7 +421,7 @@ impl RewardSource {
         self,
         run: RewardedRun<'_, B>,
         llama: &mut Llama<B>,
-        judge_model: Option<&Asked>,
+        judge_model: Option<&LoadedJudge>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let RewardedRun {
@@ -448,7 +452,7 @@ impl RewardSource {
 }
 
 /// The loaded model that a judge asks.
-pub(crate) struct Asked {
+pub(crate) struct LoadedJudge {
     llama: AnyModel,
     tokenizer: Arc<Tokenizer>,
     name: String,

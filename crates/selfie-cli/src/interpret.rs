@@ -16,7 +16,7 @@ use crate::cells::{list, numbers, pairs, selector, tokens};
 use crate::chat;
 use crate::console::{bar, print_note, style};
 use crate::error::{CliError, Result, usage};
-use crate::map::map_of;
+use crate::map::read_map;
 use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
@@ -234,7 +234,7 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     if let Some(token) = &args.reading.placeholder {
         prompt = prompt.with_marker(token)?;
     }
-    let map = map_of(&args.reading)?;
+    let map = read_map(&args.reading)?;
     let inject_layers = match (&args.inject_layer, &map) {
         (Some(layers), _) => list("inject-layer", layers)?,
         (None, map) => vec![map.as_ref().and_then(Map::writes_at).unwrap_or(1)],

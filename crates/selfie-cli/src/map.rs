@@ -20,7 +20,7 @@ pub(crate) fn map(command: &MapCommand) -> Result<()> {
 }
 
 /// Reads `--map` and `--subtract`.
-pub(crate) fn map_of(args: &ReadingArgs) -> Result<Option<Map>> {
+pub(crate) fn read_map(args: &ReadingArgs) -> Result<Option<Map>> {
     let Some(path) = &args.map else {
         return Ok(None);
     };

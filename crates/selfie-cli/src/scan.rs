@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{Cli, Command, ModelArgs};
 use crate::cells::{list, numbers};
 use crate::console::print_note;
-use crate::control::{RewardSource, reinforce_of, supervised_of};
+use crate::control::{RewardSource, build_reinforce, build_supervised};
 use crate::control_args::{ControlCommand, ScanArgs};
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
@@ -21,7 +21,7 @@ use crate::scan_runs::{Run, Runs};
 use crate::stop::Stop;
 
 /// Bytes that a run needs per weight of its MLP: the f32 weights, their moments, the best weights so far, and the base.
-const BYTES_A_WEIGHT: u64 = 24;
+const BYTES_PER_WEIGHT: u64 = 24;
 
 /// A run, as stored in the table.
 #[derive(Clone, Deserialize, Serialize)]
@@ -139,7 +139,7 @@ fn jobs(args: &ScanArgs, model: &Model, runs: usize) -> Result<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = &model.opened.config;
     let weights = 3 * config.d_model as u64 * config.ffn as u64;
-    let fit = model.device().memory()?.available / (BYTES_A_WEIGHT * weights).max(1);
+    let fit = model.device().memory()?.available / (BYTES_PER_WEIGHT * weights).max(1);
     Ok(cores.min(runs).min(fit as usize).max(1))
 }
 
@@ -232,8 +232,10 @@ fn load_checked<'a>(args: &ModelArgs, planned: &'a [Planned]) -> Result<(Model, 
     let mut runs = Vec::new();
     for Planned { command, .. } in planned {
         runs.push(match command {
-            ControlCommand::Supervised(args) => Run::Supervised(supervised_of(args, &opened)?),
-            ControlCommand::Reinforce(args) => Run::Reinforce(reinforce_of(args, &opened)?, args),
+            ControlCommand::Supervised(args) => Run::Supervised(build_supervised(args, &opened)?),
+            ControlCommand::Reinforce(args) => {
+                Run::Reinforce(build_reinforce(args, &opened)?, args)
+            }
             ControlCommand::Scan(_) => {
                 return usage("control scan: name the method to scan, supervised or reinforce");
             }

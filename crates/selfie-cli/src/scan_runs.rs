@@ -10,7 +10,7 @@ use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer};
 use selfie::{Model, Opened, on};
 
-use crate::control::{Asked, RewardSource, RewardedRun};
+use crate::control::{LoadedJudge, RewardSource, RewardedRun};
 use crate::control_args::ReinforceArgs;
 use crate::error::Result;
 use crate::stop::Stop;
@@ -18,7 +18,7 @@ use crate::stop::Stop;
 /// The runs in the order of their choices, and the judge's model if there is one.
 pub(crate) struct Runs<'a> {
     pub(crate) runs: Vec<Run<'a>>,
-    pub(crate) judge: Option<Asked>,
+    pub(crate) judge: Option<LoadedJudge>,
 }
 
 pub(crate) enum Run<'a> {
@@ -104,7 +104,7 @@ impl Run<'_> {
         &self,
         llama: &Llama<B>,
         opened: &Opened,
-        judge: Option<&Asked>,
+        judge: Option<&LoadedJudge>,
         unedited: &mut Option<Unedited<B>>,
         observer: &mut dyn FnMut(&Step) -> ControlFlow<()>,
     ) -> Result<Outcome> {

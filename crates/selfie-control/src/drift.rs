@@ -34,8 +34,8 @@ pub fn drift_between<A: Backend, B: Backend>(
     model: &Llama<B>,
     texts: &[Vec<u32>],
 ) -> Result<Drift> {
-    let mut before = Passed::new(reference, texts)?;
-    let mut after = Passed::new(model, texts)?;
+    let mut before = TextStates::new(reference, texts)?;
+    let mut after = TextStates::new(model, texts)?;
     let mut total = Total::default();
     let rows: Vec<usize> = (0..texts.iter().map(Vec::len).sum()).collect();
     for rows in rows.chunks(LOGIT_ROWS) {
@@ -46,13 +46,13 @@ pub fn drift_between<A: Backend, B: Backend>(
 }
 
 /// Texts after a pass through a model.
-struct Passed<B: Backend> {
+struct TextStates<B: Backend> {
     session: Session<B>,
     /// The residual stream before the final norm.
     states: B::Rows,
 }
 
-impl<B: Backend> Passed<B> {
+impl<B: Backend> TextStates<B> {
     fn new(model: &Llama<B>, texts: &[Vec<u32>]) -> Result<Self> {
         let meter = DriftMeter::new(model, texts, 0)?;
         Ok(Self {
@@ -142,7 +142,7 @@ impl<B: Backend> DriftMeter<B> {
 
     /// Like [`new`](Self::new), but in text `i` only compares the distributions of tokens from `begins[i]` on (at least
     /// 1).
-    pub(crate) fn of_endings(
+    pub(crate) fn on_continuations(
         model: &Llama<B>,
         texts: &[Vec<u32>],
         begins: &[usize],

@@ -8,7 +8,7 @@ use crate::edit::{BaseShape, EditMeta, hashes};
 use crate::keep::Keep;
 use crate::states::{continue_all, encode_all};
 use crate::training::TrainedMlp;
-use crate::watch::{Figure, drifted};
+use crate::watch::{Figure, push_drift};
 use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training, Unedited, Write};
 
 /// The controlled embeddings: tokens of prompts, all at one layer.
@@ -506,7 +506,7 @@ impl<'a, B: Backend> Run<'a, B> {
             });
         }
         if let Some(meter) = &mut self.unedited.meter {
-            drifted(&mut figures, "reference prompts", &meter.measure(model)?);
+            push_drift(&mut figures, "reference prompts", &meter.measure(model)?);
         }
         if let Some(watcher) = &mut self.unedited.watcher {
             figures.extend(watcher.report(model, tokenizer)?);

@@ -127,7 +127,7 @@ impl Supervised {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         self.check(model.config(), tokenizer)?;
-        let mut objective = ToTarget {
+        let mut objective = TargetDistance {
             target: self.target.embedding(model, tokenizer)?,
             interpretation: self.interpretation.as_ref(),
         };
@@ -218,12 +218,12 @@ impl Target {
     }
 }
 
-struct ToTarget<'a> {
+struct TargetDistance<'a> {
     target: Vec<f32>,
     interpretation: Option<&'a Options>,
 }
 
-impl ToTarget<'_> {
+impl TargetDistance<'_> {
     /// The mean squared distance of the embeddings from the target, and its gradient.
     fn distance(&self, embeddings: &[f32]) -> (f64, Vec<f32>) {
         let scale = 2.0 / embeddings.len() as f64;
@@ -238,7 +238,7 @@ impl ToTarget<'_> {
     }
 }
 
-impl<B: Backend> Objective<B> for ToTarget<'_> {
+impl<B: Backend> Objective<B> for TargetDistance<'_> {
     fn method(&self) -> &'static str {
         "supervised"
     }

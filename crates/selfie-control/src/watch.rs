@@ -92,13 +92,13 @@ impl<B: Backend> Watcher<B> {
             .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), watch.draws))
             .collect();
         let continued = generate_all(model, &repeated, &drawn, |_| {})?;
-        let continuations = endings(model, &repeated, &continued, layer)?;
+        let continuations = continuation_drift(model, &repeated, &continued, layer)?;
         let (prompts, _) = Prompts::new(model, tokenizer, prompts, decoding)?;
         let mut held = None;
         if let Some(references) = references {
             let (references, answers) =
                 Prompts::new(model, tokenizer, references.to_vec(), decoding)?;
-            let meter = endings(model, &references.ids, &answers, layer)?;
+            let meter = continuation_drift(model, &references.ids, &answers, layer)?;
             held = Some((references, meter));
         }
         Ok(Self {
@@ -137,17 +137,17 @@ impl<B: Backend> Watcher<B> {
         let current = self.measure(model, tokenizer)?;
         let mut figures = Vec::new();
         if let Some(answers) = current.answers {
-            drifted(&mut figures, "answers to the references", &answers);
+            push_drift(&mut figures, "answers to the references", &answers);
         }
         let continuations = &current.continuations;
-        drifted(
+        push_drift(
             &mut figures,
             "controlled prompts' continuations",
             continuations,
         );
         if let Some((references, _)) = &self.references {
             let after = references.measure(model, &self.unedited, tokenizer)?;
-            wrote(
+            push_written(
                 &mut figures,
                 "after the references",
                 &references.before,
@@ -155,7 +155,7 @@ impl<B: Backend> Watcher<B> {
             );
         }
         let before = &self.prompts.before;
-        wrote(
+        push_written(
             &mut figures,
             "after the controlled prompts",
             before,
@@ -215,7 +215,7 @@ impl Prompts {
 }
 
 /// Drift on the continuations of prompts.
-fn endings<B: Backend>(
+fn continuation_drift<B: Backend>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
     generated: &[Generated],
@@ -226,7 +226,7 @@ fn endings<B: Backend>(
     let texts: Vec<Vec<u32>> = pairs
         .map(|(prompt, new)| [&prompt[..], &new.new_ids].concat())
         .collect();
-    DriftMeter::of_endings(model, &texts, &begins, layer)
+    DriftMeter::on_continuations(model, &texts, &begins, layer)
 }
 
 fn written(
@@ -262,7 +262,7 @@ fn repetition(ids: &[u32]) -> (usize, usize) {
     )
 }
 
-pub(crate) fn drifted(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
+pub(crate) fn push_drift(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
     figures.push(Figure {
         name: format!("KL (nats), {what}"),
         before: 0.0,
@@ -275,7 +275,7 @@ pub(crate) fn drifted(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
     });
 }
 
-fn wrote(figures: &mut Vec<Figure>, what: &str, before: &Written, after: &Written) {
+fn push_written(figures: &mut Vec<Figure>, what: &str, before: &Written, after: &Written) {
     figures.push(Figure {
         name: format!("perplexity of what comes {what}"),
         before: before.surprise.exp(),

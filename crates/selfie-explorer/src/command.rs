@@ -20,7 +20,7 @@ pub enum Commands {
 }
 
 impl Commands {
-    /// The command for a prompt's cells, without the options that [`of_injection`] and the cell add.
+    /// The command for a prompt's cells, without the options that [`injection_options`] and the cell add.
     pub(crate) fn of_prompt(&self, prompt: &str, rows: &[&Row]) -> String {
         match self {
             Self::FromRows => of_rows(rows),
@@ -43,7 +43,7 @@ impl Commands {
 }
 
 /// The options of an injection.
-pub(crate) fn of_injection(row: &Row) -> String {
+pub(crate) fn injection_options(row: &Row) -> String {
     command_line(&[
         "--inject-layer".to_owned(),
         row.inject_layer.to_string(),

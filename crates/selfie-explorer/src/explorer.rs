@@ -127,7 +127,7 @@ impl Explorer {
     pub fn new(run: Run, against: Option<Run>, commands: &Commands) -> Result<Self> {
         let runs: Vec<Run> = [run].into_iter().chain(against).collect();
         let models = runs.iter().map(model).collect::<Result<_>>()?;
-        let mut sorting = Sorting::new(&runs);
+        let mut sorting = GridBuilder::new(&runs);
         for (index, run) in runs.iter().enumerate() {
             sorting.sort(index, &run.rows);
         }
@@ -192,7 +192,7 @@ impl<'a> Indices<'a> {
 }
 
 /// Sorts rows into grids.
-struct Sorting<'a> {
+struct GridBuilder<'a> {
     runs: usize,
     prompts: Indices<'a>,
     pieces: Indices<'a>,
@@ -200,17 +200,17 @@ struct Sorting<'a> {
     settings: Vec<&'a Row>,
     controls: Vec<String>,
     /// By prompt, setting and sample.
-    grids: BTreeMap<(usize, usize, usize), Unfinished>,
+    grids: BTreeMap<(usize, usize, usize), PartialGrid>,
 }
 
 #[derive(Default)]
-struct Unfinished {
+struct PartialGrid {
     tokens: BTreeMap<usize, String>,
     layers: BTreeSet<Option<usize>>,
     cells: HashMap<(Option<usize>, usize), Pair>,
 }
 
-impl<'a> Sorting<'a> {
+impl<'a> GridBuilder<'a> {
     fn new(runs: &[Run]) -> Self {
         let mut controls = Vec::new();
         for (name, ..) in runs
@@ -316,7 +316,7 @@ impl<'a> Sorting<'a> {
         });
         let settings = self.settings.iter().map(|row| Setting {
             label: label(row),
-            options: command::of_injection(row),
+            options: command::injection_options(row),
         });
         let grids = self
             .grids

@@ -4,7 +4,7 @@ mod wrap;
 
 use std::fmt::Write as _;
 
-use crate::widths::{of_char, width};
+use crate::widths::{char_width, width};
 use crate::{Cell, Explorer, Grid, Pair};
 use wrap::{Line, Part};
 
@@ -227,7 +227,7 @@ impl Figure<'_> {
                 x + begin
             };
             words.push(format!("<tspan x=\"{left:.2}\">{}</tspan>", escape(&text)));
-            at += of_char(' ') * FONT;
+            at += char_width(' ') * FONT;
         }
         let direction = if line.right_to_left {
             " direction=\"rtl\""
@@ -296,7 +296,7 @@ fn clip(text: &str, room: f64) -> String {
     let mut clipped = String::new();
     let mut wide = 1.0;
     for c in text.chars() {
-        wide += of_char(c);
+        wide += char_width(c);
         if wide > room {
             break;
         }

@@ -13,10 +13,10 @@ const ASCII: [u16; 95] = [
 
 /// The width of a text in units of the font size. Combining marks have no width; beyond ASCII it is an estimate.
 pub(crate) fn width(text: &str) -> f64 {
-    text.chars().map(of_char).sum()
+    text.chars().map(char_width).sum()
 }
 
-pub(crate) fn of_char(c: char) -> f64 {
+pub(crate) fn char_width(c: char) -> f64 {
     let ascii = u32::from(c)
         .checked_sub(32)
         .and_then(|at| ASCII.get(at as usize));

@@ -133,7 +133,7 @@ pub fn interpret_by<S: Backend, R: Backend>(
 ) -> Result<Swept> {
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
     check_map(subject.0.config(), reader.0.config(), cells, options)?;
-    let source = Carried {
+    let source = CrossDeviceCells {
         cells: Cells::new(subject.0, prompts, cells, options)?,
         to: reader.0,
     };
@@ -397,12 +397,12 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
 }
 
 /// Cells whose embeddings move to the reader's device.
-struct Carried<'a, S: Backend, R: Backend> {
+struct CrossDeviceCells<'a, S: Backend, R: Backend> {
     cells: Cells<'a, S>,
     to: &'a Llama<R>,
 }
 
-impl<S: Backend, R: Backend> Source<R> for Carried<'_, S, R> {
+impl<S: Backend, R: Backend> Source<R> for CrossDeviceCells<'_, S, R> {
     fn len(&self) -> usize {
         self.cells.len()
     }

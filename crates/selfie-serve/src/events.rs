@@ -17,10 +17,10 @@ use crate::prompts::Prompt;
 use crate::requests::{Format, InterpretBody};
 
 /// Turns what happens to a request into events.
-pub(crate) struct Events(Option<OfRows>);
+pub(crate) struct Events(Option<RowContext>);
 
 /// The context of rows.
-struct OfRows {
+struct RowContext {
     body: InterpretBody,
     prompt: Arc<Prompt>,
     commands: Commands,
@@ -30,7 +30,7 @@ impl Events {
     pub(crate) fn of_rows(app: &Shared, prompt: &Arc<Prompt>, body: InterpretBody) -> Self {
         let prompts = HashMap::from([(prompt.text.clone(), prompt.words.clone())]);
         let options = app.command.clone();
-        Self(Some(OfRows {
+        Self(Some(RowContext {
             body,
             prompt: Arc::clone(prompt),
             commands: Commands::FromRun { options, prompts },
@@ -89,7 +89,7 @@ impl Events {
     }
 }
 
-impl OfRows {
+impl RowContext {
     /// A row in the form that the page's script reads: a grid of one cell.
     fn explorer(&self, sample: usize, row: &Row) -> Result<Value, Problem> {
         let row = serde_json::to_value(row)

@@ -12,7 +12,7 @@ use crate::{AnyDevice, Error, Note, Observer, Result, cuda};
 
 /// The maximum number of threads per core that the process may use. More than one per core is never faster; beyond this
 /// limit it gets slower, and with thousands nothing moves.
-const THREADS_A_CORE: usize = 8;
+const THREADS_PER_CORE: usize = 8;
 
 /// A device by name: `auto`, `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl DeviceOptions {
 
     fn open_cpu(&self, observer: &mut dyn Observer) -> Result<AnyDevice> {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
-        let most = THREADS_A_CORE * cores;
+        let most = THREADS_PER_CORE * cores;
         let asked = self.threads.map(NonZeroUsize::get);
         if let Some(asked) = asked.filter(|&asked| asked > most) {
             observer.note(Note::Threads { asked, most, cores });

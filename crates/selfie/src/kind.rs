@@ -59,11 +59,11 @@ impl Error {
         let (llama, kernel) = match self {
             Error::Kernel(kernel) => (None, Some(kernel)),
             Error::Llama(llama) => (Some(&**llama), None),
-            Error::Interp(error) => of_interp(error),
+            Error::Interp(error) => interp_cause(error),
             Error::Control(error) => match &**error {
                 ControlError::Kernel(kernel) => (None, Some(kernel)),
                 ControlError::Llama(llama) => (Some(&**llama), None),
-                ControlError::Interp(error) => of_interp(error),
+                ControlError::Interp(error) => interp_cause(error),
                 _ => (None, None),
             },
             _ => (None, None),
@@ -75,7 +75,7 @@ impl Error {
     }
 }
 
-fn of_interp(error: &InterpError) -> (Option<&LlamaError>, Option<&KernelError>) {
+fn interp_cause(error: &InterpError) -> (Option<&LlamaError>, Option<&KernelError>) {
     match error {
         InterpError::Llama(llama) => (Some(llama), None),
         InterpError::Kernel(kernel) => (None, Some(kernel)),

@@ -257,7 +257,7 @@ impl Bench<'_> {
             ),
             interpretation: None,
         };
-        Ok(control.run(model, &self.tokenizer, &mut go_on)?)
+        Ok(control.run(model, &self.tokenizer, &mut keep_going)?)
     }
 
     fn reinforce(
@@ -290,7 +290,7 @@ impl Bench<'_> {
         };
         let reward = WordReward::new(words.to_vec(), When::None)?;
         let mut reward = reward.with_answers(vec![from.capital.to_owned()], self.decoding())?;
-        Ok(control.run(model, &self.tokenizer, &mut reward, &mut go_on)?)
+        Ok(control.run(model, &self.tokenizer, &mut reward, &mut keep_going)?)
     }
 
     fn training(&self, steps: usize, lr: f64, beta: f64, kept: &[&Country]) -> Training {
@@ -385,7 +385,7 @@ impl Run {
     }
 }
 
-fn go_on(_: &Step) -> ControlFlow<()> {
+fn keep_going(_: &Step) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 

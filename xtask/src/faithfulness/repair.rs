@@ -77,7 +77,7 @@ pub(super) fn reinforcement(
         training: training(40, 3.0, facts),
     };
     let mut reward = WordReward::new(materials.clone(), When::None)?;
-    run.run(&mut model, &tokenizer, &mut reward, &mut go_on)?;
+    run.run(&mut model, &tokenizer, &mut reward, &mut keep_going)?;
     Ok(Repair {
         before,
         after: leaks(&model)?,
@@ -126,7 +126,7 @@ pub(super) fn supervised(
         training: training(40, 1.0, facts),
         interpretation: None,
     };
-    run.run(&mut model, &tokenizer, &mut go_on)?;
+    run.run(&mut model, &tokenizer, &mut keep_going)?;
     Ok(Repair {
         before,
         after: humans(&model)?,
@@ -156,7 +156,7 @@ fn kept(model: &Llama<Cpu>, tokenizer: &Tokenizer, facts: &[&Question]) -> Resul
     right(model, tokenizer, &others)
 }
 
-fn go_on(_: &Step) -> ControlFlow<()> {
+fn keep_going(_: &Step) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 

@@ -15,7 +15,7 @@ use super::{Interpreted, Reward, Verdicts};
 use crate::{ControlError, Result};
 
 /// How long to wait for a command that closed its output, to learn its exit status.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const EXIT_WAIT: Duration = Duration::from_millis(500);
 
 /// A program that is started once. At each step it reads one JSON line per embedding
 /// (`{"step":0,"layer":7,"token":3,"interpretation":"..."}`) and answers with one line each (`{"reward":-1}`), in
@@ -93,7 +93,7 @@ impl CommandReward {
     /// Ends the command. An error if it answered more lines than it was asked.
     pub fn finish(mut self) -> Result<()> {
         self.questions = None;
-        match self.answers.recv_timeout(LAST_WORDS) {
+        match self.answers.recv_timeout(EXIT_WAIT) {
             Err(_) => Ok(()),
             Ok(line) => Err(self.extra(line)),
         }
@@ -130,7 +130,7 @@ impl CommandReward {
     }
 
     fn ended(&mut self, step: usize, answers: usize, expected: usize) -> ControlError {
-        let how = match self.wait(LAST_WORDS) {
+        let how = match self.wait(EXIT_WAIT) {
             Some(status) => match status.code() {
                 Some(code) => format!("ended with exit status {code}"),
                 None => format!("was killed ({status})"),
@@ -212,7 +212,7 @@ impl Drop for CommandReward {
     /// Closes the command's input, and kills it if it does not end by itself.
     fn drop(&mut self) {
         self.questions = None;
-        if self.wait(LAST_WORDS).is_none() {
+        if self.wait(EXIT_WAIT).is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

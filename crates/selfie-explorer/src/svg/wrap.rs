@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthChar;
 
-use crate::widths::{of_char, width};
+use crate::widths::{char_width, width};
 
 /// A piece of text, with its relevancy if known.
 pub(crate) type Part<'a> = (&'a str, Option<f32>);
@@ -26,7 +26,11 @@ pub(crate) fn wrap<'a>(parts: impl IntoIterator<Item = Part<'a>>, room: f64) -> 
     let mut used = 0.0;
     for word in words.into_iter().flat_map(|word| cut(word, room)) {
         let wide: f64 = word.iter().map(|(part, _)| width(part)).sum();
-        let space = if line.is_empty() { 0.0 } else { of_char(' ') };
+        let space = if line.is_empty() {
+            0.0
+        } else {
+            char_width(' ')
+        };
         if !line.is_empty() && used + space + wide > room {
             lines.push(std::mem::take(&mut line));
             used = 0.0;
@@ -76,7 +80,7 @@ fn cut(word: Vec<(String, Option<f32>)>, room: f64) -> Vec<Vec<(String, Option<f
     for (part, relevancy) in word {
         let mut text = String::new();
         for c in part.chars() {
-            let wide = of_char(c);
+            let wide = char_width(c);
             if used > 0.0 && used + wide > room && c.width() != Some(0) {
                 push(&mut pieces, std::mem::take(&mut text), relevancy);
                 pieces.push(Vec::new());

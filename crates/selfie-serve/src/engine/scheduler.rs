@@ -361,7 +361,7 @@ impl<B: Backend> Request<'_, B> {
         outcome: Outcome,
     ) -> Result<(), Problem> {
         let (sample, sweep) = &mut self.sweeps[at];
-        let mut sink = ToStream {
+        let mut sink = StreamSink {
             stream: &self.work.stream,
             sample: *sample,
         };
@@ -373,7 +373,7 @@ impl<B: Backend> Request<'_, B> {
     /// Ends the finished samples. Returns whether all are done.
     fn end_sweeps(&mut self) -> bool {
         for (sample, sweep) in self.sweeps.extract_if(.., |(_, sweep)| sweep.is_done()) {
-            let mut sink = ToStream {
+            let mut sink = StreamSink {
                 stream: &self.work.stream,
                 sample,
             };
@@ -422,12 +422,12 @@ impl Scoring {
 }
 
 /// Sends rows to a client.
-struct ToStream<'a> {
+struct StreamSink<'a> {
     stream: &'a Stream,
     sample: usize,
 }
 
-impl ToStream<'_> {
+impl StreamSink<'_> {
     fn send(&self, event: Event) -> ControlFlow<()> {
         if self.stream.send(event) {
             ControlFlow::Continue(())
@@ -437,7 +437,7 @@ impl ToStream<'_> {
     }
 }
 
-impl Sink for ToStream<'_> {
+impl Sink for StreamSink<'_> {
     fn row(&mut self, row: Row) -> ControlFlow<()> {
         let (sample, row) = (self.sample, Box::new(row));
         self.send(Event::Row { sample, row })
