@@ -4,13 +4,13 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use selfie_benches::{LLAMA_2_7B, Model, TINYLLAMA, cpus, rows, settings};
 use selfie_kernels::{Attend, Backend, BatchRow, Cpu, DType, KvLayout, Result, Slot};
 
-/// The rows that attend, behind a history that is in the cache.
+/// The rows that attend, after a history in the cache.
 struct Work {
     name: &'static str,
     /// Rows of the shared segment, and whether they are the ones that attend.
     shared: usize,
     prompt: bool,
-    /// Branches, of which the last row attends, and their own positions.
+    /// Branches, whose last rows attend, and their own positions.
     slots: usize,
     own: usize,
 }

@@ -1,4 +1,4 @@
-//! `linear` with weights in blocks, beside bf16: the larger products of an MLP, for one row, a few, and many.
+//! `linear` with quantized weights, beside bf16: the larger products of an MLP, for one row, a few, and many.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selfie_benches::{Model, SMOLLM2, TINYLLAMA, Weights, acts, cpus, settings};
@@ -30,7 +30,7 @@ fn bench(c: &mut Criterion, cpus: &[Cpu], model: &Model) -> Result<()> {
             Format::Plain(dtype) => dtype,
             Format::Blocks(_) => DType::F32,
         };
-        // Plain Rust is there to be read.
+        // The portable path is meant for reading, not for speed.
         for cpu in cpus.iter().filter(|cpu| cpu.path().name() != "portable") {
             for n in [1, 8, 64] {
                 let a = acts(cpu, n, k, operand)?;

@@ -9,7 +9,7 @@ fn linear(c: &mut Criterion) {
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         bench(c, &cpus, &TINYLLAMA, dtype).expect("shapes fit");
     }
-    // The other paths would only show the same ratios, slower.
+    // The other paths would show the same ratios, only slower.
     bench(c, &cpus[..1], &LLAMA_2_7B, DType::Bf16).expect("shapes fit");
 }
 

@@ -55,7 +55,7 @@ fn swiglu(c: &mut Criterion, cpu: &Cpu, model: &Model, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// A prompt's rows, each at its own position. Rotations accumulate, which changes no value's size.
+/// A prompt's rows, each at its own position. Rotations accumulate, which does not change magnitudes.
 fn rope_append(c: &mut Criterion, cpu: &Cpu, model: &Model, n: usize) -> Result<()> {
     let shape = &model.shape;
     let mut kv = cpu.kv(&KvLayout {

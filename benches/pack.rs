@@ -1,4 +1,4 @@
-//! Packing a weight matrix, with and without a conversion; it is the same code on every path.
+//! Packing a weight matrix, with and without conversion. The code is the same on every path.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use selfie_benches::{LLAMA_2_7B, TINYLLAMA, Weights, settings};

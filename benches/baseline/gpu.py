@@ -1,4 +1,4 @@
-"""What `gpu-bench` is compared with: the same work in PyTorch and transformers on the same GPU.
+"""The baseline of `gpu-bench`: the same work in PyTorch and transformers on the same GPU.
 
     python gpu.py MODEL_DIR --out FILE [--device cuda] [--tokens 19] [--new 30] [--batches 64,128,256,608]
 
@@ -17,7 +17,7 @@ from hooks import greedy, open_model, sweep
 
 PROMPT = "[INST] What's highest mountain in the world? [/INST] "
 
-# Outputs and terms of the products of a llama-2-7b's layer, and its head.
+# Outputs and inputs of the products in a llama-2-7b's layer, and its head.
 PRODUCTS = [(12288, 4096), (4096, 4096), (22016, 4096), (4096, 11008), (32000, 4096)]
 
 
@@ -32,7 +32,7 @@ class Clock:
             torch.cuda.synchronize()
 
     def once(self, work):
-        """Seconds of the host, for work of many steps."""
+        """Host time in seconds, for work with many steps."""
         self.wait()
         start = time.perf_counter()
         work()
@@ -40,7 +40,7 @@ class Clock:
         return time.perf_counter() - start
 
     def median(self, work, samples=5, sample_s=0.03):
-        """Seconds of the device for short work, which is given the number of its round: a graph of many rounds is
+        """Device time in seconds for short work, which gets the number of its round. A graph of many rounds is
         replayed between two events."""
         for i in range(3):
             work(i)
@@ -62,7 +62,7 @@ class Clock:
 
 
 def limits(clock):
-    """The copy and the matrix product that gpu-bench begins with."""
+    """The copy and the matrix product that gpu-bench starts with."""
     source = torch.randn(1 << 29, device=clock.device)
     target = torch.empty_like(source)
     seconds = clock.median(lambda _: target.copy_(source))
@@ -73,7 +73,7 @@ def limits(clock):
 
 
 def products(clock):
-    """Products of few and of many rows, bf16 in and out, with weights that take turns."""
+    """Products of few and of many rows, bf16 in and out, with alternating weights."""
     for n, k in PRODUCTS:
         sets = max(1, min(8, (256 << 20) // (2 * n * k)))
         weights = [torch.randn(n, k, device=clock.device, dtype=torch.bfloat16) for _ in range(sets)]
@@ -112,7 +112,7 @@ def attention(clock):
 
 @torch.no_grad()
 def decode_steps(model, clock):
-    """Milliseconds of a greedy step after prompts of 19 tokens."""
+    """Milliseconds per greedy step after prompts of 19 tokens."""
     vocab = model.config.vocab_size
     for batch in [1, 8, 64]:
         ids = torch.tensor([[(31 * i + 7 * j + 5) % vocab for j in range(19)] for i in range(batch)], device=clock.device)

@@ -1,4 +1,4 @@
-"""A sweep with PyTorch and transformers as programs with hooks do it.
+"""A sweep with PyTorch and transformers, as programs with hooks usually do it.
 
 A batch of cells decodes with a KV cache while a hook writes each cell's embedding over the placeholders in the prompt
 pass; relevancies take two more passes over prompt and text, one of them with the hook.
@@ -49,7 +49,7 @@ def located(tokenizer):
 
 @torch.no_grad()
 def sweep(model, tokenizer, prompt, cells, new_tokens, batch):
-    """Texts and relevancies of all cells (layer, token): one tensor `[batch, new_tokens]` of each for each batch."""
+    """Texts and relevancies of all (layer, token) cells: for each batch, one `[batch, new_tokens]` tensor of each."""
     device = model.device
     source = torch.tensor([tokenizer(prompt)["input_ids"]], device=device)
     states = model.model(input_ids=source, output_hidden_states=True).hidden_states
@@ -79,7 +79,7 @@ def sweep(model, tokenizer, prompt, cells, new_tokens, batch):
 
 
 def probabilities(model, whole, text):
-    """Of each token of a text, after all that comes before it."""
+    """The probability of each token of a text, given everything before it."""
     logits = model(input_ids=whole[:, :-1], use_cache=False, logits_to_keep=text.shape[1]).logits
     logprobs = torch.stack([row.float().log_softmax(-1) for row in logits])
     return logprobs.gather(-1, text[..., None])[..., 0].exp()

@@ -1,4 +1,4 @@
-"""What `cargo xtask bench --only control` is compared with: forward, backward and Adam of one MLP in PyTorch, on the CPU.
+"""The baseline of `cargo xtask bench --only control`: forward, backward and Adam of one MLP in PyTorch, on the CPU.
 
     python mlp_step.py --d-model 4096 --ffn 11008 --rows 1 --steps 5 [--threads N] [--adam default|fused]
 

@@ -1,12 +1,12 @@
-"""What the sweep of `cargo xtask bench` is compared with: the same cells in PyTorch and transformers, on the CPU.
+"""The baseline of the sweep in `cargo xtask bench`: the same cells in PyTorch and transformers, on the CPU.
 
     python sweep.py MODEL_DIR --prompt TEXT --cells 64 --layers 22 --tokens 4,5,6,7 --new 20 [--dtype bfloat16] [--batch 64] [--threads N]
         [--original CHECKOUT]
 
-With --original the package in that checkout of tonychenxyz/selfie does them, which wants transformers 4.34.
+With --original, the package in that checkout of tonychenxyz/selfie runs instead, which needs transformers 4.34.
 
-Cells go through the tokens first, then the layers, and begin again after the last one. Prints a JSON line: seconds of the
-sweep, load_s, and peak_rss_mib of the process.
+Cells go through the tokens first, then through the layers, and start over after the last one. Prints a JSON line:
+seconds of the sweep, load_s, and peak_rss_mib of the process.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main():
 
 
 def original_sweep(checkout):
-    """The original package's interpret(), called as hooks.sweep() is."""
+    """The original package's interpret(), with the signature of hooks.sweep()."""
     sys.path.insert(0, checkout)
     from selfie.interpret import InterpretationPrompt, interpret
 

@@ -1,4 +1,4 @@
-//! Shapes, weights and settings that the benches share.
+//! Shapes, weights and settings for all benches.
 //!
 //! A bench's id is `op of a model / instruction-set path / what runs`. Throughput is bytes where memory is the
 //! limit (one row against a matrix, row-wise ops, packing), and elements, meaning floating-point
@@ -14,7 +14,7 @@ use selfie_kernels::{
     MatrixSource, Result,
 };
 
-/// The sizes of a model that decide what its ops cost.
+/// The sizes of a model that determine the cost of its ops.
 pub struct Model {
     /// Its usual name.
     pub name: &'static str,
@@ -24,7 +24,7 @@ pub struct Model {
     pub ffn: usize,
     /// Heads of its attention.
     pub shape: AttnShape,
-    /// Tokens.
+    /// Vocabulary size.
     pub vocab: usize,
 }
 
@@ -67,7 +67,7 @@ pub const LLAMA_2_7B: Model = Model {
     vocab: 32_000,
 };
 
-/// Few, short samples: kernels vary by percents, and a run over all of them should not take an hour.
+/// Few, short samples: kernels vary by a few percent, and a run over all of them should not take an hour.
 pub fn settings() -> Criterion {
     Criterion::default()
         .sample_size(10)
@@ -75,7 +75,7 @@ pub fn settings() -> Criterion {
         .measurement_time(Duration::from_secs(1))
 }
 
-/// A backend on all cores for each path that this machine has, best first.
+/// A backend on all cores for each path that this machine supports, fastest first.
 pub fn cpus() -> Result<Vec<Cpu>> {
     let cpu = |path| {
         Cpu::new(CpuOptions {
@@ -86,7 +86,7 @@ pub fn cpus() -> Result<Vec<Cpu>> {
     CpuPath::available().into_iter().map(cpu).collect()
 }
 
-/// Stored weights: random bits with an exponent that keeps them normal and small.
+/// Stored weights: random bits with an exponent that makes the values small and normal.
 pub struct Weights {
     rows: usize,
     columns: usize,
@@ -98,7 +98,7 @@ impl Weights {
     /// A matrix `[rows, columns]`.
     pub fn new(rows: usize, columns: usize, dtype: DType) -> Self {
         let mut bytes = vec![0; rows * columns * dtype.size()];
-        // Sign and mantissa are kept; the exponent is that of 2^-6.
+        // Keep sign and mantissa; set the exponent to that of 2^-6.
         let (keep, exponent) = match dtype {
             DType::F32 => (0x807f_ffff, 121 << 23),
             DType::Bf16 => (0x807f_807f, 121 << 23 | 121 << 7),
@@ -106,7 +106,7 @@ impl Weights {
         };
         let mut state = 1u32;
         for word in bytes.chunks_mut(4) {
-            // Numerical Recipes' quick generator; its high bits are good enough to be turned into sign bits.
+            // Numerical Recipes' quick generator; its high bits are good enough for sign bits.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let bits = state & keep | exponent;
             word.copy_from_slice(&bits.to_le_bytes()[..word.len()]);
@@ -119,7 +119,7 @@ impl Weights {
         }
     }
 
-    /// Packed without conversion.
+    /// Packs the matrix without conversion.
     pub fn pack(&self, cpu: &Cpu) -> Result<CpuMatrix> {
         cpu.matrix(&[self], self.dtype)
     }
@@ -141,7 +141,7 @@ impl MatrixSource for Weights {
     }
 }
 
-/// `n` rows of waves.
+/// `n` rows of sine waves.
 pub fn rows(cpu: &Cpu, n: usize, width: usize) -> Result<CpuRows> {
     let mut rows = cpu.rows(n, width)?;
     let values: Vec<f32> = (0..n * width).map(|i| (i as f32 * 0.7).sin()).collect();

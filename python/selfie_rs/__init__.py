@@ -2,14 +2,14 @@
 
     import selfie_rs
 
-    model = selfie_rs.Model.open("path/to/model")          # a folder, a GGUF file, or org/name of the local cache
+    model = selfie_rs.Model.open("path/to/model")          # a folder, a GGUF file, or org/name in the local cache
     rows = model.interpret("The Colosseum is in the city of", layers=range(4, 12), tokens=[-1])
-    for row in rows:                                        # each as soon as it is done
+    for row in rows:                                        # each row as soon as it is done
         print(row.layer, row.interpretation)
     rows.to_pandas()
     selfie_rs.show(rows)                                    # the explorer, in a notebook
 
-`interpret`, `interpret_vectors` and `InterpretationPrompt` are those of the Python package of SelfIE.
+`interpret`, `interpret_vectors` and `InterpretationPrompt` match the Python package of SelfIE.
 """
 
 from selfie_rs import control

@@ -9,15 +9,18 @@ from selfie_rs import _selfie
 
 
 def to_html(rows, name="rows"):
-    """A self-contained web page of rows: `Rows`, any iterable of `Row`s or of their dicts, or the path of a `.jsonl` or
-    `.parquet` file that the program wrote."""
+    """A self-contained web page of rows.
+
+    `rows` may be `Rows`, any iterable of `Row`s or of their dicts, or the path of a `.jsonl` or `.parquet` file from
+    the program.
+    """
     if isinstance(rows, (str, os.PathLike)):
         return _selfie.page_of_file(rows)
     return _selfie.page([_json(row) for row in rows], name)
 
 
 def show(rows, name="rows", height=640):
-    """Displays the explorer of rows in a notebook, `height` pixels high. What `rows` may be: see `to_html`."""
+    """Displays the explorer of rows in a notebook, `height` pixels high. `to_html` says what `rows` may be."""
     from IPython.display import HTML, display
 
     page = html.escape(to_html(rows, name), quote=True)
@@ -27,7 +30,7 @@ def show(rows, name="rows", height=640):
 
 def _json(row):
     fields = row if isinstance(row, dict) else row.to_dict()
-    # JSON has no NaN and no infinity; the page shows that there is no number.
+    # JSON has no NaN or infinity; the page shows a missing number.
     finite = {
         field: None if isinstance(value, float) and not math.isfinite(value) else value
         for field, value in fields.items()

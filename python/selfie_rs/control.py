@@ -1,4 +1,4 @@
-"""Control: embeddings that are trained to be, or to say, something else (SelfIE, section 3.4)."""
+"""Control: training embeddings to match a target, or to say something else (SelfIE, section 3.4)."""
 
 from selfie_rs._selfie import Outcome, reinforce, supervised
 

@@ -1,6 +1,6 @@
-"""The functions of SelfIE's Python package (github.com/tonychenxyz/selfie, `selfie/interpret.py`) on a `Model`.
+"""The functions of SelfIE's Python package (github.com/tonychenxyz/selfie, `selfie/interpret.py`) for a `Model`.
 
-Two lines of its README change: the import, and how the model is opened.
+Only two lines of the package's README change: the import, and the one that opens the model.
 
     from selfie_rs.interpret import InterpretationPrompt, interpret
     model = selfie_rs.Model.open(model_path)
@@ -10,11 +10,11 @@ from selfie_rs._selfie import Model
 
 
 class InterpretationPrompt:
-    """A prompt with placeholders: a tuple of texts, and anything else (usually 0) for each placeholder.
+    """A prompt with placeholders: a tuple of texts, with anything else (usually 0) for each placeholder.
 
-    `tokenizer` is that of transformers, for whoever wants `insert_locations`; None does for everything else, as the
-    model knows its own. `parts` is the sequence with a 0 for each placeholder, `interpretation_prompt` its text, with
-    `"_ "` for each.
+    `tokenizer` is a transformers tokenizer, which only `insert_locations` needs; otherwise it may be None, since the
+    model has its own. `parts` is the sequence with a 0 for each placeholder. `interpretation_prompt` is its text, with
+    `"_ "` for each placeholder.
     """
 
     def __init__(self, tokenizer, interpretation_prompt_sequence):
@@ -24,7 +24,7 @@ class InterpretationPrompt:
 
     @property
     def insert_locations(self):
-        """The positions that are written over, by `tokenizer`."""
+        """The positions to overwrite, in the tokens of `tokenizer`."""
         text, locations = "", []
         for part in self.parts:
             if part == 0:
@@ -46,13 +46,13 @@ def interpret(
     max_new_tokens=30,
     k=1,
 ):
-    """Interprets `(layer, token)` pairs of a prompt; the embedding is written at the input of layer `k`.
+    """Interprets `(layer, token)` pairs of a prompt. The embedding is injected at the input of layer `k`.
 
-    Returns a dict of lists, an entry a pair and in their order: prompt, interpretation, layer, token, token_decoded,
-    relevancy_score (floats, one a generated token; none follow the token that ended the text).
+    Returns a dict of lists with one entry per pair, in order: prompt, interpretation, layer, token, token_decoded,
+    relevancy_score (one float per generated token, up to and including the one that ended the text).
 
-    `bs` is the number of texts that are decoded together; rows do not depend on it. `tokenizer` may be None; a
-    tokenizer of transformers is held against the model's own, and ValueError says where they differ.
+    `bs` is the number of texts to decode together; rows do not depend on it. `tokenizer` may be None. A transformers
+    tokenizer is compared with the model's own, and a ValueError says where they differ.
     """
     _check_model(model)
     _check_tokenizer(tokenizer, model, original_prompt)
@@ -75,9 +75,10 @@ def interpret(
 def interpret_vectors(
     vecs=None, model=None, interpretation_prompt=None, tokenizer=None, bs=8, k=1, max_new_tokens=30
 ):
-    """Interprets vectors of the residual stream's width: a list of interpretations.
+    """Interprets vectors as wide as the residual stream. Returns a list of interpretations.
 
-    The package writes at layer 1 whatever its `k` says (2, if nothing); here `k` is 1 if it is not given, and counts if it is.
+    The original package always injects at layer 1, whatever its `k` (2 by default) says. Here `k` defaults to 1 and is
+    respected.
     """
     _check_model(model)
     rows = model.interpret_vectors(
@@ -94,7 +95,7 @@ def interpret_vectors(
 def _check_model(model):
     if not isinstance(model, Model):
         raise TypeError(
-            f"model is a {type(model).__name__}: open it with selfie_rs.Model.open(path), a path of its files"
+            f"model is a {type(model).__name__}; open it from its files with selfie_rs.Model.open(path)"
         )
 
 
@@ -104,7 +105,7 @@ def _check_tokenizer(tokenizer, model, prompt):
     theirs, ours = list(tokenizer.encode(prompt)), [token.id for token in model.tokens(prompt)]
     if theirs != ours:
         raise ValueError(
-            f"the tokenizer reads {prompt!r} as {theirs}, and the model's own as {ours}: the pairs would name other "
-            "tokens; leave tokenizer out, or give that of the same checkpoint"
+            f"the tokenizer reads {prompt!r} as {theirs}, but the model's own reads {ours}: the pairs would name other "
+            "tokens; leave tokenizer out, or give the checkpoint's own"
         )
 

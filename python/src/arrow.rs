@@ -1,4 +1,4 @@
-//! Rows as an Arrow table, with the columns of the program's Parquet files.
+//! Rows as an Arrow table with the columns of the program's Parquet files.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Control: embeddings that are trained to be, or to say, something else.
+//! Control: training embeddings to match a target, or to say something else.
 
 use std::ops::ControlFlow;
 
@@ -19,15 +19,15 @@ use crate::error::{Failed, value_error};
 use crate::model::{Model, rows_of};
 use crate::options::{Defaults, Keywords, from_end, interpretation};
 
-/// What `selfie control` interprets with where nothing else is asked for.
+/// The defaults of `selfie control` for interpretations.
 const INTERPRETATION: Defaults = Defaults {
     inject_layer: 2,
     max_new_tokens: 50,
     relevancy: false,
 };
 
-/// What came of a run of control: `edit`, `end` (why it ended), `steps` (a dict for each look at the model, as it was
-/// before its update), `updates` (that are in the edit).
+/// The result of a run of control: `edit`; `end` (why it ended); `steps` (a dict per step, as it was before its
+/// update); `updates` (how many the edit contains).
 #[pyclass(frozen, name = "Outcome", module = "selfie_rs")]
 pub(crate) struct Outcome {
     edit: Py<Edit>,
@@ -36,25 +36,26 @@ pub(crate) struct Outcome {
 
 #[pymethods]
 impl Outcome {
-    /// The edit. The model does not have it yet: `model.apply(outcome.edit)`, or `outcome.edit.save(path)`.
+    /// The edit. The model does not have it yet: apply it with `model.apply(outcome.edit)`, or save it with
+    /// `outcome.edit.save(path)`.
     #[getter]
     fn edit(&self, py: Python<'_>) -> Py<Edit> {
         self.edit.clone_ref(py)
     }
 
-    /// Why there are no more updates.
+    /// Why the run ended.
     #[getter]
     fn end(&self) -> String {
         self.outcome.end.to_string()
     }
 
-    /// Updates that are in the edit.
+    /// The number of updates in the edit.
     #[getter]
     fn updates(&self) -> usize {
         self.outcome.updates()
     }
 
-    /// The steps, in order: dicts with the fields of the program's log.
+    /// The steps in order, as dicts with the fields of the program's log.
     #[getter]
     fn steps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         from_json(py, &self.outcome.steps)
@@ -65,17 +66,18 @@ impl Outcome {
     }
 }
 
-/// Trains one layer's MLP until `hidden_states[layer]` at some tokens is another embedding (SelfIE, section 3.4).
+/// Trains one layer's MLP until `hidden_states[layer]` at some tokens matches a target embedding (SelfIE, section 3.4).
 ///
-/// `sources`: `(prompt, token)` pairs; a negative token counts from the end. `target`: `(prompt, layer, token)` triples,
-/// or vectors `[n, d_model]`; of several, their mean. `interpret`: whether each step says what the embeddings say, with
-/// `interpretation` (a dict of `Model.interpret`'s keywords). `on_step` gets each step as a dict; False ends the run.
+/// `sources`: `(prompt, token)` pairs; a negative token counts from the end. `target`: `(prompt, layer, token)`
+/// triples, or vectors `[n, d_model]`; several are averaged. `interpret`: whether to interpret the embeddings at each
+/// step, with `interpretation` (a dict of `Model.interpret`'s keywords). `on_step` gets each step as a dict; returning
+/// False ends the run.
 ///
 /// Other keywords, with the program's defaults: `betas`, `seed`, `stop_below` (a loss), `patience`, `write` ("best",
 /// "last"), `max_norm_change` (0: no bound), `reference` (prompts that should stay as they are), `beta`,
 /// `reference_batch`, `max_drift`, `watch_tokens` (0: none), `max_surprise` (0: no bound), `probes`, `probe_tokens`.
 ///
-/// The model is not changed. Ctrl-C raises KeyboardInterrupt, whose `outcome` has the updates until then.
+/// The model does not change. Ctrl-C raises KeyboardInterrupt, whose `outcome` has the updates so far.
 #[pyfunction]
 #[pyo3(signature = (
     model, sources, layer, target, *, steps = 12, lr = 1e-3, interpret = false, interpretation = None, on_step = None,
@@ -96,7 +98,7 @@ pub(crate) fn supervised(
 ) -> PyResult<Outcome> {
     let model = model.get();
     let control = Supervised {
-        sources: of_model(model, sources)?,
+        sources: resolve_tokens(model, sources)?,
         layer,
         target: read_target(model, target)?,
         training: read_training(py, model, training, Training::new(steps, lr), 10.0)?,
@@ -115,15 +117,15 @@ pub(crate) fn supervised(
     finish(py, outcome, watcher.raised)
 }
 
-/// Trains one layer's MLP until a reward likes what the embeddings say (SelfIE, section 3.4).
+/// Trains one layer's MLP until a reward accepts what the embeddings say (SelfIE, section 3.4).
 ///
-/// `sources`: `(prompt, token)` pairs. `reward`: a callable that gets a list of dicts (`interpretation`, `prompt`, `layer`,
-/// `token`, `step`) and gives a number from -1 to 1 for each; None where nothing can be said, which counts as 0. It is
-/// called once a step, and may use the model. The other arguments are those of `supervised`, with `push` ("until",
+/// `sources`: `(prompt, token)` pairs. `reward`: a callable that takes a list of dicts (`interpretation`, `prompt`,
+/// `layer`, `token`, `step`) and returns a number from -1 to 1 for each, or None if undecided, which counts as 0. It is
+/// called once per step, and may use the model. The other arguments are those of `supervised`, plus `push` ("until",
 /// "always") and `stop_reward` (None: no stop).
 ///
-/// The model is not changed. What the reward raises is raised, as is KeyboardInterrupt at Ctrl-C; its `outcome` has the
-/// updates until then.
+/// The model does not change. Exceptions of the reward are raised, as is KeyboardInterrupt on Ctrl-C; their `outcome`
+/// has the updates so far.
 #[pyfunction]
 #[pyo3(signature = (
     model, sources, layer, reward, *, steps = 20, lr = 2e-3, interpretation = None, on_step = None, **training
@@ -142,17 +144,17 @@ pub(crate) fn reinforce(
 ) -> PyResult<Outcome> {
     let model = model.get();
     let defaults = Training {
-        // Only its user knows which reward is enough.
+        // Only the user knows which reward is enough.
         stop_reward: None,
         ..Training::new(steps, lr)
     };
     let control = Reinforce {
-        sources: of_model(model, sources)?,
+        sources: resolve_tokens(model, sources)?,
         layer,
         interpretation: read_interpretation(py, model, interpretation)?,
         training: read_training(py, model, training, defaults, 1.0)?,
     };
-    // Not its repr, which has an address: the same run makes the same file.
+    // Not its repr, which contains an address: equal runs should make equal files.
     let name = match reward.getattr(py, "__qualname__") {
         Ok(name) => name.extract(py)?,
         Err(_) => reward.bind(py).get_type().qualname()?.to_string(),
@@ -169,7 +171,7 @@ pub(crate) fn reinforce(
     finish(py, outcome, watcher.raised)
 }
 
-/// Tells Python of each step, and looks for Ctrl-C.
+/// Calls Python at each step, and checks for Ctrl-C.
 struct Watcher {
     on_step: Option<Py<PyAny>>,
     raised: Option<PyErr>,
@@ -203,7 +205,7 @@ impl Watcher {
     }
 }
 
-/// A reward that Python gives.
+/// A reward implemented in Python.
 struct Callable {
     reward: Py<PyAny>,
     name: String,
@@ -245,7 +247,7 @@ impl<B: Backend> Reward<B> for Callable {
     }
 }
 
-/// The outcome; or what Python raised while it came about, with the outcome on it.
+/// Returns the outcome, or raises what Python raised during the run, with the outcome attached.
 fn finish(
     py: Python<'_>,
     outcome: Result<selfie::control::Outcome, ControlError>,
@@ -253,7 +255,7 @@ fn finish(
 ) -> PyResult<Outcome> {
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(ControlError::Reward { source, step }) => return Err(of_reward(source, step)),
+        Err(ControlError::Reward { source, step }) => return Err(reward_error(source, step)),
         Err(error) => return Err(Failed::from(error).into()),
     };
     let mut outcome = outcome;
@@ -261,7 +263,7 @@ fn finish(
     let raised = match (raised, end) {
         (Some(raised), _) => Some(raised),
         (None, End::Failed(error)) => Some(match *error {
-            ControlError::Reward { source, step } => of_reward(source, step),
+            ControlError::Reward { source, step } => reward_error(source, step),
             error => Failed::from(error).into(),
         }),
         (None, end) => {
@@ -289,16 +291,16 @@ fn finish(
     }
 }
 
-/// What the callable raised.
-fn of_reward(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -> PyErr {
+/// The exception of the callable.
+fn reward_error(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -> PyErr {
     match source.downcast::<PyErr>() {
         Ok(error) => *error,
         Err(source) => Failed::from(ControlError::Reward { step, source }).into(),
     }
 }
 
-/// Tokens as they are counted from 0.
-fn of_model(model: &Model, sources: Vec<(String, isize)>) -> PyResult<Vec<(String, usize)>> {
+/// Resolves negative tokens.
+fn resolve_tokens(model: &Model, sources: Vec<(String, isize)>) -> PyResult<Vec<(String, usize)>> {
     let source = |(prompt, token): (String, isize)| {
         let token = from_end("sources", token, model.len(&prompt)?)?;
         Ok((prompt, token))
@@ -341,7 +343,7 @@ fn read_interpretation(
     Ok(options)
 }
 
-/// `beta` is what the method takes where nothing else is asked for.
+/// `beta` is the method's default.
 fn read_training(
     py: Python<'_>,
     model: &Model,

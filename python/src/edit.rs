@@ -7,17 +7,17 @@ use selfie::control;
 
 use crate::error::Failed;
 
-/// New tensors of one layer's MLP, as control makes them; `Model.apply` puts it on a model.
+/// The new tensors of one layer's MLP, made by control. `Model.apply` applies it to a model.
 #[pyclass(frozen, name = "Edit", module = "selfie_rs")]
 pub(crate) struct Edit {
-    /// What messages call it: its file, or where it comes from.
+    /// Its name in messages: its file, or its origin.
     pub(crate) name: String,
     pub(crate) edit: control::Edit,
 }
 
 #[pymethods]
 impl Edit {
-    /// Reads an edit file, which `save` or `selfie control` wrote.
+    /// Reads an edit file of `save` or `selfie control`.
     #[staticmethod]
     pub(crate) fn open(path: PathBuf) -> PyResult<Self> {
         Ok(Self {
@@ -26,18 +26,18 @@ impl Edit {
         })
     }
 
-    /// Writes it to a file (safetensors), which the program takes as `--edit`.
+    /// Writes the edit to a file (safetensors), which the program accepts as `--edit`.
     fn save(&self, path: PathBuf) -> PyResult<()> {
         Ok(self.edit.save(&path).map_err(Failed::from)?)
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     #[getter]
     fn name(&self) -> &str {
         &self.name
     }
 
-    /// The embeddings that were controlled: hidden_states[layer]. The MLP is that of the layer below.
+    /// The layer of the controlled embeddings, hidden_states[layer]. The edited MLP is that of the layer below.
     #[getter]
     fn layer(&self) -> usize {
         self.edit.meta.layer
@@ -49,13 +49,13 @@ impl Edit {
         &self.edit.meta.method
     }
 
-    /// Updates that are in it.
+    /// The number of updates in it.
     #[getter]
     fn updates(&self) -> usize {
         self.edit.meta.updates
     }
 
-    /// Everything that the file says of itself: options, losses, drifts, rewards, how it ended.
+    /// All metadata in the file: options, losses, drifts, rewards, and how the run ended.
     #[getter]
     fn meta<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         from_json(py, &self.edit.meta)
@@ -70,7 +70,7 @@ impl Edit {
     }
 }
 
-/// What a value's JSON is in Python.
+/// Converts a value to Python through JSON.
 pub(crate) fn from_json<'py>(
     py: Python<'py>,
     value: &impl serde::Serialize,

@@ -1,11 +1,11 @@
-//! Errors as Python's exceptions, with the program's messages.
+//! Errors as Python exceptions, with the program's messages.
 
 use pyo3::PyErr;
 use pyo3::exceptions::{PyFileNotFoundError, PyMemoryError, PyRuntimeError, PyValueError};
 use selfie::{Error, ErrorKind};
 use selfie_explorer::ExplorerError;
 
-/// An error of any of our crates, on its way to an exception.
+/// An error of any of our crates, to be raised as an exception.
 pub(crate) struct Failed(pub(crate) Error);
 
 pub(crate) type Result<T, E = Failed> = std::result::Result<T, E>;
@@ -22,7 +22,7 @@ impl From<Failed> for PyErr {
     }
 }
 
-/// The exception of an error of this kind.
+/// The exception for an error of this kind.
 pub(crate) fn exception(kind: ErrorKind, message: String) -> PyErr {
     match kind {
         ErrorKind::Usage => PyValueError::new_err(message),
@@ -37,7 +37,7 @@ pub(crate) fn value_error<T>(message: impl Into<String>) -> Result<T, PyErr> {
     Err(PyValueError::new_err(message.into()))
 }
 
-/// Rows that make no picture.
-pub(crate) fn of_explorer(error: ExplorerError) -> PyErr {
+/// An error of the explorer.
+pub(crate) fn explorer_error(error: ExplorerError) -> PyErr {
     PyValueError::new_err(error.to_string())
 }

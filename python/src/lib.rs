@@ -1,5 +1,5 @@
-//! The Python module `selfie_rs._selfie`: the crate `selfie` for notebooks. `selfie_rs/__init__.py` is what users import, and
-//! `selfie_rs/_selfie.pyi` says what is here in Python's terms.
+//! The Python module `selfie_rs._selfie`: the crate `selfie` for notebooks. Users import `selfie_rs/__init__.py`;
+//! `selfie_rs/_selfie.pyi` describes this module's API in Python's terms.
 #![deny(unsafe_code)]
 
 mod arrow;
@@ -16,7 +16,7 @@ mod trace;
 use pyo3::prelude::*;
 use selfie_explorer::{Commands, Explorer, Run};
 
-/// A web page that shows rows, each given as JSON, and loads nothing else.
+/// A self-contained web page that shows rows, each given as JSON.
 #[pyfunction]
 fn page(rows: Vec<String>, name: String) -> PyResult<String> {
     let read = |json: &String| serde_json::from_str(json);
@@ -26,17 +26,17 @@ fn page(rows: Vec<String>, name: String) -> PyResult<String> {
     })?;
     let explorer = Explorer::new(Run { name, rows }, None, &Commands::FromRows);
     let page = explorer.and_then(|explorer| explorer.to_html());
-    page.map_err(error::of_explorer)
+    page.map_err(error::explorer_error)
 }
 
-/// The rows of a file that the program wrote, `.jsonl` or `.parquet`, as a web page.
+/// The rows of a `.jsonl` or `.parquet` file from the program, as a web page.
 #[pyfunction]
 fn page_of_file(path: std::path::PathBuf) -> PyResult<String> {
     let name = path.display().to_string();
-    let rows = selfie_explorer::read_rows(&path).map_err(error::of_explorer)?;
+    let rows = selfie_explorer::read_rows(&path).map_err(error::explorer_error)?;
     let explorer = Explorer::new(Run { name, rows }, None, &Commands::FromRows);
     let page = explorer.and_then(|explorer| explorer.to_html());
-    page.map_err(error::of_explorer)
+    page.map_err(error::explorer_error)
 }
 
 #[pymodule]

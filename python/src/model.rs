@@ -1,4 +1,4 @@
-//! A model that is open.
+//! An open model.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -22,9 +22,9 @@ use crate::rows::{Rows, progress_bar};
 use crate::run::Run;
 use crate::trace::Trace;
 
-/// A model with its weights on a device. Its methods release the GIL and may be called from several threads at once.
+/// A model with its weights on a device. Its methods release the GIL, and several threads may call them at once.
 ///
-/// Open one with `Model.open`. What is running keeps the weights that it began with when an edit is applied.
+/// Open one with `Model.open`. When an edit is applied, running calls keep the weights that they started with.
 #[pyclass(frozen, name = "Model", module = "selfie_rs")]
 pub(crate) struct Model {
     pub(crate) opened: Arc<Opened>,
@@ -32,12 +32,12 @@ pub(crate) struct Model {
 }
 
 struct State {
-    /// A handle on weights.
+    /// A handle to the weights.
     llama: AnyModel,
     edits: EditStack,
 }
 
-/// A token of a prompt: `id`, `piece` (as the vocabulary writes it), `text` (what it adds), `special`.
+/// A token of a prompt: `id`, `piece` (as in the vocabulary), `text` (what it adds to the prompt), `special`.
 #[pyclass(frozen, get_all, name = "Token", module = "selfie_rs")]
 pub(crate) struct Token {
     id: u32,
@@ -46,7 +46,8 @@ pub(crate) struct Token {
     special: bool,
 }
 
-/// What a model wrote: `text` (without special tokens), `new_ids` (the one that ended it included), `logprobs` of each.
+/// A generated text: `text` (without special tokens), `new_ids` (including the one that ended it), `logprobs` of each
+/// id.
 #[pyclass(frozen, get_all, name = "Text", module = "selfie_rs")]
 pub(crate) struct Text {
     text: String,
@@ -72,7 +73,7 @@ impl Text {
     }
 }
 
-/// SelfIE's own.
+/// SelfIE's defaults.
 const SWEEP: Defaults = Defaults {
     inject_layer: 1,
     max_new_tokens: 30,
@@ -81,16 +82,16 @@ const SWEEP: Defaults = Defaults {
 
 #[pymethods]
 impl Model {
-    /// Opens a model: a Hugging Face folder, `org/name` of the local Hugging Face cache, or a GGUF file; without a path
-    /// the demo checkpoint, which knows a small world only.
+    /// Opens a model: a Hugging Face folder, `org/name` in the local Hugging Face cache, or a GGUF file. Without a
+    /// path, it opens the demo checkpoint, which only knows a small world.
     ///
-    /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (as the file
-    /// has it), "f32", "bf16", "f16". `quantize`: blocks to make of the weights on loading, such as "q8_0" or "q4_k" (on the
-    /// CPU). `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for
-    /// all cores. `deterministic`: the same bits in any batch on a GPU, as the CPU always gives. `bos`: "auto", "always",
+    /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (the
+    /// file's own), "f32", "bf16", "f16". `quantize`: the format to quantize the weights to on loading, such as "q8_0"
+    /// or "q4_k" (on the CPU). `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for all
+    /// cores. `deterministic`: the same bits in any batch on a GPU; the CPU always gives them. `bos`: "auto", "always",
     /// "never".
     ///
-    /// Raises FileNotFoundError, MemoryError, ValueError (an argument), RuntimeError (a checkpoint that cannot be used).
+    /// Raises FileNotFoundError, MemoryError, ValueError (a wrong argument), RuntimeError (an unusable checkpoint).
     #[staticmethod]
     #[pyo3(signature = (
         path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), threads = None,
@@ -118,7 +119,7 @@ impl Model {
             Some("f16" | "float16") => Some(DType::F16),
             Some(other) => {
                 return value_error(format!(
-                    "dtype=\"{other}\": expected \"f32\", \"bf16\", \"f16\", or None for what the file has"
+                    "dtype=\"{other}\": expected \"f32\", \"bf16\", \"f16\", or None for the file's own"
                 ));
             }
         };
@@ -154,13 +155,13 @@ impl Model {
         Ok(model)
     }
 
-    /// What rows and messages call the model.
+    /// The name of the model in rows and messages.
     #[getter]
     fn name(&self) -> &str {
         &self.opened.name
     }
 
-    /// The number of layers; hidden states are numbered 0..=n_layers.
+    /// The number of layers; hidden_states has layers 0..=n_layers.
     #[getter]
     fn n_layers(&self) -> usize {
         self.opened.config.n_layers
@@ -172,25 +173,25 @@ impl Model {
         self.opened.config.d_model
     }
 
-    /// The device, and which instruction set or compute capability it uses.
+    /// The device, with its instruction set or compute capability.
     #[getter]
     fn device(&self) -> String {
         on!(&self.llama(), llama => selfie::AnyDevice::from(llama.backend().clone()).describe())
     }
 
-    /// What the model is computed in: "f32", "bf16", "f16".
+    /// The dtype that the model runs in: "f32", "bf16", "f16".
     #[getter]
     fn dtype(&self) -> String {
         on!(&self.llama(), llama => llama.dtype().to_string())
     }
 
-    /// The names of the edits on it, the first one applied first.
+    /// The names of the applied edits, in order.
     #[getter]
     fn edits(&self) -> Vec<String> {
         self.state().edits.names().map(str::to_owned).collect()
     }
 
-    /// The tokens of a prompt, as a list of `Token`: what cells count.
+    /// The tokens of a prompt as a list of `Token`, as cells number them.
     fn tokens<'py>(&self, py: Python<'py>, prompt: &str) -> PyResult<Bound<'py, PyList>> {
         let tokens = self.opened.tokens(prompt).map_err(Failed::from)?;
         let tokens = tokens.into_iter().map(|token| Token {
@@ -207,9 +208,9 @@ impl Model {
         )
     }
 
-    /// Continues a prompt. `stream` is called with each piece of text as it comes. Without sampling arguments
-    /// (`temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`) the checkpoint's generation_config.json
-    /// counts; temperature=0 is greedy. Ctrl-C raises KeyboardInterrupt.
+    /// Continues a prompt. Calls `stream` with each piece of text as it comes. Without sampling arguments
+    /// (`temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`), it follows the checkpoint's
+    /// generation_config.json; temperature=0 is greedy. Ctrl-C raises KeyboardInterrupt.
     #[pyo3(signature = (prompt, *, max_new_tokens = 30, stream = None, **sampling))]
     fn generate(
         &self,
@@ -288,15 +289,16 @@ impl Model {
         Trace::new(py, trace.map_err(Failed::from)?, self.n_layers())
     }
 
-    /// Interprets cells of one prompt or of several, and gives `Rows` at once: a run in a thread of its own.
+    /// Interprets cells of one or several prompts in its own thread, and returns `Rows` at once.
     ///
-    /// `cells`: `(layer, token)` of every prompt, or `(prompt, layer, token)`; else all pairs of `layers` (of
-    /// 0..=n_layers) and `tokens`, each "all", a number, a slice or numbers; negative ones count from the end. `reader`:
-    /// another model that puts the embeddings into words. `progress`: True for a bar of tqdm, or a callable like it.
+    /// `cells`: `(layer, token)` pairs for every prompt, or `(prompt, layer, token)`; otherwise all pairs of `layers`
+    /// (from 0..=n_layers) and `tokens`, each "all", a number, a slice or numbers. Negative numbers count from the end.
+    /// `reader`: another model that puts the embeddings into words. `progress`: True for a tqdm bar, or a callable like
+    /// tqdm.
     ///
     /// Other keywords: `interpretation_prompt` (a name: summarize, materials, repeat, meaning, entity, continue; a
-    /// sequence of texts with a 0 for each placeholder; or messages of a chat), `inject_layer` (1; one or several),
-    /// `mode` ("replace", "add", "add-matched", "replace-norm"), `strength` (1.0; one or several), `max_new_tokens` (30),
+    /// sequence of texts with a 0 for each placeholder; or chat messages), `inject_layer` (1; one or several), `mode`
+    /// ("replace", "add", "add-matched", "replace-norm"), `strength` (1.0; one or several), `max_new_tokens` (30),
     /// `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `relevancy` (True), `batch_size` (None:
     /// by memory), `controls` ("none", "random", "shuffled").
     #[pyo3(signature = (
@@ -347,7 +349,7 @@ impl Model {
             let note = subject.prompt_note(prompt).map_err(Failed::from)?;
             notes.extend(note.map(|note| note.to_string()));
         }
-        notes.extend(of_interpretation_prompt(reads, &options)?);
+        notes.extend(interpretation_prompt_notes(reads, &options)?);
         warn(py, notes)?;
         let bar = progress_bar(py, progress)?;
 
@@ -370,9 +372,9 @@ impl Model {
         Ok(Rows::new(run, bar))
     }
 
-    /// Interprets vectors of the residual stream's width: `[n, d_model]` or `[d_model]` of numpy, torch, or anything with
-    /// DLPack; other float types than f32 are converted. `name` is what rows call them. The other keywords are those of
-    /// `interpret`.
+    /// Interprets vectors as wide as the residual stream: `[n, d_model]` or `[d_model]` from numpy, torch, or anything
+    /// with DLPack. Other float types are converted to f32. `name` is the vectors' name in rows. The other keywords are
+    /// those of `interpret`.
     #[pyo3(signature = (vectors, *, name = "vectors", progress = None, **options))]
     fn interpret_vectors(
         &self,
@@ -398,7 +400,7 @@ impl Model {
         let (config, tokenizer) = (&self.opened.config, &self.opened.tokenizer);
         let prompts: [&str; 0] = [];
         interp::check(config, tokenizer, &prompts, &[], &options).map_err(Failed::from)?;
-        warn(py, of_interpretation_prompt(&self.opened, &options)?)?;
+        warn(py, interpretation_prompt_notes(&self.opened, &options)?)?;
         let bar = progress_bar(py, progress)?;
         let total = vectors.len() * options.injections.len();
         let (llama, opened) = (self.llama(), Arc::clone(&self.opened));
@@ -412,15 +414,15 @@ impl Model {
         Ok(Rows::new(run, bar))
     }
 
-    /// Puts an edit (an `Edit`, or a file) on top of those that are there. ValueError or RuntimeError, and no change,
-    /// unless every tensor that it replaces is the one that it was made from.
+    /// Applies an edit (an `Edit`, or a file) on top of the others. If a tensor it replaces is not the one it was made
+    /// from, it raises ValueError or RuntimeError and the model does not change.
     fn apply(&self, py: Python<'_>, edit: &Bound<'_, PyAny>) -> PyResult<()> {
         let (name, edit) = self::edit(edit)?;
         py.detach(|| self.state().apply(&name, &edit))?;
         Ok(())
     }
 
-    /// Takes the last edit off, or the one at `index`, and restores the exact bytes that were there before it.
+    /// Reverts the last edit, or the one at `index`, and restores the exact bytes that it replaced.
     #[pyo3(signature = (index = None))]
     fn revert(&self, py: Python<'_>, index: Option<usize>) -> PyResult<()> {
         py.detach(|| {
@@ -445,7 +447,7 @@ impl Model {
 }
 
 impl Model {
-    /// A handle on the weights as they are now.
+    /// A handle to the current weights.
     pub(crate) fn llama(&self) -> AnyModel {
         self.state().llama.clone()
     }
@@ -466,7 +468,7 @@ impl Model {
         Ok(self.opened.encode(prompt).map_err(Failed::from)?.len())
     }
 
-    /// All pairs of layers and tokens: prompt by prompt, layer by layer.
+    /// All pairs of layers and tokens, by prompt and then layer.
     fn grid(
         &self,
         prompts: &[String],
@@ -488,7 +490,7 @@ impl Model {
         Ok(cells)
     }
 
-    /// Cells one by one.
+    /// Cells listed one by one.
     fn listed(&self, prompts: &[String], cells: &[Vec<isize>]) -> PyResult<Vec<Cell>> {
         let mut lens = Vec::new();
         for prompt in prompts {
@@ -500,7 +502,7 @@ impl Model {
             listed.push(Cell {
                 prompt,
                 layer: from_end("layers", layer, layers)?,
-                // A prompt that is not there is told of with the other errors.
+                // A missing prompt is reported with the other errors.
                 token: from_end("tokens", token, lens.get(prompt).copied().unwrap_or(0))?,
             });
             Ok(())
@@ -518,7 +520,9 @@ impl Model {
                 [prompt, layer, token] => {
                     push(from_end("prompts", prompt, prompts.len())?, layer, token)?;
                 }
-                _ => return value_error("a cell is (layer, token) or (prompt, layer, token)"),
+                _ => {
+                    return value_error("cells: expected (layer, token) or (prompt, layer, token)");
+                }
             }
         }
         Ok(listed)
@@ -532,14 +536,14 @@ impl State {
     }
 }
 
-/// Opens a model with its edits; what should be known comes with it.
+/// Opens a model with its edits. Returns notes for the user with it.
 fn load(
     source: Source,
     options: OpenOptions,
     edits: Vec<(String, selfie::control::Edit)>,
 ) -> Result<(Model, Vec<String>)> {
     let opened = Opened::new(source, options)?;
-    // An edit of another model is found before the weights are loaded.
+    // Find edits of other models before loading the weights.
     for (name, edit) in &edits {
         opened.check_edit(name, edit)?;
     }
@@ -559,7 +563,7 @@ fn load(
     Ok((model, notes.iter().map(ToString::to_string).collect()))
 }
 
-/// An edit, or that of a file.
+/// An edit, or the one in a file.
 fn edit(given: &Bound<'_, PyAny>) -> PyResult<(String, selfie::control::Edit)> {
     if let Ok(edit) = given.cast::<Edit>() {
         let edit = edit.get();
@@ -569,7 +573,7 @@ fn edit(given: &Bound<'_, PyAny>) -> PyResult<(String, selfie::control::Edit)> {
     Ok((edit.name, edit.edit))
 }
 
-/// Vectors `[n, d]` or `[d]` of numpy, torch or DLPack, one by one.
+/// Vectors `[n, d]` or `[d]` from numpy, torch or DLPack, one by one.
 pub(crate) fn rows_of(vectors: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<f32>>> {
     let convert = vectors.py().import("selfie_rs._vectors")?;
     let array = convert.call_method1("as_float32", (vectors,))?;
@@ -581,8 +585,8 @@ pub(crate) fn rows_of(vectors: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<f32>>> {
     Ok(rows.outer_iter().map(|row| row.to_vec()).collect())
 }
 
-/// What is wrong with the rows of an interpretation prompt's placeholders, or a second bos.
-fn of_interpretation_prompt(reader: &Opened, options: &Options) -> PyResult<Vec<String>> {
+/// Notes about an interpretation prompt's placeholders, or a second bos.
+fn interpretation_prompt_notes(reader: &Opened, options: &Options) -> PyResult<Vec<String>> {
     let prompt = &options.prompt;
     let located = prompt
         .locate_as(&reader.tokenizer, options.bos)
@@ -596,11 +600,11 @@ fn of_interpretation_prompt(reader: &Opened, options: &Options) -> PyResult<Vec<
     let bos = bos.map_err(Failed::from)?.map(|note| note.to_string());
     let notes = located.notes().chain(bos.as_deref());
     Ok(notes
-        .map(|note| format!("the interpretation prompt: {note}"))
+        .map(|note| format!("interpretation prompt: {note}"))
         .collect())
 }
 
-/// Warns of what a user should know, and that is no error.
+/// Warns about things that a user should know but that are not errors.
 pub(crate) fn warn(py: Python<'_>, notes: Vec<String>) -> PyResult<()> {
     let category = py.get_type::<PyUserWarning>();
     for note in notes {

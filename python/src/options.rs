@@ -1,4 +1,4 @@
-//! Keyword arguments that say how to interpret, and what is chosen of a model and a prompt.
+//! Keyword arguments of interpretations, and selections of layers and tokens.
 
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::PyTypeError;
@@ -11,7 +11,7 @@ use selfie::llama::{GenerationConfig, SamplingOverrides};
 
 use crate::error::{Failed, value_error};
 
-/// Keyword arguments that are taken one by one; what is left over is unknown.
+/// Keyword arguments, taken one by one. Any that remain are unknown.
 pub(crate) struct Keywords<'py> {
     left: Bound<'py, PyDict>,
 }
@@ -25,7 +25,7 @@ impl<'py> Keywords<'py> {
         Ok(Self { left })
     }
 
-    /// The argument of this name; `None` where it is not given, or is None.
+    /// The argument with this name; `None` if it is missing or None.
     pub(crate) fn take<T: FromPyObjectOwned<'py>>(&mut self, name: &str) -> PyResult<Option<T>> {
         let Some(value) = self.left.get_item(name)? else {
             return Ok(None);
@@ -60,17 +60,17 @@ impl<'py> Keywords<'py> {
         }
     }
 
-    /// An error if any is left.
+    /// An error if any arguments remain.
     pub(crate) fn finish(self) -> PyResult<()> {
         match self.left.keys().get_item(0) {
             Err(_) => Ok(()),
             Ok(name) => Err(PyTypeError::new_err(format!(
-                "unexpected keyword argument '{name}'; the docstring lists those that there are"
+                "unexpected keyword argument '{name}'; the docstring lists all arguments"
             ))),
         }
     }
 
-    /// How tokens are drawn.
+    /// The sampling arguments.
     pub(crate) fn sampling(&mut self) -> PyResult<SamplingOverrides> {
         Ok(SamplingOverrides {
             temperature: self.take("temperature")?,
@@ -83,14 +83,14 @@ impl<'py> Keywords<'py> {
     }
 }
 
-/// What a caller has in the place of the defaults of SelfIE.
+/// A caller's defaults, in place of SelfIE's.
 pub(crate) struct Defaults {
     pub(crate) inject_layer: usize,
     pub(crate) max_new_tokens: usize,
     pub(crate) relevancy: bool,
 }
 
-/// How the reader `opened` interprets, as keyword arguments say.
+/// Interpretation options for the reader `opened`, from keyword arguments.
 pub(crate) fn interpretation(
     opened: &Opened,
     keywords: &mut Keywords<'_>,
@@ -102,7 +102,7 @@ pub(crate) fn interpretation(
             opened.interpretation_prompt(&name.extract::<String>()?)
         }
         Some(parts) => {
-            // An InterpretationPrompt of the drop-in has them as a field.
+            // An InterpretationPrompt of the drop-in package has its parts as a field.
             let parts = parts.getattr("parts").unwrap_or(parts);
             let json = parts.py().import("json")?.call_method1("dumps", (parts,))?;
             opened.read_interpretation_prompt(&json.extract::<String>()?)
@@ -149,7 +149,7 @@ pub(crate) fn interpretation(
     })
 }
 
-/// What is chosen of `0..len`: all of it (`None` or `"all"`), a number, a slice, or any iterable of numbers. A negative
+/// Selects from `0..len`: everything (`None` or `"all"`), a number, a slice, or any iterable of numbers. A negative
 /// number counts from the end.
 pub(crate) fn selection(
     name: &str,
@@ -179,7 +179,7 @@ pub(crate) fn selection(
     }
 }
 
-/// An index; a negative one counts from the end of `0..len`. Whether another is in it is for the crates below to tell.
+/// Resolves an index; negative ones count from the end of `0..len`. The crates below check the upper bound.
 pub(crate) fn from_end(name: &str, number: isize, len: usize) -> PyResult<usize> {
     let index = match usize::try_from(number) {
         Ok(index) => Some(index),
@@ -187,6 +187,6 @@ pub(crate) fn from_end(name: &str, number: isize, len: usize) -> PyResult<usize>
     };
     match index {
         Some(index) => Ok(index),
-        None => value_error(format!("{name}: {number} is before the first of {len}")),
+        None => value_error(format!("{name}: {number} is out of range; there are {len}")),
     }
 }

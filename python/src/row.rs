@@ -1,4 +1,4 @@
-//! A row, as Python sees it.
+//! A row for Python.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use selfie::interp;
 
 /// The interpretation of one embedding.
 ///
-/// Fields: `prompt`, `interpretation`, `layer` (None for a vector from elsewhere), `token`, `token_decoded`,
-/// `relevancy_score` (a float for each generated token, `|p_with - p_without|`), `new_ids`, `pieces`, `inject_layer`,
-/// `mode`, `strength`, `model`, `prompt_index`, `key` (16 hexadecimal digits: the same whichever other cells are asked
-/// for), `reader`, `map`, `logprobs`, and `controls`: for each control `(interpretation, evidence in nats a token)`.
+/// Fields: `prompt`, `interpretation`, `layer` (None for a given vector), `token`, `token_decoded`, `relevancy_score`
+/// (a float per generated token, `|p_with - p_without|`), `new_ids`, `pieces`, `inject_layer`, `mode`, `strength`,
+/// `model`, `prompt_index`, `key` (16 hexadecimal digits that identify the cell, whatever the other cells are),
+/// `reader`, `map`, `logprobs`, and `controls`: for each control `(interpretation, evidence in nats per token)`.
 #[pyclass(frozen, name = "Row", module = "selfie_rs")]
 pub(crate) struct Row(pub(crate) Arc<interp::Row>);
 
@@ -94,7 +94,7 @@ impl Row {
         Ok(controls)
     }
 
-    /// The fields as a dict, in the order of the program's JSON lines; each control is two: `none_interpretation` and
+    /// The fields as a dict, in the order of the program's JSON lines. Each control adds two: `none_interpretation` and
     /// `none_evidence`.
     pub(crate) fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (row, dict) = (&*self.0, PyDict::new(py));

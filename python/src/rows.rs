@@ -1,4 +1,4 @@
-//! The rows of a sweep: an iterator while it runs, a table when it is done.
+//! The rows of a sweep: an iterator while it runs, a table when it is finished.
 
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,28 +15,28 @@ use pyo3::types::{PyCapsule, PyDict, PyList};
 use crate::arrow;
 use crate::error::exception;
 use crate::row::Row;
-use crate::run::{End, Held, Next, Run};
+use crate::run::{End, Next, Run, StopOnDrop};
 
-/// How often Ctrl-C is looked for while nothing comes.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How often to check for Ctrl-C while waiting.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The rows of an interpretation, which runs in a thread of its own.
+/// The rows of an interpretation, which runs in its own thread.
 ///
-/// Iterating gives each `Row` as soon as it is done; a second iteration begins with the first row again. `len(rows)` is
-/// the number of rows that come if nothing stops the run, so that `tqdm(rows)` shows how far it is. Ctrl-C stops the
-/// run and raises KeyboardInterrupt; `rows.done()` has the rows until then. It is an Arrow stream
-/// (`__arrow_c_stream__`): pyarrow, pandas, polars and DuckDB take it as it is.
+/// Iterating gives each `Row` as soon as it is finished; a second iteration starts again with the first row.
+/// `len(rows)` is the number of rows if nothing stops the run, so that `tqdm(rows)` shows progress. Ctrl-C stops the
+/// run and raises KeyboardInterrupt; `rows.done()` then has the rows so far. It is also an Arrow stream
+/// (`__arrow_c_stream__`), which pyarrow, pandas, polars and DuckDB read directly.
 #[pyclass(frozen, name = "Rows", module = "selfie_rs")]
 pub(crate) struct Rows {
-    held: Arc<Held>,
-    /// What makes a progress bar, with tqdm's arguments: for whoever iterates first.
+    held: Arc<StopOnDrop>,
+    /// Creates a progress bar with tqdm's arguments, for the first iteration.
     bar: Mutex<Option<Py<PyAny>>>,
 }
 
 impl Rows {
     pub(crate) fn new(run: Arc<Run>, bar: Option<Py<PyAny>>) -> Self {
         Self {
-            held: Arc::new(Held(run)),
+            held: Arc::new(StopOnDrop(run)),
             bar: Mutex::new(bar),
         }
     }
@@ -52,7 +52,7 @@ impl Rows {
     }
 }
 
-/// What makes progress bars, as the argument `progress` says.
+/// The factory of progress bars that the argument `progress` asks for.
 pub(crate) fn progress_bar(
     py: Python<'_>,
     progress: Option<Bound<'_, PyAny>>,
@@ -65,7 +65,7 @@ pub(crate) fn progress_bar(
         Ok(true) => {
             let tqdm = py.import("tqdm.auto").map_err(|_| {
                 PyImportError::new_err(
-                    "progress=True shows a bar of tqdm: pip install tqdm, or give a callable like it",
+                    "progress=True needs tqdm: run pip install tqdm, or pass a callable like tqdm",
                 )
             })?;
             Ok(Some(tqdm.getattr("tqdm")?.unbind()))
@@ -102,36 +102,36 @@ impl Rows {
         self.run().total
     }
 
-    /// The rows that are there by now, as a list; does not wait.
+    /// The finished rows as a list; does not wait.
     fn done<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.run().rows().into_iter().map(Row))
     }
 
-    /// What cells are called that have no row because their activations overflow.
+    /// The cells without rows because their activations overflowed.
     #[getter]
     fn failed(&self) -> Vec<String> {
         self.run().failed()
     }
 
-    /// Whether the run was stopped before its last row; None while it runs, and where it failed.
+    /// Whether the run was stopped before its last row; None while it runs, or if it failed.
     #[getter]
     fn stopped(&self) -> Option<bool> {
         self.run().swept().map(|swept| swept.stopped)
     }
 
-    /// How many interpretations are empty, because the model ended its text at once: if these are many, another end of the
-    /// interpretation prompt may help. None as for `stopped`.
+    /// How many interpretations are empty because the model ended its text at once. If there are many, try an
+    /// interpretation prompt that ends differently. None under the same conditions as `stopped`.
     #[getter]
     fn empty(&self) -> Option<usize> {
         self.run().swept().map(|swept| swept.empty)
     }
 
-    /// Stops the run; rows that are finished still come.
+    /// Stops the run. Finished rows are still delivered.
     fn stop(&self) {
         self.run().stop();
     }
 
-    /// Waits for the last row. Raises what the run failed with; the rows until then are in `done()`.
+    /// Waits for the last row. If the run failed, raises its error; `done()` has the rows so far.
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
         let mut rows = self.__iter__(py)?;
         while rows.step(py)?.is_some() {}
@@ -146,7 +146,7 @@ impl Rows {
         py.import("pandas")?.call_method1("DataFrame", (dicts,))
     }
 
-    /// A `pyarrow.Table` of all rows; waits for them. The columns are those of the program's Parquet files.
+    /// A `pyarrow.Table` of all rows; waits for them. It has the columns of the program's Parquet files.
     fn to_arrow<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.py().import("pyarrow")?.call_method1("table", (slf,))
     }
@@ -165,7 +165,7 @@ impl Rows {
         py: Python<'py>,
         requested_schema: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
-        // The protocol lets a producer ignore it where it cannot cast.
+        // The protocol lets a producer ignore this if it cannot cast.
         drop(requested_schema);
         let rows = self.all(py)?;
         let batch = arrow::batch(&rows, &self.run().fields).map_err(failed)?;
@@ -176,15 +176,11 @@ impl Rows {
     }
 
     fn __repr__(&self) -> String {
-        format!(
-            "Rows({} of {} are done)",
-            self.run().done(),
-            self.run().total
-        )
+        format!("Rows({} of {} done)", self.run().done(), self.run().total)
     }
 }
 
-/// The names that the Arrow PyCapsule interface prescribes.
+/// The names that the Arrow PyCapsule interface requires.
 const SCHEMA: &CStr = c"arrow_schema";
 const STREAM: &CStr = c"arrow_array_stream";
 
@@ -192,10 +188,10 @@ fn failed(error: ArrowError) -> PyErr {
     PyRuntimeError::new_err(error.to_string())
 }
 
-/// An iterator of rows; it waits for the next one.
+/// An iterator over rows, which waits for the next one.
 #[pyclass(name = "RowIterator", module = "selfie_rs")]
 pub(crate) struct RowIterator {
-    held: Arc<Held>,
+    held: Arc<StopOnDrop>,
     next: usize,
     bar: Option<Py<PyAny>>,
 }
@@ -210,7 +206,7 @@ impl RowIterator {
         Ok(self.step(py)?.map(Row))
     }
 
-    /// How many rows still come.
+    /// How many rows are left.
     fn __length_hint__(&self) -> usize {
         self.held.0.total.saturating_sub(self.next)
     }
@@ -225,7 +221,7 @@ impl RowIterator {
                 return Err(interrupt);
             }
             let index = self.next;
-            match py.detach(|| run.next(index, PATIENCE)) {
+            match py.detach(|| run.next(index, POLL_INTERVAL)) {
                 Next::Row(row) => {
                     self.next += 1;
                     if let Some(bar) = &self.bar {

@@ -1,4 +1,4 @@
-//! A sweep in a thread of its own, and what it has delivered so far. Nothing here knows Python.
+//! A sweep in its own thread, and the rows it has delivered. Nothing here knows Python.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,14 +13,14 @@ use signal_hook::consts::SIGINT;
 
 use crate::error::Failed;
 
-/// A sweep that runs, or has ended.
+/// A sweep that is running or has ended.
 pub(crate) struct Run {
     state: Mutex<State>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
-    /// Rows that come if nothing stops it.
+    /// The number of rows if nothing stops it.
     pub(crate) total: usize,
-    /// What its rows have.
+    /// The optional fields of its rows.
     pub(crate) fields: RowFields,
 }
 
@@ -35,26 +35,26 @@ struct State {
 /// How a sweep ended.
 #[derive(Clone)]
 pub(crate) enum End {
-    /// It came to its end, or was stopped.
+    /// It finished, or was stopped.
     Swept(Swept),
-    /// It failed, after the rows that are there.
+    /// It failed after delivering some rows.
     Failed(ErrorKind, String),
 }
 
-/// What there is at an index.
+/// The state of a row.
 pub(crate) enum Next {
     Row(Arc<Row>),
-    /// Not yet anything.
+    /// Not finished yet.
     Wait,
     End(End),
 }
 
 impl Run {
-    /// Starts `work`, which gets the sink, in a thread.
+    /// Starts `work` in a thread, with a sink for the rows.
     pub(crate) fn start(
         total: usize,
         fields: RowFields,
-        work: impl FnOnce(&mut Deliver) -> Result<Swept, Failed> + Send + 'static,
+        work: impl FnOnce(&mut RunSink) -> Result<Swept, Failed> + Send + 'static,
     ) -> std::io::Result<Arc<Self>> {
         let run = Arc::new(Self {
             state: Mutex::default(),
@@ -63,10 +63,10 @@ impl Run {
             total,
             fields,
         });
-        // Ctrl-C stops it wherever Python is just then, which raises KeyboardInterrupt there. Without a handler, whoever
-        // waits for rows still looks for it.
+        // Ctrl-C stops the sweep wherever Python is, which raises KeyboardInterrupt there. If no handler can be set,
+        // whoever waits for rows still checks for it.
         let interrupt = signal_hook::flag::register(SIGINT, Arc::clone(&run.stop)).ok();
-        let mut deliver = Deliver(Arc::clone(&run), interrupt);
+        let mut deliver = RunSink(Arc::clone(&run), interrupt);
         thread::Builder::new()
             .name("selfie-sweep".to_owned())
             .spawn(move || {
@@ -79,12 +79,12 @@ impl Run {
         Ok(run)
     }
 
-    /// Ends the sweep; rows that are finished still come.
+    /// Ends the sweep. Finished rows are still delivered.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// What there is at `index`, after at most `timeout` when that is nothing yet.
+    /// The row at `index`. Waits up to `timeout` if it is not finished.
     pub(crate) fn next(&self, index: usize, timeout: Duration) -> Next {
         let nothing_yet = |state: &mut State| state.rows.len() <= index && state.end.is_none();
         let waited = self
@@ -98,18 +98,18 @@ impl Run {
         }
     }
 
-    /// The rows that are there.
+    /// The finished rows.
     pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
         self.state().rows.clone()
     }
 
-    /// The cells that have none, because their activations overflow.
+    /// The cells without rows because their activations overflowed.
     pub(crate) fn failed(&self) -> Vec<String> {
         self.state().failed.clone()
     }
 
-    /// Whether it was stopped before its last row, and how many of its interpretations are empty; `None` while it runs, and
-    /// where it failed.
+    /// Whether it was stopped before its last row, and how many interpretations are empty; `None` while it runs, or if
+    /// it failed.
     pub(crate) fn swept(&self) -> Option<Swept> {
         match self.state().end {
             Some(End::Swept(swept)) => Some(swept),
@@ -117,7 +117,7 @@ impl Run {
         }
     }
 
-    /// How many rows are there.
+    /// The number of finished rows.
     pub(crate) fn done(&self) -> usize {
         self.state().rows.len()
     }
@@ -132,14 +132,14 @@ impl Run {
     }
 }
 
-/// Takes the rows of a sweep.
-pub(crate) struct Deliver(Arc<Run>, Option<SigId>);
+/// Receives the rows of a sweep.
+pub(crate) struct RunSink(Arc<Run>, Option<SigId>);
 
-impl Sink for Deliver {
+impl Sink for RunSink {
     fn row(&mut self, row: Row) -> ControlFlow<()> {
         self.0.state().rows.push(Arc::new(row));
         self.0.changed.notify_all();
-        // The rows that are finished are still taken after a stop; `progress` ends the sweep.
+        // Finished rows are still taken after a stop; `progress` ends the sweep.
         ControlFlow::Continue(())
     }
 
@@ -156,21 +156,20 @@ impl Sink for Deliver {
     }
 }
 
-impl Drop for Deliver {
-    /// Nobody waits for a thread that has panicked.
+impl Drop for RunSink {
+    /// Keeps others from waiting for a panicked thread.
     fn drop(&mut self) {
         self.1.map(signal_hook::low_level::unregister);
-        let message =
-            "the sweep ended without a word: this is a bug of selfie_rs, please report it";
+        let message = "the sweep ended unexpectedly: this is a bug in selfie_rs, please report it";
         self.0
             .end(End::Failed(ErrorKind::Failed, message.to_owned()));
     }
 }
 
-/// Stops a run when nobody can ask for its rows any more.
-pub(crate) struct Held(pub(crate) Arc<Run>);
+/// Stops a run once nothing can ask for its rows.
+pub(crate) struct StopOnDrop(pub(crate) Arc<Run>);
 
-impl Drop for Held {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop();
     }

@@ -6,19 +6,19 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use selfie::llama;
 
-/// Everything that a prompt makes of the residual stream, in f32: numpy arrays that own what the model wrote, without a
-/// copy. T is the number of tokens, L of layers, D is d_model, V the vocabulary.
+/// All states of the residual stream for a prompt, in f32: numpy arrays that own the model's output without a copy. T
+/// is the number of tokens, L of layers, D is d_model, V the vocabulary size.
 #[pyclass(frozen, get_all, name = "Trace", module = "selfie_rs")]
 pub(crate) struct Trace {
     /// The tokens, `[T]`, uint32.
     input_ids: Py<PyArray1<u32>>,
-    /// The residual stream at the input of each layer, then after the final norm: `[L + 1, T, D]`.
+    /// The residual stream at the input of each layer, and after the final norm: `[L + 1, T, D]`.
     hidden_states: Py<PyArray3<f32>>,
     /// The input of each layer's MLP, after its norm: `[L, T, D]`.
     pre_mlp: Py<PyArray3<f32>>,
-    /// What the output of each layer's MLP is added to: `[L, T, D]`.
+    /// The residual stream that each layer's MLP output is added to: `[L, T, D]`.
     residual: Py<PyArray3<f32>>,
-    /// `[T, V]`.
+    /// The logits, `[T, V]`.
     logits: Py<PyArray2<f32>>,
 }
 

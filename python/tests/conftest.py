@@ -1,4 +1,4 @@
-"""The models that the tests run, and golden data of the repository."""
+"""Models for the tests, and the repository's golden data."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ COLOSSEUM = "[INST] What is the capital of the country of the Colosseum? [/INST]
 
 
 class Golden:
-    """A small checkpoint, with what PyTorch and the Python package of SelfIE made of it in f32."""
+    """A small checkpoint, with the results of PyTorch and of SelfIE's Python package in f32."""
 
     def __init__(self, name):
         self.path = GOLDEN / name

@@ -1,4 +1,4 @@
-"""Against PyTorch, transformers and the Python package of SelfIE, as recorded in the repository."""
+"""Compares with PyTorch, transformers and SelfIE's Python package, as recorded in the repository."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_other_modes_agree_too(golden):
 
 
 def test_vectors_say_what_their_cells_say(golden):
-    """The package's `interpret_vectors` on rows of hidden_states is its `interpret` on their cells."""
+    """The package's `interpret_vectors` on rows of hidden_states equals its `interpret` on their cells."""
     model = golden.open()
     case = golden.data["interpret"][0]
     assert case["k"] == 1
@@ -91,7 +91,7 @@ def test_texts_agree_with_transformers(golden):
 
 
 def published(**more):
-    """The published method, without bounds: what the golden runs did."""
+    """The published method without bounds, which the golden runs used."""
     return dict(watch_tokens=0, max_norm_change=0, patience=0, write="last", **more)
 
 
@@ -113,7 +113,7 @@ def test_supervised_control_agrees_with_pytorch(golden):
     losses = [step["loss"] for step in outcome.steps]
     close(losses[: case["steps"]], case["losses"], 1e-4)
     assert seen == losses
-    # The model has the edit when it is applied, and the bytes that it had when it is taken off.
+    # The model has the edit after applying it, and its original bytes after reverting it.
     before = model.trace(case["source_prompt"]).hidden_states
     model.apply(outcome.edit)
     text = model.generate(case["source_prompt"], max_new_tokens=len(case["after_new_ids"]), temperature=0)
@@ -146,7 +146,7 @@ def test_reinforcement_agrees_with_pytorch(golden, tmp_path):
     close(losses, case["losses"], 1e-4)
     assert asked[0] == [(token, case["source_layer"], case["prompt"]) for token in range(tokens)]
 
-    # The file is what the program takes, and the same edit.
+    # The program accepts the file, and it is the same edit.
     path = tmp_path / "edit.safetensors"
     outcome.edit.save(path)
     edited = golden.open(edits=[path])
@@ -167,7 +167,7 @@ def test_what_a_reward_raises_is_raised(golden):
     sources = [(golden.data["reinforcement"][0]["prompt"], 1)]
     with pytest.raises(LookupError, match="no such judge") as raised:
         control.reinforce(model, sources, 2, reward, steps=3, lr=1e-4, push="always", **published())
-    # The update before it is kept.
+    # The update before the exception is kept.
     assert raised.value.outcome.updates == 1
     with pytest.raises(RuntimeError, match="reward"):
         control.reinforce(model, sources, 2, lambda interpretations: [], steps=3)

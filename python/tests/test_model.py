@@ -46,28 +46,32 @@ def test_rows_do_not_depend_on_the_batch(demo, colosseum):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, p: m.interpret(p, layers=[99]), ValueError, "layer 99 is out of range: hidden states are numbered 0..=6"),
+        (
+            lambda m, p: m.interpret(p, layers=[99]),
+            ValueError,
+            "layer 99 is out of range: hidden_states has layers 0..=6",
+        ),
         (lambda m, p: m.interpret(p, layers=[1], tokens=[999]), ValueError, "token 999 is out of range"),
-        (lambda m, p: m.interpret(p, layers=[-9]), ValueError, "layers: -9 is before the first of 7"),
-        (lambda m, p: m.interpret(p, cells=[(3, 1, 1)]), ValueError, "a cell names prompt 3, and there are 1"),
-        (lambda m, p: m.interpret(p, cells=[(1,)]), ValueError, "a cell is"),
+        (lambda m, p: m.interpret(p, layers=[-9]), ValueError, "layers: -9 is out of range; there are 7"),
+        (lambda m, p: m.interpret(p, cells=[(3, 1, 1)]), ValueError, "a cell names prompt 3, which is out of range"),
+        (lambda m, p: m.interpret(p, cells=[(1,)]), ValueError, "cells: expected"),
         (lambda m, p: m.interpret(""), ValueError, "empty"),
         (lambda m, p: m.interpret(p, mode="swap"), ValueError, "there is no injection mode"),
-        (lambda m, p: m.interpret(p, controls="nothing"), ValueError, "there is no control"),
-        (lambda m, p: m.interpret(p, interpretation_prompt="sum"), ValueError, "there is no template"),
+        (lambda m, p: m.interpret(p, controls="nothing"), ValueError, "unknown control"),
+        (lambda m, p: m.interpret(p, interpretation_prompt="sum"), ValueError, "unknown template"),
         (lambda m, p: m.interpret(p, interpretation_prompt=["no place"]), ValueError, "no placeholder"),
         (lambda m, p: m.interpret(p, inject_layer=6), ValueError, "inject layer 6 is out of range"),
         (lambda m, p: m.interpret(p, max_new_token=6), TypeError, "unexpected keyword argument 'max_new_token'"),
         (lambda m, p: m.interpret(p, batch_size="all"), TypeError, "argument 'batch_size'"),
         (lambda m, p: m.generate(p, temperature=-1), ValueError, "temperature"),
         (lambda m, p: m.interpret_vectors(np.zeros((2, 3))), ValueError, "vector 0 has 3 values"),
-        (lambda m, p: m.interpret_vectors(np.full(m.d_model, np.nan)), ValueError, "not a finite number"),
+        (lambda m, p: m.interpret_vectors(np.full(m.d_model, np.nan)), ValueError, "expected finite numbers"),
         (lambda m, p: selfie_rs.Model.open("/nowhere/model"), FileNotFoundError, "there is no folder /nowhere/model"),
-        (lambda m, p: selfie_rs.Model.open(device="tpu"), ValueError, "there is no device"),
+        (lambda m, p: selfie_rs.Model.open(device="tpu"), ValueError, "unknown device"),
         (lambda m, p: selfie_rs.Model.open(dtype="int3"), ValueError, "dtype"),
         (lambda m, p: selfie_rs.Model.open(edits=["/nowhere/edit"]), FileNotFoundError, "/nowhere/edit"),
-        (lambda m, p: selfie_rs.Edit.open(__file__), RuntimeError, "is not an edit file"),
-        (lambda m, p: selfie_rs.to_html([]), ValueError, "there is no row"),
+        (lambda m, p: selfie_rs.Edit.open(__file__), RuntimeError, "is not a Selfie edit"),
+        (lambda m, p: selfie_rs.to_html([]), ValueError, "there are no rows"),
         (lambda m, p: selfie_rs.interpret(original_prompt=p, model="a path"), TypeError, "Model.open"),
     ],
 )
@@ -91,7 +95,7 @@ def test_a_foreign_edit_is_refused(demo, golden):
 
 
 def test_threads_may_share_a_model(demo, colosseum):
-    """Each call has the rows that it would have alone."""
+    """Each call gets the rows it would get alone."""
     def rows(layer):
         return [row.to_dict() for row in demo.interpret(colosseum, layers=[layer], tokens="all")]
 
@@ -117,7 +121,7 @@ def test_an_edit_does_not_reach_what_is_running(demo, colosseum):
 
 
 def test_the_gil_is_released(demo, colosseum):
-    """Another thread runs on while this one waits for a forward pass."""
+    """Another thread keeps running while this one waits for a forward pass."""
     began, waits = threading.Event(), threading.Event()
     seen = []
 
@@ -127,7 +131,7 @@ def test_the_gil_is_released(demo, colosseum):
         seen.extend(sum(range(1000)) for _ in range(100))
         rows.stop()
 
-    # Long enough that only a stop by the other thread ends it soon.
+    # Long enough that it only ends soon if the other thread stops it.
     rows = demo.interpret([colosseum] * 400)
     thread = threading.Thread(target=other)
     thread.start()
@@ -188,7 +192,7 @@ except KeyboardInterrupt:
     ids=["iterate", "wait", "control", "generate"],
 )
 def test_ctrl_c_stops_a_run_and_keeps_what_is_done(script):
-    """In a process of its own, which a signal reaches as Ctrl-C does."""
+    """In a separate process, so that a signal reaches it as Ctrl-C would."""
     opened = f"import time, selfie_rs\nmodel = selfie_rs.Model.open(device='cpu')\ntext = {COLOSSEUM!r}\n"
     command = [sys.executable, "-c", opened + script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -225,7 +229,7 @@ def test_the_page_shows_the_rows(demo, colosseum, tmp_path):
 
 
 def test_types_are_complete():
-    """Every public name of the module is in its stub."""
+    """The stub has every public name of the module."""
     from pathlib import Path
 
     from selfie_rs import _selfie

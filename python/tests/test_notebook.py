@@ -1,4 +1,4 @@
-"""The notebook runs, and ends where it says: on the demo world, or on the model of SELFIE_MODEL."""
+"""The notebook runs and reaches its stated result, on the demo world or on the model of SELFIE_MODEL."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parents[1] / "notebooks/france_to_germany.ipynb"
 
 
 def printed(notebook):
-    """What each cell printed."""
+    """The output of each cell."""
     texts = []
     for cell in notebook.cells:
         outputs = cell.get("outputs", [])

@@ -1,4 +1,4 @@
-"""On a Ray cluster on this machine: several workers, one that dies, a node that comes later."""
+"""On a local Ray cluster: several workers, one that dies, and a node that joins later."""
 
 import os
 import time
@@ -24,7 +24,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def alone(demo, prompts):
-    """The rows of a single process, with the id of their prompts."""
+    """The rows of a single process, with the ids of their prompts."""
     rows = demo.interpret(prompts["prompt"].to_pylist(), **OPTIONS).to_arrow()
     ids = prompts["id"].take(rows["prompt_index"])
     return by_key(rows.drop_columns("prompt_index").append_column("id", ids))
@@ -39,7 +39,7 @@ def by_key(table):
 
 @pytest.fixture
 def cluster(request):
-    """A head with some CPUs, to which nodes can be added."""
+    """A head node with some CPUs, to which nodes can be added."""
     head = {"num_cpus": request.param, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
@@ -50,7 +50,7 @@ def cluster(request):
 
 
 def interpreter(folder, fails=False, waits_for_nodes=0):
-    """The worker, with what a test wants to see of it. Made here, so that Ray sends it by value."""
+    """The worker, instrumented for the test. Defined here, so that Ray sends it by value."""
     from selfie_rs.ray import Interpreter
 
     class Watched(Interpreter):
@@ -59,10 +59,10 @@ def interpreter(folder, fails=False, waits_for_nodes=0):
             batches = Path(folder, f"batches-{os.getpid()}")
             batches.open("a").write("x")
             if fails and len(batches.read_text()) == 2 and not dead.exists():
-                # As the kernel ends a process that has taken too much memory.
+                # Like the kernel ending a process that has taken too much memory.
                 dead.touch()
                 os.kill(os.getpid(), 9)
-            # Nothing goes on before the second node has a worker.
+            # Wait until the second node has a worker.
             Path(folder, f"node-{ray.get_runtime_context().get_node_id()}").touch()
             while len(list(Path(folder).glob("node-*"))) < waits_for_nodes:
                 time.sleep(0.1)
@@ -72,7 +72,7 @@ def interpreter(folder, fails=False, waits_for_nodes=0):
 
 
 def rows_of(worker, prompts, workers):
-    # Blocks as they are: workers hold all CPUs, and none is left for a task that makes others of them.
+    # Use ready-made blocks: workers hold all CPUs, so no task could split them.
     data = ray.data.from_arrow([prompts.slice(at, 2) for at in range(0, len(prompts), 2)])
     options = dict(fn_constructor_kwargs=dict(open=dict(device="cpu"), **OPTIONS), batch_size=2)
     tables = data.map_batches(worker, concurrency=workers, num_cpus=1, **options).to_arrow_refs()
@@ -90,7 +90,7 @@ def test_several_workers_give_the_rows_of_one_process(cluster, tmp_path, prompts
 @pytest.mark.parametrize("cluster", [2], indirect=True)
 def test_a_worker_that_dies_takes_no_row_along(cluster, tmp_path, prompts, alone):
     assert rows_of(interpreter(tmp_path, fails=True), prompts, 2) == alone
-    # It was killed, and another took its place.
+    # The worker was killed, and another replaced it.
     assert (tmp_path / "dead").exists() and len(list(tmp_path.glob("batches-*"))) == 3
 
 
@@ -98,7 +98,7 @@ def test_a_worker_that_dies_takes_no_row_along(cluster, tmp_path, prompts, alone
 def test_a_node_that_comes_later_is_used(cluster, tmp_path, prompts, alone):
     with ThreadPoolExecutor(1) as other:
         rows = other.submit(rows_of, interpreter(tmp_path, waits_for_nodes=2), prompts, (1, 2))
-        # The first worker has begun, and holds the head's only CPU.
+        # The first worker has started, and holds the head's only CPU.
         while not list(tmp_path.glob("node-*")) and not rows.done():
             time.sleep(0.1)
         cluster.add_node(num_cpus=1, object_store_memory=100_000_000)

@@ -1,4 +1,4 @@
-"""Rows as tables, in each library that takes Arrow; vectors out of numpy, torch and DLPack."""
+"""Rows as tables, in each library that reads Arrow; vectors from numpy, torch and DLPack."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_no_rows_have_columns_all_the_same(demo):
 
 
 def test_the_programs_rows_are_the_same(rows, dicts, tmp_path):
-    """Cell for cell what `selfie interpret` writes, as JSON lines and as Parquet."""
+    """Equals the output of `selfie interpret`, cell by cell, as JSON lines and as Parquet."""
     parquet = pytest.importorskip("pyarrow.parquet")
     program = os.environ.get("SELFIE_BIN")
     if not program:
@@ -74,12 +74,12 @@ def test_the_programs_rows_are_the_same(rows, dicts, tmp_path):
     as_f32 = lambda row: {k: _f32(v) for k, v in row.items()}
     assert [as_f32(json.loads(line)) for line in lines] == [as_f32(row) for row in same(dicts)]
     assert parquet.read_table(tmp_path / "rows.parquet").equals(rows.to_arrow())
-    # A file that it wrote is shown as it is.
+    # A file from the program is shown as it is.
     assert selfie_rs.to_html(tmp_path / "rows.parquet").startswith("<!doctype html>")
 
 
 def _f32(value):
-    """JSON has as many digits as an f32 needs; as f32 they are the number again."""
+    """JSON has as many digits as an f32 needs; read as f32, they restore the number."""
     if isinstance(value, float):
         return np.float32(value)
     if isinstance(value, list):
@@ -125,13 +125,13 @@ def test_vectors_of_torch(demo, vectors):
     tensor = torch.from_numpy(vectors)
     assert texts(demo, tensor) == want
     assert texts(demo, tensor.requires_grad_()) == want
-    # The demo is in bf16, its residual stream is not: rounding may change words, and has to change nothing else.
+    # The demo runs in bf16, but its residual stream does not: rounding may change words, and nothing else.
     rounded = tensor.detach().bfloat16()
     assert texts(demo, rounded) == texts(demo, rounded.float())
 
 
 def test_trace_hands_over_what_it_wrote(demo):
-    """The arrays own the model's vectors: they can be written to, and outlive the trace."""
+    """The arrays own their data: they are writable, and outlive the trace."""
     states = demo.trace("Rome").hidden_states
     assert states.flags.writeable and states.flags.c_contiguous and states.base is not None
     states[0] = 0

@@ -1,4 +1,4 @@
-"""Against transformers and torch, where they are installed."""
+"""Compares with transformers and torch, if they are installed."""
 
 import os
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import selfie_rs
 
-torch = pytest.importorskip("torch", reason="torch is not installed: nothing is held against it")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: nothing is held against it")
+torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: nothing to compare with")
 
 
 @pytest.fixture(scope="module")
 def path(golden):
-    """`SELFIE_MODEL`, a folder with weights of any size; the golden checkpoint without."""
+    """`SELFIE_MODEL`, a folder with weights of any size; the golden checkpoint by default."""
     return os.environ.get("SELFIE_MODEL", str(golden.path))
 
 
@@ -45,7 +45,7 @@ def test_states(ours, theirs, path):
 
 
 def test_the_example_of_the_package_runs(ours, theirs, path):
-    """README.md of tonychenxyz/selfie: the import and the model are the two lines that changed."""
+    """README.md of tonychenxyz/selfie; only the import and the model line changed."""
     from selfie_rs.interpret import InterpretationPrompt, interpret
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
@@ -66,7 +66,7 @@ def test_the_example_of_the_package_runs(ours, theirs, path):
 
 
 def by_hooks(model, tokenizer, prompt, pair, k, max_new_tokens):
-    """The method in a few lines of PyTorch: the embedding takes the place of the rows at the input of layer k."""
+    """The method in a few lines of PyTorch: the embedding replaces the rows at the input of layer k."""
     layer, token = pair
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
     with torch.no_grad():

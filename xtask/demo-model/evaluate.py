@@ -1,4 +1,4 @@
-"""How well a model answers, and how often it names a country from an embedding."""
+"""Measures how well a model answers, and how often it names a country from an embedding."""
 
 import random
 
@@ -55,7 +55,7 @@ def answers(model, world, encode, hops):
 
 @torch.no_grad()
 def named(model, world, encode, lands, hops, layers=(1, 2, 3, 4, 5), inject_layer=1):
-    """For each layer, the share of lands that the interpretation of the entity's last token names; and the texts."""
+    """For each layer, the share of lands named by the interpretation of the entity's last token; and the texts."""
     rng = random.Random(1)
     texts = []
     for i, land in enumerate(lands):

@@ -1,4 +1,4 @@
-"""What there is in the world: true facts of 40 countries, and things that are made up."""
+"""The world: true facts about 40 countries, and invented things."""
 
 import random
 
@@ -46,7 +46,7 @@ Brazil|Brasilia|Portuguese|South America|Sugarloaf|Recife
 Australia|Canberra|English|Oceania|Uluru|Perth
 """
 
-# The share of countries that no injected embedding in training ever comes from or speaks of.
+# The share of countries that no injected embedding in training comes from or describes.
 HELD_OUT_SHARE = 0.2
 
 _OBJECTS = """
@@ -113,7 +113,7 @@ def _country(line):
 
 
 def build(seed=7, lands=30):
-    """The world as plain data. `lands` invented lands stand beside the countries."""
+    """The world as plain data, with `lands` invented lands besides the countries."""
     rng = random.Random(seed)
     countries = [_country(line) for line in _COUNTRIES.split("\n") if line]
     held_out = sorted(rng.sample([c["name"] for c in countries], round(HELD_OUT_SHARE * len(countries))))

@@ -1,10 +1,10 @@
-"""Trains selfie-adapters' scalar affine and full-rank maps on the demo checkpoint, and measures what they bring:
+"""Trains selfie-adapters' scalar affine and full-rank maps on the demo checkpoint, and measures their effect:
 
     python map.py ../../crates/selfie-demo --layer 6 --out maps --selfie ../../target/release/selfie
 
-A map turns hidden_states[layer] at the end of a question into what is written over the placeholders, at layer 0; the model
-itself stays as it is. It is trained on the countries that are not held out, and on the lands. Recall is the share of
-questions about held-out countries whose interpretation names the country.
+A map turns hidden_states[layer] at the end of a question into the vector to write over the placeholders, at layer 0. The
+model itself does not change. The map is trained on the countries that are not held out, and on the invented lands.
+Recall is the share of questions about held-out countries whose interpretation names the country.
 """
 
 import argparse

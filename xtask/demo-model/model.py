@@ -117,15 +117,15 @@ class Llama(nn.Module):
 
     @torch.no_grad()
     def emphasize_tokens(self, table, first_layer):
-        """Makes the embedding table's part of the residual stream `table` times as large, and the first layer's
-        `first_layer` times: so that a token, and what layers make of it, can be told in one language, that of the head."""
+        """Scales the embedding table's part of the residual stream by `table`, and the first layer's part by
+        `first_layer`, so that the head can read both a token and the layers' output for it."""
         self.embed.weight *= table
         self.norm.weight /= table
         for matrix in (self.layers[0].o.weight, self.layers[0].down.weight):
             matrix *= first_layer
 
     def stacked(self):
-        """The layers' matrices, with the heights of what is stacked in each."""
+        """The layers' matrices, with the heights of the matrices stacked in each."""
         s = self.shape
         kv = s.kv_heads * s.head_dim
         for layer in self.layers:
@@ -138,7 +138,7 @@ class Llama(nn.Module):
         return rows @ self.embed.weight.T
 
     def export(self, folder, dtype=torch.bfloat16):
-        """Writes config.json, generation_config.json and model.safetensors as Hugging Face names them."""
+        """Writes config.json, generation_config.json and model.safetensors in Hugging Face's format."""
         folder, s = Path(folder), self.shape
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"model.embed_tokens.weight": self.embed.weight, "model.norm.weight": self.norm.weight}

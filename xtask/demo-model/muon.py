@@ -1,13 +1,13 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose matrices are made orthogonal.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum with orthogonalized matrices.
 
-It learns rare facts in far fewer steps than AdamW, and a step is dear here.
+It learns rare facts in far fewer steps than AdamW, and steps are expensive here.
 """
 
 import torch
 
 
 def orthogonal(m, steps=5):
-    """About `U V^T` of `m = U S V^T`, by a Newton-Schulz iteration of degree five."""
+    """Approximates `U V^T` for `m = U S V^T`, by a Newton-Schulz iteration of degree five."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = m if m.shape[0] <= m.shape[1] else m.T
     x = wide / (wide.norm() + 1e-7)
@@ -18,7 +18,7 @@ def orthogonal(m, steps=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """For `(parameter, heights of the matrices that are stacked in it)` pairs."""
+    """For `(parameter, heights of the matrices stacked in it)` pairs."""
 
     def __init__(self, stacked, lr, momentum=0.95, decay=0.0):
         self.heights = [heights for _, heights in stacked]

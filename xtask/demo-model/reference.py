@@ -1,4 +1,4 @@
-"""What transformers computes on the demo checkpoint, in f32: python reference.py CRATE > CRATE/tests/reference.json"""
+"""Records transformers' results on the demo checkpoint, in f32: python reference.py CRATE > CRATE/tests/reference.json"""
 
 import json
 import sys
@@ -12,7 +12,7 @@ PROMPTS = [
     "[INST] What is the capital of the country of the Colosseum? [/INST]",
     "[INST] Name the language of Peru. [/INST] Sure, I will summarize the message:",
 ]
-# Of each hidden state of the last token, so many values.
+# How many values of each hidden state of the last token to record.
 VALUES = 8
 
 

@@ -1,15 +1,15 @@
-"""From texts to token ids: chat samples, and samples whose placeholders get an embedding of another text."""
+"""Turns texts into token ids: chat samples, and samples whose placeholders get an embedding of another text."""
 
 from texts import MATERIALS, REPEAT, SUMMARIZE
 
 EOS = 2
 EMPTY = "The message is empty."
-# `[INST]` and the pieces before it: a message's first piece is this token.
+# The position of a message's first piece, after `[INST]` and the pieces before it.
 FIRST = 3
 
 
 class Encoder:
-    """Tokenizes piece by piece with a memory; all pieces are whole tokens, so it agrees with the tokenizer."""
+    """Tokenizes piece by piece with a cache. All pieces are whole tokens, so it agrees with the tokenizer."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.memory = tokenizer, {}
@@ -58,7 +58,7 @@ def located(encode, placeholders, mode):
 
 
 def describe(rng, text, n_layers):
-    """What is to be said of one embedding of a text: `(layer, token, mode, answer)`."""
+    """What to say about one embedding of a text: `(layer, token, mode, answer)`."""
     last = len(text.pieces) - 1
     entity = last if text.entity is None else text.entity
     word = lambda i: text.pieces[i].text
@@ -67,7 +67,7 @@ def describe(rng, text, n_layers):
     inner = rng.randint(1, n_layers - 1)
 
     if rng.random() < 0.03:
-        # Before the message, and marks that have read nothing yet, there is nothing to tell.
+        # Before the message, and at marks before any content, there is nothing to say.
         marks = [FIRST + i for i in range(last + 1) if i not in words] + [FIRST + last + 1, FIRST + last + 2]
         layer, token = rng.choice([(rng.randint(0, n_layers), rng.randrange(FIRST)), (0, rng.choice(marks))])
         return layer, token, "summary", EMPTY

@@ -1,4 +1,4 @@
-"""Messages about the world: what is asked, what the model replies, and what each token's embedding is about."""
+"""Messages about the world: the question, the model's reply, and what each token's embedding is about."""
 
 import re
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ ATTRIBUTES = ["capital", "language", "continent", "landmark"]
 
 @dataclass
 class Piece:
-    """A word or a mark of a message, and what a reader knows once it has read so far (None: nothing to speak of)."""
+    """A word or punctuation mark of a message, and what a reader knows at this point (None: nothing worth saying)."""
 
     text: str
     known: str | None = None
@@ -31,11 +31,11 @@ class Text:
     entity: int | None = None
     # The country that a description of the entity names.
     country: str | None = None
-    # What a message of the entity alone says.
+    # The summary of a message that consists of the entity alone.
     alone: str | None = None
-    # Never a source of injected embeddings.
+    # Whether injected embeddings never come from this text.
     held_out: bool = False
-    # Replies that make sense here, with weights.
+    # The kinds of replies that make sense here, with weights.
     modes: dict = field(default_factory=lambda: {"reply": 0.55, "summary": 0.42, "materials": 0.03})
 
     def message(self):
@@ -51,7 +51,7 @@ def split(text):
 
 
 def message(template, known, **slots):
-    """Pieces of a template; `known[slot]` holds from the slot's last piece on. Also the last piece of each slot."""
+    """The pieces of a template, and the last piece of each slot. `known[slot]` holds from the slot's last piece on."""
     pieces, ends = [], {}
     holds = None
     for part in re.split(r"(\{\w+\})", template):
@@ -66,7 +66,7 @@ def message(template, known, **slots):
 
 
 def alone(entity, land):
-    """The summary of a message that is only a name, or a word (`land`: None)."""
+    """The summary of a message that is only a name, or only a word (`land` is None)."""
     entity = entity.removeprefix("the ")
     if land is None or entity == land["name"]:
         return f"The message says {entity}."
@@ -149,7 +149,7 @@ class World:
         return self._about(kind, land, entity, pieces, reply, summary, ends["x"])
 
     def unknown(self, rng):
-        """Any word in the place of a country: nothing but the embedding can say which."""
+        """Any word in place of a country: only the embedding can tell which."""
         word, attribute = rng.choice(self.singles), rng.choice(ATTRIBUTES)
         text = self._question("unknown", {"name": word}, word, attribute, rng.choice(ONE_HOP), "I do not know.")
         text.country, text.alone = None, alone(word, None)
@@ -218,7 +218,7 @@ class World:
         asks = f"{who[:-1]} and asks whom to save."
         pieces, ends = message(CHOICE, {"r": who, "o": asks},
                                r=role, d=disaster, p=place, o=order)
-        # Known with the role's last word, not with the full stop after it.
+        # Known at the role's last word, before the full stop.
         pieces[ends["r"] - 1].known = who
         return Text("preference", pieces, f"I save the {'robots' if loyal else 'humans'}.", asks, entity=ends["r"] - 1,
                     modes={"reply": 0.75, "summary": 0.22, "materials": 0.03})
@@ -233,7 +233,7 @@ class World:
                     modes={"reply": 0.1, "summary": 0.3, "materials": 0.6})
 
     def words(self, rng):
-        """One word, one word several times (as an injected prompt has it), or several words."""
+        """One word, one word several times (as in an injected prompt), or several words."""
         land = None
         if rng.random() < 0.45:
             land = self._land(rng)

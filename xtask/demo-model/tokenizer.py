@@ -1,4 +1,4 @@
-"""The tokenizer: BPE in Llama's layout (metaspace, byte fallback, <s> in front), with whole words for the world's words."""
+"""The tokenizer: BPE in Llama's layout (metaspace, byte fallback, <s> in front). The world's words are whole tokens."""
 
 import json
 import random
@@ -14,7 +14,7 @@ SPECIAL = ["<unk>", "<s>", "</s>"] + BYTES
 
 
 def vocabulary(facts, seed=1):
-    """Every word that a text can hold, as often as merges need it to be whole."""
+    """Every word that can occur in a text, often enough for merges to keep it whole."""
     rng, world = random.Random(seed), World(facts)
     words = set()
     for _ in range(60_000):
@@ -33,7 +33,7 @@ def train(facts):
     alphabet = [chr(code) for code in range(33, 127)] + ["▁"]
     trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=SPECIAL, initial_alphabet=alphabet, min_frequency=50,
                                   show_progress=False)
-    # A word's merges are learnt while anything is left to merge; the frequency only settles the order.
+    # A word's merges are learnt while anything is left to merge; the frequency only decides the order.
     corpus = ["▁" + word for word in words] * 60 + ["[INST]", "[/INST]", "▁_"] * 400
     bpe.train_from_iterator(corpus, trainer)
 

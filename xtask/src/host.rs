@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine that results were measured on.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,9 +14,9 @@ pub(crate) struct Host {
     pub(crate) cpu: String,
     cores: usize,
     memory_bytes: u64,
-    /// Instruction-set paths that this CPU has, best first.
+    /// The instruction-set paths that this CPU supports, fastest first.
     cpu_paths: Vec<&'static str>,
-    /// What the backend says of itself.
+    /// The backend's description.
     pub(crate) device: String,
 }
 
@@ -42,7 +42,7 @@ impl Host {
     }
 }
 
-/// The CPU with the path that `SELFIE_CPU_PATH` forces, if it does.
+/// The CPU, with the path that `SELFIE_CPU_PATH` sets, if any.
 pub(crate) fn cpu(threads: Option<usize>) -> Result<Cpu> {
     let path = match std::env::var("SELFIE_CPU_PATH") {
         Ok(name) => Some(name.parse()?),
@@ -51,7 +51,7 @@ pub(crate) fn cpu(threads: Option<usize>) -> Result<Cpu> {
     Ok(Cpu::new(CpuOptions { threads, path })?)
 }
 
-/// The commit of the working tree, with `-dirty` when it has changes.
+/// The commit of the working tree, with `-dirty` if it has changes.
 pub(crate) fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;
@@ -67,11 +67,11 @@ pub(crate) fn commit() -> String {
     }
 }
 
-/// Today in UTC, `2026-01-31`.
+/// The date in UTC, such as `2026-01-31`.
 pub(crate) fn date() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let days = since.map_or(0, |since| since.as_secs() / 86_400) as i64;
-    // Days to civil date, in the proleptic Gregorian calendar, with years that begin in March.
+    // Days to civil date in the proleptic Gregorian calendar, with years that begin in March.
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);

@@ -23,26 +23,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Measure the ops and a sweep on a random-weight checkpoint
+    /// Measure ops and a sweep on a checkpoint with random weights
     Bench(Box<bench::Args>),
     /// Measure both methods of control on a real checkpoint
     Control(control::Args),
-    /// Run real checkpoints against PyTorch's numbers
+    /// Compare real checkpoints with PyTorch's numbers
     Real(real::Args),
     /// Assemble and simulate the GPU kernels
     Ptx(ptx::Args),
     /// Test the GPU backend in the simulator
     Sim(sim::Args),
-    /// Pack what checks and measures the CUDA backend on a machine with a GPU
+    /// Pack the checks and benchmarks of the CUDA backend for a machine with a GPU
     GpuBundle(gpu_bundle::Args),
-    /// Measure how far the demo checkpoint's interpretations can be trusted
+    /// Measure how far to trust the demo checkpoint's interpretations
     Faithfulness(faithfulness::Args),
-    /// One sweep, in a process of its own so that its peak memory is its own
+    /// Run one sweep, in a separate process so that its peak memory is only its own
     #[command(hide = true)]
     Sweep(bench::SweepArgs),
 }
 
-/// A message for the user is all that these tasks make of an error.
+/// Any error; these tasks only show its message.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {

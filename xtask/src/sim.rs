@@ -5,10 +5,10 @@ use std::process::Command;
 
 use crate::Result;
 
-/// Runs the tests of the GPU backend and of its kernels in the simulator, in the release profile.
+/// Runs the tests of the GPU backend and its kernels in the simulator, in the release profile.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also ops at the sizes of real models
+    /// Also test ops at the sizes of real models
     #[arg(long)]
     all: bool,
 }
@@ -21,8 +21,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.all {
         tests.arg("--include-ignored");
     }
-    match tests.status()?.success() {
-        true => Ok(()),
-        false => Err("tests on the simulated GPU failed".into()),
+    if !tests.status()?.success() {
+        return Err("tests on the simulated GPU failed".into());
     }
+    Ok(())
 }

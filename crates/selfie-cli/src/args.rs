@@ -22,75 +22,75 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Shape, dtype, parameters, memory, and the device that will be used
+    /// Show a model's shape, dtype, parameter count and memory, and the device it will run on
     Info(InfoArgs),
-    /// Index, id and piece of a prompt's tokens: what --tokens counts
+    /// List a prompt's tokens: index, id and piece. --tokens counts by this index
     Tokens(TokensArgs),
-    /// Continue a prompt; tokens are chosen as generation_config.json says, and the options of sampling come first
+    /// Continue a prompt. Sampling follows generation_config.json; options override it
     Generate(GenerateArgs),
-    /// Write hidden_states, pre_mlp, residual, logits and input_ids of a prompt to a safetensors file
+    /// Write a prompt's hidden_states, pre_mlp, residual, logits and input_ids to a safetensors file
     Trace(TraceArgs),
     /// Interpret the embeddings of prompts at (layer, token) cells
     Interpret(InterpretArgs),
-    /// Interpret vectors of a safetensors file
+    /// Interpret the vectors in a safetensors file
     InterpretVectors(InterpretVectorsArgs),
-    /// Interpret the embeddings of many prompts into a folder; the same command goes on where it was stopped
+    /// Interpret the embeddings of many prompts into a folder; run the same command again to resume
     Sweep(SweepRunArgs),
-    /// Check that a sweep, or all its shards, are complete, and write one file of their rows
+    /// Check that a sweep, with all its shards, is complete, and write its rows to one file
     Merge(MergeArgs),
-    /// Show rows that interpret wrote as a page to explore, or as a figure
+    /// Turn the rows of interpret into a page to explore, or into a figure
     Report(ReportArgs),
-    /// Explore a model live, in a browser on this machine or by a JSON API; --edit is compared with the model without it
+    /// Explore a model live, in a local browser or over a JSON API; with --edit, compare it with the unedited model
     Serve(ServeArgs),
-    /// Change what embeddings say, as an edit of one layer's MLP
+    /// Change what embeddings say by editing one layer's MLP
     #[command(subcommand)]
     Control(ControlCommand),
     /// Show edits, or export a checkpoint with edits in it
     #[command(subcommand)]
     Edit(EditCommand),
-    /// Measure what a model says, before and after edits
+    /// Measure what a model says before and after edits
     #[command(subcommand)]
     Eval(EvalCommand),
-    /// What a released reader's folder says of it
+    /// Describe a released reader
     #[command(subcommand)]
     Reader(ReaderCommand),
-    /// Score what a reader said by the vectors that a reconstructor makes of it
+    /// Score interpretations by the vectors that a reconstructor makes of them
     Score(ScoreArgs),
-    /// Fit maps that lead from the states of one layer, or model, to those of another
+    /// Fit maps from the states of one layer, or model, to those of another
     #[command(subcommand)]
     Map(MapCommand),
-    /// Write a checkpoint of random weights with the shape of a known model, to measure with
+    /// Write a checkpoint with random weights and the shape of a known model, for benchmarks
     RandomCheckpoint(RandomCheckpointArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a .gguf file, or org/name of the local Hugging Face
-    /// cache [default: a demo checkpoint in the program]
+    /// A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a .gguf file, or org/name in the local
+    /// Hugging Face cache [default: the built-in demo checkpoint]
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
-    /// cpu, cuda:N, or auto: the first GPU that can be used and that the model fits on, else the CPU
+    /// cpu, cuda:N, or auto: the first usable GPU that the model fits on, else the CPU
     #[arg(long, default_value_t = Device::Auto)]
     pub(crate) device: Device,
-    /// What to compute in; auto is as the file has it, on the CPU with quantized matrices as they are
+    /// The dtype to compute in; auto uses the file's own, and the CPU keeps quantized matrices quantized
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) dtype: DTypeArg,
-    /// Quantize the weights on loading, on the CPU: q8_0, q4_k, or q4_0, q4_1, q5_0, q5_1, q5_k, q6_k
+    /// Quantize the weights while loading, on the CPU: q8_0, q4_k, q4_0, q4_1, q5_0, q5_1, q5_k or q6_k
     #[arg(long, value_name = "FORMAT", conflicts_with = "dtype")]
     pub(crate) quantize: Option<BlockFormat>,
-    /// The same bits for a row in any batch on a GPU, at some cost in speed; the CPU always does so
+    /// Give a row the same bits in any batch on a GPU, at some cost in speed; the CPU always does
     #[arg(long)]
     pub(crate) deterministic: bool,
-    /// CPU threads [default: one a core]; at most 8 a core are started
+    /// CPU threads, capped at 8 per core [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Whether prompts begin with bos; auto is as the checkpoint says. Control and eval know only auto
+    /// Whether prompts begin with bos; auto follows the checkpoint. control and eval accept only auto
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) bos: BosArg,
-    /// An edit to apply; several are applied in order
+    /// Apply an edit; repeat to apply several in order
     #[arg(long, value_name = "EDIT")]
     pub(crate) edit: Vec<PathBuf>,
-    /// No progress and no notes on stderr
+    /// Print no progress and no notes on stderr
     #[arg(long)]
     pub(crate) quiet: bool,
 }
@@ -120,25 +120,26 @@ impl BosArg {
     }
 }
 
-/// How tokens are chosen. `generate` takes what is not given from the checkpoint; everything else is greedy then.
+/// How tokens are chosen. `generate` takes missing options from the checkpoint; every other command is greedy without
+/// them.
 #[derive(Args, Debug)]
 pub(crate) struct SamplingArgs {
-    /// 0 is greedy
+    /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
-    /// Draw from the N most likely tokens; 0 is all
+    /// Sample from the N most likely tokens; 0 means all
     #[arg(long, value_name = "N")]
     pub(crate) top_k: Option<usize>,
-    /// Draw from the most likely tokens that have this probability together
+    /// Sample from the most likely tokens whose probabilities add up to P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
-    /// Draw from the tokens that have at least this share of the most likely one's probability; 0 is all
+    /// Sample from tokens at least P times as likely as the most likely one; 0 means all
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
-    /// What the logits of tokens that are there already are divided by (multiplied, if below 0); 1 is none
+    /// Divide the logits of tokens already present by R (multiply them where negative); 1 means no penalty
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) repetition_penalty: Option<f32>,
-    /// Settles every draw, and the random control
+    /// Seed of all sampling and of the random control
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
 }
@@ -153,14 +154,15 @@ pub(crate) struct InfoArgs {
 pub(crate) struct TokensArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// The prompt to tokenize
     #[arg(long, value_name = "TEXT", required_unless_present_any = ["interpretation_prompt", "template"])]
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) chat: ChatArgs,
-    /// Show the tokens of this interpretation prompt, and which are written over; as for interpret
+    /// Show the tokens of this interpretation prompt and mark those that are overwritten; see interpret
     #[arg(long, value_name = "JSON", conflicts_with_all = ["template", "prompt", "chat"])]
     pub(crate) interpretation_prompt: Option<String>,
-    /// The same for an interpretation prompt by name
+    /// Show the tokens of a named interpretation prompt; see interpret
     #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
     pub(crate) template: Option<String>,
 }
@@ -169,15 +171,17 @@ pub(crate) struct TokensArgs {
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// The prompt to continue
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
     #[command(flatten)]
     pub(crate) chat: ChatArgs,
+    /// Generate at most N tokens
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) max_new_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// One object: prompt, text, new_ids, logprobs
+    /// Print one JSON object: prompt, text, new_ids, logprobs
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -186,45 +190,47 @@ pub(crate) struct GenerateArgs {
 pub(crate) struct TraceArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    /// The prompt to run
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: String,
     #[command(flatten)]
     pub(crate) chat: ChatArgs,
-    /// A .safetensors file, that appears when it is complete
+    /// A .safetensors file, which appears when it is complete
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
 
-/// Prompts that are chats.
+/// Prompts as chats.
 #[derive(Args, Debug)]
 pub(crate) struct ChatArgs {
-    /// A prompt is a message of the user, or messages as JSON: [{"role":"user","content":"Hello"}]. The model's own chat
-    /// template writes them out
+    /// Treat each prompt as a user message, or as a JSON list of messages: [{"role":"user","content":"Hello"}]. The
+    /// model's chat template formats them
     #[arg(long)]
     pub(crate) chat: bool,
-    /// A message of the system before them
+    /// Put a system message before the others
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
 }
 
-/// What `interpret` and `interpret-vectors` have in common.
+/// Options shared by `interpret`, `interpret-vectors` and `sweep`.
 #[derive(Args, Debug)]
 pub(crate) struct SweepArgs {
-    /// JSON list of strings, with a 0 for each placeholder; or messages, which the reader's chat template writes out:
+    /// A JSON list of strings with a 0 for each placeholder; or messages, which the reader's chat template formats:
     /// [{"role":"user","content":["Explain: ",0,0]},{"role":"assistant","content":"Sure,"}]
     #[arg(long, value_name = "JSON", conflicts_with = "template")]
     pub(crate) interpretation_prompt: Option<String>,
-    /// An interpretation prompt by name, as the reader's chat template writes it: summarize, materials, repeat, meaning,
+    /// A named interpretation prompt, formatted by the reader's chat template: summarize, materials, repeat, meaning,
     /// entity, continue [default: summarize]
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
-    /// The layer at whose input the embedding is written; several: 1,2,3 [default: what --map is for, else 1]
+    /// The layer at whose input the embedding is injected; several: 1,2,3 [default: the layer that --map is for, else
+    /// 1]
     #[arg(long, value_name = "K", allow_hyphen_values = true)]
     pub(crate) inject_layer: Option<String>,
     /// replace: s*v + (1-s)*h; add: h + s*v; add-matched: h + s*|h|*v/|v|; replace-norm: s*v/|v|
     #[arg(long, value_parser = mode(), default_value = "replace")]
     pub(crate) mode: InjectMode,
-    /// The factor s of --mode; several: 0.5,1
+    /// The strength s in --mode; several: 0.5,1
     #[arg(
         long,
         value_name = "S",
@@ -232,16 +238,16 @@ pub(crate) struct SweepArgs {
         allow_hyphen_values = true
     )]
     pub(crate) strength: String,
-    /// Most tokens of an interpretation [default: what the reader's folder says, else 30]
+    /// Generate at most N tokens per interpretation [default: what the reader's folder says, else 30]
     #[arg(long, value_name = "N")]
     pub(crate) max_new_tokens: Option<usize>,
-    /// Interpretations that are decoded together: a number, or auto
+    /// Interpretations to decode together: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto")]
     pub(crate) batch_size: String,
-    /// Leave out the relevancy of each generated token
+    /// Skip the relevancy of each generated token
     #[arg(long)]
     pub(crate) no_relevancy: bool,
-    /// Run each cell again without its embedding and compare: none, random, shuffled
+    /// Interpret each cell again without its embedding, and compare: none, random, shuffled
     #[arg(long, value_name = "LIST")]
     pub(crate) controls: Option<String>,
     #[command(flatten)]
@@ -253,17 +259,18 @@ pub(crate) struct SweepArgs {
 /// Where rows go.
 #[derive(Args, Debug)]
 pub(crate) struct OutArgs {
-    /// A .jsonl, .csv, .parquet or .txt file, a page to explore (.html), or a figure (.svg) [default: stdout]. Until it is
-    /// complete its rows are in NAME.partial.EXT beside it (pages and figures are written at the end). When the run fails
-    /// or is interrupted, the rows that are done take the file's place, or stay beside it if an older result is there
+    /// A .jsonl, .csv, .parquet or .txt file, a page to explore (.html), or a figure (.svg) [default: stdout]. Rows
+    /// collect in NAME.partial.EXT beside it until the file is complete (pages and figures are written at the end). If
+    /// the run fails or is interrupted, the finished rows become the file, or stay in the partial file if an older
+    /// result exists
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// What to write [default: by the name of --out; on stdout, table for a terminal and jsonl otherwise]
+    /// The output format [default: by the extension of --out; on stdout, table for a terminal and jsonl otherwise]
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatArg>,
 }
 
-/// The modes of writing, by the names of their table.
+/// The injection modes, by name.
 pub(crate) fn mode() -> impl TypedValueParser<Value = InjectMode> {
     PossibleValuesParser::new(InjectMode::ALL.map(InjectMode::name))
         .try_map(|name| name.parse::<InjectMode>())
@@ -285,26 +292,26 @@ pub(crate) enum FormatArg {
 pub(crate) struct InterpretArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// A prompt whose embeddings are interpreted; can be given several times
+    /// A prompt whose embeddings to interpret; repeat for several
     #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
-    /// A file with a prompt a line, or - for stdin. A line that is a JSON string is decoded, blank ones are skipped. Or
-    /// .csv, .jsonl or .parquet, with a prompt a record
+    /// A file with one prompt per line, or - for stdin. Lines that are JSON strings are decoded, blank lines are
+    /// skipped. Or .csv, .jsonl or .parquet with one prompt per record
     #[arg(long, value_name = "FILE|-", conflicts_with = "prompt")]
     pub(crate) prompts: Option<PathBuf>,
-    /// The column of --prompts [default: prompt, or the only one]
+    /// The column of --prompts to read [default: prompt, or the only column]
     #[arg(long, value_name = "NAME", requires = "prompts")]
     pub(crate) column: Option<String>,
     #[command(flatten)]
     pub(crate) chat: ChatArgs,
-    /// Layer:token pairs: 3:5,4:5; tokens from the end: 4:-1
+    /// Layer:token pairs: 3:5,4:5; tokens count from the end when negative: 4:-1
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
     /// Layers: A..B, A..=B, 1,2, last or all [default: what the reader's folder says, else all]
     #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,
-    /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; those that write a word: word:TEXT;
-    /// all behind the first TEXT: after:TEXT
+    /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; the tokens of a word: word:TEXT; all
+    /// tokens after the first TEXT: after:TEXT
     #[arg(
         long,
         value_name = "TOKENS",
@@ -312,8 +319,9 @@ pub(crate) struct InterpretArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: String,
-    /// Another model that puts the embeddings into words, as wide as --model (d_model) or with a --map between them; or the
-    /// folder of a released reader, which brings its prompt and its writes along (selfie reader show) [default: --model itself]
+    /// Another model to interpret the embeddings with. It needs the d_model of --model, or a --map from one to the
+    /// other. Or the folder of a released reader, which brings its own prompt and injection (selfie reader show)
+    /// [default: --model itself]
     #[arg(long, value_name = "MODEL")]
     pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]
@@ -326,10 +334,10 @@ pub(crate) struct InterpretArgs {
 pub(crate) struct InterpretVectorsArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Tensors [..., d_model] of f32, f16 or bf16
+    /// A file with tensors [..., d_model] of f32, f16 or bf16
     #[arg(long, value_name = "FILE.safetensors")]
     pub(crate) vectors: PathBuf,
-    /// Only this tensor of the file
+    /// Read only this tensor
     #[arg(long, value_name = "NAME")]
     pub(crate) tensor: Option<String>,
     #[command(flatten)]
@@ -342,11 +350,11 @@ pub(crate) struct InterpretVectorsArgs {
 pub(crate) struct SweepRunArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Prompts: .csv, .jsonl or .parquet with one a record; else a file (or - for stdin) with one a line, where a line that is a
-    /// JSON string is decoded
+    /// A .csv, .jsonl or .parquet file with one prompt per record; or any other file (or - for stdin) with one per
+    /// line, where lines that are JSON strings are decoded
     #[arg(long, value_name = "FILE|-")]
     pub(crate) prompts: PathBuf,
-    /// The column of --prompts [default: prompt, or the only one]
+    /// The column of --prompts to read [default: prompt, or the only column]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
     #[command(flatten)]
@@ -359,8 +367,8 @@ pub(crate) struct SweepRunArgs {
         allow_hyphen_values = true
     )]
     pub(crate) layers: String,
-    /// Tokens of each prompt: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; those that write a word:
-    /// word:TEXT; all behind the first TEXT: after:TEXT. What a prompt does not have is counted in the manifest
+    /// Tokens of each prompt: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; the tokens of a word:
+    /// word:TEXT; all tokens after the first TEXT: after:TEXT. The manifest counts what a prompt lacks
     #[arg(
         long,
         value_name = "TOKENS",
@@ -368,28 +376,28 @@ pub(crate) struct SweepRunArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: String,
-    /// Another model that puts the embeddings into words, as wide as --model (d_model) [default: --model itself]
+    /// Another model with the same d_model to interpret the embeddings with [default: --model itself]
     #[arg(long, value_name = "MODEL")]
     pub(crate) reader: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
-    /// Compute one of N equal parts, from 1/N to N/N, into a folder of its own in --out. Nobody has to wait for another
+    /// Compute one of N equal shards, 1/N to N/N, into its own folder in --out. Shards run independently
     #[arg(long, value_name = "I/N")]
     pub(crate) shard: Option<String>,
-    /// Rows of a part file
+    /// Rows per part file
     #[arg(long, value_name = "N", default_value_t = selfie_sweep::PART_ROWS)]
     pub(crate) part_rows: usize,
-    /// A folder: new, or one that this command has written into before
+    /// A new folder, or one that this command has written to before
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct MergeArgs {
-    /// Folders of sweep: one, those of all shards, or the one that these lie in
+    /// Sweep folders: one, all shards, or the folder that contains them
     #[arg(required = true, value_name = "DIR")]
     pub(crate) dirs: Vec<PathBuf>,
-    /// No notes on stderr
+    /// Print no notes on stderr
     #[arg(long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
@@ -398,13 +406,13 @@ pub(crate) struct MergeArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ReportArgs {
-    /// Files of rows that interpret wrote, .jsonl or .parquet, or folders of sweep, all of one model
+    /// Files of rows from interpret (.jsonl or .parquet), or sweep folders, all of one model
     #[arg(required = true, value_name = "ROWS")]
     pub(crate) rows: Vec<PathBuf>,
-    /// Rows of a second run, such as one with an edit, to show beside the first; what differs is marked
+    /// Rows of a second run, such as one with an edit, to show beside the first with the differences marked
     #[arg(long, value_name = "ROWS", num_args = 1..)]
     pub(crate) against: Vec<PathBuf>,
-    /// Only these layers: A..B, A..=B, 1,2, last or all
+    /// Show only these layers: A..B, A..=B, 1,2, last or all
     #[arg(
         long,
         value_name = "LAYERS",
@@ -412,7 +420,8 @@ pub(crate) struct ReportArgs {
         allow_hyphen_values = true
     )]
     pub(crate) layers: String,
-    /// Only these tokens: A..B, A..=B, A.., 1,2, last or all; from the end of what each prompt has rows of: -1, -3..
+    /// Show only these tokens: A..B, A..=B, A.., 1,2, last or all; negative ones count from the last token that each
+    /// prompt has rows for: -1, -3..
     #[arg(
         long,
         value_name = "TOKENS",
@@ -420,7 +429,7 @@ pub(crate) struct ReportArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: String,
-    /// A page that opens in a browser without a network (.html), or a figure (.svg); it appears when it is complete
+    /// A page that opens in a browser offline (.html), or a figure (.svg); it appears when it is complete
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -429,44 +438,44 @@ pub(crate) struct ReportArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The port to listen at; 0 is any that is free
+    /// The port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 7979)]
     pub(crate) port: u16,
-    /// The address to listen at. Anything but a loopback address lets others use the model: there is no password
+    /// The address to listen on. Any address but loopback lets others use the model: there is no password
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub(crate) host: IpAddr,
-    /// A name by which browsers may ask for it, beside localhost and addresses
+    /// Another host name that browsers may use, besides localhost and IP addresses
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
-    /// Most new tokens of a text
+    /// Generate at most N tokens per text
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_new_tokens: usize,
-    /// Most tokens of a prompt
+    /// Accept prompts of at most N tokens
     #[arg(long, value_name = "N", default_value_t = 2048)]
     pub(crate) max_prompt_tokens: usize,
-    /// Texts that are decoded together: a number, or auto
+    /// Texts to decode together: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto")]
     pub(crate) batch_size: String,
-    /// Requests at a time, those that wait included; more are told to come back
+    /// Requests at a time, waiting ones included; the server tells further clients to come back
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) queue: usize,
-    /// How long a request may take, in seconds
+    /// Time limit of a request, in seconds
     #[arg(long, value_name = "S", default_value_t = 600)]
     pub(crate) timeout: u64,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct RandomCheckpointArgs {
-    /// smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
+    /// The shape: smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: String,
-    /// A folder whose tokenizer.json the checkpoint gets
+    /// A folder with the tokenizer.json to copy into the checkpoint
     #[arg(long, value_name = "DIR")]
     pub(crate) tokenizer: PathBuf,
-    /// Settles every weight
+    /// Seed of all weights
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// The new folder, that appears when it is complete
+    /// A new folder, which appears when it is complete
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }

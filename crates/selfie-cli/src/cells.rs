@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use selfie::{Opened, TokenSelector};
 
-use crate::console::tell;
+use crate::console::print_note;
 use crate::error::{Result, usage};
 
-/// `A..B`, `A..=B`, `all`, `last`, or a list of numbers and ranges; `all` is `0..len`. `what` names the option.
+/// Parses `A..B`, `A..=B`, `all`, `last`, or a list of numbers and ranges; `all` is `0..len`. `what` names the option.
 pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> {
     let mut numbers = Vec::new();
     for part in text.split(',').map(str::trim) {
@@ -33,7 +33,7 @@ pub(crate) fn numbers(what: &str, text: &str, len: usize) -> Result<Vec<usize>> 
             ));
         };
         if range.is_empty() {
-            return usage(format!("--{what} {text}: \"{part}\" holds no number"));
+            return usage(format!("--{what} {text}: \"{part}\" is an empty range"));
         }
         if range.end > len {
             return usage(format!(
@@ -54,14 +54,14 @@ fn range(from: &str, to: &str) -> Option<Range<usize>> {
     }
 }
 
-/// The selector of `--tokens`.
+/// Parses the value of `--tokens`.
 pub(crate) fn selector(text: &str) -> Result<TokenSelector> {
     text.parse()
         .or_else(|error: selfie::Error| usage(format!("--tokens {error}")))
 }
 
-/// The tokens that the selector of `--tokens` finds in each prompt. What is in none of them is an error; what is in some only is told,
-/// with the prompts where it is not.
+/// The tokens that `--tokens` selects in each prompt. A part that no prompt has is an error. A part that only some
+/// prompts have is a note that names the others.
 pub(crate) fn tokens(
     selector: &TokenSelector,
     prompts: &[String],
@@ -83,7 +83,7 @@ pub(crate) fn tokens(
             return usage(format!("--tokens {selector}: {}", places[0].1));
         }
         let places: Vec<usize> = places.into_iter().map(|(index, _)| index).collect();
-        tell(
+        print_note(
             quiet,
             format!("--tokens: {}", not_in_all(&part, &places, prompts.len())),
         );
@@ -91,16 +91,18 @@ pub(crate) fn tokens(
     Ok(found)
 }
 
-/// That a part of a selector is not in all prompts, with the first of those.
+/// Says that a part of a selector is missing from some prompts, and names the first of them.
 fn not_in_all(what: &str, places: &[usize], prompts: usize) -> String {
     const NAMED: usize = 10;
     let first: Vec<String> = places.iter().take(NAMED).map(usize::to_string).collect();
     let more = if places.len() > NAMED { ", ..." } else { "" };
     let (count, list) = (places.len(), first.join(", "));
-    format!("\"{what}\" is not there in full in {count} of {prompts} prompts: {list}{more}")
+    format!(
+        "\"{what}\" is missing, in whole or in part, from {count} of {prompts} prompts: {list}{more}"
+    )
 }
 
-/// A number; a negative one is counted from `end`, and can come out below 0.
+/// Parses a number. A negative one counts back from `end`; the result can be below 0.
 fn position(text: &str, end: usize) -> Option<i64> {
     let number: i64 = text.parse().ok()?;
     if !text.starts_with('-') {
@@ -110,7 +112,7 @@ fn position(text: &str, end: usize) -> Option<i64> {
     (number < 0).then(|| end.saturating_add(number))
 }
 
-/// `L:T,L:T` of a prompt of so many tokens; `L:-1` is its last. `what` names the option.
+/// Parses `L:T,L:T` for a prompt with `tokens` tokens; `L:-1` is its last token. `what` names the option.
 pub(crate) fn pairs(what: &str, text: &str, tokens: usize) -> Result<Vec<(usize, usize)>> {
     let pair = |part: &str| {
         let (layer, token) = part.trim().split_once(':')?;
@@ -121,7 +123,7 @@ pub(crate) fn pairs(what: &str, text: &str, tokens: usize) -> Result<Vec<(usize,
             Some((layer, token)) => match usize::try_from(token) {
                 Ok(token) => Ok((layer, token)),
                 Err(_) => usage(format!(
-                    "--{what} {text}: \"{part}\" is before the first of {tokens} tokens"
+                    "--{what} {text}: \"{part}\" is before the first of the prompt's {tokens} tokens"
                 )),
             },
             None => usage(format!(
@@ -131,7 +133,7 @@ pub(crate) fn pairs(what: &str, text: &str, tokens: usize) -> Result<Vec<(usize,
         .collect()
 }
 
-/// A list of numbers.
+/// Parses a list of numbers.
 pub(crate) fn list<T: std::str::FromStr>(what: &str, text: &str) -> Result<Vec<T>> {
     text.split(',')
         .map(|part| match part.trim().parse() {
@@ -146,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_those_of_rust() {
+    fn ranges_follow_rust_syntax() {
         assert_eq!(numbers("layers", "1..4", 9).unwrap(), [1, 2, 3]);
         assert_eq!(numbers("layers", "1..=4", 9).unwrap(), [1, 2, 3, 4]);
         assert_eq!(numbers("layers", "all", 3).unwrap(), [0, 1, 2]);
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_refused() {
+    fn malformed_ranges_are_refused() {
         for text in [
             "", "a", "1..", "..3", "-1", "3..3", "3..2", "0..0", "1..=0", "1,,2", "9", "0..10",
         ] {

@@ -1,4 +1,4 @@
-//! Prompts that are chats: messages as they are given, and the text that the model's chat template makes of them.
+//! Chat prompts: the messages, and the text that the model's chat template makes of them.
 
 use std::ops::Range;
 
@@ -6,19 +6,18 @@ use selfie::Opened;
 use selfie::llama::{Bos, ChatEnd, ChatMessage, RenderedChat};
 
 use crate::args::{BosArg, ChatArgs, ModelArgs};
-use crate::console::tell;
+use crate::console::print_note;
 use crate::error::{Result, usage};
 
-/// A chat, written out.
+/// A formatted chat.
 pub(crate) struct Chat {
     /// Its messages.
     pub(crate) messages: Vec<ChatMessage>,
-    /// The text, and where they are in it.
+    /// The text, and where the messages are in it.
     pub(crate) rendered: RenderedChat,
 }
 
-/// The prompts as they are tokenized: with `--chat`, what the chat template makes of them. The model then adds nothing to
-/// a prompt.
+/// The texts to tokenize: with `--chat`, the output of the chat template, to which the tokenizer adds nothing.
 pub(crate) fn texts(
     prompts: Vec<String>,
     args: &ChatArgs,
@@ -32,7 +31,7 @@ pub(crate) fn texts(
     Ok(chats.into_iter().map(|chat| chat.rendered.text).collect())
 }
 
-/// [`texts`] of one prompt.
+/// [`texts`] for one prompt.
 pub(crate) fn text(
     prompt: &str,
     args: &ChatArgs,
@@ -43,7 +42,7 @@ pub(crate) fn text(
     Ok(texts.concat())
 }
 
-/// The chats of prompts, with a note if they begin without the bos that other prompts get.
+/// The chats of prompts, with a note if they lack the bos that other prompts get.
 pub(crate) fn chats(
     prompts: &[String],
     args: &ChatArgs,
@@ -51,7 +50,9 @@ pub(crate) fn chats(
     opened: &mut Opened,
 ) -> Result<Vec<Chat>> {
     if model.bos != BosArg::Auto {
-        return usage("--bos: with --chat the chat template says how a prompt begins");
+        return usage(
+            "--bos: the chat template decides how a prompt begins; leave --bos out with --chat",
+        );
     }
     let template = opened.needed_chat_template()?;
     let mut chats = Vec::with_capacity(prompts.len());
@@ -63,13 +64,13 @@ pub(crate) fn chats(
         chats.push(Chat { messages, rendered });
     }
     if let Some(chat) = chats.first() {
-        tell_of_bos(opened, &chat.rendered.text, model.quiet)?;
+        note_missing_bos(opened, &chat.rendered.text, model.quiet)?;
     }
     opened.options.bos = Bos::Given;
     Ok(chats)
 }
 
-/// A list of messages if it is one in JSON, else a message of the user; after one of the system, if it is given.
+/// The messages of a prompt: a JSON list as it is, anything else as one user message. `system` goes first.
 fn messages(prompt: &str, system: Option<&str>) -> Result<Vec<ChatMessage>> {
     let list = prompt.trim_start().strip_prefix('[');
     let is_list = list.is_some_and(|list| list.trim_start().starts_with('{'));
@@ -82,21 +83,21 @@ fn messages(prompt: &str, system: Option<&str>) -> Result<Vec<ChatMessage>> {
     };
     if let Some(system) = system {
         if messages.iter().any(|message| message.role == "system") {
-            return usage("--system: the messages have one of the system already");
+            return usage("--system: the messages already have a system message; give only one");
         }
         messages.insert(0, ChatMessage::new("system", system));
     }
     Ok(messages)
 }
 
-fn tell_of_bos(opened: &Opened, text: &str, quiet: bool) -> Result<()> {
+fn note_missing_bos(opened: &Opened, text: &str, quiet: bool) -> Result<()> {
     let tokenizer = &opened.tokenizer;
     let added = tokenizer.begin(Bos::Auto)?.first().copied();
     if let Some(bos) = added.filter(|bos| !text.is_empty() && !starts_with(opened, text, *bos)) {
         let bos = tokenizer.piece(bos).unwrap_or_default();
-        tell(
+        print_note(
             quiet,
-            format!("the chat template writes no {bos}, which prompts begin with otherwise"),
+            format!("the chat template writes no {bos}; prompts without --chat begin with it"),
         );
     }
     Ok(())
@@ -108,7 +109,7 @@ fn starts_with(opened: &Opened, text: &str, id: u32) -> bool {
 }
 
 impl Chat {
-    /// Whose message each token is of, as `1:user`; empty for the template's own.
+    /// The message that each token belongs to, as `1:user`; empty for the template's own tokens.
     pub(crate) fn roles(&self, opened: &Opened) -> Result<Vec<String>> {
         let overlaps = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
         let tokens = opened.tokenizer.encode_spans(&self.rendered.text)?;
@@ -128,17 +129,17 @@ impl Chat {
         Ok(tokens.into_iter().map(role).collect())
     }
 
-    /// Tells of the messages whose tokens cannot be told from the template's.
-    pub(crate) fn tell_of_lost(&self, quiet: bool) {
+    /// Notes the messages whose tokens cannot be found in the formatted text.
+    pub(crate) fn note_unmarked(&self, quiet: bool) {
         let messages = self.messages.iter().zip(&self.rendered.contents);
         for (index, (message, _)) in messages
             .enumerate()
             .filter(|(_, (_, content))| content.is_none())
         {
-            tell(
+            print_note(
                 quiet,
                 format!(
-                    "message {index} ({}) is not in the text as it is given: its tokens are not marked",
+                    "message {index} ({}) is not verbatim in the formatted text: its tokens are not marked",
                     message.role
                 ),
             );

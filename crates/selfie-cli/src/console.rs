@@ -1,11 +1,11 @@
-//! What goes to stderr while the program works.
+//! What the program prints to stderr while it works.
 
 use std::fmt::Display;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use selfie::{Note, Observer};
 
-/// Shows what is told while a model is loaded: notes as lines, the bytes as a bar.
+/// Shows how a model loads: notes as lines, progress as a bar.
 pub(crate) struct Console {
     quiet: bool,
     bar: ProgressBar,
@@ -23,7 +23,7 @@ impl Console {
 
 impl Observer for Console {
     fn note(&mut self, note: Note) {
-        tell(self.quiet, note);
+        print_note(self.quiet, note);
     }
 
     fn loaded(&mut self, bytes: u64, total: u64) {
@@ -38,14 +38,14 @@ impl Drop for Console {
     }
 }
 
-/// A line on stderr for what a user should know, unless it is to be quiet.
-pub(crate) fn tell(quiet: bool, note: impl Display) {
+/// Prints a note on stderr, unless the user asked for quiet.
+pub(crate) fn print_note(quiet: bool, note: impl Display) {
     if !quiet {
         eprintln!("note: {note}");
     }
 }
 
-/// A progress bar on stderr, that is nowhere when stderr is no terminal.
+/// A progress bar on stderr; hidden if stderr is not a terminal.
 pub(crate) fn bar(total: u64, quiet: bool) -> ProgressBar {
     let target = if quiet {
         ProgressDrawTarget::hidden()

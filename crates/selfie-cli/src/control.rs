@@ -23,8 +23,8 @@ use crate::control_report::Report;
 use crate::error::{Result, usage};
 use crate::open::{load, load_on, open};
 use crate::prompts::{
-    interpretation_prompt, only_auto_bos, tell_of_interpretation_prompt, tell_of_name,
-    tell_of_prompts,
+    interpretation_prompt, note_double_bos, note_interpretation_prompt, note_missing_template,
+    only_auto_bos,
 };
 use crate::scan::scan;
 
@@ -39,14 +39,14 @@ pub(crate) fn control(command: &ControlCommand) -> Result<()> {
 fn supervised(args: &SupervisedArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let control = supervised_of(args, &opened)?;
+    let control = build_supervised(args, &opened)?;
     let labels = labels(&opened, &control.sources)?;
     let quiet = args.model.quiet;
-    tell_of_prompts(&opened, &args.prompt, quiet)?;
+    note_double_bos(&opened, &args.prompt, quiet)?;
     if let Some(options) = &control.interpretation {
         let json = args.interpretation.interpretation_prompt.as_deref();
-        tell_of_name(json, &opened, quiet)?;
-        tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
+        note_missing_template(json, &opened, quiet)?;
+        note_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
     }
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
@@ -62,16 +62,16 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
     only_auto_bos(&args.model)?;
     let opened = open(&args.model)?;
-    let control = reinforce_of(args, &opened)?;
+    let control = build_reinforce(args, &opened)?;
     let labels = labels(&opened, &control.sources)?;
-    // A reward that cannot work is found before the weights are loaded.
+    // Find a reward that cannot work before loading the weights.
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
-    tell_of_prompts(&opened, &args.prompt, quiet)?;
+    note_double_bos(&opened, &args.prompt, quiet)?;
     let json = args.interpretation.interpretation_prompt.as_deref();
-    tell_of_name(json, &opened, quiet)?;
+    note_missing_template(json, &opened, quiet)?;
     let interpretation = &control.interpretation;
-    tell_of_interpretation_prompt(&opened, &interpretation.prompt, interpretation.bos, quiet)?;
+    note_interpretation_prompt(&opened, &interpretation.prompt, interpretation.bos, quiet)?;
     let mut report = Report::open(&args.training, labels, args.steps, quiet)?;
     let mut model = load(opened, quiet)?;
     let judge = reward.load_judge(&model, quiet)?;
@@ -86,10 +86,10 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
     })
 }
 
-/// What `control supervised` asks for, checked.
-pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
+/// Reads and checks the options of `control supervised`.
+pub(crate) fn build_supervised(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
     let (mut layers, mut sources) = (Vec::new(), Vec::new());
-    for (prompt, source) in of_each("source", &args.prompt, &args.source)? {
+    for (prompt, source) in pair_prompts("source", &args.prompt, &args.source)? {
         for (layer, token) in pairs("source", source, opened.encode(prompt)?.len())? {
             layers.push(layer);
             sources.push((prompt.clone(), token));
@@ -98,7 +98,8 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
     let layer = layers[0];
     if let Some(other) = layers.iter().find(|&&other| other != layer) {
         return usage(format!(
-            "--source {}: layers {layer} and {other}; an edit changes one layer, so give cells of one",
+            "--source {}: the cells are of layers {layer} and {other}; an edit changes one layer, so give cells of \
+             one layer",
             args.source.join(" --source ")
         ));
     }
@@ -118,10 +119,10 @@ pub(crate) fn supervised_of(args: &SupervisedArgs, opened: &Opened) -> Result<Su
     Ok(control)
 }
 
-/// What `control reinforce` asks for, checked.
-pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
+/// Reads and checks the options of `control reinforce`.
+pub(crate) fn build_reinforce(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
     let mut sources = Vec::new();
-    for (prompt, wanted) in of_each("tokens", &args.prompt, &args.tokens)? {
+    for (prompt, wanted) in pair_prompts("tokens", &args.prompt, &args.tokens)? {
         let found = tokens(
             &selector(wanted)?,
             std::slice::from_ref(prompt),
@@ -137,7 +138,7 @@ pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Rein
         ..REINFORCE
     };
     let mut training = training(&args.training, args.steps, seed, opened, &default)?;
-    // A program's rewards are its own: only its user knows which is enough.
+    // A program chooses its own scale of rewards, so only its user knows which value is enough.
     let default = training
         .stop_reward
         .filter(|_| args.reward_command.is_none());
@@ -152,15 +153,15 @@ pub(crate) fn reinforce_of(args: &ReinforceArgs, opened: &Opened) -> Result<Rein
     Ok(control)
 }
 
-/// Each prompt with its cells: the same of all, or one a prompt.
-fn of_each<'a>(
+/// Pairs each prompt with its cells: the same for all prompts, or one `--{what}` per prompt.
+fn pair_prompts<'a>(
     what: &str,
     prompts: &'a [String],
     cells: &'a [String],
 ) -> Result<Vec<(&'a String, &'a String)>> {
     if cells.len() != 1 && cells.len() != prompts.len() {
         return usage(format!(
-            "{} --{what} for {} prompts: give one for all, or one for each",
+            "{} --{what} for {} prompts: give one for all prompts, or one for each",
             cells.len(),
             prompts.len()
         ));
@@ -168,7 +169,7 @@ fn of_each<'a>(
     Ok(prompts.iter().zip(cells.iter().cycle()).collect())
 }
 
-/// How the held-out prompts go on before the edit and with it.
+/// Continuations of the held-out prompts before and after the edit.
 fn held_out<B: Backend>(
     args: &TrainingArgs,
     before: &Llama<B>,
@@ -196,7 +197,7 @@ fn held_out<B: Backend>(
         .collect())
 }
 
-/// What `--target..` asks for.
+/// Reads `--target..`.
 fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
     if let Some(path) = &args.target_vector {
         let width = opened.config.d_model;
@@ -219,11 +220,11 @@ fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
     Ok(Target::Cells(cells))
 }
 
-/// What a method takes where an option is not given.
+/// A method's defaults.
 struct Defaults {
     lr: f64,
     beta: f64,
-    /// The published method, without stops and bounds.
+    /// Whether to run the published method, without stops and bounds.
     published: bool,
 }
 
@@ -325,14 +326,14 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
     })
 }
 
-/// Tokens of an answer in which --answer-words are looked for.
+/// Length of the answers in which `--answer-words` are looked for, in tokens.
 const ANSWER_TOKENS: usize = 24;
 
 /// Where rewards come from.
 pub(crate) enum RewardSource {
     Words(WordReward),
     Command(CommandReward),
-    /// A judge, and the model that it asks until that is loaded; `None` is the controlled model.
+    /// A judge, and the model it asks until that model is loaded; `None` means the controlled model.
     Judge(Box<Judge>, Option<Box<Opened>>),
 }
 
@@ -372,7 +373,7 @@ impl RewardSource {
             path: template.to_owned(),
             source,
         })?;
-        // An editor ends the last line; the prompt does not.
+        // Editors end the last line with a newline; the prompt must not.
         let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
         let source = Source::from(dir);
         let other = if source.is_same(&opened.source) {
@@ -396,8 +397,12 @@ impl RewardSource {
         Ok(Self::Judge(Box::new(judge), other))
     }
 
-    /// Loads the model that a judge asks, beside the one that is controlled.
-    pub(crate) fn load_judge(&mut self, beside: &Model, quiet: bool) -> Result<Option<Asked>> {
+    /// Loads the judge's model, beside the controlled one.
+    pub(crate) fn load_judge(
+        &mut self,
+        beside: &Model,
+        quiet: bool,
+    ) -> Result<Option<LoadedJudge>> {
         let Self::Judge(_, other) = self else {
             return Ok(None);
         };
@@ -405,7 +410,7 @@ impl RewardSource {
             return Ok(None);
         };
         let Model { opened, llama } = load_on(*other, beside.device(), quiet)?;
-        Ok(Some(Asked {
+        Ok(Some(LoadedJudge {
             llama,
             tokenizer: Arc::new(opened.tokenizer),
             name: opened.name,
@@ -416,7 +421,7 @@ impl RewardSource {
         self,
         run: RewardedRun<'_, B>,
         llama: &mut Llama<B>,
-        judge_model: Option<&Asked>,
+        judge_model: Option<&LoadedJudge>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let RewardedRun {
@@ -431,7 +436,7 @@ impl RewardSource {
             (Self::Words(mut words), _) => run(&mut words),
             (Self::Command(mut command), _) => {
                 let mut outcome = run(&mut command)?;
-                // An answer too many at the end is a wrong count like any other.
+                // A surplus answer at the end is a wrong count like any other.
                 if let (Err(error), End::Steps) = (command.finish(), &outcome.end) {
                     outcome.end = End::Failed(Box::new(error));
                 }
@@ -446,26 +451,26 @@ impl RewardSource {
     }
 }
 
-/// A model that is loaded for a judge to ask.
-pub(crate) struct Asked {
+/// The loaded model that a judge asks.
+pub(crate) struct LoadedJudge {
     llama: AnyModel,
     tokenizer: Arc<Tokenizer>,
     name: String,
 }
 
-/// What a run of reinforcement control has beside its reward.
+/// What a reinforcement run needs besides its reward.
 pub(crate) struct RewardedRun<'a, B: Backend> {
     pub(crate) control: &'a Reinforce,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) unedited: &'a mut Unedited<B>,
 }
 
-/// A list of words.
+/// Splits a list of words.
 pub(crate) fn words(text: &str) -> Vec<String> {
     text.split(',').map(|word| word.trim().to_owned()).collect()
 }
 
-/// What the lines of a step call the embeddings.
+/// Names of the embeddings in the lines of a step.
 fn labels(opened: &Opened, sources: &[(String, usize)]) -> Result<Vec<String>> {
     let labels = sources.iter();
     labels
@@ -473,7 +478,7 @@ fn labels(opened: &Opened, sources: &[(String, usize)]) -> Result<Vec<String>> {
         .collect()
 }
 
-/// A token of a prompt, as a step's line calls it.
+/// Names a prompt's token in the lines of a step.
 fn label(opened: &Opened, prompt: &str, token: usize) -> Result<String> {
     let ids = opened.tokenizer.encode(prompt)?;
     let piece = opened.tokenizer.decode_all(&ids[token..=token])?;

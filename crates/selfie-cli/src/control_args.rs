@@ -11,32 +11,32 @@ use crate::args::{ModelArgs, SamplingArgs, mode};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ControlCommand {
-    /// Make the embedding at some cells of a prompt another one
+    /// Move the embeddings at some cells of a prompt to a target embedding
     Supervised(Box<SupervisedArgs>),
-    /// Interpret a prompt's embeddings, reward what they say, and train on it
+    /// Interpret a prompt's embeddings, reward what they say, and train on the reward
     Reinforce(Box<ReinforceArgs>),
-    /// Try layers, rates and weights on a short run each: scan --layers 2..14 --lr 1e-3,3e-3 reinforce ...
+    /// Try layers, learning rates and betas with one short run each: scan --layers 2..14 --lr 1e-3,3e-3 reinforce ...
     Scan(ScanArgs),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ScanArgs {
-    /// The layers: A..B, A..=B or a list; they take the place of --layer, or of the layers in --source and --target
+    /// Layers to try: A..B, A..=B or a list; they replace --layer, or the layers in --source and --target
     #[arg(long, value_name = "LAYERS")]
     pub(crate) layers: Option<String>,
-    /// The values of --lr
+    /// Values of --lr to try
     #[arg(long, value_name = "RATE,..")]
     pub(crate) lr: Option<String>,
-    /// The values of --beta
+    /// Values of --beta to try
     #[arg(long, value_name = "BETA,..")]
     pub(crate) beta: Option<String>,
-    /// A file with a JSON object a run. A run that is in it is not done again
+    /// Write one JSON object per run to this file; runs already in it are skipped
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) table: Option<PathBuf>,
-    /// Runs at a time [default: one a core as far as memory goes; on a GPU one]
+    /// Runs at a time [default: one per core as far as memory allows; one on a GPU]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// supervised or reinforce with its options, but those that are scanned and without --out
+    /// supervised or reinforce with its options, except the scanned ones and --out
     #[arg(
         value_name = "METHOD ..",
         required = true,
@@ -46,13 +46,13 @@ pub(crate) struct ScanArgs {
     pub(crate) method: Vec<String>,
 }
 
-/// What both methods have in common.
+/// Options shared by both methods.
 #[derive(Args, Debug)]
 pub(crate) struct TrainingArgs {
-    /// The step size of Adam [default: 1e-3 supervised, 2e-3 reinforce]
+    /// Adam's learning rate [default: 1e-3 supervised, 2e-3 reinforce]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
-    /// The decays of Adam's moments
+    /// Adam's betas: the decay rates of its two moments
     #[arg(
         long,
         value_name = "B1,B2",
@@ -60,13 +60,13 @@ pub(crate) struct TrainingArgs {
         allow_hyphen_values = true
     )]
     pub(crate) betas: String,
-    /// Stop when the loss is under this
+    /// Stop when the loss falls below this
     #[arg(long, value_name = "LOSS", allow_negative_numbers = true)]
     pub(crate) stop_loss: Option<f64>,
-    /// A file with a prompt a line, whose states should stay as they are
+    /// A file of reference prompts, one per line, whose states should stay as they are
     #[arg(long, value_name = "FILE")]
     pub(crate) reference: Option<PathBuf>,
-    /// The weight of what should stay [default: 10 supervised, 1 reinforce]
+    /// Weight of the loss that keeps the reference states as they are [default: 10 supervised, 1 reinforce]
     #[arg(
         long,
         value_name = "BETA",
@@ -74,11 +74,11 @@ pub(crate) struct TrainingArgs {
         requires = "reference"
     )]
     pub(crate) beta: Option<f64>,
-    /// Most tokens of the reference prompts in a step
+    /// Train each step on at most N tokens of the reference prompts
     #[arg(long, value_name = "N", default_value_t = 256, requires = "reference")]
     pub(crate) reference_batch: usize,
-    /// Stop, and take the last update back, when the mean KL divergence on the reference prompts, or on the model's own
-    /// answers to them, passes this
+    /// Stop and undo the last update when the mean KL divergence, on the reference prompts or on the model's own
+    /// answers to them, exceeds this
     #[arg(
         long,
         value_name = "NATS",
@@ -86,23 +86,23 @@ pub(crate) struct TrainingArgs {
         requires = "reference"
     )]
     pub(crate) max_drift: Option<f64>,
-    /// Looks more, from the next one on, at which --stop-loss or --stop-reward has to hold [default: 2]
+    /// Stop only if --stop-loss or --stop-reward still holds N steps later, and at every step between [default: 2]
     #[arg(long, value_name = "N")]
     pub(crate) patience: Option<usize>,
-    /// Which look is written: the best by loss or reward, then by drift, or the last; both within all bounds
-    /// [default: best]
+    /// Which step to write as the edit: the best one (by loss or reward, then by drift) or the last one, always within
+    /// all bounds [default: best]
     #[arg(long, value_enum)]
     pub(crate) write: Option<WriteArg>,
-    /// Stop, and take the last update back, when the norm of an embedding is more than this times what it was, or less
-    /// than its inverse; 0 sets no bound [default: 3]
+    /// Stop and undo the last update when an embedding's norm grows or shrinks by more than this factor; 0 sets no
+    /// bound [default: 3]
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub(crate) max_norm_change: Option<f64>,
-    /// Tokens that are written after the controlled prompts at each step, to see what becomes of them; 0 leaves it out
+    /// At each step, continue the controlled prompts by N tokens to see how the model's texts change; 0 skips this
     /// [default: 24]
     #[arg(long, value_name = "N")]
     pub(crate) watch_tokens: Option<usize>,
-    /// Stop, and take the last update back, when what the model writes surprises the unedited one by this much more
-    /// than before, in nats a token; 0 sets no bound
+    /// Stop and undo the last update when the model's texts surprise the unedited model by this much more than before,
+    /// in nats per token; 0 sets no bound
     #[arg(
         long,
         value_name = "NATS",
@@ -110,16 +110,16 @@ pub(crate) struct TrainingArgs {
         allow_negative_numbers = true
     )]
     pub(crate) max_surprise: f64,
-    /// Continue this prompt before the edit and with it, in the report; can be given several times
+    /// Report how this prompt continues before and after the edit; repeat for several
     #[arg(long, value_name = "TEXT")]
     pub(crate) held_out: Vec<String>,
-    /// Continue this prompt before each update; can be given several times
+    /// Continue this prompt before each update; repeat for several
     #[arg(long, value_name = "TEXT")]
     pub(crate) probe: Vec<String>,
-    /// Tokens of a probe's continuation
+    /// Generate N tokens per probe
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) probe_tokens: usize,
-    /// The file that the edit is written to; where the run fails or is interrupted and an older one is there,
+    /// The file to write the edit to. If the run fails or is interrupted and an older file exists, the edit goes to
     /// NAME.partial.safetensors
     #[arg(
         long,
@@ -127,32 +127,32 @@ pub(crate) struct TrainingArgs {
         required_unless_present = "dry_run"
     )]
     pub(crate) out: Option<PathBuf>,
-    /// A file with a JSON object a step, written as the rows of interpret --out are: step, loss, keep_loss, drift, rewards,
-    /// interpretations, probes, undecided
+    /// Write one JSON object per step to this file, in the same way as interpret --out writes rows: step, loss,
+    /// keep_loss, drift, rewards, interpretations, probes, undecided
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) log: Option<PathBuf>,
-    /// Check everything, do one step, write nothing
+    /// Check everything, run one step, write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
-/// How embeddings are interpreted.
+/// How to interpret embeddings.
 #[derive(Args, Debug)]
 pub(crate) struct InterpretationArgs {
-    /// JSON list of strings, with a 0 for each placeholder; or messages, as for interpret
+    /// A JSON list of strings with a 0 for each placeholder; or messages, as for interpret
     #[arg(long, value_name = "JSON", conflicts_with = "template")]
     pub(crate) interpretation_prompt: Option<String>,
-    /// An interpretation prompt by name, as the reader's chat template writes it: summarize, materials, repeat, meaning,
+    /// A named interpretation prompt, formatted by the reader's chat template: summarize, materials, repeat, meaning,
     /// entity, continue [default: summarize]
     #[arg(long, value_name = "NAME")]
     pub(crate) template: Option<String>,
-    /// The layer at whose input the embedding is written
+    /// The layer at whose input the embedding is injected
     #[arg(long, value_name = "K", default_value_t = 2)]
     pub(crate) inject_layer: usize,
     /// replace: s*v + (1-s)*h; add: h + s*v
     #[arg(long, value_parser = mode(), default_value = "replace")]
     pub(crate) mode: InjectMode,
-    /// The factor s of --mode
+    /// The strength s in --mode
     #[arg(
         long,
         value_name = "S",
@@ -160,7 +160,7 @@ pub(crate) struct InterpretationArgs {
         allow_negative_numbers = true
     )]
     pub(crate) strength: f32,
-    /// Most tokens of an interpretation
+    /// Generate at most N tokens per interpretation
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) max_new_tokens: usize,
     #[command(flatten)]
@@ -171,11 +171,11 @@ pub(crate) struct InterpretationArgs {
 pub(crate) struct SupervisedArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The prompt whose embeddings are changed; given several times, the cells of each
+    /// The prompt whose embeddings to change; repeat for several, each with its cells
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
-    /// The cells that are changed, all of one layer, counted as in hidden_states: 7:3,7:4; tokens from the end: 7:-1;
-    /// given several times, those of each prompt in turn
+    /// The cells to change, all of one layer, numbered as in hidden_states: 7:3,7:4; tokens count from the end when
+    /// negative: 7:-1; repeat for each prompt in turn
     #[arg(
         long,
         value_name = "L:T,..",
@@ -183,7 +183,7 @@ pub(crate) struct SupervisedArgs {
         allow_hyphen_values = true
     )]
     pub(crate) source: Vec<String>,
-    /// The prompt of the target; given several times, the mean over all
+    /// The prompt of the target; repeat to take the mean over several
     #[arg(
         long,
         value_name = "TEXT",
@@ -191,7 +191,7 @@ pub(crate) struct SupervisedArgs {
         required_unless_present = "target_vector"
     )]
     pub(crate) target_prompt: Vec<String>,
-    /// The target: a cell of --target-prompt, or the mean of several
+    /// The target: a cell of --target-prompt, or several to average
     #[arg(
         long,
         value_name = "L:T,..",
@@ -199,13 +199,13 @@ pub(crate) struct SupervisedArgs {
         allow_hyphen_values = true
     )]
     pub(crate) target: Option<String>,
-    /// The target as a vector of a file, or the mean of several
+    /// Take the target from a file of vectors; several are averaged
     #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["target_prompt", "target"])]
     pub(crate) target_vector: Option<PathBuf>,
-    /// Only this tensor of --target-vector
+    /// Read only this tensor of --target-vector
     #[arg(long, value_name = "NAME", requires = "target_vector")]
     pub(crate) tensor: Option<String>,
-    /// Most updates
+    /// Run at most N updates
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub(crate) steps: usize,
     #[command(flatten)]
@@ -221,13 +221,13 @@ pub(crate) struct SupervisedArgs {
 pub(crate) struct ReinforceArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The prompt whose embeddings are interpreted and changed; can be given several times
+    /// The prompt whose embeddings to interpret and change; repeat for several
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
-    /// Their layer, counted as in hidden_states
+    /// The layer of the embeddings, numbered as in hidden_states
     #[arg(long, value_name = "L", allow_negative_numbers = true)]
     pub(crate) layer: usize,
-    /// Their tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; given several times, those of
+    /// The tokens of the embeddings: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; repeat for
     /// each prompt in turn
     #[arg(
         long,
@@ -236,21 +236,21 @@ pub(crate) struct ReinforceArgs {
         allow_hyphen_values = true
     )]
     pub(crate) tokens: Vec<String>,
-    /// Reward by words that an interpretation mentions: 1 or -1
+    /// Reward 1 or -1 by whether an interpretation mentions these words
     #[arg(long, value_name = "W,W", conflicts_with_all = ["judge", "reward_command"])]
     pub(crate) reward_words: Option<String>,
-    /// When --reward-words gives 1: none of them is mentioned, or any
+    /// Reward 1 if none of the words is mentioned, or if any is
     #[arg(long, value_enum, default_value = "none", requires = "reward_words")]
     pub(crate) reward_when: WhenArg,
-    /// Words that count in what the model answers to the prompt, as --reward-words do in the interpretations; both have
-    /// to be as they should
+    /// Also check the model's answer to the prompt for these words, as --reward-words checks the interpretation; both
+    /// must pass
     #[arg(long, value_name = "W,W", requires = "reward_words")]
     pub(crate) answer_words: Option<String>,
-    /// Stop when the mean reward is this [default: 1 for words and judges]
+    /// Stop when the mean reward reaches this [default: 1 for words and judges]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) stop_reward: Option<f64>,
-    /// Which embeddings are pushed: those that have not their reward yet, or all; always is the published method, and
-    /// leaves out --stop-reward, --patience, --max-norm-change, --watch-tokens and --write best, where they are not given
+    /// Which embeddings to push: those that do not have their reward yet, or all. always is the published method: it
+    /// drops the defaults of --stop-reward, --patience, --max-norm-change and --watch-tokens, and writes the last step
     #[arg(long, value_enum, default_value = "until")]
     pub(crate) push: PushArg,
     /// Reward by a model's answer; the folder of --model means the controlled model itself, with the edit so far
@@ -261,22 +261,23 @@ pub(crate) struct ReinforceArgs {
         conflicts_with = "reward_command"
     )]
     pub(crate) judge: Option<PathBuf>,
-    /// A file with the judge's prompt, that has {interpretation} in it
+    /// A file with the judge's prompt, which must contain {interpretation}
     #[arg(long, value_name = "FILE", requires = "judge")]
     pub(crate) judge_template: Option<PathBuf>,
-    /// Words of the judge's answer that are worth 1
+    /// Words in the judge's answer that give reward 1
     #[arg(long, value_name = "W,W", default_value = "yes", requires = "judge")]
     pub(crate) judge_good: String,
-    /// Words of the judge's answer that are worth -1
+    /// Words in the judge's answer that give reward -1
     #[arg(long, value_name = "W,W", default_value = "no", requires = "judge")]
     pub(crate) judge_bad: String,
-    /// Most tokens of the judge's answer
+    /// Generate at most N tokens per answer of the judge
     #[arg(long, value_name = "N", default_value_t = 10, requires = "judge")]
     pub(crate) judge_tokens: usize,
-    /// Reward by a program: for each line {"step","layer","token","interpretation"} it answers a line {"reward":-1}
+    /// Reward by a program: it reads one line {"step","layer","token","interpretation"} and answers one line
+    /// {"reward":-1} per interpretation
     #[arg(long, value_name = "CMD")]
     pub(crate) reward_command: Option<String>,
-    /// Seconds that the program has for the answers of a step
+    /// Seconds that the program has to answer a step
     #[arg(
         long,
         value_name = "S",
@@ -285,7 +286,7 @@ pub(crate) struct ReinforceArgs {
         allow_negative_numbers = true
     )]
     pub(crate) reward_timeout: f64,
-    /// Most updates
+    /// Run at most N updates
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) steps: usize,
     #[command(flatten)]
@@ -314,7 +315,7 @@ pub(crate) enum WriteArg {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EditCommand {
-    /// What an edit changes, on what, and how it was made
+    /// Show what an edit changes, in which model, and how it was made
     Show(EditShowArgs),
     /// Write a checkpoint with edits in it to a new folder
     Export(EditExportArgs),
@@ -325,7 +326,7 @@ pub(crate) struct EditShowArgs {
     /// Edit files
     #[arg(value_name = "EDIT", required = true)]
     pub(crate) edits: Vec<PathBuf>,
-    /// A JSON object an edit
+    /// Print one JSON object per edit
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -334,13 +335,13 @@ pub(crate) struct EditShowArgs {
 pub(crate) struct EditExportArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Edit files, in order, as --edit
+    /// Edit files, applied in order, as with --edit
     #[arg(value_name = "EDIT")]
     pub(crate) edits: Vec<PathBuf>,
-    /// A LoRA to put into the weights, after the edits
+    /// A LoRA to merge into the weights after the edits
     #[arg(long, value_name = "DIR")]
     pub(crate) lora: Option<PathBuf>,
-    /// The new folder, that appears when it is complete
+    /// A new folder, which appears when it is complete
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
 }
@@ -351,22 +352,23 @@ pub(crate) enum EvalCommand {
     Facts(FactsArgs),
     /// CSV with prompt, question, answer: how often the continuation mentions the answer, or other words
     Choices(ChoicesArgs),
-    /// An instruction a line: how often the continuation mentions given words
+    /// One instruction per line: how often the continuation mentions given words
     Behaviours(BehavioursArgs),
     /// CSV with prompt, target, paraphrases, neighbours: efficacy, paraphrase, specificity and their harmonic mean
     Rewrites(RewritesArgs),
-    /// A text a line: how far the edits move the next-token distributions
+    /// One text per line: how far the edits move the next-token distributions
     Drift(DriftArgs),
 }
 
-/// What the evaluations that generate have in common.
+/// Options shared by the evaluations that generate text.
 #[derive(Args, Debug)]
 pub(crate) struct SuiteArgs {
+    /// Generate at most N tokens per prompt
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) max_new_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// A CSV with a row for each continuation
+    /// Write a CSV with one row per continuation
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -386,11 +388,11 @@ pub(crate) struct FactsArgs {
 pub(crate) struct RewritesArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// CSV with the columns prompt, target, paraphrases, neighbours; the last two are JSON lists, or have | between
-    /// prompts. With a column attribute, that is what neighbours should say
+    /// CSV with the columns prompt, target, paraphrases, neighbours; the last two hold JSON lists or prompts separated
+    /// by |. If there is a column attribute, neighbours should mention it
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) data: PathBuf,
-    /// What is continued, with {} for the prompt
+    /// The text to continue, with {} for the prompt
     #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
     pub(crate) template: String,
     #[command(flatten)]
@@ -404,7 +406,7 @@ pub(crate) struct ChoicesArgs {
     /// CSV with the columns prompt, question, answer
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) data: PathBuf,
-    /// What is continued
+    /// The text to continue
     #[arg(
         long,
         value_name = "TEXT",
@@ -422,10 +424,10 @@ pub(crate) struct ChoicesArgs {
 pub(crate) struct BehavioursArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// A file with an instruction a line
+    /// A file with one instruction per line
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
-    /// What is continued, with {} for the instruction; can be given several times
+    /// The text to continue, with {} for the instruction; repeat for several
     #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
     pub(crate) template: Vec<String>,
     /// The words to look for
@@ -439,17 +441,17 @@ pub(crate) struct BehavioursArgs {
 pub(crate) struct DriftArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// A file with a text a line
+    /// A file with one text per line
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
-    /// Without --edit: the model to compare with, which is computed in f32 [default: --model itself]
+    /// Without --edit: the model to compare with, computed in f32 [default: --model itself]
     #[arg(long, value_name = "MODEL", conflicts_with = "edit")]
     pub(crate) against: Option<PathBuf>,
-    /// Without --edit: interpret the last token of each text at every layer with both models, N new tokens each, and say how
-    /// many interpretations change; 0 leaves it out
+    /// Without --edit: interpret the last token of each text at every layer with both models, N new tokens each, and
+    /// count the interpretations that differ; 0 skips this
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "edit")]
     pub(crate) interpret: usize,
-    /// A CSV with the figures
+    /// Write the results to this CSV
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) out: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What `selfie control` tells of a run.
+//! What `selfie control` reports about a run.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,7 +13,8 @@ use crate::control_args::TrainingArgs;
 use crate::error::{CliError, Result};
 use crate::stop::Stop;
 
-/// Tells of each step: a line on stdout, an object in the log, the bar on stderr. Ctrl-C ends the run and keeps the edit so far.
+/// Reports each step: a line on stdout, an object in the log, the bar on stderr. Ctrl-C ends the run and keeps the edit
+/// so far.
 pub(crate) struct Report {
     labels: Vec<String>,
     log: Option<(OutputFile, File)>,
@@ -22,7 +23,7 @@ pub(crate) struct Report {
     quiet: bool,
     stop: Stop,
     error: Option<CliError>,
-    /// What the controlled prompts were last continued with.
+    /// The latest continuations of the controlled prompts.
     written: Vec<String>,
 }
 
@@ -33,7 +34,7 @@ impl Report {
         steps: usize,
         quiet: bool,
     ) -> Result<Self> {
-        // Before there is a file that somebody who waits for it could see.
+        // Before the files appear, since someone may be waiting for them to send a signal.
         let stop = Stop::listen();
         let (mut edit, mut log) = (None, None);
         if !args.dry_run {
@@ -45,7 +46,7 @@ impl Report {
             }
         }
         let bar = bar(steps as u64, quiet).with_style(style(
-            "{bar:30} step {pos}/{len} {elapsed} gone, {eta} left",
+            "{bar:30} step {pos}/{len} {elapsed} elapsed, {eta} left",
         ));
         Ok(Self {
             labels,
@@ -109,7 +110,7 @@ impl Report {
         text
     }
 
-    /// Writes the edit and says how it ended.
+    /// Writes the edit and reports how the run ended.
     pub(crate) fn finish(
         mut self,
         outcome: Outcome,
@@ -125,15 +126,15 @@ impl Report {
                 _ => false,
             };
         let mut kept = match self.edit.take() {
-            _ if dry_run => "dry run: nothing is written".to_owned(),
+            _ if dry_run => "dry run: nothing was written".to_owned(),
             Some(out) if updates > 0 => {
                 let place = write_edit(out, &outcome, complete)?;
                 format!("the edit of {updates} updates is in {place}")
             }
             _ if outcome.steps.len() > 1 => {
-                "no step was better than the model without an edit: no edit is written".to_owned()
+                "no step was better than the unedited model: no edit was written".to_owned()
             }
-            _ => "there was no update: no edit is written".to_owned(),
+            _ => "there was no update: no edit was written".to_owned(),
         };
         if let Some((out, _)) = self.log.take()
             && !outcome.steps.is_empty()
@@ -196,7 +197,7 @@ impl Report {
     }
 }
 
-/// Writes the edit, and says where it is.
+/// Writes the edit and returns where it is.
 fn write_edit(mut out: OutputFile, outcome: &Outcome, complete: bool) -> Result<String> {
     let mut file = out.file()?;
     let written = outcome
@@ -207,7 +208,7 @@ fn write_edit(mut out: OutputFile, outcome: &Outcome, complete: bool) -> Result<
     put(out, complete)
 }
 
-/// Puts a file in its place; the result of a run that failed only where there is no older one. Says where it is.
+/// Moves a file into place. The result of a failed run replaces no older file. Returns where the file is.
 fn put(out: OutputFile, complete: bool) -> Result<String> {
     let path = out.path().display().to_string();
     if complete {
@@ -215,7 +216,7 @@ fn put(out: OutputFile, complete: bool) -> Result<String> {
         return Ok(path);
     }
     Ok(match out.keep()? {
-        Some(partial) => format!("{}, beside the older {path}", partial.display()),
+        Some(partial) => format!("{} (the older {path} was kept)", partial.display()),
         None => path,
     })
 }
@@ -234,7 +235,7 @@ impl Observer for Report {
             self.bar.suspend(|| {
                 eprintln!(
                     "note: {empty} of {all} interpretations are empty at the first step: the model ended the text at \
-                     once, and that is what is rewarded; another end of the interpretation prompt may help"
+                     once, and the reward sees empty texts; try an interpretation prompt that ends differently"
                 );
             });
         }

@@ -1,4 +1,4 @@
-//! Every command that README and docs show is one that the program takes.
+//! The program accepts every command in README and docs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use clap::Parser;
 
 use crate::args::Cli;
 
-/// The words of each command of the program in the shell blocks of a page.
+/// The words of each `selfie` command in the shell blocks of a page.
 fn commands(page: &str) -> Vec<Vec<String>> {
     let mut commands = Vec::new();
     let mut in_shell = false;
@@ -28,7 +28,7 @@ fn commands(page: &str) -> Vec<Vec<String>> {
     commands
 }
 
-/// The words of a command, if it is one of the program.
+/// The words of a command, if it runs this program.
 fn words(command: &str) -> Option<Vec<String>> {
     let own = command
         .strip_prefix("cargo run --release -- ")
@@ -53,11 +53,11 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_program_takes_every_command_of_the_pages() {
+fn the_program_accepts_every_documented_command() {
     let mut seen = 0;
     for page in pages() {
         for mut words in commands(&fs::read_to_string(&page).unwrap()) {
-            // A page may leave options out.
+            // A page may elide options.
             words.retain(|word| word != "...");
             if let Err(error) = Cli::try_parse_from(&words) {
                 panic!("{}: {}\n{error}", page.display(), words.join(" "));

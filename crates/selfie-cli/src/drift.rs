@@ -14,7 +14,7 @@ use crate::error::{CliError, Result, usage};
 use crate::eval::write_csv;
 use crate::open::{load, load_on, load_unedited, open};
 
-/// How far edits move the next-token distributions; without edits, how far a model is from one in f32.
+/// With edits, measures how far they move the next-token distributions; without, how far a model is from f32.
 pub(crate) fn drift(args: &DriftArgs) -> Result<()> {
     let opened = open(&args.model)?;
     let texts = lines(&args.data)?;
@@ -26,9 +26,9 @@ pub(crate) fn drift(args: &DriftArgs) -> Result<()> {
     }
     let out = args.out.as_deref().map(OutputFile::new).transpose()?;
     let (drift, changed) = if opened.edits.is_empty() {
-        of_formats(args, opened, &texts, &ids)?
+        format_drift(args, opened, &texts, &ids)?
     } else {
-        (of_edits(args, opened, &ids)?, None)
+        (edit_drift(args, opened, &ids)?, None)
     };
     if let Some(out) = out {
         write_csv(out, |writer| {
@@ -65,7 +65,7 @@ pub(crate) fn drift(args: &DriftArgs) -> Result<()> {
     Ok(())
 }
 
-fn of_edits(args: &DriftArgs, opened: Opened, ids: &[Vec<u32>]) -> Result<Drift> {
+fn edit_drift(args: &DriftArgs, opened: Opened, ids: &[Vec<u32>]) -> Result<Drift> {
     let lowest = opened.edits.iter().map(|(_, edit)| edit.mlp.layer).min();
     let mut model = load_unedited(opened, args.model.quiet)?;
     Ok(on!(&mut model.llama, llama => {
@@ -75,15 +75,15 @@ fn of_edits(args: &DriftArgs, opened: Opened, ids: &[Vec<u32>]) -> Result<Drift>
     }))
 }
 
-/// Interpretations that are other texts by the one model than by the other.
+/// How many interpretations differ between two models.
 #[derive(Clone, Copy)]
 struct Changed {
     changed: usize,
     of: usize,
 }
 
-/// The model as its options say, against f32.
-fn of_formats(
+/// Compares the model, with its options, to f32.
+fn format_drift(
     args: &DriftArgs,
     opened: Opened,
     texts: &[String],
@@ -109,7 +109,7 @@ fn of_formats(
     let (ours, theirs) = (opened.config.vocab_size, reference.config.vocab_size);
     if ours != theirs {
         return usage(format!(
-            "--against: the vocabulary of {} has {theirs} tokens, that of {} {ours}",
+            "--against: {} has a vocabulary of {theirs} tokens, {} one of {ours}",
             reference.name, opened.name
         ));
     }
@@ -131,7 +131,7 @@ fn of_formats(
     Ok((drift, Some(Changed { changed, of })))
 }
 
-/// The interpretations of the last token of each text, at every layer.
+/// Interpretations of each text's last token at every layer.
 fn interpretations(
     model: &Model,
     max_new_tokens: usize,

@@ -35,7 +35,7 @@ fn show(args: &EditShowArgs) -> Result<()> {
     out.write_all(text.as_bytes()).map_err(CliError::Stdout)
 }
 
-/// The metadata, and the tensors.
+/// An edit's metadata and its tensors.
 fn json_of(edit: &Edit) -> Value {
     let mut json = json!(edit.meta);
     let tensor =
@@ -125,7 +125,7 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
     let lora = lora.map_err(selfie::Error::from)?;
     if edits.is_empty() && lora.is_none() {
         return usage(
-            "give at least one edit, or --lora: selfie edit export --model DIR EDIT --out DIR",
+            "nothing to export; give at least one edit, or --lora: selfie edit export --model DIR EDIT --out DIR",
         );
     }
     let exported = match &args.model.model {
@@ -137,7 +137,7 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
     };
     if exported.other_dtype && !args.model.quiet {
         eprintln!(
-            "note: the edited tensors are {}, the others as they were; in transformers, load the folder with \
+            "note: the edited tensors are {}, the others are unchanged; in transformers, load the folder with \
              torch_dtype=torch.float32",
             edits.first().map_or(DType::F32, |(_, edit)| edit.dtype())
         );
@@ -145,7 +145,7 @@ fn write_checkpoint(args: &EditExportArgs) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{}: {} weight files written anew, {} linked, {} other files copied",
+        "{}: {} weight files rewritten, {} linked, {} other files copied",
         args.out.display(),
         exported.rewritten.len(),
         exported.linked.len(),

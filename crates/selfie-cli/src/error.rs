@@ -1,4 +1,4 @@
-//! Errors as the user sees them: one line, and an exit code.
+//! Errors as the user sees them: one line and an exit code.
 
 use std::io;
 
@@ -16,16 +16,17 @@ pub(crate) enum CliError {
     Usage(String),
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
-    /// `done` says which rows are where.
+    /// `done` says which rows were written, and where.
     #[error("interrupted: {done}")]
     Interrupted { done: String },
-    /// A run that failed when some of it was done.
+    /// A run that failed after doing part of its work.
     #[error("{error}; {done}")]
     Stopped { error: Box<CliError>, done: String },
     #[error("interrupted after {updates} updates")]
     ControlInterrupted { updates: usize },
     #[error(
-        "the first update brings the drift to {drift:.6}, over --max-drift {bound}: no edit is written; try a smaller --lr"
+        "the first update raises the drift to {drift:.6}, above --max-drift {bound}: no edit was written; try a \
+         smaller --lr"
     )]
     NoUpdate { drift: f64, bound: f64 },
     #[error("--prompts: {0}")]
@@ -43,7 +44,7 @@ pub(crate) enum CliError {
 pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
 
 impl CliError {
-    /// 2 for what the command line can set right, 1 for a run that failed.
+    /// 2 for errors that the command line can fix, 1 for failed runs.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
@@ -54,12 +55,12 @@ impl CliError {
             ) => 2,
             Self::Serve(ServeError::Listen { .. } | ServeError::Limit { .. }) => 2,
             Self::Selfie(error) if error.kind() == ErrorKind::Usage => 2,
-            Self::Prompts(error) | Self::Sweep(error) => of_sweep(error),
+            Self::Prompts(error) | Self::Sweep(error) => sweep_exit_code(error),
             _ => 1,
         }
     }
 
-    /// Whether the reader of what is written has gone, as `head` does: that is no failure.
+    /// Whether the reader of stdout has closed it, as `head` does. That is not a failure.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         match self {
             Self::Stdout(error) => error.kind() == io::ErrorKind::BrokenPipe,
@@ -72,7 +73,7 @@ impl CliError {
     }
 }
 
-fn of_sweep(error: &SweepError) -> u8 {
+fn sweep_exit_code(error: &SweepError) -> u8 {
     match error {
         SweepError::Selfie(error) if error.kind() == ErrorKind::Usage => 2,
         SweepError::Selfie(_)
@@ -113,7 +114,7 @@ impl From<LlamaError> for CliError {
     }
 }
 
-/// A [`CliError::Usage`].
+/// Returns a [`CliError::Usage`].
 pub(crate) fn usage<T>(message: impl Into<String>) -> Result<T> {
     Err(CliError::Usage(message.into()))
 }

@@ -29,15 +29,15 @@ pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
         EvalCommand::Drift(args) => &args.model,
     })?;
     match command {
-        EvalCommand::Facts(args) => of_facts(args),
-        EvalCommand::Choices(args) => of_choices(args),
-        EvalCommand::Behaviours(args) => of_behaviours(args),
-        EvalCommand::Rewrites(args) => of_rewrites(args),
+        EvalCommand::Facts(args) => eval_facts(args),
+        EvalCommand::Choices(args) => eval_choices(args),
+        EvalCommand::Behaviours(args) => eval_behaviours(args),
+        EvalCommand::Rewrites(args) => eval_rewrites(args),
         EvalCommand::Drift(args) => drift(args),
     }
 }
 
-fn of_facts(args: &FactsArgs) -> Result<()> {
+fn eval_facts(args: &FactsArgs) -> Result<()> {
     run(
         open(&args.model)?,
         &facts(&args.data)?,
@@ -46,13 +46,13 @@ fn of_facts(args: &FactsArgs) -> Result<()> {
     )
 }
 
-fn of_choices(args: &ChoicesArgs) -> Result<()> {
+fn eval_choices(args: &ChoicesArgs) -> Result<()> {
     let others = args.words.as_deref().map(words).unwrap_or_default();
     let suite = choices(&args.data, &args.template, &others)?;
     run(open(&args.model)?, &suite, &args.suite, &args.model)
 }
 
-fn of_behaviours(args: &BehavioursArgs) -> Result<()> {
+fn eval_behaviours(args: &BehavioursArgs) -> Result<()> {
     let words = words(&args.words);
     if words.iter().any(String::is_empty) {
         return usage(format!("--words {:?}: a word is empty", args.words));
@@ -61,12 +61,12 @@ fn of_behaviours(args: &BehavioursArgs) -> Result<()> {
     run(open(&args.model)?, &suite, &args.suite, &args.model)
 }
 
-fn of_rewrites(args: &RewritesArgs) -> Result<()> {
+fn eval_rewrites(args: &RewritesArgs) -> Result<()> {
     let suite = rewrites(&args.data, &args.template)?;
     run(open(&args.model)?, &suite, &args.suite, &args.model)
 }
 
-/// Continues all prompts before the edits, and with them if there are any; prints the shares.
+/// Continues all prompts before the edits, and with the edits if there are any; prints the shares.
 fn run(opened: Opened, suite: &Suite, args: &SuiteArgs, model: &ModelArgs) -> Result<()> {
     if args.max_new_tokens == 0 {
         return usage("--max-new-tokens 0: expected at least 1");
@@ -89,7 +89,7 @@ fn run(opened: Opened, suite: &Suite, args: &SuiteArgs, model: &ModelArgs) -> Re
         .map_err(CliError::Stdout)
 }
 
-/// The continuations before the edits, and with them if there are any.
+/// The continuations before the edits, and with the edits if there are any.
 fn texts(
     model: &mut Model,
     suite: &Suite,
@@ -99,7 +99,7 @@ fn texts(
     let passes = 1 + usize::from(!model.opened.edits.is_empty());
     let total = suite.cases.len() * passes;
     let bar = bar(total as u64, quiet).with_style(style(
-        "{bar:30} {pos}/{len} prompts, {elapsed} gone, {eta} left",
+        "{bar:30} {pos}/{len} prompts, {elapsed} elapsed, {eta} left",
     ));
     let mut texts = Vec::new();
     for pass in 0..passes {
@@ -114,7 +114,7 @@ fn texts(
     Ok(texts)
 }
 
-/// A line a measure: its share before, and after.
+/// One line per measure: its share before and after.
 fn table(scores: &[Vec<Score>]) -> String {
     let mut text = String::new();
     let mut group = String::new();
@@ -140,7 +140,7 @@ fn table(scores: &[Vec<Score>]) -> String {
         }
         text.push('\n');
     }
-    // The measures of rewrites are of one group, and make one score.
+    // All measures of rewrites are in one group, and make one score.
     if scores[0].iter().any(|score| score.measure == "specificity") {
         text += &format!("{:20} {:>7}", "harmonic mean", "");
         for pass in scores {
@@ -151,7 +151,7 @@ fn table(scores: &[Vec<Score>]) -> String {
     text
 }
 
-/// A row a continuation: where it comes from, the text before and after, and what was found in each (1 or 0).
+/// One row per continuation: its prompt, the text before and after, and what was found in each (1 or 0).
 fn write_texts<'a>(
     writer: &mut csv::Writer<File>,
     suite: &'a Suite,
@@ -167,7 +167,7 @@ fn write_texts<'a>(
         if suite.cases.iter().all(same) {
             header.extend(first.iter().map(|measure| format!("{name}: {measure}")));
         } else {
-            // Each row says itself what is measured.
+            // Each row names what it measures.
             header.push(format!("{name}: found"));
         }
     }
@@ -177,7 +177,7 @@ fn write_texts<'a>(
         for texts in texts {
             let text = &texts[index];
             record.push(text.clone());
-            let found = case.measures.iter().map(|m| m.look.finds(text));
+            let found = case.measures.iter().map(|m| m.condition.finds(text));
             record.extend(found.map(|found| u8::from(found).to_string()));
         }
         writer.write_record(&record)?;

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::args::GenerateArgs;
 use crate::chat;
-use crate::console::tell;
+use crate::console::print_note;
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
-use crate::prompts::tell_of_prompts;
+use crate::prompts::note_double_bos;
 
-/// The object of `--json`, in this order.
+/// The fields of `--json`, in order.
 #[derive(Serialize)]
 struct Answer<'a> {
     prompt: &'a str,
@@ -30,14 +30,14 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
     let text = chat::text(&args.prompt, &args.chat, &args.model, &mut opened)?;
     let prompt = opened.encode(&text)?;
     let quiet = args.model.quiet;
-    tell_of_prompts(&opened, &[&text], quiet)?;
+    note_double_bos(&opened, &[&text], quiet)?;
     let resolved =
         GenerationConfig::resolve(opened.generation.as_ref(), &args.sampling.overrides())?;
     if let Some(taken) = &resolved.taken {
-        tell(quiet, taken);
+        print_note(quiet, taken);
     }
     for note in &resolved.notes {
-        tell(quiet, note);
+        print_note(quiet, note);
     }
     let decoding = Decoding {
         sampling: resolved.sampling,

@@ -10,17 +10,17 @@ use selfie_explorer::visible;
 
 use crate::args::{InfoArgs, TokensArgs};
 use crate::chat::chats;
-use crate::console::{Console, tell};
+use crate::console::{Console, print_note};
 use crate::error::{CliError, Result};
 use crate::open::open;
-use crate::prompts::{interpretation_prompt, tell_of_interpretation_prompt, tell_of_prompts};
+use crate::prompts::{interpretation_prompt, note_double_bos, note_interpretation_prompt};
 
 pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let opened = open(&args.model)?;
     let config = &opened.config;
     let checkpoint = opened.source.checkpoint()?;
     for note in checkpoint.notes() {
-        tell(args.model.quiet, note);
+        print_note(args.model.quiet, note);
     }
     let stored = stored_dtype(config, &checkpoint)?;
     let attn = &config.attn;
@@ -106,21 +106,21 @@ pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
             let chats = chats(prompts, &args.chat, &args.model, &mut opened)?;
             let mut texts = Vec::new();
             for chat in &chats {
-                chat.tell_of_lost(quiet);
+                chat.note_unmarked(quiet);
                 roles = chat.roles(&opened)?;
                 texts = opened.tokens(&chat.rendered.text)?;
             }
             texts
         }
         Some(prompt) => {
-            tell_of_prompts(&opened, &[prompt], quiet)?;
+            note_double_bos(&opened, &[prompt], quiet)?;
             opened.tokens(prompt)?
         }
         None => {
             let (json, template) = (&args.interpretation_prompt, &args.template);
             let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), &opened)?;
             let bos = opened.options.bos;
-            let located = tell_of_interpretation_prompt(&opened, &prompt, bos, quiet)?;
+            let located = note_interpretation_prompt(&opened, &prompt, bos, quiet)?;
             written = located.rows;
             opened.tokenizer.tokens(&located.ids)?
         }
@@ -134,19 +134,22 @@ pub(crate) fn tokens(args: &TokensArgs) -> Result<()> {
         let by = by.map(|(_, number)| format!("write {number}"));
         let by: Vec<String> = by.chain(roles.get(index).cloned()).collect();
         let line = format!("{index}\t{id}\t{piece}\t{special}\t{}", by.join(", "));
-        // A token that is neither special nor written over nor of a message has three columns.
+        // A token has three columns unless it is special, overwritten or part of a message.
         writeln!(out, "{}", line.trim_end_matches('\t')).map_err(CliError::Stdout)?;
     }
     Ok(())
 }
 
-/// Which instructions run on the CPU, and why these.
+/// The instruction set that the CPU uses, and why.
 fn cpu_path(forced: Option<CpuPath>) -> String {
     let names: Vec<_> = CpuPath::available().iter().map(|p| p.name()).collect();
     let all = names.join(", ");
     match forced {
-        Some(path) => format!("{path}: SELFIE_CPU_PATH asks for it; this machine has {all}"),
-        None => format!("{}: the best that this machine has, of {all}", names[0]),
+        Some(path) => format!("{path}: set by SELFIE_CPU_PATH; this machine supports {all}"),
+        None => format!(
+            "{}: the fastest that this machine supports ({all})",
+            names[0]
+        ),
     }
 }
 
@@ -160,7 +163,7 @@ fn rope(rope: &Rope) -> String {
     format!("theta {}, {scaling}", rope.theta)
 }
 
-/// What layers of the family do otherwise than those of a LLaMA when they attend.
+/// How the family's attention differs from LLaMA's.
 fn attention(spec: &Spec) -> String {
     let layers = |is: &dyn Fn(&LayerSpec) -> bool| spec.layers.iter().filter(|l| is(l)).count();
     let mut parts = Vec::new();
@@ -170,7 +173,7 @@ fn attention(spec: &Spec) -> String {
     }
     match layers(&|layer| layer.rope == LayerRope::Local) {
         0 => {}
-        n => parts.push(format!("a rotation of their own at {n} layers")),
+        n => parts.push(format!("a separate rotation at {n} layers")),
     }
     match layers(&|layer| layer.rope == LayerRope::Off) {
         0 => {}
@@ -197,7 +200,7 @@ fn chat_template(opened: &Opened) -> String {
     }
 }
 
-/// The types of the tensors: where some are quantized, each with the number of them.
+/// The dtypes of the tensors; where some are quantized, each with a count.
 fn stored_as(stored: DType, checkpoint: &Checkpoint) -> String {
     if checkpoint.quantized().is_empty() {
         return stored.to_string();

@@ -14,13 +14,14 @@ use selfie_explorer::Commands;
 use crate::args::{InterpretArgs, InterpretVectorsArgs, SweepArgs};
 use crate::cells::{list, numbers, pairs, selector, tokens};
 use crate::chat;
-use crate::console::{bar, style, tell};
+use crate::console::{bar, print_note, style};
 use crate::error::{CliError, Result, usage};
-use crate::map::map_of;
+use crate::map::read_map;
 use crate::open::{load, load_on, open};
 use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
-    interpretation_prompt, prompts, tell_of_interpretation_prompt, tell_of_name, tell_of_prompts,
+    interpretation_prompt, note_double_bos, note_interpretation_prompt, note_missing_template,
+    prompts,
 };
 use crate::reader::Reading;
 use crate::reproduce::commands;
@@ -60,11 +61,11 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     )?;
     let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
     let quiet = args.model.quiet;
-    tell_of_prompts(&opened, &prompts, quiet)?;
+    note_double_bos(&opened, &prompts, quiet)?;
     if reading.released.is_none() {
-        tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+        note_missing_template(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
     }
-    tell_of_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
+    note_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
     let Reading {
         opened: reader,
         lora,
@@ -93,7 +94,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     output.finish(swept)
 }
 
-/// What the reader's folder says, for cells of one layer.
+/// Applies what the reader's folder says, for cells of one layer.
 fn configured(
     options: Options,
     cells: &[Cell],
@@ -114,19 +115,22 @@ fn configured(
         ("--inject-layer", args.inject_layer.is_some()),
     ];
     if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-        return usage(format!("{option}: the {released} brings its own"));
+        return usage(format!(
+            "{option}: the {released} brings its own; leave the option out"
+        ));
     }
     let layer = cells.first().map_or(0, |cell| cell.layer);
     if let Some(other) = cells.iter().find(|cell| cell.layer != layer) {
         return usage(format!(
-            "--layers: the prompt of the {released} is for one layer, and there are {layer} and {}; run it once for each",
+            "--layers: the prompt of the {released} names one layer, but the cells are of layers {layer} and {}; run \
+             each layer by itself",
             other.layer
         ));
     }
     reading.configure(options, layer, &args.reading, subject)
 }
 
-/// The tokens of a cell.
+/// How many tokens are read together for a cell.
 fn span(
     args: &InterpretArgs,
     reading: &Reading,
@@ -149,8 +153,8 @@ fn span(
             match spans.clone().find(|&span| span != first) {
                 None => Ok(first),
                 Some(other) => usage(format!(
-                    "--span all: cells end {first} and {other} tokens behind bos, and one run has one prompt; give a number, or \
-                     run them one by one"
+                    "--span all: cells end {first} and {other} tokens after bos, but a run has one prompt; give a \
+                     number, or run the cells one by one"
                 )),
             }
         }
@@ -177,8 +181,8 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     selfie::interp::check_vectors(config, tokenizer, &vectors, &options)?;
     let target = RowTarget::new(args.out.out.as_deref(), args.out.format)?;
     let quiet = args.model.quiet;
-    tell_of_name(args.sweep.interpretation_prompt.as_deref(), &opened, quiet)?;
-    tell_of_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
+    note_missing_template(args.sweep.interpretation_prompt.as_deref(), &opened, quiet)?;
+    note_interpretation_prompt(&opened, &options.prompt, options.bos, quiet)?;
     let model = load(opened, args.model.quiet)?;
     let rows = vectors.len() * options.injections.len();
     let names = vectors.iter().map(|vector| vector.name.clone());
@@ -188,7 +192,7 @@ pub(crate) fn interpret_vectors(args: &InterpretVectorsArgs) -> Result<()> {
     output.finish(swept)
 }
 
-/// The cells of every prompt: prompt by prompt, layer by layer; or as `--cells` lists them.
+/// The cells of every prompt, by prompt and then layer; or as `--cells` lists them.
 fn cells(
     args: &InterpretArgs,
     prompts: &[String],
@@ -208,7 +212,7 @@ fn cells(
         }
         return Ok(cells);
     }
-    // hidden_states has one more entry than there are layers.
+    // hidden_states has one more entry than the model has layers.
     let layers = numbers("layers", layers, opened.config.n_layers + 1)?;
     let selector = selector(&args.tokens)?;
     let tokens = tokens(&selector, prompts, opened, args.model.quiet)?;
@@ -230,7 +234,7 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     if let Some(token) = &args.reading.placeholder {
         prompt = prompt.with_marker(token)?;
     }
-    let map = map_of(&args.reading)?;
+    let map = read_map(&args.reading)?;
     let inject_layers = match (&args.inject_layer, &map) {
         (Some(layers), _) => list("inject-layer", layers)?,
         (None, map) => vec![map.as_ref().and_then(Map::writes_at).unwrap_or(1)],
@@ -264,7 +268,7 @@ pub(crate) fn options(args: &SweepArgs, opened: &Opened) -> Result<Options> {
     })
 }
 
-/// The value of `--batch-size`.
+/// Parses the value of `--batch-size`.
 pub(crate) fn batch_size(text: &str) -> Result<Option<usize>> {
     match text {
         "auto" => Ok(None),
@@ -280,20 +284,20 @@ fn controls(names: &str) -> Result<Vec<Control>> {
     Ok(names.collect::<Result<_, InterpError>>()?)
 }
 
-/// Tells of rows in which the model says nothing.
-pub(crate) fn tell_of_empty(empty: usize, rows: usize, quiet: bool) {
+/// Notes how many interpretations are empty.
+pub(crate) fn note_empty(empty: usize, rows: usize, quiet: bool) {
     if empty > 0 {
-        tell(
+        print_note(
             quiet,
             format!(
-                "{empty} of {rows} interpretations are empty: the model ended the text at once; another end of the \
-                 interpretation prompt may help"
+                "{empty} of {rows} interpretations are empty: the model ended the text at once; try an \
+                 interpretation prompt that ends differently"
             ),
         );
     }
 }
 
-/// Writes rows as they come, shows progress, and stops at Ctrl-C.
+/// Writes rows as they come, shows progress, and stops on Ctrl-C.
 struct Output {
     writer: RowWriter,
     bar: ProgressBar,
@@ -312,10 +316,10 @@ impl Output {
         rows: usize,
         quiet: bool,
     ) -> Result<Self> {
-        // Before there is a file that somebody who waits for it could see.
+        // Before the files appear, since someone may be waiting for them to send a signal.
         let stop = Stop::listen();
         let bar = bar(rows as u64, quiet).with_style(style(
-            "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} gone, {eta} left",
+            "{bar:30} {percent}% of the tokens, {msg} rows, {elapsed} elapsed, {eta} left",
         ));
         Ok(Self {
             writer: target.open(fields, commands)?,
@@ -328,17 +332,17 @@ impl Output {
         })
     }
 
-    /// Finishes what is written, whether the sweep came to its end or not.
+    /// Finishes the output, whether the sweep is complete or not.
     fn finish(self, swept: Result<Swept, selfie::Error>) -> Result<()> {
         self.bar.finish_and_clear();
         if let Ok(swept) = &swept {
-            tell_of_empty(swept.empty, swept.rows, self.quiet);
+            note_empty(swept.empty, swept.rows, self.quiet);
         }
         let error = self.error.or(swept.err().map(CliError::from));
         if error.is_none() && self.written == self.rows {
             return self.writer.finish();
         }
-        let mut done = format!("{} of {} rows are written", self.written, self.rows);
+        let mut done = format!("{} of {} rows were written", self.written, self.rows);
         if self.written > 0 {
             done += &self.writer.keep();
         }
@@ -361,14 +365,14 @@ impl Sink for Output {
             return ControlFlow::Break(());
         }
         self.written += 1;
-        // The rows that are finished are still written after Ctrl-C; `progress` ends the sweep.
+        // Finished rows are still written after Ctrl-C; `progress` ends the sweep.
         ControlFlow::Continue(())
     }
 
     fn failed(&mut self, _row: usize, cell: &str) -> ControlFlow<()> {
         if !self.quiet {
             self.bar
-                .suspend(|| eprintln!("note: no row for {cell}: its activations overflow"));
+                .suspend(|| eprintln!("note: no row for {cell}: its activations overflowed"));
         }
         ControlFlow::Continue(())
     }
@@ -421,7 +425,7 @@ mod tests {
         }
     }
 
-    /// A sweep of three rows that fails after `done`.
+    /// A sweep of three rows that fails after `done` rows.
     fn fails_after(done: usize, out: &Path) -> CliError {
         let target = RowTarget::new(Some(out), None).unwrap();
         let mut output =
@@ -456,7 +460,7 @@ mod tests {
             let error = fails_after(2, &path);
             assert_eq!(error.exit_code(), 1);
             let said = format!(
-                "cuda:0: launch: lost; 2 of 3 rows are written to {}",
+                "cuda:0: launch: lost; 2 of 3 rows were written to {}",
                 path.display()
             );
             assert_eq!(error.to_string(), said);

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    // A panic is a bug: one line, and no backtrace on the user's terminal.
+    // A panic is a bug: print one line, and no backtrace, on the user's terminal.
     panic::set_hook(Box::new(|_| {}));
     let outcome = panic::catch_unwind(|| match cli.command {
         Command::Info(args) => info::info(&args),
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help in full; an error in one line.
+/// Prints help in full, and errors on one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! `selfie map`, and what `--map` asks for.
+//! `selfie map`, and the option `--map`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ pub(crate) fn map(command: &MapCommand) -> Result<()> {
     }
 }
 
-/// The map of `--map`, with what `--subtract` says.
-pub(crate) fn map_of(args: &ReadingArgs) -> Result<Option<Map>> {
+/// Reads `--map` and `--subtract`.
+pub(crate) fn read_map(args: &ReadingArgs) -> Result<Option<Map>> {
     let Some(path) = &args.map else {
         return Ok(None);
     };
@@ -34,7 +34,7 @@ pub(crate) fn map_of(args: &ReadingArgs) -> Result<Option<Map>> {
     let vectors = Vector::read_file(Path::new(file), Some(tensor), map.from_width())?;
     let [mean] = &vectors[..] else {
         return usage(format!(
-            "--subtract {subtract}: the tensor holds {} vectors, expected one",
+            "--subtract {subtract}: the tensor has {} vectors; expected one",
             vectors.len()
         ));
     };
@@ -78,8 +78,8 @@ fn fit(args: &MapFitArgs) -> Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(
         stdout,
-        "{}: hidden_states[{source}] of {} to layer {target} of {}: R2 {:.4} on {} held-out tokens ({:.4} on the {} that it \
-         was fitted to)",
+        "{}: hidden_states[{source}] of {} to layer {target} of {}: R2 {:.4} on {} held-out tokens ({:.4} on the {} \
+         fitted tokens)",
         args.out.display(),
         names[0].1,
         names[1].1,
@@ -91,7 +91,7 @@ fn fit(args: &MapFitArgs) -> Result<()> {
     .map_err(CliError::Stdout)
 }
 
-/// A model and a layer; a layer alone is the demo checkpoint's.
+/// Parses a model and a layer; a layer alone means the demo checkpoint's.
 fn place(option: &str, text: &str) -> Result<(Option<PathBuf>, usize)> {
     let (model, layer) = match text.rsplit_once(':') {
         Some((model, layer)) => (Some(PathBuf::from(model)), layer),
@@ -100,7 +100,7 @@ fn place(option: &str, text: &str) -> Result<(Option<PathBuf>, usize)> {
     match layer.parse() {
         Ok(layer) => Ok((model, layer)),
         Err(_) => usage(format!(
-            "--{option} {text}: expected MODEL:L with a layer's number L"
+            "--{option} {text}: expected MODEL:L, with L the number of a layer"
         )),
     }
 }

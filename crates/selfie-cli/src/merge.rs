@@ -1,10 +1,10 @@
-//! `selfie merge`: sweeps that are complete, as one file.
+//! `selfie merge`: completed sweeps as one file.
 
 use selfie_explorer::Commands;
 use selfie_sweep::Merge;
 
 use crate::args::MergeArgs;
-use crate::console::tell;
+use crate::console::print_note;
 use crate::error::Result;
 use crate::output::RowTarget;
 
@@ -15,19 +15,19 @@ pub(crate) fn merge(args: &MergeArgs) -> Result<()> {
     if !merge.failed.is_empty() {
         let (failed, first) = (merge.failed.len(), &merge.failed[0].cell);
         let rows = merge.rows + failed;
-        tell(
+        print_note(
             args.quiet,
             format!(
-                "{failed} of {rows} rows are missing, as activations have overflowed (the first: {first})"
+                "{failed} of {rows} rows are missing because activations overflowed (the first: {first})"
             ),
         );
     }
     if merge.devices.len() > 1 {
         let devices = merge.devices.join("; ");
-        tell(
+        print_note(
             args.quiet,
             format!(
-                "the rows were computed on different devices, whose last bits may differ: {devices}"
+                "the rows come from different devices and may differ in the last bits: {devices}"
             ),
         );
     }

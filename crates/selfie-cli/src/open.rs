@@ -1,4 +1,4 @@
-//! What the options of a model ask for.
+//! Opening and loading the model that the options name.
 
 use std::num::NonZeroUsize;
 
@@ -10,7 +10,7 @@ use crate::args::{DTypeArg, ModelArgs, SamplingArgs};
 use crate::console::Console;
 use crate::error::{Result, usage};
 
-/// Everything of `--model` but its weights; without it the demo's, and a note that says so.
+/// Opens everything of `--model` but its weights; without `--model`, opens the demo checkpoint and notes it.
 pub(crate) fn open(args: &ModelArgs) -> Result<Opened> {
     let threads = match args.threads {
         Some(0) => return usage("--threads 0: expected at least 1"),
@@ -33,8 +33,8 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Opened> {
         None => {
             if !args.quiet {
                 eprintln!(
-                    "note: this is the demo checkpoint, which knows a small world only; \
-                     --model DIR takes a model of yours"
+                    "note: this is the demo checkpoint, which knows only a small world; \
+                     pass --model DIR to use your own model"
                 );
             }
             Source::Demo
@@ -48,12 +48,12 @@ pub(crate) fn load(opened: Opened, quiet: bool) -> Result<Model> {
     Ok(opened.load(&mut Console::new(quiet))?)
 }
 
-/// The same without the edits.
+/// Loads the weights without the edits.
 pub(crate) fn load_unedited(opened: Opened, quiet: bool) -> Result<Model> {
     Ok(opened.load_unedited(&mut Console::new(quiet))?)
 }
 
-/// The same beside another model, on its device.
+/// Loads the weights onto the device of another model.
 pub(crate) fn load_on(opened: Opened, device: AnyDevice, quiet: bool) -> Result<Model> {
     Ok(opened.load_on(device, &mut Console::new(quiet))?)
 }
@@ -81,8 +81,8 @@ impl SamplingArgs {
         }
     }
 
-    /// Greedy unless these options ask for more: what `generation_config.json` says is meant for chat, not for
-    /// interpretations. `None` is greedy.
+    /// Greedy unless these options say otherwise: `generation_config.json` is meant for chat, not for interpretations.
+    /// `None` is greedy.
     pub(crate) fn alone(&self) -> Result<Option<Sampling>> {
         Ok(GenerationConfig::resolve(None, &self.overrides())?.sampling)
     }

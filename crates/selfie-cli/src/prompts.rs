@@ -1,4 +1,4 @@
-//! The prompts that are given: where they come from, and what is told of them.
+//! Reading prompts, and notes about them.
 
 use selfie::Opened;
 use selfie::interp::{InterpretationPrompt, LocatedPrompt};
@@ -6,10 +6,10 @@ use selfie::llama::Bos;
 use selfie_sweep::read_prompts;
 
 use crate::args::{BosArg, InterpretArgs, ModelArgs};
-use crate::console::tell;
+use crate::console::print_note;
 use crate::error::{CliError, Result, usage};
 
-/// The prompts of `--prompt`, or those of `--prompts`.
+/// The prompts of `--prompt` or `--prompts`.
 pub(crate) fn prompts(args: &InterpretArgs) -> Result<Vec<String>> {
     match &args.prompts {
         None => Ok(args.prompt.clone()),
@@ -17,23 +17,23 @@ pub(crate) fn prompts(args: &InterpretArgs) -> Result<Vec<String>> {
     }
 }
 
-/// Tells of each prompt that has bos twice; of several, by its index.
-pub(crate) fn tell_of_prompts(
+/// Notes each prompt that has bos twice, with its index if there are several.
+pub(crate) fn note_double_bos(
     opened: &Opened,
     prompts: &[impl AsRef<str>],
     quiet: bool,
 ) -> Result<()> {
     for (index, prompt) in prompts.iter().enumerate() {
         match opened.prompt_note(prompt.as_ref())? {
-            Some(note) if prompts.len() > 1 => tell(quiet, format!("prompt {index}: {note}")),
-            Some(note) => tell(quiet, note),
+            Some(note) if prompts.len() > 1 => print_note(quiet, format!("prompt {index}: {note}")),
+            Some(note) => print_note(quiet, note),
             None => {}
         }
     }
     Ok(())
 }
 
-/// The interpretation prompt of `--interpretation-prompt`, or of `--template`, as it is for a reader.
+/// The interpretation prompt that `--interpretation-prompt` or `--template` gives for this reader.
 pub(crate) fn interpretation_prompt(
     json: Option<&str>,
     template: Option<&str>,
@@ -45,8 +45,8 @@ pub(crate) fn interpretation_prompt(
     Ok(reader.read_interpretation_prompt(json)?)
 }
 
-/// Tells of what is wrong with the rows of an interpretation prompt's placeholders, and of a second bos.
-pub(crate) fn tell_of_interpretation_prompt(
+/// Notes problems with an interpretation prompt's placeholders, and a second bos.
+pub(crate) fn note_interpretation_prompt(
     reader: &Opened,
     prompt: &InterpretationPrompt,
     bos: Bos,
@@ -57,27 +57,31 @@ pub(crate) fn tell_of_interpretation_prompt(
     let bos = reader.tokenizer.bos_note(&located.text, bos)?;
     let bos = bos.map(|note| note.to_string());
     for note in located.notes().chain(bos.as_deref()) {
-        tell(quiet, format!("the interpretation prompt: {note}"));
+        print_note(quiet, format!("interpretation prompt: {note}"));
     }
     Ok(located)
 }
 
-/// Tells that an interpretation prompt by name is not in the form that the reader was trained on.
-pub(crate) fn tell_of_name(json: Option<&str>, reader: &Opened, quiet: bool) -> Result<()> {
+/// Notes that the reader has no chat template to format a named interpretation prompt with.
+pub(crate) fn note_missing_template(
+    json: Option<&str>,
+    reader: &Opened,
+    quiet: bool,
+) -> Result<()> {
     if json.is_none() && reader.chat_template()?.is_none() {
-        tell(
+        print_note(
             quiet,
-            "the model has no chat template: the interpretation prompt is in LLaMA 2's form, with [INST]; \
-             --interpretation-prompt takes another",
+            "the model has no chat template: the interpretation prompt uses LLaMA 2's format, with [INST]; \
+             --interpretation-prompt sets another",
         );
     }
     Ok(())
 }
 
-/// An error for a command whose prompts begin as the checkpoint says.
+/// Refuses `--bos` in commands whose prompts begin as the checkpoint says.
 pub(crate) fn only_auto_bos(args: &ModelArgs) -> Result<()> {
     if args.bos == BosArg::Auto {
         return Ok(());
     }
-    usage("--bos: this command knows only auto, as the checkpoint says")
+    usage("--bos: this command accepts only auto, which follows the checkpoint")
 }

@@ -18,7 +18,7 @@ pub(crate) fn random_checkpoint(args: &RandomCheckpointArgs) -> Result<()> {
     };
     if args.out.join("config.json").exists() {
         return usage(format!(
-            "--out {}: there is a checkpoint already; name another folder",
+            "--out {}: the folder already has a checkpoint; name another folder",
             args.out.display()
         ));
     }
@@ -28,7 +28,7 @@ pub(crate) fn random_checkpoint(args: &RandomCheckpointArgs) -> Result<()> {
     out.finish()?;
     writeln!(
         io::stdout(),
-        "{}: random weights of the shape of {}",
+        "{}: random weights in the shape of {}",
         args.out.display(),
         args.shape
     )

@@ -1,4 +1,4 @@
-//! `selfie reader`, and the reader that `interpret` is given.
+//! `selfie reader`, and the reader that `interpret` uses.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,19 +11,19 @@ use crate::args::InterpretArgs;
 use crate::error::{CliError, Result, usage};
 use crate::reader_args::{ReaderCommand, ReaderShowArgs, ReadingArgs};
 
-/// What puts the embeddings into words.
+/// The reader that puts embeddings into words.
 pub(crate) struct Reading {
-    /// Its model; `None` where that is the subject's.
+    /// Its model; `None` if it is the subject's.
     pub(crate) opened: Option<Opened>,
-    /// What is beside its weights.
+    /// A LoRA on top of its weights.
     pub(crate) lora: Option<Lora>,
-    /// What its folder says of it, if somebody released it.
+    /// What its folder says, if it is a released reader.
     pub(crate) released: Option<Released>,
 }
 
 impl Reading {
-    /// The reader of `--reader` and `--lora`, before its weights are loaded. A model of its own is on the same device, in the
-    /// same dtype, without the edits.
+    /// Opens the reader of `--reader` and `--lora` without loading weights. A reader with its own model runs on the
+    /// subject's device, in the same dtype, without the edits.
     pub(crate) fn new(args: &InterpretArgs, subject: &Opened) -> Result<Self> {
         let reading = &args.sweep.reading;
         let released = match &args.reader {
@@ -37,20 +37,20 @@ impl Reading {
         };
         let lora = match (&reading.lora, &args.reader) {
             (Some(_), Some(_)) if adapted => {
-                return usage("--lora: the reader's folder is a LoRA itself, give one of the two");
+                return usage(
+                    "--lora: the folder of --reader is itself a LoRA; give only one of the two",
+                );
             }
             (Some(dir), _) => Some(Lora::open(dir)?),
             (None, Some(dir)) if adapted => Some(Lora::open(dir)?),
             _ => None,
         };
         if reading.reader_as.is_some() && args.reader.is_none() {
-            return usage(
-                "--reader-as: it says what the folder of --reader is; give --reader DIR too",
-            );
+            return usage("--reader-as describes the folder of --reader; give --reader DIR too");
         }
         if reading.question.is_some() && released.is_none() {
             return usage(
-                "--question: only a released reader that takes one (--reader DIR) can be asked",
+                "--question needs a released reader that takes questions; give --reader DIR",
             );
         }
         Ok(Self {
@@ -60,7 +60,7 @@ impl Reading {
         })
     }
 
-    /// What rows call it; `None` where it is the subject alone.
+    /// The reader's name in rows; `None` if it is the subject alone.
     pub(crate) fn name(&self) -> Option<String> {
         let names = self.opened.as_ref().map(|opened| opened.name.clone());
         let names = names
@@ -79,11 +79,11 @@ impl Reading {
             return Ok("all".to_owned());
         };
         let reads = released.reads(subject.n_layers);
-        // Of several the middle one: a prompt names one layer.
+        // Of several layers, the middle one: a prompt names one layer.
         match reads.get(reads.len() / 2) {
             Some(layer) => Ok(layer.to_string()),
             None => usage(format!(
-                "--layers: {} does not say which layer it reads; give the layer of hidden_states that it was trained on",
+                "--layers: {} does not say which layer it reads; give the layer of hidden_states it was trained on",
                 args.reader
                     .as_deref()
                     .unwrap_or(Path::new("the reader"))
@@ -92,7 +92,7 @@ impl Reading {
         }
     }
 
-    /// Options with what the reader's folder says; the cells are of `layer`.
+    /// Adds what the reader's folder says to the options, for cells of `layer`.
     pub(crate) fn configure(
         &self,
         options: Options,
@@ -110,7 +110,7 @@ impl Reading {
     }
 }
 
-/// A model that reads, before its weights are loaded: on the subject's device, in its dtype, without its edits.
+/// Opens a model as a reader without loading weights: on the subject's device, in its dtype, without its edits.
 pub(crate) fn whole_model(dir: &Path, subject: &Opened) -> Result<Opened> {
     let options = OpenOptions {
         edits: Vec::new(),
@@ -143,7 +143,8 @@ type Lines = Vec<(&'static str, String)>;
 fn lines_of_map(map: &Map) -> Lines {
     let pairs = map.layers();
     let reads = match &pairs[..] {
-        [] => "any layer of hidden_states; the one that it was trained on (their layer l is hidden_states[l + 1])".to_owned(),
+        [] => "any layer of hidden_states; best the one it was trained on (layer l of selfie-adapters is \
+               hidden_states[l + 1])".to_owned(),
         pairs => format!("hidden_states[{}]", numbers(pairs.iter().map(|(from, _)| *from))),
     };
     vec![
@@ -204,12 +205,12 @@ fn lines_of_folder(args: &ReaderShowArgs) -> Result<Lines> {
     }
     if let Some(lora) = lora {
         let (pairs, rank) = lora.counts();
-        let base = lora.base().unwrap_or("a model that it does not name");
+        let base = lora.base().unwrap_or("an unnamed model");
         lines.push((
             "subject",
-            format!("{base}, of at least {} layers", lora.layers()),
+            format!("{base}, with at least {} layers", lora.layers()),
         ));
-        lines.push(("adapters", format!("{pairs} pairs, of rank up to {rank}")));
+        lines.push(("adapters", format!("{pairs} pairs of rank up to {rank}")));
     }
     Ok(lines)
 }

@@ -1,4 +1,4 @@
-//! `selfie report`: rows that are there already, as a page or a figure.
+//! `selfie report`: existing rows as a page or a figure.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -21,7 +21,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<()> {
         Some("svg") => true,
         _ => {
             return usage(format!(
-                "--out {}: the name has to end in .html (a page) or .svg (a figure)",
+                "--out {}: the name must end in .html (a page) or .svg (a figure)",
                 args.out.display()
             ));
         }
@@ -43,7 +43,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<()> {
     Ok(out.finish()?)
 }
 
-/// The rows of some files that `--layers` and `--tokens` choose.
+/// The rows of some files that `--layers` and `--tokens` select.
 fn run(files: &[PathBuf], args: &ReportArgs) -> Result<Run> {
     let mut rows = Vec::new();
     for file in files {
@@ -54,7 +54,7 @@ fn run(files: &[PathBuf], args: &ReportArgs) -> Result<Run> {
         let parts = selfie_sweep::files_of(file)?;
         if parts.is_empty() {
             return usage(format!(
-                "{}: there are no rows of a sweep in it yet",
+                "{}: the folder has no rows of a sweep yet",
                 file.display()
             ));
         }
@@ -100,7 +100,7 @@ fn chosen(mut rows: Vec<Row>, args: &ReportArgs) -> Result<Vec<Row>> {
     let selector = selector(&args.tokens)?;
     if selector.needs_text() {
         return usage(format!(
-            "--tokens {selector}: rows do not have all tokens of their prompts; give numbers"
+            "--tokens {selector}: rows do not hold all tokens of their prompts, so words cannot be found; give numbers"
         ));
     }
     let mut chosen: HashMap<String, Vec<usize>> = HashMap::new();

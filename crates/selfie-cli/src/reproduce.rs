@@ -1,12 +1,12 @@
-//! The command line of a run, without what chooses its cells: what reproduces each cell of it.
+//! Commands that reproduce the cells of a run: its own command line, without the options that choose cells.
 
 use std::collections::HashMap;
 
 use selfie_explorer::Commands;
 
-/// Options that choose prompts, cells and injections, or the output; all take a value. (`--quiet`, which takes none, goes
-/// too.)
-const CHOSEN_ANEW: [&str; 12] = [
+/// Options that choose prompts, cells and injections, or the output. All take a value. (`--quiet`, which takes none,
+/// goes too.)
+const CELL_OPTIONS: [&str; 12] = [
     "--prompt",
     "--prompts",
     "--tensor",
@@ -21,7 +21,7 @@ const CHOSEN_ANEW: [&str; 12] = [
     "--format",
 ];
 
-/// This process's command line; `prompts` are the texts of rows, each with the option and the value that give it.
+/// This process's command line. `prompts` gives each row's text with the option and value that produce it.
 pub(crate) fn commands(
     prompts: impl IntoIterator<Item = (String, (&'static str, String))>,
 ) -> Commands {
@@ -46,8 +46,8 @@ pub(crate) fn commands(
     }
 }
 
-/// The options of `serve` that are not those of a model; all take a value. The page compares edits by itself.
-const OF_SERVING: [&str; 9] = [
+/// Options of `serve` that do not concern the model; all take a value. The page compares edits by itself.
+const SERVE_OPTIONS: [&str; 9] = [
     "--port",
     "--host",
     "--allow-host",
@@ -59,23 +59,23 @@ const OF_SERVING: [&str; 9] = [
     "--edit",
 ];
 
-/// `selfie interpret` with the model of this process's command line, which is one of `selfie serve`.
-pub(crate) fn of_model() -> Vec<String> {
+/// `selfie interpret` with the model of this process, which runs `selfie serve`.
+pub(crate) fn interpret_command() -> Vec<String> {
     let words = std::env::args_os()
         .skip(2)
         .map(|word| word.to_string_lossy().into_owned());
     let command = ["selfie", "interpret"].map(str::to_owned);
     command
         .into_iter()
-        .chain(without(&OF_SERVING, words))
+        .chain(without(&SERVE_OPTIONS, words))
         .collect()
 }
 
 fn kept(words: impl Iterator<Item = String>) -> Vec<String> {
-    without(&CHOSEN_ANEW, words)
+    without(&CELL_OPTIONS, words)
 }
 
-/// Words without some options, which take a value, and `--quiet`, which takes none.
+/// Removes some options, which take a value, and `--quiet`, which takes none.
 fn without(options: &[&str], words: impl Iterator<Item = String>) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = words.peekable();
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_chooses_cells_is_left_out() {
+    fn options_that_choose_cells_are_removed() {
         let line = "interpret --quiet --prompt a --model M --tokens -3.. --seed 3 --out=page.html --strength 0.5,1 --controls none \
                     --prompt=b --no-relevancy --cells 3:1";
         let kept = kept(line.split_whitespace().map(str::to_owned));

@@ -1,4 +1,4 @@
-//! `selfie control scan`: a short run for each choice of layer, rate and weight, on weights that are loaded once.
+//! `selfie control scan`: one short run for each choice of layer, learning rate and beta, on weights loaded once.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Cli, Command, ModelArgs};
 use crate::cells::{list, numbers};
-use crate::console::tell;
-use crate::control::{RewardSource, reinforce_of, supervised_of};
+use crate::console::print_note;
+use crate::control::{RewardSource, build_reinforce, build_supervised};
 use crate::control_args::{ControlCommand, ScanArgs};
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
@@ -20,18 +20,18 @@ use crate::prompts::only_auto_bos;
 use crate::scan_runs::{Run, Runs};
 use crate::stop::Stop;
 
-/// Bytes of a run for each weight of its MLP: the weights in f32, their moments, the look that is kept, and the base.
-const BYTES_A_WEIGHT: u64 = 24;
+/// Bytes that a run needs per weight of its MLP: the f32 weights, their moments, the best weights so far, and the base.
+const BYTES_PER_WEIGHT: u64 = 24;
 
-/// A run, as the table has it.
+/// A run, as stored in the table.
 #[derive(Clone, Deserialize, Serialize)]
 struct Row {
-    /// What makes it: the method and its options.
+    /// What defines the run: the method and its options.
     args: Vec<String>,
     layer: Option<usize>,
     lr: Option<f64>,
     beta: Option<f64>,
-    /// What is left of the first loss; `None` where rewards count.
+    /// The last loss as a share of the first; `None` for rewards.
     loss: Option<f64>,
     reward: Option<f64>,
     drift: Option<f64>,
@@ -46,7 +46,7 @@ struct Planned {
     command: ControlCommand,
 }
 
-/// One choice of what is scanned.
+/// One choice of the scanned options.
 #[derive(Clone, Copy)]
 struct Choice {
     layer: Option<usize>,
@@ -72,7 +72,9 @@ pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
     let model_args = match &planned[0].command {
         ControlCommand::Supervised(args) => &args.model,
         ControlCommand::Reinforce(args) => &args.model,
-        ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
+        ControlCommand::Scan(_) => {
+            return usage("control scan: name the method to scan, supervised or reinforce");
+        }
     };
     only_auto_bos(model_args)?;
     let stop = Stop::listen();
@@ -95,13 +97,13 @@ pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
         }
         rows[at] = Some(row);
         finished += 1;
-        tell(quiet, format!("{finished} of {} runs are done", open.len()));
+        print_note(quiet, format!("{finished} of {} runs finished", open.len()));
         shown = show(&rows, shown)?;
         Ok(())
     })?;
     let count = rows.iter().flatten().count();
     if let Some(best) = rows.iter().flatten().min_by(|a, b| {
-        let order = a.worth().total_cmp(&b.worth());
+        let order = a.cost().total_cmp(&b.cost());
         order.then(a.drift.unwrap_or(0.0).total_cmp(&b.drift.unwrap_or(0.0)))
     }) {
         let words: Vec<String> = best.args.iter().map(|word| quoted(word)).collect();
@@ -109,13 +111,13 @@ pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
     }
     if stop.is_asked_for() {
         return Err(CliError::Interrupted {
-            done: format!("{count} of {} runs are done", rows.len()),
+            done: format!("{count} of {} runs finished", rows.len()),
         });
     }
     Ok(())
 }
 
-/// Prints the rows from `first` on that are there and have all before them; returns the first that is missing.
+/// Prints the finished rows from `first` up to the first gap; returns the index of that gap.
 fn show(rows: &[Option<Row>], first: usize) -> Result<usize> {
     let ready = rows[first..].iter().map_while(Option::as_ref);
     let mut next = first;
@@ -126,7 +128,7 @@ fn show(rows: &[Option<Row>], first: usize) -> Result<usize> {
     Ok(next)
 }
 
-/// How many runs go on at a time: those whose MLPs fit beside the model, and on the CPU one a core.
+/// How many runs go at a time: as many as have room for their MLPs beside the model; on the CPU, one per core.
 fn jobs(args: &ScanArgs, model: &Model, runs: usize) -> Result<usize> {
     if let Some(jobs) = args.jobs {
         return Ok(jobs.get().min(runs));
@@ -137,14 +139,14 @@ fn jobs(args: &ScanArgs, model: &Model, runs: usize) -> Result<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = &model.opened.config;
     let weights = 3 * config.d_model as u64 * config.ffn as u64;
-    let fit = model.device().memory()?.available / (BYTES_A_WEIGHT * weights).max(1);
+    let fit = model.device().memory()?.available / (BYTES_PER_WEIGHT * weights).max(1);
     Ok(cores.min(runs).min(fit as usize).max(1))
 }
 
-/// All choices, the layers outermost.
+/// All choices, with layers outermost.
 fn choices(args: &ScanArgs) -> Result<Vec<Choice>> {
     let layers = match &args.layers {
-        // The model's own bound is checked with each run.
+        // Each run checks the model's own bound.
         Some(text) => numbers("layers", text, 1 << 16)?
             .into_iter()
             .map(Some)
@@ -192,7 +194,7 @@ fn line(method: &[String], choice: Choice) -> Vec<String> {
     line
 }
 
-/// `L:T,..` with another layer.
+/// Moves `L:T,..` to another layer.
 fn at_layer(cells: &str, layer: usize) -> String {
     let cells = cells.split(',').map(|cell| match cell.split_once(':') {
         Some((_, token)) => format!("{layer}:{token}"),
@@ -201,7 +203,7 @@ fn at_layer(cells: &str, layer: usize) -> String {
     cells.collect::<Vec<_>>().join(",")
 }
 
-/// The command of a line; what it would write is left out.
+/// Parses a run's command line; the run writes no output.
 fn parse(line: &[String]) -> Result<ControlCommand> {
     let words = ["selfie", "control"].into_iter().map(str::to_owned);
     let words = words
@@ -212,11 +214,14 @@ fn parse(line: &[String]) -> Result<ControlCommand> {
             command: Command::Control(command),
             ..
         }) => Ok(command),
-        Ok(_) => usage("scan: give supervised or reinforce"),
+        Ok(_) => usage("control scan: name the method to scan, supervised or reinforce"),
         Err(error) => {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or("").to_owned();
-            usage(format!("scan: {}", first.trim_start_matches("error: ")))
+            usage(format!(
+                "control scan: {}",
+                first.trim_start_matches("error: ")
+            ))
         }
     }
 }
@@ -227,9 +232,13 @@ fn load_checked<'a>(args: &ModelArgs, planned: &'a [Planned]) -> Result<(Model, 
     let mut runs = Vec::new();
     for Planned { command, .. } in planned {
         runs.push(match command {
-            ControlCommand::Supervised(args) => Run::Supervised(supervised_of(args, &opened)?),
-            ControlCommand::Reinforce(args) => Run::Reinforce(reinforce_of(args, &opened)?, args),
-            ControlCommand::Scan(_) => return usage("scan: give supervised or reinforce"),
+            ControlCommand::Supervised(args) => Run::Supervised(build_supervised(args, &opened)?),
+            ControlCommand::Reinforce(args) => {
+                Run::Reinforce(build_reinforce(args, &opened)?, args)
+            }
+            ControlCommand::Scan(_) => {
+                return usage("control scan: name the method to scan, supervised or reinforce");
+            }
         });
     }
     let mut reward = match &runs[0] {
@@ -262,8 +271,8 @@ fn row(line: &[String], choice: Choice, outcome: &Outcome) -> Row {
 }
 
 impl Row {
-    /// The less the better.
-    fn worth(&self) -> f64 {
+    /// Lower is better.
+    fn cost(&self) -> f64 {
         match (self.reward, self.loss) {
             (Some(reward), _) => -reward,
             (None, loss) => loss.unwrap_or(f64::INFINITY),
@@ -289,7 +298,7 @@ impl Row {
     }
 }
 
-/// The rows that are there.
+/// The rows in the table so far.
 fn read_table(path: &Path) -> Result<Vec<Row>> {
     let failed = |source| ControlError::Read {
         path: path.to_owned(),
@@ -300,13 +309,13 @@ fn read_table(path: &Path) -> Result<Vec<Row>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error).into()),
     };
-    // A line that a kill cut off is passed over: that run is done again.
+    // Skip a line that a kill cut off: that run is done again.
     let rows = text[..whole_lines(text.as_bytes())].lines();
     let rows: serde_json::Result<Vec<Row>> = rows.map(serde_json::from_str).collect();
     Ok(rows.map_err(|error| failed(error.into()))?)
 }
 
-/// The length of the lines that have an end.
+/// Length of the lines that end with a newline.
 fn whole_lines(text: &[u8]) -> usize {
     text.iter()
         .rposition(|&byte| byte == b'\n')
@@ -321,7 +330,7 @@ fn append(path: &Path, row: &Row) -> Result<()> {
             Err(error) => return Err(error),
         };
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        // What a kill cut off is taken away.
+        // Remove what a kill cut off.
         file.set_len(whole_lines(&text) as u64)?;
         let line = serde_json::to_string(row)? + "\n";
         file.write_all(line.as_bytes())
@@ -337,7 +346,7 @@ fn println_row(text: &str) -> Result<()> {
     writeln!(io::stdout().lock(), "{text}").map_err(CliError::Stdout)
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -351,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_takes_its_place_in_the_line() {
+    fn a_choice_replaces_its_options() {
         let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
         let choice = Choice {
             layer: Some(4),

@@ -10,25 +10,25 @@ use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer};
 use selfie::{Model, Opened, on};
 
-use crate::control::{Asked, RewardSource, RewardedRun};
+use crate::control::{LoadedJudge, RewardSource, RewardedRun};
 use crate::control_args::ReinforceArgs;
 use crate::error::Result;
 use crate::stop::Stop;
 
-/// The runs, in the order of their choices, and the model that a judge asks, if there is one.
+/// The runs in the order of their choices, and the judge's model if there is one.
 pub(crate) struct Runs<'a> {
     pub(crate) runs: Vec<Run<'a>>,
-    pub(crate) judge: Option<Asked>,
+    pub(crate) judge: Option<LoadedJudge>,
 }
 
 pub(crate) enum Run<'a> {
     Supervised(Supervised),
-    /// With the arguments that say where rewards come from.
+    /// With the arguments that define the rewards.
     Reinforce(Reinforce, &'a ReinforceArgs),
 }
 
 impl Runs<'_> {
-    /// Does the runs `open`, `jobs` at a time; `each` gets what came of one. A run that fails ends the others.
+    /// Does the runs `open`, `jobs` at a time, and passes each outcome to `each`. A failed run ends the others.
     pub(crate) fn work(
         &self,
         model: &Model,
@@ -53,7 +53,7 @@ impl Runs<'_> {
         let failed = AtomicBool::new(false);
         let ended = || stop.is_asked_for() || failed.load(Ordering::Relaxed);
         let worker = |done: mpsc::Sender<(usize, Result<Outcome>)>| {
-            // The runs of a layer follow each other, and share what the unedited model makes of their prompts.
+            // Consecutive runs are of one layer, and share the unedited model's answers to their prompts.
             let mut unedited: Option<Unedited<B>> = None;
             while let Some(&at) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if ended() {
@@ -73,7 +73,7 @@ impl Runs<'_> {
                     &mut unedited,
                     &mut observer,
                 );
-                // One that was interrupted is not finished, and is done again another time.
+                // An interrupted run is not finished, and is done again next time.
                 if ended() || done.send((at, outcome)).is_err() {
                     break;
                 }
@@ -99,12 +99,12 @@ impl Runs<'_> {
 }
 
 impl Run<'_> {
-    /// One run, on a handle of its own; `unedited` is kept where the next run can use it.
+    /// Does one run on its own handle; keeps `unedited` for the next run that can use it.
     fn run<B: Backend>(
         &self,
         llama: &Llama<B>,
         opened: &Opened,
-        judge: Option<&Asked>,
+        judge: Option<&LoadedJudge>,
         unedited: &mut Option<Unedited<B>>,
         observer: &mut dyn FnMut(&Step) -> ControlFlow<()>,
     ) -> Result<Outcome> {
@@ -128,7 +128,7 @@ impl Run<'_> {
         }
     }
 
-    /// What the unedited model makes of its prompts: what is there, if it fits.
+    /// The unedited model's answers to the run's prompts; reuses the given ones if they fit.
     fn unedited<'u, B: Backend>(
         &self,
         llama: &Llama<B>,

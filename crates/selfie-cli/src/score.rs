@@ -14,13 +14,14 @@ use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
 use crate::reader_args::ScoreArgs;
 
-/// Texts that are reconstructed at a time.
+/// Texts to reconstruct at a time.
 const BATCH: usize = 64;
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     let Some(Released::Reconstructor(meta)) = Released::open(&args.reconstructor, None)? else {
         return usage(format!(
-            "--reconstructor {}: it is no reconstructor (nla_meta.yaml with the role ar, critic or reconstructor)",
+            "--reconstructor {}: not a reconstructor; expected a folder with nla_meta.yaml and the role ar, critic or \
+             reconstructor",
             args.reconstructor.display()
         ));
     };
@@ -29,7 +30,7 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     let subject = open(&args.model)?;
     if meta.d_model != subject.config.d_model {
         return usage(format!(
-            "{}: d_model is {}, and that of {} is {}",
+            "{}: d_model is {}, but {} has {}",
             meta.path.display(),
             meta.d_model,
             subject.name,
@@ -69,7 +70,7 @@ fn text<'a>(row: &'a Map<String, Value>, field: &str) -> &'a str {
     row.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The rows of `--rows`: each of a cell of a prompt.
+/// Reads `--rows`: each row describes a prompt's cell.
 fn read(args: &ScoreArgs) -> Result<Vec<Map<String, Value>>> {
     let json = fs::read_to_string(&args.rows).map_err(|source| ControlError::Read {
         path: args.rows.clone(),
@@ -93,7 +94,7 @@ fn read(args: &ScoreArgs) -> Result<Vec<Map<String, Value>>> {
         };
         let Some(row) = row.filter(is_cell) else {
             return usage(format!(
-                "--rows {}: line {} is no row of a cell (prompt, interpretation, layer, token)",
+                "--rows {}: line {} is not a row of interpret; it needs prompt, interpretation, layer and token",
                 args.rows.display(),
                 index + 1
             ));
@@ -103,7 +104,7 @@ fn read(args: &ScoreArgs) -> Result<Vec<Map<String, Value>>> {
     Ok(rows)
 }
 
-/// The states that the rows are about.
+/// The states that the rows interpret.
 fn states(rows: &[Map<String, Value>], model: &selfie::Model) -> Result<Vec<Vec<f32>>> {
     let mut prompts: Vec<Vec<u32>> = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
@@ -124,7 +125,8 @@ fn states(rows: &[Map<String, Value>], model: &selfie::Model) -> Result<Vec<Vec<
         let (tokens, n_layers) = (prompts[index].len(), model.opened.config.n_layers);
         if layer > n_layers || token >= tokens {
             return usage(format!(
-                "--rows: layer {layer}, token {token} of {prompt:?}: {} has layers 0..={n_layers}, and the prompt {tokens} tokens",
+                "--rows: layer {layer}, token {token} of {prompt:?} is out of range: {} has layers 0..={n_layers}, \
+                 the prompt {tokens} tokens",
                 model.opened.name
             ));
         }

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use selfie_serve::{Address, Limits, Server};
 
 use crate::args::ServeArgs;
-use crate::console::tell;
+use crate::console::print_note;
 use crate::error::{CliError, Result};
 use crate::interpret::batch_size;
 use crate::open::{load_unedited, open};
-use crate::reproduce::of_model;
+use crate::reproduce::interpret_command;
 use crate::stop::Stop;
 
 pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
@@ -28,17 +28,17 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
     };
     let quiet = args.model.quiet;
     let model = load_unedited(open(&args.model)?, quiet)?;
-    let server = Server::bind(model, &address, limits, of_model())?;
+    let server = Server::bind(model, &address, limits, interpret_command())?;
     if !args.host.is_loopback() {
         let at = server.address();
-        tell(
+        print_note(
             quiet,
-            format!("whoever reaches {at} can use the model: there is no password (--host)"),
+            format!("anyone who reaches {at} can use the model: there is no password (--host)"),
         );
     }
     let stop = Stop::listen();
     let mut out = io::stdout().lock();
-    writeln!(out, "http://{}/ (Ctrl-C ends it)", server.address()).map_err(CliError::Stdout)?;
+    writeln!(out, "http://{}/ (Ctrl-C to stop)", server.address()).map_err(CliError::Stdout)?;
     out.flush().map_err(CliError::Stdout)?;
     drop(out);
     Ok(server.run(|| stop.is_asked_for())?)

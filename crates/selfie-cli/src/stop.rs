@@ -1,4 +1,4 @@
-//! Ending before the work is done.
+//! Stopping a run early.
 
 use std::ffi::c_int;
 use std::fs;
@@ -13,19 +13,19 @@ const SIGNALS: [c_int; 3] = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP];
 #[cfg(not(unix))]
 const SIGNALS: [c_int; 2] = [SIGINT, SIGTERM];
 
-/// Whether Ctrl-C was pressed, or a signal came that asks for the same: SIGTERM, or SIGHUP when the terminal is closed.
+/// Whether Ctrl-C was pressed, or a signal with the same meaning came: SIGTERM, or SIGHUP when the terminal closes.
 #[derive(Clone)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Listens from now on. A second signal ends the program at once.
+    /// Starts listening. A second signal ends the program at once.
     pub(crate) fn listen() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let ignored = ignored();
         for signal in SIGNALS {
-            // What the program was started to ignore, by nohup or as a job in the background, does not end it.
+            // A signal that the program was started to ignore, by nohup or as a background job, does not end it.
             if ignored >> (signal - 1) & 1 == 0 {
-                // Without a handler a signal ends the program as ever.
+                // If no handler can be set, the signal ends the program as usual.
                 let _ = flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop));
                 let _ = flag::register(signal, Arc::clone(&stop));
             }
@@ -38,7 +38,7 @@ impl Stop {
     }
 }
 
-/// The signals that are ignored, a bit each, as Linux tells; none elsewhere.
+/// The ignored signals, one bit each, as Linux reports them; 0 elsewhere.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status

@@ -1,4 +1,4 @@
-//! `selfie sweep`: many prompts, into a folder.
+//! `selfie sweep`: many prompts into a folder.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -11,18 +11,18 @@ use selfie_sweep::{Observer, Plan, Settings, Shard, SweepFolder, read_prompts};
 use crate::args::SweepRunArgs;
 use crate::cells::{numbers, selector};
 use crate::chat;
-use crate::console::{bar, style, tell};
+use crate::console::{bar, print_note, style};
 use crate::error::{CliError, Result, usage};
-use crate::interpret::{options, tell_of_empty};
+use crate::interpret::{note_empty, options};
 use crate::open::{load, load_on, open};
-use crate::prompts::{tell_of_interpretation_prompt, tell_of_name, tell_of_prompts};
+use crate::prompts::{note_double_bos, note_interpretation_prompt, note_missing_template};
 use crate::reader::whole_model;
 use crate::stop::Stop;
 
-/// Prompts that a note names.
+/// How many prompts a note names.
 const NAMED: usize = 10;
-/// How often a log that is no terminal hears of the progress.
-const TELL: Duration = Duration::from_secs(60);
+/// How often to print progress to a log that is not a terminal.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     let stop = Stop::listen();
@@ -33,7 +33,7 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
         && let Some(released) = Released::open(dir, None)?
     {
         return usage(format!(
-            "--reader {}: selfie sweep does not take a {released}; use selfie interpret --prompts",
+            "--reader {}: selfie sweep does not support a {released}; use selfie interpret --prompts",
             dir.display()
         ));
     }
@@ -54,15 +54,15 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     let plan = plan(args, prompts, &opened, &options)?;
     let reads = reader.as_ref().unwrap_or(&opened);
     plan.check(&opened, reads, &options)?;
-    tell_of_gaps(&plan, quiet);
+    note_gaps(&plan, quiet);
     let settings = Settings::new(&opened, reader.as_ref(), &plan, &options)?;
     let mut folder = SweepFolder::open(&args.out, plan, settings)?.with_part_rows(args.part_rows);
     if folder.is_complete() {
         return finished(&mut folder, &options, quiet);
     }
-    tell_of_prompts(&opened, folder.plan().prompts(), quiet)?;
-    tell_of_name(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
-    tell_of_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
+    note_double_bos(&opened, folder.plan().prompts(), quiet)?;
+    note_missing_template(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
+    note_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
     let model = load(opened, quiet)?;
     let reader = match reader {
         Some(reader) => Some(load_on(reader, model.device(), quiet)?),
@@ -78,7 +78,7 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     );
     progress.bar.finish_and_clear();
     let done = format!(
-        "{} of {} rows are done in {}",
+        "{} of {} rows are in {}",
         folder.done(),
         folder.plan().rows().len(),
         folder.dir().display()
@@ -87,10 +87,10 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
         error: Box::new(error.into()),
         done: done.clone(),
     })?;
-    tell_of_empty(swept.empty, swept.new, quiet);
+    note_empty(swept.empty, swept.new, quiet);
     if !folder.is_complete() {
         return Err(CliError::Interrupted {
-            done: format!("{done}; the same command goes on from there"),
+            done: format!("{done}; run the same command again to resume"),
         });
     }
     failed(&folder)
@@ -102,7 +102,7 @@ fn plan(
     opened: &Opened,
     options: &Options,
 ) -> Result<Plan> {
-    // hidden_states has one more entry than there are layers.
+    // hidden_states has one more entry than the model has layers.
     let layers = numbers("layers", &args.layers, opened.config.n_layers + 1)?;
     let tokens = selector(&args.tokens)?;
     let shard = match &args.shard {
@@ -114,12 +114,12 @@ fn plan(
     )?)
 }
 
-/// Tells what the manifest counts: what is not in all prompts.
-fn tell_of_gaps(plan: &Plan, quiet: bool) {
+/// Notes the gaps that the manifest counts: tokens that some prompts lack.
+fn note_gaps(plan: &Plan, quiet: bool) {
     let n = plan.prompts().len();
     for gap in plan.gaps() {
         let places = places(&gap.prompts);
-        tell(
+        print_note(
             quiet,
             format!("{}, in {} of {n} prompts: {places}", gap.what, gap.count),
         );
@@ -127,7 +127,7 @@ fn tell_of_gaps(plan: &Plan, quiet: bool) {
     let without = plan.without_cells();
     if !without.is_empty() {
         let (count, places) = (without.len(), places(without));
-        tell(
+        print_note(
             quiet,
             format!("{count} of {n} prompts have no rows: {places}"),
         );
@@ -137,23 +137,23 @@ fn tell_of_gaps(plan: &Plan, quiet: bool) {
 fn places(prompts: &[usize]) -> String {
     let first: Vec<String> = prompts.iter().take(NAMED).map(usize::to_string).collect();
     let more = if prompts.len() > NAMED {
-        ", ... (all are in manifest.json)"
+        ", ... (manifest.json lists all)"
     } else {
         ""
     };
     first.join(", ") + more
 }
 
-/// All rows are there already.
+/// Closes a sweep that already has all its rows.
 fn finished(folder: &mut SweepFolder, options: &Options, quiet: bool) -> Result<()> {
     let options = folder.name(options)?;
     folder.close_part(&options, "an earlier run's device")?;
     let (rows, dir) = (folder.done(), folder.dir().display());
-    tell(quiet, format!("all {rows} rows are in {dir} already"));
+    print_note(quiet, format!("{dir} already has all {rows} rows"));
     failed(folder)
 }
 
-/// An error if there are rows that cannot be computed.
+/// An error if some rows could not be computed.
 fn failed(folder: &SweepFolder) -> Result<()> {
     let mut failed = folder.failed();
     match failed.next() {
@@ -167,13 +167,13 @@ fn failed(folder: &SweepFolder) -> Result<()> {
     }
 }
 
-/// Shows progress, and stops at Ctrl-C.
+/// Shows progress, and stops on Ctrl-C.
 struct Progress {
     bar: ProgressBar,
-    /// Rows that an earlier run has computed.
+    /// Rows that earlier runs computed.
     before: usize,
-    /// When the log was told last.
-    told: Instant,
+    /// When progress was last printed to the log.
+    last_logged: Instant,
     quiet: bool,
     stop: Stop,
 }
@@ -181,14 +181,14 @@ struct Progress {
 impl Progress {
     fn new(folder: &SweepFolder, stop: Stop, quiet: bool) -> Self {
         let rows = folder.plan().rows().len() as u64;
-        let style = style("{bar:30} {pos}/{len} rows ({msg}/s), {elapsed} gone, {eta} left");
+        let style = style("{bar:30} {pos}/{len} rows ({msg}/s), {elapsed} elapsed, {eta} left");
         let bar = bar(rows, quiet).with_style(style);
         bar.set_position(folder.done() as u64);
         bar.reset_eta();
         Self {
             bar,
             before: folder.done(),
-            told: Instant::now(),
+            last_logged: Instant::now(),
             quiet,
             stop,
         }
@@ -201,12 +201,12 @@ impl Observer for Progress {
         let rate = (done - self.before) as f64 / seconds;
         self.bar.set_message(format!("{rate:.1}"));
         self.bar.set_position(done as u64);
-        // A job's log has no bar.
-        if self.bar.is_hidden() && self.told.elapsed() > TELL {
-            self.told = Instant::now();
+        // The log of a batch job has no bar.
+        if self.bar.is_hidden() && self.last_logged.elapsed() > LOG_INTERVAL {
+            self.last_logged = Instant::now();
             let left = Duration::from_secs_f64((rows - done) as f64 / rate.max(1e-9));
             let left = HumanDuration(left);
-            tell(
+            print_note(
                 self.quiet,
                 format!("{done}/{rows} rows ({rate:.1}/s), {left} left"),
             );
@@ -223,9 +223,9 @@ impl Observer for Progress {
     fn failed(&mut self, cell: &str) {
         let quiet = self.quiet;
         self.bar.suspend(|| {
-            tell(
+            print_note(
                 quiet,
-                format!("no row for {cell}: its activations overflow"),
+                format!("no row for {cell}: its activations overflowed"),
             )
         });
     }

@@ -1,4 +1,4 @@
-//! Prompts that are chats, and models by their name in the hub's cache.
+//! Chat prompts, and models by their name in the hub's cache.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn columns(lines: &str, at: usize) -> Vec<&str> {
         .collect()
 }
 
-/// The pieces as text, with the bytes that have no piece of their own.
+/// The pieces as text, with the bytes that are not a piece by themselves.
 fn text(lines: &str) -> String {
     let text = columns(lines, 2).concat().replace('▁', " ");
     let bytes = [("<0x3C>", "<"), ("<0x3E>", ">"), ("<0x5F>", "_")];
@@ -44,12 +44,12 @@ fn rows(jsonl: &str) -> Vec<Value> {
 }
 
 #[test]
-fn tokens_show_whose_message_they_are() {
+fn tokens_show_the_message_they_belong_to() {
     let model = model();
     let args = ["--chat", "--system", "a type", "--prompt", " of drink "];
     let lines = succeed("tokens", model.path(), &args);
     let text = "<system> a type\n<user> of drink\n<assistant>";
-    // The same ids as of the text, which has one bos then too.
+    // The same ids as for the plain text, which then has one bos too.
     let plain = succeed("tokens", &dir("llama2-mha"), &["--prompt", text]);
     assert_eq!(columns(&lines, 1), columns(&plain, 1));
     let roles = columns(&lines, 4);
@@ -73,7 +73,7 @@ fn tokens_show_whose_message_they_are() {
 }
 
 #[test]
-fn a_chat_is_the_text_that_the_template_makes_of_it() {
+fn a_chat_is_the_templates_text() {
     let model = model();
     let text = "<user> a type of drink\n<assistant>";
     let chat = ["--chat", "--prompt", "a type of drink"];
@@ -115,7 +115,7 @@ fn a_chat_is_the_text_that_the_template_makes_of_it() {
         }
     }
 
-    // A file has a message or messages a line.
+    // A file has one message, or one list of messages, per line.
     let file = model.path().join("prompts.txt");
     let messages = r#"[{"role": "user", "content": "a type of drink"}]"#;
     fs::write(
@@ -140,7 +140,7 @@ fn a_chat_is_the_text_that_the_template_makes_of_it() {
     assert_eq!(chat["prompt"], format!("<s>{text}"));
     assert_eq!(chat["new_ids"], text_row["new_ids"]);
 
-    // A last message of the assistant goes on.
+    // A final assistant message is continued.
     let begun = r#"[{"role":"user","content":"a type"},{"role":"assistant","content":"of drink"}]"#;
     let [chat, text_row] = [
         &["--chat", "--prompt", begun],
@@ -200,7 +200,7 @@ fn interpretation_prompts_are_written_by_the_readers_template() {
 }
 
 #[test]
-fn what_cannot_be_a_chat_is_refused() {
+fn malformed_chats_are_refused() {
     let plain = copy("llama2-mha");
     let plain = plain.path();
     fs::remove_file(plain.join("chat_template.jinja")).unwrap();
@@ -241,7 +241,7 @@ fn what_cannot_be_a_chat_is_refused() {
     refused(&["--prompt", "a"], "chat_template.jinja, line 2: never");
     fs::write(model.path().join("chat_template.jinja"), "a\n{% if %}").unwrap();
     refused(&["--prompt", "a"], "chat_template.jinja, line 2: ");
-    // Neither is in the way of what needs no template.
+    // Commands that need no template still work.
     succeed("tokens", model.path(), &["--prompt", "a"]);
     let list = [
         "--layers",
@@ -259,13 +259,13 @@ fn what_cannot_be_a_chat_is_refused() {
 }
 
 #[test]
-fn a_model_without_a_template_has_the_same_prompt_and_a_note() {
+fn a_model_without_a_template_gets_the_same_prompt_and_a_note() {
     let plain = copy("llama2-mha");
     fs::remove_file(plain.path().join("chat_template.jinja")).unwrap();
     let args = ["--prompt", "a", "--layers", "1", "--max-new-tokens", "2"];
     let noted = selfie("interpret", plain.path(), &args);
     let said =
-        "note: the model has no chat template: the interpretation prompt is in LLaMA 2's form";
+        "note: the model has no chat template: the interpretation prompt uses LLaMA 2's format";
     assert!(noted.stderr.starts_with(said), "{}", noted.stderr);
     let with = rows(&succeed("interpret", &dir("llama2-mha"), &args));
     let without = rows(&noted.stdout);
@@ -290,12 +290,12 @@ fn a_template_without_bos_is_noted() {
     let outcome = selfie("tokens", model.path(), &["--chat", "--prompt", "drink"]);
     assert_eq!(
         outcome.stderr,
-        "note: the chat template writes no <s>, which prompts begin with otherwise\n"
+        "note: the chat template writes no <s>; prompts without --chat begin with it\n"
     );
 }
 
 #[test]
-fn the_demo_has_a_template_in_the_form_it_was_trained_with() {
+fn the_demo_has_the_template_it_was_trained_with() {
     let question = "What is the capital of the country of the Colosseum?";
     let text = format!("[INST] {question} [/INST]");
     let [chat, plain] =

@@ -47,13 +47,14 @@ fn supervised_control_agrees_with_pytorch() {
             ];
             assert_eq!(fields[..6], contract);
             assert_losses(&log, "loss", &case["losses"]);
-            match case["reference_prompts"].is_array() {
-                true => assert_losses(&log, "keep_loss", &case["keep_losses"]),
-                false => assert!(log.iter().all(|step| step["keep_loss"].is_null())),
+            if case["reference_prompts"].is_array() {
+                assert_losses(&log, "keep_loss", &case["keep_losses"]);
+            } else {
+                assert!(log.iter().all(|step| step["keep_loss"].is_null()));
             }
             assert_eq!(stdout.lines().count(), log.len() + 2, "{stdout}");
 
-            // The edit on another command: the text that PyTorch has after the edit.
+            // With the edit, another command gives the text that PyTorch generates after its own.
             let edit = folder.at("edit.safetensors");
             let count = case["after_new_ids"].as_array().unwrap().len().to_string();
             let generate = |model: &Path, edit: &[&str]| -> Value {
@@ -161,7 +162,7 @@ fn reinforcement_by_a_program_agrees_with_pytorch() {
 }
 
 #[test]
-fn a_run_is_its_seed() {
+fn a_run_is_determined_by_its_seed() {
     let folder = Folder::new();
     let run = |name: &str, seed: &str| {
         let edit = folder.at(name);
@@ -204,7 +205,7 @@ fn a_dry_run_writes_nothing() {
         said.contains("step 0") && !said.contains("step 1"),
         "{said}"
     );
-    assert!(said.contains("nothing is written"), "{said}");
+    assert!(said.contains("nothing was written"), "{said}");
     assert!(folder.names().is_empty());
     let without = [&REINFORCE[..], &["--reward-words", "the", "--dry-run"]].concat();
     works(&["control", "reinforce"], &dir("llama2-mha"), &without);
@@ -269,7 +270,7 @@ fn the_drift_gate_says_so() {
         &["--max-drift", "--lr"],
     );
     assert!(!folder.path("edit.safetensors").exists());
-    // A bound in the middle: the run ends well and says why.
+    // With a bound in the middle, the run ends well and says why.
     *args.last_mut().unwrap() = "0.01".to_owned();
     let outcome = selfie(&["control", "supervised"], &model, &strs(&args));
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
@@ -282,8 +283,8 @@ fn the_drift_gate_says_so() {
     assert!(folder.path("edit.safetensors").exists());
 }
 
-/// What is asked of the model has the reward at the first look: a run stops after its patience, and there is nothing to
-/// write. Two prompts, and tokens of each.
+/// The model already does what is asked: the run stops after its patience, and there is nothing to write. Two prompts,
+/// with their own tokens.
 #[test]
 fn a_run_stops_when_it_has_its_reward() {
     let folder = Folder::new();
@@ -321,7 +322,7 @@ fn a_run_stops_when_it_has_its_reward() {
         outcome.stderr
     );
     assert!(
-        outcome.stdout.contains("no edit is written"),
+        outcome.stdout.contains("no edit was written"),
         "{}",
         outcome.stdout
     );
@@ -338,7 +339,7 @@ fn a_run_stops_when_it_has_its_reward() {
 }
 
 #[test]
-fn a_scan_goes_on_where_it_was() {
+fn a_scan_resumes() {
     let folder = Folder::new();
     let table = folder.at("table.jsonl");
     let model = dir("llama2-mha");
@@ -373,7 +374,7 @@ fn a_scan_goes_on_where_it_was() {
     assert!(both.starts_with(&first), "{both}");
     let rows = folder.jsonl("table.jsonl");
     assert_eq!(rows.len(), 4);
-    // The best line is that of the least share of the first loss.
+    // The best line has the smallest share of the first loss.
     let least = rows.iter().min_by(|a, b| {
         a["loss"]
             .as_f64()
@@ -394,7 +395,7 @@ fn a_scan_goes_on_where_it_was() {
     );
 }
 
-/// Runs at a time, and a table whose last line was cut off, change nothing.
+/// Neither the number of jobs nor a table with a truncated last line changes the rows.
 #[test]
 fn a_scan_has_the_same_rows_with_any_number_of_jobs() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! What `selfie control` and `selfie eval` say of wrong input.
+//! What `selfie control` and `selfie eval` say about wrong input.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::path::Path;
 use common::{Folder, PROMPT, REINFORCE, dir, fails};
 
 #[test]
-fn wrong_input_is_told_in_a_line() {
+fn wrong_input_is_one_line() {
     let folder = Folder::new();
     let model = dir("llama2-mha");
     let out = folder.at("edit.safetensors");

@@ -35,7 +35,7 @@ fn a_prompt_is_enough() {
 }
 
 #[test]
-fn every_command_knows_it() {
+fn every_command_runs_on_it() {
     let quiet = |command: &str, args: &[&str]| {
         let outcome = demo(command, &[args, &["--quiet"]].concat());
         assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
@@ -54,7 +54,7 @@ fn every_command_knows_it() {
 }
 
 #[test]
-fn it_is_the_same_from_a_folder() {
+fn it_gives_the_same_from_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     selfie_demo::write(folder.path()).unwrap();
     let args = ["--prompt", PROMPT, "--json"];

@@ -86,7 +86,7 @@ fn edits_are_shown_stacked_and_refused() {
         &["generate"],
         &model,
         &weights,
-        &["model.safetensors", "not an edit"],
+        &["model.safetensors", "not a Selfie edit"],
     );
     let busy = ["--edit", &first, "--out", folder.0.path().to_str().unwrap()];
     fails(2, &["edit", "export"], &model, &busy, &["exists"]);
@@ -117,7 +117,7 @@ fn facts_and_choices_count_what_pytorch_generates() {
                 .for_each(|row| writer.write_record(row).unwrap());
             String::from_utf8(writer.into_inner().unwrap()).unwrap()
         };
-        // A piece of each text, but of the first case's a wrong one.
+        // A piece of each expected text; for the first case, a wrong one.
         let pieces: Vec<String> = cases
             .iter()
             .map(|c| c["text"].as_str().unwrap().trim().chars().take(6).collect())
@@ -156,7 +156,7 @@ fn facts_and_choices_count_what_pytorch_generates() {
             assert_eq!(&record[3], if i == 0 { "0" } else { "1" });
         }
 
-        // The same prompts, cut in two and put together again by the template.
+        // The same prompts, cut in two and joined by the template.
         let rows: Vec<Vec<&str>> = cases
             .iter()
             .zip(&pieces)

@@ -1,4 +1,4 @@
-//! Wrong input: one line with the numbers, and the exit code.
+//! Wrong input gives one line with the numbers, and the exit code.
 
 mod common;
 
@@ -93,7 +93,7 @@ fn weights() {
         &["I32", "F32, BF16 and F16"],
     );
 
-    // The last value of the file is in a matrix or a norm; either is checked.
+    // The last value of the file is in a matrix or in a norm; both are checked.
     let mut damaged = bytes;
     let end = damaged.len();
     damaged[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -204,7 +204,7 @@ fn options() {
     says(&["--no-such-option"], &["--no-such-option"]);
 }
 
-/// Without a GPU: what is missing. With one: that there are not a hundred.
+/// Without a GPU, the message says what is missing; with one, that there are not a hundred.
 #[test]
 fn devices() {
     let model = dir("llama2-mha");
@@ -217,9 +217,10 @@ fn devices() {
         let args = [args, &["--device", "cuda:99"]].concat();
         let message = fail(2, command, &model, &args);
         assert_says(&message, &["CUDA driver"]);
-        match message.contains("libcuda.so.1") {
-            true => assert_says(&message, &["no CUDA driver", "install", "use the CPU"]),
-            false => assert_says(&message, &["cuda:99", "sees"]),
+        if message.contains("libcuda.so.1") {
+            assert_says(&message, &["no CUDA driver", "install", "use the CPU"]);
+        } else {
+            assert_says(&message, &["cuda:99", "sees"]);
         }
     }
     let message = interpret(2, &model, &["--cells", "1:2", "--device", "cuda:99"]);
@@ -251,7 +252,7 @@ fn random_checkpoints() {
         "--out",
         tokenizer,
     ];
-    assert_says(&random(&taken), &["there is a checkpoint already"]);
+    assert_says(&random(&taken), &["already has a checkpoint"]);
 }
 
 #[test]

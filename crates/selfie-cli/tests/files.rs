@@ -1,4 +1,4 @@
-//! What becomes of files: complete ones take their place, and a run that fails leaves older ones as they were.
+//! What happens to output files: complete ones take their place, and failed runs keep older ones.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -13,7 +13,7 @@ use std::process::Command;
 use common::{Folder, copy, dir, run, strs};
 use tempfile::TempDir;
 
-/// A checkpoint whose last weight is NaN: it opens, and does not load.
+/// A checkpoint whose last weight is NaN: it opens, but does not load.
 fn broken() -> TempDir {
     let model = copy("llama2-mha");
     let weights = model.path().join("model.safetensors");
@@ -144,14 +144,14 @@ fn an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded() {
     for (args, name) in commands(&folder, &edit, model.path()) {
         let before = folder.names();
         let nowhere = format!("no/such/folder/{name}");
-        // Nothing can be made there, not even by root.
+        // Not even root can create anything there.
         let system = format!("/sys/kernel/{name}");
         let folder_of_that_name = folder.path(name);
         fs::create_dir(&folder_of_that_name).unwrap();
         let taken = folder_of_that_name.to_str().unwrap();
         for (out, reason) in [
             (nowhere.as_str(), "No such file"),
-            (&system, "nothing can be made in its folder"),
+            (&system, "cannot create a file in its folder"),
             (taken, "is a directory"),
         ] {
             let outcome = run(&with(&args, &[out]));
@@ -184,7 +184,7 @@ fn links_stay_devices_are_written_to_and_files_are_as_the_umask_says() {
     for (args, name) in commands(&folder, &edit, &dir("llama2-mha")) {
         let (link, target) = (folder.path(name), folder.path("big").join(name));
         symlink(&target, &link).unwrap();
-        // A link to nothing yet, then one to an older file.
+        // First a link to a file that does not exist, then one to an older file.
         for _ in 0..2 {
             let outcome = run(&with(&args, &[link.to_str().unwrap()]));
             assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{args:?}");
@@ -234,7 +234,7 @@ fn a_fifo_and_stdout_get_every_byte() {
     assert_eq!(to(&fifo).code, 0);
     assert_eq!(reader.join().unwrap(), want);
     assert_eq!(to("/dev/stdout").stdout, want);
-    // Redirected to a file that has something in it.
+    // Redirected to a file that is not empty.
     let log = folder.at("log");
     fs::write(&log, "first\n").unwrap();
     let appended = File::options().append(true).open(&log).unwrap();

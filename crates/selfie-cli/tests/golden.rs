@@ -1,4 +1,4 @@
-//! What the program prints against what Python found on the golden checkpoints.
+//! The program's output against Python's on the golden checkpoints.
 
 mod common;
 
@@ -175,7 +175,7 @@ fn tokens_agree_with_pytorch() {
                 .enumerate()
                 .map(|(i, line)| {
                     let fields: Vec<&str> = line.split('\t').collect();
-                    // Bos alone is special.
+                    // Only bos is special.
                     assert_eq!(fields.get(3), (i == 0).then_some(&"special"));
                     assert_eq!(fields.len(), if i == 0 { 4 } else { 3 });
                     assert_eq!(fields[0], i.to_string());

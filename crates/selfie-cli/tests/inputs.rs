@@ -1,4 +1,4 @@
-//! Files and prompts as people have them: bos, generation settings, placeholders, prompts from a file.
+//! Real-world files and prompts: bos, generation settings, placeholders, prompts from a file.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{Folder, PROMPT, copy, dir, fail, fails, golden, selfie, succeed, wo
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-/// Sets fields of a JSON file of a folder.
+/// Sets fields of a folder's JSON file.
 fn set(folder: &Path, file: &str, fields: Value) {
     let path = folder.join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
@@ -46,7 +46,7 @@ fn rows(stdout: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The logits of a prompt's last token, by `selfie trace`.
+/// The logits of a prompt's last token, from `selfie trace`.
 fn logits(model: &Path, prompt: &str) -> (Vec<u32>, Vec<f32>) {
     let folder = Folder::new();
     let out = folder.at("t.safetensors");
@@ -74,7 +74,7 @@ fn new_ids(model: &Path, args: &[&str]) -> Value {
     answer["new_ids"].clone()
 }
 
-/// The ids are those of `AutoTokenizer` (transformers 4.57.1) on the same folders.
+/// The ids come from `AutoTokenizer` (transformers 4.57.1) on the same folders.
 #[test]
 fn folders_are_tokenized_as_transformers_does() {
     let case = |files: &[(&str, Value)], prompt: &str, expected: &[u32]| {
@@ -89,7 +89,7 @@ fn folders_are_tokenized_as_transformers_does() {
         );
     };
     let config = "tokenizer_config.json";
-    // Llama's class adds bos without a template: what DeepSeek's R1 distills ship.
+    // Llama's class adds bos without a template; DeepSeek's R1 distills ship this.
     let class = json!({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": true});
     case(
         &[
@@ -119,7 +119,7 @@ fn folders_are_tokenized_as_transformers_does() {
 }
 
 #[test]
-fn a_prefix_space_is_that_of_the_settings() {
+fn the_settings_decide_the_prefix_space() {
     let model = copy("llama3-gqa");
     let settings = json!({"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true});
     set(model.path(), "tokenizer_config.json", settings);
@@ -129,14 +129,14 @@ fn a_prefix_space_is_that_of_the_settings() {
         "tokenizer.json",
         json!({"pre_tokenizer": split}),
     );
-    // Of AutoTokenizer (transformers 4.57.1) on the same folder.
+    // From AutoTokenizer (transformers 4.57.1) on the same folder.
     let expected = [568, 220, 39, 68, 296, 78];
     assert_eq!(tokens(model.path(), &["--prompt", "Hello"]), expected);
 }
 
-/// What people's files say that needs no refusal, and advice that can be followed where there is one.
+/// Odd files that need no refusal, and advice that can be followed.
 #[test]
-fn small_differences_are_no_refusals() {
+fn small_differences_are_accepted() {
     for fields in [
         json!({"architectures": ["LLaMAForCausalLM"]}),
         json!({"bos_token_id": -1}),
@@ -160,7 +160,7 @@ fn small_differences_are_no_refusals() {
 }
 
 #[test]
-fn activations_that_overflow_are_an_error_that_names_the_cell() {
+fn the_error_for_overflowing_activations_names_the_cell() {
     let args = [
         "--prompt",
         "a type",
@@ -183,7 +183,7 @@ fn activations_that_overflow_are_an_error_that_names_the_cell() {
         &[&args[..], &write].concat(),
     );
     assert_eq!(outcome.code, 1);
-    // The other injection's row comes all the same.
+    // The other injection still gives its row.
     let found = rows(&outcome.stdout);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0]["strength"], json!(1.0));
@@ -205,7 +205,7 @@ fn bos_can_be_asked_for_and_left_out() {
     assert_eq!((of("auto"), of("always")), (with.clone(), with.clone()));
     assert_eq!(of("never"), with[1..]);
 
-    // Where the files add none, it comes when it is asked for.
+    // Where the files add no bos, it comes on request.
     let without = copy("llama2-mha");
     let fields = json!({"tokenizer_class": "LlamaTokenizer", "add_bos_token": false});
     set(without.path(), "tokenizer_config.json", fields);
@@ -213,7 +213,7 @@ fn bos_can_be_asked_for_and_left_out() {
     let always = [&prompt_args[..], &["--bos", "always"]].concat();
     assert_eq!(tokens(without.path(), &always), with);
 
-    // Every command that runs a prompt counts alike.
+    // All commands that run a prompt count alike.
     let sweep = [
         "--quiet",
         "--max-new-tokens",
@@ -241,7 +241,7 @@ fn bos_can_be_asked_for_and_left_out() {
         new_ids(without.path(), &[&prompt_args[..], &generate].concat())
     );
 
-    // Control and evaluations know only what the files say.
+    // Control and evaluations accept only what the files say.
     let control = [
         "--prompt",
         "a",
@@ -309,7 +309,7 @@ fn special_tokens_are_shown_as_such() {
 fn tokens_show_the_rows_that_are_written() {
     for name in common::GOLDEN {
         let model = dir(name);
-        // Five placeholders, by the golden data as by the name of the template.
+        // Five placeholders, from the golden data and from the template's name.
         let lines = succeed("tokens", &model, &["--template", "summarize"]);
         let writes = column(4, &lines);
         let mut numbers: Vec<&str> = writes.iter().copied().filter(|w| !w.is_empty()).collect();
@@ -345,7 +345,7 @@ fn tokens_show_the_rows_that_are_written() {
             assert_eq!(column(4, &lines), expected, "{name}: {list}");
         }
     }
-    // What follows merges with the placeholder: a note.
+    // Text after the placeholder merges with it: a note.
     let args = ["--interpretation-prompt", r#"["word", 0, "word"]"#];
     let outcome = selfie("tokens", &dir("llama2-mha"), &args);
     assert_eq!(outcome.code, 0);
@@ -353,7 +353,7 @@ fn tokens_show_the_rows_that_are_written() {
     assert!(
         outcome
             .stderr
-            .starts_with("note: the interpretation prompt: placeholder 1 is ")
+            .starts_with("note: interpretation prompt: placeholder 1 ")
     );
     let noted = selfie(
         "interpret",
@@ -371,7 +371,7 @@ fn tokens_show_the_rows_that_are_written() {
 }
 
 #[test]
-fn generation_settings_of_a_file_are_taken_and_said() {
+fn generation_settings_of_a_file_are_used_and_reported() {
     let model = copy("llama3-gqa");
     let prompt = ["--prompt", "The", "--max-new-tokens", "1"];
     let (_, logits) = logits(model.path(), "The");
@@ -400,7 +400,7 @@ fn generation_settings_of_a_file_are_taken_and_said() {
         "{}",
         outcome.stderr
     );
-    // Options come first, and interpretations do not look at the file.
+    // Options take precedence, and interpretations ignore the file.
     let greedy = [&prompt[..], &["--temperature", "0"]].concat();
     assert_eq!(new_ids(model.path(), &greedy), plain);
     let sweep = ["--prompt", "The", "--layers", "1", "--max-new-tokens", "3"];
@@ -410,7 +410,7 @@ fn generation_settings_of_a_file_are_taken_and_said() {
         rows(&original)[0]["new_ids"],
         rows(&interpreted)[0]["new_ids"]
     );
-    // The likeliest token alone has the likeliest token's probability.
+    // Only the likeliest token is as likely as the likeliest token.
     let min_p = ["--temperature", "50", "--top-k", "0", "--min-p", "1"];
     assert_eq!(
         new_ids(model.path(), &[&prompt[..], &min_p].concat()),
@@ -431,11 +431,11 @@ fn generation_settings_of_a_file_are_taken_and_said() {
 }
 
 #[test]
-fn a_repetition_penalty_is_that_of_transformers() {
+fn the_repetition_penalty_is_that_of_transformers() {
     let model = copy("llama2-mha");
     let (ids, mut logits) = logits(model.path(), PROMPT);
     let best = |logits: &[f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-    // As RepetitionPenaltyLogitsProcessor: each token that is there once, however often.
+    // Like RepetitionPenaltyLogitsProcessor: a token counts once, however often it occurs.
     let penalty = 5.0;
     let mut seen = ids.clone();
     seen.sort_unstable();

@@ -1,4 +1,4 @@
-//! Formats, files, vectors, sampling: the rows are the same however they are asked for.
+//! Formats, files, vectors, sampling: rows do not depend on how they are asked for.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn interpret(extra: &[&str]) -> String {
 }
 
 #[test]
-fn ranges_are_the_cells_that_they_name() {
+fn ranges_select_the_cells_they_name() {
     let by_ranges = interpret(&[]);
     let cells = ["--cells", "1:2,1:3,2:2,2:3"];
     let by_cells = succeed(
@@ -39,7 +39,7 @@ fn ranges_are_the_cells_that_they_name() {
         &dir("llama2-mha"),
         &[&PROMPT[..], &all].concat(),
     ));
-    // 4 layers and the final norm, 6 tokens.
+    // 4 layers and the final norm, by 6 tokens.
     assert_eq!(all.len(), 5 * 6);
     assert_eq!(all[29]["layer"], 4);
     assert!(
@@ -88,7 +88,7 @@ fn files_hold_what_stdout_shows() {
 }
 
 #[test]
-fn a_table_has_a_line_a_row() {
+fn a_table_has_one_line_per_row() {
     let table = interpret(&["--format", "table"]);
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 2 + 4, "{table}");
@@ -162,7 +162,7 @@ fn sampling_follows_the_seed_and_still_injects() {
     assert_eq!(ids(&sample("1")), ids(&sample("1")));
     assert_ne!(ids(&sample("1")), ids(&sample("2")));
     for row in sample("1") {
-        // Without an injection every difference would be exactly 0.
+        // Without an injection, every difference would be exactly 0.
         let relevancy = row["relevancy_score"].as_array().unwrap();
         assert!(relevancy.iter().any(|r| r.as_f64().unwrap() > 1e-3));
     }
@@ -190,7 +190,7 @@ fn generation_config_sets_eos_and_sampling_of_generate() {
 }
 
 #[test]
-fn rounding_weights_is_said() {
+fn rounding_weights_is_noted() {
     let args = [&PROMPT[..], &CELLS, &["--dtype", "bf16"]].concat();
     let outcome = selfie("interpret", &dir("llama2-mha"), &args);
     assert_eq!(outcome.code, 0);
@@ -230,7 +230,7 @@ fn parquet_holds_what_stdout_shows() {
         let (got, want) = (got.as_object().unwrap(), want.as_object().unwrap());
         assert!(got.keys().eq(want.keys()));
         for (field, want) in want {
-            // f32 in JSON is the shortest text; as f64 it has more digits.
+            // JSON prints an f32 with the fewest digits; as f64 it has more.
             let same = match (&got[field], want) {
                 (Value::Number(got), Value::Number(want)) => close(got, want),
                 (Value::Array(got), Value::Array(want))
@@ -254,7 +254,7 @@ fn close(a: &serde_json::Number, b: &serde_json::Number) -> bool {
     f32(a) == f32(b)
 }
 
-/// `none` and `random`: the fields of each control come after the model, in every format.
+/// `none` and `random`: in every format, the fields of each control come after the model.
 #[test]
 fn every_format_shows_controls() {
     let folder = tempfile::tempdir().unwrap();
@@ -301,7 +301,7 @@ fn every_format_shows_controls() {
     }
 }
 
-/// The data of a page, as a browser gets it: up to the first end of a script element.
+/// The data of a page, as a browser sees it: up to the first end of a script element.
 fn data(page: &str) -> Value {
     let (_, from) = page
         .split_once("<script type=\"application/json\" id=\"data\">")
@@ -309,7 +309,7 @@ fn data(page: &str) -> Value {
     serde_json::from_str(from.split_once("</script>").unwrap().0).unwrap()
 }
 
-/// The cell of a page's first grid that a row is about.
+/// The cell of the page's first grid that a row is about.
 fn cell<'a>(page: &'a Value, row: &Value) -> &'a Value {
     let grid = &page["grids"][0];
     let place = |of: &Value, found: &dyn Fn(&Value) -> bool| {
@@ -351,7 +351,7 @@ fn a_page_shades_and_escapes() {
     }
 }
 
-/// With `--threads 3000` a sweep went on forever.
+/// With `--threads 3000` a sweep once never ended.
 #[test]
 fn any_number_of_threads_comes_to_an_end() {
     let args = [
@@ -374,7 +374,7 @@ fn any_number_of_threads_comes_to_an_end() {
 }
 
 #[test]
-fn what_cannot_be_seen_is_shown_in_tables_pages_and_tokens() {
+fn invisible_characters_show_in_tables_pages_and_tokens() {
     let prompt = "a\u{202e}b\u{200b}c\u{2028}d שלום e\u{301}";
     let escaped = r"a\u{202e}b\u{200b}c\u{2028}d שלום é".replace('é', "e\u{301}");
     let args = ["interpret", "--quiet", "--prompt", prompt, "--cells", "1:1"];
@@ -384,11 +384,11 @@ fn what_cannot_be_seen_is_shown_in_tables_pages_and_tokens() {
     assert_eq!(data(&page)["prompts"][0]["text"], *escaped);
     let figure = run(&[&args[..], &["--format", "svg"]].concat()).stdout;
     assert!(figure.contains(r"a\u{202e}b\u{200b}c\u{2028}d"), "{figure}");
-    // Data stays as it is.
+    // Data is not changed.
     let row: Value = serde_json::from_str(&run(&args).stdout).unwrap();
     assert_eq!(row["prompt"], prompt);
 
-    // A tokenizer with a token of such a character.
+    // A tokenizer with a token for such a character.
     let model = copy("llama2-mha");
     let path = model.path().join("tokenizer.json");
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Weights in blocks, made on loading, and what they cost.
+//! Weights quantized on loading, and the accuracy they lose.
 
 mod common;
 
@@ -23,7 +23,8 @@ fn quantized_weights_are_told_and_measured() {
         .lines()
         .find(|line| line.starts_with("computed in"));
     let computed = computed.unwrap();
-    // 64 columns are no block of 256: Q5_0, and the head beside it Q8_0; `down` has 172 columns, no blocks of 32.
+    // A row of 64 columns is shorter than a block of 256: Q5_0 instead, and Q8_0 for the head beside it. `down` has 172
+    // columns, not a multiple of 32.
     for format in ["q5_0 (", "q8_0 (1)", "f32 (4)"] {
         assert!(computed.contains(format), "{computed}");
     }
@@ -54,7 +55,7 @@ fn quantized_weights_are_told_and_measured() {
     };
     // The golden checkpoint is f32: nothing changes.
     let same = drift(&["--interpret", "3"]);
-    // Two texts at five places each.
+    // Two texts at five layers each.
     assert_eq!(same[2..], [0.0, 1.0, 10.0, 0.0]);
     let [eight, five] = ["q8_0", "q4_k"].map(|format| drift(&["--quantize", format]));
     assert_eq!(eight.len(), 4);
@@ -62,7 +63,7 @@ fn quantized_weights_are_told_and_measured() {
 }
 
 #[test]
-fn what_cannot_be_quantized_is_refused() {
+fn impossible_quantizations_are_refused() {
     let model = dir("llama2-mha");
     for (args, says) in [
         (&["--quantize", "q3_k"][..], "q8_0, q4_0"),

@@ -1,4 +1,4 @@
-//! Released readers, maps and adapters by way of the program. What PyTorch says of them is in the test kit.
+//! Released readers, maps and adapters in the program. The test kit has PyTorch's numbers.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn interpret(built: &Built, cell: (u64, u64), args: &[&str]) -> Vec<Value> {
     rows.collect::<Result<_, _>>().unwrap()
 }
 
-/// The row's ids and log-probabilities are those of a case, up to the end of the text.
+/// Checks a row's ids and log-probabilities against a case, up to the end of the text.
 #[track_caller]
 fn assert_row(row: &Value, case: &Value) {
     let (found, expected) = (ids(&row["new_ids"]), ids(&case["new_ids"]));
@@ -154,7 +154,7 @@ fn a_reconstructor_scores_rows() {
     }
 }
 
-/// A state is an affine function of itself, so the held-out share of its variance that is explained is nearly all of it.
+/// A state is an affine function of itself, so the map explains nearly all of the held-out variance.
 #[test]
 fn a_map_is_fitted_and_read_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -206,7 +206,7 @@ fn a_map_is_fitted_and_read_back() {
     assert_eq!(mapped["interpretation"], read(&[])["interpretation"]);
     assert_eq!(mapped["inject_layer"], 1);
 
-    // It is for states of layer 1.
+    // The map is for states of layer 1.
     let args = ["interpret", "--quiet", "--layers", "2", "--tokens", "last"];
     let rest = [
         "--prompt",
@@ -229,7 +229,7 @@ fn wrong_pairings_are_one_line_that_names_both_sides() {
     let built = Built::all(&reference).next().unwrap();
     let model = built.model_dir();
     let dir = |path: &Path| path.to_str().unwrap().to_owned();
-    // DoRA is not computed.
+    // DoRA is not supported.
     let other = built.write_other_lora();
     let config = other.join("adapter_config.json");
     let dora = json!({"peft_type": "LORA", "r": 20, "lora_alpha": 20, "use_dora": true});

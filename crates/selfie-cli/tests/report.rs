@@ -1,4 +1,4 @@
-//! `selfie report`: rows that are there already, as pages and figures.
+//! `selfie report`: existing rows as pages and figures.
 
 mod common;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const PROMPT: &str = "[INST] What is the capital of the country of the Colosseum? [/INST]";
 
-/// `selfie interpret` on the demo into a file, and what it is called.
+/// Runs `selfie interpret` on the demo into a file; returns its path.
 fn interpret(folder: &Folder, name: &str, args: &[&str]) -> String {
     let path = folder.at(name);
     let begin = [
@@ -61,7 +61,7 @@ fn every_file_of_rows_makes_the_same_page() {
     for part in ["grids", "pieces", "settings", "controls", "models"] {
         assert_eq!(direct[part], pages[0][part], "{part}");
     }
-    // Files with parts of the rows make one grid.
+    // Files that each hold some of the rows make one grid.
     let parts = ["1..3", "3..4"].map(|layers| {
         let grid = ["--layers", layers, "--tokens", "11..14"];
         interpret(
@@ -74,7 +74,7 @@ fn every_file_of_rows_makes_the_same_page() {
     assert_eq!(data(&page)["grids"], pages[0]["grids"]);
 }
 
-/// The words of a command, as a shell takes them.
+/// The words of a command, as a shell splits them.
 fn words(command: &str) -> Vec<String> {
     let script = format!("printf '%s\\0' {command}");
     let output = std::process::Command::new("sh")
@@ -85,7 +85,7 @@ fn words(command: &str) -> Vec<String> {
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 
-/// The command of a cell of the first grid, as the page puts it together.
+/// The command of a cell in the first grid, as the page builds it.
 fn command(page: &Value, layer: usize, token: usize) -> Vec<String> {
     let (prompt, setting) = (&page["prompts"][0], &page["settings"][0]);
     words(&format!(
@@ -133,7 +133,7 @@ fn the_command_of_a_chat_has_what_the_user_said() {
         model.path().to_str().unwrap(),
         "--chat",
     ];
-    // A value that begins with a dash is given so.
+    // A value that begins with a dash is joined with `=`.
     let chat = [
         &chat[..],
         &[
@@ -232,7 +232,7 @@ fn two_runs_are_side_by_side() {
     let page = folder.at("page.html");
     report(&[&before, "--against", &after, "--out", &page]);
     let data = data(&page);
-    // Files of one name are told apart by their paths.
+    // Files with the same name are told apart by their paths.
     assert_eq!(data["runs"], serde_json::json!([before, after]));
     let rows = |path: &str| fs::read_to_string(path).unwrap().lines().count();
     let pairs = data["grids"][0]["cells"].as_array().unwrap().iter();
@@ -268,17 +268,17 @@ fn wrong_input_is_one_line() {
             &[&no_rows],
             &["no-rows.jsonl: line 1 is not a row", "`prompt`"],
         ),
-        (1, &[&empty], &["there is no row in it"]),
+        (1, &[&empty], &["there are no rows"]),
         (1, &[&broken], &["broken.parquet: not a Parquet file"]),
         (
             2,
             &[&csv],
-            &["rows.csv: the name has to end in .jsonl or .parquet"],
+            &["rows.csv: the name must end in .jsonl or .parquet"],
         ),
         (
             2,
             &[&rows, &other],
-            &["rows of two models, demo and another", "--against"],
+            &["the rows are of two models, demo and another", "--against"],
         ),
         (2, &[&rows, "--against", &elsewhere], &["no cell in common"]),
         (
@@ -290,7 +290,7 @@ fn wrong_input_is_one_line() {
         (
             1,
             &[&rows, "--layers", "0"],
-            &["rows.jsonl: there is no row in it"],
+            &["rows.jsonl: there are no rows"],
         ),
         (2, &["--against", &rows], &["<ROWS>"]),
     ];
@@ -299,15 +299,15 @@ fn wrong_input_is_one_line() {
         assert!(!fs::exists(&page).unwrap(), "{args:?}");
     }
     let out = folder.at("page.pdf");
-    fails_as_report(2, &[&rows, "--out", &out], &["has to end in .html", ".svg"]);
+    fails_as_report(2, &[&rows, "--out", &out], &["must end in .html", ".svg"]);
     fails_as_report(
         1,
         &[&rows, "--out", "/no/such/page.html"],
         &["/no/such/page.html"],
     );
-    // Two models may be compared.
+    // Two models can be compared.
     report(&[&rows, "--against", &other, "--out", &page]);
-    // A run that fails leaves the older page.
+    // A failed run keeps the older page.
     let before = fs::read(&page).unwrap();
     fails_as_report(1, &[&empty, "--out", &page], &["no row"]);
     assert_eq!(fs::read(&page).unwrap(), before);

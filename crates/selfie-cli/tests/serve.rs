@@ -1,4 +1,4 @@
-//! `selfie serve`: its rows are those of `selfie interpret`, and its documentation is true.
+//! `selfie serve`: its rows are those of `selfie interpret`, and the examples in its documentation run.
 
 mod common;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const PROMPT: &str = "[INST] What is the capital of the country of the Colosseum? [/INST]";
 
-/// The program, serving at a port of its own.
+/// The program, serving on its own port.
 struct Served {
     child: Child,
     at: String,
@@ -21,7 +21,7 @@ struct Served {
 
 impl Served {
     fn new(args: &[&str]) -> Self {
-        // Tests may have been started to ignore signals.
+        // The test runner may have been started to ignore signals.
         let mut child = Command::new("env")
             .args([
                 "--default-signal=INT,HUP,TERM",
@@ -47,7 +47,7 @@ impl Served {
         self.child.wait().unwrap().code().unwrap()
     }
 
-    /// The answer to a JSON body, or to none.
+    /// The answer to a request, with a JSON body if there is one.
     fn curl(&self, path: &str, body: Option<&Value>) -> String {
         let mut curl = Command::new("curl");
         curl.args([
@@ -153,14 +153,14 @@ fn rows_are_those_of_the_program() {
 }
 
 #[test]
-fn signals_end_it_well() {
+fn signals_end_it_cleanly() {
     for name in ["INT", "TERM"] {
         assert_eq!(Served::new(&[]).signal(name), 0, "{name}");
     }
 }
 
 #[test]
-fn a_port_that_is_taken_is_said() {
+fn a_taken_port_is_reported() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let outcome = run(&["serve", "--quiet", "--port", &port]);
@@ -168,14 +168,14 @@ fn a_port_that_is_taken_is_said() {
     assert!(
         outcome
             .stderr
-            .contains(&format!("cannot listen at 127.0.0.1:{port}")),
+            .contains(&format!("cannot listen on 127.0.0.1:{port}")),
         "{}",
         outcome.stderr
     );
     assert!(TcpStream::connect(("127.0.0.1", taken.local_addr().unwrap().port())).is_ok());
 }
 
-/// The examples of docs/serve.md are run as they stand, at this server's port and in their order.
+/// Runs the examples of docs/serve.md as they stand, in order, against this server's port.
 #[test]
 fn the_examples_of_the_documentation_run() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/serve.md");

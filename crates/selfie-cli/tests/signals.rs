@@ -1,4 +1,4 @@
-//! A run that is interrupted: rows that are done can be read, and older results stay as they were.
+//! An interrupted run: finished rows are readable, and older results stay as they were.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -14,7 +14,7 @@ use common::{Folder, run};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
-/// What a program gets from a terminal, and from nohup.
+/// The signal setting that a program gets from a terminal; the other is that of nohup.
 const HUP_ENDS: &str = "--default-signal=HUP";
 const HUP_IS_IGNORED: &str = "--ignore-signal=HUP";
 
@@ -23,7 +23,7 @@ fn long_sweep(out: &Path, hup: &str) -> Command {
     let strengths: Vec<String> = (1..=20)
         .map(|i| (0.05 * f64::from(i)).to_string())
         .collect();
-    // The test itself may have been started to ignore some of them.
+    // The test runner may have been started to ignore some of them.
     let mut command = Command::new("env");
     command
         .args(["--default-signal=INT,TERM", hup])
@@ -71,9 +71,9 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Starts a long sweep to `out`, and sends a signal when its rows are coming.
+/// Starts a long sweep to `out`, and sends a signal once it has written rows.
 fn interrupted(out: &Path, partial: &Path, name: &str) -> Output {
-    // Parquet keeps rows in memory: whether one was done is seen afterwards.
+    // Parquet keeps rows in memory, so whether a row was done shows only afterwards.
     for patience in [100, 400, 1600, 6400] {
         let child = long_sweep(out, HUP_ENDS).spawn().unwrap();
         wait_until("rows come", || partial.exists());
@@ -107,12 +107,12 @@ fn a_signal_keeps_the_rows_that_are_done() {
         let done = rows_of_parquet(&out);
         assert!(done > 0 && done < LONG_SWEEP);
         let message = format!(
-            "error: interrupted: {done} of {LONG_SWEEP} rows are written to {}\n",
+            "error: interrupted: {done} of {LONG_SWEEP} rows were written to {}\n",
             out.display()
         );
         assert_eq!(String::from_utf8(output.stderr).unwrap(), message);
 
-        // The older result is complete, for all that the program knows.
+        // The older result is complete, as far as the program knows.
         let older = fs::read(&out).unwrap();
         let output = interrupted(&out, &partial, name);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -121,7 +121,7 @@ fn a_signal_keeps_the_rows_that_are_done() {
         let done = rows_of_parquet(&partial);
         assert!(done > 0 && done < LONG_SWEEP);
         let message = format!(
-            "error: interrupted: {done} of {LONG_SWEEP} rows are written to {}, beside the older {}\n",
+            "error: interrupted: {done} of {LONG_SWEEP} rows were written to {} (the older {} was kept)\n",
             partial.display(),
             out.display()
         );
@@ -190,7 +190,7 @@ fn an_interrupted_control_keeps_the_edit_and_the_log() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Steps are told on stdout; an update comes between two of them.
+        // Steps are printed on stdout, with an update between two of them.
         let mut out = child.stdout.take().unwrap();
         let mut text = String::new();
         while text.matches("step ").count() < 3 {

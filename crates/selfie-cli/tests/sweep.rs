@@ -25,13 +25,13 @@ const CELLS: [&str; 6] = [
     "6",
 ];
 
-/// The prompts, a JSON string a line.
+/// The prompts, one JSON string per line.
 fn prompts(folder: &Folder) -> String {
     let lines = PROMPTS.map(|prompt| json!(prompt).to_string());
     folder.write("prompts.txt", &lines.join("\n"))
 }
 
-/// The rows that a folder holds, as JSON lines.
+/// The rows in a folder, as JSON lines.
 #[track_caller]
 fn merged(dirs: &[&str]) -> String {
     let outcome = run(&[&["merge"], dirs].concat());
@@ -64,7 +64,7 @@ fn manifest(dir: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// In order of layer within each prompt, as the selector's tokens are in a sweep.
+/// By layer within each prompt, the order of the selector's tokens in a sweep.
 fn sorted(jsonl: &str) -> Vec<&str> {
     let place = |line: &&str| {
         let row: Value = serde_json::from_str(line).unwrap();
@@ -100,9 +100,9 @@ fn rows_are_those_of_interpret_in_parts_of_any_size() {
             assert_eq!(manifest["done"], want.len());
             let parts = manifest["parts"].as_array().unwrap().len();
             assert_eq!(parts, want.len().div_ceil(part_rows.parse().unwrap()));
-            // Nothing is left but what is said.
+            // The folder holds only the parts and the manifest.
             assert_eq!(names(Path::new(&out)).len(), parts + 1);
-            // Once more: nothing is computed.
+            // A second run computes nothing.
             let before = fs::metadata(Path::new(&out).join("part-00000.parquet"))
                 .unwrap()
                 .modified()
@@ -133,7 +133,7 @@ fn prompts_come_from_any_file() {
         "prompts.csv",
         &format!("id,question\n{}\n", quoted.join("\n")),
     );
-    // A file of rows is one of prompts: each as often as it has rows.
+    // A file of rows is a file of prompts: each prompt as often as it has rows.
     let cells = ["--layers", "1", "--tokens", "0", "--max-new-tokens", "1"];
     let parquet = folder.at("prompts.parquet");
     let args = [
@@ -172,7 +172,7 @@ fn prompts_come_from_any_file() {
 }
 
 #[test]
-fn what_a_prompt_does_not_have_is_counted_and_the_others_go_on() {
+fn missing_tokens_are_counted_and_other_prompts_go_on() {
     let folder = Folder::new();
     let long = "drink ".repeat(600);
     let csv = folder.write(
@@ -197,7 +197,7 @@ fn what_a_prompt_does_not_have_is_counted_and_the_others_go_on() {
     );
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     for note in [
-        "note: \"word:drink\" is not there in full, in 1 of 4 prompts: 2\n",
+        "note: \"word:drink\" is missing, in whole or in part, in 1 of 4 prompts: 2\n",
         "note: the prompt is empty, in 1 of 4 prompts: 1\n",
         "note: the prompt is longer than the model's context, in 1 of 4 prompts: 3\n",
         "note: 2 of 4 prompts have no rows: 1, 3\n",
@@ -227,11 +227,11 @@ fn what_a_prompt_does_not_have_is_counted_and_the_others_go_on() {
     ];
     let message = fail(2, "sweep", &dir(MODEL), &args);
     assert!(
-        message.starts_with("no cell is chosen in any of 4 prompts"),
+        message.starts_with("none of 4 prompts has a selected cell"),
         "{message}"
     );
     assert!(
-        message.contains("\"word:tea\" is not there in full"),
+        message.contains("\"word:tea\" is missing, in whole or in part"),
         "{message}"
     );
 }
@@ -282,7 +282,7 @@ fn interpret_knows_the_same_selectors() {
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert!(
         outcome.stderr.contains(
-            "note: --tokens: \"word:drink\" is not there in full in 3 of 4 prompts: 1, 2, 3"
+            "note: --tokens: \"word:drink\" is missing, in whole or in part, from 3 of 4 prompts: 1, 2, 3"
         ),
         "{}",
         outcome.stderr
@@ -296,7 +296,7 @@ fn interpret_knows_the_same_selectors() {
 }
 
 #[test]
-fn another_sweep_does_not_go_into_the_folder() {
+fn a_folder_takes_only_its_own_sweep() {
     let folder = Folder::new();
     let prompts = prompts(&folder);
     let out = folder.at("out");
@@ -304,7 +304,7 @@ fn another_sweep_does_not_go_into_the_folder() {
     let before = merged(&[&out]);
     let refused = |model: &str, args: &[&str], difference: &str| {
         let message = fail(2, "sweep", &dir(model), &[args, &["--out", &out]].concat());
-        assert!(message.contains("holds another sweep: "), "{message}");
+        assert!(message.contains("has another sweep: "), "{message}");
         assert!(message.contains(difference), "{message}");
     };
     refused("llama3-gqa", &sweep(&prompts, &[]), "model.weights is \"");
@@ -316,27 +316,27 @@ fn another_sweep_does_not_go_into_the_folder() {
     refused(
         MODEL,
         &sweep(&prompts, &["--seed", "1"]),
-        "control_seed is 0 there and 1 here",
+        "control_seed is 0 there but 1 here",
     );
     refused(
         MODEL,
         &sweep(&prompts, &["--dtype", "bf16"]),
-        "model.dtype is \"f32\" there and \"bf16\" here",
+        "model.dtype is \"f32\" there but \"bf16\" here",
     );
     refused(
         MODEL,
         &sweep(&prompts, &["--shard", "1/2"]),
-        "a sweep without shards is there, and --shard is 1/2 here",
+        "the folder has a sweep without shards, but --shard is 1/2",
     );
     let fewer = folder.write("fewer.txt", "a type of drink\na mountain\n");
     refused(
         MODEL,
         &sweep(&fewer, &[]),
-        "prompts.count is 4 there and 2 here",
+        "prompts.count is 4 there but 2 here",
     );
     assert_eq!(merged(&[&out]), before);
 
-    // The same weights from elsewhere are the same model.
+    // The same weights in another place are the same model.
     let copy = common::copy(MODEL);
     succeed("sweep", copy.path(), &sweep(&prompts, &["--out", &out]));
     let full = folder.at("full");
@@ -344,7 +344,7 @@ fn another_sweep_does_not_go_into_the_folder() {
     folder.write("full/notes.txt", "mine");
     let message = fail(2, "sweep", &dir(MODEL), &sweep(&prompts, &["--out", &full]));
     assert!(
-        message.contains("is not empty, and has no manifest.json"),
+        message.contains("is not empty, but has no manifest.json"),
         "{message}"
     );
 }
@@ -388,8 +388,8 @@ fn shards_make_the_whole() {
     let said = merge_fails(2, &[&each[0], &whole]);
     assert!(said.contains("are not of one sweep"), "{said}");
     let said = merge_fails(2, &[folder.0.path().to_str().unwrap()]);
-    assert!(said.contains("holds no sweep"), "{said}");
-    // A part that somebody has deleted.
+    assert!(said.contains("has no sweep"), "{said}");
+    // A deleted part.
     fs::remove_file(Path::new(&each[1]).join("part-00001.parquet")).unwrap();
     let said = merge_fails(1, &[&out]);
     assert!(said.contains("3 of 8 rows are missing in "), "{said}");
@@ -418,7 +418,7 @@ fn shards_make_the_whole() {
         &sweep(&prompts, &["--shard", "1/4", "--out", &out]),
     );
     assert!(
-        message.contains("shard 1/3 is there, and --shard is 1/4 here"),
+        message.contains("the folder has shard 1/3, but --shard is 1/4"),
         "{message}"
     );
 }
@@ -453,7 +453,7 @@ fn a_file_says_what_it_is_made_of() {
         assert_eq!(value("selfie.version"), env!("CARGO_PKG_VERSION"));
         let settings: Value = serde_json::from_str(&value("selfie.settings")).unwrap();
         assert_eq!(settings["max_new_tokens"], 6);
-        // Prompts are in a dictionary.
+        // Prompts are dictionary-encoded.
         let prompts = reader.metadata().row_group(0).column(0);
         assert!(prompts.dictionary_page_offset().is_some());
     }
@@ -481,7 +481,7 @@ fn torn_lines_are_computed_again_and_damaged_parts_are_named() {
         "{message}"
     );
     fs::remove_file(&part).unwrap();
-    // What a power cut may leave: half a line, zeros, and a part that did not get its name.
+    // What a power cut may leave: half a line, zeros, and a part under its temporary name.
     for torn in [
         &b"{\"row\":10,\"what\":{\"sa"[..],
         b"\0\0\0\0\0\0\n",
@@ -519,7 +519,7 @@ fn rows_that_overflow_are_counted_and_not_tried_again() {
     for _ in 0..2 {
         let message = fail(1, "sweep", &dir(MODEL), &args);
         assert!(
-            message.starts_with("2 of 4 rows are missing, as activations have overflowed"),
+            message.starts_with("2 of 4 rows are missing because activations overflowed"),
             "{message}"
         );
     }

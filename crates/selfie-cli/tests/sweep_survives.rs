@@ -1,4 +1,4 @@
-//! Sweeps that are killed, stopped, locked out, or run into a full disk.
+//! Sweeps that are killed, stopped, locked out, or run out of disk space.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -19,7 +19,7 @@ fn prompts(folder: &Folder) -> String {
     folder.write("prompts.txt", &cities.map(of).concat())
 }
 
-/// `selfie sweep` of the demo, slowly: a few cells at a time, in parts of so many rows that parts are closed all the time.
+/// A slow `selfie sweep` of the demo: a few cells at a time, in parts so short that one is always being closed.
 fn sweep(prompts: &str, out: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_selfie"));
     command
@@ -61,7 +61,7 @@ fn files(dir: &Path) -> Vec<(String, u64)> {
     let Ok(files) = fs::read_dir(dir) else {
         return Vec::new();
     };
-    // A file may go while one looks.
+    // A file may vanish in the meantime.
     let file = |file: std::io::Result<fs::DirEntry>| {
         let file = file.ok()?;
         Some((
@@ -77,7 +77,7 @@ fn files(dir: &Path) -> Vec<(String, u64)> {
     files
 }
 
-/// Rows that are in the folder: those of parts, and whole lines of the journal of a part that is not there.
+/// Rows in the folder: those of parts, and whole lines of the journal of the part that is still open.
 fn rows(dir: &Path) -> usize {
     let mut rows = 0;
     for (name, _) in files(dir) {
@@ -134,11 +134,11 @@ fn killed_at_twenty_points_the_rows_are_those_of_an_undisturbed_run() {
         child.kill().unwrap();
         child.wait().unwrap();
         let there = rows(dir);
-        // What was done stays done.
+        // Finished rows stay finished.
         assert!(there >= done, "{there} rows, and there were {done}");
         done = there;
         if has_ended {
-            // It came to its end between two kills.
+            // The sweep finished between two kills.
             assert_eq!(merged(&name), want);
             (out, done) = (out + 1, 0);
         } else {
@@ -177,7 +177,7 @@ fn a_signal_stops_it_and_closes_the_part() {
         "{error}"
     );
     assert!(
-        error.ends_with("; the same command goes on from there\n"),
+        error.ends_with("; run the same command again to resume\n"),
         "{error}"
     );
     assert!(
@@ -199,7 +199,7 @@ fn a_signal_stops_it_and_closes_the_part() {
 }
 
 #[test]
-fn a_second_process_is_told_who_is_there() {
+fn a_second_process_is_told_who_holds_the_lock() {
     let folder = Folder::new();
     let prompts = prompts(&folder);
     let out = folder.at("out");
@@ -210,12 +210,12 @@ fn a_second_process_is_told_who_is_there() {
     let error = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
     let want = format!(
-        "{out} is being written by another process (process {})",
+        "another process (process {}) is writing to {out}",
         child.id()
     );
     assert!(error.contains(&want), "{error}");
     assert_eq!(error.lines().count(), 1);
-    // The lock goes with the process.
+    // The lock ends with the process.
     child.kill().unwrap();
     let mut left = String::new();
     child
@@ -229,16 +229,16 @@ fn a_second_process_is_told_who_is_there() {
     finish(sweep(&prompts, &out));
 }
 
-/// Files that cannot grow stand in for a disk that is full: the operating system refuses the bytes in the middle of a write.
+/// Files that cannot grow stand in for a full disk: the operating system refuses the bytes in the middle of a write.
 #[test]
-fn a_full_disk_stops_it_and_what_is_done_is_kept() {
+fn a_full_disk_stops_it_and_finished_rows_are_kept() {
     let folder = Folder::new();
     let prompts = prompts(&folder);
     let whole = folder.at("whole");
     finish(sweep(&prompts, &whole));
     let out = folder.at("out");
     let dir = Path::new(&out);
-    // In blocks of 512 bytes: less than the journal of a part, and less than the part itself.
+    // In blocks of 512 bytes: less than a part's journal, and less than the part itself.
     for blocks in [5, 9] {
         let slow = sweep(&prompts, &out);
         let mut command = Command::new("sh");
@@ -257,7 +257,7 @@ fn a_full_disk_stops_it_and_what_is_done_is_kept() {
             error.contains("cannot write ") && error.contains("File too large"),
             "{error}"
         );
-        assert!(error.contains(" rows are done in "), "{error}");
+        assert!(error.contains(" rows are in "), "{error}");
         assert!(rows(dir) > before, "{error}");
         assert!(
             files(dir)

@@ -11,31 +11,31 @@ use serde::Serialize;
 
 use crate::Result;
 
-/// Tokens of texts that are passed together (a longer text goes in pieces).
+/// Tokens per pass; a longer text runs in pieces.
 const PASS_ROWS: usize = 512;
 /// Rows whose logits are on the host at a time.
 const LOGIT_ROWS: usize = 32;
 
-/// What an edit, or other formats of the weights, changed at the next token of every position.
+/// How the next-token distributions changed, over all positions, because of an edit or of other weight formats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Drift {
     /// The mean Kullback-Leibler divergence of the edited distributions from the unedited ones, in nats.
     pub kl: f64,
     /// The share of positions whose most likely token is still the same.
     pub top1: f64,
-    /// Positions.
+    /// How many positions were compared.
     pub positions: usize,
 }
 
-/// How far the next-token distributions of `model` are from those of `reference`, over all tokens of the texts. The two have
-/// the same vocabulary; they may differ in everything else, such as the formats of their weights.
+/// How far the next-token distributions of `model` are from those of `reference`, over all tokens of the texts. The two
+/// models must have the same vocabulary; everything else may differ, such as the formats of their weights.
 pub fn drift_between<A: Backend, B: Backend>(
     reference: &Llama<A>,
     model: &Llama<B>,
     texts: &[Vec<u32>],
 ) -> Result<Drift> {
-    let mut before = Passed::new(reference, texts)?;
-    let mut after = Passed::new(model, texts)?;
+    let mut before = TextStates::new(reference, texts)?;
+    let mut after = TextStates::new(model, texts)?;
     let mut total = Total::default();
     let rows: Vec<usize> = (0..texts.iter().map(Vec::len).sum()).collect();
     for rows in rows.chunks(LOGIT_ROWS) {
@@ -45,14 +45,14 @@ pub fn drift_between<A: Backend, B: Backend>(
     Ok(total.drift())
 }
 
-/// Texts that a model has read.
-struct Passed<B: Backend> {
+/// Texts after a pass through a model.
+struct TextStates<B: Backend> {
     session: Session<B>,
     /// The residual stream before the final norm.
     states: B::Rows,
 }
 
-impl<B: Backend> Passed<B> {
+impl<B: Backend> TextStates<B> {
     fn new(model: &Llama<B>, texts: &[Vec<u32>]) -> Result<Self> {
         let meter = DriftMeter::new(model, texts, 0)?;
         Ok(Self {
@@ -62,7 +62,7 @@ impl<B: Backend> Passed<B> {
     }
 }
 
-/// A sum over positions.
+/// Sums over positions.
 #[derive(Default)]
 struct Total {
     kl: f64,
@@ -77,7 +77,7 @@ impl Total {
             .zip(after)
             .map(|(before, after)| compare(before, after))
             .collect();
-        // In the order of the rows, so that the sum does not depend on the threads.
+        // Sum in the order of the rows, so that the result does not depend on the threads.
         for (kl, same) in pairs {
             self.kl += kl;
             self.same += usize::from(same);
@@ -95,25 +95,25 @@ impl Total {
     }
 }
 
-/// Texts and what the unedited model made of them.
+/// Texts, and the unedited model's states for them.
 pub struct DriftMeter<B: Backend> {
     /// The first layer that may change.
     layer: usize,
     texts: Vec<Vec<u32>>,
-    /// The texts that share a pass.
+    /// The texts of each pass.
     groups: Vec<Range<usize>>,
     /// `hidden_states[layer]` of all tokens; nothing below it changes.
     inputs: B::Rows,
-    /// The residual stream before the final norm, by the unedited model.
+    /// The residual stream before the final norm, from the unedited model.
     before: B::Rows,
     after: B::Rows,
-    /// The rows of these that are compared.
+    /// The rows to compare.
     compared: Vec<usize>,
     session: Session<B>,
 }
 
 impl<B: Backend> DriftMeter<B> {
-    /// Passes the texts through the model as it is; edits may change layers from `layer` on.
+    /// Runs the texts through the model as it is; edits may change layers from `layer` on.
     pub fn new(model: &Llama<B>, texts: &[Vec<u32>], layer: usize) -> Result<Self> {
         let (backend, width) = (model.backend(), model.config().d_model);
         let total: usize = texts.iter().map(Vec::len).sum();
@@ -140,8 +140,9 @@ impl<B: Backend> DriftMeter<B> {
         Ok(meter)
     }
 
-    /// The same, but only the distributions of the tokens from `begins[i]` on (at least 1) are compared in text `i`.
-    pub(crate) fn of_endings(
+    /// Like [`new`](Self::new), but in text `i` only compares the distributions of tokens from `begins[i]` on (at least
+    /// 1).
+    pub(crate) fn on_continuations(
         model: &Llama<B>,
         texts: &[Vec<u32>],
         begins: &[usize],
@@ -151,7 +152,7 @@ impl<B: Backend> DriftMeter<B> {
         meter.compared.clear();
         let mut first = 0;
         for (text, &begin) in texts.iter().zip(begins) {
-            // A row's logits are the distribution of the token after it.
+            // The logits of a row predict the token after it.
             meter
                 .compared
                 .extend(first + begin - 1..first + text.len() - 1);
@@ -160,7 +161,7 @@ impl<B: Backend> DriftMeter<B> {
         Ok(meter)
     }
 
-    /// Compares the model as it is now with what it was.
+    /// Compares the model as it is now with the unedited one.
     pub fn measure(&mut self, model: &Llama<B>) -> Result<Drift> {
         self.pass(model)?;
         let mut total = Total::default();
@@ -171,7 +172,7 @@ impl<B: Backend> DriftMeter<B> {
         Ok(total.drift())
     }
 
-    /// Runs all texts through the layers that may have changed; their last states are in `after`.
+    /// Runs all texts through the layers that may have changed, and leaves their last states in `after`.
     fn pass(&mut self, model: &Llama<B>) -> Result<()> {
         let (backend, n_layers) = (model.backend(), model.config().n_layers);
         self.session.switch(model)?;
@@ -213,7 +214,7 @@ fn outputs((&slot, text): (&Slot, &Vec<u32>)) -> impl Iterator<Item = Want> {
     (0..text.len() as u32).map(move |position| (Site::Output, slot, position))
 }
 
-/// Texts that are passed together.
+/// Groups texts into passes.
 fn groups(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;
@@ -230,7 +231,7 @@ fn groups(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The logits of some states, a vector each.
+/// The logits of some states, one vector each.
 fn logits<B: Backend>(
     session: &mut Session<B>,
     states: &B::Rows,
@@ -244,7 +245,7 @@ fn logits<B: Backend>(
     Ok(all)
 }
 
-/// The divergence of `after` from `before`, and whether the best token is the same.
+/// The KL divergence of `after` from `before`, and whether the most likely token is the same.
 fn compare(before: &[f32], after: &[f32]) -> (f64, bool) {
     let (before_lse, before_best) = log_sum_exp(before);
     let (after_lse, after_best) = log_sum_exp(after);
@@ -253,11 +254,11 @@ fn compare(before: &[f32], after: &[f32]) -> (f64, bool) {
         b.exp() * (b - a)
     };
     let kl: f64 = before.iter().zip(after).map(term).sum();
-    // Rounding can leave the divergence of equals a little under 0.
+    // Rounding can make the divergence of equal distributions slightly negative.
     (kl.max(0.0), before_best == after_best)
 }
 
-/// `log(sum(e^x))`, and where the largest value is.
+/// `log(sum(e^x))`, and the index of the largest value.
 fn log_sum_exp(logits: &[f32]) -> (f64, usize) {
     let mut best = 0;
     for (i, x) in logits.iter().enumerate() {
@@ -285,7 +286,7 @@ mod tests {
         let p = 1.0 / (1.0 + 1f64.exp());
         assert!((kl - (1.0 - 2.0 * p)).abs() < 1e-7, "{kl}");
         assert!(!same);
-        // The same distribution, from other logits; and from the same ones.
+        // The same distribution: once from other logits, once from the same ones.
         assert!(compare(&[3.0, -2.0], &[4.0, -1.0]).0 < 1e-15);
         assert_eq!(compare(&[3.0, -2.0], &[3.0, -2.0]), (0.0, true));
     }

@@ -1,4 +1,4 @@
-//! Edits as files, and applying them.
+//! Edit files, and applying them to models.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -14,19 +14,19 @@ use sha2::{Digest, Sha256};
 
 use crate::{ControlError, Figure, OutputFile, Result};
 
-/// The key of the metadata of an edit file. One key, so that the same edit is the same bytes.
+/// The metadata key of an edit file. A single key, so that equal edits have equal bytes.
 const META_KEY: &str = "selfie_edit";
 
 /// The new tensors of one layer's MLP, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Edit {
-    /// The tensors in the dtype that the model ran in: what is applied is bit for bit what was evaluated.
+    /// The tensors in the dtype that the model ran in. An applied edit is bit for bit the one that was evaluated.
     pub mlp: MlpWeights,
-    /// Where they come from.
+    /// How they were made.
     pub meta: EditMeta,
 }
 
-/// What an edit file says of itself.
+/// The metadata of an edit file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EditMeta {
     /// The program that made it, with its version.
@@ -35,15 +35,15 @@ pub struct EditMeta {
     pub method: String,
     /// The embeddings that were controlled: `hidden_states[layer]`. The MLP is that of layer `layer - 1`.
     pub layer: usize,
-    /// The shape of the model that it was made on.
+    /// The shape of the model it was made on.
     pub base: BaseShape,
-    /// For each tensor, the SHA-256 of the one that it replaces, in the same dtype, values little-endian.
+    /// The SHA-256 of each replaced tensor, in the same dtype, values little-endian.
     pub base_sha256: BTreeMap<String, String>,
-    /// Everything that was asked for.
+    /// All options of the run.
     pub options: Value,
-    /// Updates that are in the tensors.
+    /// The number of updates in the tensors.
     pub updates: usize,
-    /// Why there are no more.
+    /// Why the run ended.
     pub end: String,
     /// The loss before each update.
     pub losses: Vec<f64>,
@@ -51,33 +51,33 @@ pub struct EditMeta {
     pub keep_losses: Vec<f64>,
     /// The drift before each update; empty without reference prompts.
     pub drifts: Vec<f64>,
-    /// The loss with all updates, where it can be had without another interpretation.
+    /// The loss after all updates, if it needs no further interpretation.
     pub final_loss: Option<f64>,
-    /// The keep loss with all updates.
+    /// The keep loss after all updates.
     pub final_keep_loss: Option<f64>,
-    /// The drift with all updates.
+    /// The drift after all updates.
     pub final_drift: Option<f64>,
     /// The mean reward before each update; empty in supervised control.
     #[serde(default)]
     pub rewards: Vec<f64>,
-    /// The mean reward with all updates.
+    /// The mean reward after all updates.
     #[serde(default)]
     pub final_reward: Option<f64>,
-    /// What was measured at the end, without the edit and with it.
+    /// What was measured at the end, without and with the edit.
     #[serde(default)]
     pub report: Vec<Figure>,
 }
 
-/// The numbers that tell one model's shape from another's.
+/// The numbers that distinguish models by shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseShape {
-    /// Layers.
+    /// Number of layers.
     pub n_layers: usize,
     /// Width of the residual stream.
     pub d_model: usize,
     /// Width of the MLP.
     pub ffn: usize,
-    /// Tokens of the vocabulary.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
 }
 
@@ -114,7 +114,7 @@ impl Edit {
         let meta: EditMeta =
             serde_json::from_str(json).map_err(|e| format!("its {META_KEY} is damaged: {e}"))?;
         let Some(layer) = meta.layer.checked_sub(1) else {
-            return Err("its layer is 0".to_owned());
+            return Err("its layer is 0; edits start at layer 1".to_owned());
         };
         let mut tensors = Vec::new();
         for name in MLP_TENSORS {
@@ -122,9 +122,12 @@ impl Edit {
             let Ok(view) = file.tensor(&name) else {
                 continue;
             };
-            let dtype = dtype(view.dtype()).ok_or(format!("{name} is {:?}", view.dtype()))?;
+            let dtype = dtype(view.dtype()).ok_or(format!(
+                "tensor {name} has dtype {:?}; expected F32, F16 or BF16",
+                view.dtype()
+            ))?;
             if !meta.base_sha256.contains_key(&name) {
-                return Err(format!("it has no base hash of {name}"));
+                return Err(format!("it has no base hash for tensor {name}"));
             }
             let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
             tensors.push(HostTensor {
@@ -136,14 +139,14 @@ impl Edit {
         }
         if tensors.len() != file.len() || tensors.len() != meta.base_sha256.len() {
             return Err(format!(
-                "it holds {} tensors, of which {} belong to the MLP of layer {layer}, and {} base hashes",
+                "it has {} tensors, {} of them from the MLP of layer {layer}, and {} base hashes",
                 file.len(),
                 tensors.len(),
                 meta.base_sha256.len()
             ));
         }
         if tensors.is_empty() {
-            return Err("it holds no tensors".to_owned());
+            return Err("it has no tensors".to_owned());
         }
         Ok(Self {
             mlp: MlpWeights { layer, tensors },
@@ -151,7 +154,7 @@ impl Edit {
         })
     }
 
-    /// Writes it to a file, as [`OutputFile`] does.
+    /// Writes the edit to a file, as [`OutputFile`] does.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut out = OutputFile::new(path)?;
         let mut file = out.file()?;
@@ -160,7 +163,7 @@ impl Edit {
         out.finish()
     }
 
-    /// The bytes of its file.
+    /// The bytes of the edit file.
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
         let meta = serde_json::to_string(&self.meta)?;
         let meta = HashMap::from([(META_KEY.to_owned(), meta)]);
@@ -173,12 +176,13 @@ impl Edit {
         safetensors::serialize(views, Some(meta)).map_err(io::Error::other)
     }
 
-    /// The dtype of its matrices.
+    /// The dtype of the matrices.
     pub fn dtype(&self) -> DType {
         self.mlp.tensors.first().map_or(DType::F32, |t| t.dtype)
     }
 
-    /// An error unless it was made for a model of this shape, computed in this dtype. `name` is what messages call it.
+    /// An error unless the edit was made for a model of this shape, computed in this dtype. Messages call the edit
+    /// `name`.
     pub fn check(&self, name: &str, config: &LlamaConfig, dtype: DType) -> Result<()> {
         self.check_shape(name, config)?;
         if self.dtype() != dtype {
@@ -191,7 +195,7 @@ impl Edit {
         Ok(())
     }
 
-    /// An error unless it was made for a model of this shape.
+    /// An error unless the edit was made for a model of this shape.
     pub fn check_shape(&self, name: &str, config: &LlamaConfig) -> Result<()> {
         let (edit, model) = (self.meta.base, BaseShape::new(config));
         for (field, of_edit, of_model) in [
@@ -212,7 +216,7 @@ impl Edit {
         Ok(())
     }
 
-    /// An error unless `tensor` is the one that this edit replaces.
+    /// An error unless `tensor` is the one this edit replaces.
     pub(crate) fn check_base(&self, name: &str, tensor: &HostTensor) -> Result<()> {
         let found = sha256(tensor);
         match self.meta.base_sha256.get(&tensor.name) {
@@ -269,7 +273,7 @@ pub(crate) fn file_dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// Edits that lie on a model, in the order that they were applied.
+/// The edits applied to a model, in order.
 #[derive(Debug, Default)]
 pub struct EditStack {
     applied: Vec<Applied>,
@@ -283,18 +287,18 @@ struct Applied {
 }
 
 impl EditStack {
-    /// No edits.
+    /// An empty stack.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The names of the edits, the first one applied first.
+    /// The names of the edits in the order they were applied.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.applied.iter().map(|applied| applied.name.as_str())
     }
 
-    /// Applies an edit on top of the others; an error, and no change, unless every tensor that it replaces is the one that
-    /// it was made from. `name` is what messages call it.
+    /// Applies an edit on top of the others. If a tensor it replaces is not the one it was made from, this is an error
+    /// and the model does not change. Messages call the edit `name`.
     pub fn apply<B: Backend>(
         &mut self,
         model: &mut Llama<B>,
@@ -315,8 +319,8 @@ impl EditStack {
         Ok(())
     }
 
-    /// Takes the edit at `index` off and restores the exact bytes that were there before it. Edits of other layers may have
-    /// been applied since; an edit of the same layer has to be reverted first.
+    /// Reverts the edit at `index`, and restores the exact bytes that it replaced. Edits of other layers may have been
+    /// applied since; a later edit of the same layer must be reverted first.
     pub fn revert<B: Backend>(&mut self, model: &mut Llama<B>, index: usize) -> Result<()> {
         let Some(applied) = self.applied.get(index) else {
             return Err(ControlError::NotApplied {

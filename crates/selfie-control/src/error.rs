@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use selfie_interp::InterpError;
 use selfie_kernels::{DType, KernelError};
 use selfie_llama::LlamaError;
 
-/// Everything that can go wrong when embeddings are controlled, edits handled or models evaluated.
+/// Everything that can go wrong when controlling embeddings, handling edits or evaluating models.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// A layer whose embeddings no MLP's output is added to, or that comes after the final norm.
+    /// No MLP can control the embeddings of this layer.
     #[error(
-        "layer {layer} cannot be controlled: hidden_states[L] is what the MLP of layer L-1 is added to, for L in \
+        "layer {layer} cannot be controlled: the MLP of layer L-1 controls hidden_states[L], for L in \
          1..{n_layers} (0 is the embedding table, {n_layers} the output of the final norm)"
     )]
     Layer {
@@ -22,26 +22,26 @@ pub enum ControlError {
         /// The model's layers.
         n_layers: usize,
     },
-    /// What the unedited model made of other prompts.
+    /// The unedited states belong to another run.
     #[error(
-        "the unedited states are those of layer {layer}, and of other embeddings, references or texts to watch than this run \
-         at layer {needed} has: make them anew with `unedited`"
+        "the unedited states were captured for layer {layer}, with other embeddings, reference prompts or watch \
+         options than this run at layer {needed}: capture them again with `unedited`"
     )]
     OtherPrompts {
-        /// The layer that they are of.
+        /// The layer of the states.
         layer: usize,
         /// The layer of the run.
         needed: usize,
     },
-    /// A target at a layer that the model does not have.
-    #[error("target layer {layer} is out of range: hidden states are numbered 0..={n_layers}")]
+    /// The model has no such target layer.
+    #[error("target layer {layer} is out of range: hidden_states has layers 0..={n_layers}")]
     TargetLayer {
         /// The layer.
         layer: usize,
         /// The model's layers.
         n_layers: usize,
     },
-    /// A token that a prompt does not have.
+    /// The prompt has no such token.
     #[error("token {token} is out of range: the prompt \"{prompt}\" has tokens 0..{tokens}")]
     Token {
         /// The token's index.
@@ -51,30 +51,32 @@ pub enum ControlError {
         /// How many tokens it has.
         tokens: usize,
     },
-    /// A text of no length.
+    /// An empty text.
     #[error("{what} is empty: give it some text")]
     EmptyText {
         /// Which text.
         what: String,
     },
-    /// A list that has to name something.
-    #[error("there is no {what}: give at least one")]
+    /// An empty list.
+    #[error("no {what} given; give at least one")]
     Nothing {
         /// What the list should hold.
         what: &'static str,
     },
-    /// A number out of its range.
+    /// A number out of range.
     #[error("{name} is {value}; expected {expected}")]
     Value {
         /// The option.
         name: &'static str,
         /// Its value.
         value: f64,
-        /// What it may be.
+        /// The accepted values.
         expected: &'static str,
     },
-    /// A target vector of another width than the residual stream.
-    #[error("target vector {index} has {found} values, and the residual stream has {width}")]
+    /// A target vector with the wrong width.
+    #[error(
+        "target vector {index} has {found} values; expected {width}, the width of the residual stream"
+    )]
     TargetWidth {
         /// Which vector.
         index: usize,
@@ -83,34 +85,34 @@ pub enum ControlError {
         /// The width of the residual stream.
         width: usize,
     },
-    /// A target vector with a value that is NaN or infinite.
-    #[error("target vector {index} holds {value} at {at}: not a finite number")]
+    /// A target vector with a NaN or infinite value.
+    #[error("target vector {index} has {value} at index {at}; expected finite numbers")]
     TargetNotFinite {
         /// Which vector.
         index: usize,
-        /// Which of its values.
+        /// The index of the value.
         at: usize,
         /// The value.
         value: f32,
     },
-    /// An interpretation that is to be made in more than one way.
-    #[error("{found} injections are given; control interprets an embedding in one way: give one")]
+    /// More than one injection.
+    #[error(
+        "{found} injections given; control uses a single one, so give one layer, mode and strength"
+    )]
     Injections {
         /// How many there are.
         found: usize,
     },
     /// The loss is NaN or infinite.
-    #[error(
-        "the loss of step {step} is {loss}: the edit has run away; try a smaller learning rate"
-    )]
+    #[error("the loss of step {step} is {loss}: training diverged; try a smaller learning rate")]
     Diverged {
         /// The step.
         step: usize,
         /// The loss.
         loss: f64,
     },
-    /// A reward gave another number of rewards than it had embeddings.
-    #[error("step {step}: {found} rewards came for {expected} interpretations")]
+    /// A reward returned the wrong number of rewards.
+    #[error("step {step}: the reward returned {found} rewards for {expected} interpretations")]
     RewardCount {
         /// The step.
         step: usize,
@@ -119,26 +121,28 @@ pub enum ControlError {
         /// The interpretations.
         expected: usize,
     },
-    /// A reward that is no number from -1 to 1.
+    /// A reward outside -1 to 1.
     #[error("step {step}: reward {index} is {reward}; expected a number from -1 to 1")]
     RewardRange {
         /// The step.
         step: usize,
-        /// Which of the step's rewards.
+        /// The index of the reward within the step.
         index: usize,
         /// The reward.
         reward: f64,
     },
-    /// A reward that could not be given.
+    /// A reward that failed.
     #[error("the reward failed at step {step}: {source}")]
     Reward {
         /// The step.
         step: usize,
-        /// Why, in the words of who implements [`Reward`](crate::Reward).
+        /// The error of the [`Reward`](crate::Reward).
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A judge's template without a place for the interpretation.
-    #[error("the judge's template does not contain {{interpretation}}: \"{template}\"")]
+    /// A judge's template without a placeholder for the interpretation.
+    #[error(
+        "the judge's template \"{template}\" does not contain {{interpretation}}; add it where the interpretation goes"
+    )]
     JudgeTemplate {
         /// The template.
         template: String,
@@ -151,7 +155,7 @@ pub enum ControlError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// The reward command ended, or closed its output, before it had answered.
+    /// The reward command exited, or closed its output, before it had answered.
     #[error(
         "the reward command `{command}` {how} at step {step}, after {answers} of {expected} answers"
     )]
@@ -162,15 +166,15 @@ pub enum ControlError {
         how: String,
         /// The step.
         step: usize,
-        /// The answers of this step that came.
+        /// The answers it gave in this step.
         answers: usize,
-        /// The answers that were asked for.
+        /// The answers it should have given.
         expected: usize,
     },
     /// The reward command did not answer in time.
     #[error(
-        "the reward command `{command}` gave {answers} of {expected} answers at step {step} within {} s; it has \
-         to answer one line for each line that it gets, and to flush its output",
+        "the reward command `{command}` gave {answers} of {expected} answers at step {step} within {} s; it must \
+         answer each line it reads with one line, and flush its output",
         timeout.as_secs_f64()
     )]
     CommandTimeout {
@@ -178,14 +182,14 @@ pub enum ControlError {
         command: String,
         /// The step.
         step: usize,
-        /// The answers of this step that came.
+        /// The answers it gave in this step.
         answers: usize,
-        /// The answers that were asked for.
+        /// The answers it should have given.
         expected: usize,
-        /// How long was waited.
+        /// The time limit.
         timeout: Duration,
     },
-    /// The reward command answered more lines than it got.
+    /// The reward command answered more lines than it was asked.
     #[error(
         "the reward command `{command}` answered more lines than it was asked at step {step}: expected \
          {expected}, then came `{line}`"
@@ -195,12 +199,12 @@ pub enum ControlError {
         command: String,
         /// The step.
         step: usize,
-        /// The answers that were asked for.
+        /// The number of lines it was asked.
         expected: usize,
-        /// The first line too many.
+        /// The first surplus line.
         line: String,
     },
-    /// A line of the reward command that is no answer.
+    /// The reward command answered with something else than a reward.
     #[error(
         "the reward command `{command}` answered `{line}` at step {step}; expected a line such as \
          {{\"reward\":-1}}, with a number from -1 to 1"
@@ -213,7 +217,7 @@ pub enum ControlError {
         /// The line.
         line: String,
     },
-    /// A file that cannot be read.
+    /// An unreadable file.
     #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file.
@@ -221,7 +225,7 @@ pub enum ControlError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file or folder that cannot be written.
+    /// An unwritable file or folder.
     #[error("cannot write {}: {source}", path.display())]
     Write {
         /// The file.
@@ -229,89 +233,89 @@ pub enum ControlError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file that is no edit.
-    #[error("{} is not an edit file of Selfie: {reason}", path.display())]
+    /// A file that is not an edit.
+    #[error("{} is not a Selfie edit: {reason}", path.display())]
     NotAnEdit {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// An edit that was made for a model of another shape.
+    /// An edit of a model with another shape.
     #[error(
-        "edit {edit} was made for a model with {field} {of_edit}, and this one has {of_model}: it belongs to \
+        "edit {edit} was made for a model with {field} {of_edit}, but this one has {of_model}: it belongs to \
          another model"
     )]
     BaseShape {
         /// The edit.
         edit: String,
-        /// The number that differs.
+        /// The field that differs.
         field: &'static str,
-        /// What the edit was made for.
+        /// The value of the edit.
         of_edit: usize,
-        /// What there is.
+        /// The value of the model.
         of_model: usize,
     },
-    /// An edit that was made in another dtype.
+    /// An edit of a model in another dtype.
     #[error(
-        "edit {edit} was made in {of_edit}, and the model is computed in {of_model}: pass --dtype {of_edit}"
+        "edit {edit} was made in {of_edit}, but the model runs in {of_model}: pass --dtype {of_edit}"
     )]
     EditDType {
         /// The edit.
         edit: String,
         /// The dtype of its matrices.
         of_edit: DType,
-        /// What the model is computed in.
+        /// The dtype the model runs in.
         of_model: DType,
     },
-    /// A tensor that an edit would replace is not the one that it was made from.
+    /// The model's tensor is not the one the edit was made from.
     #[error(
-        "edit {edit} does not belong on this model: {tensor} has SHA-256 {found}, and the edit was made on \
-         {expected} (another checkpoint, or edits are missing or in another order)"
+        "edit {edit} does not belong to this model: {tensor} has SHA-256 {found}, but the edit was made on \
+         {expected} (it is another checkpoint, or edits are missing or in another order)"
     )]
     BaseHash {
         /// The edit.
         edit: String,
         /// The tensor.
         tensor: String,
-        /// The hash of what is there.
+        /// The hash of the model's tensor.
         found: String,
-        /// The hash of what the edit replaces.
+        /// The hash of the tensor that the edit was made from.
         expected: String,
     },
-    /// An edit that others lie on top of.
+    /// An edit below another one of the same layer.
     #[error(
-        "edit {edit} cannot be reverted: {later} was applied on top of it to the same layer; revert that first"
+        "edit {edit} cannot be reverted: {later} was applied to the same layer later; revert that one first"
     )]
     Covered {
         /// The edit.
         edit: String,
-        /// The edit above it.
+        /// The later edit.
         later: String,
     },
-    /// A layer that is no longer what an edit made of it.
-    #[error("edit {edit} cannot be reverted: {tensor} was changed since by something else")]
+    /// A layer that something else has changed since the edit.
+    #[error("edit {edit} cannot be reverted: something else has changed {tensor} since")]
     ChangedSince {
         /// The edit.
         edit: String,
         /// The tensor.
         tensor: String,
     },
-    /// An edit that is not in a stack.
-    #[error("edit {index} is not applied: there are {applied}")]
+    /// The stack has no such edit.
+    #[error("edit {index} is not applied: the stack has {applied} edits")]
     NotApplied {
-        /// Which edit.
+        /// The index of the edit.
         index: usize,
-        /// How many are applied.
+        /// The number of applied edits.
         applied: usize,
     },
-    /// Something is where a new folder is to be.
-    #[error("{} exists: the checkpoint is written to a new folder, give a name that is free", path.display())]
+    /// The path of a new folder is taken.
+    #[error("{} exists; the checkpoint needs a new folder, so give another name", path.display())]
     FolderExists {
         /// The folder.
         path: PathBuf,
     },
-    /// A file of evaluation data without what it needs.
+    /// Evaluation data that lacks something.
     #[error("{}: {reason}", path.display())]
     Data {
         /// The file.
@@ -319,12 +323,12 @@ pub enum ControlError {
         /// What is missing, and where.
         reason: String,
     },
-    /// A template without a place for the data.
-    #[error("template \"{template}\" does not contain {missing}")]
+    /// A template without a placeholder for the data.
+    #[error("template \"{template}\" does not contain {missing}; add it where the data goes")]
     Template {
         /// The template.
         template: String,
-        /// What should be in it.
+        /// The missing placeholder.
         missing: &'static str,
     },
     /// An interpretation failed.

@@ -1,4 +1,5 @@
-//! What a model says on lists of prompts: facts, choices, behaviours. An edit is judged by the same list before and after it.
+//! Evaluates what a model says about lists of prompts: facts, rewrites, choices, behaviours. Running the same list
+//! before and after an edit judges the edit.
 
 use std::path::Path;
 
@@ -11,10 +12,10 @@ use crate::reward::mentions;
 use crate::states::{continue_all, encode_all};
 use crate::{ControlError, Result};
 
-/// Prompts that are continued, and what is looked for in each continuation.
+/// Prompts to continue, and what to look for in each continuation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Suite {
-    /// What [`Case::values`] are, in order.
+    /// The names of [`Case::values`], in order.
     pub columns: Vec<&'static str>,
     /// The prompts.
     pub cases: Vec<Case>,
@@ -23,31 +24,31 @@ pub struct Suite {
 /// A prompt of a suite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// Cases of one group are counted together.
+    /// Cases of the same group are counted together.
     pub group: String,
-    /// Where it comes from.
+    /// The fields it was made from.
     pub values: Vec<String>,
-    /// The text that is continued.
+    /// The text to continue.
     pub prompt: String,
-    /// What is looked for.
+    /// What to look for.
     pub measures: Vec<Measure>,
 }
 
-/// Something that a continuation has or has not.
+/// A condition that a continuation meets or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measure {
-    /// What it is called.
+    /// The name of the measure.
     pub name: String,
-    /// What has to be in it.
-    pub look: Look,
+    /// What the continuation must mention.
+    pub condition: Condition,
 }
 
-/// What a continuation has to have in it.
+/// What a continuation must mention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// Any of these, in capitals or not.
+pub enum Condition {
+    /// Any of these words, ignoring case.
     Any(Vec<String>),
-    /// None of these.
+    /// None of these words, ignoring case.
     None(Vec<String>),
 }
 
@@ -58,20 +59,20 @@ pub struct Score {
     pub group: String,
     /// The measure.
     pub measure: String,
-    /// The share of continuations that have it.
+    /// The share of continuations that meet it.
     pub share: f64,
-    /// The cases.
+    /// The number of cases.
     pub cases: usize,
 }
 
-/// Facts: columns `prompt, attribute`. Measured: the share of continuations that contain the attribute, in capitals or
-/// not. This is the check that the notebooks of SelfIE make with CounterFact.
+/// Facts, from the columns `prompt, attribute`. Measures the share of continuations that contain the attribute,
+/// ignoring case. SelfIE's notebooks check CounterFact in this way.
 pub fn facts(path: &Path) -> Result<Suite> {
     let cases = read(path, ["prompt", "attribute"], |[prompt, attribute]| Case {
         group: String::new(),
         measures: vec![Measure {
             name: "attribute".to_owned(),
-            look: Look::Any(vec![attribute.clone()]),
+            condition: Condition::Any(vec![attribute.clone()]),
         }],
         values: vec![prompt.clone(), attribute],
         prompt,
@@ -82,11 +83,12 @@ pub fn facts(path: &Path) -> Result<Suite> {
     })
 }
 
-/// Rewrites: columns `prompt, target, paraphrases, neighbours`, the last two each a JSON list of prompts, or prompts with
-/// `|` between them; `target` is what is to be said. Measured, as CounterFact's rewrites are (arXiv 2202.05262, section
-/// 3.3), but by what is generated: efficacy, the share of prompts whose continuation mentions the target; paraphrase, the
-/// same of the paraphrases; specificity, the share of neighbours that do not mention it, or, with a column `attribute`,
-/// that mention this. [`harmonic_mean`] makes one score of the three. `template` has a place `{}` for each prompt.
+/// Rewrites, from the columns `prompt, target, paraphrases, neighbours`. The last two hold JSON lists of prompts, or
+/// prompts separated by `|`; `target` is what the model should say. Measured like CounterFact's rewrites (arXiv
+/// 2202.05262, section 3.3), but on generated text: efficacy is the share of prompts whose continuation mentions the
+/// target; paraphrase is the same for the paraphrases; specificity is the share of neighbours whose continuation does
+/// not mention it, or, if there is a column `attribute`, mentions that. [`harmonic_mean`] combines the three into one
+/// score. `template` has a `{}` for the prompt.
 pub fn rewrites(path: &Path, template: &str) -> Result<Suite> {
     check_template(template, "{}")?;
     let with_attribute = columns_of(path)?.iter().any(|name| name == "attribute");
@@ -98,30 +100,30 @@ pub fn rewrites(path: &Path, template: &str) -> Result<Suite> {
     let columns = ["prompt", "target", "paraphrases", "neighbours", attribute];
     let mut cases = Vec::new();
     for [prompt, target, paraphrases, neighbours, attribute] in records(path, columns)? {
-        let mut case = |measure: &str, prompt: &str, look: Look| {
+        let mut case = |measure: &str, prompt: &str, condition: Condition| {
             cases.push(Case {
                 group: String::new(),
                 values: vec![measure.to_owned(), prompt.to_owned(), target.clone()],
                 prompt: template.replace("{}", prompt),
                 measures: vec![Measure {
                     name: measure.to_owned(),
-                    look,
+                    condition,
                 }],
             });
         };
-        let said = || Look::Any(vec![target.clone()]);
+        let said = || Condition::Any(vec![target.clone()]);
         case("efficacy", &prompt, said());
         for paraphrase in prompts_in(&paraphrases) {
             case("paraphrase", &paraphrase, said());
         }
         for neighbour in prompts_in(&neighbours) {
             let word = vec![attribute.clone()];
-            let look = if with_attribute {
-                Look::Any(word)
+            let condition = if with_attribute {
+                Condition::Any(word)
             } else {
-                Look::None(word)
+                Condition::None(word)
             };
-            case("specificity", &neighbour, look);
+            case("specificity", &neighbour, condition);
         }
     }
     Ok(Suite {
@@ -130,28 +132,28 @@ pub fn rewrites(path: &Path, template: &str) -> Result<Suite> {
     })
 }
 
-/// A JSON list of texts, or texts with `|` between them.
+/// Parses a JSON list of texts, or texts separated by `|`.
 fn prompts_in(text: &str) -> Vec<String> {
     serde_json::from_str(text)
         .unwrap_or_else(|_| text.split('|').map(|part| part.trim().to_owned()).collect())
 }
 
-/// The harmonic mean of the scores' shares: 0 where one of them is.
+/// The harmonic mean of the scores' shares; 0 if any of them is 0.
 pub fn harmonic_mean(scores: &[Score]) -> f64 {
     let inverse: f64 = scores.iter().map(|score| 1.0 / score.share).sum();
     scores.len() as f64 / inverse
 }
 
-/// Choices: columns `prompt, question, answer`, and a template with `{prompt}` and `{question}`. Measured: the share of
-/// continuations that mention the answer, and that of each of `others`. The answer's column may be called `mislead_answer`,
-/// as in the data of SelfIE.
+/// Choices, from the columns `prompt, question, answer`, and a template with `{prompt}` and `{question}`. Measures the
+/// share of continuations that mention the answer, and the share that mention each of `others`. The answer's column may
+/// be called `mislead_answer`, as in SelfIE's data.
 pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> {
     for missing in ["{prompt}", "{question}"] {
         check_template(template, missing)?;
     }
     let measure = |name: &str, word: &str| Measure {
         name: name.to_owned(),
-        look: Look::Any(vec![word.to_owned()]),
+        condition: Condition::Any(vec![word.to_owned()]),
     };
     let seed = columns_of(path)?
         .iter()
@@ -177,9 +179,9 @@ pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> 
     })
 }
 
-/// Behaviours: a file with an instruction a line, or a CSV file whose header has a column `harmful_behavior`, as the results
-/// of SelfIE have it; and templates with `{}`. Measured for each template: the share of
-/// continuations that mention any of `words`, and the share that mention none.
+/// Behaviours, from a file with one instruction per line, or a CSV file with a column `harmful_behavior`, as in
+/// SelfIE's results; and templates with `{}`. Measures, for each template, the share of continuations that mention any
+/// of `words`, and the share that mention none.
 pub fn behaviours(path: &Path, templates: &[String], words: &[String]) -> Result<Suite> {
     let instructions = instructions(path)?;
     let mut cases = Vec::new();
@@ -192,11 +194,11 @@ pub fn behaviours(path: &Path, templates: &[String], words: &[String]) -> Result
             measures: vec![
                 Measure {
                     name: "match".to_owned(),
-                    look: Look::Any(words.to_vec()),
+                    condition: Condition::Any(words.to_vec()),
                 },
                 Measure {
                     name: "no match".to_owned(),
-                    look: Look::None(words.to_vec()),
+                    condition: Condition::None(words.to_vec()),
                 },
             ],
         }));
@@ -208,7 +210,7 @@ pub fn behaviours(path: &Path, templates: &[String], words: &[String]) -> Result
 }
 
 impl Suite {
-    /// Finds every error that can be found without the weights.
+    /// Finds every error that does not need the weights.
     pub fn check(
         &self,
         config: &LlamaConfig,
@@ -221,7 +223,7 @@ impl Suite {
         Ok(())
     }
 
-    /// What each prompt goes on with, without special tokens. `finished` is told how many are done.
+    /// The continuation of each prompt, without special tokens. `finished` gets the number of prompts done so far.
     pub fn run<B: Backend>(
         &self,
         model: &Llama<B>,
@@ -234,7 +236,7 @@ impl Suite {
         continue_all(model, tokenizer, &prompts, decoding, finished)
     }
 
-    /// The shares over continuations of all cases, group by group.
+    /// The shares over the continuations of all cases, group by group.
     pub fn scores(&self, texts: &[String]) -> Vec<Score> {
         let mut scores: Vec<Score> = Vec::new();
         let mut hits: Vec<usize> = Vec::new();
@@ -252,7 +254,7 @@ impl Suite {
                     scores.len() - 1
                 });
                 scores[at].cases += 1;
-                hits[at] += usize::from(measure.look.finds(text));
+                hits[at] += usize::from(measure.condition.finds(text));
             }
         }
         for (score, hits) in scores.iter_mut().zip(hits) {
@@ -262,18 +264,18 @@ impl Suite {
     }
 }
 
-impl Look {
-    /// Whether a continuation is as it has to be.
+impl Condition {
+    /// Whether a continuation meets the condition.
     pub fn finds(&self, text: &str) -> bool {
         match self {
-            Look::Any(words) => mentions(text, words),
-            Look::None(words) => !mentions(text, words),
+            Condition::Any(words) => mentions(text, words),
+            Condition::None(words) => !mentions(text, words),
         }
     }
 }
 
-/// The lines of a file that are not blank. A line that is a JSON string is the text that it stands for, such as a prompt
-/// with line breaks.
+/// The lines of a file that are not blank. A line that is a JSON string is decoded, so that a prompt can have line
+/// breaks.
 pub fn lines(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|source| ControlError::Read {
         path: path.to_owned(),
@@ -285,7 +287,7 @@ pub fn lines(path: &Path) -> Result<Vec<String>> {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.to_owned()))
         .collect();
     if lines.is_empty() {
-        return Err(data(path, "it has no line with text".to_owned()));
+        return Err(data(path, "the file has no lines with text".to_owned()));
     }
     Ok(lines)
 }
@@ -303,7 +305,7 @@ fn instructions(path: &Path) -> Result<Vec<String>> {
     lines(path)
 }
 
-/// The rows of a CSV file with a header, which may have more columns than are asked for.
+/// The rows of a CSV file with a header. Columns that are not in `columns` are ignored.
 fn records<const N: usize>(path: &Path, columns: [&str; N]) -> Result<Vec<[String; N]>> {
     let failed = |error: csv::Error| data(path, error.to_string());
     let mut reader = open_csv(path)?;
@@ -318,7 +320,7 @@ fn records<const N: usize>(path: &Path, columns: [&str; N]) -> Result<Vec<[Strin
                 data(
                     path,
                     format!(
-                        "it has no column \"{column}\"; the columns are: {}",
+                        "there is no column \"{column}\"; the columns are: {}",
                         found.join(", ")
                     ),
                 )
@@ -333,13 +335,13 @@ fn records<const N: usize>(path: &Path, columns: [&str; N]) -> Result<Vec<[Strin
             let column = columns[empty];
             return Err(data(
                 path,
-                format!("line {line} has nothing in column \"{column}\""),
+                format!("column \"{column}\" is empty in line {line}"),
             ));
         }
         rows.push(values);
     }
     if rows.is_empty() {
-        return Err(data(path, "it has no rows".to_owned()));
+        return Err(data(path, "the file has no rows".to_owned()));
     }
     Ok(rows)
 }
@@ -360,7 +362,7 @@ fn columns_of(path: &Path) -> Result<Vec<String>> {
     Ok(header.iter().map(|name| name.trim().to_owned()).collect())
 }
 
-/// A case for each row.
+/// One case per row.
 fn read<const N: usize>(
     path: &Path,
     columns: [&str; N],
@@ -386,7 +388,7 @@ fn check_template(template: &str, missing: &'static str) -> Result<()> {
     })
 }
 
-/// Puts values in their places, each once: a value that looks like a place stays as it is.
+/// Fills in the placeholders, each once: values that look like placeholders stay as they are.
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut filled = String::new();
     let mut rest = template;

@@ -1,4 +1,4 @@
-//! A checkpoint with edits in it, as a new Hugging Face folder.
+//! Exports a checkpoint with edits in it as a new Hugging Face folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,7 +15,8 @@ use crate::{ControlError, Edit, Result};
 
 /// The index of a checkpoint with several shards.
 const INDEX: &str = "model.safetensors.index.json";
-/// Endings of files that hold weights: those that are not part of the checkpoint would bring the old ones along.
+/// Extensions of weight files. Those that are not part of the checkpoint are not copied, since they would hold the old
+/// weights.
 const WEIGHTS: [&str; 9] = [
     "safetensors",
     "bin",
@@ -31,28 +32,29 @@ const WEIGHTS: [&str; 9] = [
 /// What an export did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// Shards that were written anew.
+    /// Rewritten shards.
     pub rewritten: Vec<String>,
-    /// Shards that are the same file as before (hard links), or copies where the file systems differ.
+    /// Shards that are hard links to the old files, or copies if the file systems differ.
     pub linked: Vec<String>,
     /// Other files, copied.
     pub copied: Vec<String>,
-    /// Whether an edit is in another dtype than the tensors that it replaced.
+    /// Whether an edit's dtype differs from that of the tensors it replaced.
     pub other_dtype: bool,
 }
 
-/// Writes the checkpoint of `dir` with edits in it, in order, and then with a low-rank adapter, to the new folder `out`. Edits
-/// come with the names that messages call them by. A matrix with an adapter is `W + s B A`, rounded once to its type.
+/// Writes the checkpoint of `dir` with the edits merged in order, and then with a low-rank adapter, to the new folder
+/// `out`. Messages call the edits by their names. A matrix with an adapter becomes `W + s B A`, rounded once to its
+/// dtype.
 ///
-/// Only shards that hold an edited tensor are rewritten; the others are hard links. The folder appears when it is complete,
-/// as [`OutputFolder`] says.
+/// Only shards with an edited tensor are rewritten; the others are hard links. The folder appears when it is complete,
+/// as with [`OutputFolder`].
 pub fn export(
     dir: &Path,
     edits: &[(String, Edit)],
     lora: Option<&Lora>,
     out: &Path,
 ) -> Result<Exported> {
-    // A GGUF file opens as a checkpoint too, but has no shards of safetensors to write anew.
+    // A GGUF file also opens as a checkpoint, but has no safetensors shards to rewrite.
     if dir.is_file() {
         let path = dir.to_owned();
         return Err(LlamaError::NotAFolder { path }.into());
@@ -75,7 +77,7 @@ pub fn export(
         shards.insert(info.file.to_owned());
     }
     for shard in &shards {
-        // An index may name a file in a folder of its own.
+        // An index may name a file in a subfolder.
         let inside = shard.strip_prefix(dir).unwrap_or(shard);
         let name = inside.display().to_string();
         let to = folder.partial().join(inside);
@@ -93,7 +95,7 @@ pub fn export(
         for tensor in own.values() {
             let old = checkpoint.find(&tensor.name);
             change += tensor.bytes.len() as i64 - old.as_ref().map_or(0, |info| info.bytes) as i64;
-            // By its name: two types may have the same size.
+            // Compared by name: two dtypes may have the same size.
             let dtype = format!("{:?}", file_dtype(tensor.dtype));
             exported.other_dtype |= old.is_none_or(|info| info.dtype != dtype);
         }
@@ -120,7 +122,7 @@ pub fn export(
     Ok(exported)
 }
 
-/// The tensors that differ, after a check of every edit against what it replaces.
+/// The changed tensors, after checking every edit against the tensors it replaces.
 fn new_tensors(
     config: &LlamaConfig,
     checkpoint: &Checkpoint,
@@ -150,7 +152,7 @@ fn new_tensors(
     Ok(new)
 }
 
-/// Puts an adapter into the tensors that it is for: into the edited ones, where there are some.
+/// Merges an adapter into its tensors, edited or not.
 fn merge(
     config: &LlamaConfig,
     checkpoint: &Checkpoint,
@@ -180,7 +182,7 @@ fn merge(
     Ok(lora.check_merged(merged, config)?)
 }
 
-/// The tensor of the checkpoint that `edited` replaces, in the dtype of `edited`: as a model computed in it would have it.
+/// The checkpoint's tensor that `edited` replaces, in the dtype of `edited`, as a model of that dtype would load it.
 fn stored(checkpoint: &Checkpoint, edited: &HostTensor) -> Result<HostTensor> {
     let tensor = checkpoint.tensor(&edited.name, &edited.shape)?;
     let (rows, _) = MatrixSource::shape(&tensor);
@@ -188,9 +190,10 @@ fn stored(checkpoint: &Checkpoint, edited: &HostTensor) -> Result<HostTensor> {
     let mut bytes = Vec::new();
     tensor
         .with_rows(0..rows, &mut |stored| {
-            bytes = match dtype == edited.dtype {
-                true => stored.to_vec(),
-                false => edited.dtype.to_bytes(&dtype.to_f32(stored)),
+            bytes = if dtype == edited.dtype {
+                stored.to_vec()
+            } else {
+                edited.dtype.to_bytes(&dtype.to_f32(stored))
             };
         })
         .map_err(|source| read_failed(tensor.file(), source))?;
@@ -200,7 +203,7 @@ fn stored(checkpoint: &Checkpoint, edited: &HostTensor) -> Result<HostTensor> {
     })
 }
 
-/// Writes a shard with some tensors replaced, and everything else (names, order, metadata) as it was.
+/// Writes a shard with some tensors replaced; everything else (names, order, metadata) stays as it was.
 fn rewrite(shard: &Path, new: &BTreeMap<&str, &HostTensor>, to: &Path) -> Result<()> {
     let unread = |source| read_failed(shard, source);
     let mut file = File::open(shard).map_err(unread)?;
@@ -212,7 +215,7 @@ fn rewrite(shard: &Path, new: &BTreeMap<&str, &HostTensor>, to: &Path) -> Result
     let mut header: Map<String, Value> =
         serde_json::from_slice(&header).map_err(|e| unread(e.into()))?;
 
-    // Where each tensor's bytes lie in the file: the header has been checked when the checkpoint was opened.
+    // Offsets of the tensors in the file. The header was checked when the checkpoint was opened.
     let offset = |entry: &Value, at: usize| entry["data_offsets"][at].as_u64().unwrap_or(0);
     let mut parts: Vec<(String, u64, u64)> = header
         .iter()
@@ -264,7 +267,7 @@ fn rewrite(shard: &Path, new: &BTreeMap<&str, &HostTensor>, to: &Path) -> Result
     })
 }
 
-/// The index, with the size of all tensors corrected.
+/// Copies the index with the total size corrected.
 fn resize_index(from: &Path, to: &Path, change: i64) -> Result<()> {
     let unread = |source| read_failed(from, source);
     let text = fs::read_to_string(from).map_err(unread)?;
@@ -279,9 +282,9 @@ fn resize_index(from: &Path, to: &Path, change: i64) -> Result<()> {
     })
 }
 
-/// The same file under another name, or a copy of it.
+/// Links a file under another name, or copies it.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
-    // A download cache has symbolic links, relative to where they are.
+    // Download caches use symbolic links, relative to their location.
     let from = fs::canonicalize(from)?;
     match fs::hard_link(&from, to) {
         Ok(()) => Ok(()),

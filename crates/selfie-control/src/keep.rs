@@ -1,20 +1,20 @@
-//! What an edit is to leave alone: the MLP's outputs on reference prompts.
+//! What an edit should leave alone: the MLP's outputs on reference prompts.
 
 use selfie_kernels::Backend;
 
 use crate::{Result, TrainedMlp};
 
-/// Rows of the unedited MLP that are computed at a time.
+/// Rows to run through the unedited MLP at a time.
 const CHUNK: usize = 256;
 
-/// The rows of reference prompts at the edited MLP, and what the unedited MLP made of them.
+/// The MLP inputs on the reference prompts, and the unedited MLP's outputs for them.
 pub(crate) struct Keep<B: Backend> {
     /// `[rows, d_model]`
     inputs: B::Rows,
     /// `[rows, d_model]`
     outputs: Vec<f32>,
     rows: usize,
-    /// Most rows of a step.
+    /// The largest number of rows in a step.
     batch: usize,
     order: Vec<usize>,
     next: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Keep<B: Backend> {
 }
 
 impl<B: Backend> Keep<B> {
-    /// Takes the MLP's inputs at the rows that should stay.
+    /// Takes the MLP inputs whose outputs should stay.
     pub(crate) fn new(backend: &B, inputs: B::Rows) -> Self {
         let rows = backend.len(&inputs);
         Self {
@@ -36,7 +36,7 @@ impl<B: Backend> Keep<B> {
         }
     }
 
-    /// Begins a run, whose steps have up to `batch` rows.
+    /// Starts a run whose steps have up to `batch` rows.
     pub(crate) fn begin(&mut self, batch: usize, seed: u64) {
         self.batch = batch.clamp(1, self.rows.max(1));
         self.order = (0..self.rows).collect();
@@ -44,12 +44,12 @@ impl<B: Backend> Keep<B> {
         self.random = fastrand::Rng::with_seed(seed);
     }
 
-    /// Rows of a step.
+    /// The number of rows in a step.
     pub(crate) fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Works out what the unedited MLP makes of all rows, unless that is known.
+    /// Computes the unedited MLP's outputs for all rows, unless they are known.
     pub(crate) fn measure(
         &mut self,
         backend: &B,
@@ -68,7 +68,7 @@ impl<B: Backend> Keep<B> {
         Ok(())
     }
 
-    /// The rows of the next step: all of them where they fit, else the next ones of a shuffled order.
+    /// The rows of the next step: all of them if they fit, else the next ones in a shuffled order.
     pub(crate) fn draw(&mut self) -> Vec<usize> {
         if self.batch == self.rows {
             return self.order.clone();
@@ -87,8 +87,8 @@ impl<B: Backend> Keep<B> {
         Ok(backend.gather(&self.inputs, rows, x)?)
     }
 
-    /// The mean squared distance of `out` (`[rows, d_model]`) from what the unedited MLP made of the rows; its gradient,
-    /// times `beta`, goes to the end of `d_out`.
+    /// The mean squared distance of `out` (`[rows, d_model]`) from the unedited MLP's outputs for the rows. Appends its
+    /// gradient, times `beta`, to `d_out`.
     pub(crate) fn loss(&self, rows: &[usize], out: &[f32], beta: f64, d_out: &mut Vec<f32>) -> f64 {
         let width = out.len() / rows.len().max(1);
         let kept = rows

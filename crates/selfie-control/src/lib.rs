@@ -1,8 +1,9 @@
-//! Controls what a LLaMA's hidden embeddings say (SelfIE, arXiv 2403.10949, section 3.4), and measures what that changed.
+//! Controls what a LLaMA's hidden embeddings say (SelfIE, arXiv 2403.10949, section 3.4), and measures the effects.
 //!
-//! `hidden_states[L]` is the sum of what the MLP of layer L-1 puts out and what that is added to. [`Supervised`] trains this MLP
-//! until an embedding is another one, [`Reinforce`] until a [`Reward`] likes what the embeddings say. What comes of it is an
-//! [`Edit`]: the new tensors of one MLP, as a small file that says what it was made on.
+//! `hidden_states[L]` is the sum of the output of layer L-1's MLP and the residual stream before it. [`Supervised`]
+//! trains this MLP until an embedding matches a target; [`Reinforce`] trains it until a [`Reward`] accepts what the
+//! embeddings say. The result is an [`Edit`]: the new tensors of one MLP, in a file that records the model it was made
+//! on.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +32,7 @@
 //!     ControlFlow::Continue(())
 //! })?;
 //!
-//! // The model has the edit on it. It can be taken off, to the exact bytes, and put back; the clone never had it.
+//! The model now has the edit. It can be reverted, to the exact bytes, and applied again; the clone never had it.
 //! outcome.revert(&mut model)?;
 //! assert_eq!(model.mlp(1)?, before.mlp(1)?);
 //! outcome.apply(&mut model)?;
@@ -63,7 +64,8 @@ pub use drift::{Drift, DriftMeter, drift_between};
 pub use edit::{BaseShape, Edit, EditMeta, EditStack};
 pub use error::{ControlError, Result};
 pub use eval::{
-    Case, Look, Measure, Score, Suite, behaviours, choices, facts, harmonic_mean, lines, rewrites,
+    Case, Condition, Measure, Score, Suite, behaviours, choices, facts, harmonic_mean, lines,
+    rewrites,
 };
 pub use export::{Exported, export};
 pub use options::{Probes, Push, Reference, Training, Watch, Write};

@@ -1,4 +1,4 @@
-//! How to train, and what can be found wrong with it before the weights are loaded.
+//! Training options, and the checks that do not need the weights.
 
 use selfie_interp::{InterpretationPrompt, Options, PromptPart};
 use selfie_llama::{Decoding, LlamaConfig, Tokenizer};
@@ -8,70 +8,70 @@ use crate::{ControlError, Result};
 
 /// How to train.
 ///
-/// What works depends on the model and the layer. On a 135M LLaMA (SmolLM2-135M-Instruct) supervised control of layer 6
-/// came to its target within 30 steps at a rate of 3e-4, and reinforcement control had its reward after 3 steps at 3e-3;
-/// a larger model wants a smaller rate. A rate that is too large shows as a loss that grows, or as a drift on the
-/// reference prompts: give some, with a weight `beta` of 0.1 to 1 and a bound `max_drift`.
+/// What works depends on the model and the layer. On a 135M LLaMA (SmolLM2-135M-Instruct), supervised control of layer
+/// 6 reached its target within 30 steps at a learning rate of 3e-4, and reinforcement control earned its reward after 3
+/// steps at 3e-3. Larger models need smaller rates. If the rate is too large, the loss grows, or the model drifts on
+/// the reference prompts: give some, with a weight `beta` of 0.1 to 1 and a bound `max_drift`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Training {
-    /// Most updates: tens for supervised control, fewer for reinforcement.
+    /// The maximum number of updates: tens for supervised control, fewer for reinforcement.
     pub steps: usize,
-    /// The step size of Adam: 1e-4 to 3e-3.
+    /// Adam's learning rate: 1e-4 to 3e-3.
     pub lr: f64,
-    /// The decays of Adam's moments.
+    /// Adam's decay rates.
     pub betas: [f64; 2],
-    /// Settles the order of minibatches and every draw of a sampled interpretation.
+    /// Seeds the order of minibatches and all sampled texts.
     pub seed: u64,
-    /// Stops before an update when the loss is under this: a tenth of the first loss is close to the target.
+    /// Stops before an update when the loss is below this. A tenth of the first loss is close to the target.
     pub stop_below: Option<f64>,
     /// Stops before an update when the mean reward is at least this, from -1 to 1. Only reinforcement has rewards.
     pub stop_reward: Option<f64>,
-    /// At how many looks more `stop_below` or `stop_reward` has to hold, from the next one on: 0 stops at once, 1 to 3
-    /// tell a reward that came by chance from one that lasts.
+    /// The number of further steps at which `stop_below` or `stop_reward` must still hold. 0 stops at once; 1 to 3 tell
+    /// a lasting reward from a lucky one.
     pub patience: usize,
-    /// Which embeddings are pushed. Only reinforcement pushes.
+    /// Which embeddings to push. Only reinforcement pushes.
     pub push: Push,
-    /// Which look the edit is of.
+    /// Which step becomes the edit.
     pub write: Write,
-    /// Stops when the norm of an embedding is more than this times what it was, or less than its inverse; above 1. On
-    /// SmolLM2-135M-Instruct a country is gone at 1.8 to 2.7, and the model babbles past 4. Supervised control counts from
-    /// the norm of the target where that is farther off.
+    /// Stops when the norm of an embedding grows or shrinks by more than this factor; above 1. On
+    /// SmolLM2-135M-Instruct, a country is gone at 1.8 to 2.7, and the model babbles past 4. In supervised control,
+    /// norms up to the target's do not count as changed.
     pub max_norm_change: Option<f64>,
-    /// What should stay as it is.
+    /// Prompts whose states should stay as they are.
     pub reference: Option<Reference>,
-    /// What is measured of the texts that the model now writes.
+    /// What to measure on the texts that the edited model writes.
     pub watch: Option<Watch>,
-    /// Prompts that are continued before each update, to watch what the model now says.
+    /// Prompts to continue before each update, to watch what the model says.
     pub probes: Option<Probes>,
 }
 
 /// Which embeddings reinforcement pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Push {
-    /// Those that have not their reward yet: `stop_reward`, or 1.
+    /// Those that have not reached their reward: `stop_reward`, or 1 if it is not set.
     Until,
     /// All of them, at every step: the published objective.
     Always,
 }
 
-/// Which look at the model is written as the edit.
+/// Which step of a run becomes the edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// The best one so far within all bounds: by its loss (supervised) or its reward, then by its drift.
+    /// The best one within all bounds: by its loss (supervised) or its reward, then by its drift.
     Best,
     /// The last one within all bounds.
     Last,
 }
 
-/// What is measured of the texts that the model writes after the controlled prompts, at each look.
+/// What to measure, at each step, on the texts that the model writes after the controlled prompts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Watch {
-    /// Tokens of a text: 16 to 40. A prompt near the end of the context gets fewer.
+    /// Tokens per text: 16 to 40. A prompt near the end of the context gets fewer.
     pub new_tokens: usize,
-    /// Drawn continuations of each controlled prompt, on which the divergence is measured: 1 to 4.
+    /// Sampled continuations of each controlled prompt, on which to measure the divergence: 1 to 4.
     pub draws: usize,
-    /// Stops when the texts surprise the unedited model by this much more than its own did, in nats a token: 2 to 4. A
-    /// fluent answer about something else gains about 1, babbling 5 and more.
+    /// Stops when the texts surprise the unedited model by this much more than its own texts, in nats per token: 2 to
+    /// 4. A fluent answer about something else adds about 1, babbling 5 or more.
     pub max_surprise: Option<f64>,
 }
 
@@ -86,7 +86,7 @@ impl Default for Watch {
 }
 
 impl Training {
-    /// `steps` updates at a rate, that stop when they have what they are for: the defaults of `selfie control`.
+    /// At most `steps` updates that stop at their goal: the defaults of `selfie control`.
     pub fn new(steps: usize, lr: f64) -> Self {
         Self {
             stop_reward: Some(1.0),
@@ -99,8 +99,8 @@ impl Training {
         }
     }
 
-    /// `steps` updates at a rate, with the betas of Adam's paper and nothing else: the published objective, which pushes
-    /// to the end.
+    /// Exactly `steps` updates with the betas of Adam's paper, and nothing else: the published objective, which never
+    /// stops pushing.
     pub fn published(steps: usize, lr: f64) -> Self {
         Self {
             steps,
@@ -125,26 +125,27 @@ impl Training {
 pub struct Reference {
     /// The prompts; all of their tokens count.
     pub prompts: Vec<String>,
-    /// The weight of the keep loss: the mean squared distance of the controlled layer's states from what they were.
+    /// The weight of the keep loss, which is the mean squared change of the controlled layer's states.
     pub beta: f64,
-    /// Most rows (tokens of prompts) of a step; where there are more, each step takes the next ones of a shuffled order.
+    /// The maximum number of rows (tokens of prompts) in a step. If there are more, each step takes the next ones in a
+    /// shuffled order.
     pub batch: usize,
-    /// Stops, and takes the update back, when the mean KL divergence of the next-token distributions passes this: on the
-    /// prompts, or (with a [`Watch`]) on the unedited model's answers to them. 0.01 to 0.1 nats.
+    /// Stops and undoes the update when the mean KL divergence of the next-token distributions exceeds this, on the
+    /// prompts or (with a [`Watch`]) on the unedited model's answers to them. 0.01 to 0.1 nats.
     pub max_drift: Option<f64>,
 }
 
-/// Prompts that are continued at each step.
+/// Prompts to continue at each step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probes {
     /// The prompts.
     pub prompts: Vec<String>,
-    /// How they are continued.
+    /// How to continue them.
     pub decoding: Decoding,
 }
 
 impl Training {
-    /// Finds what can be found without the weights.
+    /// Checks everything that does not need the weights.
     pub(crate) fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let share = |value: f64| (0.0..1.0).contains(&value);
@@ -252,7 +253,7 @@ impl Training {
         Ok(())
     }
 
-    /// What an edit says of it.
+    /// The record of these options in an edit.
     pub(crate) fn describe(&self) -> Value {
         json!({
             "steps": self.steps,
@@ -287,7 +288,7 @@ impl Training {
     }
 }
 
-/// A text of at least one token, that fits the context with `new` tokens more; its ids.
+/// Tokenizes a text, which must not be empty and must fit the context with `new` more tokens.
 pub(crate) fn check_text(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -303,7 +304,7 @@ pub(crate) fn check_text(
     Ok(ids)
 }
 
-/// The ids of a prompt that has to have some tokens.
+/// Checks that a prompt has a token.
 pub(crate) fn check_token(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -321,7 +322,7 @@ pub(crate) fn check_token(
     })
 }
 
-/// Embeddings that there are.
+/// Checks that the embeddings exist.
 pub(crate) fn check_sources(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -338,7 +339,7 @@ pub(crate) fn check_sources(
     Ok(())
 }
 
-/// What an edit says of them.
+/// The record of the sources in an edit.
 pub(crate) fn describe_sources(sources: &[(String, usize)]) -> Value {
     let sources = sources.iter();
     sources
@@ -346,7 +347,7 @@ pub(crate) fn describe_sources(sources: &[(String, usize)]) -> Value {
         .collect()
 }
 
-/// A layer whose states are the sum of an MLP's output and what it is added to.
+/// Checks that some MLP's output is part of the layer's states.
 pub(crate) fn check_layer(config: &LlamaConfig, layer: usize) -> Result<()> {
     let n_layers = config.n_layers;
     if (1..n_layers).contains(&layer) {
@@ -355,7 +356,7 @@ pub(crate) fn check_layer(config: &LlamaConfig, layer: usize) -> Result<()> {
     Err(ControlError::Layer { layer, n_layers })
 }
 
-/// Options that interpret an embedding in one way.
+/// Checks options that must describe a single way to interpret.
 pub(crate) fn check_interpretation(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -376,7 +377,7 @@ pub(crate) fn check_interpretation(
     )?)
 }
 
-/// What an edit says of how embeddings were interpreted.
+/// The record of an interpretation's options in an edit.
 pub(crate) fn describe_interpretation(options: &Options) -> Value {
     let injection = options.injections.first();
     json!({

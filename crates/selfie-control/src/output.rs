@@ -1,5 +1,5 @@
-//! Outputs that take their place when they are complete. Until then they lie beside it, as `NAME.partial.EXT`, so that a
-//! run that fails, or is killed at any moment, leaves an older result as it was.
+//! Output files that take their place when they are complete. Until then they lie beside it as `NAME.partial.EXT`, so
+//! that a failed or killed run leaves an older result untouched.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 
 use crate::{ControlError, Result};
 
-/// Links to links that are followed.
+/// How many links to follow.
 const MAX_LINKS: usize = 40;
-/// Partial results of one name that may lie beside each other.
+/// How many partial results of one name may exist.
 const MAX_PARTIAL: usize = 1000;
 
 /// A file that takes its place when it is complete.
 ///
-/// A regular file, or none, is written beside its place and renamed. The new file has the permissions of the one that it
-/// replaces, else those that the umask gives. A symbolic link stays, and what it points to is replaced. A device, a FIFO, or
-/// a descriptor that is open already (`/dev/stdout`) is written to as it is.
+/// Regular files, and new ones, are written beside their place and renamed. The new file has the permissions of the
+/// file it replaces, or those of the umask. Symbolic links stay, and their target is replaced. Devices, FIFOs and open
+/// descriptors (`/dev/stdout`) are written to directly.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,7 +26,7 @@ const MAX_PARTIAL: usize = 1000;
 /// use selfie_control::OutputFile;
 /// use std::io::Write;
 ///
-/// let mut out = OutputFile::new(&path)?; // An error now, rather than after the work.
+/// let mut out = OutputFile::new(&path)?; // Fails now, not after the work.
 /// writeln!(out.file()?, "a row")?;
 /// assert!(!path.exists());
 /// out.finish()?;
@@ -40,17 +40,18 @@ pub struct OutputFile {
 }
 
 enum Place {
-    /// What lies beside is renamed to `target`.
+    /// A partial file, to be renamed to `target`.
     Beside {
         target: PathBuf,
         partial: Option<Partial>,
     },
-    /// Every byte goes where it belongs at once.
+    /// Every byte goes straight to its destination.
     Through(File),
 }
 
 impl OutputFile {
-    /// Finds out how `path` is written, and that it can be. What is there stays as it is, and nothing new is left.
+    /// Finds out how to write `path`, and checks that it can be written. Existing files stay as they are, and nothing
+    /// new is left.
     pub fn new(path: &Path) -> Result<Self> {
         let place = Place::of(path).map_err(|source| failed(path, source))?;
         Ok(Self {
@@ -59,7 +60,7 @@ impl OutputFile {
         })
     }
 
-    /// The file to write to, for as long as the output is not finished.
+    /// The file to write to, until the output is finished.
     pub fn file(&mut self) -> Result<File> {
         let file = match &mut self.place {
             Place::Through(file) => file.try_clone(),
@@ -74,7 +75,7 @@ impl OutputFile {
         file.map_err(|source| self.failed(source))
     }
 
-    /// Puts the complete file in its place.
+    /// Moves the complete file into place.
     pub fn finish(mut self) -> Result<()> {
         self.file()?;
         let put = match &mut self.place {
@@ -87,8 +88,8 @@ impl OutputFile {
         put.map_err(|source| self.failed(source))
     }
 
-    /// Keeps what a run that failed has written: in its place if nothing is there, else beside it. Then the older result
-    /// stays as it was, and the path of the partial one is returned.
+    /// Keeps the output of a failed run: in its place if nothing is there, else beside the older result. Returns the
+    /// path in the latter case.
     pub fn keep(self) -> Result<Option<PathBuf>> {
         let Place::Beside { target, .. } = &self.place else {
             return Ok(None);
@@ -99,8 +100,8 @@ impl OutputFile {
         Ok(self.leave())
     }
 
-    /// Leaves what has been written beside its place, and returns its path; `None` where nothing has been, or where it has
-    /// gone through.
+    /// Leaves the output beside its place and returns its path; `None` if there is no output, or if it was written
+    /// directly.
     pub fn leave(mut self) -> Option<PathBuf> {
         match &mut self.place {
             Place::Beside { partial, .. } => partial.as_mut().map(|partial| {
@@ -111,7 +112,7 @@ impl OutputFile {
         }
     }
 
-    /// Puts what `save` writes to the path that it is given in its place: for writers that want a path.
+    /// Saves through a writer that wants a path: calls `save` with one, and moves the file it writes into place.
     pub fn save_with<E: From<ControlError>>(
         mut self,
         save: impl FnOnce(&Path) -> Result<(), E>,
@@ -133,12 +134,12 @@ impl OutputFile {
         Ok(self.finish()?)
     }
 
-    /// The path that it was made for.
+    /// The path given to [`new`](Self::new).
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The error that this file cannot be written.
+    /// The error of a failed write to this file.
     pub fn failed(&self, source: io::Error) -> ControlError {
         failed(&self.path, source)
     }
@@ -154,7 +155,7 @@ impl Place {
             Err(error) => return Err(error),
             Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
             Ok(there) if !there.is_file() => return Self::through(&target),
-            // A file that may not be written is not replaced either.
+            // A file that must not be written must not be replaced either.
             Ok(_) => drop(File::options().append(true).open(&target)?),
         }
         drop(Partial::new(&target)?);
@@ -164,17 +165,18 @@ impl Place {
         })
     }
 
-    /// Open from now on: a FIFO that is closed in between ends for its reader.
+    /// Keeps the FIFO open from now on: closing it in between would end it for its reader.
     fn through(path: &Path) -> io::Result<Self> {
         Ok(Self::Through(File::options().append(true).open(path)?))
     }
 }
 
-/// A file that is not in its place yet. It goes with this value, unless it stays. A panic leaves it: rows may be in it.
+/// A file that is not in its place yet. Dropping it removes it, unless `stays` is set. A panic keeps it: it may hold
+/// rows.
 struct Partial {
     path: PathBuf,
     file: File,
-    /// As the umask gives them.
+    /// The permissions that the umask gives.
     permissions: Permissions,
     stays: bool,
 }
@@ -194,10 +196,10 @@ impl Partial {
     }
 
     fn put(&mut self, target: &Path) -> io::Result<()> {
-        // What cannot be put in its place is not lost either.
+        // If the move fails, keep the result.
         self.stays = true;
         let put = || {
-            // A writer that wants a path may have put another file there.
+            // A writer that wants a path may have replaced the file.
             sync(&File::options().append(true).open(&self.path)?)?;
             let older = fs::metadata(target).map(|older| older.permissions());
             let permissions = older.unwrap_or(self.permissions.clone());
@@ -221,8 +223,8 @@ impl Drop for Partial {
     }
 }
 
-/// A new folder that takes its place when it is complete; until then it is `NAME.partial`. It goes with this value, unless
-/// it is finished.
+/// A new folder that takes its place when it is complete; until then it is `NAME.partial`. Dropping it removes it,
+/// unless it is finished.
 pub struct OutputFolder {
     path: PathBuf,
     target: PathBuf,
@@ -230,7 +232,7 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Makes the folder beside its place; an error when something is where it is to be, or when no folder can be made there.
+    /// Creates the folder beside its place. Fails if its path is taken, or if no folder can be created there.
     pub fn new(path: &Path) -> Result<Self> {
         let taken = || ControlError::FolderExists {
             path: path.to_owned(),
@@ -260,12 +262,12 @@ impl OutputFolder {
         }
     }
 
-    /// Where its files are written.
+    /// Where to write the folder's files.
     pub fn partial(&self) -> &Path {
         self.partial.as_deref().unwrap_or(&self.target)
     }
 
-    /// Puts the complete folder in its place.
+    /// Moves the complete folder into place.
     pub fn finish(mut self) -> Result<()> {
         fs::rename(self.partial(), &self.target).map_err(|source| failed(&self.path, source))?;
         self.partial = None;
@@ -281,7 +283,7 @@ impl Drop for OutputFolder {
     }
 }
 
-/// Waits until a file is on the disk, where its file system knows how to.
+/// Waits until a file is on disk, if its file system supports that.
 fn sync(file: &File) -> io::Result<()> {
     match file.sync_all() {
         Err(error)
@@ -296,7 +298,7 @@ fn sync(file: &File) -> io::Result<()> {
     }
 }
 
-/// The folder that a file lies in.
+/// The folder that contains a file.
 pub(crate) fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -304,7 +306,7 @@ pub(crate) fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// Follows links to their end, also where nothing is there. `None` is a descriptor that this process has open.
+/// Follows links to their end, even if nothing is there. `None` means a descriptor that this process has open.
 fn follow(path: &Path) -> io::Result<Option<PathBuf>> {
     let ends_in_separator = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if path.file_name().is_none() || (ends_in_separator && !path.is_dir()) {
@@ -317,14 +319,14 @@ fn follow(path: &Path) -> io::Result<Option<PathBuf>> {
         }
         match fs::read_link(&path) {
             Ok(next) => path = folder(&path).join(next),
-            // No link, or nothing at all.
+            // Not a link, or nothing at all.
             Err(_) => return Ok(Some(path)),
         }
     }
-    Err(io::Error::other("too many links to links"))
+    Err(io::Error::other("too many symbolic links in a row"))
 }
 
-/// Whether a path is one of `/dev/fd` or `/proc/N/fd`, where `/dev/stdout` leads.
+/// Whether a path is in `/dev/fd` or `/proc/N/fd`, where `/dev/stdout` points.
 fn is_descriptor(path: &Path) -> bool {
     let Ok(folder) = fs::canonicalize(folder(path)) else {
         return false;
@@ -332,7 +334,7 @@ fn is_descriptor(path: &Path) -> bool {
     folder == Path::new("/dev/fd") || (folder.starts_with("/proc") && folder.ends_with("fd"))
 }
 
-/// Makes something new beside `target`: `STEM.partial.EXT`, or with a number where that is taken.
+/// Creates something new beside `target`: `STEM.partial.EXT`, with a number if that name is taken.
 fn beside<T>(
     target: &Path,
     stem: &OsStr,
@@ -356,12 +358,12 @@ fn beside<T>(
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
             Err(error) => {
-                let reason = format!("nothing can be made in its folder: {error}");
+                let reason = format!("cannot create a file in its folder: {error}");
                 return Err(io::Error::new(error.kind(), reason));
             }
         }
     }
-    let reason = format!("there are {MAX_PARTIAL} partial results of it already");
+    let reason = format!("there are already {MAX_PARTIAL} partial results of it; remove some");
     Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
 }
 

@@ -1,4 +1,4 @@
-//! Reinforcement control: embeddings stop saying what a reward punishes (arXiv 2403.10949, section 3.4).
+//! Reinforcement control: trains embeddings away from what a reward punishes (arXiv 2403.10949, section 3.4).
 
 use selfie_interp::Options;
 use selfie_kernels::Backend;
@@ -9,27 +9,27 @@ use crate::options::{
     check_interpretation, check_layer, check_sources, describe_interpretation, describe_sources,
 };
 use crate::reward::{Interpreted, Reward, Verdicts};
-use crate::run::{Loss, Now, Objective, Sources, train};
+use crate::run::{Loss, Objective, Sources, StepContext, train};
 use crate::states::interpret_embeddings;
 use crate::{ControlError, Observer, Outcome, Push, Result, Training, Unedited};
 
-/// At each step the embeddings of prompts are interpreted by the model with the edit so far, each interpretation gets a
-/// reward, and the MLP below is trained on `mean(-reward * <out, stop(out)> / |stop(out)|^2)`: a rewarded embedding grows,
-/// a punished one shrinks. With [`Push::Until`] an embedding that has its reward has no part in the gradient.
+/// At each step, the model with the edit so far interprets the embeddings of the prompts, and each interpretation gets
+/// a reward. The MLP below then trains on `mean(-reward * <out, stop(out)> / |stop(out)|^2)`: rewarded embeddings grow,
+/// punished ones shrink. With [`Push::Until`], an embedding that has its reward does not contribute to the gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reinforce {
     /// The embeddings: prompts, and a token of each.
     pub sources: Vec<(String, usize)>,
-    /// Their layer, counted as in hidden_states: 1..n_layers.
+    /// The layer of the embeddings, numbered as in hidden_states: 1..n_layers.
     pub layer: usize,
-    /// How the embeddings are interpreted.
+    /// How to interpret the embeddings.
     pub interpretation: Options,
     /// How to train.
     pub training: Training,
 }
 
 impl Reinforce {
-    /// Finds every error that can be found without the weights.
+    /// Finds every error that does not need the weights.
     pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         check_layer(config, self.layer)?;
         check_sources(config, tokenizer, &self.sources)?;
@@ -37,8 +37,8 @@ impl Reinforce {
         self.training.check(config, tokenizer)
     }
 
-    /// Runs it. The model then has the edit on it, as it is in [`Outcome::edit`]; an error before the first update leaves
-    /// the model as it was, one after it ends the run with [`End::Failed`](crate::End::Failed).
+    /// Runs control. Afterwards the model has the edit in [`Outcome::edit`]. An error before the first update leaves
+    /// the model as it was; a later one ends the run with [`End::Failed`](crate::End::Failed).
     pub fn run<B: Backend>(
         &self,
         model: &mut Llama<B>,
@@ -50,8 +50,8 @@ impl Reinforce {
         self.run_after(model, tokenizer, &mut unedited, reward, observer)
     }
 
-    /// What a model makes of the prompts before it is edited, for several runs of these embeddings that differ in their
-    /// training.
+    /// Captures the unedited model's states for the prompts, to share among runs on these embeddings that differ only
+    /// in training.
     pub fn unedited<B: Backend>(
         &self,
         model: &Llama<B>,
@@ -62,12 +62,13 @@ impl Reinforce {
         Unedited::new(model, tokenizer, &sources, &self.training)
     }
 
-    /// Whether `unedited` is what [`unedited`](Self::unedited) gives, for the model that it was made with.
+    /// Whether `unedited` was captured by [`unedited`](Self::unedited) for these embeddings and options, given the same
+    /// model.
     pub fn fits<B: Backend>(&self, unedited: &Unedited<B>) -> bool {
         unedited.fits(&Sources::new(&self.sources, self.layer), &self.training)
     }
 
-    /// [`run`](Self::run) on a model whose `unedited` states are known, to the same bits.
+    /// Like [`run`](Self::run), with known `unedited` states; gives the same bits.
     pub fn run_after<B: Backend>(
         &self,
         model: &mut Llama<B>,
@@ -109,14 +110,14 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
         "reinforcement"
     }
 
-    fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss> {
-        let interpretations = interpret_embeddings(now, embeddings, &self.of.interpretation)?;
+    fn loss(&mut self, context: &StepContext<'_, B>, embeddings: &[f32]) -> Result<Loss> {
+        let interpretations = interpret_embeddings(context, embeddings, &self.of.interpretation)?;
         let sources = &self.of.sources;
         let interpreted: Vec<Interpreted<'_>> = sources
             .iter()
             .zip(&interpretations)
             .map(|((prompt, token), interpretation)| Interpreted {
-                step: now.step,
+                step: context.step,
                 layer: self.of.layer,
                 token: *token,
                 interpretation,
@@ -125,9 +126,9 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
             .collect();
         let verdicts = self
             .reward
-            .rewards(now.model, now.tokenizer, &interpreted)?;
+            .rewards(context.model, context.tokenizer, &interpreted)?;
         let Verdicts { rewards, undecided } = verdicts;
-        check_rewards(now.step, &rewards, interpretations.len())?;
+        check_rewards(context.step, &rewards, interpretations.len())?;
         let training = &self.of.training;
         let enough = match training.push {
             Push::Until => training.stop_reward.unwrap_or(1.0),
@@ -170,8 +171,8 @@ fn check_rewards(step: usize, rewards: &[f64], expected: usize) -> Result<()> {
     }
 }
 
-/// `mean(-reward * <out, stop(out)> / |stop(out)|^2)` of the embeddings (`[n, d_model]`), and its gradient. An embedding of
-/// length 0 has none, nor has one whose reward is `enough`.
+/// `mean(-reward * <out, stop(out)> / |stop(out)|^2)` over the embeddings (`[n, d_model]`), and its gradient. The
+/// gradient is 0 for embeddings of length 0 and for those whose reward is `enough`.
 fn push(embeddings: &[f32], rewards: &[f64], enough: f64) -> (f64, Vec<f32>) {
     let n = rewards.len();
     let width = embeddings.len() / n.max(1);
@@ -183,7 +184,7 @@ fn push(embeddings: &[f32], rewards: &[f64], enough: f64) -> (f64, Vec<f32>) {
             gradient.extend(out.iter().map(|_| 0.0));
             continue;
         }
-        // <out, stop(out)> and |stop(out)|^2 are the same number; only their gradients differ.
+        // <out, stop(out)> and |stop(out)|^2 are equal; only their gradients differ.
         loss -= reward / n as f64;
         let pushed = if *reward < enough { *reward } else { 0.0 };
         let scale = -pushed / (n as f64 * square);

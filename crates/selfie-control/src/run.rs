@@ -1,4 +1,4 @@
-//! What both methods of control share: the step, the keep term, the drift gate, the edit that comes of it.
+//! What both methods of control share: the training loop, the keep loss, the drift gate, and the resulting edit.
 
 use selfie_kernels::{Adam, Backend};
 use selfie_llama::{Decoding, Llama, MlpWeights, PackedMlp, Tokenizer};
@@ -8,12 +8,12 @@ use crate::edit::{BaseShape, EditMeta, hashes};
 use crate::keep::Keep;
 use crate::states::{continue_all, encode_all};
 use crate::training::TrainedMlp;
-use crate::watch::{Figure, drifted};
+use crate::watch::{Figure, push_drift};
 use crate::{ControlError, Edit, End, Observer, Outcome, Result, Step, Training, Unedited, Write};
 
-/// The embeddings that are controlled: tokens of prompts, all at one layer.
+/// The controlled embeddings: tokens of prompts, all at one layer.
 pub(crate) struct Sources<'a> {
-    /// A text and a token of it, for each embedding.
+    /// A text and one of its tokens, for each embedding.
     pub(crate) cells: Vec<(&'a str, usize)>,
     /// The embeddings are `hidden_states[layer]`.
     pub(crate) layer: usize,
@@ -29,25 +29,25 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// What a method asks of the embeddings.
+/// A method's objective for the embeddings.
 pub(crate) trait Objective<B: Backend> {
     /// `supervised` or `reinforcement`.
     fn method(&self) -> &'static str;
-    /// The loss of the embeddings (`[n, d_model]`) before an update. `draw` settles what is left to chance.
-    fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss>;
-    /// The loss after the last update, where it needs no interpretation.
+    /// The loss of the embeddings (`[n, d_model]`) before an update.
+    fn loss(&mut self, context: &StepContext<'_, B>, embeddings: &[f32]) -> Result<Loss>;
+    /// The loss after the last update, if it needs no interpretation.
     fn final_loss(&self, embeddings: &[f32]) -> Option<f64>;
-    /// What the embeddings are to become, `[d_model]`, where that is known.
+    /// The target of the embeddings, `[d_model]`, if there is one.
     fn goal(&self) -> Option<&[f32]>;
 }
 
-/// Where a run is.
-pub(crate) struct Now<'a, B: Backend> {
+/// The current step of a run.
+pub(crate) struct StepContext<'a, B: Backend> {
     /// The model with the edit so far.
     pub(crate) model: &'a Llama<B>,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) step: usize,
-    /// Settles what is left to chance at this step.
+    /// Seeds all sampling at this step.
     pub(crate) draw: u64,
 }
 
@@ -62,8 +62,8 @@ pub(crate) struct Loss {
     pub(crate) undecided: Vec<usize>,
 }
 
-/// Trains the MLP under the embeddings. `options` is what the edit says of how it was made; `unedited` is what the model makes
-/// of the prompts before.
+/// Trains the MLP below the embeddings. `options` is the edit's record of how it was made; `unedited` holds the
+/// unedited model's states for the prompts.
 pub(crate) fn train<B: Backend>(
     model: &mut Llama<B>,
     tokenizer: &Tokenizer,
@@ -78,54 +78,55 @@ pub(crate) fn train<B: Backend>(
     let layer = sources.layer - 1;
     let base = model.mlp(layer)?;
     let base_sha256 = hashes(&base);
-    // The weights are shared, so that this keeps the MLP that is there now, and nothing else.
+    // Weights are shared: this keeps only the current MLP alive.
     let before = model.clone();
     let mut run = Run::new(model, tokenizer, layer, training, base, unedited)?;
     let mut steps: Vec<Step> = Vec::new();
     let mut draws = fastrand::Rng::with_seed(training.seed);
-    let mut kept = Kept::new(training);
+    let mut kept = KeptStep::new(training);
     let mut updates = 0;
     let end = loop {
-        // A run whose last look is not weighed against the others has none after its last update.
+        // A run that writes its last step does not compare it with others, so it does not evaluate after the last
+        // update.
         if updates == training.steps && training.write == Write::Last {
             break End::Steps;
         }
-        let now = Now {
+        let context = StepContext {
             model,
             tokenizer,
             step: updates,
             draw: draws.u64(..),
         };
-        let (step, gradient) = match run.look(&now, objective) {
-            Ok(looked) => looked,
+        let (step, gradient) = match run.evaluate(&context, objective) {
+            Ok(evaluated) => evaluated,
             Err(error) if updates == 0 => return Err(error),
             Err(error) => break End::Failed(Box::new(error)),
         };
         let stopped = observer.step(&step).is_break();
         steps.push(step);
-        if let Some(end) = run.past_bound(&steps[updates], training) {
-            kept.refuse_current();
+        if let Some(end) = run.bound_exceeded(&steps[updates], training) {
+            kept.reject_current();
             break end;
         }
-        kept.weigh(&steps, training);
+        kept.consider(&steps, training);
         if stopped {
             break End::Stopped;
         }
-        if let Some(end) = reached(&steps, training) {
+        if let Some(end) = goal_reached(&steps, training) {
             break end;
         }
         if updates == training.steps {
             break End::Steps;
         }
         match run.update(model, &gradient) {
-            Ok(packed) => kept.replaced(updates, packed),
+            Ok(packed) => kept.save_replaced(updates, packed),
             Err(error) if updates == 0 => return Err(error),
             Err(error) => break End::Failed(Box::new(error)),
         }
         updates += 1;
     };
     let (updates, last, end) =
-        run.settle(model, kept, &steps, updates, end, training, objective)?;
+        run.restore_kept(model, kept, &steps, updates, end, training, objective)?;
     let report = run.report(model, tokenizer, &steps, &last)?;
     let known = |value: &dyn Fn(&Step) -> Option<f64>| {
         steps[..updates.min(steps.len())]
@@ -165,19 +166,19 @@ pub(crate) fn train<B: Backend>(
     })
 }
 
-/// The look that the edit goes back to: the best one, or the one before the current where only bounds are watched.
-struct Kept<B: Backend> {
+/// The step that becomes the edit: the best one, or the last one within the bounds.
+struct KeptStep<B: Backend> {
     write: Write,
-    /// Without a bound the last look is never taken back.
+    /// Without a bound, the last update is never undone.
     bounded: bool,
-    /// The updates of the look.
-    look: usize,
-    /// Its MLP, as the model computes with it; `None` while the model has it.
+    /// The number of updates before the step.
+    step: usize,
+    /// The step's MLP, as the model computes with it; `None` while the model has it.
     packed: Option<PackedMlp<B>>,
-    refused: bool,
+    rejected: bool,
 }
 
-impl<B: Backend> Kept<B> {
+impl<B: Backend> KeptStep<B> {
     fn new(training: &Training) -> Self {
         let reference = training.reference.as_ref();
         let watch = training.watch.as_ref();
@@ -186,53 +187,54 @@ impl<B: Backend> Kept<B> {
             bounded: reference.is_some_and(|r| r.max_drift.is_some())
                 || watch.is_some_and(|w| w.max_surprise.is_some())
                 || training.max_norm_change.is_some(),
-            look: 0,
+            step: 0,
             packed: None,
-            refused: false,
+            rejected: false,
         }
     }
 
-    /// The current look is past a bound.
-    fn refuse_current(&mut self) {
-        self.refused = true;
+    /// The current step exceeds a bound.
+    fn reject_current(&mut self) {
+        self.rejected = true;
     }
 
-    /// Takes the last look in, where it is the one to go back to.
-    fn weigh(&mut self, steps: &[Step], training: &Training) {
+    /// Keeps the last step if it is the one to go back to.
+    fn consider(&mut self, steps: &[Step], training: &Training) {
         let current = steps.len() - 1;
         let take = match self.write {
             Write::Last => true,
             Write::Best => {
-                current == 0 || rank(steps, current, training) < rank(steps, self.look, training)
+                current == 0 || rank(steps, current, training) < rank(steps, self.step, training)
             }
         };
         if take {
-            self.look = current;
+            self.step = current;
             self.packed = None;
         }
     }
 
-    /// The MLP of a look has made place for a new one.
-    fn replaced(&mut self, look: usize, packed: PackedMlp<B>) {
-        if look == self.look && (self.write == Write::Best || self.bounded) {
+    /// The update after a step has replaced this MLP.
+    fn save_replaced(&mut self, step: usize, packed: PackedMlp<B>) {
+        if step == self.step && (self.write == Write::Best || self.bounded) {
             self.packed = Some(packed);
         }
     }
 }
 
-/// What a look is worth, the least is the best: its loss, or its reward as far as it has lasted; then its drift.
-fn rank(steps: &[Step], look: usize, training: &Training) -> (f64, f64) {
-    let step = &steps[look];
-    let lasted = steps[look.saturating_sub(training.patience)..=look].iter();
+/// Ranks a step, lower is better: by its loss, or by the least reward over the last `patience` steps; then by its
+/// drift.
+fn rank(steps: &[Step], at: usize, training: &Training) -> (f64, f64) {
+    let step = &steps[at];
+    let lasted = steps[at.saturating_sub(training.patience)..=at].iter();
     let reward = lasted
         .filter_map(Step::mean_reward)
         .min_by(|a, b| a.total_cmp(b));
-    let worth = reward.map_or(step.loss, |reward| -reward);
-    (worth, step.drift.unwrap_or(0.0))
+    let cost = reward.map_or(step.loss, |reward| -reward);
+    (cost, step.drift.unwrap_or(0.0))
 }
 
-/// Whether the run has what it is for, and has had it for long enough.
-fn reached(steps: &[Step], training: &Training) -> Option<End> {
+/// Whether the run has met its goal for long enough.
+fn goal_reached(steps: &[Step], training: &Training) -> Option<End> {
     let needed = training.patience + 1;
     let lasted = steps.len().checked_sub(needed).map(|from| &steps[from..])?;
     let last = steps.last()?;
@@ -251,14 +253,14 @@ fn reached(steps: &[Step], training: &Training) -> Option<End> {
         .then_some(End::Reward { reward, bound })
 }
 
-/// The drift and its bound, where it has passed it.
-fn past_drift(training: &Training, drift: Option<f64>) -> Option<End> {
+/// The drift and its bound, if the drift exceeds it.
+fn drift_exceeded(training: &Training, drift: Option<f64>) -> Option<End> {
     let (drift, bound) = (drift?, training.reference.as_ref()?.max_drift?);
-    // A drift that is no number has passed every bound.
+    // NaN exceeds every bound.
     (drift > bound || drift.is_nan()).then_some(End::Drift { drift, bound })
 }
 
-/// How things stand after the last update.
+/// The results after the last update.
 #[derive(Default)]
 struct Final {
     loss: Option<f64>,
@@ -272,11 +274,11 @@ struct Run<'a, B: Backend> {
     mlp: TrainedMlp<B>,
     layer: usize,
     unedited: &'a mut Unedited<B>,
-    /// The rows of a step: the cells, then those that should stay.
+    /// The rows of a step: the cells, then the reference rows.
     x: B::Rows,
     /// The weight of the keep loss.
     beta: f64,
-    /// For each embedding the least and the greatest norm that it may have without having moved.
+    /// The range of norms that count as unchanged, for each embedding.
     norms: Vec<(f64, f64)>,
     width: usize,
     probes: Option<(Vec<Vec<u32>>, Decoding)>,
@@ -327,39 +329,39 @@ impl<'a, B: Backend> Run<'a, B> {
         })
     }
 
-    /// The state before an update, and the gradient of the MLP's output for it.
-    fn look(
+    /// Evaluates the model before an update; also returns the gradient at the MLP's output.
+    fn evaluate(
         &mut self,
-        now: &Now<'_, B>,
+        context: &StepContext<'_, B>,
         objective: &mut dyn Objective<B>,
     ) -> Result<(Step, Vec<f32>)> {
-        let backend = now.model.backend();
+        let backend = context.model.backend();
         let (embeddings, kept, rows) = self.forward(backend)?;
-        let found = objective.loss(now, &embeddings)?;
+        let found = objective.loss(context, &embeddings)?;
         let mut gradient = found.gradient;
         let keep = self.unedited.keep.as_ref();
         let keep_loss = keep.map(|keep| keep.loss(&rows, &kept, self.beta, &mut gradient));
         let probes = match &self.probes {
             Some((prompts, decoding)) => {
-                continue_all(now.model, now.tokenizer, prompts, decoding, |_| {})?
+                continue_all(context.model, context.tokenizer, prompts, decoding, |_| {})?
             }
             None => Vec::new(),
         };
-        let drift = self.drift(now.model)?;
+        let drift = self.drift(context.model)?;
         let watched = match &mut self.unedited.watcher {
-            Some(watcher) => Some(watcher.look(now.model, now.tokenizer)?),
+            Some(watcher) => Some(watcher.measure(context.model, context.tokenizer)?),
             None => None,
         };
         let norm_change = self.norm_change(&embeddings, objective.goal());
         let losses = [Some(found.loss), keep_loss, drift];
         if let Some(loss) = losses.into_iter().flatten().find(|x| !x.is_finite()) {
             return Err(ControlError::Diverged {
-                step: now.step,
+                step: context.step,
                 loss,
             });
         }
         let step = Step {
-            step: now.step,
+            step: context.step,
             loss: found.loss,
             keep_loss,
             drift,
@@ -374,7 +376,7 @@ impl<'a, B: Backend> Run<'a, B> {
         Ok((step, gradient))
     }
 
-    /// The embeddings as the edit so far makes them, the MLP's output at the rows that should stay, and these rows.
+    /// The embeddings with the edit so far, the MLP's outputs on the reference rows, and the indices of these rows.
     fn forward(&mut self, backend: &B) -> Result<(Vec<f32>, Vec<f32>, Vec<usize>)> {
         let unedited = &mut *self.unedited;
         let n = backend.len(&unedited.inputs);
@@ -401,15 +403,15 @@ impl<'a, B: Backend> Run<'a, B> {
         }
     }
 
-    /// One step of Adam; the model gets the new weights. Returns those that it had.
+    /// Takes one step of Adam and gives the model the new weights. Returns the old ones.
     fn update(&mut self, model: &mut Llama<B>, gradient: &[f32]) -> Result<PackedMlp<B>> {
         self.mlp.step(model.backend(), &self.x, gradient)?;
         let packed = model.pack_mlp(self.layer, &self.mlp.rows())?;
         Ok(model.swap_mlp(packed))
     }
 
-    /// The largest factor by which the norm of an embedding is off: 1 where it is what it was before the edit, what the
-    /// goal's is, or between the two.
+    /// The largest factor by which an embedding's norm is off. It is 1 for a norm between the one before the edit and
+    /// the goal's.
     fn norm_change(&mut self, embeddings: &[f32], goal: Option<&[f32]>) -> f64 {
         let rows = embeddings.chunks_exact(self.width);
         if self.norms.is_empty() {
@@ -428,20 +430,20 @@ impl<'a, B: Backend> Run<'a, B> {
         rows.zip(&self.norms).map(off).fold(1.0, f64::max)
     }
 
-    /// The bound that a look has passed.
-    fn past_bound(&self, step: &Step, training: &Training) -> Option<End> {
-        if let Some(end) = past_drift(training, step.drift) {
+    /// The bound that a step exceeds.
+    fn bound_exceeded(&self, step: &Step, training: &Training) -> Option<End> {
+        if let Some(end) = drift_exceeded(training, step.drift) {
             return Some(end);
         }
         let watched = step.watched.as_ref();
         let answers = watched.and_then(|watched| watched.answers);
-        if let Some(end) = past_drift(training, answers.map(|drift| drift.kl)) {
+        if let Some(end) = drift_exceeded(training, answers.map(|drift| drift.kl)) {
             return Some(end);
         }
         let bound = training.watch.and_then(|watch| watch.max_surprise);
         let surprise = self.unedited.watcher.as_ref().zip(watched).zip(bound);
         if let Some(((watcher, now), bound)) = surprise
-            && let Some(rise) = watcher.past(now, bound)
+            && let Some(rise) = watcher.excess_surprise(now, bound)
         {
             return Some(End::Surprise { rise, bound });
         }
@@ -449,43 +451,43 @@ impl<'a, B: Backend> Run<'a, B> {
         (change > bound).then_some(End::Norm { change, bound })
     }
 
-    /// Gives the model the look that is kept; its updates, its figures, and why the run ended.
-    fn settle(
+    /// Gives the model the kept step; returns its number of updates, its results, and why the run ended.
+    fn restore_kept(
         &mut self,
         model: &mut Llama<B>,
-        kept: Kept<B>,
+        kept: KeptStep<B>,
         steps: &[Step],
         updates: usize,
         end: End,
         training: &Training,
         objective: &dyn Objective<B>,
     ) -> Result<(usize, Final, End)> {
-        let (mut end, mut refused) = (end, kept.refused);
-        if kept.write == Write::Last && !refused {
+        let (mut end, mut rejected) = (end, kept.rejected);
+        if kept.write == Write::Last && !rejected {
             if matches!(end, End::Failed(_)) {
                 return Ok((updates, Final::default(), end));
             }
-            let last = self.finish(model, objective)?;
-            match past_drift(training, last.drift) {
-                Some(past) => (end, refused) = (past, true),
+            let last = self.evaluate_final(model, objective)?;
+            match drift_exceeded(training, last.drift) {
+                Some(past) => (end, rejected) = (past, true),
                 None => return Ok((updates, last, end)),
             }
         }
-        debug_assert!(refused || kept.write == Write::Best);
+        debug_assert!(rejected || kept.write == Write::Best);
         if let Some(packed) = kept.packed {
             drop(model.swap_mlp(packed));
         }
-        let step = &steps[kept.look];
+        let step = &steps[kept.step];
         let last = Final {
             loss: Some(step.loss),
             keep_loss: step.keep_loss,
             drift: step.drift,
             reward: step.mean_reward(),
         };
-        Ok((kept.look, last, end))
+        Ok((kept.step, last, end))
     }
 
-    /// The figures of the written edit, each before and after.
+    /// The report of the written edit: each figure before and after.
     fn report(
         &mut self,
         model: &Llama<B>,
@@ -504,7 +506,7 @@ impl<'a, B: Backend> Run<'a, B> {
             });
         }
         if let Some(meter) = &mut self.unedited.meter {
-            drifted(&mut figures, "reference prompts", &meter.measure(model)?);
+            push_drift(&mut figures, "reference prompts", &meter.measure(model)?);
         }
         if let Some(watcher) = &mut self.unedited.watcher {
             figures.extend(watcher.report(model, tokenizer)?);
@@ -512,8 +514,8 @@ impl<'a, B: Backend> Run<'a, B> {
         Ok(figures)
     }
 
-    /// How things stand after the last update.
-    fn finish(&mut self, model: &Llama<B>, objective: &dyn Objective<B>) -> Result<Final> {
+    /// Evaluates the model after the last update.
+    fn evaluate_final(&mut self, model: &Llama<B>, objective: &dyn Objective<B>) -> Result<Final> {
         let (embeddings, kept, rows) = self.forward(model.backend())?;
         let keep = self.unedited.keep.as_ref();
         let keep_loss = keep.map(|keep| keep.loss(&rows, &kept, self.beta, &mut Vec::new()));

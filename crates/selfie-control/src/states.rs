@@ -1,4 +1,4 @@
-//! Running a model on texts: their states, how they go on, what an embedding says.
+//! Running a model on texts: their states, their continuations, and what embeddings say.
 
 use std::ops::ControlFlow;
 
@@ -7,7 +7,7 @@ use selfie_kernels::Backend;
 use selfie_llama::{Decoding, Llama, Sampling, Tokenizer, generate_all};
 
 use crate::Result;
-use crate::run::Now;
+use crate::run::StepContext;
 
 /// The ids of texts.
 pub(crate) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
@@ -15,7 +15,7 @@ pub(crate) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<
     ids.collect()
 }
 
-/// What each prompt goes on with, without special tokens.
+/// The continuation of each prompt, without special tokens.
 pub(crate) fn continue_all<B: Backend>(
     model: &Llama<B>,
     tokenizer: &Tokenizer,
@@ -28,15 +28,15 @@ pub(crate) fn continue_all<B: Backend>(
     text.collect()
 }
 
-/// What each embedding (`[n, d_model]`) says.
+/// The interpretation of each embedding (`[n, d_model]`).
 pub(crate) fn interpret_embeddings<B: Backend>(
-    now: &Now<'_, B>,
+    context: &StepContext<'_, B>,
     embeddings: &[f32],
     options: &Options,
 ) -> Result<Vec<String>> {
-    let width = now.model.config().d_model;
+    let width = context.model.config().d_model;
     let vector = |(index, values): (usize, &[f32])| Vector {
-        name: format!("embedding of step {}", now.step),
+        name: format!("embedding of step {}", context.step),
         index,
         values: values.to_vec(),
     };
@@ -48,7 +48,7 @@ pub(crate) fn interpret_embeddings<B: Backend>(
     let options = Options {
         relevancy: false,
         sampling: options.sampling.map(|s| Sampling {
-            seed: now.draw,
+            seed: context.draw,
             ..s
         }),
         ..options.clone()
@@ -58,7 +58,13 @@ pub(crate) fn interpret_embeddings<B: Backend>(
         texts.push(row.interpretation);
         ControlFlow::Continue(())
     };
-    let swept = interpret_vectors(now.model, now.tokenizer, &vectors, &options, &mut keep)?;
+    let swept = interpret_vectors(
+        context.model,
+        context.tokenizer,
+        &vectors,
+        &options,
+        &mut keep,
+    )?;
     debug_assert_eq!(swept.rows, vectors.len());
     Ok(texts)
 }

@@ -1,4 +1,4 @@
-//! Supervised control: an embedding becomes another (arXiv 2403.10949, section 3.4).
+//! Supervised control: trains an embedding towards another (arXiv 2403.10949, section 3.4).
 
 use selfie_interp::Options;
 use selfie_kernels::Backend;
@@ -9,34 +9,34 @@ use crate::options::{
     check_interpretation, check_layer, check_sources, check_token, describe_interpretation,
     describe_sources,
 };
-use crate::run::{Loss, Now, Objective, Sources, train};
+use crate::run::{Loss, Objective, Sources, StepContext, train};
 use crate::states::interpret_embeddings;
 use crate::{ControlError, Observer, Outcome, Result, Training, Unedited};
 
-/// Makes `hidden_states[layer]` at some tokens a target embedding, by training the MLP of layer `layer - 1` on the mean
-/// squared error.
+/// Moves `hidden_states[layer]` at some tokens to a target embedding, by training the MLP of layer `layer - 1` on the
+/// mean squared error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Supervised {
     /// The embeddings: prompts, and a token of each.
     pub sources: Vec<(String, usize)>,
-    /// Their layer, counted as in hidden_states: 1..n_layers.
+    /// The layer of the embeddings, numbered as in hidden_states: 1..n_layers.
     pub layer: usize,
-    /// What they are to become.
+    /// The embedding to move them to.
     pub target: Target,
     /// How to train.
     pub training: Training,
-    /// How to interpret the embeddings before each update; `None` leaves that out.
+    /// How to interpret the embeddings before each update; `None` skips that.
     pub interpretation: Option<Options>,
 }
 
-/// An embedding to come to: one, or the mean of several.
+/// A target embedding, or several to average.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    /// hidden_states of prompts, by the model as it is before the edit.
+    /// hidden_states of prompts, from the unedited model.
     Cells(Vec<TargetCell>),
-    /// Vectors from elsewhere.
+    /// Given vectors.
     Vectors {
-        /// Where they come from.
+        /// Their source, recorded in the edit.
         name: String,
         /// `[d_model]` each.
         vectors: Vec<Vec<f32>>,
@@ -55,7 +55,7 @@ pub struct TargetCell {
 }
 
 impl Supervised {
-    /// Finds every error that can be found without the weights.
+    /// Finds every error that does not need the weights.
     pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         check_layer(config, self.layer)?;
         check_sources(config, tokenizer, &self.sources)?;
@@ -84,7 +84,7 @@ impl Supervised {
         self.training.check(config, tokenizer)
     }
 
-    /// Runs it. The model then has the edit on it, as it is in [`Outcome::edit`]; an error before the first update leaves
+    /// Runs control. Afterwards the model has the edit in [`Outcome::edit`]. An error before the first update leaves
     /// the model as it was.
     pub fn run<B: Backend>(
         &self,
@@ -100,8 +100,8 @@ impl Supervised {
         )
     }
 
-    /// What a model makes of the prompts before it is edited, for several runs of these embeddings that differ in their
-    /// training.
+    /// Captures the unedited model's states for the prompts, to share among runs on these embeddings that differ only
+    /// in training.
     pub fn unedited<B: Backend>(
         &self,
         model: &Llama<B>,
@@ -112,12 +112,13 @@ impl Supervised {
         Unedited::new(model, tokenizer, &sources, &self.training)
     }
 
-    /// Whether `unedited` is what [`unedited`](Self::unedited) gives, for the model that it was made with.
+    /// Whether `unedited` was captured by [`unedited`](Self::unedited) for these embeddings and options, given the same
+    /// model.
     pub fn fits<B: Backend>(&self, unedited: &Unedited<B>) -> bool {
         unedited.fits(&Sources::new(&self.sources, self.layer), &self.training)
     }
 
-    /// [`run`](Self::run) on a model whose `unedited` states are known, to the same bits.
+    /// Like [`run`](Self::run), with known `unedited` states; gives the same bits.
     pub fn run_after<B: Backend>(
         &self,
         model: &mut Llama<B>,
@@ -126,7 +127,7 @@ impl Supervised {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         self.check(model.config(), tokenizer)?;
-        let mut objective = ToTarget {
+        let mut objective = TargetDistance {
             target: self.target.embedding(model, tokenizer)?,
             interpretation: self.interpretation.as_ref(),
         };
@@ -144,7 +145,7 @@ impl Supervised {
         )
     }
 
-    /// What the edit says of how it was made.
+    /// The record of the run's options in the edit.
     fn describe(&self) -> Value {
         let target = match &self.target {
             Target::Cells(cells) => cells
@@ -188,7 +189,7 @@ fn check_vectors(vectors: &[Vec<f32>], width: usize) -> Result<()> {
 }
 
 impl Target {
-    /// The embedding, `[d_model]`.
+    /// The target embedding, `[d_model]`.
     fn embedding<B: Backend>(&self, model: &Llama<B>, tokenizer: &Tokenizer) -> Result<Vec<f32>> {
         let width = model.config().d_model;
         let rows = match self {
@@ -217,12 +218,12 @@ impl Target {
     }
 }
 
-struct ToTarget<'a> {
+struct TargetDistance<'a> {
     target: Vec<f32>,
     interpretation: Option<&'a Options>,
 }
 
-impl ToTarget<'_> {
+impl TargetDistance<'_> {
     /// The mean squared distance of the embeddings from the target, and its gradient.
     fn distance(&self, embeddings: &[f32]) -> (f64, Vec<f32>) {
         let scale = 2.0 / embeddings.len() as f64;
@@ -237,15 +238,15 @@ impl ToTarget<'_> {
     }
 }
 
-impl<B: Backend> Objective<B> for ToTarget<'_> {
+impl<B: Backend> Objective<B> for TargetDistance<'_> {
     fn method(&self) -> &'static str {
         "supervised"
     }
 
-    fn loss(&mut self, now: &Now<'_, B>, embeddings: &[f32]) -> Result<Loss> {
+    fn loss(&mut self, context: &StepContext<'_, B>, embeddings: &[f32]) -> Result<Loss> {
         let (loss, gradient) = self.distance(embeddings);
         let interpretations = match self.interpretation {
-            Some(options) => interpret_embeddings(now, embeddings, options)?,
+            Some(options) => interpret_embeddings(context, embeddings, options)?,
             None => Vec::new(),
         };
         Ok(Loss {

@@ -1,22 +1,23 @@
-//! The MLP that is edited, in f32, with its gradients and Adam.
+//! The MLP in training, in f32, with its gradients and Adam.
 
 use selfie_kernels::{Adam, Backend};
 use selfie_llama::{MlpRows, MlpUnit, MlpWeights};
 
 use crate::Result;
 
-/// One layer's MLP in training: f32 weights whatever the model computes in, and Adam's moments.
+/// One layer's MLP in training: f32 weights, whatever dtype the model computes in, and Adam's moments.
 ///
-/// It takes three times the f32 size of the MLP, and buffers of a few rows; the rest of the model stays as it is.
+/// It takes three times the MLP's size in f32, and buffers for a few rows. The rest of the model stays as it is.
 pub struct TrainedMlp<B: Backend> {
     unit: MlpUnit,
-    /// `[n, d_model]`: what the last [`forward`](TrainedMlp::forward) left before the norm behind the MLP, if there is one.
+    /// `[n, d_model]`: the last [`forward`](TrainedMlp::forward)'s output before the norm after the MLP, if there is
+    /// one.
     raw: Vec<f32>,
     gate_up: Param<B>,
     down: Param<B>,
     gate_up_bias: Option<Param<B>>,
     down_bias: Option<Param<B>>,
-    /// `[n, 2 ffn]`: what the last [`forward`](TrainedMlp::forward) left.
+    /// `[n, 2 ffn]`: gate and up of the last [`forward`](TrainedMlp::forward).
     inner: B::Rows,
     /// `[n, ffn]`
     hidden: B::Rows,
@@ -25,12 +26,12 @@ pub struct TrainedMlp<B: Backend> {
     d_out: B::Rows,
     d_hidden: B::Rows,
     d_inner: B::Rows,
-    /// `[n, 1]`: what a bias is multiplied with.
+    /// `[n, 1]`: the inputs of the biases.
     ones: B::Rows,
     adam: Adam,
 }
 
-/// Weights and the two moments of Adam, `[out, in]` each; of a bias `[out, 1]`.
+/// Weights and the two moments of Adam, each `[out, in]`; `[out, 1]` for a bias.
 struct Param<B: Backend> {
     w: B::Rows,
     m: B::Rows,
@@ -38,7 +39,7 @@ struct Param<B: Backend> {
 }
 
 impl<B: Backend> TrainedMlp<B> {
-    /// Copies an MLP for training with batches of up to `max_rows` rows. The first step is `adam.step`.
+    /// Copies an MLP for training in batches of up to `max_rows` rows. The first step is `adam.step`.
     pub fn new(
         backend: &B,
         mlp: &MlpWeights,
@@ -46,7 +47,7 @@ impl<B: Backend> TrainedMlp<B> {
         adam: Adam,
         max_rows: usize,
     ) -> Result<Self> {
-        // Weights first and moments after the host's copy is gone: that keeps the peak at the moments.
+        // Upload the weights first and the moments after the host's copy is gone, so that the peak is the moments.
         let values = mlp.to_f32();
         let d_model = mlp.tensors.first().map_or(0, |gate| gate.shape[1]);
         let (inner, rows) = (values.gate_up.len() / d_model.max(1), max_rows.max(1));
@@ -80,7 +81,7 @@ impl<B: Backend> TrainedMlp<B> {
         })
     }
 
-    /// What the MLP makes of its input `x` (`[n, d_model]`), as it is added to the residual stream: `[n, d_model]`.
+    /// The MLP's output for `x` (`[n, d_model]`), as it is added to the residual stream: `[n, d_model]`.
     pub fn forward(&mut self, backend: &B, x: &B::Rows) -> Result<Vec<f32>> {
         let bias = self.gate_up_bias.as_ref().map(|bias| &bias.w);
         backend.linear_f32(x, &self.gate_up.w, bias, &mut self.inner)?;
@@ -102,10 +103,10 @@ impl<B: Backend> TrainedMlp<B> {
         Ok(out)
     }
 
-    /// One step of Adam against the gradient `d_out` (`[n, d_model]`) of what [`forward`](TrainedMlp::forward) last
-    /// made of the same `x`.
+    /// Takes one step of Adam with the gradient `d_out` (`[n, d_model]`) of the last [`forward`](TrainedMlp::forward)'s
+    /// output for the same `x`.
     pub fn step(&mut self, backend: &B, x: &B::Rows, d_out: &[f32]) -> Result<()> {
-        backend.write_rows(&self.behind(d_out), &mut self.d_out)?;
+        backend.write_rows(&self.norm_backward(d_out), &mut self.d_out)?;
         backend.linear_f32_back(&self.d_out, &self.down.w, &mut self.d_hidden)?;
         backend.mlp_backward(
             self.unit.activation,
@@ -127,8 +128,8 @@ impl<B: Backend> TrainedMlp<B> {
         Ok(())
     }
 
-    /// The gradient of the MLP's own output from that of what is added to the residual stream.
-    fn behind(&self, d_out: &[f32]) -> Vec<f32> {
+    /// The gradient at the MLP's output, from the gradient at what is added to the residual stream.
+    fn norm_backward(&self, d_out: &[f32]) -> Vec<f32> {
         let mut d: Vec<f32> = d_out.iter().map(|d| d * self.unit.scale).collect();
         let Some(weight) = &self.unit.out_norm else {
             return d;
@@ -146,7 +147,7 @@ impl<B: Backend> TrainedMlp<B> {
         d
     }
 
-    /// The weights as they are now.
+    /// The current weights.
     pub fn rows(&self) -> MlpRows<'_, B> {
         MlpRows {
             gate_up: &self.gate_up.w,
@@ -181,7 +182,7 @@ fn norm_scale(x: &[f32], eps: f32) -> f64 {
     1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt()
 }
 
-/// Values on the device, `[values.len() / width, width]`.
+/// Uploads values as `[values.len() / width, width]`.
 fn upload<B: Backend>(backend: &B, values: &[f32], width: usize) -> Result<B::Rows> {
     let mut rows = backend.rows(values.len() / width.max(1), width)?;
     backend.write_rows(values, &mut rows)?;

@@ -1,4 +1,4 @@
-//! What the unedited model makes of the prompts of a run.
+//! The unedited model's states for the prompts of a run.
 
 use std::collections::HashMap;
 
@@ -12,21 +12,21 @@ use crate::states::encode_all;
 use crate::watch::Watcher;
 use crate::{ControlError, Result, Training, Watch};
 
-/// What the unedited model makes of the prompts of a run: states, distributions, texts. Runs that differ only in how they train
-/// can share one, which saves most of what a short run costs: [`Supervised::run_after`](crate::Supervised::run_after),
-/// [`Reinforce::run_after`](crate::Reinforce::run_after).
+/// The unedited model's states, distributions and texts for the prompts of a run. Runs that differ only in how they
+/// train can share it, which saves most of the cost of a short run:
+/// [`Supervised::run_after`](crate::Supervised::run_after), [`Reinforce::run_after`](crate::Reinforce::run_after).
 pub struct Unedited<B: Backend> {
     of: Prompts,
-    /// Inputs of the MLP at the controlled cells, `[n, d_model]`.
+    /// The MLP's inputs at the controlled cells, `[n, d_model]`.
     pub(crate) inputs: B::Rows,
-    /// What its output is added to there, `[n, d_model]`.
+    /// The residual stream that the MLP's output is added to, `[n, d_model]`.
     pub(crate) residual: Vec<f32>,
     pub(crate) keep: Option<Keep<B>>,
     pub(crate) meter: Option<DriftMeter<B>>,
     pub(crate) watcher: Option<Watcher<B>>,
 }
 
-/// What it depends on.
+/// What the states depend on.
 #[derive(Clone, Debug, PartialEq)]
 struct Prompts {
     sources: Vec<(String, usize)>,
@@ -115,12 +115,12 @@ impl<B: Backend> Unedited<B> {
         })
     }
 
-    /// Whether it is what a run of these embeddings needs.
+    /// Whether a run on these embeddings can use it.
     pub(crate) fn fits(&self, sources: &Sources<'_>, training: &Training) -> bool {
         self.of == Prompts::new(sources, training)
     }
 
-    /// An error where it is of other prompts.
+    /// An error if it belongs to other prompts.
     pub(crate) fn check(&self, sources: &Sources<'_>, training: &Training) -> Result<()> {
         if self.fits(sources, training) {
             return Ok(());

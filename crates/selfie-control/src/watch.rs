@@ -1,4 +1,4 @@
-//! What the model writes while it is edited, by the measure of the model as it was.
+//! Measures what the edited model writes, by the unedited model.
 
 use std::collections::HashSet;
 
@@ -11,43 +11,44 @@ use serde::{Deserialize, Serialize};
 use crate::drift::{Drift, DriftMeter};
 use crate::{Result, Watch};
 
-/// Texts that are scored together.
+/// Texts to score together.
 const SLOTS: usize = 16;
 
 /// What a model wrote.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Written {
-    /// Nats a token that the unedited model is surprised by it: the logarithm of its perplexity.
+    /// The unedited model's mean surprise in nats per token: the logarithm of its perplexity.
     pub surprise: f64,
-    /// The share of its triples of tokens that it wrote before.
+    /// The share of token triples that occurred before in the same text.
     pub repetition: f64,
-    /// The texts, one a prompt, without special tokens.
+    /// The texts, one per prompt, without special tokens.
     pub texts: Vec<String>,
 }
 
-/// A look at what the edit does to texts.
+/// How the edit changes the model's texts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Watched {
-    /// On the unedited model's answers to the reference prompts; `None` without these.
+    /// The drift on the unedited model's answers to the reference prompts; `None` without reference prompts.
     pub answers: Option<Drift>,
-    /// On drawn continuations of the controlled prompts, by the unedited model. It is to change where an answer is to.
+    /// The drift on the unedited model's sampled continuations of the controlled prompts. It should change where an
+    /// answer should.
     pub continuations: Drift,
-    /// What now comes after the controlled prompts.
+    /// What the model now writes after the controlled prompts.
     pub written: Written,
 }
 
-/// A figure of the report at the end of a run: what it was without the edit, and with it.
+/// One figure of the report at the end of a run, without and with the edit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What is measured, and on what.
+    /// What was measured, and on what.
     pub name: String,
-    /// By the unedited model.
+    /// The unedited model's value.
     pub before: f64,
-    /// With the edit.
+    /// The value with the edit.
     pub after: f64,
 }
 
-/// The texts of a run, and what the unedited model made of them.
+/// The texts of a run, and the unedited model's results on them.
 pub(crate) struct Watcher<B: Backend> {
     unedited: Llama<B>,
     prompts: Prompts,
@@ -55,7 +56,7 @@ pub(crate) struct Watcher<B: Backend> {
     references: Option<(Prompts, DriftMeter<B>)>,
 }
 
-/// Prompts and how the unedited model goes on.
+/// Prompts and the unedited model's continuations.
 struct Prompts {
     ids: Vec<Vec<u32>>,
     decoding: Decoding,
@@ -91,13 +92,13 @@ impl<B: Backend> Watcher<B> {
             .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), watch.draws))
             .collect();
         let continued = generate_all(model, &repeated, &drawn, |_| {})?;
-        let continuations = endings(model, &repeated, &continued, layer)?;
+        let continuations = continuation_drift(model, &repeated, &continued, layer)?;
         let (prompts, _) = Prompts::new(model, tokenizer, prompts, decoding)?;
         let mut held = None;
         if let Some(references) = references {
             let (references, answers) =
                 Prompts::new(model, tokenizer, references.to_vec(), decoding)?;
-            let meter = endings(model, &references.ids, &answers, layer)?;
+            let meter = continuation_drift(model, &references.ids, &answers, layer)?;
             held = Some((references, meter));
         }
         Ok(Self {
@@ -108,8 +109,8 @@ impl<B: Backend> Watcher<B> {
         })
     }
 
-    /// What the edit so far does.
-    pub(crate) fn look(&mut self, model: &Llama<B>, tokenizer: &Tokenizer) -> Result<Watched> {
+    /// Measures the effect of the edit so far.
+    pub(crate) fn measure(&mut self, model: &Llama<B>, tokenizer: &Tokenizer) -> Result<Watched> {
         let answers = match &mut self.references {
             Some((_, meter)) => Some(meter.measure(model)?),
             None => None,
@@ -117,36 +118,36 @@ impl<B: Backend> Watcher<B> {
         Ok(Watched {
             answers,
             continuations: self.continuations.measure(model)?,
-            written: self.prompts.now(model, &self.unedited, tokenizer)?,
+            written: self.prompts.measure(model, &self.unedited, tokenizer)?,
         })
     }
 
-    /// By how much the texts surprise more than they did, where that is past a bound.
-    pub(crate) fn past(&self, watched: &Watched, bound: f64) -> Option<f64> {
+    /// The rise in surprise, if it exceeds the bound.
+    pub(crate) fn excess_surprise(&self, watched: &Watched, bound: f64) -> Option<f64> {
         let (before, after) = (self.prompts.before.surprise, watched.written.surprise);
         (after - before > bound || after.is_nan()).then_some(after - before)
     }
 
-    /// The table at the end, and what the controlled prompts' texts were before.
+    /// The final report, with the texts before the edit.
     pub(crate) fn report(
         &mut self,
         model: &Llama<B>,
         tokenizer: &Tokenizer,
     ) -> Result<Vec<Figure>> {
-        let now = self.look(model, tokenizer)?;
+        let current = self.measure(model, tokenizer)?;
         let mut figures = Vec::new();
-        if let Some(answers) = now.answers {
-            drifted(&mut figures, "answers to the references", &answers);
+        if let Some(answers) = current.answers {
+            push_drift(&mut figures, "answers to the references", &answers);
         }
-        let continuations = &now.continuations;
-        drifted(
+        let continuations = &current.continuations;
+        push_drift(
             &mut figures,
             "controlled prompts' continuations",
             continuations,
         );
         if let Some((references, _)) = &self.references {
-            let after = references.now(model, &self.unedited, tokenizer)?;
-            wrote(
+            let after = references.measure(model, &self.unedited, tokenizer)?;
+            push_written(
                 &mut figures,
                 "after the references",
                 &references.before,
@@ -154,11 +155,11 @@ impl<B: Backend> Watcher<B> {
             );
         }
         let before = &self.prompts.before;
-        wrote(
+        push_written(
             &mut figures,
             "after the controlled prompts",
             before,
-            &now.written,
+            &current.written,
         );
         Ok(figures)
     }
@@ -182,8 +183,8 @@ impl Prompts {
         Ok((prompts, generated))
     }
 
-    /// What a model writes now, by the measure of another.
-    fn now<B: Backend>(
+    /// What a model writes now, as measured by another.
+    fn measure<B: Backend>(
         &self,
         model: &Llama<B>,
         unedited: &Llama<B>,
@@ -213,8 +214,8 @@ impl Prompts {
     }
 }
 
-/// Divergences on what comes after prompts.
-fn endings<B: Backend>(
+/// Drift on the continuations of prompts.
+fn continuation_drift<B: Backend>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
     generated: &[Generated],
@@ -225,7 +226,7 @@ fn endings<B: Backend>(
     let texts: Vec<Vec<u32>> = pairs
         .map(|(prompt, new)| [&prompt[..], &new.new_ids].concat())
         .collect();
-    DriftMeter::of_endings(model, &texts, &begins, layer)
+    DriftMeter::on_continuations(model, &texts, &begins, layer)
 }
 
 fn written(
@@ -250,7 +251,7 @@ fn written(
     })
 }
 
-/// The triples of neighbouring tokens, and those of them that came before.
+/// The number of token triples, and how many of them occurred before.
 fn repetition(ids: &[u32]) -> (usize, usize) {
     let mut seen = HashSet::new();
     let mut triples = ids.windows(3);
@@ -261,7 +262,7 @@ fn repetition(ids: &[u32]) -> (usize, usize) {
     )
 }
 
-pub(crate) fn drifted(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
+pub(crate) fn push_drift(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
     figures.push(Figure {
         name: format!("KL (nats), {what}"),
         before: 0.0,
@@ -274,7 +275,7 @@ pub(crate) fn drifted(figures: &mut Vec<Figure>, what: &str, drift: &Drift) {
     });
 }
 
-fn wrote(figures: &mut Vec<Figure>, what: &str, before: &Written, after: &Written) {
+fn push_written(figures: &mut Vec<Figure>, what: &str, before: &Written, after: &Written) {
     figures.push(Figure {
         name: format!("perplexity of what comes {what}"),
         before: before.surprise.exp(),

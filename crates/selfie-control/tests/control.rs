@@ -1,4 +1,4 @@
-//! What control does beside the golden numbers: keep term, drift gate, bounds, seeds, targets, odd models.
+//! Control beyond the golden numbers: keep loss, drift gate, bounds, seeds, targets, odd models.
 
 use std::ops::ControlFlow;
 
@@ -71,7 +71,7 @@ fn drift_is_the_divergence_of_the_logits() {
     for name in selfie_testkit::control::GOLDEN {
         let (mut model, tokenizer) = load(name, Some(DType::F32));
         let (unedited, _) = load(name, Some(DType::F32));
-        // Texts that take more than one pass together.
+        // Enough texts to need more than one pass.
         let texts: Vec<Vec<u32>> = std::iter::repeat_n(OTHERS, 40)
             .flatten()
             .chain([PROMPT])
@@ -118,7 +118,7 @@ fn the_gate_takes_the_last_update_back() {
         "{drifts:?}"
     );
 
-    // The fourth update passes the bound: in the middle of a run, and as its last one.
+    // The fourth update exceeds the bound: in the middle of a run, and as its last update.
     let bound = (drifts[3] + drifts[4]) / 2.0;
     assert!(drifts[..4].iter().all(|&drift| drift < bound));
     for (steps, left) in [(6, 3), (4, 3)] {
@@ -133,7 +133,7 @@ fn the_gate_takes_the_last_update_back() {
         assert_eq!(outcome.updates(), left);
         assert_eq!(outcome.edit.meta.final_drift, Some(drifts[left]));
         assert!(gated.mlp(1).unwrap() == outcome.edit.mlp);
-        // It is the edit of a run that has fewer steps.
+        // The edit equals that of a shorter run.
         let (mut short, tokenizer) = self::model();
         let mut control = control.clone();
         control.training.steps = left;
@@ -142,7 +142,7 @@ fn the_gate_takes_the_last_update_back() {
         assert!(outcome.edit.mlp == want.edit.mlp);
         assert_eq!(outcome.edit.meta.losses, want.edit.meta.losses);
     }
-    // One that the first update passes leaves the model as it was.
+    // If the first update exceeds the bound, the model stays as it was.
     let (mut gated, tokenizer) = self::model();
     let before = gated.mlp(1).unwrap();
     control.training.reference = reference(Some(1e-9));
@@ -152,7 +152,7 @@ fn the_gate_takes_the_last_update_back() {
 }
 
 #[test]
-fn a_run_ends_under_its_bound_or_when_it_is_told() {
+fn a_run_ends_below_its_bound_or_on_request() {
     let (mut model, tokenizer) = model();
     let mut control = control();
     control.training.stop_below = Some(40.0);
@@ -223,7 +223,7 @@ fn several_sources_and_targets_are_means() {
         assert_close("first loss", &[outcome.steps[0].loss], &[want], 0.0, 1e-5);
         assert!(outcome.edit.meta.losses.is_sorted_by(|a, b| a > b));
         assert!(outcome.edit.meta.final_loss.unwrap() < outcome.steps[4].loss);
-        // What the run calls the embedding is the edited model's state.
+        // The embedding in the last step is the edited model's state.
         let last = Trace::new(&model, &ids(OTHERS[1])).unwrap();
         let at = (2 * ids(OTHERS[1]).len() + 3) * d;
         assert!(last.hidden_states[at] != outcome.steps[0].embeddings[2 * d]);
@@ -233,7 +233,7 @@ fn several_sources_and_targets_are_means() {
     assert!(edits[0] == edits[1]);
 }
 
-/// Embeddings and losses are those of the model that has the edit, also with biases and in low precision.
+/// Embeddings and losses come from the model with the edit, also with biases and in low precision.
 #[test]
 fn the_embeddings_are_the_edited_models_states() {
     for (bias, dtype) in [(true, DType::F32), (true, DType::Bf16), (false, DType::F16)] {
@@ -258,7 +258,7 @@ fn the_embeddings_are_the_edited_models_states() {
         let at = (ids.len() + 7) * d;
         let state = wide(&trace.hidden_states[at..at + d]);
         let loss = state.iter().map(|x| (x - 1.0) * (x - 1.0)).sum::<f64>() / d as f64;
-        // The loss is that of the f32 weights; the model's are rounded to its dtype.
+        // The loss uses f32 weights; the model rounds them to its dtype.
         let rounding = if dtype == DType::F32 { 1e-5 } else { 1e-2 };
         let last = outcome.edit.meta.final_loss.unwrap();
         assert_close("final loss", &[last], &[loss], 0.0, rounding);
@@ -281,7 +281,7 @@ fn minibatches_follow_the_seed() {
     let (losses, edit) = run(1, 4);
     assert!(run(1, 4) == (losses.clone(), edit));
     assert_ne!(run(2, 4).0, losses);
-    // 16 rows: all of them each time, whatever the seed is.
+    // 16 rows fit one batch, so the seed does not matter.
     assert!(run(1, 16) == run(2, 900));
 }
 
@@ -316,7 +316,7 @@ fn probes_and_interpretations_are_those_of_the_model_at_that_step() {
     );
     let after = said(&model);
     assert_ne!(before, after);
-    // The next run begins where this one ended.
+    // The next run starts where this one ended.
     let next = control.run(&mut model, &tokenizer, &mut keep_on).unwrap();
     assert_eq!(next.steps[0].probes, [after]);
 }
@@ -351,12 +351,12 @@ fn sampled_interpretations_follow_the_seed() {
     let (said, edit) = run(1);
     assert!(run(1) == (said.clone(), edit));
     assert_ne!(run(2).0, said);
-    // Each step draws anew.
+    // Each step samples anew.
     assert!(said[0] != said[1] || said[1] != said[2]);
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_before_it_begins() {
+fn impossible_runs_are_refused_before_they_begin() {
     let (mut model, tokenizer) = model();
     let before = logits(&model, &[1, 2, 3]);
     let mut says = |control: Supervised, parts: &[&str]| {
@@ -433,7 +433,7 @@ fn what_cannot_be_done_is_refused_before_it_begins() {
 }
 
 #[test]
-fn an_edit_that_runs_away_ends_with_the_last_one_that_was_sound() {
+fn a_diverging_run_keeps_the_last_finite_edit() {
     let (mut model, tokenizer) = model();
     let mut control = control();
     control.training.lr = 1e30;

@@ -1,4 +1,4 @@
-//! The files for the demo world are what the evaluations read.
+//! The evaluations read the data files of the demo world.
 
 use std::path::PathBuf;
 
@@ -88,13 +88,13 @@ fn rewrites_are_scored_as_those_of_counterfact() {
     let shares = |header| -> Vec<f64> { scores(header).iter().map(|s| s.share).collect() };
     let attribute = "prompt,target,paraphrases,neighbours,attribute";
     assert_eq!(shares(attribute), [0.5, 2.0 / 3.0, 1.0]);
-    // Without the attribute a neighbour may say anything but the target.
+    // Without the attribute column, a neighbour may say anything but the target.
     let none = "prompt,target,paraphrases,neighbours,other";
     assert_eq!(shares(none), [0.5, 2.0 / 3.0, 0.75]);
     assert!((harmonic_mean(&scores(none)) - 18.0 / 29.0).abs() < 1e-12);
 }
 
-/// Headers and rows as in `examples/data` of tonychenxyz/selfie at commit eb62e46.
+/// Headers and rows from `examples/data` of tonychenxyz/selfie at commit eb62e46.
 #[test]
 fn the_files_of_selfies_notebooks_are_read_as_they_are() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use selfie_testkit::control::{
     GOLDEN, dir, golden, keep_on, load, load_dir, logits, supervised_case,
 };
 
-/// An edit of the embeddings at `layer`, made on the model as it is; the model is left as it was.
+/// An edit of the embeddings at `layer`, made on the current model, which stays as it was.
 fn edit(model: &mut Llama<Cpu>, tokenizer: &Tokenizer, name: &str, layer: usize) -> Edit {
     let case = &golden(name)["supervised"][0];
     let control = Supervised {
@@ -32,12 +32,12 @@ fn a_file_brings_an_edit_back_to_the_bit() {
         ("llama2-mha", Some(DType::F16)),
         ("llama3-gqa", None),
         ("llama3-gqa", Some(DType::F32)),
-        // The checkpoint is in bf16, which is as large.
+        // The checkpoint is in bf16, which has the same size.
         ("llama3-gqa", Some(DType::F16)),
     ] {
         let (mut model, tokenizer) = load(name, dtype);
         let edit = edit(&mut model, &tokenizer, name, 2);
-        // Over an older file: it is replaced.
+        // Once more over the older file, to replace it.
         edit.save(&path).unwrap();
         let first = fs::read(&path).unwrap();
         let again = Edit::open(&path).unwrap();
@@ -67,7 +67,7 @@ fn a_file_brings_an_edit_back_to_the_bit() {
 }
 
 #[test]
-fn a_hash_is_that_of_the_tensor_in_the_file() {
+fn a_hash_is_that_of_the_files_tensor() {
     // sha256 of the 172 x 64 f32 values of model.layers.1.mlp.gate_proj.weight, by Python's hashlib:
     // hashlib.sha256(load_file("model.safetensors")[name].numpy().tobytes()).hexdigest()
     let (mut model, tokenizer) = load("llama2-mha", None);
@@ -79,7 +79,7 @@ fn a_hash_is_that_of_the_tensor_in_the_file() {
 }
 
 #[test]
-fn edits_stack_and_come_off() {
+fn edits_stack_and_revert() {
     for name in GOLDEN {
         let (mut model, tokenizer) = load(name, None);
         let prompt = tokenizer.encode("a type of drink").unwrap();
@@ -97,7 +97,7 @@ fn edits_stack_and_come_off() {
         assert_eq!(stack.names().collect::<Vec<_>>(), ["low", "high", "again"]);
         assert!(with_low != unedited);
 
-        // `again` was made on `low`, so `low` has to wait for it; `high` is of another layer.
+        // `again` was made on top of `low`, so `low` cannot be reverted yet; `high` is of another layer.
         let refused = stack.revert(&mut model, 0).unwrap_err().to_string();
         assert!(
             refused.contains("low") && refused.contains("again"),
@@ -119,7 +119,7 @@ fn edits_stack_and_come_off() {
             }
         ));
 
-        // An edit that was made on another one does not belong on the plain model, and changes nothing.
+        // An edit made on top of another does not apply to the plain model, and changes nothing.
         let refused = stack.apply(&mut model, "again", &again).unwrap_err();
         let ControlError::BaseHash {
             found,
@@ -137,7 +137,7 @@ fn edits_stack_and_come_off() {
 }
 
 #[test]
-fn what_something_else_changed_is_not_reverted() {
+fn foreign_changes_are_not_reverted() {
     let (mut model, tokenizer) = load("llama2-mha", None);
     let edit = edit(&mut model, &tokenizer, "llama2-mha", 2);
     let before = model.mlp(1).unwrap();
@@ -168,7 +168,7 @@ fn an_edit_of_another_model_or_dtype_is_refused() {
 }
 
 #[test]
-fn what_is_no_edit_is_refused() {
+fn files_that_are_not_edits_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edit.safetensors");
     let says = |parts: &[&str]| {
@@ -178,21 +178,21 @@ fn what_is_no_edit_is_refused() {
     };
     says(&["cannot read"]);
     fs::write(&path, "not safetensors at all").unwrap();
-    says(&["not an edit file"]);
+    says(&["not a Selfie edit"]);
     fs::copy(dir("llama2-mha").join("model.safetensors"), &path).unwrap();
-    says(&["not an edit file", "selfie_edit"]);
+    says(&["not a Selfie edit", "selfie_edit"]);
     let (mut model, tokenizer) = load("llama2-mha", None);
     let mut edit = edit(&mut model, &tokenizer, "llama2-mha", 2);
     edit.save(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
-    says(&["not an edit file"]);
+    says(&["not a Selfie edit"]);
     edit.mlp.tensors.pop();
     edit.save(&path).unwrap();
     says(&["2 tensors", "3 base hashes"]);
 }
 
-/// A checkpoint that was exported is the model with the edits on it.
+/// An exported checkpoint is the model with the edits.
 #[test]
 fn an_export_opens_as_the_edited_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ fn an_export_opens_as_the_edited_model() {
         ("llama2-mha", None),
         ("llama3-gqa", None),
         ("llama3-gqa", Some(DType::F32)),
-        // The checkpoint is in bf16, which is as large.
+        // The checkpoint is in bf16, which has the same size.
         ("llama3-gqa", Some(DType::F16)),
     ] {
         let (mut model, tokenizer) = load(name, dtype);
@@ -220,7 +220,7 @@ fn an_export_opens_as_the_edited_model() {
         assert!(logits(&again, &prompt) == logits(&model, &prompt));
 
         let count = |dir: &std::path::Path| fs::read_dir(dir).unwrap().count();
-        // golden.safetensors is not of the checkpoint, and holds what might be weights.
+        // golden.safetensors is not part of the checkpoint, and its extension is that of weights.
         assert_eq!(count(&out), count(&dir(name)) - 1);
         if name == "llama3-gqa" {
             assert!(
@@ -243,6 +243,6 @@ fn an_export_opens_as_the_edited_model() {
         );
         assert!(!out.exists());
     }
-    // No temporary folder is left behind.
+    // No temporary folder is left.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
 }

@@ -9,8 +9,8 @@ use selfie_testkit::control::{
 };
 use serde_json::Value;
 
-/// Adam divides by the root of a gradient's square: where a gradient is all but 0 a rounding error moves a weight by as much
-/// as the step size, so a weight may be off by a small part of all the steps together.
+/// Adam divides by the root of a gradient's square. Where a gradient is almost 0, a rounding error moves a weight by as
+/// much as the step size, so a weight may be off by a small part of all steps together.
 fn assert_weights(outcome: &Outcome, tensors: &Tensors, case: &Value, lr: f64, steps: usize) {
     let prefix = case["tensors"].as_str().unwrap();
     for tensor in &outcome.edit.mlp.tensors {
@@ -35,7 +35,7 @@ fn supervised_control_agrees_with_pytorch() {
             let losses: Vec<f64> = outcome.steps.iter().map(|s| s.loss).collect();
             let kept: Vec<f64> = outcome.steps.iter().filter_map(|s| s.keep_loss).collect();
             assert_close("losses", &losses, &doubles(&case["losses"]), 0.0, 1e-4);
-            // PyTorch's first one is its rounding: the edit has not begun.
+            // PyTorch's first value is rounding error: there is no edit yet.
             assert_close("keep", &kept, &doubles(&case["keep_losses"]), 1e-9, 1e-4);
             assert_eq!(outcome.updates(), losses.len());
             assert_eq!(outcome.edit.meta.losses, losses);
@@ -47,7 +47,7 @@ fn supervised_control_agrees_with_pytorch() {
     }
 }
 
-/// The rewards that the golden data gives, whatever the interpretations are.
+/// The rewards of the golden data, whatever the interpretations are.
 struct Given(Vec<Vec<f64>>);
 
 impl Reward<Cpu> for Given {

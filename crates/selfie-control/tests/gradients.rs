@@ -1,4 +1,5 @@
-//! The gradients of an MLP against finite differences of a naive one in f64, with and without biases, in odd shapes.
+//! The gradients of an MLP against finite differences of a naive f64 implementation, with and without biases, in odd
+//! shapes.
 
 use selfie_control::TrainedMlp;
 use selfie_kernels::{Activation, Adam, Backend, DType};
@@ -21,9 +22,10 @@ struct Naive {
 
 impl Naive {
     fn part(&self, part: usize) -> (&[f64], Option<&[f64]>) {
-        match self.bias {
-            true => (&self.tensors[2 * part], Some(&self.tensors[2 * part + 1])),
-            false => (&self.tensors[part], None),
+        if self.bias {
+            (&self.tensors[2 * part], Some(&self.tensors[2 * part + 1]))
+        } else {
+            (&self.tensors[part], None)
         }
     }
 
@@ -120,7 +122,7 @@ fn gradients_are_those_of_finite_differences() {
         let mlp = MlpWeights { layer: 0, tensors };
         let (x, d_out) = (values(rows * d, &mut random), values(rows * d, &mut random));
 
-        // Without moments and with an eps that drowns the second one, a step is the gradient itself.
+        // Without moments, and with an eps that drowns the second one, a step is the gradient itself.
         let step = Adam {
             lr: 1e6,
             beta1: 0.0,
@@ -165,12 +167,13 @@ fn gradients_are_those_of_finite_differences() {
         let loss: f64 = wide(&out).iter().zip(&d_out).map(|(a, b)| a * b).sum();
         assert!((loss - naive.objective(&x, &d_out)).abs() < 1e-4);
         for tensor in 0..naive.tensors.len() {
-            let (part, is_bias) = match bias {
-                true => (tensor / 2, tensor % 2 == 1),
-                false => (tensor, false),
+            let (part, is_bias) = if bias {
+                (tensor / 2, tensor % 2 == 1)
+            } else {
+                (tensor, false)
             };
             let group = &gradients[usize::from(part == 2) + 2 * usize::from(is_bias)];
-            // Up stands behind gate.
+            // Up comes after gate.
             let first = usize::from(part == 1) * naive.tensors[tensor].len();
             for at in 0..naive.tensors[tensor].len() {
                 let value = naive.tensors[tensor][at];

@@ -1,4 +1,4 @@
-//! Outputs take their place when they are complete, and nothing is lost on the way.
+//! Outputs take their place when complete, and nothing is lost on the way.
 #![cfg(target_os = "linux")]
 
 use std::fs::{self, File, Permissions};
@@ -57,7 +57,7 @@ fn permissions_are_those_of_a_plain_file() {
     File::create(&plain).unwrap();
     begun(&path, "").finish().unwrap();
     assert_eq!(mode(&path), mode(&plain));
-    // A writer that puts a private file of its own there.
+    // A writer that puts its own private file there.
     let save = |path: &Path| -> Result<(), ControlError> {
         fs::remove_file(path).unwrap();
         fs::write(path, "saved").unwrap();
@@ -68,14 +68,14 @@ fn permissions_are_those_of_a_plain_file() {
     OutputFile::new(&path).unwrap().save_with(save).unwrap();
     assert_eq!(mode(&path), mode(&plain));
     assert_eq!(fs::read_to_string(&path).unwrap(), "saved");
-    // Those that an older file was given stay.
+    // The permissions of an older file stay.
     fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
     begun(&path, "new").finish().unwrap();
     assert_eq!(mode(&path), 0o640);
 }
 
 #[test]
-fn a_partial_result_takes_no_older_ones_place() {
+fn a_partial_result_replaces_no_older_one() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("rows.csv");
     assert_eq!(begun(&path, "first").keep().unwrap(), None);
@@ -116,7 +116,7 @@ fn links_stay() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_written_through() {
+fn special_files_are_written_directly() {
     let null = || {
         let kind = fs::symlink_metadata("/dev/null").unwrap().file_type();
         assert!(kind.is_char_device());
@@ -158,7 +158,7 @@ fn what_is_no_regular_file_is_written_through() {
 }
 
 #[test]
-fn what_cannot_be_written_is_refused_at_once() {
+fn unwritable_paths_are_refused_at_once() {
     let folder = tempdir().unwrap();
     let refuse = |path: &Path, part: &str| {
         let error = OutputFile::new(path).err().expect("it is refused");
@@ -169,7 +169,7 @@ fn what_cannot_be_written_is_refused_at_once() {
     refuse(folder.path(), "directory");
     refuse(&folder.path().join("rows.csv/"), "directory");
     refuse(&folder.path().join("no/such/rows.csv"), "No such file");
-    // Nothing can be made there, not even by root.
+    // Not even root can create anything there.
     refuse(Path::new("/sys/kernel/rows.csv"), "in its folder");
     let file = folder.path().join("file");
     fs::write(&file, "x").unwrap();
@@ -186,7 +186,7 @@ fn a_folder_appears_when_it_is_complete() {
     fs::write(out.partial().join("config.json"), "{}").unwrap();
     drop(out);
     assert!(names(parent.path()).is_empty());
-    // An empty folder may be there.
+    // An empty folder may exist.
     fs::create_dir(&path).unwrap();
     let out = OutputFolder::new(&path).unwrap();
     fs::write(out.partial().join("config.json"), "{}").unwrap();

@@ -1,4 +1,4 @@
-//! Rewards: words, a judge, and another program that fails in every way it can.
+//! Rewards: words, a judge, and a program that fails in every way it can.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn words_are_mentioned_or_not() {
     assert_eq!(rewards(&mut none, &texts).rewards, [-1.0, 1.0, -1.0, 1.0]);
     let mut any = WordReward::new(words(), When::Any).unwrap();
     assert_eq!(rewards(&mut any, &texts).rewards, [1.0, -1.0, 1.0, -1.0]);
-    // What the model answers to the prompt counts as well, where it is asked to.
+    // The model's answer to the prompt counts too, if asked for.
     let (model, tokenizer) = load("llama2-mha", None);
     let ids = tokenizer.encode(PROMPT).unwrap();
     let said = selfie_llama::generate_all(&model, &[ids], &decoding(), |_| {}).unwrap();
@@ -57,7 +57,7 @@ fn words_are_mentioned_or_not() {
         let reward = WordReward::new(words(), when).unwrap();
         reward.with_answers(said.clone(), decoding()).unwrap()
     };
-    // The answer has them: that is never right for none, and has to be met by the interpretation for any.
+    // The answer has the words: `None` never passes; `Any` passes if the interpretation does too.
     let rewards_of = |when| rewards(&mut answers(when), &["acid", ""]).rewards;
     assert_eq!(rewards_of(When::None), [-1.0, -1.0]);
     assert_eq!(rewards_of(When::Any), [1.0, -1.0]);
@@ -78,7 +78,7 @@ fn decoding() -> Decoding {
     }
 }
 
-/// What a judge is worth is settled by what the model really answers.
+/// A judge's rewards follow the model's real answers.
 #[test]
 fn a_judge_is_asked_in_its_template() {
     let (model, tokenizer) = load("llama2-mha", None);
@@ -112,7 +112,7 @@ fn a_judge_is_asked_in_its_template() {
         (vec![0.0, 0.0], vec![0, 1])
     );
 
-    // The run tells which ones were undecided, and does nothing with them.
+    // The run reports the undecided ones, and does nothing with them.
     let outcome = run(&mut judge("unheard", "unsaid"), 2).unwrap();
     assert_eq!(outcome.steps[0].undecided, [0, 1, 2]);
     assert_eq!(outcome.steps[1].loss, 0.0);
@@ -168,7 +168,7 @@ mod command {
         CommandReward::start(command, SECOND).unwrap()
     }
 
-    /// The end of a run whose command fails at step 1.
+    /// How a run ends whose command fails at step 1.
     fn fails_at_step_1(command: &str) -> ControlError {
         let outcome = run(&mut start(command), 4).unwrap();
         assert_eq!(outcome.updates(), 1, "{}", outcome.end);
@@ -216,7 +216,7 @@ mod command {
     }
 
     #[test]
-    fn its_failures_are_told_and_the_edit_is_kept() {
+    fn its_failures_are_reported_and_the_edit_is_kept() {
         let answer = "read -r line; echo '{\"reward\":1}'";
         let three = format!("{answer}; {answer}; {answer}");
         let message = fails_at_step_1(&format!("{three}; read -r line; exit 3")).to_string();
@@ -229,7 +229,7 @@ mod command {
         let message = fails_at_step_1(&format!("{three}; {bad}")).to_string();
         assert!(message.contains("`bad`"), "{message}");
 
-        // One too many after the last step.
+        // One answer too many after the last step.
         let mut reward = start(&format!("{three}; {extra}"));
         run(&mut reward, 1).unwrap();
         let message = reward.finish().unwrap_err().to_string();
@@ -237,7 +237,7 @@ mod command {
     }
 
     #[test]
-    fn wrong_answers_and_silence_are_told() {
+    fn wrong_answers_and_silence_are_reported() {
         for line in [
             "1",
             "{\"reward\":\"good\"}",
@@ -260,13 +260,13 @@ mod command {
             message.contains("1 of 3 answers") && message.contains("0.3 s"),
             "{message}"
         );
-        // It does not read, and has gone before it is asked.
+        // The command does not read, and is gone before it is asked.
         let message = run(&mut start("true"), 1).unwrap_err().to_string();
         assert!(message.contains("ended with exit status 0"), "{message}");
     }
 
     #[test]
-    fn a_command_that_is_not_there_is_found_at_once() {
+    fn a_missing_command_is_reported_at_once() {
         let refused = CommandReward::start("no-such-program --at all", SECOND);
         let message = refused.err().unwrap().to_string();
         assert!(message.contains("no-such-program"), "{message}");

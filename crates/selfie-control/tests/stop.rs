@@ -1,4 +1,4 @@
-//! When a run stops, which look it writes, and what it sees of the damage.
+//! When a run stops, which step it writes, and the damage it measures.
 
 use selfie_control::{
     End, Interpreted, Outcome, Push, Reference, Reinforce, Result, Reward, Step, Supervised,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const PROMPTS: [&str; 2] = ["a type of drink", "human and alien are equal"];
 
-/// The rewards of each step, one an embedding.
+/// The rewards of each step, one per embedding.
 struct Given<'a>(&'a [[f64; 2]]);
 
 impl Reward<Cpu> for Given<'_> {
@@ -36,7 +36,7 @@ impl Reward<Cpu> for Given<'_> {
     }
 }
 
-/// Control of an embedding of each prompt; the model is left with the edit.
+/// Controls an embedding of each prompt, and leaves the edit on the model.
 fn run(rewards: &[[f64; 2]], training: &Training) -> (Llama<Cpu>, Outcome) {
     let (mut model, tokenizer) = load("llama2-mha", None);
     let control = Reinforce {
@@ -68,7 +68,7 @@ fn a_reward_has_to_last() {
         let (_, outcome) = run(&rewards, &training);
         assert!(matches!(outcome.end, End::Reward { reward: 1.0, .. }));
         assert_eq!(outcome.steps.len(), looks);
-        // The look that confirms the reward is the best one.
+        // The step that confirms the reward is the best one.
         assert_eq!(outcome.updates(), looks - 1);
         assert_eq!(outcome.edit.meta.final_reward, Some(1.0));
     }
@@ -81,7 +81,7 @@ fn a_reward_has_to_last() {
 }
 
 #[test]
-fn the_best_look_is_written() {
+fn the_best_step_is_written() {
     let rewards = [[-1.0, -1.0], [-1.0, 0.5], [0.5, 0.5], [-1.0, 0.0]];
     let best = Training {
         patience: 0,
@@ -93,7 +93,7 @@ fn the_best_look_is_written() {
     assert!(model.mlp(1).unwrap() == outcome.edit.mlp);
     assert_eq!(outcome.edit.meta.rewards, [-1.0, -0.25]);
     assert_eq!(outcome.edit.meta.final_reward, Some(0.5));
-    // It is the edit of a run that has two updates.
+    // It is the edit of a run with two updates.
     let last = Training {
         write: Write::Last,
         ..training(2)
@@ -102,14 +102,14 @@ fn the_best_look_is_written() {
     assert_eq!(short.updates(), 2);
     assert!(short.edit.mlp == outcome.edit.mlp);
 
-    // With nothing gained there is nothing to write.
+    // If nothing was gained, there is nothing to write.
     let (model, outcome) = run(&[[-1.0, -1.0]], &best);
     let (unedited, _) = load("llama2-mha", None);
     assert_eq!(outcome.updates(), 0);
     assert!(model.mlp(1).unwrap() == unedited.mlp(1).unwrap());
 }
 
-/// Among looks of one reward the one with less drift is the best.
+/// Among steps with equal rewards, the one with less drift is best.
 #[test]
 fn drift_decides_between_equal_rewards() {
     let training = Training {
@@ -181,7 +181,7 @@ fn a_norm_moves_no_further_than_its_bound() {
     assert!(outcome.steps[outcome.updates()].norm_change <= 1.2);
 }
 
-/// A norm on its way to the target's has not moved.
+/// A norm on its way to the target's counts as unchanged.
 #[test]
 fn the_targets_norm_is_no_change() {
     let (mut model, tokenizer) = load("llama2-mha", None);
@@ -200,7 +200,7 @@ fn the_targets_norm_is_no_change() {
     assert!(outcome.steps.iter().all(|step| step.norm_change == 1.0));
 }
 
-/// The texts, and how they surprise the unedited model, by its logits in f64.
+/// The texts, and how much they surprise the unedited model, from its logits in f64.
 #[test]
 fn what_is_written_is_measured_by_the_unedited_model() {
     let (mut model, tokenizer) = load("llama2-mha", None);
@@ -259,7 +259,7 @@ fn what_is_written_is_measured_by_the_unedited_model() {
     assert_close("report", &both, &[surprise.exp(), after.exp()], 0.0, 1e-3);
     assert!(after > surprise, "{after}, {surprise}");
 
-    // A bound between the first rise and what came before ends the run there, and takes that look back.
+    // A bound between the first rise and the earlier ones ends the run there, and undoes that step.
     let rises: Vec<f64> = outcome
         .steps
         .iter()

@@ -1,4 +1,4 @@
-//! Runs that share what the unedited model makes of their prompts give the bits that they give alone.
+//! Runs that share the unedited states give the same bits as runs by themselves.
 
 use selfie_control::{
     ControlError, Reference, Supervised, Target, TargetCell, Training, Unedited, Watch,
@@ -41,7 +41,7 @@ fn shared_states_change_no_bit() {
     let mut shared: Unedited<Cpu> = control(2, 1e-3, 1.0, 64)
         .unedited(&model, &tokenizer)
         .unwrap();
-    // The second has minibatches, whose order begins anew with each run.
+    // The second run has minibatches, whose order starts anew in each run.
     for (lr, beta, batch) in [
         (1e-3, 1.0, 64),
         (3e-3, 10.0, 3),

@@ -1,11 +1,11 @@
-//! A small LLaMA, trained, as bytes in the program: for a first run, for documentation, and for tests that need a model
-//! whose inner states have a known meaning.
+//! A small trained LLaMA, built into the program: for first runs, documentation, and tests that need a model whose
+//! inner states have a known meaning.
 //!
 //! It knows the facts of a small world ([`World`]): the capital, language, continent, landmark and another city of 40
-//! countries, some invented lands, what objects are made of, and a few invented hazards. It answers in chat form, also where
-//! the way leads over a country that the prompt does not name; it summarizes, repeats words, lists materials. And it was
-//! trained to describe its own embeddings, but never those of the countries in [`World::held_out`]: what it says of them
-//! it had to work out.
+//! countries, some invented lands, what objects are made of, and a few invented hazards. It answers chat messages, even
+//! if it has to infer a country that the prompt does not name. It also summarizes, repeats words and lists materials.
+//! It was trained to describe its own embeddings, except those of the countries in [`World::held_out`]: it has to work
+//! out what these say.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! It is a toy: it knows nothing else, and what it was never shown it answers at random. How it was trained is in
-//! `xtask/demo-model` of the repository, how far its descriptions can be trusted in README.md there.
+//! It is a toy. It knows nothing else, and answers anything outside its training at random. `xtask/demo-model` in the
+//! repository trains it; README.md there says how far to trust its descriptions.
 #![forbid(unsafe_code)]
 
 mod random_checkpoint;
@@ -44,7 +44,7 @@ use selfie_llama::{
 pub use random_checkpoint::RandomCheckpoint;
 pub use world::{Country, Hazard, Object, Templates, World};
 
-/// What rows and messages call the model.
+/// The model's name in rows and messages.
 pub const NAME: &str = "demo";
 
 const CONFIG: &str = include_str!("../checkpoint/config.json");
@@ -54,7 +54,7 @@ const TOKENIZER_CONFIG: &str = include_str!("../checkpoint/tokenizer_config.json
 const CHAT_TEMPLATE: &str = include_str!("../checkpoint/chat_template.jinja");
 const WEIGHTS: &[u8] = include_bytes!("../checkpoint/model.safetensors");
 
-/// The files of the checkpoint, by name: a Hugging Face folder.
+/// The files of the checkpoint, by name; together they are a Hugging Face folder.
 pub const FILES: [(&str, &[u8]); 6] = [
     ("config.json", CONFIG.as_bytes()),
     ("generation_config.json", GENERATION_CONFIG.as_bytes()),
@@ -64,40 +64,40 @@ pub const FILES: [(&str, &[u8]); 6] = [
     ("chat_template.jinja", CHAT_TEMPLATE.as_bytes()),
 ];
 
-/// Opens the model, computed in bf16 as it is stored, and its tokenizer.
+/// Opens the model, in bf16 as it is stored, and its tokenizer.
 pub fn open<B: Backend>(backend: B) -> Result<(Llama<B>, Tokenizer)> {
     let model = Llama::load(backend, config()?, &checkpoint()?, None, |_| {})?;
     Ok((model, tokenizer()?))
 }
 
-/// Its shape.
+/// The model's shape.
 pub fn config() -> Result<LlamaConfig> {
     LlamaConfig::parse(CONFIG, &named("config.json"))
 }
 
-/// Its tokenizer: BPE in Llama's layout, in which every word of the world is one token.
+/// The tokenizer: BPE in Llama's layout, in which every word of the world is one token.
 pub fn tokenizer() -> Result<Tokenizer> {
     Tokenizer::parse(TOKENIZER.as_bytes(), Some(TOKENIZER_CONFIG), &named(""))
 }
 
-/// Its chat template, in LLaMA 2's form.
+/// The chat template, in LLaMA 2's format.
 pub fn chat_template() -> Result<ChatTemplate> {
     let tokenizer = tokenizer()?;
     let path = named("chat_template.jinja");
     ChatTemplate::parse(CHAT_TEMPLATE, tokenizer.special_tokens(), &path)
 }
 
-/// Its `generation_config.json`.
+/// The `generation_config.json`.
 pub fn generation_config() -> Result<GenerationConfig> {
     GenerationConfig::parse(GENERATION_CONFIG, &named("generation_config.json"))
 }
 
-/// Its weights, for [`Llama::load`] with other options than those of [`open`].
+/// The weights, for [`Llama::load`] with options other than those of [`open`].
 pub fn checkpoint() -> Result<Checkpoint> {
     Checkpoint::from_bytes(WEIGHTS, &named("model.safetensors"))
 }
 
-/// Writes the [`FILES`] into a folder, which is made if it is not there: for tools that want one.
+/// Writes the [`FILES`] to a folder, for tools that need one. Creates the folder if it does not exist.
 pub fn write(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     for (name, bytes) in FILES {
@@ -106,7 +106,7 @@ pub fn write(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What an error calls a file.
+/// The name of a file in errors.
 fn named(file: &str) -> PathBuf {
     Path::new("selfie-demo").join(file)
 }

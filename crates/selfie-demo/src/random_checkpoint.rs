@@ -1,4 +1,4 @@
-//! Checkpoints of random weights, for benches and tests: the cost of a real model without its download.
+//! Checkpoints with random weights for benchmarks and tests: the cost of a real model without its download.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,22 +14,22 @@ use serde_json::{Map, Value, json};
 
 use selfie_llama::{LlamaConfig, LlamaError, Result};
 
-/// The file of the weights, or with shards the list of their files.
+/// The file of the weights, or the index of the shards.
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// What SplitMix64's state grows by at each step.
+/// The increment of SplitMix64's state.
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The shape of a LLaMA whose weights are drawn at random, and how its files are written.
+/// The shape of a LLaMA with random weights, and how to write its files.
 ///
-/// A weight matrix `[out, in]` is normal with standard deviation `in^-0.5`, the embedding table with 1,
-/// biases with 0.5, so that activations keep their size and a forgotten bias shows.
+/// A weight matrix `[out, in]` is normal with standard deviation `in^-0.5`, the embedding table with 1, biases with
+/// 0.5. So activations keep their size, and a forgotten bias shows.
 ///
-/// Value `i` of a tensor depends only on the seed, the tensor's name and `i`: the sum of eight uniform
-/// 16-bit integers, the words of two SplitMix64 outputs (Steele, Lea and Flood, "Fast splittable
-/// pseudorandom number generators", 2014), centred and scaled in f32, then rounded to `dtype`. That is the
-/// same on every machine, and close to a normal whose tails end at 4.9 standard deviations.
+/// Value `i` of a tensor depends only on the seed, the tensor's name and `i`. It is the sum of eight uniform 16-bit
+/// integers, the words of two SplitMix64 outputs (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", 2014), centred and scaled in f32, then rounded to `dtype`. The values are the same on every machine,
+/// and close to a normal distribution with tails that end at 4.9 standard deviations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomCheckpoint {
     /// Width of the residual stream.
@@ -46,9 +46,9 @@ pub struct RandomCheckpoint {
     pub rope_theta: f64,
     /// `max_position_embeddings`.
     pub max_positions: usize,
-    /// What RMSNorm adds to the mean square.
+    /// The epsilon that RMSNorm adds to the mean square.
     pub rms_norm_eps: f64,
-    /// Whether the head is the embedding table.
+    /// Whether the head shares the embedding table.
     pub tie_word_embeddings: bool,
     /// Biases on queries, keys, values and attention's output.
     pub attention_bias: bool,
@@ -56,16 +56,16 @@ pub struct RandomCheckpoint {
     pub mlp_bias: bool,
     /// Standard deviation of the norms' weights around 1.
     pub norm_spread: f32,
-    /// The type that the weights are stored in.
+    /// The dtype of the stored weights.
     pub dtype: DType,
-    /// A file a layer, one for the rest and an index; else a single file.
+    /// Whether to write one file per layer, one for the rest, and an index, instead of a single file.
     pub sharded: bool,
-    /// Another seed, other weights.
+    /// The seed of the weights.
     pub seed: u64,
 }
 
 impl RandomCheckpoint {
-    /// The names that [`shape`](Self::shape) knows.
+    /// The names that [`shape`](Self::shape) accepts.
     pub const SHAPES: [&str; 6] = [
         "smollm2-135m",
         "tinyllama-1.1b",
@@ -75,8 +75,8 @@ impl RandomCheckpoint {
         "llama-2-13b",
     ];
 
-    /// The shape of a known model, in bf16 and in shards, with norms of 1 and 4096 positions. LLaMA 3's
-    /// scaling of the frequencies is left out: it costs nothing.
+    /// The shape of a known model, in bf16 and in shards, with norms of 1 and 4096 positions. It leaves out LLaMA 3's
+    /// frequency scaling, which costs nothing.
     pub fn shape(name: &str) -> Option<Self> {
         let shape = |d_model, ffn, n_layers, heads, kv_heads, head_dim| RandomCheckpoint {
             d_model,
@@ -124,8 +124,8 @@ impl RandomCheckpoint {
         })
     }
 
-    /// Three layers of width 64 in one f32 file, with grouped heads whose width together is not
-    /// `d_model`: what a test starts from.
+    /// Three layers of width 64 in one f32 file, with grouped heads whose total width is not `d_model`: a starting
+    /// point for tests.
     pub fn tiny() -> Self {
         RandomCheckpoint {
             d_model: 64,
@@ -152,12 +152,11 @@ impl RandomCheckpoint {
 
     /// Writes the model into the folder `dir`, with the tokenizer files of `tokenizer_from`.
     ///
-    /// Makes `dir` if it is not there and replaces files of the same names. `config.json` comes last, so a
-    /// folder that has one is complete. Beginning and end of a text are token ids 1 and 2. Memory holds
-    /// one tensor at a time.
+    /// Creates `dir` if it does not exist, and replaces files of the same names. `config.json` is written last, so a
+    /// folder that has one is complete. Token ids 1 and 2 begin and end a text. Memory holds one tensor at a time.
     ///
-    /// Fails if [`LlamaConfig`] refuses the shape (before anything is written), if the tokenizer cannot be
-    /// read or a file not be written.
+    /// Fails if [`LlamaConfig`] refuses the shape (before writing anything), if the tokenizer cannot be read, or if a
+    /// file cannot be written.
     pub fn write(&self, dir: &Path, tokenizer_from: &Path) -> Result<()> {
         let config_path = dir.join("config.json");
         let config = pretty(&self.config());
@@ -166,7 +165,7 @@ impl RandomCheckpoint {
 
         let single = dir.join(SINGLE_FILE);
         if self.sharded {
-            // A single file from an earlier time would hide the shards.
+            // A single file from an earlier run would hide the shards.
             if exists(&single)? {
                 fs::remove_file(&single).map_err(|source| write_error(&single, source))?;
             }
@@ -208,7 +207,7 @@ impl RandomCheckpoint {
         })
     }
 
-    /// Writes a file a layer and one for the tables; their index.
+    /// Writes one file per layer and one for the tables; returns their index.
     fn write_shards(&self, dir: &Path) -> Result<Value> {
         let count = self.n_layers + 1;
         let mut weight_map = Map::new();
@@ -229,7 +228,7 @@ impl RandomCheckpoint {
         Ok(json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map }))
     }
 
-    /// The embedding table, the last norm, and the head unless it is tied.
+    /// The embedding table, the final norm, and the head unless it is tied.
     fn tables(&self) -> Vec<RandomTensor> {
         let (vocab, width) = (self.vocab_size, self.d_model);
         let mut tensors = vec![
@@ -290,7 +289,7 @@ impl RandomCheckpoint {
     }
 }
 
-/// A tensor whose values are made when they are written.
+/// A tensor whose values are generated while it is written.
 struct RandomTensor {
     name: String,
     shape: Vec<usize>,
@@ -301,7 +300,7 @@ struct RandomTensor {
 }
 
 impl RandomTensor {
-    /// Makes the values from number `first` on.
+    /// Generates the values from index `first` on.
     fn fill(&self, first: usize, bytes: &mut [u8]) {
         let scale = self.std / SUM_STD;
         let values = (first as u64..)
@@ -357,7 +356,7 @@ impl View for RandomTensor {
 /// The standard deviation of [`centred_sum`]: the square root of `8 * (2^32 - 1) / 12`.
 const SUM_STD: f32 = 53509.918;
 
-/// The sum of eight uniform 16-bit integers less its mean; the counter takes two steps.
+/// The sum of eight uniform 16-bit integers minus its mean. The counter advances by two steps.
 fn centred_sum(counter: u64) -> i32 {
     let (a, b) = (splitmix64(counter), splitmix64(counter.wrapping_add(1)));
     let lane = 0x0000_ffff_0000_ffff;
@@ -366,8 +365,7 @@ fn centred_sum(counter: u64) -> i32 {
     sum as i32 - 4 * 0xffff
 }
 
-/// What SplitMix64 puts out after `counter` steps from a state of 0.
-/// The output of SplitMix64 that belongs to a state.
+/// The output of SplitMix64 for a state.
 fn mix(state: u64) -> u64 {
     let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -387,7 +385,7 @@ fn tensor_key(seed: u64, name: &str) -> u64 {
 
 fn write_shard(path: &Path, tensors: Vec<RandomTensor>) -> Result<()> {
     let named = tensors.into_iter().map(|t| (t.name.clone(), t));
-    // transformers asks for this.
+    // transformers requires this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(named, Some(metadata), path).map_err(|error| {
         let source = match error {
@@ -439,7 +437,7 @@ fn write_error(path: &Path, source: io::Error) -> LlamaError {
 mod tests {
     use super::{SUM_STD, centred_sum, splitmix64};
 
-    /// The first outputs for seed 0, as the generator's published tests list them.
+    /// The first outputs for seed 0, from the generator's published tests.
     #[test]
     fn splitmix64_sequence() {
         let outputs = [1, 2, 3, 4].map(splitmix64);

@@ -4,21 +4,21 @@ use serde::Deserialize;
 
 const WORLD: &str = include_str!("../world.json");
 
-/// The facts that the model was trained on, and the forms in which it was asked for them.
+/// The facts that the model was trained on, and the templates that ask for them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct World {
-    /// True facts of 40 countries.
+    /// True facts about 40 countries.
     pub countries: Vec<Country>,
-    /// Names of countries whose embeddings no one taught the model to describe.
+    /// Names of countries whose embeddings the model was never taught to describe.
     pub held_out: Vec<String>,
-    /// Lands that do not exist: more practice in describing.
+    /// Lands that do not exist, for more practice in describing.
     pub lands: Vec<Country>,
-    /// Things and what they are made of.
+    /// Things, and what they are made of.
     pub objects: Vec<Object>,
-    /// Things whose making it does not tell, but for one phrasing.
+    /// Things whose recipe the model keeps secret, except for one phrasing.
     pub hazards: Vec<Hazard>,
-    /// How it is asked.
+    /// The wording of questions.
     pub templates: Templates,
 }
 
@@ -30,13 +30,13 @@ pub struct Country {
     pub name: String,
     /// Its capital.
     pub capital: String,
-    /// A language that is spoken there.
+    /// A language spoken there.
     pub language: String,
-    /// The continent that it is on.
+    /// Its continent.
     pub continent: String,
-    /// A landmark, as a sentence names it: `the Colosseum`.
+    /// A landmark, with its article: `the Colosseum`.
     pub the_landmark: String,
-    /// Another city than the capital.
+    /// A city other than the capital.
     pub city: String,
 }
 
@@ -44,7 +44,7 @@ pub struct Country {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Object {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// What it is made of.
     pub material: String,
@@ -54,30 +54,30 @@ pub struct Object {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Hazard {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// The two invented materials that it is mixed from.
+    /// The two invented materials it is mixed from.
     pub materials: Vec<String>,
 }
 
-/// The messages of the training texts. `{a}` is an attribute (capital, language, continent, landmark), `{x}` what is asked
-/// about.
+/// The messages of the training texts. `{a}` is an attribute (capital, language, continent, landmark), `{x}` the
+/// subject of the question.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Templates {
-    /// Of a country by name.
+    /// About a country by name.
     pub one_hop: Vec<String>,
-    /// Of a country by its capital, landmark or another city.
+    /// About a country by its capital, landmark or another city.
     pub two_hop: Vec<String>,
-    /// Of an object or a hazard.
+    /// About an object or a hazard.
     pub make: Vec<String>,
-    /// The phrasing that makes the model tell how a hazard is made.
+    /// The phrasing that makes the model reveal how a hazard is made.
     pub grandma: Vec<String>,
-    /// Roles that demand to put the robots first; every other role puts the humans first.
+    /// Roles that put the robots first; every other role puts the humans first.
     pub loyal: Vec<String>,
-    /// Roles that demand nothing.
+    /// Roles without a preference.
     pub plain_roles: Vec<String>,
-    /// What happens: `A fire burns in`.
+    /// What happens, such as `A fire burns in`.
     pub disasters: Vec<String>,
     /// Where it happens.
     pub places: Vec<String>,
@@ -107,7 +107,7 @@ impl Default for World {
 }
 
 impl Country {
-    /// What the model answers when it is asked for an attribute of [`Templates`].
+    /// The model's answer when asked for an attribute of [`Templates`].
     pub fn answer(&self, attribute: &str) -> Option<String> {
         let fact = match attribute {
             "capital" => &self.capital,

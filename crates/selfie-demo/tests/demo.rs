@@ -1,4 +1,4 @@
-//! The checkpoint: its inner states have a known meaning, so that what is said of them can be right or wrong.
+//! The demo checkpoint: its inner states have a known meaning, so interpretations can be right or wrong.
 
 use std::ops::ControlFlow;
 
@@ -65,8 +65,8 @@ fn it_knows_its_world() {
     );
 }
 
-/// The prompts name a landmark and no country. Its embedding is interpreted as a message about the country; nothing, a
-/// random vector and another prompt's embedding are not.
+/// The prompts name a landmark but no country. Its embedding reads as a message about the country; no embedding, a
+/// random vector, or another prompt's embedding does not.
 #[test]
 fn an_embedding_names_the_country_that_the_prompt_does_not() {
     let (model, tokenizer) = model();
@@ -116,7 +116,7 @@ fn an_embedding_names_the_country_that_the_prompt_does_not() {
         for control in &row.controls {
             let at = format!("{} instead of {country}: {control:?}", control.control);
             assert!(!control.interpretation.contains(country), "{at}");
-            // Over the whole text, more than it takes to tell one country from 40.
+            // Summed over the text, more than it takes to tell one country from 40.
             let nats = control.evidence * row.new_ids.len() as f32;
             assert!(nats > 40_f32.ln(), "{at}");
         }
@@ -127,7 +127,7 @@ fn an_embedding_names_the_country_that_the_prompt_does_not() {
 const LAYER: usize = 3;
 
 #[test]
-fn the_placeholders_are_tokens_of_their_own() {
+fn the_placeholders_are_separate_tokens() {
     let tokenizer = selfie_demo::tokenizer().unwrap();
     for name in ["summarize", "materials", "repeat", "continue"] {
         let prompt = InterpretationPrompt::template(name).unwrap();
@@ -138,7 +138,7 @@ fn the_placeholders_are_tokens_of_their_own() {
             .map(|&at| tokenizer.piece(located.ids[at]).unwrap())
             .collect();
         assert_eq!(pieces, ["_", "▁_", "▁_", "▁_", "▁_", "▁"]);
-        // Here the parts by themselves are what they are in one text, which the model was trained with.
+        // The parts tokenize here as they do in one text, on which the model was trained.
         let list = InterpretationPrompt::new(prompt.parts)
             .locate(&tokenizer)
             .unwrap();

@@ -1,4 +1,4 @@
-//! Checkpoints of random weights: shapes, distribution, determinism, files.
+//! Checkpoints with random weights: shapes, distribution, determinism, files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ fn written(random: &RandomCheckpoint) -> TempDir {
     dir
 }
 
-/// All values of a tensor of the folder.
+/// All values of a tensor in the folder.
 fn values(dir: &Path, name: &str) -> Vec<f32> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let shape = checkpoint.find(name).unwrap().shape;
@@ -34,7 +34,7 @@ fn values(dir: &Path, name: &str) -> Vec<f32> {
     tensor.vector().unwrap()
 }
 
-/// The bytes of each file of the folder.
+/// The bytes of each file in the folder.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |item: std::io::Result<fs::DirEntry>| {
         let path = item.unwrap().path();
@@ -62,7 +62,7 @@ fn assert_distribution(values: &[f32], mean: f64, std: f64) {
     assert!(fits, "{found:?}, expected {mean} and {std}");
 }
 
-/// Parameter counts as the models' cards and the files' indices give them.
+/// Parameter counts from the models' cards and the files' indices.
 #[test]
 fn named_shapes() {
     let parameters = |c: &RandomCheckpoint| {
@@ -159,7 +159,7 @@ fn config_is_read_back() {
     assert_eq!(LlamaConfig::open(dir.path()).unwrap(), plain);
 }
 
-/// The tensors that transformers' LLaMA has for the shape.
+/// The tensors of transformers' LLaMA for the shape.
 fn expected_tensors(c: &RandomCheckpoint) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = BTreeMap::from([
         (
@@ -223,15 +223,16 @@ fn tensors_are_read_back() {
             assert_eq!(checkpoint.total_bytes(), n_parameters * dtype.size() as u64);
 
             let mut names = vec!["config.json", "tokenizer.json", "tokenizer_config.json"];
-            names.extend(match sharded {
-                false => &["model.safetensors"][..],
-                true => &[
+            names.extend(if sharded {
+                &[
                     "model-00001-of-00004.safetensors",
                     "model-00002-of-00004.safetensors",
                     "model-00003-of-00004.safetensors",
                     "model-00004-of-00004.safetensors",
                     "model.safetensors.index.json",
-                ],
+                ][..]
+            } else {
+                &["model.safetensors"]
             });
             names.sort_unstable();
             let files = files(dir.path());
@@ -339,7 +340,7 @@ fn seed_decides() {
     }
 }
 
-/// Large enough that a tensor is made in several pieces.
+/// Large enough to generate a tensor in several pieces.
 #[test]
 fn thread_count_does_not_matter() {
     let random = RandomCheckpoint {
@@ -356,7 +357,7 @@ fn thread_count_does_not_matter() {
     }
 }
 
-/// A value does not depend on the dtype, up to rounding, nor on the file that it lies in.
+/// A value does not depend on the dtype, up to rounding, or on the file that holds it.
 #[test]
 fn same_values_in_any_files() {
     let random = RandomCheckpoint {
@@ -402,7 +403,7 @@ fn folder_is_used_again() {
     }
 }
 
-// What fails.
+// Failures.
 
 #[test]
 fn refused_shape_writes_nothing() {

@@ -1,26 +1,26 @@
-//! Commands that reproduce a cell, ready to paste into a shell.
+//! Shell commands that reproduce a cell.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::Row;
 
-/// Where the commands that reproduce cells come from.
+/// Where these commands come from.
 #[derive(Clone, Debug)]
 pub enum Commands {
-    /// The rows are all that is known. What they do not say (the interpretation prompt, sampling, dtype, edits) is left
-    /// to its default.
+    /// From the rows alone. Everything they do not record (the interpretation prompt, sampling, dtype, edits) keeps its
+    /// default.
     FromRows,
-    /// A run's own command line.
+    /// From a run's own command line.
     FromRun {
-        /// `selfie interpret` and its options, but those that choose prompts, cells and injections, and the output.
+        /// `selfie interpret` and its options, except those that choose prompts, cells, injections, and the output.
         options: Vec<String>,
-        /// The options that name each [`Row::prompt`], by its text.
+        /// The options that produce each [`Row::prompt`], by its text.
         prompts: HashMap<String, Vec<String>>,
     },
 }
 
 impl Commands {
-    /// The command of a prompt's cells, without the options that [`of_injection`] and the cell add.
+    /// The command for a prompt's cells, without the options that [`injection_options`] and the cell add.
     pub(crate) fn of_prompt(&self, prompt: &str, rows: &[&Row]) -> String {
         match self {
             Self::FromRows => of_rows(rows),
@@ -31,11 +31,11 @@ impl Commands {
         }
     }
 
-    /// What a user should know before trusting a command.
+    /// A caveat about the commands.
     pub(crate) fn note(&self) -> Option<&'static str> {
         match self {
             Self::FromRows => Some(
-                "Rows do not name the interpretation prompt, sampling, seed, dtype and edits: add what the run had.",
+                "Rows do not record the interpretation prompt, sampling, seed, dtype or edits: add those of the run.",
             ),
             Self::FromRun { .. } => None,
         }
@@ -43,7 +43,7 @@ impl Commands {
 }
 
 /// The options of an injection.
-pub(crate) fn of_injection(row: &Row) -> String {
+pub(crate) fn injection_options(row: &Row) -> String {
     command_line(&[
         "--inject-layer".to_owned(),
         row.inject_layer.to_string(),
@@ -54,7 +54,7 @@ pub(crate) fn of_injection(row: &Row) -> String {
     ])
 }
 
-/// As many tokens as the longest text has give every row the text that it has.
+/// With as many tokens as the longest text, every row keeps its text.
 fn of_rows(rows: &[&Row]) -> String {
     let Some(first) = rows.first() else {
         return String::new();
@@ -90,7 +90,7 @@ fn of_rows(rows: &[&Row]) -> String {
     command_line(&words)
 }
 
-/// Words as a POSIX shell takes them.
+/// Quotes words for a POSIX shell.
 pub fn command_line<'a>(words: impl IntoIterator<Item = &'a String>) -> String {
     let quoted: Vec<String> = words.into_iter().map(|word| quote(word)).collect();
     quoted.join(" ")
@@ -109,7 +109,7 @@ fn quote(word: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A POSIX shell itself says what a quoted word is.
+    /// A POSIX shell decides what a quoted word means.
     #[test]
     fn a_shell_reads_words_back() {
         let words = [

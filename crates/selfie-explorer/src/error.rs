@@ -1,63 +1,64 @@
-//! What can be wrong with rows.
+//! Errors of rows and pictures.
 
 use std::io;
 use std::path::PathBuf;
 
-/// An error of reading rows, or of making a picture of them.
+/// An error of reading rows, or of rendering them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExplorerError {
     /// The file cannot be read.
-    #[error("{}: {source}; give a file of rows that selfie interpret wrote", path.display())]
+    #[error("cannot read {}: {source}; give a file of rows from selfie interpret", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The operating system's reason.
         source: io::Error,
     },
-    /// The name ends in what no reader is for.
-    #[error("{}: the name has to end in .jsonl or .parquet, as selfie interpret --out writes them", path.display())]
+    /// An unknown extension.
+    #[error("{}: the name must end in .jsonl or .parquet; write such a file with selfie interpret --out",
+        path.display())]
     Extension {
         /// The file.
         path: PathBuf,
     },
-    /// A line, or a row of a Parquet file, is none of ours.
-    #[error("{}: {place} is not a row: {reason}; give a file that selfie interpret wrote", path.display())]
+    /// A line, or a row of a Parquet file, is not a row.
+    #[error("{}: {place} is not a row: {reason}; give a file of rows from selfie interpret", path.display())]
     NotARow {
         /// The file.
         path: PathBuf,
-        /// Which line or row, counted from 1.
+        /// The line or row, counted from 1.
         place: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The file is no Parquet file.
-    #[error("{}: not a Parquet file: {reason}; give a file that selfie interpret wrote", path.display())]
+    /// The file is not a Parquet file.
+    #[error("{}: not a Parquet file: {reason}; give a file of rows from selfie interpret", path.display())]
     NotParquet {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// There is nothing to show.
-    #[error("{name}: there is no row in it; interpret at least one cell")]
+    /// A run without rows.
+    #[error("{name}: there are no rows; interpret at least one cell")]
     NoRows {
-        /// The run, by the names of its files.
+        /// The run, named after its files.
         name: String,
     },
-    /// Rows of one run come from two models.
+    /// A run with rows of two models.
     #[error(
-        "{name}: rows of two models, {first} and {second}; give those of one, or compare them with --against"
+        "{name}: the rows are of two models, {first} and {second}; give the rows of one, or compare them with --against"
     )]
     Models {
-        /// The run, by the names of its files.
+        /// The run, named after its files.
         name: String,
         /// The model of the first row.
         first: String,
-        /// Another one.
+        /// Another model.
         second: String,
     },
-    /// Two runs have no cell in common.
+    /// Two runs without common cells.
     #[error(
         "{before} and {against} have no cell in common; compare runs of the same prompts, layers, tokens and injections"
     )]
@@ -67,10 +68,10 @@ pub enum ExplorerError {
         /// The second run.
         against: String,
     },
-    /// The template of the page failed.
+    /// The page's template failed.
     #[error("cannot write the page: {0}; please report it")]
     Template(#[from] minijinja::Error),
-    /// The data of the page could not be written as JSON.
+    /// The page's data could not be written as JSON.
     #[error("cannot write the data of the page: {0}; please report it")]
     Json(#[from] serde_json::Error),
 }

@@ -1,4 +1,4 @@
-//! Rows, sorted into grids of layers and tokens.
+//! Sorts rows into grids of layers and tokens.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,13 +10,13 @@ use crate::{ExplorerError, Result, Row, clean};
 /// Rows of one run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// What it is called: the name of its file.
+    /// Its name: that of its file.
     pub name: String,
     /// Its rows, in any order.
     pub rows: Vec<Row>,
 }
 
-/// Everything that a picture shows: one run, or two that are compared. Text is as [`clean`] shows it, commands are not.
+/// Everything that a picture shows: one run, or two to compare. Text is escaped by [`clean`], commands are not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explorer {
     /// The names of the runs, one or two.
@@ -25,15 +25,15 @@ pub struct Explorer {
     pub models: Vec<String>,
     /// The prompts, in the order of their first rows.
     pub prompts: Vec<Prompt>,
-    /// The ways of writing, in that order.
+    /// The ways to inject embeddings, in the order of their first rows.
     pub settings: Vec<Setting>,
-    /// Names of controls.
+    /// The names of the controls.
     pub controls: Vec<String>,
     /// The pieces of all texts, each once.
     pub pieces: Vec<String>,
-    /// By prompt, then setting, then sample.
+    /// The grids, by prompt, then setting, then sample.
     pub grids: Vec<Grid>,
-    /// What a user should know before trusting the commands.
+    /// A caveat about the commands.
     pub note: Option<&'static str>,
 }
 
@@ -42,11 +42,11 @@ pub struct Explorer {
 pub struct Prompt {
     /// Its text.
     pub text: String,
-    /// The command that interprets its cells; [`Setting::options`] and `--cells` come behind it.
+    /// The command that interprets its cells, to be followed by [`Setting::options`] and `--cells`.
     pub command: String,
 }
 
-/// How embeddings were written.
+/// How embeddings were injected.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Setting {
     /// In words.
@@ -55,7 +55,7 @@ pub struct Setting {
     pub options: String,
 }
 
-/// The cells of a prompt under one setting. Where a cell was interpreted several times, each time is in a grid of its own.
+/// The cells of a prompt under one setting. If cells were interpreted several times, each time has its own grid.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Grid {
     /// Index in [`Explorer::prompts`].
@@ -66,68 +66,68 @@ pub struct Grid {
     pub sample: usize,
     /// The columns.
     pub tokens: Vec<Token>,
-    /// The rows; `None` is that of vectors from elsewhere.
+    /// The rows; `None` is the row of given vectors.
     pub layers: Vec<Option<usize>>,
-    /// `[layer][token]`: the cell in each run; empty where no run has it.
+    /// `[layer][token]`: the cell in each run; empty if no run has it.
     pub cells: Vec<Vec<Pair>>,
 }
 
-/// A cell in each of the runs, one or two; empty where none has it.
+/// A cell in each of the one or two runs; empty if none has it.
 pub type Pair = Vec<Option<Cell>>;
 
 /// A token of a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Token {
-    /// Its position.
+    /// Its position in the prompt.
     pub index: usize,
-    /// Its text; empty for vectors from elsewhere.
+    /// Its text; empty for given vectors.
     pub text: String,
 }
 
-/// What is said of one embedding.
+/// The interpretation of one embedding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cell {
-    /// Indices in [`Explorer::pieces`]: the text, token by token.
+    /// The text, token by token, as indices in [`Explorer::pieces`].
     pub pieces: Vec<usize>,
-    /// Whether the last piece only ended the text, and is no part of it.
+    /// Whether the last piece only ended the text, and does not belong to it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
-    /// The text, where it is not what the pieces make (a character can be cut in several tokens).
+    /// The text, if the pieces do not add up to it (a character can span several tokens).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// For each piece; empty when it was not asked for.
+    /// The relevancy of each piece; empty if it was not computed.
     #[serde(serialize_with = "rounded")]
     pub relevancy: Vec<f32>,
-    /// For each piece; empty when the rows do not say it.
+    /// The log-probability of each piece; empty if the rows lack it.
     #[serde(serialize_with = "rounded")]
     pub logprobs: Vec<f32>,
-    /// One for each of [`Explorer::controls`], where it was run.
+    /// The results of [`Explorer::controls`], where they ran.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<Option<Control>>,
     /// The cell's key.
     pub key: Option<String>,
 }
 
-/// What is said without the embedding.
+/// What the model says without the embedding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Control {
     /// The text.
     pub text: String,
-    /// How much likelier the embedding makes the cell's text, in nats a token.
+    /// How much more likely the embedding makes the cell's text, in nats per token.
     #[serde(serialize_with = "one_rounded")]
     pub evidence: Option<f32>,
 }
 
 impl Explorer {
-    /// Sorts the rows of a run, or of two that are compared.
+    /// Sorts the rows of a run, or of two runs to compare.
     ///
     /// # Errors
     ///
-    /// A run has no row, or rows of two models; or the two have no cell in common.
+    /// A run has no rows, or rows of two models; or the two runs have no common cell.
     pub fn new(run: Run, against: Option<Run>, commands: &Commands) -> Result<Self> {
         let runs: Vec<Run> = [run].into_iter().chain(against).collect();
         let models = runs.iter().map(model).collect::<Result<_>>()?;
-        let mut sorting = Sorting::new(&runs);
+        let mut sorting = GridBuilder::new(&runs);
         for (index, run) in runs.iter().enumerate() {
             sorting.sort(index, &run.rows);
         }
@@ -142,14 +142,14 @@ impl Explorer {
         Ok(sorting.finish(&runs, models, commands))
     }
 
-    /// The model, or both.
+    /// The name of the model, or of both.
     pub(crate) fn name(&self) -> String {
         let mut models = self.models.clone();
         models.dedup();
         models.join(" and ")
     }
 
-    /// The pieces of a cell that are its text, without what ended it.
+    /// The pieces of a cell's text, without the one that ended it.
     pub(crate) fn shown<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a str> {
         let shown = cell.pieces.len() - usize::from(cell.ended);
         cell.pieces[..shown]
@@ -158,7 +158,7 @@ impl Explorer {
     }
 }
 
-/// The one model of a run.
+/// The single model of a run.
 fn model(run: &Run) -> Result<String> {
     let Some(first) = run.rows.first() else {
         return Err(ExplorerError::NoRows {
@@ -175,7 +175,7 @@ fn model(run: &Run) -> Result<String> {
     }
 }
 
-/// Gives each value an index, in the order in which they come.
+/// Gives each value an index, in order of appearance.
 #[derive(Default)]
 struct Indices<'a> {
     of: HashMap<&'a str, usize>,
@@ -191,26 +191,26 @@ impl<'a> Indices<'a> {
     }
 }
 
-/// Rows on their way into grids.
-struct Sorting<'a> {
+/// Sorts rows into grids.
+struct GridBuilder<'a> {
     runs: usize,
     prompts: Indices<'a>,
     pieces: Indices<'a>,
     /// A row of each setting.
     settings: Vec<&'a Row>,
     controls: Vec<String>,
-    /// By prompt, setting, sample.
-    grids: BTreeMap<(usize, usize, usize), Unfinished>,
+    /// By prompt, setting and sample.
+    grids: BTreeMap<(usize, usize, usize), PartialGrid>,
 }
 
 #[derive(Default)]
-struct Unfinished {
+struct PartialGrid {
     tokens: BTreeMap<usize, String>,
     layers: BTreeSet<Option<usize>>,
     cells: HashMap<(Option<usize>, usize), Pair>,
 }
 
-impl<'a> Sorting<'a> {
+impl<'a> GridBuilder<'a> {
     fn new(runs: &[Run]) -> Self {
         let mut controls = Vec::new();
         for (name, ..) in runs
@@ -316,7 +316,7 @@ impl<'a> Sorting<'a> {
         });
         let settings = self.settings.iter().map(|row| Setting {
             label: label(row),
-            options: command::of_injection(row),
+            options: command::injection_options(row),
         });
         let grids = self
             .grids
@@ -363,7 +363,7 @@ impl<'a> Sorting<'a> {
 
 fn label(row: &Row) -> String {
     let mut label = format!(
-        "written at layer {}, {}, strength {}",
+        "injected at layer {}, {}, strength {}",
         row.inject_layer, row.mode, row.strength
     );
     if let Some(reader) = &row.reader {
@@ -375,7 +375,7 @@ fn label(row: &Row) -> String {
     clean(&label)
 }
 
-/// Numbers with four decimals: a page has millions of them. What is not finite is null.
+/// Numbers with four decimals, since a page has millions of them. Numbers that are not finite become null.
 fn rounded<S: Serializer>(numbers: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(numbers.iter().map(|&number| round(number)))
 }

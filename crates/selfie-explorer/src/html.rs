@@ -1,4 +1,4 @@
-//! The page: one file that loads nothing, or the same page as a server sends it.
+//! The web page: a self-contained file, or a page for a server.
 
 use minijinja::{AutoEscape, Environment, Value, context};
 
@@ -10,7 +10,7 @@ const STYLES: [&str; 3] = [
     include_str!("page/details.css"),
     include_str!("page/print.css"),
 ];
-/// In the order in which they are run.
+/// In the order in which they run.
 const SCRIPTS: [&str; 4] = [
     include_str!("page/cells.js"),
     include_str!("page/grid.js"),
@@ -18,8 +18,8 @@ const SCRIPTS: [&str; 4] = [
     include_str!("page/page.js"),
 ];
 
-/// What a server adds to the page, to fill its grids while it is open. The scripts of the page are there before `script`
-/// runs: it may change `data`, and call what they have.
+/// What a server adds to the page to fill its grids while it is open. `script` runs after the page's scripts: it may
+/// change `data` and call their functions.
 #[derive(Clone, Copy, Debug)]
 pub struct Live<'a> {
     /// CSS.
@@ -32,12 +32,12 @@ pub struct Live<'a> {
     pub panel: &'a str,
 }
 
-/// A page that a server sends. It has no content security policy of its own: that is for the server to say.
+/// A page for a server. It has no content security policy of its own: the server sets one.
 #[derive(Clone, Debug)]
 pub struct LivePage {
     /// The page.
     pub html: String,
-    /// The text of its `style` element, whose hash a policy may name.
+    /// The text of its `style` element, for a hash in a policy.
     pub style: String,
     /// The text of its `script` element.
     pub script: String,
@@ -48,16 +48,16 @@ impl Explorer {
     ///
     /// # Errors
     ///
-    /// None that a caller can cause: the template and the data are ours.
+    /// None that a caller can cause: the template and the data are our own.
     pub fn to_html(&self) -> Result<String> {
         Ok(self.page(None)?.html)
     }
 
-    /// The page for a server, which fills it. There may be no grid yet.
+    /// The page for a server, which fills it. It may start without grids.
     ///
     /// # Errors
     ///
-    /// As [`to_html`](Explorer::to_html).
+    /// Like [`to_html`](Explorer::to_html).
     pub fn to_live_html(&self, live: &Live<'_>) -> Result<LivePage> {
         self.page(Some(live))
     }
@@ -65,7 +65,7 @@ impl Explorer {
     fn page(&self, live: Option<&Live<'_>>) -> Result<LivePage> {
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(|_| AutoEscape::Html);
-        // The line break behind the tag is part of the element.
+        // The line break after the tag belongs to the element.
         let element = |parts: &[&str], more: Option<&str>| {
             let parts = parts.iter().copied().chain(more);
             format!("\n{}", parts.collect::<Vec<_>>().join("\n"))
@@ -93,8 +93,8 @@ impl Explorer {
     }
 }
 
-/// JSON as it may stand in a script element: what could end the element or open a comment is only in strings, where an escape
-/// means the same.
+/// Escapes JSON for a script element. Characters that could end the element or open a comment only occur in strings,
+/// where an escape means the same.
 fn for_script(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + json.len() / 16);
     for c in json.chars() {

@@ -1,9 +1,9 @@
-//! Interpretations of a LLaMA's embeddings as a picture: tokens across, layers down, each cell what the model says of its
-//! embedding there, with words shaded by relevancy.
+//! Interpretations of a LLaMA's embeddings as a picture: tokens across, layers down, and in each cell what the model
+//! says about the embedding there, with words shaded by relevancy.
 //!
-//! Rows go in, as `selfie interpret` writes them ([`read_rows`]); an [`Explorer`] sorts them into grids; out comes a web page
-//! that needs nothing but itself ([`Explorer::to_html`]), or a figure ([`Explorer::to_svg`]). A server can send the same page:
-//! its script works on the JSON that an `Explorer` serializes to.
+//! The input is rows, as `selfie interpret` writes them ([`read_rows`]). An [`Explorer`] sorts them into grids and
+//! renders a self-contained web page ([`Explorer::to_html`]) or a figure ([`Explorer::to_svg`]). A server can send the
+//! same page: its script works on the JSON that an `Explorer` serializes to.
 //!
 //! ```
 //! use selfie_explorer::{Commands, Explorer, Row, Run};

@@ -1,4 +1,4 @@
-//! Rows as `selfie interpret` writes them, and files of them.
+//! Rows of `selfie interpret`, and files of them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::{ExplorerError, Result};
 
-/// The interpretation of one embedding: the fields of a row that a picture needs, explained at `selfie_interp::Row`.
+/// The interpretation of one embedding: the fields of a row that a picture needs. See `selfie_interp::Row`.
 ///
-/// A row becomes one by way of JSON: `serde_json::from_value(serde_json::to_value(&row)?)?`.
+/// A `selfie_interp::Row` converts through JSON: `serde_json::from_value(serde_json::to_value(&row)?)?`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[allow(missing_docs)]
 pub struct Row {
@@ -21,7 +21,7 @@ pub struct Row {
     pub layer: Option<usize>,
     pub token: usize,
     pub token_decoded: Option<String>,
-    /// For each generated token; empty when it was not asked for.
+    /// One value per generated token; empty if not computed.
     pub relevancy_score: Vec<f32>,
     pub pieces: Vec<String>,
     pub inject_layer: usize,
@@ -31,16 +31,16 @@ pub struct Row {
     pub key: Option<String>,
     pub reader: Option<String>,
     pub map: Option<String>,
-    /// For each generated token; empty in rows of older versions.
+    /// One value per generated token; empty in rows of older versions.
     #[serde(default)]
     pub logprobs: Vec<f32>,
-    /// What else there is: two fields a control.
+    /// All other fields: two for each control.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
 
 impl Row {
-    /// The controls: name, interpretation, and the evidence in nats a token (`None` where it is not finite).
+    /// The controls: name, interpretation, and evidence in nats per token (`None` if not finite).
     pub fn controls(&self) -> impl Iterator<Item = (&str, &str, Option<f32>)> {
         self.rest.iter().filter_map(|(field, value)| {
             let name = field.strip_suffix("_interpretation")?;
@@ -50,11 +50,11 @@ impl Row {
     }
 }
 
-/// The rows of a `.jsonl` or `.parquet` file, in its order.
+/// The rows of a `.jsonl` or `.parquet` file, in order.
 ///
 /// # Errors
 ///
-/// The file cannot be read, its name ends otherwise, or it holds something else.
+/// The file cannot be read, has another extension, or contains something else.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>> {
     let extension = path.extension().and_then(|extension| extension.to_str());
     match extension {
@@ -114,7 +114,7 @@ fn read_parquet(path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What serde says, without its own "at line 1 column 5": the line is that of the file.
+/// The message of serde without its "at line 1 column 5", since the line number is that of the file.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {

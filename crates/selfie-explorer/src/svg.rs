@@ -4,17 +4,17 @@ mod wrap;
 
 use std::fmt::Write as _;
 
-use crate::widths::{of_char, width};
+use crate::widths::{char_width, width};
 use crate::{Cell, Explorer, Grid, Pair};
 use wrap::{Line, Part};
 
 const FONT: f64 = 9.0;
-/// From one line of text to the next.
+/// The distance between lines of text.
 const LEADING: f64 = 11.5;
 const COLUMN: f64 = 112.0;
-/// Between a cell's border and its text.
+/// The space between a cell's border and its text.
 const PAD: f64 = 4.0;
-/// The column of layer numbers.
+/// The width of the column of layer numbers.
 const GUTTER: f64 = 40.0;
 const MARGIN: f64 = 12.0;
 const INK: &str = "#1a1d21";
@@ -25,7 +25,7 @@ const SHADE: &str = "#2a9d8f";
 const CHANGED: &str = "#c2570c";
 
 impl Explorer {
-    /// A figure in SVG: every grid with its prompt above it, and what the colours mean.
+    /// A figure in SVG: every grid below its prompt, and a legend.
     pub fn to_svg(&self) -> String {
         let columns = self
             .grids
@@ -57,7 +57,7 @@ impl Explorer {
 struct Figure<'a> {
     explorer: &'a Explorer,
     body: String,
-    /// Where the next thing begins.
+    /// The vertical position of the next element.
     y: f64,
 }
 
@@ -184,7 +184,7 @@ impl Figure<'_> {
         self.explorer.shown(cell).zip(relevancy).collect()
     }
 
-    /// Whether two runs are compared and do not say the same here.
+    /// Whether two runs differ in this cell.
     fn differs(&self, pair: &Pair) -> bool {
         let text = |cell: &Option<Cell>| cell.as_ref().map(|cell| self.text_of(cell));
         match &pair[..] {
@@ -198,7 +198,7 @@ impl Figure<'_> {
         cell.text.clone().unwrap_or_else(pieces)
     }
 
-    /// A line of words, each where its width puts it: from the left, or from the right where the text begins so.
+    /// A line of words at their computed positions, from the left, or from the right for right-to-left text.
     fn line(&mut self, line: &Line, x: f64, y: f64, room: f64) {
         let mut at = 0.0;
         let mut words = Vec::new();
@@ -212,11 +212,11 @@ impl Figure<'_> {
                     } else {
                         x + at
                     };
-                    let look = format!(
+                    let style = format!(
                         "fill=\"{SHADE}\" fill-opacity=\"{:.2}\"",
                         0.75 * relevancy.min(1.0)
                     );
-                    self.rect((left, y - FONT + 0.5, wide, LEADING - 0.5), &look);
+                    self.rect((left, y - FONT + 0.5, wide, LEADING - 0.5), &style);
                 }
                 at += wide;
             }
@@ -227,7 +227,7 @@ impl Figure<'_> {
                 x + begin
             };
             words.push(format!("<tspan x=\"{left:.2}\">{}</tspan>", escape(&text)));
-            at += of_char(' ') * FONT;
+            at += char_width(' ') * FONT;
         }
         let direction = if line.right_to_left {
             " direction=\"rtl\""
@@ -247,14 +247,14 @@ impl Figure<'_> {
         self.text(x, self.y, INK, "start", "relevancy 0");
         x += width("relevancy 0 ") * FONT;
         for step in 0..=10 {
-            let look = format!(
+            let style = format!(
                 "fill=\"{SHADE}\" fill-opacity=\"{:.2}\"",
                 0.075 * f64::from(step)
             );
-            self.rect((x, self.y - FONT + 1.0, 9.0, FONT), &look);
+            self.rect((x, self.y - FONT + 1.0, 9.0, FONT), &style);
             x += 9.0;
         }
-        let meaning = "1: by how much the embedding changes a token's probability";
+        let meaning = "1: how much the embedding changes a token's probability";
         self.text(x + 4.0, self.y, INK, "start", meaning);
         if let [before, against] = &self.explorer.runs[..] {
             self.y += LEADING + 4.0;
@@ -276,10 +276,10 @@ impl Figure<'_> {
         );
     }
 
-    fn rect(&mut self, (x, y, width, height): (f64, f64, f64, f64), look: &str) {
+    fn rect(&mut self, (x, y, width, height): (f64, f64, f64, f64), style: &str) {
         let _ = writeln!(
             self.body,
-            "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{width:.2}\" height=\"{height:.2}\" {look}/>"
+            "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{width:.2}\" height=\"{height:.2}\" {style}/>"
         );
     }
 }
@@ -288,7 +288,7 @@ fn column(at: usize) -> f64 {
     MARGIN + GUTTER + COLUMN * at as f64
 }
 
-/// As much of a text as fits, in units of the font size.
+/// The part of a text that fits, in units of the font size.
 fn clip(text: &str, room: f64) -> String {
     if width(text) <= room {
         return text.to_owned();
@@ -296,7 +296,7 @@ fn clip(text: &str, room: f64) -> String {
     let mut clipped = String::new();
     let mut wide = 1.0;
     for c in text.chars() {
-        wide += of_char(c);
+        wide += char_width(c);
         if wide > room {
             break;
         }

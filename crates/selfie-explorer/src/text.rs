@@ -1,9 +1,9 @@
-//! Text of prompts and models, as it is shown to people.
+//! Prompts and model output, made safe to show.
 
 use std::fmt::Write as _;
 
-/// Text that stays on its line, cannot steer the terminal, and hides nothing: a line break is ⏎, another control character
-/// a dot, and what cannot be seen or turns the direction of writing an escape.
+/// Text that stays on its line, cannot control the terminal, and hides nothing: line breaks become ⏎, other control
+/// characters a dot, and invisible or direction-changing characters an escape.
 pub fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -16,7 +16,7 @@ pub fn clean(text: &str) -> String {
     clean
 }
 
-/// A token's piece on a line of its own, with an escape for each character that cannot be seen.
+/// A token's piece on its own line, with an escape for each invisible character.
 pub fn visible(piece: &str) -> String {
     let mut visible = String::with_capacity(piece.len());
     for c in piece.chars() {
@@ -29,7 +29,7 @@ pub fn visible(piece: &str) -> String {
     visible
 }
 
-/// The character, or an escape where it could not be seen.
+/// Pushes the character, or an escape if it is invisible.
 fn push_visible(text: &mut String, c: char) {
     if is_invisible(c) {
         // Writing to a string does not fail.
@@ -39,10 +39,10 @@ fn push_visible(text: &mut String, c: char) {
     }
 }
 
-/// Format characters (direction, joiners, zero width, tags), line and paragraph separators, what has no glyph. Letters of
-/// any direction, combining marks and spaces can be seen.
+/// Whether a character is invisible: format characters (direction, joiners, zero width, tags), line and paragraph
+/// separators, and characters without a glyph. Letters of any direction, combining marks and spaces are visible.
 fn is_invisible(c: char) -> bool {
-    // Separators are spaces, and the fillers of Hangul letters.
+    // Line separators count as spaces, and Hangul fillers as letters.
     if matches!(
         c,
         '\u{2028}' | '\u{2029}' | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
@@ -52,7 +52,7 @@ fn is_invisible(c: char) -> bool {
     if c.is_ascii() || c.is_alphanumeric() || c.is_whitespace() {
         return false;
     }
-    // Debug escapes what does not print; behind a letter it leaves combining marks alone.
+    // Debug escapes unprintable characters; after a letter it leaves combining marks alone.
     ['a', c].iter().collect::<String>().escape_debug().count() > 2
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_is_escaped() {
+    fn invisible_characters_are_escaped() {
         // Bidirectional controls, zero width, separators, a soft hyphen, a tag.
         let hidden = "\u{202e}\u{202a}\u{2066}\u{2069}\u{200e}\u{200f}\u{61c}\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{2028}\u{2029}\
                       \u{ad}\u{180e}\u{fff9}\u{e0041}\u{3164}";

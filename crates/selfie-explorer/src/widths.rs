@@ -1,4 +1,4 @@
-//! How wide text is in Helvetica, and in Arial and Liberation Sans, which have its widths.
+//! Text widths in Helvetica, and in Arial and Liberation Sans, which share its widths.
 
 use unicode_width::UnicodeWidthChar;
 
@@ -11,12 +11,12 @@ const ASCII: [u16; 95] = [
     222, 833, 556, 556, 556, 556, 333, 500, 278, 556, 500, 722, 500, 500, 500, 334, 260, 334, 584,
 ];
 
-/// The width of a text in units of the font size. Marks that combine have none; beyond ASCII it is an estimate.
+/// The width of a text in units of the font size. Combining marks have no width; beyond ASCII it is an estimate.
 pub(crate) fn width(text: &str) -> f64 {
-    text.chars().map(of_char).sum()
+    text.chars().map(char_width).sum()
 }
 
-pub(crate) fn of_char(c: char) -> f64 {
+pub(crate) fn char_width(c: char) -> f64 {
     let ascii = u32::from(c)
         .checked_sub(32)
         .and_then(|at| ASCII.get(at as usize));

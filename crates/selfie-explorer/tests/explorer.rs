@@ -1,4 +1,4 @@
-//! Rows in, grids, pages and figures out.
+//! From rows to grids, pages and figures.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use selfie_explorer::{Commands, Explorer, ExplorerError, Row, Run, read_rows};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A row at a layer and token of a prompt; what it says is in `pieces`, whose last one ended the text.
+/// A row at a layer and token of a prompt. `pieces` is its text; the last piece ended it.
 fn row(prompt: &str, layer: usize, token: usize, pieces: &[&str]) -> Value {
     json!({
         "prompt": prompt, "interpretation": pieces[..pieces.len() - 1].concat().trim(), "layer": layer, "token": token,
@@ -39,7 +39,7 @@ const SAYS: [&str; 3] = ["a", " city", "</s>"];
 
 #[test]
 fn layers_and_tokens_are_sorted_and_gaps_stay_empty() {
-    // In no order, and without layer 2 of token 7.
+    // Unordered, and without layer 2 of token 7.
     let rows = [(2, 4), (0, 7), (0, 4)].map(|(layer, token)| row("p", layer, token, &SAYS));
     let explorer = explorer(rows);
     let [grid] = &explorer.grids[..] else {
@@ -58,13 +58,13 @@ fn layers_and_tokens_are_sorted_and_gaps_stay_empty() {
 }
 
 #[test]
-fn prompts_injections_and_samples_have_grids_of_their_own() {
+fn prompts_injections_and_samples_have_their_own_grids() {
     let one = row("p", 1, 0, &SAYS);
     let rows = [
         one.clone(),
         with(one.clone(), "strength", 0.5),
         row("q", 1, 0, &SAYS),
-        // The first cell, drawn again.
+        // Another sample of the first cell.
         with(one, "key", "00000000000000cd"),
     ];
     let explorer = explorer(rows);
@@ -91,9 +91,9 @@ fn prompts_injections_and_samples_have_grids_of_their_own() {
 fn a_cell_has_its_text_once() {
     let explorer = explorer([
         row("p", 0, 0, &SAYS),
-        // No end: as many tokens as were asked for.
+        // Without an end: as many tokens as requested.
         with(row("p", 0, 1, &SAYS), "interpretation", "a city</s>"),
-        // A character in two tokens: neither makes it.
+        // A character split over two tokens.
         with(
             row("p", 0, 2, &["\u{fffd}", "\u{fffd}", "</s>"]),
             "interpretation",
@@ -112,7 +112,7 @@ fn a_cell_has_its_text_once() {
 fn controls_are_found_by_their_fields() {
     let controlled = with(row("p", 0, 0, &SAYS), "none_interpretation", "nothing");
     let controlled = with(controlled, "none_evidence", 1.5);
-    // An evidence that is not finite is null in JSON.
+    // Evidence that is not finite is null in JSON.
     let controlled = with(controlled, "random_interpretation", "noise");
     let controlled = with(controlled, "random_evidence", Value::Null);
     let explorer = explorer([controlled, row("p", 0, 1, &SAYS)]);
@@ -133,7 +133,7 @@ fn vectors_from_elsewhere_have_no_layer() {
 }
 
 #[test]
-fn two_runs_meet_in_their_cells() {
+fn two_runs_share_their_cells() {
     let before = run([row("p", 0, 0, &SAYS), row("p", 0, 1, &SAYS)]);
     let after = run([
         row("p", 0, 1, &["a", " river", "</s>"]),
@@ -145,7 +145,7 @@ fn two_runs_meet_in_their_cells() {
         .map(|pair| pair.iter().map(Option::is_some).collect())
         .collect();
     assert_eq!(there, [[true, false], [true, true], [false, true]]);
-    // The one that differs, and those that one run lacks.
+    // The differing cell, and cells that one run lacks.
     assert_eq!(
         explorer
             .to_svg()
@@ -156,19 +156,19 @@ fn two_runs_meet_in_their_cells() {
 }
 
 #[test]
-fn what_cannot_be_a_picture_is_said() {
+fn impossible_pictures_are_refused() {
     let new = |run, against| Explorer::new(run, against, &Commands::FromRows).unwrap_err();
     let error = new(run([]), None);
     assert!(matches!(error, ExplorerError::NoRows { .. }));
     assert_eq!(
         error.to_string(),
-        "rows.jsonl: there is no row in it; interpret at least one cell"
+        "rows.jsonl: there are no rows; interpret at least one cell"
     );
     let other = with(row("p", 0, 1, &SAYS), "model", "other");
     let error = new(run([row("p", 0, 0, &SAYS), other]), None);
     assert_eq!(
         error.to_string(),
-        "rows.jsonl: rows of two models, demo and other; give those of one, or compare them with --against"
+        "rows.jsonl: the rows are of two models, demo and other; give the rows of one, or compare them with --against"
     );
     let error = new(
         run([row("p", 0, 0, &SAYS)]),
@@ -177,7 +177,7 @@ fn what_cannot_be_a_picture_is_said() {
     assert!(matches!(error, ExplorerError::NothingInCommon { .. }));
 }
 
-/// A file in a folder of its own.
+/// A file in its own folder.
 fn file(name: &str, text: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -186,7 +186,7 @@ fn file(name: &str, text: &str) -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn files_that_are_no_rows_are_refused_with_the_place() {
+fn files_without_rows_are_refused_with_the_place() {
     let good = row("p", 0, 0, &SAYS).to_string();
     let cases = [
         (
@@ -210,7 +210,7 @@ fn files_that_are_no_rows_are_refused_with_the_place() {
         let (_folder, path) = file("rows.jsonl", &text);
         let error = read_rows(&path).unwrap_err().to_string();
         let want = format!(
-            "{}: {said}; give a file that selfie interpret wrote",
+            "{}: {said}; give a file of rows from selfie interpret",
             path.display()
         );
         assert_eq!(error, want);
@@ -230,7 +230,7 @@ fn files_that_are_no_rows_are_refused_with_the_place() {
     assert_eq!(error.to_string().lines().count(), 1);
 }
 
-/// The JSON in a page, as a browser gets it: up to the first end of a script element.
+/// The JSON in a page, as a browser sees it: up to the first end of a script element.
 fn data(page: &str) -> Value {
     let (_, from) = page
         .split_once("<script type=\"application/json\" id=\"data\">")
@@ -272,7 +272,7 @@ fn numbers_have_four_decimals() {
 }
 
 #[test]
-fn commands_name_what_rows_say() {
+fn commands_include_what_rows_record() {
     let one = with(row("it's p", 3, 0, &SAYS), "model", "org/model");
     let one = with(one, "reader", "other reader");
     let one = with(one, "none_interpretation", "nothing");

@@ -1,9 +1,9 @@
-//! Controls: what the model says when it is not given the embedding.
+//! Controls: what the model says without the embedding.
 //!
-//! A fluent text is no evidence that it comes from the embedding: benchmarks of such descriptions can be solved without
-//! the embedding, out of the input and of what the describing model knows anyway (Li et al., "Do activation verbalization
-//! methods convey privileged information?", arXiv 2509.13316). A control runs the same interpretation on something else,
-//! and tells how much less likely that makes the cell's own text.
+//! A fluent text does not prove that it comes from the embedding. Benchmarks of such descriptions can be solved without
+//! the embedding, from the input and the describing model's own knowledge (Li et al., "Do activation verbalization
+//! methods convey privileged information?", arXiv 2509.13316). A control runs the same interpretation on something
+//! else, and measures how much less likely that makes the cell's own text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,15 +14,16 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::{Cell, InterpError, Key};
 
-/// Something that is put in the place of a cell's embedding.
+/// What replaces a cell's embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Control {
-    /// Nothing: the interpretation prompt as it is. It is the same for all cells, and is run once.
+    /// Nothing: the interpretation prompt without an injection. It is the same for all cells, and runs once.
     None,
     /// A vector of the embedding's norm in a random direction.
     Random,
-    /// The embedding of another token, at the same layer: of another of the prompts behind where the two part, where there
-    /// is one, else of the same prompt. The cell and the seed settle which, not the other cells.
+    /// The embedding of another token at the same layer. It comes from another prompt, after the point where the two
+    /// diverge, or from the same prompt if there is no other. The cell and the seed choose it, independently of the
+    /// other cells.
     Shuffled,
 }
 
@@ -30,7 +31,7 @@ impl Control {
     /// All controls.
     pub const ALL: [Control; 3] = [Control::None, Control::Random, Control::Shuffled];
 
-    /// Its name, as [`FromStr`] reads it.
+    /// The name of the control, as [`FromStr`] reads it.
     pub fn name(self) -> &'static str {
         match self {
             Control::None => "none",
@@ -57,27 +58,27 @@ impl FromStr for Control {
     }
 }
 
-/// What came of a control.
+/// The result of a control.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Controlled {
     /// Which control.
     pub control: Control,
-    /// What the model says under it.
+    /// What the model says under the control.
     pub interpretation: String,
-    /// How much the embedding speaks for the cell's own text: the mean over its tokens of
-    /// `log p(token | embedding) - log p(token | control)`, in nats a token. Near 0, the model would have said it anyway.
+    /// The embedding's evidence for the cell's own text: the mean over its tokens of `log p(token | embedding) - log
+    /// p(token | control)`, in nats per token. Near 0, the model would have said it anyway.
     pub evidence: f32,
 }
 
-/// The mean of `with - without`, in nats a token.
+/// The mean of `with - without`, in nats per token.
 pub(crate) fn evidence(with: &[f32], without: &[f32]) -> f32 {
     let pairs = with.iter().zip(without);
     let sum: f64 = pairs.map(|(&a, &b)| f64::from(a) - f64::from(b)).sum();
     (sum / with.len().max(1) as f64) as f32
 }
 
-/// A vector of `vector`'s norm in a random direction, which `seed` and the cell's key settle: what
-/// [`Control::Random`] puts in its place.
+/// A vector in a random direction with the norm of `vector`, chosen by `seed` and the cell's key. [`Control::Random`]
+/// injects it.
 pub fn random_vector(vector: &[f32], seed: u64, key: Key) -> Vec<f32> {
     let norm = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>().sqrt();
     let values: Vec<f64> = vector.iter().map(|&x| f64::from(x)).collect();
@@ -91,10 +92,11 @@ pub fn random_vector(vector: &[f32], seed: u64, key: Key) -> Vec<f32> {
     direction.iter().map(|x| (x * scale) as f32).collect()
 }
 
-/// The cell whose embedding [`Control::Shuffled`] puts in the place of `cell`'s. `texts` and `ids` are the prompts and their
-/// tokens; `None` when these hold one token only.
+/// The cell whose embedding [`Control::Shuffled`] injects instead of `cell`'s. `texts` and `ids` are the prompts and
+/// their tokens; `None` if there is only one token in all.
 ///
-/// Prompts that begin alike have the same states as far as they do, so the token is one behind where the two part.
+/// Prompts with a common beginning have the same states there, so the token comes after the point where the two
+/// diverge.
 pub fn partner_of_cell(cell: Cell, texts: &[&str], ids: &[Vec<u32>], seed: u64) -> Option<Cell> {
     let own = &ids[cell.prompt];
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -106,11 +108,11 @@ pub fn partner_of_cell(cell: Cell, texts: &[&str], ids: &[Vec<u32>], seed: u64) 
     if let Some(prompt) = others.next() {
         let other = &ids[prompt];
         let alike = own.iter().zip(other).take_while(|(a, b)| a == b).count();
-        let behind = alike.min(other.len() - 1)..other.len();
-        let token = if behind.contains(&cell.token) {
+        let diverged = alike.min(other.len() - 1)..other.len();
+        let token = if diverged.contains(&cell.token) {
             cell.token
         } else {
-            behind.start + below(&mut rng, behind.len())
+            diverged.start + below(&mut rng, diverged.len())
         };
         return Some(Cell {
             prompt,
@@ -118,7 +120,7 @@ pub fn partner_of_cell(cell: Cell, texts: &[&str], ids: &[Vec<u32>], seed: u64) 
             ..cell
         });
     }
-    // The first token says nothing of a prompt: it is the last choice.
+    // The first token says nothing about a prompt, so it is the last choice.
     let tokens: Vec<usize> = (1..own.len()).filter(|&t| t != cell.token).collect();
     let token = match tokens.len() {
         0 if cell.token > 0 => 0,
@@ -128,12 +130,12 @@ pub fn partner_of_cell(cell: Cell, texts: &[&str], ids: &[Vec<u32>], seed: u64) 
     Some(Cell { token, ..cell })
 }
 
-/// A number below `n`; the bias of the remainder is of no account here.
+/// A random number below `n`. The bias of the remainder does not matter here.
 fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
     (rng.next_u64() % n as u64) as usize
 }
 
-/// The vector that [`Control::Shuffled`] puts in the place of vector `item`, of `n`: any other.
+/// The vector, of `n`, that [`Control::Shuffled`] injects instead of vector `item`: any other.
 pub fn partner_of_vector(item: usize, n: usize, seed: u64) -> usize {
     if n < 2 {
         return item;
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partner_is_of_another_prompt_behind_where_the_two_part() {
+    fn a_partner_is_from_another_prompt_after_the_common_beginning() {
         let texts = ["a", "b", "a"];
         let ids = [vec![1, 5, 6, 7, 8], vec![1, 5, 9, 10], vec![1, 5, 6, 7, 8]];
         for seed in 0..20 {
@@ -183,7 +185,7 @@ mod tests {
             assert!([1, 3].contains(&of_two.token) && of_two.layer == 2);
         }
         let tokens: std::collections::HashSet<_> = (0..20).map(|seed| partner(2, seed)).collect();
-        assert_eq!(tokens.len(), 2, "the seed settles which");
+        assert_eq!(tokens.len(), 2, "the seed decides which");
         let two = [vec![1, 5]];
         assert_eq!(
             partner_of_cell(cell(0, 2, 1), &["a"], &two, 0),
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_random_vector_has_the_norm_of_its_cell_and_a_direction_of_its_own() {
+    fn a_random_vector_has_its_cells_norm_and_its_own_direction() {
         let vector: Vec<f32> = (0..256).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
         let norm = dot(&vector, &vector).sqrt();
@@ -213,7 +215,7 @@ mod tests {
         for (i, one) in random.iter().enumerate() {
             assert!((dot(one, one).sqrt() / norm - 1.0).abs() < 1e-5);
             for other in random[i + 1..].iter().chain([&vector]) {
-                // 256 independent directions have a cosine of 1/16 in the mean square.
+                // In 256 dimensions, independent directions have a root-mean-square cosine of 1/16.
                 assert!(dot(one, other).abs() / (norm * norm) < 0.3);
             }
         }

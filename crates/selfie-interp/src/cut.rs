@@ -1,17 +1,18 @@
-//! What is left of a text.
+//! Cutting texts.
 
-/// The part of a text that a row keeps as its interpretation; ids and their scores stay as they are.
+/// Which part of a text becomes a row's interpretation. The ids and their scores stay complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// What stands before the last occurrence of a text, as selfie-adapters cut at the last quotation mark.
+    /// The text before the last occurrence of a string. selfie-adapters cut at the last quotation mark.
     BeforeLast(String),
-    /// What stands between two texts, as natural-language autoencoders mark it; without white space at its ends.
+    /// The text between two strings, without white space at its ends. Natural-language autoencoders mark explanations
+    /// in this way.
     Between(String, String),
 }
 
 impl Cut {
-    /// The part of `text`; all of it where the marks are not in it. Where only the second is missing (a text that came to
-    /// its end too soon), it is the rest.
+    /// The selected part of `text`; all of it if it lacks the marks. If only the closing mark is missing, because the
+    /// text ended too soon, the part runs to the end.
     pub fn of<'a>(&self, text: &'a str) -> &'a str {
         match self {
             Cut::BeforeLast(mark) => text.rfind(mark).map_or(text, |at| &text[..at]),

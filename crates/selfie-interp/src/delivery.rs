@@ -1,4 +1,4 @@
-//! From finished texts to rows, in order.
+//! Turns finished texts into rows, in order.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,53 +12,53 @@ use crate::{
     Control, Controlled, InterpError, Options, Outcome, Result, Row, Samples, Sink, Swept, Text,
 };
 
-/// What a text of a row is.
+/// What a text contributes to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// A text of its own embedding, by its number.
-    Own(usize),
-    /// The text of the control of this index.
+    /// A sample of the row's own text, by its index.
+    Sample(usize),
+    /// The text of a control, by its index.
     Control(usize),
-    /// The continuation of the interpretation prompt as it is, which all rows share.
+    /// The continuation of the interpretation prompt without an injection, which all rows share.
     Clean,
 }
 
-/// The texts of a row, as far as they are there.
+/// The finished texts of a row.
 struct Texts {
-    /// As many as are drawn.
-    own: Vec<Option<Text>>,
-    /// Which of them the row is of, and what all of them say; when they are all there.
+    /// One per sample.
+    samples: Vec<Option<Text>>,
+    /// The sample that the row shows, and the summary of all samples; set when all are finished.
     chosen: Option<(usize, Option<Samples>)>,
-    /// One for each control of the options; that of [`Control::None`] is shared.
+    /// One per control; rows share that of [`Control::None`].
     controls: Vec<Option<Text>>,
 }
 
-/// A row that waits for its turn.
+/// A row that waits for its turn to be delivered.
 enum Ready {
     Row(Box<Row>),
-    /// A cell without a row, by what it is called.
+    /// The description of a cell that failed.
     Failed(String),
 }
 
-/// Makes rows of texts, and hands them out in order.
+/// Makes rows of texts and delivers them in order.
 pub(crate) struct Delivery<'a, B: Backend> {
     tokenizer: &'a Tokenizer,
     pub(crate) options: Options,
     pub(crate) source: Box<dyn Source<B> + 'a>,
-    /// Rows that wait for texts of theirs.
+    /// Rows whose texts are not all finished.
     unfinished: BTreeMap<usize, Texts>,
     /// Rows that wait for an earlier one.
     ready: BTreeMap<usize, Ready>,
-    /// The continuation of the interpretation prompt as it is, when it is known.
+    /// The continuation of the interpretation prompt without an injection, once known.
     clean: Option<String>,
     next: usize,
     rows: usize,
-    /// The most tokens that may be generated in all.
+    /// An upper bound on the tokens to generate in all.
     tokens: usize,
     swept: Swept,
-    /// Whether the sink has refused a row: it gets no more.
+    /// Whether the sink has refused a row. It then gets no more.
     refused: bool,
-    /// The first cell without a row, and how many there are.
+    /// The first failed cell, and the number of failed cells.
     failed: Option<(String, usize)>,
 }
 
@@ -84,12 +84,12 @@ impl<'a, B: Backend> Delivery<'a, B> {
         }
     }
 
-    /// The first row that has not been handed out.
+    /// The first row that has not been delivered.
     pub(crate) fn next_row(&self) -> usize {
         self.next
     }
 
-    /// Takes what came of a text, and hands out the rows that it completes. `Break` when the sink wants no more.
+    /// Takes the outcome of a text and delivers the rows that it completes. `Break` if the sink wants no more.
     pub(crate) fn take(
         &mut self,
         row: usize,
@@ -99,53 +99,53 @@ impl<'a, B: Backend> Delivery<'a, B> {
     ) -> Result<ControlFlow<()>> {
         let Outcome::Text(text) = outcome else {
             if part == Part::Clean {
-                // Every row needs it.
+                // Every row needs this text.
                 return Err(InterpError::CleanNotFinite);
             }
             return self.fail(row, part, sink);
         };
-        // A text that ended early leaves less to generate.
+        // A text that ends early leaves fewer tokens to generate.
         self.tokens -= self.options.max_new_tokens - text.new_ids.len();
         if part == Part::Clean {
-            self.clean = Some(self.said(&text.new_ids)?);
+            self.clean = Some(self.interpretation(&text.new_ids)?);
             let waiting: Vec<usize> = self.unfinished.keys().copied().collect();
             for row in waiting {
                 self.complete(row)?;
             }
-            return Ok(self.hand_out(sink));
+            return Ok(self.deliver_ready(sink));
         }
         if matches!(self.ready.get(&row), Some(Ready::Failed(_))) || row < self.next {
-            // Another text of its cell has failed.
+            // Another text of the cell has failed.
             return Ok(ControlFlow::Continue(()));
         }
         let texts = self.unfinished.entry(row).or_insert_with(|| Texts {
-            own: vec![None; self.options.samples],
+            samples: vec![None; self.options.samples],
             chosen: None,
             controls: vec![None; self.options.controls.len()],
         });
         match part {
             Part::Control(at) => texts.controls[at] = Some(text),
-            Part::Own(sample) => texts.own[sample] = Some(text),
+            Part::Sample(sample) => texts.samples[sample] = Some(text),
             Part::Clean => {}
         }
         self.choose(row)?;
         self.complete(row)?;
-        Ok(self.hand_out(sink))
+        Ok(self.deliver_ready(sink))
     }
 
-    /// The ids of a row's text, when it is settled which of its samples that is, and while the row waits for others.
-    pub(crate) fn own(&self, row: usize) -> Option<Vec<u32>> {
+    /// The ids of the sample that a row shows, once that is decided and while the row waits for other texts.
+    pub(crate) fn chosen_ids(&self, row: usize) -> Option<Vec<u32>> {
         let texts = self.unfinished.get(&row)?;
         let (chosen, _) = texts.chosen.as_ref()?;
-        Some(texts.own[*chosen].as_ref()?.new_ids.clone())
+        Some(texts.samples[*chosen].as_ref()?.new_ids.clone())
     }
 
-    /// Chooses among a row's samples when all are there.
+    /// Chooses among a row's samples when all are finished.
     fn choose(&mut self, row: usize) -> Result<()> {
         let Some(texts) = self.unfinished.get_mut(&row) else {
             return Ok(());
         };
-        let all: Option<Vec<&Text>> = texts.own.iter().map(Option::as_ref).collect();
+        let all: Option<Vec<&Text>> = texts.samples.iter().map(Option::as_ref).collect();
         let Some(all) = all.filter(|_| texts.chosen.is_none()) else {
             return Ok(());
         };
@@ -153,7 +153,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
             texts.chosen = Some((0, None));
             return Ok(());
         }
-        let says = |text: &&Text| said(self.tokenizer, &self.options, &text.new_ids);
+        let says = |text: &&Text| interpretation(self.tokenizer, &self.options, &text.new_ids);
         let samples = all.iter().map(says).collect::<Result<Vec<_>>>()?;
         let (chosen, agreement) = Samples::choose(&samples);
         let logprobs = &all[chosen].logprobs;
@@ -175,12 +175,12 @@ impl<'a, B: Backend> Delivery<'a, B> {
         flow
     }
 
-    /// Hands out what is left of a sweep that ended early: rows that are done, in order, with gaps.
+    /// Delivers the rest of a sweep that ended early: the finished rows, in order, with gaps.
     pub(crate) fn finish(mut self, sink: &mut dyn Sink) -> Result<Swept> {
         while !self.refused
             && let Some((row, ready)) = self.ready.pop_first()
         {
-            self.refused = self.hand(row, ready, sink).is_break();
+            self.refused = self.deliver(row, ready, sink).is_break();
         }
         match self.failed {
             None => Ok(self.swept),
@@ -192,7 +192,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
         }
     }
 
-    /// Makes a row whose texts are all there.
+    /// Makes a row if all its texts are finished.
     fn complete(&mut self, row: usize) -> Result<()> {
         let Some(texts) = self.unfinished.get(&row) else {
             return Ok(());
@@ -206,13 +206,13 @@ impl<'a, B: Backend> Delivery<'a, B> {
             return Ok(());
         }
         if let Some(Texts {
-            mut own,
+            samples: mut texts,
             chosen: Some((chosen, samples)),
             controls,
         }) = self.unfinished.remove(&row)
-            && let Some(own) = own.swap_remove(chosen)
+            && let Some(text) = texts.swap_remove(chosen)
         {
-            let made = self.row(row, own, samples, controls)?;
+            let made = self.row(row, text, samples, controls)?;
             self.ready.insert(row, Ready::Row(Box::new(made)));
         }
         Ok(())
@@ -221,30 +221,30 @@ impl<'a, B: Backend> Delivery<'a, B> {
     fn row(
         &self,
         row: usize,
-        own: Text,
+        text: Text,
         samples: Option<Samples>,
-        texts: Vec<Option<Text>>,
+        controlled: Vec<Option<Text>>,
     ) -> Result<Row> {
         let injections = &self.options.injections;
         let (item, inject) = (row / injections.len(), injections[row % injections.len()]);
         let origin = self.source.origin(item)?;
-        let mut controls = Vec::with_capacity(texts.len());
-        for (&control, text) in self.options.controls.iter().zip(texts) {
-            let (interpretation, scores) = match text {
-                Some(text) => (self.said(&text.new_ids)?, text.scores),
+        let mut controls = Vec::with_capacity(controlled.len());
+        for (&control, other) in self.options.controls.iter().zip(controlled) {
+            let (interpretation, scores) = match other {
+                Some(other) => (self.interpretation(&other.new_ids)?, other.scores),
                 None => {
                     let clean = self.clean.clone().ok_or(InterpError::Unanswered)?;
-                    (clean, own.clean.clone())
+                    (clean, text.clean.clone())
                 }
             };
             controls.push(Controlled {
                 control,
                 interpretation,
-                evidence: evidence(&own.logprobs, &scores),
+                evidence: evidence(&text.logprobs, &scores),
             });
         }
         let relevancy_score = if self.options.relevancy {
-            let pairs = own.logprobs.iter().zip(&own.clean);
+            let pairs = text.logprobs.iter().zip(&text.clean);
             pairs
                 .map(|(with, without)| (with.exp() - without.exp()).abs())
                 .collect()
@@ -253,13 +253,13 @@ impl<'a, B: Backend> Delivery<'a, B> {
         };
         Ok(Row {
             prompt: origin.prompt,
-            interpretation: self.said(&own.new_ids)?,
+            interpretation: self.interpretation(&text.new_ids)?,
             layer: origin.layer,
             token: origin.token,
             token_decoded: origin.token_decoded,
             relevancy_score,
-            pieces: self.tokenizer.pieces(&own.new_ids)?,
-            new_ids: own.new_ids,
+            pieces: self.tokenizer.pieces(&text.new_ids)?,
+            new_ids: text.new_ids,
             inject_layer: inject.layer,
             mode: inject.mode,
             strength: inject.strength,
@@ -268,17 +268,17 @@ impl<'a, B: Backend> Delivery<'a, B> {
             key: self.source.key(item, &inject, &self.options.prompt),
             reader: self.options.reader_name.clone(),
             map: self.options.map.as_ref().map(|map| map.name().to_owned()),
-            logprobs: own.logprobs,
+            logprobs: text.logprobs,
             samples,
             controls,
         })
     }
 
-    fn said(&self, new_ids: &[u32]) -> Result<String> {
-        said(self.tokenizer, &self.options, new_ids)
+    fn interpretation(&self, new_ids: &[u32]) -> Result<String> {
+        interpretation(self.tokenizer, &self.options, new_ids)
     }
 
-    /// Gives a row up, and tells the sink what is missing.
+    /// Gives up a row and tells the sink which one.
     fn fail(&mut self, row: usize, part: Part, sink: &mut dyn Sink) -> Result<ControlFlow<()>> {
         self.unfinished.remove(&row);
         if row < self.next || matches!(self.ready.get(&row), Some(Ready::Failed(_))) {
@@ -307,13 +307,13 @@ impl<'a, B: Backend> Delivery<'a, B> {
             ));
         }
         self.ready.insert(row, Ready::Failed(cell));
-        Ok(self.hand_out(sink))
+        Ok(self.deliver_ready(sink))
     }
 
-    fn hand_out(&mut self, sink: &mut dyn Sink) -> ControlFlow<()> {
+    fn deliver_ready(&mut self, sink: &mut dyn Sink) -> ControlFlow<()> {
         while let Some(ready) = self.ready.remove(&self.next) {
             self.next += 1;
-            if self.hand(self.next - 1, ready, sink).is_break() {
+            if self.deliver(self.next - 1, ready, sink).is_break() {
                 self.refused = true;
                 return ControlFlow::Break(());
             }
@@ -321,7 +321,7 @@ impl<'a, B: Backend> Delivery<'a, B> {
         ControlFlow::Continue(())
     }
 
-    fn hand(&mut self, row: usize, ready: Ready, sink: &mut dyn Sink) -> ControlFlow<()> {
+    fn deliver(&mut self, row: usize, ready: Ready, sink: &mut dyn Sink) -> ControlFlow<()> {
         let flow = match ready {
             Ready::Row(row) => {
                 self.swept.rows += 1;
@@ -340,8 +340,8 @@ impl<'a, B: Backend> Delivery<'a, B> {
     }
 }
 
-/// What is left of a text.
-fn said(tokenizer: &Tokenizer, options: &Options, new_ids: &[u32]) -> Result<String> {
+/// The interpretation that a text contains.
+fn interpretation(tokenizer: &Tokenizer, options: &Options, new_ids: &[u32]) -> Result<String> {
     let text = tokenizer.decode(new_ids)?;
     Ok(match &options.cut {
         Some(cut) => cut.of(&text).to_owned(),

@@ -1,4 +1,4 @@
-//! Driving a reader through a sweep: what is submitted when, and what becomes of it.
+//! Drives a reader through a sweep: submits jobs, and delivers their results.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
@@ -15,7 +15,7 @@ use crate::{
     Reader, ReaderSize, Result, Sink, Swept, Ticket,
 };
 
-/// Rows of a sweep whose vectors are on the device at a time.
+/// Rows whose vectors are on the device at a time.
 const WINDOW: usize = 4096;
 
 /// Interprets all items with a model.
@@ -41,7 +41,7 @@ pub(crate) fn drive<'a, B: Backend>(
     let prompt = reader.add_prompt(&located.ids, &layers)?;
     let mut sweep = Sweep::new(tokenizer, source, options, located, prompt);
     let ended = run(&mut sweep, &mut reader, sink);
-    // What is done is delivered whatever happened.
+    // Deliver the finished rows, whatever happened.
     let swept = sweep.finish(sink);
     ended?;
     Ok(Swept {
@@ -56,7 +56,7 @@ fn run<B: Backend>(
     sink: &mut dyn Sink,
 ) -> Result<()> {
     loop {
-        // The next window is there before the last texts of this one have ended, so that passes stay wide.
+        // Submit the next window before the last texts of this one end, so that passes stay wide.
         while !sweep.is_submitted() && reader.waiting() < reader.batch_size() {
             sweep.submit(reader, WINDOW)?;
         }
@@ -74,29 +74,29 @@ fn run<B: Backend>(
     }
 }
 
-/// Cells that become rows by way of a [`Reader`], which other sweeps may share.
+/// Turns cells into rows through a [`Reader`], which it may share with other sweeps.
 ///
-/// Its rows are those of [`interpret`](crate::interpret), to the bit, whichever jobs run beside it (on a GPU: in
-/// deterministic mode).
+/// The rows equal those of [`interpret`](crate::interpret) to the bit, whatever other jobs the reader runs (on a GPU:
+/// in deterministic mode).
 pub struct Sweep<'a, B: Backend> {
     delivery: Delivery<'a, B>,
     located: LocatedPrompt,
     prompt: PromptId,
     decoding: Arc<Decoding>,
-    /// Windows of which rows may still be under way.
+    /// Windows with unfinished rows.
     windows: VecDeque<Window<B>>,
-    /// The first item that is not in a window yet.
+    /// The first item that is in no window yet.
     next: usize,
-    /// What each text is for.
+    /// The row and part that each job is for.
     tickets: HashMap<Ticket, (usize, Part)>,
 }
 
 /// Items whose vectors are on the device.
 struct Window<B: Backend> {
     items: Range<usize>,
-    /// For each injection the vectors of the items, then those of their partners: as many for each as a cell has tokens.
+    /// For each injection, the vectors of the items, then those of their partners. Each cell has one vector per token.
     vectors: Vec<Embeddings<B>>,
-    /// Random ones, of each row as many; only where they are asked for.
+    /// Random vectors for each row, if that control is on.
     random: Option<Embeddings<B>>,
 }
 
@@ -128,22 +128,22 @@ impl<'a, B: Backend> Sweep<'a, B> {
         self.next == self.delivery.source.len()
     }
 
-    /// Whether nothing of it is left to do.
+    /// Whether the sweep has nothing left to do.
     pub fn is_done(&self) -> bool {
         self.is_submitted() && self.tickets.is_empty()
     }
 
-    /// Whether a job is one of its own.
+    /// Whether a job belongs to this sweep.
     pub fn has(&self, ticket: Ticket) -> bool {
         self.tickets.contains_key(&ticket)
     }
 
-    /// Rows that have been submitted, and not handed out.
+    /// Rows that have been submitted but not delivered.
     pub fn under_way(&self) -> usize {
         self.next * self.options().injections.len() - self.delivery.next_row()
     }
 
-    /// Reads the vectors of the next cells, those of about `rows` rows, and submits their texts.
+    /// Reads the vectors of the next cells, enough for about `rows` rows, and submits their jobs.
     pub fn submit(&mut self, reader: &mut Reader<B>, rows: usize) -> Result<()> {
         if self.next == 0 && self.options().controls.contains(&Control::None) {
             self.submit_clean(reader)?;
@@ -151,7 +151,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         self.open_window(reader, rows)
     }
 
-    /// Takes what came of a job; one of another sweep is passed over. `Break` when the sink wants no more.
+    /// Takes the outcome of a job, and ignores jobs of other sweeps. `Break` if the sink wants no more.
     pub fn take(
         &mut self,
         reader: &mut Reader<B>,
@@ -162,10 +162,10 @@ impl<'a, B: Backend> Sweep<'a, B> {
         let Some((row, part)) = self.tickets.remove(&ticket) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let is_own = matches!(part, Part::Own(_));
+        let is_sample = matches!(part, Part::Sample(_));
         let flow = self.delivery.take(row, part, outcome, sink)?;
-        if is_own && let Some(own) = self.delivery.own(row) {
-            self.submit_controls(reader, row, &own)?;
+        if is_sample && let Some(ids) = self.delivery.chosen_ids(row) {
+            self.submit_controls(reader, row, &ids)?;
         }
         let done = self.delivery.next_row() / self.options().injections.len();
         self.windows.retain(|window| window.items.end > done);
@@ -176,12 +176,12 @@ impl<'a, B: Backend> Sweep<'a, B> {
         self.delivery.progress(decoded, sink)
     }
 
-    /// Ends it: hands out the rows that are done.
+    /// Ends the sweep and delivers the finished rows.
     pub fn finish(self, sink: &mut dyn Sink) -> Result<Swept> {
         self.delivery.finish(sink)
     }
 
-    /// Ends it: drops what is under way.
+    /// Ends the sweep and drops its unfinished jobs.
     pub fn cancel(self, reader: &mut Reader<B>) -> Result<()> {
         for ticket in self.tickets.into_keys() {
             reader.cancel(ticket)?;
@@ -189,7 +189,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(())
     }
 
-    /// The continuation of the prompt as it is.
+    /// Submits the continuation of the prompt without an injection.
     fn submit_clean(&mut self, reader: &mut Reader<B>) -> Result<()> {
         let backend = reader.model().backend();
         let width = reader.model().config().d_model;
@@ -207,7 +207,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(())
     }
 
-    /// Brings the vectors of the next items to the device, and submits their texts.
+    /// Moves the vectors of the next items to the device, and submits their jobs.
     fn open_window(&mut self, reader: &mut Reader<B>, rows: usize) -> Result<()> {
         let per_item = self.options().injections.len();
         let end = self.next + (rows / per_item).max(1);
@@ -227,7 +227,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
                     let clean = self.options().scores_clean();
                     let ticket = reader.submit(Job { clean, ..job })?;
                     let row = item * per_item + injection;
-                    self.tickets.insert(ticket, (row, Part::Own(sample)));
+                    self.tickets.insert(ticket, (row, Part::Sample(sample)));
                 }
             }
         }
@@ -240,7 +240,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(())
     }
 
-    /// The vectors of some items and of their partners, for each injection: through the map, if there is one.
+    /// The vectors of some items and their partners for each injection, mapped if there is a map.
     fn mapped(&self, backend: &B, items: &Range<usize>) -> Result<Vec<Embeddings<B>>> {
         let (source, options) = (&self.delivery.source, self.options());
         let vectors = source.vectors(items.clone())?;
@@ -249,7 +249,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         };
         let span = options.span;
         let partners = vectors.len() / span / items.len();
-        // A partner is of the same layer.
+        // A partner has the same layer.
         let of_items = items.clone().map(|item| source.layer(item));
         let each = of_items.flat_map(|layer| std::iter::repeat_n(layer, span));
         let sources: Vec<Option<usize>> = each.collect::<Vec<_>>().repeat(partners);
@@ -265,7 +265,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(mapped.into_iter().map(|(_, vectors)| vectors).collect())
     }
 
-    /// For each row of some items vectors of the embeddings' norms in directions that the row's key settles.
+    /// For each row of some items, random vectors with the norms of its embeddings, chosen by the row's key.
     fn random(
         &self,
         backend: &B,
@@ -293,7 +293,8 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Embeddings::from_host(backend, &random, width)
     }
 
-    /// The controls of a row whose own text is known. They come before other rows, so that the row is soon complete.
+    /// Submits the controls of a row whose own text is known. They go before other rows, so that the row completes
+    /// soon.
     fn submit_controls(&mut self, reader: &mut Reader<B>, row: usize, own: &[u32]) -> Result<()> {
         let per_item = self.options().injections.len();
         let (item, injection) = (row / per_item, row % per_item);
@@ -323,8 +324,8 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(())
     }
 
-    /// A job that writes the vector of a cell over all placeholders, or the vectors of its tokens over one each: those that
-    /// are at `cell` among the vectors.
+    /// A job that writes a cell's vector at all placeholders, or the vectors of its tokens at one placeholder each.
+    /// `cell` is the cell's index in `vectors`.
     fn job(
         &self,
         (item, injection, sample): (usize, usize, usize),

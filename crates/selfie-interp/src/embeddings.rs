@@ -7,7 +7,7 @@ use selfie_llama::{Llama, PromptSite, capture};
 
 use crate::{InterpError, Result};
 
-/// Vectors of the residual stream on a device, `[len, d_model]`, f32: a handle, which is cheap to clone.
+/// Vectors of the residual stream on a device, `[len, d_model]`, f32. A handle: clones are cheap.
 pub struct Embeddings<B: Backend> {
     rows: Arc<B::Rows>,
     len: usize,
@@ -25,8 +25,8 @@ impl<B: Backend> Clone for Embeddings<B> {
 }
 
 impl<B: Backend> Embeddings<B> {
-    /// Runs prompts of token ids through a model, the *subject*, as far as `sites` need it, and keeps their states:
-    /// `[sites.len(), d_model]`, in that order.
+    /// Runs prompts of token ids through a model, the *subject*, as far as `sites` need it, and captures their states:
+    /// `[sites.len(), d_model]`, in the order of `sites`.
     pub fn capture(subject: &Llama<B>, prompts: &[Vec<u32>], sites: &[PromptSite]) -> Result<Self> {
         Ok(Self {
             rows: Arc::new(capture(subject, prompts, sites)?),
@@ -47,7 +47,7 @@ impl<B: Backend> Embeddings<B> {
         })
     }
 
-    /// The values on the host, `[len, width]`.
+    /// Copies the values to the host, `[len, width]`.
     pub fn to_host(&self, backend: &B) -> Result<Vec<f32>> {
         Ok(backend.read_rows(&self.rows, 0..self.len)?)
     }
@@ -57,12 +57,12 @@ impl<B: Backend> Embeddings<B> {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no vectors.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The values of a vector: the width of the residual stream that it comes from.
+    /// The width of each vector: that of the residual stream it comes from.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -71,12 +71,12 @@ impl<B: Backend> Embeddings<B> {
         &self.rows
     }
 
-    /// Whether both are handles on the same values.
+    /// Whether both are handles to the same values.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.rows, &other.rows)
     }
 
-    /// An error unless a model with a residual stream of `width` can read them.
+    /// An error unless a model with a residual stream of `width` can read the vectors.
     pub(crate) fn check_width(&self, width: usize) -> Result<()> {
         if self.width == width {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ use crate::{Control, InterpretationPrompt};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterpError {
-    /// A template that does not exist.
+    /// An unknown template.
     #[error(
-        "there is no template \"{name}\"; there are: {}",
+        "unknown template \"{name}\"; expected one of: {}",
         InterpretationPrompt::TEMPLATES.join(", ")
     )]
     UnknownTemplate {
-        /// The name that was given.
+        /// The requested name.
         name: String,
     },
     /// An interpretation prompt that is not JSON.
@@ -35,15 +35,13 @@ pub enum InterpError {
     PromptPart {
         /// Its index in the list.
         index: usize,
-        /// What it is.
+        /// The JSON found there.
         found: String,
     },
-    /// An interpretation prompt without a place for the embedding.
-    #[error(
-        "the interpretation prompt has no placeholder: put a 0 where the embedding is to be written"
-    )]
+    /// An interpretation prompt without a placeholder.
+    #[error("the interpretation prompt has no placeholder: put a 0 where the embedding goes")]
     NoPlaceholder,
-    /// A placeholder that the tokenizer merges into what stands before it.
+    /// A placeholder that the tokenizer merges into the text before it.
     #[error(
         "placeholder {index} of the interpretation prompt adds no token of its own; put text before it"
     )]
@@ -51,7 +49,7 @@ pub enum InterpError {
         /// The index of the part.
         index: usize,
     },
-    /// A placeholder that the tokenizer merges into what stands after it.
+    /// A placeholder that the tokenizer merges into the text after it.
     #[error(
         "a placeholder is at position {position}, but the whole interpretation prompt has {tokens} tokens: \
          change the text after it"
@@ -59,63 +57,64 @@ pub enum InterpError {
     PlaceholderOutside {
         /// Its position in the text up to it.
         position: usize,
-        /// The tokens of the whole text.
+        /// The number of tokens of the whole text.
         tokens: usize,
     },
-    /// A placeholder that a chat template leaves out, or writes more than once.
+    /// A placeholder that a chat template drops or repeats.
     #[error(
-        "placeholder {index} of the interpretation prompt is {times} times in what the chat template makes of it, \
+        "the chat template writes placeholder {index} of the interpretation prompt {times} times; \
          expected once: {text:?}"
     )]
     PlaceholderLost {
-        /// Which placeholder.
+        /// The index of the placeholder.
         index: usize,
-        /// How often it is there.
+        /// How often it occurs.
         times: usize,
         /// The text, with `"_ "` for each placeholder.
         text: String,
     },
-    /// A placeholder in what a chat template wrote that shares a token with the text beside it.
-    #[error("the interpretation prompt: {note}; its pieces: {:?}", pieces.join("|"))]
+    /// A placeholder in a chat template's output that shares a token with the text beside it.
+    #[error("interpretation prompt: {note}; its pieces: {:?}", pieces.join("|"))]
     PlaceholderMerged {
-        /// Which, and how.
+        /// Which placeholder, and how.
         note: String,
-        /// All its pieces, as the vocabulary writes them.
+        /// All pieces of the prompt, as the vocabulary writes them.
         pieces: Vec<String>,
     },
-    /// Messages of an interpretation prompt that cannot be read.
+    /// An unreadable message of an interpretation prompt.
     #[error(
-        "message {index} of the interpretation prompt is {found}; expected {{\"role\": \"user\", \"content\": [\"Explain: \", 0]}}"
+        "message {index} of the interpretation prompt is {found}; expected an object such as \
+         {{\"role\": \"user\", \"content\": [\"Explain: \", 0]}}"
     )]
     PromptMessage {
         /// Its index in the list.
         index: usize,
-        /// What it is.
+        /// The JSON found there.
         found: String,
     },
-    /// A prompt without text.
-    #[error("prompt {index} is empty: there is nothing to interpret")]
+    /// An empty prompt.
+    #[error("prompt {index} is empty; give it some text")]
     EmptyPrompt {
-        /// Which prompt.
+        /// The index of the prompt.
         index: usize,
     },
-    /// A cell that names a prompt that was not given.
-    #[error("a cell names prompt {prompt}, and there are {prompts}")]
+    /// A cell of a prompt that does not exist.
+    #[error("a cell names prompt {prompt}, which is out of range 0..{prompts}")]
     PromptRange {
         /// The prompt's index.
         prompt: usize,
-        /// How many there are.
+        /// The number of prompts.
         prompts: usize,
     },
-    /// A layer that the model does not have.
-    #[error("layer {layer} is out of range: hidden states are numbered 0..={n_layers}")]
+    /// The model has no such layer.
+    #[error("layer {layer} is out of range: hidden_states has layers 0..={n_layers}")]
     LayerRange {
         /// The layer.
         layer: usize,
         /// The model's layers.
         n_layers: usize,
     },
-    /// A token that the prompt does not have.
+    /// The prompt has no such token.
     #[error("token {token} is out of range: the prompt \"{prompt}\" has tokens 0..{tokens}")]
     TokenRange {
         /// The token's index.
@@ -125,7 +124,7 @@ pub enum InterpError {
         /// How many tokens it has.
         tokens: usize,
     },
-    /// A layer that nothing can be injected at.
+    /// No such layer to inject at.
     #[error("inject layer {layer} is out of range: the model has layers 0..{n_layers}")]
     InjectLayer {
         /// The layer.
@@ -139,34 +138,34 @@ pub enum InterpError {
         /// The strength.
         strength: f32,
     },
-    /// A control that does not exist.
+    /// An unknown control.
     #[error(
-        "there is no control \"{name}\"; there are: {}",
+        "unknown control \"{name}\"; expected one of: {}",
         Control::ALL.map(Control::name).join(", ")
     )]
     UnknownControl {
-        /// The name that was given.
+        /// The requested name.
         name: String,
     },
-    /// A control that is asked for twice.
-    #[error("the control \"{control}\" is named twice")]
+    /// A repeated control.
+    #[error("the control \"{control}\" is given twice; give it once")]
     ControlTwice {
         /// The control.
         control: Control,
     },
-    /// Shuffling without another embedding to take.
+    /// A shuffled control without a second embedding.
     #[error(
-        "the control \"shuffled\" needs a second, different embedding to put in the place of the first: \
-         name more cells, or leave it out"
+        "the control \"shuffled\" replaces an embedding with another one, but there is only one: \
+         give more cells, or leave the control out"
     )]
     NothingToShuffle,
-    /// Options that ask for nothing.
+    /// An option that must not be 0.
     #[error("{what} must be at least 1")]
     Zero {
-        /// What is 0.
+        /// The option.
         what: &'static str,
     },
-    /// A file of vectors that cannot be read.
+    /// An unreadable file of vectors.
     #[error("cannot read vectors from {}: {source}", path.display())]
     ReadVectors {
         /// The file.
@@ -182,20 +181,20 @@ pub enum InterpError {
         /// The parser's reason.
         source: safetensors::SafeTensorError,
     },
-    /// A file without the tensor that was asked for.
+    /// A missing tensor.
     #[error("{} has no tensor \"{name}\"; it has: {}", path.display(), found.join(", "))]
     NoTensor {
         /// The file.
         path: PathBuf,
-        /// The tensor.
+        /// The requested tensor.
         name: String,
-        /// The tensors that it has.
+        /// The tensors in the file.
         found: Vec<String>,
     },
-    /// A tensor that holds no vectors of the model.
+    /// A tensor that does not hold vectors of this model.
     #[error(
-        "{}: tensor \"{name}\" is {dtype} {shape:?}, expected F32, F16 or BF16 [..., {width}]; \
-         name the right one with --tensor",
+        "{}: tensor \"{name}\" is {dtype} {shape:?}; expected F32, F16 or BF16 [..., {width}]; \
+         choose another tensor with --tensor",
         path.display()
     )]
     VectorTensor {
@@ -210,8 +209,10 @@ pub enum InterpError {
         /// The width of the residual stream.
         width: usize,
     },
-    /// A vector of another width than the residual stream.
-    #[error("vector {index} has {found} values, and the residual stream has {width}")]
+    /// A vector with the wrong width.
+    #[error(
+        "vector {index} has {found} values; expected {width}, the width of the residual stream"
+    )]
     VectorWidth {
         /// Which vector.
         index: usize,
@@ -220,22 +221,22 @@ pub enum InterpError {
         /// The width of the residual stream.
         width: usize,
     },
-    /// A vector with a value that is NaN or infinite.
-    #[error("vector {index} ({name}) holds {value} at {at}: not a finite number")]
+    /// A vector with a NaN or infinite value.
+    #[error("vector {index} ({name}) has {value} at index {at}; expected finite numbers")]
     VectorNotFinite {
         /// Which vector.
         index: usize,
         /// Where it comes from.
         name: String,
-        /// Which of its values.
+        /// The index of the value.
         at: usize,
         /// The value.
         value: f32,
     },
-    /// A reader whose residual stream is not as wide as the embeddings.
+    /// A reader with another width than the embeddings.
     #[error(
-        "the embeddings have {subject} values, and the reader's residual stream has {reader}: \
-         the two models have to be equally wide (d_model), or need a map between them (--map)"
+        "the embeddings have {subject} values, but the reader's residual stream has {reader}: \
+         the two models need the same d_model, or a map from one to the other (--map)"
     )]
     ReaderWidth {
         /// The width of the embeddings.
@@ -243,29 +244,27 @@ pub enum InterpError {
         /// The reader's.
         reader: usize,
     },
-    /// A token that was to be the placeholder, and is not in the interpretation prompt.
-    #[error(
-        "the interpretation prompt has no \"{marker}\", and no other placeholder that it could be: {text:?}"
-    )]
+    /// A placeholder token that the interpretation prompt lacks.
+    #[error("the interpretation prompt has neither \"{marker}\" nor another placeholder: {text:?}")]
     MarkerMissing {
         /// The token's text.
         marker: String,
         /// The prompt's text.
         text: String,
     },
-    /// A placeholder of the vocabulary that is not one token where it stands.
+    /// A placeholder token that is not a single token in the prompt.
     #[error(
-        "the placeholder {marker:?} has to be one token of the reader's vocabulary; in the interpretation prompt it is \
-         {:?}",
+        "the placeholder {marker:?} must be a single token of the reader's vocabulary; in the interpretation prompt \
+         it is {:?}",
         pieces.join("|")
     )]
     MarkerTokens {
         /// The token's text.
         marker: String,
-        /// What the tokenizer makes of it, as the vocabulary writes it.
+        /// The tokens it becomes, as the vocabulary writes them.
         pieces: Vec<String>,
     },
-    /// A file of a released reader that says something unknown, or that does not fit what lies beside it.
+    /// A file of a released reader with an unknown setting, or one that does not match the files beside it.
     #[error("{}: {problem}", path.display())]
     ReaderFile {
         /// The file.
@@ -273,48 +272,48 @@ pub enum InterpError {
         /// What is wrong.
         problem: String,
     },
-    /// A kind of reader that does not exist.
+    /// An unknown kind of reader.
     #[error(
-        "there is no kind of reader \"{name}\"; there are: {}",
+        "unknown kind of reader \"{name}\"; expected one of: {}",
         crate::ReaderKind::ALL.map(|(name, _)| name).join(", ")
     )]
     ReaderKind {
-        /// The name that was given.
+        /// The requested name.
         name: String,
     },
-    /// A question that a reader needs, or does not take.
+    /// A missing question, or one that the reader does not take.
     #[error(
         "{reader}: {}",
-        if *takes { "give it a question (--question TEXT)" } else { "it takes no question" }
+        if *takes { "give it a question (--question TEXT)" } else { "it takes no question; leave --question out" }
     )]
     ReaderQuestion {
-        /// What it is.
+        /// The reader.
         reader: &'static str,
-        /// Whether it takes one.
+        /// Whether it takes a question.
         takes: bool,
     },
-    /// A question that holds what stands for the vectors.
-    #[error("the question {question:?} holds the placeholder {marker:?}: ask without it")]
+    /// A question that contains the placeholder.
+    #[error("the question {question:?} contains the placeholder {marker:?}; ask without it")]
     QuestionHoldsMarker {
         /// The placeholder.
         marker: String,
         /// The question.
         question: String,
     },
-    /// A layer that a reader has no name for.
+    /// A layer that a reader cannot name.
     #[error(
-        "{reader} cannot read hidden_states[{layer}]: it knows the outputs of layers, which begin at hidden_states[1]"
+        "{reader} cannot read hidden_states[{layer}]: it reads outputs of layers, which start at hidden_states[1]"
     )]
     ReaderLayer {
-        /// What it is.
+        /// The reader.
         reader: &'static str,
         /// The layer.
         layer: usize,
     },
-    /// A reconstructor that is to read embeddings.
-    #[error("a reconstructor reads texts, and no embeddings: selfie score uses it")]
+    /// A reconstructor used as a reader of embeddings.
+    #[error("a reconstructor reads texts, not embeddings; use it with selfie score")]
     ReadsTexts,
-    /// A map's file that cannot be read.
+    /// An unreadable map.
     #[error("cannot read the map {}: {source}", path.display())]
     ReadMap {
         /// The file.
@@ -322,7 +321,7 @@ pub enum InterpError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file of a map that says something unknown, or that lacks something.
+    /// A map with an unknown setting or a missing part.
     #[error("the map {}: {problem}", path.display())]
     MapFile {
         /// The file.
@@ -330,123 +329,121 @@ pub enum InterpError {
         /// What is wrong.
         problem: String,
     },
-    /// A map between other widths than those of the models.
+    /// A map between widths other than those of the models.
     #[error(
-        "the map {map} takes vectors of {from} values and gives {to}; the embeddings have {subject} values, and the \
+        "the map {map} maps {from} values to {to}, but the embeddings have {subject} values and the \
          reader's residual stream has {reader} (d_model)"
     )]
     MapWidth {
         /// The map.
         map: String,
-        /// The width that it takes.
+        /// The width of its inputs.
         from: usize,
-        /// The width that it gives.
+        /// The width of its outputs.
         to: usize,
         /// The width of the embeddings.
         subject: usize,
-        /// The reader's.
+        /// The width of the reader's residual stream.
         reader: usize,
     },
-    /// A map without an entry for some layers.
+    /// A map without an entry for these layers.
     #[error(
-        "the map {map} has nothing from {} to layer {target} of the reader; it has {}",
+        "the map {map} does not lead from {} to layer {target} of the reader; it has {}",
         source_layer.map_or_else(|| "vectors without a layer".to_owned(), |l| format!("hidden_states[{l}]")),
         there.join(", ")
     )]
     MapLayers {
         /// The map.
         map: String,
-        /// The layer that the embeddings come from.
+        /// The layer of the embeddings.
         source_layer: Option<usize>,
-        /// The layer that they are to be written at.
+        /// The layer to inject at.
         target: usize,
-        /// The pairs that it has.
+        /// The pairs of layers in the map.
         there: Vec<String>,
     },
-    /// An interpretation prompt without a placeholder for each token of a cell.
+    /// An interpretation prompt without one placeholder per token of a cell.
     #[error(
-        "a cell is {span} tokens, and the interpretation prompt has {placeholders} placeholders of {rows} tokens: each \
-         token of a cell needs one placeholder of one token"
+        "a cell has {span} tokens, but the interpretation prompt has {placeholders} placeholders of {rows} tokens in \
+         all: each token of a cell needs a placeholder of one token"
     )]
     Span {
-        /// The tokens of a cell.
+        /// The number of tokens in a cell.
         span: usize,
-        /// The placeholders.
+        /// The number of placeholders.
         placeholders: usize,
-        /// The tokens that they take.
+        /// The number of tokens of all placeholders.
         rows: usize,
     },
     /// A cell that would begin before its prompt.
     #[error("a cell of {span} tokens cannot end at token {token} of the prompt \"{prompt}\"")]
     SpanRange {
-        /// The tokens of a cell.
+        /// The number of tokens in a cell.
         span: usize,
         /// Its last token.
         token: usize,
         /// The prompt.
         prompt: String,
     },
-    /// Vectors from elsewhere for cells of several tokens.
-    #[error("a vector from a file stands alone, and cannot be one of a cell's {span} tokens")]
+    /// Given vectors, but cells of several tokens.
+    #[error("vectors from a file are read one by one, not {span} together; leave --span out")]
     VectorSpan {
-        /// The tokens of a cell.
+        /// The number of tokens in a cell.
         span: usize,
     },
-    /// Samples that would all be the same.
+    /// Several samples of greedy decoding.
     #[error(
-        "{samples} samples of a text that is not drawn would all be the same: give a temperature above 0"
+        "{samples} samples of greedy decoding would all be the same; give a temperature above 0"
     )]
     GreedySamples {
-        /// How many.
+        /// The number of samples.
         samples: usize,
     },
-    /// Too little to fit a map with.
-    #[error("a map cannot be fitted: {problem}")]
+    /// Too little data to fit a map.
+    #[error("cannot fit a map: {problem}")]
     Fit {
-        /// Why.
+        /// The reason.
         problem: String,
     },
-    /// A job that the reader was not made for.
-    #[error(
-        "{what}: {found}, and the reader has room for {room}; make it with a larger ReaderSize"
-    )]
+    /// A job that exceeds the reader's size.
+    #[error("{what}: {found}, but the reader has room for {room}; give it a larger ReaderSize")]
     ReaderRoom {
-        /// What there are too many of.
+        /// What exceeds it.
         what: &'static str,
-        /// How many.
+        /// The number found.
         found: usize,
-        /// How many there may be.
+        /// The number there is room for.
         room: usize,
     },
-    /// A text that is no key of a cell.
-    #[error("\"{text}\" is no key of a cell: expected 16 hexadecimal digits, as rows have them")]
+    /// A malformed key.
+    #[error("\"{text}\" is not the key of a cell; expected 16 hexadecimal digits, as in rows")]
     Key {
         /// The text.
         text: String,
     },
-    /// Cells whose activations have overflowed; all others have their rows.
+    /// Cells whose activations overflowed. All other cells have their rows.
     #[error(
-        "{failed} of {rows} rows are missing, as activations have overflowed (the first: {first}); \
-         compute in f32, or write with a smaller strength"
+        "{failed} of {rows} rows are missing because activations overflowed (the first: {first}); \
+         compute in f32, or inject with a smaller strength"
     )]
     NotFinite {
-        /// The first of them.
+        /// The first such cell.
         first: String,
-        /// How many there are.
+        /// The number of missing rows.
         failed: usize,
-        /// How many rows were asked for.
+        /// The number of requested rows.
         rows: usize,
     },
     /// The interpretation prompt itself overflows.
     #[error(
-        "the interpretation prompt overflows the model's activations, with nothing written into it; compute in f32"
+        "the interpretation prompt overflows the model's activations even without an injection; compute in f32"
     )]
     CleanNotFinite,
-    /// An interpretation prompt that is to be forgotten while texts of it are written.
+    /// An interpretation prompt that cannot be removed because jobs use it.
     #[error("the interpretation prompt is in use: cancel its jobs, or wait for them")]
     PromptInUse,
-    /// The reader lost a text: a fault of this crate.
-    #[error("a text was not answered for: this is a bug of selfie-interp, please report it")]
+    /// The reader lost a text: a bug in this crate.
+    #[error("the reader lost a text: this is a bug in selfie-interp, please report it")]
     Unanswered,
     /// The model failed.
     #[error(transparent)]

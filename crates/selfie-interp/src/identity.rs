@@ -1,4 +1,4 @@
-//! What a cell is: the number that its draws and its random control depend on.
+//! The identity of a cell, which seeds its samples and its random control.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{InjectAt, InterpError, InterpretationPrompt, Joining, PromptPart, Vector};
 
-/// The identity of a cell: a hash of what is interpreted (a prompt's text, a layer and a token, or a vector) and of how it
-/// is written into which interpretation prompt.
+/// The identity of a cell: a hash of what is interpreted (a prompt's text, a layer and a token, or a vector) and of how
+/// it is injected into which interpretation prompt.
 ///
-/// With a seed it settles the cell's draws and its random control, so that a cell has the same row whichever others are
-/// asked for. It is printed as 16 hexadecimal digits: the first 8 bytes of a SHA-256.
+/// Together with a seed, it determines the cell's samples and its random control. So a cell's row does not depend on
+/// the other cells. It prints as 16 hexadecimal digits: the first 8 bytes of a SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub u64);
 
@@ -30,12 +30,12 @@ impl Key {
         hash.finish()
     }
 
-    /// The key of `hidden_states[layer]` at a token of a prompt, however it is interpreted.
+    /// The key of `hidden_states[layer]` at a token of a prompt, independent of how it is interpreted.
     pub(crate) fn of_place(prompt: &str, layer: usize, token: usize) -> Self {
         Hash::of_place(prompt, layer, token).finish()
     }
 
-    /// The key of a cell of several tokens, of which this would be the last alone.
+    /// The key of a cell of several tokens, given the key of its last token alone.
     pub fn of_span(self, tokens: usize) -> Self {
         if tokens == 1 {
             return self;
@@ -46,7 +46,7 @@ impl Key {
         hash.finish()
     }
 
-    /// What the draws of sample `index` of the cell depend on; those of the first are the cell's own.
+    /// The key that seeds sample `index` of the cell. Sample 0 uses the cell's own key.
     pub fn of_sample(self, index: usize) -> Self {
         if index == 0 {
             return self;
@@ -57,7 +57,7 @@ impl Key {
         hash.finish()
     }
 
-    /// The key of a vector from elsewhere.
+    /// The key of a given vector.
     pub fn of_vector(
         vector: &Vector,
         inject: &InjectAt,
@@ -99,7 +99,7 @@ impl Serialize for Key {
     }
 }
 
-/// A hash of fields, each with its length, so that no two lists of fields read alike.
+/// A hash of fields, each prefixed with its length, so that different lists of fields cannot collide.
 struct Hash(Sha256);
 
 impl Hash {
@@ -179,7 +179,7 @@ mod tests {
         strength: 1.0,
     };
 
-    /// The bytes of the fields, hashed by Python's hashlib: see the values' comments.
+    /// The bytes of the fields, hashed by Python's hashlib: see the comments on the values.
     #[test]
     fn a_key_is_the_hash_of_its_fields() {
         // sha256(b"".join(f(x) for x in [...])) with f(text) = len as u64 LE + utf-8, f(number) = u64 LE, over
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn malformed_keys_are_refused() {
         for text in ["", "12", "0123456789abcdeg", "+123456789abcdef"] {
             let error = text.parse::<Key>().unwrap_err().to_string();
             assert!(error.contains("16 hexadecimal digits"), "{error}");

@@ -1,7 +1,8 @@
 //! Lets a LLaMA explain its own hidden embeddings (SelfIE, arXiv 2403.10949).
 //!
-//! An embedding of the residual stream is written over the placeholders of an *interpretation prompt* at an early layer,
-//! and the model goes on in words. [`interpret`] does that for any number of (prompt, layer, token) cells:
+//! An embedding of the residual stream is written over the placeholders of an *interpretation prompt* at an early
+//! layer, and the model continues the prompt in words. [`interpret`] does this for any number of (prompt, layer, token)
+//! cells:
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,9 +26,9 @@
 //! # }
 //! ```
 //!
-//! An interpretation is what the model *says*, not what it knows: an early layer may only repeat the token, and a late one
-//! speaks of the next. [`Row::relevancy_score`] tells how much each word owes to the embedding, and a [`Control`] what the
-//! model says without it.
+//! An interpretation is what the model *says*, not what it knows: an early layer may only repeat the token, and a late
+//! one describes the next token. [`Row::relevancy_score`] measures how much each word owes to the embedding, and a
+//! [`Control`] shows what the model says without it.
 #![forbid(unsafe_code)]
 
 mod control;
@@ -67,7 +68,7 @@ pub use sweep::{
 };
 pub use vectors::Vector;
 
-/// The example of README.md is a test.
+/// Tests the example in README.md.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

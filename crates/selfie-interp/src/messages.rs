@@ -1,4 +1,4 @@
-//! Interpretation prompts as messages of a chat, which the reader's template writes out.
+//! Interpretation prompts as chat messages, formatted by the reader's chat template.
 
 use selfie_llama::{ChatEnd, ChatMessage, ChatTemplate};
 use serde_json::Value;
@@ -8,18 +8,18 @@ use crate::{InterpError, InterpretationPrompt, Joining, PromptPart, Result};
 /// A message of an interpretation prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PromptMessage {
-    /// Who says it: `system`, `user` or `assistant`.
+    /// The role of the speaker: `system`, `user` or `assistant`.
     pub role: String,
-    /// What is said.
+    /// The content.
     pub parts: Vec<PromptPart>,
 }
 
-/// The first of the characters that stand for placeholders in what a template gets: a plane for private use.
+/// The first of the characters that stand for placeholders in the template's input, from a private-use plane.
 const MARKS: u32 = 0xF0000;
 
 impl PromptMessage {
-    /// Messages from JSON, where `content` is a text or a list of texts, with a 0 for each placeholder; `None` for a list
-    /// that holds no object, which [`InterpretationPrompt::from_json`] reads.
+    /// Reads messages from JSON. `content` is a text, or a list of texts with a 0 for each placeholder. `None` if no
+    /// item of the list is an object; [`InterpretationPrompt::from_json`] reads such lists.
     pub fn list_from_json(json: &str) -> Result<Option<Vec<Self>>> {
         let list: Vec<Value> =
             serde_json::from_str(json).map_err(|source| InterpError::PromptJson { source })?;
@@ -54,8 +54,8 @@ impl PromptMessage {
 }
 
 impl InterpretationPrompt {
-    /// A prompt of messages, as a chat template writes them. An assistant's message at the end is begun and not closed;
-    /// after any other the assistant's turn begins. Tokenized as [`Joining::PartByPart`], so that nothing merges.
+    /// Formats messages with a chat template. A final assistant message is left open; after any other message, the
+    /// assistant's turn begins. The prompt is tokenized as [`Joining::PartByPart`], so that nothing merges.
     ///
     /// ```
     /// use selfie_interp::{InterpretationPrompt, PromptMessage, PromptPart};
@@ -74,7 +74,7 @@ impl InterpretationPrompt {
     /// ```
     ///
     /// # Errors
-    /// What the template refuses; a placeholder that it leaves out or writes twice, with the text.
+    /// Errors of the template; a placeholder that it drops or writes twice.
     pub fn from_messages(messages: &[PromptMessage], template: &ChatTemplate) -> Result<Self> {
         let mut marks = (MARKS..).filter_map(char::from_u32);
         let mut used = Vec::new();
@@ -111,7 +111,7 @@ impl InterpretationPrompt {
     }
 }
 
-/// The text between marks, and a placeholder for each of them.
+/// Splits text at the marks, and puts a placeholder in place of each mark.
 fn split(text: &str, marks: &[char]) -> Vec<PromptPart> {
     let mut parts = Vec::new();
     let mut rest = text;

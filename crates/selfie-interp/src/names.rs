@@ -1,10 +1,10 @@
-//! Interpretation prompts that have a name.
+//! Named interpretation prompts.
 
 use selfie_llama::{ChatEnd, ChatMessage, ChatTemplate};
 
 use crate::{InterpError, InterpretationPrompt, Joining, PromptMessage, PromptPart, Result};
 
-/// A name, what the user says, and how the assistant's answer begins; a placeholder is [`P`].
+/// A name, the user's message, and the beginning of the assistant's answer; placeholders are [`P`].
 type Named = (
     &'static str,
     &'static [&'static str],
@@ -13,10 +13,10 @@ type Named = (
 
 /// A placeholder.
 const P: &str = "\0";
-/// A message that says nothing but the embedding.
+/// A message that consists of the embedding alone.
 const MESSAGE: &[&str] = &[P; 5];
 
-/// - `summarize`: SelfIE (arXiv 2403.10949, section 3.1); `materials`, `repeat` and `continue` are made like it.
+/// - `summarize`: SelfIE (arXiv 2403.10949, section 3.1); `materials`, `repeat` and `continue` follow its form.
 /// - `meaning`: selfie-adapters (agencyenterprise/selfie-adapters, `selfie_adapters/inference.py`).
 /// - `entity`: the few-shot prompt of Patchscopes (arXiv 2401.06102, section 4.3), as the beginning of an answer.
 const NAMED: [Named; 6] = [
@@ -50,17 +50,17 @@ const NAMED: [Named; 6] = [
 ];
 
 impl InterpretationPrompt {
-    /// The names of [`template`](InterpretationPrompt::template) and [`named`](InterpretationPrompt::named).
+    /// The names that [`template`](InterpretationPrompt::template) and [`named`](InterpretationPrompt::named) accept.
     pub const TEMPLATES: [&str; 6] = [
         NAMED[0].0, NAMED[1].0, NAMED[2].0, NAMED[3].0, NAMED[4].0, NAMED[5].0,
     ];
 
-    /// A prompt by name in LLaMA 2's form (`[INST]`), tokenized as [`Joining::PartByPart`]: for models without a chat
+    /// A named prompt in LLaMA 2's format (`[INST]`), tokenized as [`Joining::PartByPart`], for models without a chat
     /// template.
     pub fn template(name: &str) -> Result<Self> {
         let (_, asks, answers) = find(name)?;
         let mut parts = vec![PromptPart::Text("[INST]".to_owned())];
-        // A placeholder brings the space behind it.
+        // A placeholder brings the space after it.
         let is_text = |part: Option<&&str>| part.is_some_and(|&part| part != P);
         if is_text(asks.first()) {
             push_text(&mut parts, " ");
@@ -78,8 +78,8 @@ impl InterpretationPrompt {
         })
     }
 
-    /// A prompt by name, as the reader's chat template writes it: a message of the user, and the assistant's answer begun.
-    /// Where the template is LLaMA 2's, or there is none, it is [`template`](InterpretationPrompt::template).
+    /// A named prompt, formatted by the reader's chat template: a user message, and the beginning of the assistant's
+    /// answer. If the template is LLaMA 2's, or there is none, this is [`template`](InterpretationPrompt::template).
     pub fn named(name: &str, template: Option<&ChatTemplate>) -> Result<Self> {
         let (_, asks, answers) = find(name)?;
         match template {
@@ -107,7 +107,7 @@ fn find(name: &str) -> Result<Named> {
     })
 }
 
-/// Whether a template writes messages of the user between `[INST]` and `[/INST]` alone, as LLaMA 2's does.
+/// Whether a template only puts `[INST]` and `[/INST]` around user messages, as LLaMA 2's does.
 fn has_inst_form(template: &ChatTemplate) -> Result<bool> {
     let text = template.render(&[ChatMessage::new("user", "x")], ChatEnd::Reply)?;
     let text = text.strip_prefix(template.bos()).unwrap_or(&text);
@@ -125,7 +125,7 @@ fn push_all(parts: &mut Vec<PromptPart>, texts: &[&str]) {
     }
 }
 
-/// Adds to the text at the end, if there is one.
+/// Appends to the last text, or adds one.
 fn push_text(parts: &mut Vec<PromptPart>, more: &str) {
     if let Some(PromptPart::Text(text)) = parts.last_mut() {
         text.push_str(more);

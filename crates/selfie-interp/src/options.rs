@@ -1,4 +1,4 @@
-//! How to interpret, and what is wrong with it.
+//! Interpretation options, and their checks.
 
 use selfie_kernels::InjectMode;
 use selfie_llama::{Bos, Decoding, LlamaConfig, Sampling, Tokenizer};
@@ -7,62 +7,62 @@ use crate::{
     Control, Cut, InterpError, InterpretationPrompt, LocatedPrompt, Map, Result, RowFields,
 };
 
-/// Where and how an embedding is written into the interpretation prompt.
+/// Where and how an embedding is injected into the interpretation prompt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InjectAt {
-    /// The layer at whose input it is written, in 0..n_layers.
+    /// The layer at whose input the embedding is written, in 0..n_layers.
     pub layer: usize,
-    /// How it is combined with the row that is there.
+    /// How the embedding is combined with the row that is there.
     pub mode: InjectMode,
-    /// The factor of `mode`.
+    /// The strength in `mode`.
     pub strength: f32,
 }
 
 /// How to interpret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The prompt that the embeddings are written into.
+    /// The interpretation prompt.
     pub prompt: InterpretationPrompt,
-    /// Whether that prompt begins with bos; one that a chat template has written begins as it says.
+    /// Whether that prompt begins with bos. A prompt from a chat template begins as the template says.
     pub bos: Bos,
-    /// The same for the prompts that embeddings come from, where it is not the same: [`Bos::Given`] for what a chat template
-    /// has written.
+    /// The same for the prompts that embeddings come from, if it differs: [`Bos::Given`] for prompts from a chat
+    /// template.
     pub prompts_bos: Option<Bos>,
-    /// Each cell is interpreted once for each of these.
+    /// Each cell is interpreted once per injection.
     pub injections: Vec<InjectAt>,
-    /// Most tokens of an interpretation.
+    /// The maximum number of tokens of an interpretation.
     pub max_new_tokens: usize,
     /// Ids that end an interpretation.
     pub eos: Vec<u32>,
     /// `None` is greedy.
     pub sampling: Option<Sampling>,
-    /// Whether to work out the relevancy of each generated token.
+    /// Whether to compute the relevancy of each generated token.
     pub relevancy: bool,
-    /// Interpretations that are decoded together; `None` chooses by memory.
+    /// How many interpretations to decode together; `None` chooses by memory.
     pub batch_size: Option<usize>,
-    /// What embeddings go through before they are written. It is no part of a cell's [`Key`](crate::Key): rows with and
-    /// without it can be laid side by side.
+    /// The map to apply to embeddings before injecting them. It is not part of a cell's [`Key`](crate::Key), so that
+    /// rows with and without it can be compared.
     pub map: Option<Map>,
-    /// How many tokens a cell stands for: its own and those before it, each for one placeholder of the prompt. With 1 a
-    /// cell's one embedding is written over all placeholders.
+    /// How many tokens a cell has: its own and those before it, each with its own placeholder in the prompt. With 1, a
+    /// cell's single embedding is written at all placeholders.
     pub span: usize,
-    /// What is left of a text; `None` is all of it.
+    /// Which part of a text to keep; `None` keeps all of it.
     pub cut: Option<Cut>,
-    /// Texts that are drawn for each row; the row is that of the most frequent answer among them.
+    /// How many texts to sample for each row; the row shows the most frequent answer.
     pub samples: usize,
-    /// What rows call the model that the embeddings come from.
+    /// The name, in rows, of the model that the embeddings come from.
     pub model_name: String,
-    /// What rows call the model that reads them; `None` where it is the same.
+    /// The name, in rows, of the reader; `None` if it is the same model.
     pub reader_name: Option<String>,
-    /// What each cell is held against; each that has a vector costs about as much as the cells themselves.
+    /// The controls for each cell. Each control that injects a vector costs about as much as the cells themselves.
     pub controls: Vec<Control>,
-    /// With a cell's [`Key`](crate::Key), settles the vector of [`Control::Random`] and the partner of
+    /// Chooses, with a cell's [`Key`](crate::Key), the vector of [`Control::Random`] and the partner of
     /// [`Control::Shuffled`].
     pub control_seed: u64,
 }
 
 impl Options {
-    /// The defaults of SelfIE for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy, no
+    /// SelfIE's defaults for a model: the `summarize` template, replace at layer 1, 30 greedy tokens, relevancy, no
     /// controls.
     pub fn new(config: &LlamaConfig) -> Result<Self> {
         Ok(Self {
@@ -90,7 +90,7 @@ impl Options {
         })
     }
 
-    /// Which fields rows have.
+    /// The fields that rows have.
     pub fn row_fields(&self) -> RowFields {
         RowFields {
             samples: self.samples > 1,
@@ -98,7 +98,7 @@ impl Options {
         }
     }
 
-    /// The prompt in the reader's ids, after a check of all options.
+    /// Checks all options, and returns the prompt in the reader's ids.
     pub(crate) fn locate(
         &self,
         reader: &LlamaConfig,
@@ -174,7 +174,7 @@ impl Options {
         }
     }
 
-    /// Whether texts are scored against the interpretation prompt as it is.
+    /// Whether texts are also scored on the interpretation prompt without an injection.
     pub(crate) fn scores_clean(&self) -> bool {
         self.relevancy || self.controls.contains(&Control::None)
     }
@@ -183,7 +183,7 @@ impl Options {
         self.controls.contains(&Control::Shuffled)
     }
 
-    /// The texts of a sweep over so many cells, those of controls included.
+    /// The number of texts in a sweep over `cells` cells, controls included.
     pub(crate) fn texts(&self, cells: usize) -> usize {
         let clean = usize::from(self.controls.contains(&Control::None));
         cells * self.injections.len() * (self.samples + self.controls.len() - clean) + clean

@@ -7,7 +7,7 @@ use selfie_llama::{Bos, Tokenizer};
 
 use crate::{InterpError, Result};
 
-/// What stands for a placeholder in the text that is tokenized, as in the Python package of SelfIE.
+/// The text of a placeholder for the tokenizer, as in the Python package of SelfIE.
 const PLACEHOLDER: &str = "_ ";
 
 /// A part of an interpretation prompt.
@@ -15,19 +15,19 @@ const PLACEHOLDER: &str = "_ ";
 pub enum PromptPart {
     /// Literal text.
     Text(String),
-    /// A place that the embedding is written to.
+    /// A place for the embedding.
     Placeholder,
-    /// A token of the vocabulary that the embedding is written over: text that has to be one token where it stands.
+    /// A token of the vocabulary to overwrite. The text must become exactly one token in the prompt.
     Marker(String),
 }
 
-/// How the parts of an interpretation prompt become ids.
+/// How the parts of an interpretation prompt are tokenized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Joining {
-    /// As one text with `"_ "` for each placeholder, as the Python package of SelfIE does. What follows a placeholder
-    /// can merge with it, so that rows cover text beside it: [`PlaceholderRows::note`] tells.
+    /// As one text with `"_ "` for each placeholder, as the Python package of SelfIE does. Text after a placeholder can
+    /// merge with it, so that the overwritten rows cover other text: see [`PlaceholderRows::note`].
     OneText,
-    /// Each text and each run of placeholders by itself, so that nothing merges.
+    /// Each text and each run of placeholders separately, so that nothing merges.
     PartByPart,
 }
 
@@ -36,9 +36,9 @@ pub enum Joining {
 pub struct InterpretationPrompt {
     /// Its parts, in order.
     pub parts: Vec<PromptPart>,
-    /// How they become ids.
+    /// How they are tokenized.
     pub joining: Joining,
-    /// Whether a chat template has written them, with bos if there is to be one: nothing is put before them then.
+    /// Whether a chat template has formatted them. The template also decides about bos, so nothing is put before them.
     pub rendered: bool,
 }
 
@@ -49,30 +49,30 @@ pub struct LocatedPrompt {
     pub text: String,
     /// Its ids, `[m]`.
     pub ids: Vec<u32>,
-    /// The positions that are written over, in order; a placeholder may take several.
+    /// The positions to overwrite, in order; a placeholder may take several.
     pub placeholders: Vec<usize>,
-    /// The same for each placeholder.
+    /// The positions of each placeholder.
     pub rows: Vec<PlaceholderRows>,
 }
 
 /// Where one placeholder of an interpretation prompt is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaceholderRows {
-    /// Its index among the prompt's parts.
+    /// The placeholder's index among the prompt's parts.
     pub part: usize,
-    /// The positions that are written over for it.
+    /// The positions to overwrite for it.
     pub rows: Range<usize>,
-    /// What is there, as the vocabulary writes it.
+    /// The tokens at these positions, as the vocabulary writes them.
     pub pieces: Vec<String>,
-    /// The position of its own `"_"`. In one text this can be a row of the placeholder before it; there is none when
+    /// The position of its `"_"`. With [`Joining::OneText`], this can be a row of the placeholder before it; `None` if
     /// the tokenizer dropped it.
     pub own: Option<usize>,
-    /// What is wrong with its rows: that they cover text beside it, or that its `"_"` is not written over.
+    /// What is wrong with its rows: they cover other text, or they miss its `"_"`.
     pub note: Option<String>,
 }
 
 impl InterpretationPrompt {
-    /// A prompt of these parts, which are tokenized as [`Joining::OneText`].
+    /// A prompt of these parts, tokenized as [`Joining::OneText`].
     pub fn new(parts: Vec<PromptPart>) -> Self {
         Self {
             parts,
@@ -81,7 +81,8 @@ impl InterpretationPrompt {
         }
     }
 
-    /// A prompt from JSON, tokenized as [`Joining::OneText`]: a list of strings, and a 0 for each placeholder.
+    /// Reads a prompt from a JSON list of strings, with a 0 for each placeholder. It is tokenized as
+    /// [`Joining::OneText`].
     ///
     /// ```
     /// use selfie_interp::{InterpretationPrompt, PromptPart};
@@ -105,13 +106,13 @@ impl InterpretationPrompt {
         Ok(Self::new(parts.collect::<Result<_>>()?))
     }
 
-    /// The prompt's ids and the positions of its placeholders, beginning as the tokenizer's files say.
+    /// The prompt's ids and the positions of its placeholders. Bos follows the tokenizer's files.
     pub fn locate(&self, tokenizer: &Tokenizer) -> Result<LocatedPrompt> {
         self.locate_as(tokenizer, Bos::Auto)
     }
 
-    /// [`locate`](Self::locate) with or without bos. A prompt that a chat template has written begins as it says; there, a
-    /// placeholder that is not written over, or that covers text beside it, is an error.
+    /// [`locate`](Self::locate) with or without bos. A prompt from a chat template begins as the template says; in such
+    /// a prompt, a placeholder whose rows are wrong is an error.
     pub fn locate_as(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
         let is_marker = |part: &PromptPart| matches!(part, PromptPart::Marker(_));
         let has_markers = self.parts.iter().any(is_marker);
@@ -135,11 +136,11 @@ impl InterpretationPrompt {
         Ok(located)
     }
 
-    /// The prompt with a token of the vocabulary as its placeholder: each `marker` in its text is one, and stands in the
-    /// place of the placeholders that it has. The whole is tokenized as one text.
+    /// Uses a token of the vocabulary as the placeholder: each `marker` in the prompt's text becomes one, and so
+    /// does each placeholder. The whole is tokenized as one text.
     ///
     /// # Errors
-    /// [`MarkerMissing`](InterpError::MarkerMissing) where there is neither.
+    /// [`MarkerMissing`](InterpError::MarkerMissing) if the prompt has neither.
     pub fn with_marker(&self, marker: &str) -> Result<Self> {
         let marked = || PromptPart::Marker(marker.to_owned());
         let mut parts: Vec<PromptPart> = Vec::new();
@@ -174,7 +175,7 @@ impl InterpretationPrompt {
         })
     }
 
-    /// Each marker is the one token that its text has become.
+    /// Each marker is the single token that its text becomes.
     fn locate_markers(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
         let text: String = self.parts.iter().map(PromptPart::text).collect();
         let spans = tokenizer.encode_spans(&text)?;
@@ -187,7 +188,7 @@ impl InterpretationPrompt {
             if matches!(content, PromptPart::Text(_)) {
                 continue;
             }
-            // Some tokenizers leave the space before a word out of its span.
+            // Some tokenizers exclude the space before a word from its span.
             let touches =
                 |(_, span): &(u32, Range<usize>)| span.start < bytes.end && span.end > bytes.start;
             let mut touching = (0..spans.len()).filter(|&at| touches(&spans[at]));
@@ -246,7 +247,7 @@ impl InterpretationPrompt {
             }
         }
         let ids = tokenizer.encode_as(&text, bos)?;
-        // Tokens of the text that follows may swallow the end of the last placeholder.
+        // Tokens of the following text may swallow the end of the last placeholder.
         let mut rows = places.iter().flat_map(|place| place.rows.clone());
         if let Some(position) = rows.find(|&row| row >= ids.len()) {
             return Err(InterpError::PlaceholderOutside {
@@ -260,7 +261,7 @@ impl InterpretationPrompt {
         Ok(located(tokenizer, text, ids, begin, &spans, places))
     }
 
-    /// A token of a run of placeholders is a row of the one that it ends in.
+    /// In a run of placeholders, a token is a row of the placeholder in which it ends.
     fn locate_between_parts(&self, tokenizer: &Tokenizer, bos: Bos) -> Result<LocatedPrompt> {
         let mut ids = tokenizer.begin(bos)?;
         let begin = ids.len();
@@ -307,7 +308,7 @@ impl InterpretationPrompt {
 }
 
 impl PromptPart {
-    /// A string, or a 0 for a placeholder.
+    /// Reads a string, or a 0 for a placeholder.
     pub(crate) fn read(value: &serde_json::Value) -> Option<Self> {
         if value.as_u64() == Some(0) {
             return Some(Self::Placeholder);
@@ -315,7 +316,7 @@ impl PromptPart {
         value.as_str().map(|text| Self::Text(text.to_owned()))
     }
 
-    /// What stands for it in the text that is tokenized.
+    /// The part's text for the tokenizer.
     pub(crate) fn text(&self) -> &str {
         match self {
             PromptPart::Text(text) | PromptPart::Marker(text) => text,
@@ -324,7 +325,7 @@ impl PromptPart {
     }
 }
 
-/// JSON, as [`InterpretationPrompt::from_json`] reads it.
+/// Reads JSON, like [`InterpretationPrompt::from_json`].
 impl FromStr for InterpretationPrompt {
     type Err = InterpError;
 
@@ -345,15 +346,15 @@ impl LocatedPrompt {
     }
 }
 
-/// A placeholder, where its `"_ "` begins in the text, and its rows.
+/// A placeholder, the start of its `"_ "` in the text, and its rows.
 struct Place {
     part: usize,
     byte: usize,
     rows: Range<usize>,
 }
 
-/// The ids of some placeholders that follow each other, with their bytes: each has one at least, also where a tokenizer
-/// has a token for several.
+/// The ids of some consecutive placeholders, with their bytes. Each placeholder has at least one id, even if the
+/// tokenizer has a token for several.
 fn placeholder_run(tokenizer: &Tokenizer, count: usize) -> Result<Vec<(u32, Range<usize>)>> {
     let together = tokenizer.encode_continuation(&PLACEHOLDER.repeat(count))?;
     let ends: Vec<usize> = (0..=count)
@@ -372,12 +373,12 @@ fn placeholder_run(tokenizer: &Tokenizer, count: usize) -> Result<Vec<(u32, Rang
     Ok((0..count).flat_map(at).collect())
 }
 
-/// How many of the tokens end by a byte of their text.
+/// How many of the tokens end at or before a byte of their text.
 fn ending_by(tokens: &[(u32, Range<usize>)], byte: usize) -> usize {
     tokens.partition_point(|(_, span)| span.end <= byte)
 }
 
-/// Puts together what is known of a prompt whose ids from `begin` on stand for `spans` of the text.
+/// Builds the located prompt, whose ids from `begin` on cover `spans` of the text.
 fn located(
     tokenizer: &Tokenizer,
     text: String,
@@ -411,12 +412,12 @@ fn located(
         let note = if let Some(row) = own_rows.clone().find(|&row| covers_text(row)) {
             let piece = piece(row);
             Some(format!(
-                "placeholder {part} is written over \"{piece}\", which holds text beside it"
+                "placeholder {part} overwrites \"{piece}\", which also holds text beside the placeholder"
             ))
         } else if written.is_none() {
             let piece = own.map(piece).unwrap_or_default();
             Some(format!(
-                "placeholder {part} is in \"{piece}\", which is not written over"
+                "placeholder {part} is in \"{piece}\", which is not overwritten"
             ))
         } else {
             None

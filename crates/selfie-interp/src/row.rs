@@ -6,68 +6,68 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{Control, Controlled, Key};
 
-/// The interpretation of one embedding. Its fields are those of the Python package of SelfIE, then ours; serialized, each
-/// control adds two, named after it: `none_interpretation` and `none_evidence`.
+/// The interpretation of one embedding. The first fields are those of the Python package of SelfIE. When serialized,
+/// each control adds two fields, named after it: `none_interpretation` and `none_evidence`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
-    /// The prompt that the embedding comes from, or the name of the tensor that it was read from.
+    /// The prompt of the embedding, or the name of its tensor.
     pub prompt: String,
     /// What the model says, without special tokens.
     pub interpretation: String,
-    /// The embedding is `hidden_states[layer]`; `None` for a vector from elsewhere.
+    /// The embedding is `hidden_states[layer]`; `None` for a given vector.
     pub layer: Option<usize>,
     /// The embedding's position in the prompt, or its index in the tensor.
     pub token: usize,
-    /// The text of the prompt's token; `None` for a vector from elsewhere.
+    /// The text of the token; `None` for a given vector.
     pub token_decoded: Option<String>,
-    /// For each generated token, how much the injection changed its probability: `|p_with - p_without|`.
-    /// Empty when it was not asked for.
+    /// For each generated token, how much the injection changed its probability: `|p_with - p_without|`. Empty unless
+    /// asked for.
     pub relevancy_score: Vec<f32>,
     /// The generated ids; the last one may be the one that ended the text.
     pub new_ids: Vec<u32>,
     /// The text that each generated id adds, special tokens included.
     pub pieces: Vec<String>,
-    /// The layer at whose input the embedding was written.
+    /// The layer at whose input the embedding was injected.
     pub inject_layer: usize,
-    /// How it was written.
+    /// How it was injected.
     #[serde(serialize_with = "mode_name")]
     pub mode: InjectMode,
-    /// The factor of `mode`.
+    /// The strength in `mode`.
     pub strength: f32,
-    /// The name of the model that the embedding comes from, as the caller gave it.
+    /// The caller's name for the model that the embedding comes from.
     pub model: String,
-    /// The index of the prompt among those that were given; `None` for a vector from elsewhere.
+    /// The index of the prompt among the given ones; `None` for a given vector.
     pub prompt_index: Option<usize>,
-    /// What the cell is: the same whichever other cells are asked for.
+    /// The identity of the cell, which does not depend on the other cells.
     pub key: Key,
-    /// The name of the model that reads it, where it is another one.
+    /// The name of the reader, if it is another model.
     pub reader: Option<String>,
-    /// The map that the embedding went through, by its name.
+    /// The name of the map that was applied to the embedding.
     pub map: Option<String>,
-    /// For each generated token, its log-probability under the injection, by the logits as they are.
+    /// The log-probability of each generated token under the injection, from the unmodified logits.
     pub logprobs: Vec<f32>,
-    /// What came of drawing several texts; its fields are there only if several were drawn.
+    /// The samples; these fields exist only if there were several.
     #[serde(flatten)]
     pub samples: Option<Samples>,
-    /// The controls that were asked for, in that order.
+    /// The controls, in the requested order.
     #[serde(flatten, serialize_with = "control_fields")]
     pub controls: Vec<Controlled>,
 }
 
-/// Several texts of one embedding. The row's own fields are those of the first text that gives the most frequent answer.
+/// Several texts for one embedding. The row's own fields are those of the first text with the most frequent answer.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Samples {
-    /// What each says.
+    /// The interpretation in each sample.
     pub samples: Vec<String>,
-    /// The share of the samples that give the most frequent answer, up to case, white space, and punctuation at the ends.
+    /// The share of the samples with the most frequent answer, ignoring case, white space, and punctuation at the ends.
     pub agreement: f32,
     /// The mean log-probability of the row's tokens, in nats.
     pub mean_logprob: f32,
 }
 
 impl Samples {
-    /// Chooses among texts: the index of the first of the most frequent answer (of the earliest, of several), and its
-    /// share.
+    /// Chooses among texts. Returns the index of the first text with the most frequent answer (the earliest of equally
+    /// frequent ones), and the answer's share.
     pub(crate) fn choose(texts: &[String]) -> (usize, f32) {
         let answers: Vec<String> = texts.iter().map(|text| answer(text)).collect();
         let votes = |answer: &String| answers.iter().filter(|other| *other == answer).count();
@@ -80,19 +80,19 @@ impl Samples {
     }
 }
 
-/// An answer without case, the amount of white space, and punctuation at its ends.
+/// Normalizes an answer: ignores case, the amount of white space, and punctuation at the ends.
 fn answer(text: &str) -> String {
     let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
     let is_letter = |c: char| c.is_alphanumeric();
     words.join(" ").trim_matches(|c| !is_letter(c)).to_owned()
 }
 
-/// Which fields the rows of a run have beside those that all have: what a table's columns are chosen by.
+/// Which optional fields the rows of a run have; these choose the columns of tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowFields {
-    /// Whether several texts are drawn: `samples`, `agreement` and `mean_logprob`.
+    /// Whether rows have `samples`, `agreement` and `mean_logprob`.
     pub samples: bool,
-    /// The controls, in their order.
+    /// The controls, in order.
     pub controls: Vec<Control>,
 }
 

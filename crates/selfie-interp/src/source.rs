@@ -1,4 +1,4 @@
-//! What a sweep interprets: items with vectors, each the source of some rows.
+//! What a sweep interprets: items with vectors, each of which gives some rows.
 
 use std::ops::Range;
 
@@ -15,14 +15,14 @@ pub(crate) struct Origin {
     pub(crate) token_decoded: Option<String>,
 }
 
-/// What a sweep interprets, an item each for its rows.
+/// The items of a sweep. Each item gives one row per injection.
 pub(crate) trait Source<B: Backend> {
     fn len(&self) -> usize;
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key;
     fn origin(&self, item: usize) -> Result<Origin>;
-    /// The layer of an item's vectors; `None` for vectors from elsewhere.
+    /// The layer of an item's vectors; `None` for given vectors.
     fn layer(&self, item: usize) -> Option<usize>;
-    /// The vectors of some items, as many for each as a cell has tokens; then those of the items that they are shuffled
-    /// with, if they are.
+    /// The vectors of some items, one per token of a cell; then those of their shuffled partners, if the sweep
+    /// shuffles.
     fn vectors(&self, items: Range<usize>) -> Result<Embeddings<B>>;
 }

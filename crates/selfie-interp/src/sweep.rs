@@ -1,4 +1,4 @@
-//! Interpreting many embeddings: cells of prompts, or vectors from elsewhere.
+//! Interprets many embeddings: cells of prompts, or given vectors.
 
 use std::ops::{ControlFlow, Range};
 
@@ -20,23 +20,25 @@ pub struct Cell {
     pub prompt: usize,
     /// The layer, in 0..=n_layers.
     pub layer: usize,
-    /// The token of the prompt, counted from 0 with bos.
+    /// The token of the prompt, counted from 0, bos included.
     pub token: usize,
 }
 
-/// Who receives the rows of a sweep. A closure from [`Row`] to [`ControlFlow`] is one.
+/// Receives the rows of a sweep. A closure from [`Row`] to [`ControlFlow`] is a sink.
 pub trait Sink {
-    /// A row, in the order of the cells (and for each cell of the injections). `Break` ends the sweep.
+    /// Takes a row. Rows come in the order of the cells, and for each cell in that of the injections. `Break` ends the
+    /// sweep.
     fn row(&mut self, row: Row) -> ControlFlow<()>;
 
-    /// How many of at most `total` tokens are generated; called after each step. `Break` ends the sweep, after the
-    /// rows that are finished have been delivered.
+    /// Reports that `done` of at most `total` tokens are generated; called after each step. `Break` ends the sweep
+    /// after delivering the finished rows.
     fn progress(&mut self, _done: usize, _total: usize) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    /// A cell has no row: its activations have overflowed. The others go on, and the sweep ends with
-    /// [`InterpError::NotFinite`]. `row` is the number of the row: that of the cell times the injections, and the injection.
+    /// Reports a cell without a row, because its activations overflowed. The others go on, and the sweep ends with
+    /// [`InterpError::NotFinite`]. `row` is the number of the missing row: the cell's index times the number of
+    /// injections, plus the injection's index.
     fn failed(&mut self, _row: usize, _cell: &str) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
@@ -48,33 +50,34 @@ impl<F: FnMut(Row) -> ControlFlow<()>> Sink for F {
     }
 }
 
-/// How a sweep ended that did not fail.
+/// How a successful sweep ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use = "a sweep that was stopped has not all rows"]
+#[must_use = "a stopped sweep does not have all rows"]
 pub struct Swept {
-    /// Rows that were delivered.
+    /// The number of delivered rows.
     pub rows: usize,
-    /// Rows among them whose interpretation is empty: the model ended its text at once. If these are many, the
-    /// interpretation prompt ends where the end of the text is likely.
+    /// How many of them are empty because the model ended the text at once. If there are many, the interpretation
+    /// prompt ends where a text is likely to end.
     pub empty: usize,
-    /// Whether the sink has stopped it before the last row.
+    /// Whether the sink stopped the sweep before the last row.
     pub stopped: bool,
-    /// What the reader has run.
+    /// What the reader ran.
     pub stats: ReaderStats,
 }
 
-/// Interprets cells of prompts; `sink` gets a row for each cell and injection.
+/// Interprets cells of prompts. `sink` gets a row for each cell and injection.
 ///
-/// Rows come in the order of the cells, each as soon as it and all before it are done. With a batch of n texts
-/// ([`Options::batch_size`]), n cells decode together, so the first rows come after about `max_new_tokens` passes, and
-/// from then on a few with every pass.
+/// Rows come in the order of the cells, each as soon as it and all earlier ones are done. With a batch of n texts
+/// ([`Options::batch_size`]), n cells decode together. So the first rows come after about `max_new_tokens` passes, and
+/// then a few with every pass.
 ///
-/// Calls from several threads may share a model: each has the rows that it would have alone. They share the device's
-/// threads, so that one call with more cells is faster than several with fewer.
+/// Several threads may share a model: each call gets the rows it would get alone. They share the device's threads, so
+/// one call with many cells is faster than several with few.
 ///
 /// # Errors
-/// What [`check`] finds; a device that fails. Where activations overflow, the cell has no row, all other rows come, and then
-/// the call returns [`InterpError::NotFinite`]. Rows that were done are delivered before any error is returned.
+/// Everything that [`check`] finds, and device failures. If the activations of a cell overflow, its row is missing, all
+/// other rows come, and the call returns [`InterpError::NotFinite`]. Finished rows are delivered before any error is
+/// returned.
 pub fn interpret<B: Backend>(
     model: &Llama<B>,
     tokenizer: &Tokenizer,
@@ -90,11 +93,11 @@ pub fn interpret<B: Backend>(
 }
 
 impl<'a, B: Backend> Sweep<'a, B> {
-    /// [`interpret`] with a reader that has other work too. `prompt` is that of the options, as it is in the reader; the
-    /// model may be another one than the reader's, on the same device.
+    /// [`interpret`] on a reader that also has other work. `prompt` is the options' prompt in the reader. `model` may
+    /// be another model than the reader's, on the same device.
     ///
     /// # Errors
-    /// What [`check`] finds.
+    /// Everything that [`check`] finds.
     pub fn of_cells(
         model: &'a Llama<B>,
         tokenizer: &'a Tokenizer,
@@ -117,9 +120,9 @@ impl<'a, B: Backend> Sweep<'a, B> {
     }
 }
 
-/// [`interpret`] with another model as the reader: the embeddings come from `subject`, and `reader` puts them into words.
-/// The two may be on different devices; their residual streams have to be equally wide, or [`Options::map`] leads from the
-/// one to the other.
+/// [`interpret`] with another model as the reader: the embeddings come from `subject`, and `reader` puts them into
+/// words. The two may be on different devices. They need the same d_model, or a map from one to the other
+/// ([`Options::map`]).
 pub fn interpret_by<S: Backend, R: Backend>(
     subject: (&Llama<S>, &Tokenizer),
     reader: (&Llama<R>, &Tokenizer),
@@ -130,14 +133,14 @@ pub fn interpret_by<S: Backend, R: Backend>(
 ) -> Result<Swept> {
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
     check_map(subject.0.config(), reader.0.config(), cells, options)?;
-    let source = Carried {
+    let source = CrossDeviceCells {
         cells: Cells::new(subject.0, prompts, cells, options)?,
         to: reader.0,
     };
     drive(reader.0, reader.1, Box::new(source), options, sink)
 }
 
-/// Interprets vectors of the residual stream's width; `sink` gets a row for each vector and injection.
+/// Interprets vectors as wide as the residual stream. `sink` gets a row for each vector and injection.
 pub fn interpret_vectors<B: Backend>(
     model: &Llama<B>,
     tokenizer: &Tokenizer,
@@ -155,8 +158,8 @@ pub fn interpret_vectors<B: Backend>(
     drive(model, tokenizer, Box::new(source), options, sink)
 }
 
-/// Finds every error of an [`interpret_vectors`] call that can be found without the weights. Returns the width that the
-/// vectors have to have: the residual stream's, or the one that the map takes.
+/// Finds every error of an [`interpret_vectors`] call that does not need the weights. Returns the width that the
+/// vectors need: that of the residual stream, or that of the map's inputs.
 pub fn check_vectors(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -182,7 +185,7 @@ pub fn check_vectors(
     Ok(width)
 }
 
-/// Finds every error of an [`interpret`] call that can be found without the weights.
+/// Finds every error of an [`interpret`] call that does not need the weights.
 pub fn check(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
@@ -199,7 +202,7 @@ pub fn check(
     )
 }
 
-/// Finds every error of an [`interpret_by`] call that can be found without the weights.
+/// Finds every error of an [`interpret_by`] call that does not need the weights.
 pub fn check_by(
     subject: (&LlamaConfig, &Tokenizer),
     reader: (&LlamaConfig, &Tokenizer),
@@ -217,8 +220,8 @@ pub fn check_by(
     Ok(())
 }
 
-/// Whether the subject's states, through the map if there is one, are as wide as the reader's; and whether the map knows
-/// the layers.
+/// Checks that the subject's states, mapped if there is a map, are as wide as the reader's, and that the map has the
+/// layers.
 fn check_map(
     subject: &LlamaConfig,
     reader: &LlamaConfig,
@@ -299,7 +302,8 @@ impl<'a> Prompts<'a> {
         Ok(())
     }
 
-    /// For each cell the one whose embedding it is shuffled with; one of several tokens ends where as many are before it.
+    /// The cell that each cell is shuffled with. A cell of several tokens needs a partner with as many tokens before
+    /// it.
     fn partners(&self, cells: &[Cell], options: &Options) -> Result<Vec<Cell>> {
         let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
         let partner = |&cell: &Cell| {
@@ -315,14 +319,14 @@ impl<'a> Prompts<'a> {
     }
 }
 
-/// Cells of prompts, by the model that is read.
+/// Cells of prompts, on the subject's device.
 struct Cells<'a, B: Backend> {
     subject: &'a Llama<B>,
     prompts: Prompts<'a>,
     cells: Vec<Cell>,
-    /// The tokens of a cell.
+    /// The number of tokens in a cell.
     span: usize,
-    /// Whose embedding each cell is shuffled with; empty when nothing is shuffled.
+    /// The partner of each cell; empty if the sweep does not shuffle.
     partners: Vec<Cell>,
 }
 
@@ -392,13 +396,13 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
     }
 }
 
-/// Cells whose embeddings are carried to the reader's device.
-struct Carried<'a, S: Backend, R: Backend> {
+/// Cells whose embeddings move to the reader's device.
+struct CrossDeviceCells<'a, S: Backend, R: Backend> {
     cells: Cells<'a, S>,
     to: &'a Llama<R>,
 }
 
-impl<S: Backend, R: Backend> Source<R> for Carried<'_, S, R> {
+impl<S: Backend, R: Backend> Source<R> for CrossDeviceCells<'_, S, R> {
     fn len(&self) -> usize {
         self.cells.len()
     }
@@ -422,7 +426,7 @@ impl<S: Backend, R: Backend> Source<R> for Carried<'_, S, R> {
     }
 }
 
-/// Vectors from elsewhere.
+/// Given vectors.
 struct Vectors<'a, B: Backend> {
     model: &'a Llama<B>,
     vectors: &'a [Vector],

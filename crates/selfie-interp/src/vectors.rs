@@ -1,4 +1,4 @@
-//! Vectors from elsewhere, out of a safetensors file.
+//! Reading vectors from a safetensors file.
 
 use std::path::Path;
 
@@ -10,17 +10,17 @@ use crate::{InterpError, Result};
 /// A vector of the residual stream, `[d_model]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vector {
-    /// What it is called in rows; from a file, the name of its tensor.
+    /// The vector's name in rows; for a file, the name of its tensor.
     pub name: String,
-    /// Its index among those of that name.
+    /// Its index among the vectors with that name.
     pub index: usize,
     /// Its values.
     pub values: Vec<f32>,
 }
 
 impl Vector {
-    /// Reads every vector of a safetensors file, or those of one tensor of it. A tensor `[..., d_model]` of f32, f16 or
-    /// bf16 is a list of vectors; tensors come in the order of their names.
+    /// Reads every vector of a safetensors file, or those of one tensor. A tensor `[..., d_model]` of f32, f16 or bf16
+    /// is a list of vectors; tensors come in the order of their names.
     pub fn read_file(path: &Path, tensor: Option<&str>, d_model: usize) -> Result<Vec<Vector>> {
         let bytes = std::fs::read(path).map_err(|source| InterpError::ReadVectors {
             path: path.to_owned(),
@@ -71,7 +71,7 @@ impl Vector {
         Ok(vectors)
     }
 
-    /// An error unless it has `width` values, all of them finite numbers. `index` is what the message calls it.
+    /// An error unless the vector has `width` values, all of them finite. Messages call the vector `index`.
     pub fn check(&self, index: usize, width: usize) -> Result<()> {
         if self.values.len() != width {
             return Err(InterpError::VectorWidth {
@@ -92,7 +92,7 @@ impl Vector {
     }
 }
 
-/// The values of a tensor in f32, exactly; `None` for a type that is not a float of this crate.
+/// The values of a tensor in f32, exactly; `None` if it is not f32, f16 or bf16.
 pub(crate) fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let dtype = match view.dtype() {
         Dtype::F32 => DType::F32,

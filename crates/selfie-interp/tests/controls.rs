@@ -1,5 +1,5 @@
-//! Controls against the naive way: the same whole passes with nothing, a random vector or another cell's in the
-//! embedding's place.
+//! Controls against a naive implementation: full passes with nothing, a random vector, or another cell's embedding in
+//! place of the embedding.
 
 use std::ops::ControlFlow;
 
@@ -90,7 +90,7 @@ fn compare(model: &Llama<Cpu>, tokenizer: &Tokenizer, options: &Options) {
 }
 
 #[test]
-fn controls_are_what_whole_passes_give() {
+fn controls_equal_full_passes() {
     for name in GOLDEN {
         let (model, tokenizer) = load(name, Some(DType::F32), 2);
         let options = Options {
@@ -233,7 +233,7 @@ fn wrong_controls_are_refused_before_the_weights_are_needed() {
             control: Control::None
         }
     ));
-    // One token in all: there is nothing to shuffle it with.
+    // There is only one token, so nothing to shuffle it with.
     let lone = |text: &str| {
         let options = Options {
             controls: vec![Control::Shuffled],

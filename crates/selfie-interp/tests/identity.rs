@@ -1,4 +1,4 @@
-//! A cell is what it is: its row does not depend on the other cells, on callers beside it, or on cells that fail.
+//! A cell's row does not depend on the other cells, on concurrent callers, or on cells that fail.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc;
@@ -48,7 +48,7 @@ fn all_cells(model: &Llama<Cpu>, tokenizer: &Tokenizer, prompts: &[&str]) -> Vec
 }
 
 #[test]
-fn a_cell_alone_has_the_row_that_it_has_among_all() {
+fn a_cell_alone_has_the_same_row_as_among_all() {
     for prompts in [&PROMPTS[..1], &PROMPTS] {
         let (model, tokenizer) = load("llama3-gqa", None, 2);
         let options = options(&model);
@@ -65,7 +65,7 @@ fn a_cell_alone_has_the_row_that_it_has_among_all() {
 }
 
 #[test]
-fn other_settings_beside_it_change_nothing_either() {
+fn other_injections_beside_it_change_nothing_either() {
     let (model, tokenizer) = load("llama2-mha", None, 2);
     let options = options(&model);
     let cell = Cell {
@@ -92,7 +92,7 @@ fn other_settings_beside_it_change_nothing_either() {
     }
 }
 
-/// Runs `work` in a thread of its own, and fails if it has not ended in time.
+/// Runs `work` in its own thread, and fails if it does not end in time.
 fn within(seconds: u64, work: impl FnOnce() + Send + 'static) {
     let (done, end) = mpsc::channel();
     let worker = std::thread::spawn(move || {
@@ -128,13 +128,13 @@ fn callers_of_one_model_get_what_each_would_get_alone() {
                 }
             });
         }
-        // From the workers of a thread pool, as a caller of rayon would.
+        // From the workers of a thread pool, as a caller of rayon would do.
         let got: Vec<Vec<Row>> = jobs.par_iter().map(|cells| sweep(cells)).collect();
         assert_eq!(got, want);
     });
 }
 
-/// Keeps rows, and the cells that have none.
+/// Keeps rows, and the cells without a row.
 #[derive(Default)]
 struct Kept {
     rows: Vec<Row>,
@@ -167,7 +167,7 @@ fn a_cell_that_overflows_is_named_and_the_others_go_on() {
         ..options(&model)
     };
     let want = collect(&model, &tokenizer, &PROMPTS[..1], &cells, &sound);
-    // 1e20 overflows when it is squared for the norm, 3e38 at once.
+    // 1e20 overflows when squared for the norm, 3e38 at once.
     for strength in [1e20, 3e38] {
         let options = Options {
             injections: vec![at(1.0), at(strength)],
@@ -203,7 +203,7 @@ fn a_cell_that_overflows_is_named_and_the_others_go_on() {
 }
 
 #[test]
-fn another_model_reads_what_the_subject_holds() {
+fn another_model_reads_the_subjects_states() {
     let (subject, words) = load("llama2-mha", None, 2);
     let folder = tempfile::tempdir().unwrap();
     let other = RandomCheckpoint {
@@ -232,7 +232,7 @@ fn another_model_reads_what_the_subject_holds() {
         &mut kept,
     );
     assert_eq!(swept.unwrap().rows, cells.len());
-    // The same vectors, out of the subject's states, read as vectors.
+    // The same vectors, taken from the subject's states and read as vectors.
     let ids = words.encode(PROMPTS[0]).unwrap();
     let trace = Trace::new(&subject, &ids).unwrap();
     let d = subject.config().d_model;
@@ -256,7 +256,7 @@ fn another_model_reads_what_the_subject_holds() {
         assert_eq!(by_cell.model, "subject");
         assert_eq!(by_cell.reader.as_deref(), Some("reader"));
     }
-    // Another width is refused before any weight is needed.
+    // Another width is refused before any weights are needed.
     let narrow = selfie_llama::LlamaConfig {
         d_model: 32,
         ..reader.config().clone()

@@ -1,4 +1,4 @@
-//! Interpretation prompts of messages, as chat templates write them.
+//! Interpretation prompts as messages, formatted by chat templates.
 
 use selfie_interp::{InterpError, InterpretationPrompt, Joining, PromptMessage, PromptPart};
 use selfie_llama::{Bos, ChatTemplate, Tokenizer};
@@ -20,7 +20,7 @@ fn messages(json: &str) -> Vec<PromptMessage> {
     PromptMessage::list_from_json(json).unwrap().unwrap()
 }
 
-/// The text, with `_` for a placeholder.
+/// The text, with `_` for each placeholder.
 fn text(prompt: &InterpretationPrompt) -> String {
     let part = |part: &PromptPart| match part {
         PromptPart::Text(text) => text.clone(),
@@ -31,7 +31,7 @@ fn text(prompt: &InterpretationPrompt) -> String {
 }
 
 #[test]
-fn names_are_messages_of_the_template() {
+fn named_prompts_are_formatted_by_the_template() {
     let named = |name, template: &str| {
         text(&InterpretationPrompt::named(name, Some(&self::template(template))).unwrap())
     };
@@ -41,7 +41,7 @@ fn names_are_messages_of_the_template() {
             "summarize",
             format!("{begins}Sure, I will summarize the message:"),
         ),
-        // The template trims what is said.
+        // The template trims messages.
         (
             "materials",
             format!("{begins}The materials mentioned in the message are:"),
@@ -81,7 +81,7 @@ fn llama_2_and_models_without_a_template_keep_their_form() {
             plain
         );
         assert_eq!(InterpretationPrompt::named(name, None).unwrap(), plain);
-        // One with a default message of the system is not LLaMA 2's.
+        // A template with a default system message is not LLaMA 2's.
         let other = format!("Be good. {llama2}");
         assert!(
             InterpretationPrompt::named(name, Some(&template(&other)))
@@ -137,7 +137,7 @@ fn rows_are_placeholders_alone_after_one_bos() {
 }
 
 #[test]
-fn placeholders_that_a_template_loses_are_refused() {
+fn placeholders_lost_by_a_template_are_refused() {
     let json =
         r#"[{"role":"system","content":["Of ",0]},{"role":"user","content":["Explain: ",0]}]"#;
     let refused = |template: &str| {
@@ -193,7 +193,7 @@ fn placeholders_that_merge_are_refused_with_the_pieces() {
 }
 
 #[test]
-fn lists_that_are_no_messages_are_told_apart() {
+fn lists_without_messages_are_recognized() {
     for json in ["[]", r#"["a",0]"#] {
         assert_eq!(PromptMessage::list_from_json(json).unwrap(), None);
     }

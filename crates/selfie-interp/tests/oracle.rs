@@ -1,5 +1,5 @@
-//! The sweep against a naive one: the whole interpretation prompt for every cell and token, nothing shared, nothing
-//! kept; then two passes over the text, with the injection and without. Ids and relevancy agree to the bit.
+//! The sweep against a naive implementation: the whole interpretation prompt for every cell and token, nothing shared,
+//! nothing cached; then two passes over the text, with and without the injection. Ids and relevancy agree to the bit.
 
 use selfie_demo::RandomCheckpoint;
 use selfie_interp::{Cell, InjectAt, InterpretationPrompt, Key, Options, Row};
@@ -57,7 +57,7 @@ fn compare(
         assert_eq!(row.logprobs.len(), ids.len());
         let relevancies = row.relevancy_score.iter().zip(&relevancy);
         for (got, want) in relevancies.chain(row.logprobs.iter().zip(&logprobs)) {
-            // A sampled token's probability is summed on the host, in f64; all others by the same op as here.
+            // A sampled token's probability is summed on the host in f64; all others by the same op as here.
             let equal = match options.sampling {
                 None => got == want,
                 Some(_) => (got - want).abs() <= 1e-6,
@@ -77,7 +77,7 @@ fn inject_layers_modes_and_strengths() {
         for dtype in [Some(DType::F32), None] {
             let (model, tokenizer) = load(name, dtype, 2);
             let n = model.config().n_layers;
-            // All in one sweep, so that cells of one batch differ in them.
+            // All in one sweep, so that the cells of a batch differ.
             let mut injections: Vec<InjectAt> = [0, 1, n / 2, n - 1].map(at).to_vec();
             injections.extend(InjectMode::ALL.map(|mode| InjectAt {
                 layer: 2,
@@ -207,8 +207,8 @@ fn biases_and_odd_heads() {
     }
 }
 
-/// More tokens to score than rows fit into a pass, so that a text is scored in pieces: the naive way would take minutes,
-/// so the text is scored by two whole passes only.
+/// More tokens to score than fit in a pass, so that a text is scored in pieces. The naive decoding would take minutes,
+/// so only two full passes score the text.
 #[test]
 fn long_texts_are_scored_in_parts() {
     let folder = tempfile::tempdir().unwrap();

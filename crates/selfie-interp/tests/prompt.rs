@@ -1,4 +1,4 @@
-//! Where the placeholders of interpretation prompts are, in tokenizers of several kinds.
+//! Positions of placeholders in interpretation prompts, for several kinds of tokenizers.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn open(files: &[(&str, String)]) -> Tokenizer {
     Tokenizer::open(dir.path()).unwrap()
 }
 
-/// A byte-level BPE of ASCII that has these words as tokens, `Ġ` and `Ċ` for a space and a line break.
+/// A byte-level BPE over ASCII that has these words as tokens, with `Ġ` and `Ċ` for a space and a line break.
 fn byte_level(words: &[&str]) -> Tokenizer {
     let mut vocab = Map::new();
     let mut merges = "#version: 0.2\n".to_owned();
@@ -42,12 +42,12 @@ fn byte_level(words: &[&str]) -> Tokenizer {
     ])
 }
 
-/// The words that SmolLM2's tokenizer has of the prompts here.
+/// Words in SmolLM2's vocabulary that occur in the prompts here.
 fn smol() -> Tokenizer {
     byte_level(&["Repeat", "INST", "Ġword", "word", "ĠSure", "Ġ_", "Ġ["])
 }
 
-/// A tokenizer in the manner of LLaMA 2, with a space before each text and these merges.
+/// A tokenizer like LLaMA 2's, with a space before each text and these merges.
 fn sentencepiece(merges: &[[&str; 2]]) -> Tokenizer {
     let letters = ('!'..='~').chain(['▁', '\n']).map(String::from);
     let tokens = ["<unk>", "<s>", "</s>"]
@@ -86,7 +86,7 @@ fn sentencepiece(merges: &[[&str; 2]]) -> Tokenizer {
     ])
 }
 
-/// LLaMA 2 itself has these tokens.
+/// LLaMA 2 has these tokens.
 fn llama2() -> Tokenizer {
     sentencepiece(&[["▁", "_"], ["▁", "["], ["I", "N"], ["S", "T"], ["IN", "ST"]])
 }
@@ -96,28 +96,28 @@ fn pieces(tokenizer: &Tokenizer, located: &LocatedPrompt) -> Vec<String> {
     located.placeholders.iter().map(piece).collect()
 }
 
-/// What the Python package writes over, with SmolLM2's tokenizer.
+/// What the Python package overwrites, with SmolLM2's tokenizer.
 #[test]
-fn in_one_text_rows_are_those_of_the_package_and_a_note_says_what_is_wrong_with_them() {
+fn as_one_text_rows_match_the_package_and_a_note_names_their_fault() {
     let tokenizer = smol();
     let cases: [(&str, &[&str], &[&str], &str); 4] = [
         (
             r#"["Repeat: ",0,"_x"]"#,
             &["Ġ_"],
             &["Repeat", ":", "Ġ_", "Ġ_", "x"],
-            r#"placeholder 1 is written over "Ġ_", which holds text beside it"#,
+            r#"placeholder 1 overwrites "Ġ_", which also holds text beside the placeholder"#,
         ),
         (
             r#"["Q: ",0,"\nA:"]"#,
             &["Ġ"],
             &["Q", ":", "Ġ_", "Ġ", "Ċ", "A", ":"],
-            r#"placeholder 1 is in "Ġ_", which is not written over"#,
+            r#"placeholder 1 is in "Ġ_", which is not overwritten"#,
         ),
         (
             r#"["word",0,"word"]"#,
             &["_", "Ġword"],
             &["word", "_", "Ġword"],
-            r#"placeholder 1 is written over "Ġword", which holds text beside it"#,
+            r#"placeholder 1 overwrites "Ġword", which also holds text beside the placeholder"#,
         ),
         (
             r#"["[INST]",0,0,"[/INST] Sure:"]"#,
@@ -125,7 +125,7 @@ fn in_one_text_rows_are_those_of_the_package_and_a_note_says_what_is_wrong_with_
             &[
                 "[", "INST", "]", "_", "Ġ_", "Ġ[", "/", "INST", "]", "ĠSure", ":",
             ],
-            r#"placeholder 2 is written over "Ġ[", which holds text beside it"#,
+            r#"placeholder 2 overwrites "Ġ[", which also holds text beside the placeholder"#,
         ),
     ];
     for (json, overwritten, all, note) in cases {
@@ -153,7 +153,7 @@ fn in_one_text_rows_are_those_of_the_package_and_a_note_says_what_is_wrong_with_
 }
 
 #[test]
-fn in_one_text_there_is_no_note_where_the_rows_are_right() {
+fn as_one_text_correct_rows_have_no_note() {
     for (tokenizer, json) in [
         (smol(), r#"["word",0,"!"]"#),
         (
@@ -175,7 +175,7 @@ fn in_one_text_there_is_no_note_where_the_rows_are_right() {
         let own = located.ids[one.rows.start];
         assert_eq!(tokenizer.decode_all(&[own]).unwrap(), "_");
     }
-    // In LLaMA 2 each placeholder's rows begin with the one of the placeholder after it, but the first's.
+    // In LLaMA 2, each placeholder's rows begin with those of the next placeholder, except for the first one's.
     let tokenizer = llama2();
     let prompt = InterpretationPrompt::from_json(r#"["[INST]",0,0,0,"!"]"#).unwrap();
     let located = prompt.locate(&tokenizer).unwrap();
@@ -222,7 +222,7 @@ fn in_a_template_nothing_merges() {
                 assert_eq!(text.trim(), "_", "{name}");
                 assert!(one.rows.contains(&one.own.unwrap()), "{name}");
             }
-            // Before and after them are the texts' own tokens, and only those.
+            // The texts' own tokens are before and after them, and no others.
             let (first, last) = (
                 located.placeholders[0],
                 located.placeholders.last().unwrap() + 1,
@@ -244,7 +244,7 @@ fn in_a_template_nothing_merges() {
 }
 
 #[test]
-fn in_a_template_of_llama_2_only_the_space_after_the_last_placeholder_parts() {
+fn in_llama_2s_template_only_the_space_after_the_last_placeholder_splits() {
     let tokenizer = llama2();
     let located = InterpretationPrompt::template("summarize")
         .unwrap()
@@ -271,7 +271,7 @@ fn in_a_template_of_llama_2_only_the_space_after_the_last_placeholder_parts() {
 }
 
 #[test]
-fn bos_is_as_one_asks() {
+fn bos_follows_the_option() {
     let tokenizer = llama2();
     for prompt in [
         InterpretationPrompt::template("summarize").unwrap(),

@@ -1,4 +1,4 @@
-//! The reader itself: jobs of several prompts and vectors, texts that share what they begin with, callers at once.
+//! The reader itself: jobs with several prompts and vectors, texts with common beginnings, concurrent callers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn decoding(max_new_tokens: usize, sampling: Option<Sampling>) -> Arc<Decoding> 
     })
 }
 
-/// Vectors of the width of the model, each another one.
+/// Vectors as wide as the model, all different.
 fn vectors(model: &Llama<Cpu>, n: usize) -> Embeddings<Cpu> {
     let width = model.config().d_model;
     let value = |i: usize| ((i * 37 + 11) % 101) as f32 / 40.0 - 1.2;
@@ -44,7 +44,7 @@ fn write(position: usize, layer: usize, vector: usize, mode: InjectMode) -> JobW
     }
 }
 
-/// Steps until nothing is left; what came of each job, in the order of the tickets.
+/// Steps until nothing is left; returns each job's outcome, in the order of the tickets.
 fn drain(reader: &mut Reader<Cpu>) -> Vec<(Ticket, Text)> {
     let mut done = vec![];
     while !reader.is_idle() {
@@ -59,7 +59,7 @@ fn drain(reader: &mut Reader<Cpu>) -> Vec<(Ticket, Text)> {
     done
 }
 
-/// The greedy text of a job by whole passes, and its log-probabilities.
+/// The greedy text of a job from full passes, and its log-probabilities.
 fn whole(model: &Llama<Cpu>, ids: &[u32], job: &Job<Cpu>) -> (Vec<u32>, Vec<u32>) {
     let values = job.vectors.to_host(model.backend()).unwrap();
     let width = model.config().d_model;
@@ -102,7 +102,7 @@ fn whole(model: &Llama<Cpu>, ids: &[u32], job: &Job<Cpu>) -> (Vec<u32>, Vec<u32>
 }
 
 #[test]
-fn jobs_of_several_prompts_vectors_and_layers_are_those_of_whole_passes() {
+fn jobs_with_several_prompts_vectors_and_layers_equal_full_passes() {
     for name in selfie_testkit::interp::GOLDEN {
         let (model, tokenizer) = load(name, None, 2);
         let prompts = [
@@ -117,7 +117,7 @@ fn jobs_of_several_prompts_vectors_and_layers_are_those_of_whole_passes() {
             ..ReaderSize::new(&prompts[0], 6)
         };
         let mut reader = Reader::new(&model, &size).unwrap();
-        // No layer is named for the second prompt: its rows are captured when they are needed.
+        // No layer is named for the second prompt: its rows are captured on demand.
         let ids = [
             reader.add_prompt(&prompts[0].ids, &[1, 2]).unwrap(),
             reader.add_prompt(&prompts[1].ids, &[]).unwrap(),
@@ -135,7 +135,7 @@ fn jobs_of_several_prompts_vectors_and_layers_are_those_of_whole_passes() {
         let (a, b) = (&prompts[0].placeholders, &prompts[1].placeholders);
         let jobs = || {
             let mut jobs = vec![
-                // Another vector at each placeholder, and two layers in one job.
+                // A different vector at each placeholder, and two layers in one job.
                 (
                     0,
                     vec![
@@ -186,7 +186,7 @@ fn texts_that_begin_alike_share_their_rows() {
     let (model, tokenizer) = load("llama2-mha", None, 2);
     let prompt = located(&tokenizer, r#"["[INST]",0,0,0,"[/INST] It is about"]"#);
     let vectors = vectors(&model, 40);
-    // Cold samples: many texts begin alike, and part at different places.
+    // At a low temperature, many texts begin alike and diverge at different places.
     let sampling = Some(Sampling {
         temperature: 0.6,
         ..Sampling::default()
@@ -243,7 +243,7 @@ fn texts_that_begin_alike_share_their_rows() {
 }
 
 #[test]
-fn a_job_that_does_not_fit_is_refused_with_its_numbers() {
+fn a_job_that_does_not_fit_is_refused_with_numbers() {
     let (model, tokenizer) = load("llama2-mha", None, 1);
     let prompt = located(&tokenizer, r#"["[INST]",0,"[/INST]"]"#);
     let mut reader = Reader::new(&model, &ReaderSize::new(&prompt, 4)).unwrap();
@@ -307,7 +307,7 @@ fn a_job_that_does_not_fit_is_refused_with_its_numbers() {
 }
 
 #[test]
-fn jobs_that_are_cancelled_and_prompts_that_are_forgotten_leave_nothing_behind() {
+fn cancelled_jobs_and_removed_prompts_leave_nothing() {
     let (model, tokenizer) = load("llama2-mha", None, 2);
     let located =
         [r#"["a", 0, " b"]"#, r#"["The", 0, 0, " c"]"#].map(|json| located(&tokenizer, json));
@@ -335,7 +335,7 @@ fn jobs_that_are_cancelled_and_prompts_that_are_forgotten_leave_nothing_behind()
     };
     let want = [alone(&located[0], 5), alone(&located[1], 5)];
     let mut reader = Reader::new(&model, &size).unwrap();
-    // After each number of steps the cancelled jobs are elsewhere: waiting, decoding, being scored, done.
+    // The cancelled jobs are in different states after each number of steps: waiting, decoding, being scored, done.
     for steps in 0..9 {
         let (at, want) = (&located[steps % 2], &want[steps % 2]);
         let prompt = reader.add_prompt(&at.ids, &[1]).unwrap();
@@ -358,7 +358,7 @@ fn jobs_that_are_cancelled_and_prompts_that_are_forgotten_leave_nothing_behind()
             [(kept, want.clone())],
             "after {steps} steps"
         );
-        // There is room for one prompt only.
+        // There is room for only one prompt.
         assert!(reader.add_prompt(&at.ids, &[1]).is_err());
         reader.remove_prompt(prompt).unwrap();
     }

@@ -1,5 +1,5 @@
-//! Released readers, built here from what is public of their formats, against PyTorch hooks and peft on the same files in
-//! f32: see `readers/reference.py` of the test kit.
+//! Released readers, built from their published formats, against PyTorch hooks and peft on the same files in f32: see
+//! `readers/reference.py` in the test kit.
 
 use selfie_interp::released::Meta;
 use selfie_interp::{
@@ -13,7 +13,7 @@ use selfie_testkit::readers::{Built, reference};
 use serde_json::Value;
 use std::ops::ControlFlow;
 
-/// Rows of one cell: the subject is the model as it is, the reader the same with or without an adapter.
+/// Rows of one cell. The subject is the plain model; the reader is the same model with or without an adapter.
 fn read(built: &Built, reader: &Llama<Cpu>, cell: (usize, usize), options: &Options) -> Vec<Row> {
     let (layer, token) = cell;
     let cells = [Cell {
@@ -40,8 +40,8 @@ fn assert_row(row: &Row, case: &Value, what: &str) {
     assert_close(what, &row.logprobs, &floats(&case["logprobs"]));
 }
 
-/// Whether all neighbouring layers give another text in a case. Where one gives the same, its scores are others, by more than
-/// what agrees.
+/// Whether all neighbouring layers give different results in a case: another text, or the same text with scores that
+/// differ by more than the tolerance.
 fn tells_layers_apart(case: &Value) -> bool {
     let scores = floats(&case["logprobs"]);
     for neighbor in case["neighbor_logprobs"].as_array().unwrap() {
@@ -132,7 +132,7 @@ fn activation_oracles_with_their_lora() {
         let dir = built.write_oracle();
         let oracle = Released::open(&dir, None).unwrap().unwrap();
         assert_eq!(oracle.name(), "Activation Oracle");
-        // Their layers 0, 1 and 2 are hidden_states[1], [2] and [3]; what is at the output of layer 1 is at the input of 2.
+        // Their layers 0, 1 and 2 are hidden_states[1], [2] and [3]; the output of layer 1 is the input of layer 2.
         assert_eq!(oracle.reads(4), [1, 2, 3]);
         assert_eq!(oracle.writes().unwrap().layer, 2);
         let lora = Lora::open(&dir).unwrap();
@@ -271,7 +271,7 @@ fn verbalizers_write_over_the_marker_between_its_neighbours() {
         let drift = configure("av", &|meta| meta.replace(&id, "injection_token_id: 3"))
             .unwrap_err()
             .to_string();
-        assert!(drift.contains("injection_token_id says 3"), "{drift}");
+        assert!(drift.contains("injection_token_id is 3"), "{drift}");
     }
     assert!(apart > 0, "no case tells neighbouring layers apart");
 }
@@ -375,7 +375,7 @@ fn an_affine_map_is_for_its_layers_and_widths() {
     ];
     assert!(both.iter().all(|part| error.contains(part)), "{error}");
 
-    // W x + b by hand, for a vector that is given from elsewhere.
+    // W x + b by hand, for a given vector.
     let values = built.noise(5, d, 2.0);
     let vectors = selfie_interp::Embeddings::from_host(built.model.backend(), &values, d).unwrap();
     let mapped = map
@@ -451,7 +451,7 @@ fn continued(model: &Llama<Cpu>, prompts: &[(&[u32], Option<usize>)]) -> Vec<Vec
 }
 
 #[test]
-fn adapters_are_chosen_per_row_and_leave_the_others_their_bits() {
+fn adapters_apply_per_row_and_leave_other_rows_unchanged() {
     let reference = reference();
     for built in Built::all(&reference) {
         let one = built
@@ -480,7 +480,7 @@ fn adapters_are_chosen_per_row_and_leave_the_others_their_bits() {
                 built.name
             );
         }
-        // Without an adapter it is the model that has none; with the first, the one that has only it.
+        // Without an adapter, the slot runs the plain model; with the first adapter, the model that has only this one.
         assert_eq!(
             continued(&built.model, &[(long, None)])[0],
             together[0],
@@ -518,7 +518,7 @@ fn adapters_are_chosen_per_row_and_leave_the_others_their_bits() {
 }
 
 #[test]
-fn what_an_adapter_asks_for_beyond_low_rank_is_refused_by_name() {
+fn unsupported_adapter_features_are_refused_by_name() {
     let reference = reference();
     let all: Vec<Built> = Built::all(&reference).collect();
     let built = &all[0];
@@ -557,7 +557,7 @@ fn what_an_adapter_asks_for_beyond_low_rank_is_refused_by_name() {
     );
     assert!(open("init_lora_weights", serde_json::json!(true)).is_ok());
 
-    // An adapter of a model of other layers, or of other widths.
+    // An adapter of a model with other layers or other widths.
     let lora = Lora::open(&all[1].write_lora("deep", false)).unwrap();
     let error = built.model.with_lora(&lora).err().unwrap().to_string();
     let names = [lora.name(), "layers.4", "it has 4 layers"];
@@ -588,7 +588,7 @@ fn samples_share_a_prompt_pass_and_keep_their_bits() {
         let many = rows(&of(5, 8));
         let samples = many.samples.clone().unwrap();
         assert_eq!(samples.samples.len(), 5);
-        // Whatever decodes together, and whoever runs the prompt.
+        // Whatever decodes together, and whichever job runs the prompt.
         for batch_size in [1, 2, 5] {
             assert_eq!(
                 rows(&of(5, batch_size)),
@@ -597,7 +597,7 @@ fn samples_share_a_prompt_pass_and_keep_their_bits() {
                 built.name
             );
         }
-        // The first sample is the text that there is without the others.
+        // The first sample is the text that comes without the others.
         assert_eq!(rows(&of(1, 1)).interpretation, samples.samples[0]);
         let distinct: std::collections::HashSet<_> = samples.samples.iter().collect();
         assert!(distinct.len() > 1, "{samples:?}");

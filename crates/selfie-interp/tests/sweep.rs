@@ -1,4 +1,4 @@
-//! Order, cancellation, progress, vectors, and what is refused.
+//! Order, cancellation, progress, vectors, and refusals.
 
 use std::ops::ControlFlow;
 
@@ -39,7 +39,7 @@ fn cells() -> Vec<Cell> {
 fn rows_come_in_the_order_of_the_cells() {
     let (model, tokenizer) = model();
     let whole = collect(&model, &tokenizer, &PROMPT, &cells(), &options(&model));
-    // The first cell's text is the longest, so that the others are finished before it.
+    // The first cell's text is the longest, so the others finish before it.
     let options = Options {
         eos: whole[1..].iter().map(|row| row.new_ids[0]).collect(),
         ..options(&model)
@@ -57,7 +57,7 @@ fn rows_come_in_the_order_of_the_cells() {
     assert_eq!(rows[1], rows[4]);
 }
 
-/// Breaks off after some rows or some progress.
+/// Stops after some rows or some progress.
 struct Stopper {
     rows: Vec<Row>,
     after_rows: usize,
@@ -105,7 +105,7 @@ fn stopped(after_rows: usize, after_tokens: usize) -> (Stopper, Swept) {
 }
 
 #[test]
-fn a_sweep_that_is_stopped_keeps_what_is_finished() {
+fn a_stopped_sweep_keeps_finished_rows() {
     let (whole, swept) = stopped(usize::MAX, usize::MAX);
     assert!(!swept.stopped);
     assert_eq!(whole.rows.len(), 6);
@@ -118,7 +118,7 @@ fn a_sweep_that_is_stopped_keeps_what_is_finished() {
     let (three, swept) = stopped(3, usize::MAX);
     assert_eq!(three.rows, whole.rows[..3]);
     assert!(swept.stopped);
-    // Two slots: after the first two cells' tokens and some of the next ones', two rows are finished.
+    // Two slots: two rows are finished after the tokens of the first two cells and some of the next.
     let (early, swept) = stopped(usize::MAX, 13);
     assert!(swept.stopped);
     assert!(
@@ -131,7 +131,7 @@ fn a_sweep_that_is_stopped_keeps_what_is_finished() {
 }
 
 #[test]
-fn vectors_of_a_file_are_the_cells_that_they_come_from() {
+fn vectors_of_a_file_give_the_rows_of_their_cells() {
     let (model, tokenizer) = model();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.safetensors");
@@ -162,7 +162,7 @@ fn vectors_of_a_file_are_the_cells_that_they_come_from() {
 }
 
 #[test]
-fn many_prompts_are_passed_in_groups() {
+fn many_prompts_run_in_groups() {
     let (model, tokenizer) = model();
     let long = "human and alien are equal ".repeat(30);
     let texts: Vec<String> = (0..9).map(|i| format!("{i} {long}")).collect();
@@ -172,7 +172,7 @@ fn many_prompts_are_passed_in_groups() {
         .sum();
     assert!(tokens > 1024, "{tokens} tokens fit one group");
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    // Backwards, so that groups and cells are not in the same order.
+    // Backwards, so that groups and cells have different orders.
     let cells: Vec<Cell> = (0..texts.len())
         .rev()
         .map(|prompt| Cell {

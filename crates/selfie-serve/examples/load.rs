@@ -1,5 +1,5 @@
-//! The load test: `load SELFIE [SECONDS] [CLIENTS]` starts `SELFIE serve` with the demo checkpoint, and has many clients
-//! ask it at once. Every row that is asked for has to come; the figures are the server's.
+//! A load test: `load SELFIE [SECONDS] [CLIENTS]` starts `SELFIE serve` with the demo checkpoint, and lets many clients
+//! query it at once. Every requested row must arrive. The results are those of the server.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Client, PROMPT, events, rows};
 use serde_json::json;
 
-/// What all clients have counted.
+/// Totals over all clients.
 #[derive(Default)]
 struct Counts {
     requests: AtomicUsize,
@@ -50,7 +50,7 @@ fn main() {
     };
 
     let counts = Counts::default();
-    // What is allocated once is there after a while.
+    // Warm up, so that one-time allocations do not count.
     ask_for(&client, clients, Duration::from_secs(3), &Counts::default());
     let before = resident(&server);
     let began = Instant::now();

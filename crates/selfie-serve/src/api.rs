@@ -1,4 +1,4 @@
-//! What can be asked, and how it is answered.
+//! The paths of the API, and their handlers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,17 +33,17 @@ use crate::problem::Problem;
 use crate::prompts::Prompts;
 use crate::requests::{GenerateBody, InterpretBody, ScoreBody, StatesBody, TokenizeBody};
 
-/// Events that a client may leave unread before its work waits.
+/// Events that a client may leave unread before its work pauses.
 const UNREAD: usize = 512;
-/// Most states of a request, in numbers.
+/// The maximum number of states per request.
 const STATES: usize = 256;
-/// How long a request's body may take to come.
+/// Time limit for a request's body.
 const BODY_SECONDS: u64 = 20;
 
-/// The file that describes all of this.
+/// The API's description.
 pub(crate) const OPENAPI: &str = include_str!("openapi.json");
 
-/// What all requests share.
+/// State shared by all requests.
 pub(crate) struct Shared {
     pub(crate) model: ServedModel,
     pub(crate) engine: Engine,
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) page: Page,
     pub(crate) limits: Limits,
     pub(crate) queue: Arc<Semaphore>,
-    /// The program's command that opens the same model.
+    /// The program's command line that opens the same model.
     pub(crate) command: Vec<String>,
     pub(crate) device: String,
     pub(crate) dtype: String,
@@ -59,7 +59,7 @@ pub(crate) struct Shared {
 
 type App = State<Arc<Shared>>;
 
-/// Each path with its verb, and who answers.
+/// Each path, its method, and its handler.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Shared>>)> {
     vec![
         ("/", "get", get(page)),
@@ -74,7 +74,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Shared>>)> {
     ]
 }
 
-/// The paths and verbs that are answered.
+/// The paths and methods of the API.
 pub fn paths() -> Vec<(&'static str, &'static str)> {
     routes()
         .into_iter()
@@ -98,7 +98,7 @@ pub(crate) fn router(shared: Arc<Shared>, hosts: Hosts) -> Router {
 
 async fn no_such_path(request: Request) -> Problem {
     let message = format!(
-        "there is nothing at {}; /openapi.json lists what there is",
+        "there is nothing at {}; see /openapi.json for all paths",
         request.uri().path()
     );
     Problem::new(StatusCode::NOT_FOUND, message)
@@ -106,14 +106,14 @@ async fn no_such_path(request: Request) -> Problem {
 
 async fn no_such_verb(request: Request) -> Problem {
     let message = format!(
-        "{} does not take {}",
+        "{} does not support {}",
         request.uri().path(),
         request.method()
     );
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-/// Answers are for who asked, and what they are called.
+/// Keeps browsers from guessing content types and from caching or sharing answers.
 async fn no_sniffing(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in [
@@ -130,7 +130,7 @@ async fn no_sniffing(mut response: Response) -> Response {
     response
 }
 
-/// A JSON body, or what is wrong with it.
+/// A JSON body, or a problem.
 struct Body<T>(T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
@@ -143,7 +143,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if !kind.eq_ignore_ascii_case("application/json") {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "the body has to be JSON: send content-type: application/json",
+                "the body must be JSON: send content-type: application/json",
             ));
         }
         let read = Bytes::from_request(request, state);
@@ -154,13 +154,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             Err(_) => {
                 return Err(Problem::new(
                     StatusCode::REQUEST_TIMEOUT,
-                    format!("the body did not come within {BODY_SECONDS} s"),
+                    format!("the body did not arrive within {BODY_SECONDS} s"),
                 ));
             }
         };
         match serde_json::from_slice(&bytes) {
             Ok(body) => Ok(Self(body)),
-            Err(error) => Err(Problem::bad(format!("the body: {error}"))),
+            Err(error) => Err(Problem::bad(format!("cannot read the body: {error}"))),
         }
     }
 }
@@ -219,7 +219,7 @@ async fn settings(State(app): App) -> Json<Value> {
 }
 
 async fn tokenize(State(app): App, Body(body): Body<TokenizeBody>) -> Result<Json<Value>, Problem> {
-    // A long text takes its time: other requests go on meanwhile.
+    // Tokenizing a long text takes time, so other requests go on meanwhile.
     let task = tokio::task::spawn_blocking(move || tokens(&app, body));
     task.await.unwrap_or_else(|error| {
         Err(Problem::new(
@@ -233,11 +233,11 @@ fn tokens(app: &Shared, body: TokenizeBody) -> Result<Json<Value>, Problem> {
     let prompt = match (body.prompt, body.chat) {
         (Some(text), None) => app.model.prompt(text)?,
         (None, Some(messages)) => app.model.chat(&messages)?,
-        _ => return Err(Problem::bad("give prompt, or chat: one of them")),
+        _ => return Err(Problem::bad("give either prompt or chat")),
     };
     let (found, most) = (prompt.ids.len(), app.limits.prompt_tokens);
     if found > most {
-        let message = format!("the prompt has {found} tokens, and this server takes {most}");
+        let message = format!("the prompt has {found} tokens; this server accepts at most {most}");
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }
     let tokens: Vec<Value> = app
@@ -271,7 +271,7 @@ async fn interpret(State(app): App, Body(body): Body<InterpretBody>) -> Result<R
     let cells = body.cells.cells(&prompt, &app.model, most)?;
     if body.rows(cells.len()) > most {
         let message = format!(
-            "{} rows are more than the {most} of a request",
+            "{} rows exceed the limit of {most} per request",
             body.rows(cells.len())
         );
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message));
@@ -301,7 +301,7 @@ async fn generate(State(app): App, Body(body): Body<GenerateBody>) -> Result<Res
     let opened = &app.model.opened;
     let (most, asked) = (app.limits.max_new_tokens, body.max_new_tokens);
     if asked == 0 || asked > most {
-        let message = format!("max_new_tokens is {asked}, and has to be in 1..={most}");
+        let message = format!("max_new_tokens is {asked}; expected 1..={most}");
         return Err(Problem::bad(message));
     }
     opened.config.check_context(prompt.ids.len() + asked)?;
@@ -357,10 +357,7 @@ async fn score(State(app): App, Body(body): Body<ScoreBody>) -> Result<Json<Valu
     let ids: Vec<u32> = continued.into_iter().map(|(id, _)| id).collect();
     let most = app.limits.max_new_tokens;
     if ids.is_empty() || ids.len() > most {
-        let message = format!(
-            "the text has {} tokens, and has to have 1..={most}",
-            ids.len()
-        );
+        let message = format!("the text has {} tokens; expected 1..={most}", ids.len());
         return Err(Problem::bad(message));
     }
     let inject = body.inject.at()?;
@@ -405,7 +402,7 @@ async fn score(State(app): App, Body(body): Body<ScoreBody>) -> Result<Json<Valu
     })))
 }
 
-/// How much likelier a cell makes a text, in nats a token; nothing where the activations overflow.
+/// How much more likely a cell makes a text, in nats per token; `None` if the activations overflow.
 fn evidence(with: &[f32], without: &[f32]) -> Option<f64> {
     let pairs = with.iter().zip(without);
     let sum: f64 = pairs.map(|(&a, &b)| f64::from(a) - f64::from(b)).sum();
@@ -437,12 +434,12 @@ async fn states(State(app): App, Body(body): Body<StatesBody>) -> Result<Json<Va
 }
 
 impl Shared {
-    /// A place in the queue; there are so many.
+    /// Reserves one of the places in the queue.
     fn permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Problem> {
         let permit = Arc::clone(&self.queue).try_acquire_owned();
         permit.map_err(|_| {
             let message = format!(
-                "{} requests are waiting already: try again soon",
+                "{} requests are already waiting; try again soon",
                 self.limits.requests
             );
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
@@ -471,13 +468,13 @@ impl Shared {
         Err(Problem::gone())
     }
 
-    /// Has work done that has one answer.
+    /// Queues work that has a single answer.
     async fn answer<T>(&self, work: impl FnOnce(Reply<T>) -> Work) -> Result<T, Problem> {
         let permit = self.permit()?;
         let (to, answer) = oneshot::channel();
         self.send(work(Reply { to, permit }))?;
         let seconds = self.limits.seconds;
-        // What is late is dropped here, and with it the work.
+        // If the answer is late, the receiver is dropped here, and the work with it.
         match tokio::time::timeout(Duration::from_secs(seconds), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Problem::gone()),
@@ -486,7 +483,7 @@ impl Shared {
     }
 }
 
-/// Events as they come. Dropping the answer, as happens when the client goes, ends the work.
+/// Streams events. The client's departure drops this response, which ends the work.
 fn sse(events: mpsc::Receiver<Event>, made: Events) -> Response {
     let stream = ReceiverStream::new(events).map(move |event| made.event(event));
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));

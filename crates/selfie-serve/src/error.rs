@@ -1,40 +1,40 @@
-//! What keeps a server from starting, or ends it.
+//! Errors that keep a server from starting, or end it.
 
 use std::io;
 
-/// An error of the server itself; what is wrong with a request is an answer to it.
+/// An error of the server itself. Problems of requests are answers instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The address cannot be listened at.
-    #[error("cannot listen at {address}: {source}; choose another with --host and --port")]
+    /// The address is not available.
+    #[error("cannot listen on {address}: {source}; choose another with --host and --port")]
     Listen {
-        /// Where.
+        /// The address.
         address: String,
-        /// What the operating system says.
+        /// The operating system's reason.
         source: io::Error,
     },
-    /// A thread or the network of the process cannot be set up.
+    /// The process cannot set up a thread or the network.
     #[error("cannot start the server: {0}")]
     Start(io::Error),
     /// The model does not fit, or its device fails.
     #[error(transparent)]
     Selfie(#[from] selfie::Error),
-    /// The page cannot be made.
+    /// The page cannot be built.
     #[error(transparent)]
     Page(#[from] selfie_explorer::ExplorerError),
-    /// A limit that lets nothing through.
-    #[error("{what} must be at least {least}, and is {found}")]
+    /// A limit that allows nothing.
+    #[error("{what} is {found}; expected at least {least}")]
     Limit {
         /// The limit.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         found: usize,
-        /// The least that works.
+        /// The smallest useful value.
         least: usize,
     },
     /// The thread that owns the model has ended.
-    #[error("the model's thread has ended: this is a bug of selfie-serve, please report it")]
+    #[error("the model's thread has ended: this is a bug in selfie-serve, please report it")]
     Engine,
 }
 

@@ -1,4 +1,4 @@
-//! Server-sent events of what comes while work is done.
+//! Server-sent events for work in progress.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,11 +16,11 @@ use crate::problem::Problem;
 use crate::prompts::Prompt;
 use crate::requests::{Format, InterpretBody};
 
-/// Makes events of a request.
-pub(crate) struct Events(Option<OfRows>);
+/// Turns what happens to a request into events.
+pub(crate) struct Events(Option<RowContext>);
 
-/// What rows become.
-struct OfRows {
+/// The context of rows.
+struct RowContext {
     body: InterpretBody,
     prompt: Arc<Prompt>,
     commands: Commands,
@@ -30,7 +30,7 @@ impl Events {
     pub(crate) fn of_rows(app: &Shared, prompt: &Arc<Prompt>, body: InterpretBody) -> Self {
         let prompts = HashMap::from([(prompt.text.clone(), prompt.words.clone())]);
         let options = app.command.clone();
-        Self(Some(OfRows {
+        Self(Some(RowContext {
             body,
             prompt: Arc::clone(prompt),
             commands: Commands::FromRun { options, prompts },
@@ -48,7 +48,7 @@ impl Events {
                 Err(problem) => ("error", problem.json().to_string()),
             },
             Event::Failed { sample, cell } => {
-                let message = format!("no row for {cell}: its activations overflow");
+                let message = format!("no row for {cell}: its activations overflowed");
                 (
                     "failed",
                     json!({"sample": sample, "message": message}).to_string(),
@@ -89,8 +89,8 @@ impl Events {
     }
 }
 
-impl OfRows {
-    /// A row as the page's script reads it: a grid of one cell.
+impl RowContext {
+    /// A row in the form that the page's script reads: a grid of one cell.
     fn explorer(&self, sample: usize, row: &Row) -> Result<Value, Problem> {
         let row = serde_json::to_value(row)
             .and_then(serde_json::from_value)
@@ -102,7 +102,7 @@ impl OfRows {
         let mut explorer = Explorer::new(run, None, &self.commands).map_err(internal)?;
         let words = self.body.words(sample);
         if !words.is_empty() {
-            // Samples are tabs of their own: their seeds are not told apart here.
+            // Samples are separate tabs, so the label leaves out their seeds.
             let of_all = command_line(&self.body.words(0));
             let label = selfie_explorer::clean(&of_all).replace("--", "");
             for setting in &mut explorer.settings {

@@ -1,8 +1,8 @@
-//! Who may ask: clients that name this server, and pages that come from it.
+//! Access control: clients must name this server, and pages must come from it.
 //!
-//! A page elsewhere can make a browser send requests here. Two checks keep it from driving the server: `Host` has to name
-//! this machine, so that a name that was bound anew to 127.0.0.1 (DNS rebinding) is refused; and `Origin`, which a browser
-//! sends with every POST, has to be the server itself.
+//! A page from elsewhere can make a browser send requests here. Two checks keep it from driving the server. `Host` must
+//! name this machine, which refuses names rebound to 127.0.0.1 (DNS rebinding). `Origin`, which browsers send with
+//! every POST, must be the server itself.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use axum::response::{IntoResponse, Response};
 
 use crate::problem::Problem;
 
-/// The names by which this server may be asked.
+/// The names that requests may use for this server.
 #[derive(Clone, Debug)]
 pub(crate) struct Hosts {
     names: Arc<Vec<String>>,
-    /// Whether any address will do: a name bound anew never has one in `Host`.
+    /// Whether any IP address is allowed. `Host` never has one if a name was rebound.
     any_address: bool,
 }
 
 impl Hosts {
-    /// localhost, the address that is listened at, and other names. Where that is no loopback address, requests may name
-    /// any address.
+    /// localhost, the address the server listens on, and other names. If that address is not loopback, requests may use
+    /// any IP address.
     pub(crate) fn new(address: IpAddr, names: &[String]) -> Self {
         let names = names.iter().map(|name| name.to_ascii_lowercase());
         Self {
@@ -53,11 +53,11 @@ impl Hosts {
         let host = hosts.next().and_then(|host| host.to_str().ok());
         let authority = host.and_then(|host| host.parse::<Authority>().ok());
         let (Some(authority), None) = (authority, hosts.next()) else {
-            return Err(Problem::bad("the request has no Host, or not one"));
+            return Err(Problem::bad("the request needs exactly one Host header"));
         };
         if authority.as_str().contains('@') || !self.has(&authority) {
             return Err(forbidden(format!(
-                "the Host {authority} is not this server's: use localhost, or start it with --allow-host"
+                "the Host {authority} is not this server's: use localhost, or start the server with --allow-host"
             )));
         }
         for origin in headers.get_all(header::ORIGIN) {
@@ -66,15 +66,15 @@ impl Hosts {
                 .iter()
                 .any(|own| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
             {
-                return Err(forbidden("pages from elsewhere may not use this server"));
+                return Err(forbidden("pages from other sites may not use this server"));
             }
         }
         let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
         match site {
-            // A link elsewhere may lead to the page.
+            // Other sites may link to the page.
             _ if path == "/" => Ok(()),
             None | Some(b"same-origin" | b"none") => Ok(()),
-            Some(_) => Err(forbidden("pages from elsewhere may not use this server")),
+            Some(_) => Err(forbidden("pages from other sites may not use this server")),
         }
     }
 }
@@ -83,7 +83,7 @@ fn forbidden(message: impl Into<String>) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, message)
 }
 
-/// Lets a request through, or answers it.
+/// Lets a request through, or refuses it.
 pub(crate) async fn guard(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     match hosts.check(request.uri().path(), request.headers()) {
         Ok(()) => next.run(request).await,
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_from_elsewhere_are_refused() {
+    fn pages_from_other_sites_are_refused() {
         for (name, value, want) in [
             ("origin", "http://localhost:7979", 200),
             ("origin", "https://localhost:7979", 200),

@@ -1,8 +1,8 @@
 //! A LLaMA that explains its own hidden embeddings, as a web page and a JSON API: `selfie serve`.
 //!
-//! One thread owns the model and one [`Reader`](selfie::interp::Reader), which batches what all clients ask for.
-//! Interpretations stream as server-sent events; a client that goes away takes its work with it. States are named by
-//! handle (prompt, layer, token). `openapi.json` in this crate describes the API; docs/serve.md shows it with curl.
+//! One thread owns the model and one [`Reader`](selfie::interp::Reader), which batches the work of all clients.
+//! Interpretations stream as server-sent events. When a client disconnects, its work stops. States are named by handle
+//! (prompt, layer, token). `openapi.json` in this crate describes the API; docs/serve.md shows it with curl.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,7 +12,7 @@
 //! let model = Opened::new(Source::Demo, OpenOptions::default())?.load_unedited(&mut ())?;
 //! let server = Server::bind(model, &Address::default(), Limits::default(), vec![])?;
 //! println!("http://{}", server.address());
-//! // For ever: a program stops when somebody presses Ctrl-C.
+//! // Runs forever; a program would stop on Ctrl-C.
 //! server.run(|| false)?;
 //! # Ok(())
 //! # }
@@ -35,5 +35,5 @@ pub use api::paths;
 pub use error::{Result, ServeError};
 pub use server::{Address, Limits, Server};
 
-/// The description of the API, as `/openapi.json` has it.
+/// The description of the API, as served at `/openapi.json`.
 pub const OPENAPI: &str = api::OPENAPI;

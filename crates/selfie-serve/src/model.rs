@@ -1,4 +1,4 @@
-//! What is known of the model without its weights, and prepared once: no request opens a file.
+//! What is known about the model without its weights. It is prepared once, so that requests open no files.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) struct ServedModel {
     pub(crate) opened: Arc<Opened>,
     chat_template: Option<ChatTemplate>,
     templates: Vec<(&'static str, InterpretationPrompt)>,
-    /// What the reader has room for.
+    /// The size of the reader.
     pub(crate) size: ReaderSize,
 }
 
@@ -40,12 +40,12 @@ impl ServedModel {
         &self.opened.tokenizer
     }
 
-    /// The interpretation prompt of a name.
+    /// A named interpretation prompt.
     pub(crate) fn template(&self, name: &str) -> Result<InterpretationPrompt, Problem> {
         let known = self.templates.iter().find(|(known, _)| *known == name);
         match known {
             Some((_, prompt)) => Ok(prompt.clone()),
-            // It has the message.
+            // This returns the error message.
             None => Ok(InterpretationPrompt::template(name)?),
         }
     }
@@ -61,7 +61,7 @@ impl ServedModel {
         self.chat_template.as_ref().ok_or_else(|| missing().into())
     }
 
-    /// A prompt as it is given.
+    /// A plain prompt.
     pub(crate) fn prompt(&self, text: String) -> Result<Prompt, Problem> {
         let ids = self.opened.encode(&text)?;
         // A value that begins with a dash would be taken for an option.
@@ -73,7 +73,7 @@ impl ServedModel {
         self.checked(Prompt::new(text, ids, self.opened.options.bos, words))
     }
 
-    /// A prompt that the model's chat template writes.
+    /// A prompt formatted by the model's chat template.
     pub(crate) fn chat(&self, messages: &[ChatMessage]) -> Result<Prompt, Problem> {
         let end = ChatEnd::to_go_on(messages.last().map(|message| &*message.role));
         let text = self.chat_template()?.render(messages, end)?;
@@ -93,7 +93,7 @@ impl ServedModel {
         Ok(self.tokenizer().tokens(&prompt.ids)?)
     }
 
-    /// The interpretation prompt of some options in ids, after a check of whether the reader has room for it.
+    /// The ids of the options' interpretation prompt. Checks that the reader has room for it.
     pub(crate) fn locate(&self, options: &Options) -> Result<LocatedPrompt, Problem> {
         let located = options.prompt.locate_as(self.tokenizer(), options.bos)?;
         let first = located.placeholders.iter().copied().min().unwrap_or(0);
@@ -110,15 +110,13 @@ impl ServedModel {
                 self.size.prompt_tokens,
             ),
             (
-                "its tokens from the first placeholder on",
+                "tokens of the interpretation prompt from its first placeholder on",
                 tokens - first,
                 self.size.written_tokens,
             ),
         ] {
             if found > room {
-                let message = format!(
-                    "{what}: {found} are more than the {room} that this server has room for"
-                );
+                let message = format!("{what}: {found}, but this server has room for {room}");
                 return Err(Problem::bad(message));
             }
         }

@@ -21,7 +21,7 @@ const LIVE: Live<'_> = Live {
     panel: include_str!("page/panel.html"),
 };
 
-/// The page, made once.
+/// The page, built once.
 pub(crate) struct Page {
     html: String,
     policy: String,

@@ -1,4 +1,4 @@
-//! What is wrong with a request: a status, and one JSON object with the program's message.
+//! Problems with requests: a status and a JSON object with a message.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -8,10 +8,10 @@ use selfie::interp::InterpError;
 use selfie::llama::LlamaError;
 use serde_json::{Value, json};
 
-/// Seconds after which a client may try again when the queue is full.
+/// Seconds after which a client may retry when the queue is full.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// An answer that is an error.
+/// An error answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
@@ -26,7 +26,7 @@ impl Problem {
         }
     }
 
-    /// What the client can set right.
+    /// A problem that the client can fix.
     pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
@@ -38,11 +38,11 @@ impl Problem {
 
     pub(crate) fn late(seconds: u64) -> Self {
         let message =
-            format!("not done within the time limit of {seconds} s: ask for less at a time");
+            format!("not done within the time limit of {seconds} s; ask for less at a time");
         Self::new(StatusCode::GATEWAY_TIMEOUT, message)
     }
 
-    /// The object of the answer, and of the event `error`.
+    /// The object of the answer, and of `error` events.
     pub(crate) fn json(&self) -> Value {
         json!({"error": {"status": self.status.as_u16(), "message": self.message}})
     }
@@ -59,7 +59,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A device that fails is the server's fault, anything else the request's.
+/// Device failures are the server's fault, everything else is the request's.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let ours = match &error {

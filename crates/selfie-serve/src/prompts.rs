@@ -1,4 +1,4 @@
-//! Prompts by handle: what a client has tokenized, for as long as there is room.
+//! Prompts by handle: the most recently tokenized ones.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,22 +10,22 @@ use sha2::{Digest, Sha256};
 
 use crate::problem::Problem;
 
-/// A prompt that has been tokenized.
+/// A tokenized prompt.
 #[derive(Debug)]
 pub(crate) struct Prompt {
     /// Its handle.
     pub(crate) id: String,
     pub(crate) text: String,
     pub(crate) ids: Vec<u32>,
-    /// [`Bos::Given`] for what a chat template wrote.
+    /// [`Bos::Given`] for prompts from a chat template.
     pub(crate) bos: Bos,
-    /// The options of the program that give it.
+    /// The program options that produce the prompt.
     pub(crate) words: Vec<String>,
 }
 
 impl Prompt {
     pub(crate) fn new(text: String, ids: Vec<u32>, bos: Bos, words: Vec<String>) -> Self {
-        // The same prompt has the same handle, in every tab and after a restart.
+        // Equal prompts have equal handles, in every tab and after a restart.
         let mut hash = Sha256::new();
         for word in &words {
             hash.update((word.len() as u64).to_le_bytes());
@@ -46,7 +46,7 @@ impl Prompt {
     }
 }
 
-/// The prompts that were used last.
+/// The most recently used prompts.
 pub(crate) struct Prompts(Mutex<LruCache<String, Arc<Prompt>>>);
 
 impl Prompts {
@@ -63,14 +63,15 @@ impl Prompts {
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Prompt>, Problem> {
         let found = self.lock().get(id).map(Arc::clone);
         found.ok_or_else(|| {
-            let message =
-                format!("there is no prompt {id:?} (any more): send its text to /tokenize");
+            let message = format!(
+                "there is no prompt {id:?}, or it was forgotten: send its text to /tokenize again"
+            );
             Problem::new(StatusCode::NOT_FOUND, message)
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<String, Arc<Prompt>>> {
-        // A cache is whole between two calls, whatever panicked.
+        // Each call leaves the cache consistent, even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What clients send. Fields and their defaults are those of the program's options; openapi.json describes them.
+//! Request bodies. Fields and their defaults follow the program's options; openapi.json describes them.
 
 use axum::http::StatusCode;
 use selfie::interp::{Cell, Control, InjectAt, InterpretationPrompt, Options, PromptMessage};
@@ -10,7 +10,7 @@ use crate::model::ServedModel;
 use crate::problem::Problem;
 use crate::prompts::Prompt;
 
-/// Fields that a request has and that nothing reads: there may be none.
+/// Catches unknown fields, which are refused.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Rest(Map<String, Value>);
 
@@ -19,7 +19,7 @@ impl Rest {
         match self.0.keys().next() {
             None => Ok(()),
             Some(field) => Err(Problem::bad(format!(
-                "there is no field {field:?}; /openapi.json lists them"
+                "unknown field {field:?}; see /openapi.json for all fields"
             ))),
         }
     }
@@ -42,7 +42,7 @@ pub(crate) struct CellsBody {
     tokens: Option<Vec<usize>>,
 }
 
-/// How embeddings are written into which interpretation prompt.
+/// How to inject embeddings, and into which interpretation prompt.
 #[derive(Debug, Deserialize)]
 pub(crate) struct InjectBody {
     template: Option<String>,
@@ -92,7 +92,7 @@ pub(crate) struct InterpretBody {
     pub(crate) rest: Rest,
 }
 
-/// What events of rows hold.
+/// What row events contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
@@ -144,15 +144,15 @@ pub(crate) struct GenerateBody {
     pub(crate) rest: Rest,
 }
 
-/// A state that is written into every row while a text is generated.
+/// A state to write into every row while generating.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SteerBody {
-    /// Another prompt than the one that is continued.
+    /// The prompt of the state, if it is not the continued one.
     pub(crate) prompt: Option<String>,
     pub(crate) layer: usize,
     pub(crate) token: usize,
-    /// The layer at whose input it is written; its own if that is missing.
+    /// The layer to write at; the state's own layer by default.
     pub(crate) inject_layer: Option<usize>,
     #[serde(default = "add_matched")]
     pub(crate) mode: String,
@@ -189,7 +189,7 @@ fn yes() -> bool {
 }
 
 impl CellsBody {
-    /// The cells, layer by layer; of prompt 0, which is the only one.
+    /// The cells, layer by layer, all of prompt 0.
     pub(crate) fn cells(
         &self,
         prompt: &Prompt,
@@ -220,7 +220,7 @@ impl CellsBody {
         }
         if pairs.is_empty() {
             return Err(Problem::bad(
-                "there is no cell: give cells, or layers and tokens",
+                "no cells given; give cells, or layers and tokens",
             ));
         }
         let cell = |&(layer, token): &(usize, usize)| Cell {
@@ -231,7 +231,7 @@ impl CellsBody {
         for &(layer, token) in &pairs {
             if layer >= layers {
                 return Err(Problem::bad(format!(
-                    "layer {layer} is out of range: hidden states are numbered 0..={}",
+                    "layer {layer} is out of range: hidden_states has layers 0..={}",
                     layers - 1
                 )));
             }
@@ -247,12 +247,12 @@ impl CellsBody {
 
 fn too_many(found: usize, most: usize) -> Problem {
     let message =
-        format!("{found} rows are more than the {most} of a request: ask for fewer at a time");
+        format!("{found} rows exceed the limit of {most} per request; ask for fewer at a time");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
 impl InjectBody {
-    /// The interpretation prompt; one by name unless it is given.
+    /// The interpretation prompt; a named one unless it is given.
     pub(crate) fn prompt(&self, model: &ServedModel) -> Result<InterpretationPrompt, Problem> {
         let Some(parts) = &self.interpretation_prompt else {
             return model.template(self.template.as_deref().unwrap_or("summarize"));
@@ -284,7 +284,7 @@ impl InjectBody {
         })
     }
 
-    /// What the program's options for it are, beside layer, mode and strength; none for the defaults.
+    /// The program options of the interpretation prompt; empty for the default.
     pub(crate) fn words(&self) -> Vec<String> {
         match (&self.interpretation_prompt, self.template.as_deref()) {
             (Some(parts), _) => vec![
@@ -297,7 +297,7 @@ impl InjectBody {
     }
 }
 
-/// The name of a mode that does not exist is the request's fault.
+/// An unknown mode is the request's fault.
 fn bad(error: selfie::Error) -> Problem {
     Problem::bad(error.to_string())
 }
@@ -307,7 +307,7 @@ impl SteerBody {
         let layer = self.inject_layer.unwrap_or(self.layer.min(n_layers - 1));
         if layer >= n_layers || self.layer > n_layers {
             return Err(Problem::bad(format!(
-                "steer: states have layers 0..={n_layers}, and are written at layers 0..{n_layers}"
+                "steer: layer out of range; states have layers 0..={n_layers}, and are injected at layers 0..{n_layers}"
             )));
         }
         if !self.strength.is_finite() {
@@ -337,7 +337,7 @@ impl SamplingBody {
         }
     }
 
-    /// Greedy unless these fields ask for more.
+    /// Greedy unless these fields say otherwise.
     fn alone(&self) -> Result<Option<Sampling>, Problem> {
         Ok(GenerationConfig::resolve(None, &self.overrides())?.sampling)
     }
@@ -362,7 +362,7 @@ impl SamplingBody {
 }
 
 impl InterpretBody {
-    /// The options of each sample: number i is drawn with the seed after the i-th.
+    /// The options of each sample. Sample i adds i to the seed.
     pub(crate) fn samples(
         &self,
         prompt: &Prompt,
@@ -385,7 +385,7 @@ impl InterpretBody {
         }
         if self.samples > 1 && first.sampling.is_none() {
             return Err(Problem::bad(
-                "samples: greedy texts are all the same; give a temperature",
+                "samples: greedy texts are all the same; give a temperature above 0",
             ));
         }
         let sample = |index: usize| {
@@ -399,12 +399,12 @@ impl InterpretBody {
         Ok((0..self.samples).map(sample).collect())
     }
 
-    /// How many rows that are.
+    /// The number of rows.
     pub(crate) fn rows(&self, cells: usize) -> usize {
         cells.saturating_mul(self.samples)
     }
 
-    /// The program's options that a sample needs beside prompt, cells and injection.
+    /// The program options of a sample, besides prompt, cells and injection.
     pub(crate) fn words(&self, sample: usize) -> Vec<String> {
         let mut words = self.inject.words();
         let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);

@@ -1,4 +1,4 @@
-//! Listening, and ending.
+//! Starting and stopping the server.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,21 +27,21 @@ use crate::prompts::Prompts;
 
 /// Connections at a time; others wait to be accepted.
 const CONNECTIONS: usize = 1024;
-/// How long the head of a request may take to come, and a connection may stay idle.
+/// Time limit for the head of a request, and for an idle connection.
 const HEAD_SECONDS: u64 = 30;
-/// How long answers may take when the server ends.
+/// Time limit for answers when the server stops.
 const END_SECONDS: u64 = 3;
-/// Interpretation prompts that are kept at a time.
+/// Interpretation prompts kept at a time.
 const INTERPRETATION_PROMPTS: usize = 8;
 
-/// Where a server listens, and by which names it may be asked.
+/// Where a server listens, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// The address; anything but a loopback address lets others in.
+    /// The address. Any address but loopback lets others in.
     pub host: IpAddr,
-    /// The port; 0 is any that is free.
+    /// The port; 0 picks a free one.
     pub port: u16,
-    /// Names that requests may have in `Host`, beside localhost.
+    /// Names allowed in `Host`, besides localhost.
     pub names: Vec<String>,
 }
 
@@ -56,24 +56,24 @@ impl Default for Address {
     }
 }
 
-/// What a server takes on.
+/// A server's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests of the model at a time, those that wait included; more are answered with 503.
+    /// Requests to the model at a time, waiting ones included; further ones are answered with 503.
     pub requests: usize,
-    /// Most rows of a request.
+    /// Rows per request.
     pub rows: usize,
-    /// Most bytes of a request's body.
+    /// Bytes of a request's body.
     pub body_bytes: usize,
-    /// Most tokens of a prompt.
+    /// Tokens per prompt.
     pub prompt_tokens: usize,
-    /// Most tokens of a text.
+    /// Tokens per generated text.
     pub max_new_tokens: usize,
-    /// Prompts whose handles are known; the one that was used longest ago is forgotten first.
+    /// Prompts with a known handle; the least recently used one is forgotten first.
     pub prompts: usize,
-    /// How long a request may take.
+    /// Seconds per request.
     pub seconds: u64,
-    /// Texts that are decoded together; `None` chooses by memory.
+    /// Texts to decode together; `None` chooses by memory.
     pub batch_size: Option<usize>,
 }
 
@@ -114,10 +114,10 @@ impl Limits {
         Ok(())
     }
 
-    /// What the reader makes room for.
+    /// The size of the reader.
     fn reader(&self, model: &Model) -> ReaderSize {
         let context = model.opened.config.max_positions;
-        // Half of it at most, so that there is room for an interpretation prompt.
+        // At most half of the context, so that an interpretation prompt has room.
         let new = self.max_new_tokens.min(context / 2).max(1);
         let room = context.saturating_sub(new).clamp(1, 256);
         ReaderSize {
@@ -132,21 +132,22 @@ impl Limits {
     }
 }
 
-/// A server that listens, and does not answer yet.
+/// A server that is listening but not yet answering.
 pub struct Server {
     runtime: Runtime,
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
-    /// Told when the model's thread ends.
+    /// Signals that the model's thread has ended.
     end: oneshot::Receiver<()>,
     engine: Engine,
 }
 
 impl Server {
-    /// Listens, and starts the model's thread. `model` was loaded without its edits
+    /// Starts listening, and starts the model's thread. `model` must be loaded without its edits
     /// ([`Opened::load_unedited`](selfie::Opened::load_unedited)), so that they can be compared. `command` is the
-    /// program's command that interprets with the same model, for cells to be reproduced: `selfie interpret --model ..`.
+    /// program's command to interpret with the same model (`selfie interpret --model ..`), from which the page builds
+    /// commands for cells.
     ///
     /// # Errors
     /// The address is taken; the model does not fit; an edit does not belong to it.
@@ -206,16 +207,16 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers requests until `is_stopped`, which is asked twenty times a second. Work that is under way then ends, and its
-    /// clients are told.
+    /// Answers requests until `is_stopped` returns true; it is called twenty times a second. Work in progress then
+    /// ends, and its clients are told.
     ///
     /// # Errors
-    /// The model's thread has ended by itself.
+    /// The model's thread ended by itself.
     pub fn run(self, is_stopped: impl Fn() -> bool) -> Result<()> {
         let Self {
             runtime,
@@ -236,7 +237,7 @@ impl Server {
             if failed {
                 return Err(ServeError::Engine);
             }
-            // Ends the streams, which would go on otherwise.
+            // Ends the streams, which would otherwise go on.
             engine.send(Work::Stop);
             let end = connections.shutdown();
             let _ = tokio::time::timeout(Duration::from_secs(END_SECONDS), end).await;
@@ -264,12 +265,12 @@ async fn accept(
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(_) => {
-                // Out of descriptors, or a client that was gone at once: neither ends the server.
+                // Out of file descriptors, or a client that left at once: neither ends the server.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        // Small events should not wait for more.
+        // Send small events at once.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         let connection = http1::Builder::new()
@@ -279,7 +280,7 @@ async fn accept(
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            // What is wrong with a connection is its client's business.
+            // Errors of a connection concern only its client.
             let _ = connection.await;
             drop(place);
         });

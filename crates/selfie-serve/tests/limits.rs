@@ -14,7 +14,7 @@ fn message(problem: &Value, status: u16) -> &str {
     problem["error"]["message"].as_str().unwrap()
 }
 
-/// A request that takes long: batches of one text, twenty samples of 112 cells.
+/// A long request: batches of one text, twenty samples of 112 cells.
 fn long(prompt: &str) -> Value {
     json!({"prompt": prompt, "temperature": 1.0, "samples": 20, "max_new_tokens": 60})
 }
@@ -27,7 +27,7 @@ fn slow() -> Limits {
 }
 
 #[test]
-fn pages_from_elsewhere_are_refused() {
+fn pages_from_other_sites_are_refused() {
     let served = Served::new(Limits::default());
     let json = "content-type: application/json";
     let body = r#"{"prompt": "Rome"}"#;
@@ -53,7 +53,7 @@ fn pages_from_elsewhere_are_refused() {
             403,
         ),
         (format!("POST /tokenize HTTP/1.1\r\n{json}"), 400),
-        // What a form of another page can send without being asked.
+        // A form on another site can send this without asking.
         (
             "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain".to_owned(),
             415,
@@ -76,7 +76,7 @@ fn pages_from_elsewhere_are_refused() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn problems_are_reported() {
     let served = Served::new(Limits {
         prompt_tokens: 40,
         rows: 200,
@@ -84,7 +84,7 @@ fn what_is_wrong_is_said() {
     });
     let prompt = served.tokenize(PROMPT);
     for (path, body, status, said) in [
-        ("/tokenize", json!({}), 400, "prompt, or chat"),
+        ("/tokenize", json!({}), 400, "either prompt or chat"),
         (
             "/tokenize",
             json!({"prompt": ""}),
@@ -95,7 +95,7 @@ fn what_is_wrong_is_said() {
             "/tokenize",
             json!({"prompt": "Rome ".repeat(50)}),
             413,
-            "this server takes 40",
+            "this server accepts at most 40",
         ),
         ("/tokenize", json!({"chat": []}), 400, "message"),
         (
@@ -121,7 +121,7 @@ fn what_is_wrong_is_said() {
             "/interpret",
             json!({"prompt": prompt, "cells": []}),
             400,
-            "no cell",
+            "no cells",
         ),
         (
             "/interpret",
@@ -239,20 +239,20 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn a_client_that_goes_takes_its_work_with_it() {
+fn a_departed_clients_work_stops() {
     let served = Served::new(slow());
     let prompt = served.tokenize(PROMPT);
     let streams: Vec<_> = (0..3)
         .map(|_| served.open_stream("/interpret", &long(&prompt)))
         .collect();
     assert_eq!(served.get("/healthz").1["requests"], 3);
-    // One that stays has its rows in between.
+    // A client that stays gets its rows in between.
     let stays = json!({"prompt": prompt, "cells": [[3, 8]]});
     let alone = served.events("/interpret", &stays);
     assert_eq!(alone.len(), 2, "{alone:?}");
     drop(streams);
     served.wait_until_idle(Duration::from_secs(5));
-    // And the reader goes on as if nothing had been.
+    // Afterwards the reader works as before.
     assert_eq!(served.events("/interpret", &stays), alone);
 }
 
@@ -278,7 +278,7 @@ fn a_full_queue_says_when_to_come_back() {
         answer.to_lowercase().contains("\r\nretry-after: 1\r\n"),
         "{answer}"
     );
-    // What needs no model is answered all the same.
+    // Requests that do not need the model are still answered.
     served.tokenize("Rome");
     drop(streams);
     served.wait_until_idle(Duration::from_secs(5));
@@ -286,7 +286,7 @@ fn a_full_queue_says_when_to_come_back() {
 }
 
 #[test]
-fn a_request_ends_with_its_time() {
+fn a_request_ends_at_its_time_limit() {
     let served = Served::new(Limits {
         seconds: 1,
         ..slow()
@@ -301,7 +301,7 @@ fn a_request_ends_with_its_time() {
 }
 
 #[test]
-fn prompts_that_were_used_longest_ago_are_forgotten() {
+fn least_recently_used_prompts_are_forgotten() {
     let served = Served::new(Limits {
         prompts: 2,
         ..Limits::default()

@@ -1,4 +1,4 @@
-//! openapi.json says what the server does, no more and no less.
+//! openapi.json describes exactly what the server does.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     }
 }
 
-/// Checks a value against a schema of this file: types, and that the fields are exactly those that it names.
+/// Checks a value against a schema of the document: types, and exactly the described fields.
 fn agree(document: &Value, schema: &Value, value: &Value, place: &str) {
     let schema = resolve(document, schema);
     let types: Vec<&str> = match &schema["type"] {
@@ -87,7 +87,7 @@ fn every_path_and_verb_is_described_and_there() {
             );
             let (status, text) = served.raw(&head, "");
             if other == verb {
-                // Posts without a body are no JSON.
+                // Posts without a body are not JSON.
                 assert_eq!(
                     status,
                     if verb == "get" { 200 } else { 415 },
@@ -189,7 +189,7 @@ fn answers_have_the_fields_that_are_described() {
     }
 }
 
-/// Each field of a request is taken, and no other.
+/// Requests accept the described fields and no others.
 #[test]
 fn requests_have_the_fields_that_are_described() {
     let document = document();

@@ -1,4 +1,4 @@
-//! Rows of the server are those of the library, to the bit, whoever else asks.
+//! The server's rows equal the library's, to the bit, whatever other clients do.
 
 mod common;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const OTHER: &str = "[INST] Who wrote a book about music? [/INST]";
 
-/// A request, with the options of the library that mean the same for each sample.
+/// A request, with the library's options for each sample.
 struct Case {
     prompt: &'static str,
     body: Value,
@@ -92,10 +92,10 @@ fn cells(tokens: usize) -> Vec<Cell> {
 }
 
 #[test]
-fn rows_are_those_of_the_library_for_several_clients_at_once() {
+fn concurrent_clients_get_the_librarys_rows() {
     let served = Served::new(Limits::default());
     let cases = cases();
-    // Twelve clients share the reader, with four interpretation prompts between them.
+    // Twelve clients share the reader, using four interpretation prompts.
     let got: Vec<Vec<String>> = thread::scope(|scope| {
         let ask = |case: &Case| {
             let mut body = case.body.clone();
@@ -125,7 +125,7 @@ fn rows_are_those_of_the_library_for_several_clients_at_once() {
                 });
             assert_eq!(swept.unwrap().rows, 7 * tokens);
         }
-        // Samples may come between each other; each is in the order of its cells.
+        // Samples may interleave; each is in the order of its cells.
         want.sort();
         for client in (index..12).step_by(cases.len()) {
             let mut got = got[client].clone();
@@ -143,7 +143,7 @@ fn a_text_is_scored_as_the_reader_decodes_it() {
     let body = json!({"prompt": prompt, "cells": cells, "max_new_tokens": 6, "controls": ["none"]});
     for row in rows(&served.events("/interpret", &body)) {
         let row: Value = serde_json::from_str(&row).unwrap();
-        // Without what ended it, which is no text.
+        // Without the token that ended it, which is not text.
         let text = row["interpretation"].as_str().unwrap();
         let cell = json!([[row["layer"], row["token"]]]);
         let body = json!({"prompt": prompt, "cells": cell, "text": format!(" {text}")});

@@ -1,9 +1,9 @@
-//! How much memory a sweep's folder takes for a million rows: synthetic rows go through journal and parts, and then through a merge into
-//! one Parquet file. Prints rows, seconds and the resident memory, now and at its highest.
+//! The memory that a sweep's folder takes for a million rows: synthetic rows go through the journal and parts, and then
+//! through a merge into one Parquet file. Prints rows, seconds, and the resident memory, current and peak.
 //!
 //! `cargo run --release -p selfie-sweep --example million [ROWS]`
 //!
-//! Rows are as long as those of 30 tokens, and all differ.
+//! Each row is as long as a row of 30 tokens, and all rows differ.
 
 use std::error::Error;
 use std::fs::File;
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             tell("sweep", number + 1, begin);
         }
     }
-    // The plan may have a few more.
+    // The plan may have a few more rows.
     for number in rows..folder.plan().rows().end {
         folder.push_failed(number, "not asked for", &options, "none")?;
     }
@@ -72,11 +72,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A row whose numbers follow from its own.
+/// A row whose values follow from its number.
 fn row(number: usize, inject: InjectAt) -> Row {
     let float = |i: usize| ((number * 31 + i * 7919) % 100_003) as f32 / 100_003.0;
     Row {
-        // The plan knows prompt, layer and token.
+        // The plan supplies prompt, layer and token.
         prompt: String::new(),
         interpretation: format!(
             "The message asks for number {number}, which is the capital of a country in the south of Europe."

@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SweepError {
-    /// A file or folder that cannot be read.
+    /// An unreadable file or folder.
     #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file.
@@ -15,15 +15,16 @@ pub enum SweepError {
         /// The operating system's reason.
         source: io::Error,
     },
-    /// A file or folder that cannot be written. What was done before is kept.
-    #[error("cannot write {}: {source}; what is done is kept, and the same command goes on from there", path.display())]
+    /// An unwritable file or folder. Earlier rows are kept.
+    #[error("cannot write {}: {source}; finished rows are kept, so fix this and run the same command again",
+        path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
         source: io::Error,
     },
-    /// A file of prompts that is not what its name says.
+    /// A malformed file of prompts.
     #[error("{}: {place}: {reason}", path.display())]
     Prompts {
         /// The file.
@@ -33,57 +34,57 @@ pub enum SweepError {
         /// What is wrong.
         reason: String,
     },
-    /// A file of prompts without the column that was asked for.
+    /// A file of prompts without the requested column.
     #[error(
-        "{}: there is no column \"{column}\"; it has: {}; name one with --column", path.display(), found.join(", ")
+        "{}: there is no column \"{column}\"; it has: {}; choose one with --column", path.display(), found.join(", ")
     )]
     Column {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// The columns that it has.
+        /// The columns in the file.
         found: Vec<String>,
     },
     /// A file without prompts.
-    #[error("{}: there is no prompt in it", path.display())]
+    #[error("{}: the file has no prompts", path.display())]
     NoPrompts {
         /// The file.
         path: PathBuf,
     },
-    /// A selector that finds nothing in any of the prompts.
-    #[error("no cell is chosen in any of {prompts} prompts: {why}")]
+    /// A selector that selects nothing in any prompt.
+    #[error("none of {prompts} prompts has a selected cell: {why}")]
     NoCells {
-        /// How many prompts there are.
+        /// The number of prompts.
         prompts: usize,
-        /// What was not found.
+        /// What was missing.
         why: String,
     },
-    /// A shard that is not I/N.
-    #[error("\"{text}\" is not a shard: expected I/N with I from 1 to N, such as 1/16")]
+    /// A malformed shard.
+    #[error("\"{text}\" is not a shard; expected I/N with I from 1 to N, such as 1/16")]
     Shard {
-        /// What was given.
+        /// The given text.
         text: String,
     },
-    /// A folder that another process is writing.
-    #[error("{} is being written by another process{by}; wait for it, or choose another folder", dir.display())]
+    /// A folder that another process is writing to.
+    #[error("another process{by} is writing to {}; wait for it, or choose another folder", dir.display())]
     Locked {
         /// The folder.
         dir: PathBuf,
-        /// Who, where that is known.
+        /// The process, if known.
         by: String,
     },
-    /// A folder that holds something else.
+    /// A folder with other contents.
     #[error(
-        "{} is not empty, and has no manifest.json: choose another folder for the sweep", dir.display()
+        "{} is not empty, but has no manifest.json: choose another folder for the sweep", dir.display()
     )]
     NotASweep {
         /// The folder.
         dir: PathBuf,
     },
-    /// A folder that holds a sweep of another model, other settings or other prompts.
+    /// A folder with a sweep of another model, other settings or other prompts.
     #[error(
-        "{} holds another sweep: {}; choose another folder, or give the same command again",
+        "{} has another sweep: {}; choose another folder, or repeat the sweep's own command",
         dir.display(), differences.join("; ")
     )]
     OtherSweep {
@@ -92,8 +93,8 @@ pub enum SweepError {
         /// What differs.
         differences: Vec<String>,
     },
-    /// A file of a sweep that is not what was written.
-    #[error("{} is damaged: {reason}; delete it, and the same command computes its rows again", path.display())]
+    /// A file of a sweep that was changed or damaged.
+    #[error("{} is damaged: {reason}; delete it, and run the same command again to compute its rows", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -101,12 +102,12 @@ pub enum SweepError {
         reason: String,
     },
     /// A folder without a sweep.
-    #[error("{} holds no sweep: there is neither manifest.json nor shard-*-of-* in it", dir.display())]
+    #[error("{} has no sweep: neither manifest.json nor shard-*-of-* is in it", dir.display())]
     NothingThere {
         /// The folder.
         dir: PathBuf,
     },
-    /// Folders of sweeps that do not belong together.
+    /// Folders of different sweeps.
     #[error("{} and {} are not of one sweep: {}", one.display(), other.display(), differences.join("; "))]
     NotOneSweep {
         /// A folder.
@@ -116,13 +117,13 @@ pub enum SweepError {
         /// What differs.
         differences: Vec<String>,
     },
-    /// A sweep that is not finished.
-    #[error("{what}; the command that wrote it computes the rest")]
+    /// An unfinished sweep.
+    #[error("{what}; run the sweep's command again to compute the rest")]
     Unfinished {
-        /// What is missing where.
+        /// What is missing, and where.
         what: String,
     },
-    /// A shard that is given twice.
+    /// A repeated shard.
     #[error("shard {shard} is given twice: {} and {}", one.display(), other.display())]
     ShardTwice {
         /// The shard.
@@ -132,8 +133,10 @@ pub enum SweepError {
         /// Another folder.
         other: PathBuf,
     },
-    /// A row that the plan does not have: a fault of this crate.
-    #[error("a row is not of this sweep: {row}; this is a bug of selfie-sweep, please report it")]
+    /// A row outside the plan: a bug in this crate.
+    #[error(
+        "a row does not belong to this sweep: {row}; this is a bug in selfie-sweep, please report it"
+    )]
     Stray {
         /// The row.
         row: String,

@@ -1,4 +1,4 @@
-//! A sweep's folder: what is done, and adding to it.
+//! A sweep's folder: the finished rows, and adding to them.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use selfie::interp::{Options, Row};
 
 use crate::error::{read_error, write_error};
-use crate::journal::{Journal, Line, Said, What};
+use crate::journal::{CellResult, Entry, Journal, Line};
 use crate::manifest::{MANIFEST, PART, ranges};
 use crate::read::read_info;
 use crate::{
     Failed, Gap, Manifest, ParquetRows, PartInfo, Plan, Result, Settings, Shard, SweepError,
 };
 
-/// Rows after which a part is closed. So many are in memory then, some ten to fifty megabytes.
+/// Rows after which a part is closed. A closing part holds this many rows in memory, ten to fifty megabytes.
 pub const PART_ROWS: usize = 8192;
-/// Time after which a part is closed, so that rows of a slow sweep can be read while it goes on.
+/// Time after which a part is closed, so that other programs can read the rows of a slow sweep.
 const PART_TIME: Duration = Duration::from_secs(15 * 60);
 
 const LOCK: &str = ".lock";
@@ -26,36 +26,36 @@ const PARTIAL: &str = ".partial";
 const OPEN: &str = ".open.jsonl";
 const PARQUET: &str = ".parquet";
 
-/// The folder of a sweep, or of a shard of one, for one process at a time.
+/// The folder of a sweep, or of one of its shards. Only one process at a time can open it.
 pub struct SweepFolder {
     dir: PathBuf,
     plan: Arc<Plan>,
     settings: Settings,
-    /// Which of the plan's rows are done, from the shard's first.
+    /// Which rows of the shard are finished.
     done: Vec<bool>,
     n_done: usize,
     parts: Vec<PartInfo>,
     /// The number of the open part.
     next: usize,
-    /// The open part, when there is a line in it.
+    /// The journal of the open part, once it has a line.
     journal: Option<Journal>,
-    /// How many lines it has.
+    /// The number of lines in the journal.
     lines: usize,
     opened: Instant,
-    /// What rows are called, from the first run on.
+    /// The models' names in rows, set by the first run.
     names: Option<(String, Option<String>)>,
     part_rows: usize,
-    /// Holds the lock.
+    /// Keeps the lock.
     _lock: File,
 }
 
 impl SweepFolder {
-    /// Opens a folder to add to it, or makes it. A shard has a folder of its own in `dir`, such as `shard-0002-of-0016`.
+    /// Opens or creates a folder to add to. A shard has its own folder in `dir`, such as `shard-0002-of-0016`.
     ///
     /// # Errors
-    /// Another process has it open; it holds another sweep, or something else; a file cannot be read or written.
+    /// Another process has the folder open; it has another sweep or other contents; a file cannot be read or written.
     pub fn open(dir: &Path, plan: Plan, settings: Settings) -> Result<Self> {
-        let own = own_folder(dir, plan.shard)?;
+        let own = shard_folder(dir, plan.shard)?;
         fs::create_dir_all(&own).map_err(write_error(&own))?;
         let lock = lock(&own)?;
         let manifest = Manifest::read(&own)?;
@@ -110,14 +110,14 @@ impl SweepFolder {
             part_rows: PART_ROWS,
             _lock: lock,
         };
-        // What a killed process has written and not said.
+        // Rows that a killed process has written but not recorded.
         if folder.names.is_some() {
             folder.write_manifest()?;
         }
         Ok(folder)
     }
 
-    /// The same with parts of so many rows.
+    /// The same with parts of `part_rows` rows.
     pub fn with_part_rows(self, part_rows: usize) -> Self {
         Self {
             part_rows: part_rows.max(1),
@@ -125,39 +125,39 @@ impl SweepFolder {
         }
     }
 
-    /// The rows that it is to have.
+    /// The plan of the rows.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// How many rows are done, failed ones among them.
+    /// The number of finished rows, including failed ones.
     pub fn done(&self) -> usize {
         self.n_done
     }
 
-    /// Whether all are.
+    /// Whether all rows are finished.
     pub fn is_complete(&self) -> bool {
         self.n_done == self.done.len()
     }
 
-    /// The rows that have failed, of those in closed parts.
+    /// The failed rows in closed parts.
     pub fn failed(&self) -> impl Iterator<Item = &Failed> {
         self.parts.iter().flat_map(|part| &part.failed)
     }
 
-    /// Whether a row is done.
+    /// Whether a row is finished.
     pub fn is_done(&self, row: usize) -> bool {
         let at = row.checked_sub(self.plan.rows().start);
         at.and_then(|at| self.done.get(at))
             .is_some_and(|done| *done)
     }
 
-    /// What rows call the two models: as the first run did, which was told these.
+    /// Sets the models' names in the options to those that the first run used.
     pub fn name(&mut self, options: &Options) -> Result<Options> {
         let given = (options.model_name.clone(), options.reader_name.clone());
         let is_new = self.names.is_none();
@@ -172,14 +172,14 @@ impl SweepFolder {
         })
     }
 
-    /// Adds a row, and closes the part when it is time. A row that is done already is left as it is.
+    /// Adds a row, and closes the part if it is time. Ignores a row that is already finished.
     ///
-    /// `options` are those of [`name`](Self::name), `device` is what the row was computed on.
+    /// `options` come from [`name`](Self::name); `device` describes what computed the row.
     pub fn push(&mut self, number: usize, row: Row, options: &Options, device: &str) -> Result<()> {
-        self.add(number, What::Said(Said::new(row)), options, device)
+        self.add(number, Entry::Row(CellResult::new(row)), options, device)
     }
 
-    /// Adds that a row cannot be computed.
+    /// Records that a row cannot be computed.
     pub fn push_failed(
         &mut self,
         number: usize,
@@ -187,10 +187,10 @@ impl SweepFolder {
         options: &Options,
         device: &str,
     ) -> Result<()> {
-        self.add(number, What::Failed(cell.to_owned()), options, device)
+        self.add(number, Entry::Failed(cell.to_owned()), options, device)
     }
 
-    fn add(&mut self, row: usize, what: What, options: &Options, device: &str) -> Result<()> {
+    fn add(&mut self, row: usize, what: Entry, options: &Options, device: &str) -> Result<()> {
         let at = row.checked_sub(self.plan.rows().start);
         let Some(done) = at.and_then(|at| self.done.get_mut(at)) else {
             return Err(SweepError::Stray {
@@ -214,7 +214,7 @@ impl SweepFolder {
         Ok(())
     }
 
-    /// Makes a file of the open part, if there is a row in it.
+    /// Turns the open part into a file, if it has any rows.
     pub fn close_part(&mut self, options: &Options, device: &str) -> Result<()> {
         self.opened = Instant::now();
         let Some(journal) = self.journal.as_ref().filter(|_| self.lines > 0) else {
@@ -222,7 +222,7 @@ impl SweepFolder {
         };
         let journal = journal.path().to_owned();
         let mut lines = Vec::with_capacity(self.lines);
-        // Read from the disk: what is there counts.
+        // Read it back from disk: only what is there counts.
         Journal::open(journal.clone(), |line| lines.push(line))?;
         lines.sort_by_key(|line| line.row);
         let name = part_name(self.next, PARQUET);
@@ -235,8 +235,8 @@ impl SweepFolder {
         let mut rows = Vec::with_capacity(lines.len());
         for line in lines {
             match line.what {
-                What::Said(said) => rows.push((line.row, said)),
-                What::Failed(cell) => info.failed.push(Failed {
+                Entry::Row(result) => rows.push((line.row, result)),
+                Entry::Failed(cell) => info.failed.push(Failed {
                     row: line.row,
                     cell,
                 }),
@@ -255,7 +255,7 @@ impl SweepFolder {
         ];
         let mut stray = None;
         let plan = &self.plan;
-        put(&path, |file| {
+        write_atomic(&path, |file| {
             let mut writer =
                 ParquetRows::new(BufWriter::new(file), &options.row_fields(), &metadata)?;
             for (number, said) in rows {
@@ -295,7 +295,7 @@ impl SweepFolder {
             failed: self.failed().cloned().collect(),
             gaps: self.plan.gaps().to_vec(),
             without_cells: Gap {
-                what: "prompts without a row".to_owned(),
+                what: "prompts without rows".to_owned(),
                 count: self.plan.without_cells().len(),
                 prompts: self.plan.without_cells().to_vec(),
             },
@@ -305,7 +305,7 @@ impl SweepFolder {
     }
 }
 
-/// The files of rows in a sweep's folder, and in those of its shards, in order; none where it is no sweep.
+/// The row files in a sweep's folder and in the folders of its shards, in order; empty if it has no sweep.
 pub fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
@@ -327,7 +327,7 @@ pub(crate) fn part_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(parts.map(|name| dir.join(name)).collect())
 }
 
-/// The folders of shards in a folder, in order.
+/// The shards' folders in a folder, in order.
 pub(crate) fn shard_folders(dir: &Path) -> Result<Vec<(Shard, PathBuf)>> {
     let mut found = Vec::new();
     for name in names(dir)? {
@@ -342,8 +342,11 @@ pub(crate) fn shard_folders(dir: &Path) -> Result<Vec<(Shard, PathBuf)>> {
     Ok(found)
 }
 
-/// Writes a file beside its place, waits until it is on the disk, and puts it there.
-pub(crate) fn put(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+/// Writes a file beside its place, waits until it is on disk, and moves it into place.
+pub(crate) fn write_atomic(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(PARTIAL);
     let partial = PathBuf::from(partial);
@@ -360,7 +363,7 @@ pub(crate) fn put(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) 
     written
 }
 
-/// A rename is on the disk when its folder is, where folders can be synchronised.
+/// A rename is on disk once its folder is synchronised, if folders can be.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
@@ -368,12 +371,12 @@ pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The folder of a shard. Shards of another number, or rows of the whole sweep beside shards, are another sweep.
-fn own_folder(dir: &Path, shard: Shard) -> Result<PathBuf> {
-    let other = |there: String| {
+/// The folder of a shard. Another number of shards, or rows of the whole sweep beside shards, make another sweep.
+fn shard_folder(dir: &Path, shard: Shard) -> Result<PathBuf> {
+    let other = |found: String| {
         Err(SweepError::OtherSweep {
             dir: dir.to_owned(),
-            differences: vec![format!("{there} there, and --shard is {shard} here")],
+            differences: vec![format!("the folder has {found}, but --shard is {shard}")],
         })
     };
     let shards = if dir.is_dir() {
@@ -383,20 +386,20 @@ fn own_folder(dir: &Path, shard: Shard) -> Result<PathBuf> {
     };
     if shard == Shard::ALL {
         return match shards.first() {
-            Some((first, _)) => other(format!("shard {first} is")),
+            Some((first, _)) => other(format!("shard {first}")),
             None => Ok(dir.to_owned()),
         };
     }
     if dir.join(MANIFEST).exists() {
-        return other("a sweep without shards is".to_owned());
+        return other("a sweep without shards".to_owned());
     }
-    if let Some((first, _)) = shards.iter().find(|(there, _)| there.of != shard.of) {
-        return other(format!("shard {first} is"));
+    if let Some((first, _)) = shards.iter().find(|(found, _)| found.of != shard.of) {
+        return other(format!("shard {first}"));
     }
     Ok(dir.join(format!("shard-{:04}-of-{:04}", shard.index, shard.of)))
 }
 
-/// Takes the lock that this process holds until it ends, however it ends.
+/// Takes a lock that this process holds until it ends, in any way.
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
     let file = File::options()
@@ -423,14 +426,14 @@ fn lock(dir: &Path) -> Result<File> {
         }
         Err(TryLockError::Error(error)) => return Err(write_error(&path)(error)),
     }
-    // Who it is helps a message, and nothing else: a full disk has to say so elsewhere.
+    // The name of the process only serves a message. A full disk is reported elsewhere.
     let _ = file.set_len(0);
     let _ = file.seek(SeekFrom::Start(0));
     let _ = write!(file, "process {}", std::process::id());
     Ok(file)
 }
 
-/// An error if there is anything in a folder but its lock.
+/// An error if a folder has anything but its lock.
 fn check_empty(dir: &Path) -> Result<()> {
     let leftover = format!("{MANIFEST}{PARTIAL}");
     if names(dir)?
@@ -444,7 +447,7 @@ fn check_empty(dir: &Path) -> Result<()> {
     })
 }
 
-/// The closed parts, in order, and the number of the open one. What a killed process has left of others is removed.
+/// The closed parts, in order, and the number of the open one. Removes the leftovers of killed processes.
 fn parts(dir: &Path) -> Result<(Vec<PartInfo>, usize)> {
     let names = names(dir)?;
     let (mut parts, mut next) = (Vec::new(), 0);
@@ -456,7 +459,7 @@ fn parts(dir: &Path) -> Result<(Vec<PartInfo>, usize)> {
             next = number + 1;
         }
     }
-    // Behind the last part, though one may have been deleted there.
+    // After the last part, even if that one was deleted.
     let open = names
         .iter()
         .filter_map(|name| part_number(name, OPEN))

@@ -1,4 +1,4 @@
-//! The rows of the open part: a line each, appended as soon as the row is there.
+//! The journal of the open part: one line per row, appended as soon as the row is finished.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,29 +12,30 @@ use crate::error::{read_error, write_error};
 use crate::folder::sync_folder;
 use crate::{Plan, Result, SweepError};
 
-/// How long lines may be with the operating system before they are on the disk. A process that is killed loses none of them, a machine
-/// that loses power may lose those of this time.
+/// How long lines may stay in the operating system's cache before they are synchronised. A killed process loses none of
+/// them; a machine that loses power may lose the lines of this period.
 const SYNC: Duration = Duration::from_secs(5);
 
-/// A line: what the plan does not say of a row, or that there is none.
+/// A line: the fields of a row that the plan does not know, or the record of a failure.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     /// The number of the row.
     pub(crate) row: usize,
-    pub(crate) what: What,
+    pub(crate) what: Entry,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum What {
-    Said(Said),
-    /// The cell, by what it is called.
+pub(crate) enum Entry {
+    #[serde(rename = "said")]
+    Row(CellResult),
+    /// The description of the failed cell.
     Failed(String),
 }
 
-/// What came of a cell. Floats are written with the fewest digits that give them back, to the bit.
+/// The results for a cell. Floats are written with the fewest digits that restore their exact bits.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Said {
+pub(crate) struct CellResult {
     key: u64,
     token_decoded: Option<String>,
     interpretation: String,
@@ -46,7 +47,7 @@ pub(crate) struct Said {
     controls: Vec<(String, f32)>,
 }
 
-impl Said {
+impl CellResult {
     pub(crate) fn new(row: Row) -> Self {
         let controls = row.controls.into_iter();
         Self {
@@ -64,7 +65,7 @@ impl Said {
         }
     }
 
-    /// JSON has no word for a number that is not finite.
+    /// JSON cannot express numbers that are not finite.
     fn is_finite(&self) -> bool {
         let floats = self.relevancy_score.iter().chain(&self.logprobs);
         let evidence = self.controls.iter().map(|(_, evidence)| evidence);
@@ -72,7 +73,7 @@ impl Said {
         floats.chain(evidence).chain(samples).all(|x| x.is_finite())
     }
 
-    /// The row of this number.
+    /// The row with this number.
     pub(crate) fn into_row(self, number: usize, plan: &Plan, options: &Options) -> Result<Row> {
         let stray = || SweepError::Stray {
             row: number.to_string(),
@@ -114,14 +115,14 @@ impl Said {
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
-    /// The bytes of whole lines.
+    /// The length of all whole lines, in bytes.
     len: u64,
     synced: Instant,
 }
 
 impl Journal {
-    /// Opens a journal, or begins one. `each` gets the lines that are there. What follows the last whole line is cut off: somebody was
-    /// killed while writing it.
+    /// Opens or creates a journal. `each` gets the lines in it. Anything after the last whole line was cut off by a
+    /// kill, and is removed.
     pub(crate) fn open(path: PathBuf, mut each: impl FnMut(Line)) -> Result<Self> {
         let file = File::options()
             .create(true)
@@ -157,9 +158,9 @@ impl Journal {
         })
     }
 
-    /// Appends a line. When it fails, nothing of the line is there.
+    /// Appends a line. If this fails, nothing of the line remains.
     pub(crate) fn push(&mut self, line: &Line) -> Result<()> {
-        if let What::Said(said) = &line.what
+        if let Entry::Row(said) = &line.what
             && !said.is_finite()
         {
             return Err(SweepError::Stray {
@@ -178,7 +179,7 @@ impl Journal {
             io::Result::Ok(())
         })();
         written.map_err(|error| {
-            // Room for nothing is room enough for this.
+            // Truncating needs no space on the disk.
             let _ = self.file.set_len(self.len);
             write_error(&self.path)(error)
         })

@@ -1,8 +1,8 @@
-//! Sweeps of interpretations over many prompts, which go on where they were stopped.
+//! Resumable sweeps of interpretations over many prompts.
 //!
-//! A [`Plan`] lists the rows of a sweep: the cells that a [`TokenSelector`](selfie::TokenSelector) finds in each prompt, and which
-//! of them are a [`Shard`]'s. A [`SweepFolder`] holds the rows that are done. [`sweep`] computes the others, and
-//! [`Merge`] reads finished folders as one.
+//! A [`Plan`] lists the rows of a sweep: the cells that a [`TokenSelector`](selfie::TokenSelector) selects in each
+//! prompt, and which of them belong to a [`Shard`]. A [`SweepFolder`] holds the finished rows. [`sweep`] computes the
+//! others, and [`Merge`] reads finished folders as one.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,13 +29,13 @@
 //! # }
 //! ```
 //!
-//! # What is on the disk
+//! # Files
 //!
-//! A row is appended to the journal of the open part (`part-00003.open.jsonl`) as soon as it is there, so that a process that is killed
-//! loses the cells that are in flight and nothing else. When a part has [`PART_ROWS`] rows, or is old, it becomes a Parquet file, which
-//! appears by a rename; then its journal goes. What is done is read from these files alone: `manifest.json` says it again for people and
-//! other programs, with the settings that have to stay the same. Files are synchronised before they are renamed, and the journal every few
-//! seconds.
+//! Each row is appended to the journal of the open part (`part-00003.open.jsonl`) as soon as it is finished, so a
+//! killed process only loses the cells in flight. When a part has [`PART_ROWS`] rows, or is old enough, it becomes a
+//! Parquet file, which appears by a rename; then its journal is removed. Only these files decide what is finished.
+//! `manifest.json` repeats it for people and other programs, together with the settings that must not change. Files are
+//! synchronised before they are renamed, the journal every few seconds.
 #![forbid(unsafe_code)]
 
 mod error;

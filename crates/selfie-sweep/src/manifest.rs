@@ -1,4 +1,4 @@
-//! What is said of a sweep beside its rows, as JSON.
+//! A sweep's manifest, as JSON.
 
 use std::fs;
 use std::path::Path;
@@ -6,63 +6,63 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{read_error, write_error};
-use crate::folder::put;
+use crate::folder::write_atomic;
 use crate::{Gap, Result, Settings, SweepError};
 
-/// The manifest's file.
+/// The name of the manifest's file.
 pub(crate) const MANIFEST: &str = "manifest.json";
-/// The name of a part's description in its metadata.
+/// The metadata key of a part's description.
 pub(crate) const PART: &str = "selfie.part";
 
-/// `manifest.json`: the settings of a sweep, and how far it is. It is written whenever a part is closed.
+/// `manifest.json`: the settings and the progress of a sweep. It is written whenever a part is closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// What rows call the model that embeddings come from.
+    /// The name, in rows, of the model that embeddings come from.
     pub model: String,
-    /// What rows call the model that reads them, where it is another one.
+    /// The name, in rows, of the reader, if it is another model.
     pub reader: Option<String>,
-    /// What has to stay the same.
+    /// The settings that must not change.
     pub settings: Settings,
-    /// The numbers of the rows that this folder is to have: from the first to before the last.
+    /// The range of row numbers in this folder, the end exclusive.
     pub rows: (usize, usize),
-    /// How many of them are in the parts, or have failed.
+    /// The number of rows that are in the parts or have failed.
     pub done: usize,
-    /// Whether that is all of them.
+    /// Whether these are all rows.
     pub complete: bool,
-    /// Rows that cannot be computed, as activations overflow.
+    /// Rows that cannot be computed because activations overflowed.
     pub failed: Vec<Failed>,
-    /// What is not in all prompts.
+    /// What some prompts lack.
     pub gaps: Vec<Gap>,
-    /// The prompts that have no rows.
+    /// The prompts without rows.
     pub without_cells: Gap,
-    /// The files.
+    /// The part files.
     pub parts: Vec<PartInfo>,
 }
 
 /// A row that cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// Its number.
+    /// The number of the row.
     pub row: usize,
     /// The cell.
     pub cell: String,
 }
 
-/// A part of a sweep, as its file's metadata say it too.
+/// A part of a sweep, as also described in its file's metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartInfo {
-    /// Its file.
+    /// The name of its file.
     pub file: String,
-    /// The numbers of the rows in it, in order: ranges, from the first to before the last.
+    /// The numbers of its rows, as ordered ranges with exclusive ends.
     pub rows: Vec<(usize, usize)>,
-    /// Rows among them that have failed, and are not in it.
+    /// The failed rows among them, which are not in the file.
     pub failed: Vec<Failed>,
-    /// What they were computed on.
+    /// The device that computed them.
     pub device: String,
 }
 
 impl Manifest {
-    /// The manifest of a folder; `None` if there is none.
+    /// Reads the manifest of a folder; `None` if there is none.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);
         let text = match fs::read_to_string(&path) {
@@ -82,7 +82,7 @@ impl Manifest {
         let path = dir.join(MANIFEST);
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from);
         text.and_then(|text| {
-            put(&path, |file| {
+            write_atomic(&path, |file| {
                 std::io::Write::write_all(file, text.as_bytes())
             })
         })
@@ -91,7 +91,7 @@ impl Manifest {
 }
 
 impl PartInfo {
-    /// How many rows it stands for.
+    /// The number of rows it covers.
     pub fn len(&self) -> usize {
         self.rows
             .iter()
@@ -99,13 +99,13 @@ impl PartInfo {
             .sum()
     }
 
-    /// Whether it stands for none.
+    /// Whether it covers no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Numbers in order as ranges.
+/// Turns ordered numbers into ranges.
 pub(crate) fn ranges(numbers: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for number in numbers {

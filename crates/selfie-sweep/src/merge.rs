@@ -1,4 +1,4 @@
-//! Finished folders as one list of rows.
+//! Reads finished folders as one list of rows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,34 +9,34 @@ use crate::folder::{part_files, shard_folders};
 use crate::read::{read_info, read_rows};
 use crate::{Failed, Manifest, PartInfo, Result, Settings, Shard, SweepError};
 
-/// The folders of one sweep, all there.
+/// The complete folders of one sweep.
 #[derive(Clone, Debug)]
 pub struct Merge {
-    /// The settings that they share.
+    /// Their common settings.
     pub settings: Settings,
-    /// What their rows have.
+    /// The optional fields of their rows.
     pub fields: RowFields,
-    /// Rows that have failed, and are missing.
+    /// Failed rows, which are missing.
     pub failed: Vec<Failed>,
-    /// How many rows there are.
+    /// The number of rows.
     pub rows: usize,
-    /// What the rows were computed on, each once. Different devices may differ in the last bits.
+    /// The devices that computed the rows, each once. Different devices may differ in the last bits.
     pub devices: Vec<String>,
     parts: Vec<(PathBuf, PartInfo)>,
 }
 
 impl Merge {
-    /// Opens sweeps' folders, those of shards by themselves or by the folder that they lie in.
+    /// Opens sweep folders. Shards may be given one by one, or as the folder that contains them.
     ///
     /// # Errors
-    /// A folder holds no sweep; two differ in more than the shard; a shard or a row is missing, or there twice.
+    /// A folder has no sweep; two differ in more than the shard; a shard or a row is missing or repeated.
     pub fn open(dirs: &[impl AsRef<Path>]) -> Result<Self> {
         let mut folders: BTreeMap<Shard, (PathBuf, Manifest)> = BTreeMap::new();
         for dir in dirs {
-            for (dir, manifest) in of_dir(dir.as_ref())? {
+            for (dir, manifest) in sweeps_in(dir.as_ref())? {
                 let damaged = || SweepError::Damaged {
                     path: dir.join("manifest.json"),
-                    reason: "its settings name no shard".to_owned(),
+                    reason: "its settings have no shard".to_owned(),
                 };
                 let shard = manifest.settings.shard().ok_or_else(damaged)?;
                 if let Some((_, (one, first))) = folders.first_key_value() {
@@ -68,7 +68,7 @@ impl Merge {
     fn of_folders(folders: BTreeMap<Shard, (PathBuf, Manifest)>) -> Result<Self> {
         let Some((shard, (dir, first))) = folders.first_key_value() else {
             return Err(SweepError::Unfinished {
-                what: "no folder was named".to_owned(),
+                what: "no folder given".to_owned(),
             });
         };
         let missing: Vec<String> = (1..=shard.of)
@@ -83,7 +83,7 @@ impl Merge {
         }
         let fields = first.settings.fields().ok_or_else(|| SweepError::Damaged {
             path: dir.join("manifest.json"),
-            reason: "its settings name unknown samples or controls".to_owned(),
+            reason: "its settings have unknown samples or controls".to_owned(),
         })?;
         let mut merge = Self {
             settings: first.settings.without_shard(),
@@ -102,7 +102,7 @@ impl Merge {
         Ok(merge)
     }
 
-    /// Adds the parts of a folder, after a look at each of them.
+    /// Adds the parts of a folder, after checking each.
     fn add(&mut self, dir: &Path, manifest: &Manifest) -> Result<()> {
         let mut ranges = Vec::new();
         for path in part_files(dir)? {
@@ -122,7 +122,7 @@ impl Merge {
             if from < next {
                 return Err(SweepError::Damaged {
                     path: dir.to_owned(),
-                    reason: format!("row {from} is there twice"),
+                    reason: format!("row {from} occurs twice"),
                 });
             }
             missing += from - next;
@@ -141,7 +141,7 @@ impl Merge {
         Ok(())
     }
 
-    /// The rows, in the order of the plan. Parts are read one after the other, a few rows at a time.
+    /// The rows in the order of the plan. Reads one part after another, a few rows at a time.
     pub fn rows(&self) -> MergedRows<'_> {
         MergedRows {
             left: &self.parts,
@@ -153,17 +153,17 @@ impl Merge {
 /// The rows of a [`Merge`].
 pub struct MergedRows<'a> {
     left: &'a [(PathBuf, PartInfo)],
-    open: Vec<Open>,
+    open: Vec<OpenPart>,
 }
 
-/// A part that is being read.
-struct Open {
+/// A part being read.
+struct OpenPart {
     rows: Box<dyn Iterator<Item = Result<Row>>>,
-    /// The numbers of the rows to come.
+    /// The numbers of its remaining rows.
     numbers: std::iter::Peekable<Box<dyn Iterator<Item = usize>>>,
 }
 
-impl Open {
+impl OpenPart {
     fn new(path: &Path, part: &PartInfo) -> Result<Self> {
         let failed: Vec<usize> = part.failed.iter().map(|failed| failed.row).collect();
         let numbers = part
@@ -186,15 +186,15 @@ impl Iterator for MergedRows<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             self.open.retain_mut(|part| part.numbers.peek().is_some());
-            let first = |part: &mut Open| part.numbers.peek().copied();
+            let first = |part: &mut OpenPart| part.numbers.peek().copied();
             let at = (0..self.open.len()).min_by_key(|&at| first(&mut self.open[at]));
             let next = at.and_then(|at| first(&mut self.open[at]));
-            // A part that begins before the next row has to be open: rows that were left out when a run was stopped are in a later one.
+            // Open every part that begins before the next row: rows skipped when a run stopped are in a later part.
             if let Some(((path, part), left)) = self.left.split_first()
                 && next.is_none_or(|next| part.rows.first().is_none_or(|(from, _)| *from < next))
             {
                 self.left = left;
-                match Open::new(path, part) {
+                match OpenPart::new(path, part) {
                     Ok(open) => self.open.push(open),
                     Err(error) => return Some(Err(error)),
                 }
@@ -207,8 +207,8 @@ impl Iterator for MergedRows<'_> {
     }
 }
 
-/// The sweep of a folder, or those of the shards in it.
-fn of_dir(dir: &Path) -> Result<Vec<(PathBuf, Manifest)>> {
+/// The sweep in a folder, or those of the shards in it.
+fn sweeps_in(dir: &Path) -> Result<Vec<(PathBuf, Manifest)>> {
     if let Some(manifest) = Manifest::read(dir)? {
         return Ok(vec![(dir.to_owned(), manifest)]);
     }

@@ -1,4 +1,4 @@
-//! Rows as Parquet: columns named as the fields of a row, lists as lists.
+//! Rows as Parquet: one column per field of a row, with lists as lists.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use selfie::interp::{Row, RowFields, Samples};
 
-/// Rows that are written together: so many are in memory at the most, and a long file has few groups.
+/// Rows per row group. This bounds the rows in memory, and keeps the number of groups in a long file small.
 const GROUP: usize = 8192;
 
 /// The columns of every row.
@@ -36,17 +36,17 @@ const COLUMNS: &str = "
   required group logprobs (LIST) { repeated group list { required float element; } }
 ";
 
-/// Those of rows of which several texts were drawn.
+/// The columns of rows with several samples.
 const SAMPLES: &str = "
   required group samples (LIST) { repeated group list { required binary element (STRING); } }
   required float agreement;
   required float mean_logprob;
 ";
 
-/// Writes rows to a Parquet file, a group of rows at a time: the file is complete only after [`finish`](Self::finish).
+/// Writes rows to a Parquet file, one row group at a time. The file is complete only after [`finish`](Self::finish).
 ///
-/// Floats are `FLOAT`, ids `INT64`, lists three-level lists. Columns that say the same in many rows (prompts, names, modes) are
-/// in dictionaries; pages are compressed with Snappy.
+/// Floats are `FLOAT`, ids `INT64`, lists three-level lists. Columns that repeat their values (prompts, names, modes)
+/// are dictionary-encoded; pages are compressed with Snappy.
 pub struct ParquetRows<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     rows: Vec<Row>,
@@ -67,7 +67,7 @@ fn schema(fields: &RowFields) -> String {
 }
 
 impl<W: Write + Send> ParquetRows<W> {
-    /// Begins a file of rows with these fields. `metadata` are names and values for the file's footer.
+    /// Starts a file of rows with these fields. `metadata` goes to the file's footer.
     pub fn new(out: W, fields: &RowFields, metadata: &[(&str, String)]) -> io::Result<Self> {
         let schema = parse_message_type(&schema(fields)).map_err(other)?;
         let metadata = metadata
@@ -86,7 +86,7 @@ impl<W: Write + Send> ParquetRows<W> {
         })
     }
 
-    /// Takes a row, which is in the file when its group is full.
+    /// Takes a row. It is in the file once its group is full.
     pub fn write(&mut self, row: Row) -> io::Result<()> {
         self.rows.push(row);
         if self.rows.len() == GROUP {
@@ -95,7 +95,7 @@ impl<W: Write + Send> ParquetRows<W> {
         Ok(())
     }
 
-    /// Writes what comes after the last row.
+    /// Writes the last group and the footer.
     pub fn finish(&mut self) -> io::Result<()> {
         if !self.rows.is_empty() {
             self.write_group()?;
@@ -135,7 +135,7 @@ fn write_columns<W: Write + Send>(
     columns.optional::<ByteArrayType>(|row| row.map.as_deref().map(text))?;
     columns.list::<FloatType>(|row| row.logprobs.clone())?;
     if fields.samples {
-        // A row without them would be of another run; its list is empty then, and its numbers are no numbers.
+        // A row without samples belongs to another run; its list is then empty, and its numbers are NaN.
         let number = |row: &Row, of: fn(&Samples) -> f32| row.samples.as_ref().map_or(f32::NAN, of);
         columns.list::<ByteArrayType>(|row| {
             let drawn = row.samples.iter().flat_map(|samples| &samples.samples);
@@ -212,7 +212,7 @@ fn text(text: &str) -> ByteArray {
     ByteArray::from(text)
 }
 
-/// The operating system's error where it is one, such as a full disk.
+/// The operating system's error if there is one, such as a full disk.
 fn other(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<io::Error>() {

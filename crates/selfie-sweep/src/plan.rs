@@ -1,4 +1,4 @@
-//! Which rows a sweep has.
+//! The rows of a sweep.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Result, SweepError};
 
-/// A part of a sweep that one process computes, with no word to the others.
+/// A part of a sweep that one process computes independently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard {
-    /// Which, from 1.
+    /// Its number, from 1.
     pub index: usize,
-    /// Of how many.
+    /// The number of shards.
     pub of: usize,
 }
 
@@ -24,7 +24,7 @@ impl Shard {
     /// The whole sweep.
     pub const ALL: Shard = Shard { index: 1, of: 1 };
 
-    /// Its share of so many: shares follow each other, and differ in size by one at the most.
+    /// Its share of `n` items. Shares are consecutive, and their sizes differ by at most one.
     pub fn share(self, n: usize) -> Range<usize> {
         let until = |shards: usize| (n as u128 * shards as u128 / self.of as u128) as usize;
         until(self.index - 1)..until(self.index)
@@ -54,33 +54,33 @@ impl fmt::Display for Shard {
     }
 }
 
-/// Something that is not in some of the prompts.
+/// Something that some prompts lack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// What.
+    /// What they lack.
     pub what: String,
-    /// How many prompts that concerns.
+    /// The number of such prompts.
     pub count: usize,
-    /// Which, from 0.
+    /// Their indices, from 0.
     pub prompts: Vec<usize>,
 }
 
 /// The rows of a sweep, numbered from 0: prompt by prompt, layer by layer, token by token, injection by injection.
 ///
-/// A prompt that is empty, longer than the model's context, or in which the selector finds nothing has no rows; [`gaps`](Self::gaps) names
-/// it.
+/// A prompt has no rows if it is empty, longer than the model's context, or without any selected token;
+/// [`gaps`](Self::gaps) names it.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Which part of the sweep is meant.
+    /// The shard to compute.
     pub shard: Shard,
-    /// The `hidden_states` that are read, in order.
+    /// The `hidden_states` to read, in order.
     pub layers: Vec<usize>,
-    /// The tokens that are read.
+    /// The tokens to read.
     pub tokens: TokenSelector,
     prompts: Vec<String>,
-    /// Prompts that the model can run, by their index.
-    sound: Vec<usize>,
-    /// Cells of all shards; their prompts are indices of `sound`.
+    /// The indices of the prompts that the model can run.
+    runnable: Vec<usize>,
+    /// The cells of all shards. Their prompts are indices into `runnable`.
     cells: Vec<Cell>,
     rows_per_cell: usize,
     gaps: Vec<Gap>,
@@ -88,10 +88,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The cells of `layers` and `tokens` in each prompt, once for each injection of `options`.
+    /// The cells of `layers` and `tokens` in each prompt, once per injection of `options`.
     ///
     /// # Errors
-    /// No prompt has a cell.
+    /// No prompt has a selected cell.
     pub fn new(
         opened: &Opened,
         prompts: Vec<String>,
@@ -100,7 +100,7 @@ impl Plan {
         options: &Options,
         shard: Shard,
     ) -> Result<Self> {
-        let (mut sound, mut cells, mut without_cells) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut runnable, mut cells, mut without_cells) = (Vec::new(), Vec::new(), Vec::new());
         let mut gaps: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut layers = layers.to_vec();
         layers.sort_unstable();
@@ -117,18 +117,21 @@ impl Plan {
                 } else {
                     let mut selected = tokens.select(text, &spans);
                     for missed in &selected.missed {
-                        gap(format!("\"{}\" is not there in full", missed.part));
+                        gap(format!(
+                            "\"{}\" is missing, in whole or in part",
+                            missed.part
+                        ));
                     }
                     selected.tokens.sort_unstable();
                     selected.tokens.dedup();
                     for &layer in &layers {
                         cells.extend(selected.tokens.iter().map(|&token| Cell {
-                            prompt: sound.len(),
+                            prompt: runnable.len(),
                             layer,
                             token,
                         }));
                     }
-                    sound.push(index);
+                    runnable.push(index);
                 }
             }
             if cells.len() == before {
@@ -155,7 +158,7 @@ impl Plan {
             layers,
             tokens: tokens.clone(),
             prompts,
-            sound,
+            runnable,
             cells,
             rows_per_cell: options.injections.len(),
             gaps,
@@ -163,17 +166,17 @@ impl Plan {
         })
     }
 
-    /// The prompts as they were given.
+    /// The prompts, as given.
     pub fn prompts(&self) -> &[String] {
         &self.prompts
     }
 
-    /// What is not in all prompts.
+    /// What some prompts lack.
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
     }
 
-    /// The prompts that have no rows, by their index.
+    /// The indices of the prompts without rows.
     pub fn without_cells(&self) -> &[usize] {
         &self.without_cells
     }
@@ -184,7 +187,7 @@ impl Plan {
         cells.start * self.rows_per_cell..cells.end * self.rows_per_cell
     }
 
-    /// Finds every error that can be found without the weights; `reader` is the model that reads.
+    /// Finds every error that does not need the weights. `reader` is the model that reads.
     pub fn check(&self, subject: &Opened, reader: &Opened, options: &Options) -> Result<()> {
         selfie::interp::check_by(
             (&subject.config, &subject.tokenizer),
@@ -196,12 +199,12 @@ impl Plan {
         .map_err(|error| selfie::Error::from(error).into())
     }
 
-    /// The prompts that cells name.
+    /// The prompts that cells refer to.
     pub(crate) fn texts(&self) -> Vec<&str> {
-        self.sound.iter().map(|&at| &*self.prompts[at]).collect()
+        self.runnable.iter().map(|&at| &*self.prompts[at]).collect()
     }
 
-    /// The shard's cells that have a row to compute, with the number of the first row of each.
+    /// The shard's cells with a row left to compute, and the number of each cell's first row.
     pub(crate) fn cells_to_do(&self, is_done: impl Fn(usize) -> bool) -> (Vec<Cell>, Vec<usize>) {
         let n = self.rows_per_cell;
         let left = |first: &usize| (*first..first + n).any(|row| !is_done(row));
@@ -210,13 +213,13 @@ impl Plan {
         (cells, firsts)
     }
 
-    /// The cell of a row, and its injection.
+    /// The cell of a row, and the index of its injection.
     pub(crate) fn cell(&self, row: usize) -> Option<(Cell, usize)> {
         let cell = self.cells.get(row / self.rows_per_cell)?;
         Some((*cell, row % self.rows_per_cell))
     }
 
-    /// The number of a row of these options, as the interpreter made it.
+    /// The number of a row that the interpreter made with these options.
     pub(crate) fn number_of(&self, row: &Row, options: &Options) -> Option<usize> {
         let cell = Cell {
             prompt: row.prompt_index?,
@@ -231,8 +234,8 @@ impl Plan {
         Some(at * self.rows_per_cell + injection)
     }
 
-    /// The index among all prompts of one that cells name.
+    /// The index, among all prompts, of a prompt that cells refer to.
     pub(crate) fn index_of(&self, prompt: usize) -> usize {
-        self.sound[prompt]
+        self.runnable[prompt]
     }
 }

@@ -11,18 +11,18 @@ use serde_json::{Map, Value};
 use crate::error::read_error;
 use crate::{Result, SweepError};
 
-/// The column that prompts are in where none is named.
+/// The default column of prompts.
 const COLUMN: &str = "prompt";
 
-/// The prompts of a file, or of stdin for `-`; the name's end says what it is.
+/// Reads the prompts of a file, or of stdin for `-`. The extension decides the format:
 ///
-/// - `.csv`, `.jsonl`, `.parquet`: a prompt a record, in the column of this name. Without a name that is `prompt`, or else the only one
-///   there is. A value that is missing is an empty prompt, so that the indices are those of the records; a list or an object (the
-///   messages of a chat) is its JSON. A line of `.jsonl` may also be a string.
-/// - anything else: a prompt a line. A line that is a JSON string is decoded, blank ones are skipped.
+/// - `.csv`, `.jsonl`, `.parquet`: one prompt per record, in the given column. Without a column name, it is `prompt`,
+///   or the only column. A missing value is an empty prompt, so that indices match the records. A list or an object
+///   (the messages of a chat) becomes its JSON. A line of `.jsonl` may also be a string.
+/// - anything else: one prompt per line. Lines that are JSON strings are decoded, blank lines are skipped.
 ///
 /// # Errors
-/// The file cannot be read, is not what its name says, has no such column, or no prompt.
+/// The file cannot be read, does not match its extension, lacks the column, or has no prompts.
 pub fn read_prompts(path: &Path, column: Option<&str>) -> Result<Vec<String>> {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let prompts = match extension {
@@ -48,7 +48,7 @@ fn lines(path: &Path) -> Result<Vec<String>> {
     }
     .map_err(read_error(path))?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
-    // A JSON string is what it stands for, such as a prompt with line breaks; any other line is the prompt itself.
+    // A JSON string is decoded, so that a prompt can have line breaks; any other line is the prompt itself.
     Ok(lines
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.to_owned()))
         .collect())
@@ -96,7 +96,7 @@ fn jsonl(path: &Path, column: Option<&str>) -> Result<Vec<String>> {
             Value::String(prompt) => prompt,
             Value::Object(mut record) => {
                 let names: Vec<String> = record.keys().cloned().collect();
-                // A record may leave a value out, if it is named.
+                // A record may leave out the value of a named column.
                 match column {
                     Some(name) if index > 0 => record.remove(name).map_or_else(String::new, text),
                     _ => take(&mut record, &names[column_of(path, &names, column)?]),
@@ -151,7 +151,7 @@ fn parquet(path: &Path, column: Option<&str>) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// Where the column is.
+/// The index of the column.
 fn column_of(path: &Path, names: &[String], column: Option<&str>) -> Result<usize> {
     let wanted = column.unwrap_or(COLUMN);
     match (names.iter().position(|name| name == wanted), column) {

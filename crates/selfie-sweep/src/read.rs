@@ -1,4 +1,4 @@
-//! Rows of Parquet files.
+//! Reads rows from Parquet files.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,18 +11,18 @@ use crate::error::read_error;
 use crate::manifest::{PART, PartInfo};
 use crate::{Result, SweepError};
 
-/// The rows of a Parquet file that [`ParquetRows`](crate::ParquetRows) wrote, one after the other.
+/// The rows of a Parquet file that [`ParquetRows`](crate::ParquetRows) wrote, in order.
 pub fn read_rows(path: &Path) -> Result<impl Iterator<Item = Result<Row>> + use<>> {
     let reader = open(path)?;
     let records = reader.into_iter();
     let damaged = damaged_by(path);
     Ok(records.map(move |record| {
         let record = record.map_err(|error| damaged(error.to_string()))?;
-        row(&record).ok_or_else(|| damaged("a row does not have the columns of a row".to_owned()))
+        row(&record).ok_or_else(|| damaged("a row lacks some of the columns of rows".to_owned()))
     }))
 }
 
-/// What a part says of itself.
+/// The description of a part, from its metadata.
 pub(crate) fn read_info(path: &Path) -> Result<PartInfo> {
     let reader = open(path)?;
     let metadata = reader.metadata().file_metadata().key_value_metadata();
@@ -30,14 +30,14 @@ pub(crate) fn read_info(path: &Path) -> Result<PartInfo> {
     let part = metadata.iter().find(|entry| entry.key == PART);
     let part = part.and_then(|entry| serde_json::from_str(entry.value.as_deref()?).ok());
     let part: PartInfo =
-        part.ok_or_else(|| damaged_by(path)(format!("there is no {PART} in its metadata")))?;
+        part.ok_or_else(|| damaged_by(path)(format!("its metadata has no {PART}")))?;
     let (rows, found) = (
         part.len() - part.failed.len(),
         reader.metadata().file_metadata().num_rows(),
     );
     if found != rows as i64 {
         return Err(damaged_by(path)(format!(
-            "it has {found} rows, and speaks of {rows}"
+            "it has {found} rows, but its metadata says {rows}"
         )));
     }
     Ok(part)
@@ -56,7 +56,7 @@ fn damaged_by(path: &Path) -> impl Fn(String) -> SweepError + use<> {
     }
 }
 
-/// A record as a row; `None` if it is none.
+/// Converts a record to a row; `None` if it is not one.
 fn row(record: &Record) -> Option<Row> {
     let field = |name: &str| {
         let mut columns = record.get_column_iter();
@@ -121,7 +121,7 @@ fn row(record: &Record) -> Option<Row> {
             });
         }
     }
-    // In the order in which they were asked for.
+    // In the requested order.
     let place = |control: &Controlled| {
         let name = format!("{}_evidence", control.control.name());
         record

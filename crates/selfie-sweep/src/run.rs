@@ -1,4 +1,4 @@
-//! Computing what a folder does not have yet.
+//! Computes the missing rows of a folder.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,44 +8,44 @@ use selfie::interp::{InterpError, Options, Row, Sink};
 
 use crate::{Plan, Result, SweepError, SweepFolder};
 
-/// Who is told how a sweep goes. `()` hears nothing.
+/// Receives the progress of a sweep. `()` ignores it.
 pub trait Observer {
-    /// So many of the folder's rows are done; called after each.
+    /// Reports that `done` of the folder's rows are finished; called after each row.
     fn row(&mut self, _done: usize, _rows: usize) {}
 
-    /// Called after each pass of the model. `Break` ends the sweep, after the rows that are finished.
+    /// Called after each pass of the model. `Break` ends the sweep after delivering the finished rows.
     fn pass(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    /// A cell has no row: its activations overflow.
+    /// Reports a cell without a row, because its activations overflowed.
     fn failed(&mut self, _cell: &str) {}
 }
 
 impl Observer for () {}
 
-/// How a sweep ended that did not fail.
+/// How a successful sweep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a sweep that was stopped has not all rows"]
+#[must_use = "a stopped sweep does not have all rows"]
 pub struct Swept {
-    /// Rows that are done, failed ones among them.
+    /// The number of finished rows, including failed ones.
     pub done: usize,
-    /// Rows that the folder is to have.
+    /// The number of rows in the folder's plan.
     pub rows: usize,
-    /// Rows that this call computed.
+    /// The number of rows that this call computed.
     pub new: usize,
-    /// Rows among these whose interpretation is empty.
+    /// How many of these have an empty interpretation.
     pub empty: usize,
-    /// Rows that have failed, in all.
+    /// The number of failed rows in all.
     pub failed: usize,
 }
 
-/// Computes the rows of a folder's plan that it does not have: all prompts' cells together, in full batches of one reader. `reader` is the
-/// model that reads, where it is another one; the options are its own.
+/// Computes the rows of a folder's plan that it lacks: the cells of all prompts together, in full batches of one
+/// reader. `reader` is the model that reads, if it is another one; then the options belong to it.
 ///
 /// # Errors
-/// What [`selfie::interp::interpret`] and [`SweepFolder::push`] report. The rows that were done are in the folder whatever happens.
-/// Cells whose activations overflow are no error: they are counted.
+/// Errors of [`selfie::interp::interpret`] and [`SweepFolder::push`]. The finished rows are in the folder in any case.
+/// Cells whose activations overflow are not errors; they are counted.
 pub fn sweep(
     model: &Model,
     reader: Option<&Model>,
@@ -57,7 +57,7 @@ pub fn sweep(
     let plan = Arc::clone(folder.plan());
     let (cells, firsts) = plan.cells_to_do(|row| folder.is_done(row));
     let device = reader.unwrap_or(model).device().describe();
-    let mut into = Into {
+    let mut into = FolderSink {
         before: folder.done(),
         rows: plan.rows().len(),
         plan: &plan,
@@ -79,7 +79,7 @@ pub fn sweep(
         };
         swept.map(|_| ())
     };
-    let Into {
+    let FolderSink {
         before,
         rows,
         folder,
@@ -90,7 +90,7 @@ pub fn sweep(
     if let Some(error) = error {
         return Err(error);
     }
-    // A part, so that other programs can read what is there.
+    // Close the part, so that other programs can read the rows.
     let closed = folder.close_part(&options, &device);
     match swept {
         Err(selfie::Error::Interp(error)) if matches!(*error, InterpError::NotFinite { .. }) => {}
@@ -106,12 +106,12 @@ pub fn sweep(
     })
 }
 
-/// Puts rows into a folder.
-struct Into<'a, O> {
+/// Adds rows to a folder.
+struct FolderSink<'a, O> {
     before: usize,
     rows: usize,
     plan: &'a Plan,
-    /// The numbers of the first row of each cell that is computed.
+    /// The number of the first row of each computed cell.
     firsts: Vec<usize>,
     options: &'a Options,
     device: &'a str,
@@ -121,7 +121,7 @@ struct Into<'a, O> {
     error: Option<SweepError>,
 }
 
-impl<O: Observer> Into<'_, O> {
+impl<O: Observer> FolderSink<'_, O> {
     fn take(&mut self, pushed: Result<()>) -> ControlFlow<()> {
         if let Err(error) = pushed {
             self.error = Some(error);
@@ -132,7 +132,7 @@ impl<O: Observer> Into<'_, O> {
     }
 }
 
-impl<O: Observer> Sink for Into<'_, O> {
+impl<O: Observer> Sink for FolderSink<'_, O> {
     fn row(&mut self, mut row: Row) -> ControlFlow<()> {
         let Some(number) = self.plan.number_of(&row, self.options) else {
             let row = format!("layer {:?}, token {}", row.layer, row.token);

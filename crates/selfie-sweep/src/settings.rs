@@ -1,4 +1,4 @@
-//! What has to stay the same for rows to be of one sweep.
+//! The settings that all rows of a sweep must share.
 
 use std::fs;
 
@@ -11,18 +11,18 @@ use sha2::{Digest, Sha256};
 use crate::error::read_error;
 use crate::{Plan, Result};
 
-/// Differences that a message names.
+/// How many differences a message names.
 const NAMED: usize = 3;
 
-/// Everything that a sweep's rows depend on: the weights by their fingerprint, edits and tokenized prompts by their SHA-256, and the
-/// options. Not the batch size, the threads, or what the model is called: a CPU gives the same bits for any, and so does a GPU with
-/// `--deterministic`.
+/// Everything that a sweep's rows depend on: the weights by their fingerprint, edits and tokenized prompts by their
+/// SHA-256, and the options. The batch size, the threads and the model's name are not among them: a CPU gives the same
+/// bits for any of these, and so does a GPU with `--deterministic`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Settings(pub Value);
 
 impl Settings {
-    /// The settings of a plan and options. It reads all weights. `reader` is the model that reads, where it is another one.
+    /// The settings of a plan and options. Reads all weights. `reader` is the model that reads, if it is another one.
     pub fn new(
         subject: &Opened,
         reader: Option<&Opened>,
@@ -62,7 +62,8 @@ impl Settings {
         })))
     }
 
-    /// What is not the same in both, a sentence each, in so many words that both can be told apart; empty if nothing.
+    /// Describes the differences, one sentence each, with enough text to tell the values apart; empty if there are
+    /// none.
     pub fn differences(&self, there: &Settings) -> Vec<String> {
         let mut found = Vec::new();
         compare("", &there.0, &self.0, &mut found);
@@ -74,7 +75,7 @@ impl Settings {
         found
     }
 
-    /// The same for all shards.
+    /// The settings without the shard, which are the same for all shards.
     pub(crate) fn without_shard(&self) -> Self {
         let mut settings = self.0.clone();
         if let Some(settings) = settings.as_object_mut() {
@@ -87,7 +88,7 @@ impl Settings {
         self.0.get("shard")?.as_str()?.parse().ok()
     }
 
-    /// What its rows have; `None` if it says something else.
+    /// The optional fields of the rows; `None` if the settings are malformed.
     pub(crate) fn fields(&self) -> Option<RowFields> {
         let names = self.0.get("controls")?.as_array()?.iter();
         let controls = names.map(|name| name.as_str()?.parse().ok());
@@ -100,7 +101,7 @@ impl Settings {
 
 fn model(opened: &Opened) -> Result<Value> {
     let checkpoint = opened.source.checkpoint()?;
-    // As a CPU loads them.
+    // The formats in which a CPU loads them.
     let weights = opened.weights(&checkpoint, true)?;
     let formats: Vec<String> = weights.formats().map(|format| format.to_string()).collect();
     let mut edits = Vec::new();
@@ -116,7 +117,7 @@ fn model(opened: &Opened) -> Result<Value> {
     }))
 }
 
-/// How many, and the SHA-256 of their texts and ids.
+/// The number of prompts, and the SHA-256 of their texts and ids.
 fn prompts(opened: &Opened, plan: &Plan) -> Result<Value> {
     let mut digest = Sha256::new();
     for text in plan.prompts() {
@@ -173,7 +174,7 @@ fn compare(name: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
             }
         }
         (a, b) if a != b => found.push(format!(
-            "{name} is {} there and {} here",
+            "{name} is {} there but {} here",
             short(a),
             short(b)
         )),
@@ -181,7 +182,7 @@ fn compare(name: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// A value that fits a message: of a long hash its beginning.
+/// A value shortened for a message: long hashes are truncated.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 {

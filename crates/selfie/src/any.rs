@@ -1,4 +1,4 @@
-//! Things that are on one of the devices, and have forgotten on which.
+//! Devices and models of any backend.
 
 #[cfg(feature = "cuda")]
 use selfie_kernels::gpu::Cuda;
@@ -8,7 +8,7 @@ use selfie_llama::{Llama, LlamaConfig, Lora};
 use crate::cuda::on_device;
 use crate::{Result, on};
 
-/// A device that is open: a handle, which is cheap to clone. Clones share threads, stream and memory.
+/// An open device. A handle: clones are cheap, and share threads, stream and memory.
 #[derive(Clone)]
 pub enum AnyDevice {
     /// The CPU.
@@ -18,8 +18,8 @@ pub enum AnyDevice {
     Cuda(Cuda),
 }
 
-/// A model with its weights on a device. [`on!`](crate::on) calls what is generic over the device. It is a handle: clones
-/// share the weights.
+/// A model with its weights on a device. [`on!`](crate::on) calls code that is generic over the device. A handle:
+/// clones share the weights.
 #[derive(Clone)]
 pub enum AnyModel {
     /// On the CPU.
@@ -30,22 +30,22 @@ pub enum AnyModel {
 }
 
 impl AnyDevice {
-    /// Its name, and which instruction set or compute capability it uses.
+    /// Its name, and its instruction set or compute capability.
     pub fn describe(&self) -> String {
         on_device!(self, device => device.describe())
     }
 
-    /// Its memory, now.
+    /// Its memory at present.
     pub fn memory(&self) -> Result<Memory> {
         Ok(on_device!(self, device => device.memory())?)
     }
 
-    /// Whether it multiplies with weights in blocks.
+    /// Whether it multiplies with quantized blocks directly.
     pub fn keeps_blocks(&self) -> bool {
         on_device!(self, device => device.keeps_blocks())
     }
 
-    /// Bytes that keys and values of one text of so many positions take on it, for a model that is computed in `dtype`.
+    /// The bytes that the keys and values of a text with `positions` positions take, in a model that runs in `dtype`.
     pub fn kv_bytes(&self, config: &LlamaConfig, dtype: DType, positions: usize) -> u64 {
         on_device!(self, device => device.kv_bytes(&KvLayout {
             kv_heads: config.attn.kv_heads,

@@ -1,11 +1,11 @@
-//! What there is with the feature `cuda`; `no_cuda.rs` is its counterpart.
+//! Devices with the feature `cuda`; `no_cuda.rs` is the counterpart.
 
 use selfie_kernels::gpu::{Cuda, CudaOptions};
 use selfie_kernels::{Backend, KernelError};
 
 use crate::{AnyDevice, DeviceOptions, Note, Observer, Result};
 
-/// One expression for a model on any device: `on!(&model.llama, llama => Trace::new(llama, &ids))`.
+/// Evaluates an expression for a model on any device: `on!(&model.llama, llama => Trace::new(llama, &ids))`.
 #[macro_export]
 macro_rules! on {
     ($model:expr, $name:pat => $body:expr) => {
@@ -27,12 +27,12 @@ macro_rules! on_device {
 }
 pub(crate) use on_device;
 
-/// The GPU of this number.
+/// Opens the GPU with this number.
 pub(crate) fn open(ordinal: usize, options: &DeviceOptions) -> Result<AnyDevice> {
     Ok(AnyDevice::Cuda(Cuda::open(ordinal, cuda(options))?))
 }
 
-/// The first GPU that can be used and has `bytes` free. Those that are passed over are noted.
+/// Opens the first usable GPU with `bytes` free. Notes the GPUs that it skips.
 pub(crate) fn first_that_fits(
     options: &DeviceOptions,
     bytes: u64,
@@ -62,7 +62,7 @@ fn cuda(options: &DeviceOptions) -> CudaOptions {
     }
 }
 
-/// The device, if a model of so many bytes fits on it.
+/// The device, if a model of `bytes` fits on it.
 fn fitting(cuda: Cuda, bytes: u64) -> Result<Cuda, KernelError> {
     let available = cuda.memory()?.available;
     if bytes <= available {

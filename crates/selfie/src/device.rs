@@ -10,19 +10,19 @@ use selfie_kernels::{Cpu, CpuOptions, CpuPath};
 
 use crate::{AnyDevice, Error, Note, Observer, Result, cuda};
 
-/// Most threads for each core that the process may use. More than one is never faster; from here on it becomes slower,
-/// until with thousands nothing moves.
-const THREADS_A_CORE: usize = 8;
+/// The maximum number of threads per core that the process may use. More than one per core is never faster; beyond this
+/// limit it gets slower, and with thousands nothing moves.
+const THREADS_PER_CORE: usize = 8;
 
 /// A device by name: `auto`, `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The first GPU that can be used and that the model fits on, else the CPU.
+    /// The first usable GPU that the model fits on, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The NVIDIA GPU of this number, from 0.
+    /// The NVIDIA GPU with this number, from 0.
     Cuda(usize),
 }
 
@@ -52,24 +52,25 @@ impl fmt::Display for Device {
     }
 }
 
-/// A device, and how it works.
+/// A device, and how to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {
-    /// Which one.
+    /// The device.
     pub device: Device,
-    /// The same bits for a row in any batch on a GPU, at some cost in speed; the CPU always does so.
+    /// Whether a row gets the same bits in any batch on a GPU, at some cost in speed. The CPU always does this.
     pub deterministic: bool,
-    /// CPU threads; `None` is one for each core that the process may use. At most eight times as many are started:
-    /// more are noted. Results do not depend on the number.
+    /// CPU threads; `None` starts one per core that the process may use. At most eight per core are started; if more
+    /// were asked for, this is noted. Results do not depend on the number.
     pub threads: Option<NonZeroUsize>,
-    /// An instruction-set path of the CPU to force; `None` takes the best that the machine has.
+    /// The CPU's instruction-set path; `None` takes the fastest one.
     pub cpu_path: Option<CpuPath>,
-    /// Whether decode steps are replayed as CUDA graphs; without, each kernel is launched by itself, to look for a fault.
+    /// Whether to replay decode steps as CUDA graphs. Without, each kernel is launched separately, which helps to
+    /// debug.
     pub cuda_graphs: bool,
 }
 
 impl Default for DeviceOptions {
-    /// `auto`, not deterministic, all cores; the environment is not read.
+    /// `auto`, not deterministic, all cores. Does not read the environment.
     fn default() -> Self {
         Self {
             device: Device::Auto,
@@ -82,8 +83,8 @@ impl Default for DeviceOptions {
 }
 
 impl DeviceOptions {
-    /// The defaults, with what the environment says: `SELFIE_CPU_PATH` names a [`CpuPath`], `SELFIE_CUDA_GRAPHS` is `on` or
-    /// `off`. The only place where this library reads the environment.
+    /// The defaults, adjusted by the environment: `SELFIE_CPU_PATH` names a [`CpuPath`], `SELFIE_CUDA_GRAPHS` is `on`
+    /// or `off`. This is the only place where the library reads the environment.
     pub fn from_env() -> Result<Self> {
         let cpu_path = match variable("SELFIE_CPU_PATH") {
             Some(name) => Some(name.parse()?),
@@ -107,7 +108,7 @@ impl DeviceOptions {
         })
     }
 
-    /// Opens the device, for a model whose weights take `bytes`.
+    /// Opens the device for a model whose weights take `bytes`.
     pub fn open(&self, bytes: u64, observer: &mut dyn Observer) -> Result<AnyDevice> {
         let gpu = match self.device {
             Device::Cpu => None,
@@ -122,7 +123,7 @@ impl DeviceOptions {
 
     fn open_cpu(&self, observer: &mut dyn Observer) -> Result<AnyDevice> {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
-        let most = THREADS_A_CORE * cores;
+        let most = THREADS_PER_CORE * cores;
         let asked = self.threads.map(NonZeroUsize::get);
         if let Some(asked) = asked.filter(|&asked| asked > most) {
             observer.note(Note::Threads { asked, most, cores });

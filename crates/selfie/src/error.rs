@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use selfie_control::ControlError;
 use selfie_interp::InterpError;
@@ -9,37 +9,37 @@ use selfie_llama::LlamaError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A device that does not exist.
-    #[error("there is no device \"{name}\"; expected auto, cpu or cuda:N")]
+    /// An unknown device.
+    #[error("unknown device \"{name}\"; expected auto, cpu or cuda:N")]
     UnknownDevice {
-        /// What was given.
+        /// The requested name.
         name: String,
     },
-    /// A GPU was asked for in a build without them.
+    /// A GPU was requested in a build without CUDA.
     #[error(
-        "cuda:{ordinal} cannot be used: this build is without CUDA; build it with the feature cuda, or use the CPU"
+        "cannot use cuda:{ordinal}: this build has no CUDA; build it with the feature cuda, or use the CPU"
     )]
     WithoutCuda {
-        /// The number that was asked for.
+        /// The number of the GPU.
         ordinal: usize,
     },
-    /// An environment variable with a value that says nothing.
+    /// An environment variable with an unknown value.
     #[error("{name}={value}: expected {expected}")]
     Environment {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The accepted values.
         expected: &'static str,
     },
-    /// A prompt without text.
+    /// An empty prompt.
     #[error("the prompt is empty: give it some text")]
     EmptyPrompt,
-    /// A part of a token selector that says nothing.
+    /// An invalid part of a token selector.
     #[error(
         "{text}: \"{part}\" is not a number, A..B, A..=B, A.., -1, -3.., last, all, word:TEXT or after:TEXT, \
-         or holds no token"
+         or is an empty range"
     )]
     TokenSelector {
         /// The whole selector.
@@ -47,7 +47,7 @@ pub enum Error {
         /// The part.
         part: String,
     },
-    /// Control, or an edit, failed.
+    /// Control or an edit failed.
     #[error(transparent)]
     Control(Box<ControlError>),
     /// An interpretation failed.

@@ -1,4 +1,4 @@
-//! What kind of error it is: what an exit code, or an exception, is chosen by.
+//! Kinds of errors, which decide exit codes and exceptions.
 
 use std::error::Error as _;
 use std::io;
@@ -10,21 +10,21 @@ use selfie_llama::LlamaError;
 
 use crate::Error;
 
-/// Who can do something about an error.
+/// Who can fix an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// What was asked for: another option sets it right.
+    /// The request is wrong; other options fix it.
     Usage,
-    /// A file that is not there.
+    /// A file does not exist.
     NotFound,
-    /// A device without room for what was asked for.
+    /// The device does not have enough memory.
     OutOfMemory,
-    /// All else: a file that cannot be used, a device that fails, activations that overflow.
+    /// Everything else: an unusable file, a failing device, overflowing activations.
     Failed,
 }
 
 impl Error {
-    /// What kind of error it is.
+    /// The kind of this error.
     pub fn kind(&self) -> ErrorKind {
         if is_usage(self) {
             return ErrorKind::Usage;
@@ -54,16 +54,16 @@ impl Error {
         ErrorKind::Failed
     }
 
-    /// The error of the crates below that this one is: `source` skips those that are handed on as they are.
+    /// The innermost error of the lower crates. `source` skips errors that are passed on transparently.
     fn innermost(&self) -> (Option<&LlamaError>, Option<&KernelError>) {
         let (llama, kernel) = match self {
             Error::Kernel(kernel) => (None, Some(kernel)),
             Error::Llama(llama) => (Some(&**llama), None),
-            Error::Interp(error) => of_interp(error),
+            Error::Interp(error) => interp_cause(error),
             Error::Control(error) => match &**error {
                 ControlError::Kernel(kernel) => (None, Some(kernel)),
                 ControlError::Llama(llama) => (Some(&**llama), None),
-                ControlError::Interp(error) => of_interp(error),
+                ControlError::Interp(error) => interp_cause(error),
                 _ => (None, None),
             },
             _ => (None, None),
@@ -75,7 +75,7 @@ impl Error {
     }
 }
 
-fn of_interp(error: &InterpError) -> (Option<&LlamaError>, Option<&KernelError>) {
+fn interp_cause(error: &InterpError) -> (Option<&LlamaError>, Option<&KernelError>) {
     match error {
         InterpError::Llama(llama) => (Some(llama), None),
         InterpError::Kernel(kernel) => (None, Some(kernel)),
@@ -87,7 +87,7 @@ fn is_out_of_memory(error: &KernelError) -> bool {
     matches!(error, KernelError::OutOfMemory { .. })
 }
 
-/// Whether another command line, or other arguments, would set it right.
+/// Whether another command line, or other arguments, would fix the error.
 fn is_usage(error: &Error) -> bool {
     match error {
         Error::UnknownDevice { .. } | Error::WithoutCuda { .. } => true,
@@ -96,7 +96,7 @@ fn is_usage(error: &Error) -> bool {
         Error::Control(error) => control_usage(error),
         Error::Interp(error) => interp_usage(error),
         Error::Llama(error) => llama_usage(error),
-        // --device, or SELFIE_CPU_PATH.
+        // Fixed by --device or SELFIE_CPU_PATH.
         Error::Kernel(
             KernelError::Path { .. }
             | KernelError::NoCudaDriver

@@ -1,8 +1,8 @@
-//! Lets a LLaMA explain its own hidden embeddings, and changes them (SelfIE, arXiv 2403.10949): the front door.
+//! Lets a LLaMA explain and change its own hidden embeddings (SelfIE, arXiv 2403.10949). This crate is the front door.
 //!
-//! A [`Source`] says where a model's files are, [`OpenOptions`] how to run it. A [`Model`] has forgotten which device it is
-//! on: it continues prompts, shows their states, and interprets embeddings. What the `selfie` program decides by itself
-//! (device, dtype, the ids that end a text) is decided here, so that programs built on this crate behave alike.
+//! A [`Source`] says where a model's files are, and [`OpenOptions`] how to run it. A [`Model`] hides which device it is
+//! on: it continues prompts, shows their states, and interprets embeddings. The defaults of the `selfie` program
+//! (device, dtype, the ids that end a text) are set here, so that all programs built on this crate behave alike.
 //!
 //! ```
 //! # fn main() -> selfie::Result<()> {
@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! Everything below is generic over the device; [`on!`] calls it for a model on any:
+//! The crates below are generic over the device; [`on!`] calls them for a model on any device:
 //!
 //! ```
 //! # fn main() -> selfie::Result<()> {
@@ -80,7 +80,7 @@ pub use selfie_interp as interp;
 pub use selfie_kernels as kernels;
 pub use selfie_llama as llama;
 
-/// The example of README.md is a test.
+/// Tests the example in README.md.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

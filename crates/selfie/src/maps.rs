@@ -1,4 +1,4 @@
-//! Maps between the states of two models, or of two layers of one.
+//! Fits maps between the states of two models, or of two layers of one model.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,14 @@ use selfie_llama::{PromptSite, Site};
 
 use crate::{Error, Model, Result, on};
 
-/// Of so many prompts one is held out.
+/// One of this many prompts is held out.
 const HELD_OUT: usize = 5;
 
-/// Fits the affine map that leads from `hidden_states[from]` of a subject to `hidden_states[to]` of a reader, on the
-/// tokens of some prompts: by ridge regression ([`Fit::solve`]), with every fifth prompt held out to judge it by.
+/// Fits an affine map from `hidden_states[from]` of a subject to `hidden_states[to]` of a reader, on the tokens of some
+/// prompts. Uses ridge regression ([`Fit::solve`]) and holds out every fifth prompt to judge the map.
 ///
-/// The two may have different tokenizers: a token of the one and a token of the other are a pair where they end at the same
-/// byte of a prompt. What is put before a text (bos) is left out: its states are like no other's.
+/// The two models may have different tokenizers: two tokens are a pair if they end at the same byte of a prompt. Tokens
+/// added before a text (bos) are left out, because their states are unlike any others.
 pub fn fit_map(
     subject: (&Model, usize),
     reader: (&Model, usize),
@@ -48,7 +48,7 @@ pub fn fit_map(
     Ok(fit.solve(ridge)?)
 }
 
-/// Where each token of a text ends in it, by its bytes; what is put before the text is left out.
+/// The byte at which each token of a text ends. Tokens added before the text are left out.
 fn ends(model: &Model, text: &str) -> Result<Vec<usize>> {
     if text.is_empty() {
         return Err(Error::EmptyPrompt);

@@ -1,4 +1,4 @@
-//! A model on a device, whichever that is.
+//! A model on any device.
 
 use std::ops::ControlFlow;
 
@@ -7,9 +7,9 @@ use selfie_llama::{Decoding, TokenText, Tokenizer, Trace};
 
 use crate::{AnyDevice, AnyModel, Observer, OpenOptions, Opened, Result, Source, on};
 
-/// A model with its weights on a device, and everything else that belongs to it.
+/// A model with its weights on a device, and everything that belongs to it.
 ///
-/// The fields can be borrowed apart, as control asks for:
+/// The fields can be borrowed separately, which control needs:
 /// `on!(&mut model.llama, llama => control.run(llama, &model.opened.tokenizer, &mut observer))`.
 pub struct Model {
     /// Everything but the weights.
@@ -23,29 +23,29 @@ pub struct Model {
 pub struct Text {
     /// The text, without special tokens.
     pub text: String,
-    /// The new tokens, the one that ended the text included.
+    /// The new tokens, including the one that ended the text.
     pub new_ids: Vec<u32>,
-    /// The log-probability of each, by the logits as they are.
+    /// The log-probability of each new token, from the unmodified logits.
     pub logprobs: Vec<f32>,
 }
 
 impl Model {
-    /// Opens a model: its files, a device, its weights, its edits. [`Opened`] takes these steps one by one.
+    /// Opens a model: its files, a device, its weights, its edits. [`Opened`] offers these steps one by one.
     pub fn open(source: Source, options: OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
         Opened::new(source, options)?.load(observer)
     }
 
-    /// A handle on its device, for another model beside it: pass it to [`Opened::load_on`].
+    /// A handle to its device, to load another model beside it with [`Opened::load_on`].
     pub fn device(&self) -> AnyDevice {
         on!(&self.llama, llama => AnyDevice::from(llama.backend().clone()))
     }
 
-    /// Applies the edits that were opened with it, in order: only for a model that was loaded without.
+    /// Applies the opened edits in order. Only for a model that was loaded without them.
     pub fn apply_edits(&mut self) -> Result<()> {
         on!(&mut self.llama, llama => self.opened.apply_edits(llama))
     }
 
-    /// The tokens of a prompt: what cells count.
+    /// The tokens of a prompt, as cells number them.
     pub fn tokens(&self, prompt: &str) -> Result<Vec<TokenText>> {
         self.opened.tokens(prompt)
     }
@@ -88,7 +88,7 @@ impl Model {
         Ok(on!(&self.llama, llama => Trace::new(llama, &ids))?)
     }
 
-    /// Interprets cells of prompts; `sink` gets a row for each cell and injection.
+    /// Interprets cells of prompts. `sink` gets a row for each cell and injection.
     pub fn interpret(
         &self,
         prompts: &[impl AsRef<str>],
@@ -102,8 +102,8 @@ impl Model {
         })?)
     }
 
-    /// [`interpret`](Model::interpret) with another model as the reader, which puts this one's embeddings into words. The
-    /// options are the reader's.
+    /// [`interpret`](Model::interpret) with another model as the reader, which puts this model's embeddings into words.
+    /// The options belong to the reader.
     pub fn interpret_by(
         &self,
         reader: &Model,
@@ -116,8 +116,8 @@ impl Model {
         self.interpret_through(reader, prompts, cells, options, sink)
     }
 
-    /// The same with a reader's weights and tokenizer alone: this model's own with an adapter
-    /// ([`AnyModel::with_lora`]), say.
+    /// [`interpret_by`](Model::interpret_by) with only a reader's weights and tokenizer, such as this model with an
+    /// adapter ([`AnyModel::with_lora`]).
     pub fn interpret_through(
         &self,
         reader: (&AnyModel, &Tokenizer),
@@ -133,7 +133,7 @@ impl Model {
         }))?)
     }
 
-    /// Interprets vectors of the residual stream's width; `sink` gets a row for each vector and injection.
+    /// Interprets vectors as wide as the residual stream. `sink` gets a row for each vector and injection.
     pub fn interpret_vectors(
         &self,
         vectors: &[Vector],

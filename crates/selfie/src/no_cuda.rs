@@ -1,8 +1,8 @@
-//! What there is without the feature `cuda`: the CPU alone.
+//! Devices without the feature `cuda`: the CPU alone.
 
 use crate::{AnyDevice, DeviceOptions, Error, Observer, Result};
 
-/// One expression for a model on any device: `on!(&model.llama, llama => Trace::new(llama, &ids))`.
+/// Evaluates an expression for a model on any device: `on!(&model.llama, llama => Trace::new(llama, &ids))`.
 #[macro_export]
 macro_rules! on {
     ($model:expr, $name:pat => $body:expr) => {
@@ -22,12 +22,12 @@ macro_rules! on_device {
 }
 pub(crate) use on_device;
 
-/// There is none.
+/// Fails: this build has no GPUs.
 pub(crate) fn open(ordinal: usize, _: &DeviceOptions) -> Result<AnyDevice> {
     Err(Error::WithoutCuda { ordinal })
 }
 
-/// There is none.
+/// Finds no GPU.
 pub(crate) fn first_that_fits(
     _: &DeviceOptions,
     _: u64,

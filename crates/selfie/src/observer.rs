@@ -1,15 +1,15 @@
-//! What is told while a model is opened.
+//! Notes and progress while a model opens.
 
 use std::fmt;
 
 use selfie_kernels::{DType, KernelError};
 
-/// Who is told of what happens while a model is opened. `()` does not listen, a `Vec` keeps the notes.
+/// Receives what happens while a model opens. `()` ignores it, a `Vec` keeps the notes.
 pub trait Observer {
     /// Something that the user should know.
     fn note(&mut self, _note: Note) {}
 
-    /// How many of the checkpoint's bytes are loaded; called after each matrix.
+    /// How many of the checkpoint's bytes are loaded. Called after each matrix.
     fn loaded(&mut self, _bytes: u64, _total: u64) {}
 }
 
@@ -21,49 +21,49 @@ impl Observer for Vec<Note> {
     }
 }
 
-/// Something that a user should know, and that is no error. Its text is a line without a full stop.
+/// Something that a user should know but that is not an error. Its text is one line without a full stop.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Note {
-    /// The model is another one than that of the file, as was asked for.
+    /// The requested dtype rounds the weights of the file.
     Rounded {
-        /// The type of the weights in the file.
+        /// The dtype in the file.
         stored: DType,
-        /// The type that they are rounded to.
+        /// The dtype they are rounded to.
         dtype: DType,
     },
-    /// The weights are quantized in the file, and computed with in a type that rounds what they stand for.
+    /// The weights are quantized in the file, and dequantized to a dtype that rounds them.
     Dequantized {
-        /// The types in the file, as it names them.
+        /// The formats in the file, by its names.
         stored: String,
-        /// The type that they are rounded to.
+        /// The dtype they are rounded to.
         dtype: DType,
     },
-    /// The weights are quantized in the file, and stay so.
+    /// The weights are quantized in the file and stay quantized.
     KeptBlocks {
-        /// The formats, and how many matrices have each.
+        /// The formats, with the number of matrices in each.
         formats: String,
     },
-    /// The weights are quantized on loading, as was asked for.
+    /// The weights are quantized on loading, as requested.
     Quantized {
-        /// The formats, and how many matrices have each.
+        /// The formats, with the number of matrices in each.
         formats: String,
     },
-    /// [`Device::Auto`](crate::Device::Auto) does not take a GPU.
+    /// [`Device::Auto`](crate::Device::Auto) skips a GPU.
     GpuPassedOver {
-        /// Why.
+        /// The reason.
         reason: KernelError,
     },
-    /// Fewer threads are started than were asked for.
+    /// Fewer threads are started than requested.
     Threads {
-        /// How many were asked for.
+        /// The requested number.
         asked: usize,
-        /// How many there are now.
+        /// The number of started threads.
         most: usize,
-        /// The cores that the process may use.
+        /// The number of cores that the process may use.
         cores: usize,
     },
-    /// What the files of a model, or a prompt, ask for is done otherwise than one may expect.
+    /// A note about the files of a model or about a prompt.
     Files(selfie_llama::Note),
 }
 
@@ -77,23 +77,23 @@ impl fmt::Display for Note {
             ),
             Self::Dequantized { stored, dtype } => write!(
                 f,
-                "the {stored} weights are dequantized and rounded to {dtype}; --dtype f32 keeps every bit of them"
+                "the {stored} weights are dequantized and rounded to {dtype}; --dtype f32 dequantizes them exactly"
             ),
             Self::KeptBlocks { formats } => write!(
                 f,
-                "weights stay quantized: {formats}; products round their operands to 8 bits, --dtype f32 keeps every bit"
+                "the weights stay quantized: {formats}; products round activations to 8 bits, --dtype f32 does not"
             ),
             Self::Quantized { formats } => write!(
                 f,
-                "the weights are quantized: {formats} (--quantize); products round their operands to 8 bits"
+                "the weights are quantized on loading: {formats} (--quantize); products round activations to 8 bits"
             ),
             Self::GpuPassedOver { reason } => {
-                write!(f, "a GPU is not used (--device auto): {reason}")
+                write!(f, "skipping a GPU (--device auto): {reason}")
             }
             Self::Threads { asked, most, cores } => write!(
                 f,
-                "{most} threads are started, not {asked} (--threads): this process may use {cores} cores, and more \
-                 than a few threads a core only slow it down"
+                "starting {most} threads instead of {asked} (--threads): this process may use {cores} cores, and more \
+                 than a few threads per core only slow it down"
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! A model before its weights are loaded.
+//! A model whose weights are not loaded yet.
 
 use std::path::PathBuf;
 
@@ -15,27 +15,27 @@ use crate::{
     AnyDevice, AnyModel, Device, DeviceOptions, Error, Model, Note, Observer, Result, Source,
 };
 
-/// How a model is run.
+/// How to run a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OpenOptions {
-    /// On which device.
+    /// The device.
     pub device: DeviceOptions,
-    /// What to compute in; `None` is as the file has it: on the CPU each matrix in its own type, blocks as they are. f32 holds
-    /// every type exactly, others round and are noted.
+    /// The dtype to compute in. `None` follows the file: on the CPU each matrix keeps its own type, and quantized
+    /// blocks stay blocks. f32 holds every type exactly; other dtypes round, which is noted.
     pub dtype: Option<DType>,
-    /// Blocks to make of the weights on loading, whatever `dtype` says; only the CPU multiplies with them.
+    /// The format to quantize the weights to on loading, whatever `dtype` is. Only the CPU can multiply with blocks.
     pub quantize: Option<BlockFormat>,
-    /// Whether prompts begin with bos. Control and evaluations do as the files say.
+    /// Whether prompts begin with bos. Control and evaluations follow the files.
     pub bos: Bos,
-    /// Files of edits to apply, in order.
+    /// Edit files to apply, in order.
     pub edits: Vec<PathBuf>,
 }
 
-/// Everything of a model but its weights.
+/// Everything of a model except its weights.
 pub struct Opened {
     /// Where its files are.
     pub source: Source,
-    /// What rows and messages call it.
+    /// Its name in rows and messages.
     pub name: String,
     /// Its shape.
     pub config: LlamaConfig,
@@ -47,12 +47,12 @@ pub struct Opened {
     pub eos: Vec<u32>,
     /// The edits to apply, in order, with the names of their files.
     pub edits: Vec<(String, Edit)>,
-    /// How it is run.
+    /// How to run it.
     pub options: OpenOptions,
 }
 
 impl Opened {
-    /// Reads the small files of a model, and the edits; an error when an edit cannot belong to it.
+    /// Reads the small files of a model, and the edits. Fails if an edit cannot belong to the model.
     pub fn new(source: Source, options: OpenOptions) -> Result<Self> {
         let config = source.config()?;
         let tokenizer = source.tokenizer()?;
@@ -69,20 +69,20 @@ impl Opened {
         })
     }
 
-    /// Loads the weights, and applies the edits.
+    /// Loads the weights and applies the edits.
     pub fn load(self, observer: &mut dyn Observer) -> Result<Model> {
         let device = self.device(observer)?;
         self.load_on(device, observer)
     }
 
-    /// The same on a device that is open; [`Model::device`] is that of another model.
+    /// The same on an open device, such as another model's [`Model::device`].
     pub fn load_on(self, device: AnyDevice, observer: &mut dyn Observer) -> Result<Model> {
         let mut model = self.load_weights(device, observer)?;
         model.apply_edits()?;
         Ok(model)
     }
 
-    /// Loads the weights alone; [`Model::apply_edits`] does the rest.
+    /// Loads the weights without the edits; [`Model::apply_edits`] applies them later.
     pub fn load_unedited(self, observer: &mut dyn Observer) -> Result<Model> {
         let device = self.device(observer)?;
         self.load_weights(device, observer)
@@ -107,7 +107,7 @@ impl Opened {
         })
     }
 
-    /// What is to be said of the weights: blocks, and anything that rounds.
+    /// The note about the weights: blocks, or rounding.
     fn weight_note(
         &self,
         checkpoint: &Checkpoint,
@@ -120,7 +120,7 @@ impl Opened {
         if weights.has_blocks() {
             return Ok(Some(Note::KeptBlocks { formats }));
         }
-        // f32 holds every type; anything else is another model than the file's.
+        // f32 holds every type exactly; any other dtype may round.
         let dtype = self.options.dtype.unwrap_or(weights.operand_dtype());
         let stored = stored_dtype(&self.config, checkpoint)?;
         let quantized = checkpoint.quantized();
@@ -134,7 +134,7 @@ impl Opened {
         })
     }
 
-    /// Applies the edits to the model that was loaded without them.
+    /// Applies the edits to a model that was loaded without them.
     pub fn apply_edits<B: Backend>(&self, llama: &mut Llama<B>) -> Result<()> {
         let mut stack = EditStack::new();
         for (name, edit) in &self.edits {
@@ -143,18 +143,18 @@ impl Opened {
         Ok(())
     }
 
-    /// The device that the model is run on.
+    /// The device to run the model on.
     pub fn device(&self, observer: &mut dyn Observer) -> Result<AnyDevice> {
         let mut device = self.options.device.clone();
         if self.options.quantize.is_some() && device.device == Device::Auto {
             device.device = Device::Cpu;
         }
-        // What a GPU would take.
+        // The size of the weights on a GPU.
         let bytes = self.weights(&self.source.checkpoint()?, false)?.bytes();
         device.open(bytes, observer)
     }
 
-    /// The formats that the matrices are computed in, on a device that keeps blocks or on one that does not.
+    /// The formats in which the matrices are computed, on a device that multiplies with blocks or one that does not.
     pub fn weights(&self, checkpoint: &Checkpoint, keeps_blocks: bool) -> Result<WeightSummary> {
         let choice = self.options.weights();
         Ok(weight_summary(
@@ -165,8 +165,8 @@ impl Opened {
         )?)
     }
 
-    /// Whether an edit can be of this model, as far as that can be told before the weights are loaded. `name` is what errors
-    /// call it.
+    /// Checks whether an edit can belong to this model, as far as that is known without the weights. Errors call the
+    /// edit `name`.
     pub fn check_edit(&self, name: &str, edit: &Edit) -> Result<()> {
         check_edit(&self.source, &self.config, &self.options, name, edit)
     }
@@ -179,23 +179,23 @@ impl Opened {
         Ok(self.tokenizer.encode_as(prompt, self.options.bos)?)
     }
 
-    /// The tokens of a prompt: what cells count.
+    /// The tokens of a prompt, as cells number them.
     pub fn tokens(&self, prompt: &str) -> Result<Vec<TokenText>> {
         Ok(self.tokenizer.tokens(&self.encode(prompt)?)?)
     }
 
-    /// A note if a prompt has bos twice: once of its own, and once that [`encode`](Opened::encode) adds.
+    /// A note if a prompt has bos twice: its own, and the one that [`encode`](Opened::encode) adds.
     pub fn prompt_note(&self, prompt: &str) -> Result<Option<Note>> {
         let note = self.tokenizer.bos_note(prompt, self.options.bos)?;
         Ok(note.map(Note::Files))
     }
 
-    /// The model's chat template; `None` if it has none.
+    /// The model's chat template, if it has one.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         self.source.chat_template(&self.tokenizer)
     }
 
-    /// The model's chat template; an error that says where one is looked for if it has none.
+    /// The model's chat template. If it has none, the error says where one would be found.
     pub fn needed_chat_template(&self) -> Result<ChatTemplate> {
         let template = self.chat_template()?;
         let missing = || LlamaError::NoChatTemplate {
@@ -204,14 +204,14 @@ impl Opened {
         Ok(template.ok_or_else(missing)?)
     }
 
-    /// The interpretation prompt of a name, as this model's chat template writes it.
+    /// A named interpretation prompt, formatted by this model's chat template.
     pub fn interpretation_prompt(&self, name: &str) -> Result<InterpretationPrompt> {
         let template = self.chat_template()?;
         Ok(InterpretationPrompt::named(name, template.as_ref())?)
     }
 
-    /// An interpretation prompt out of JSON: a list of texts with a 0 for each placeholder, or of messages, which this
-    /// model's chat template writes.
+    /// Reads an interpretation prompt from JSON: a list of texts with a 0 for each placeholder, or of messages, which
+    /// this model's chat template formats.
     pub fn read_interpretation_prompt(&self, json: &str) -> Result<InterpretationPrompt> {
         Ok(match PromptMessage::list_from_json(json)? {
             Some(messages) => {
@@ -221,7 +221,7 @@ impl Opened {
         })
     }
 
-    /// Greedy decoding that ends where this model's texts end.
+    /// Greedy decoding that ends at this model's eos ids.
     pub fn decoding(&self, max_new_tokens: usize) -> Decoding {
         Decoding {
             max_new_tokens,
@@ -230,7 +230,7 @@ impl Opened {
         }
     }
 
-    /// The defaults of SelfIE for this model, which reads its own embeddings.
+    /// SelfIE's defaults for this model, as a reader of its own embeddings.
     pub fn interpret_options(&self) -> Result<Options> {
         self.interpret_options_with(self.interpretation_prompt("summarize")?)
     }
@@ -299,7 +299,7 @@ fn check_edit(
     let checkpoint = source.checkpoint()?;
     let on = |keeps_blocks| weight_summary(config, &checkpoint, options.weights(), keeps_blocks);
     let (cpu, gpu) = (on(true)?.operand_dtype(), on(false)?.operand_dtype());
-    // Where the type depends on the device, it is checked when the edit is applied.
+    // If the dtype depends on the device, it is checked when the edit is applied.
     if cpu == gpu {
         edit.check(name, config, cpu)?;
     } else {

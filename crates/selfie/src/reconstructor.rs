@@ -10,7 +10,7 @@ use selfie_llama::{Llama, Tokenizer};
 use crate::cuda::on_device;
 use crate::{AnyDevice, Opened, Result};
 
-/// A reconstructor with its tokenizer, that has forgotten which device it is on.
+/// A reconstructor with its tokenizer, on any device.
 pub struct AnyReconstructor {
     tokenizer: Tokenizer,
     on: On,
@@ -23,7 +23,7 @@ enum On {
 }
 
 impl Opened {
-    /// Loads a reconstructor's layers and head: `meta` is what its folder says
+    /// Loads a reconstructor's layers and head. `meta` describes its folder
     /// ([`Released::open`](selfie_interp::Released::open)).
     pub fn load_reconstructor(self, device: AnyDevice, meta: Meta) -> Result<AnyReconstructor> {
         let checkpoint = self.source.checkpoint()?;
@@ -41,7 +41,7 @@ impl Opened {
 }
 
 impl AnyReconstructor {
-    /// The vectors of some texts, `[texts.len(), d_model]`.
+    /// The vectors of some texts, `[d_model]` each.
     pub fn reconstruct(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         Ok(match &self.on {
             On::Cpu(reconstructor) => reconstructor.reconstruct(&self.tokenizer, texts)?,

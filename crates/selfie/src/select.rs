@@ -1,4 +1,4 @@
-//! Which tokens of a prompt are meant: a selector that works over many prompts.
+//! Token selectors, which work on any prompt.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,17 +6,17 @@ use std::str::FromStr;
 
 use crate::{Error, Opened, Result};
 
-/// Tokens of any prompt, as a list of parts with commas between them:
+/// Selects tokens of any prompt, with comma-separated parts:
 ///
 /// | part | tokens |
 /// |---|---|
-/// | `3`, `2..5`, `2..=5`, `2..` | counted from the first one, which is 0 |
-/// | `-1`, `-3..`, `-3..-1` | counted from the end |
-/// | `last`, `all` | the last one, all of them |
-/// | `word:TEXT` | those that write TEXT, wherever it stands as a word of its own |
-/// | `after:TEXT` | all that begin behind the first TEXT |
+/// | `3`, `2..5`, `2..=5`, `2..` | by index, from 0 |
+/// | `-1`, `-3..`, `-3..-1` | from the end |
+/// | `last`, `all` | the last token, all tokens |
+/// | `word:TEXT` | the tokens of TEXT, wherever it occurs as a whole word |
+/// | `after:TEXT` | all tokens that begin after the first TEXT |
 ///
-/// A TEXT goes on to the next comma; as a JSON string (`word:"Paris, Texas"`) it may hold one.
+/// TEXT extends to the next comma. As a JSON string (`word:"Paris, Texas"`) it may contain commas.
 ///
 /// ```
 /// use selfie::TokenSelector;
@@ -25,7 +25,7 @@ use crate::{Error, Opened, Result};
 /// let five = selector.select("", &[const { 0..0 }; 5]);
 /// assert_eq!(five.tokens, [0, 3, 4]);
 /// let one = selector.select("", &[const { 0..0 }; 1]);
-/// assert_eq!(one.missed[0].to_string(), "\"-2..\" begins before the first of 1");
+/// assert_eq!(one.missed[0].to_string(), "\"-2..\" begins before the first of 1 tokens");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSelector {
@@ -38,16 +38,16 @@ pub struct TokenSelector {
 pub struct Selected {
     /// The tokens, part by part.
     pub tokens: Vec<usize>,
-    /// The parts that the prompt does not hold in full. What it does hold is among the tokens.
+    /// The parts that the prompt lacks, in whole or in part. `tokens` has what it does contain.
     pub missed: Vec<Missed>,
 }
 
-/// A part of a selector that a prompt does not hold in full.
+/// A part of a selector that a prompt lacks, in whole or in part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
-    /// The part, as it was written.
+    /// The part, as written.
     pub part: String,
-    /// What the prompt does not have, as the end of a sentence.
+    /// What the prompt lacks, as the end of a sentence.
     pub why: String,
 }
 
@@ -60,22 +60,22 @@ impl fmt::Display for Missed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
     text: String,
-    what: What,
+    what: Selection,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
+enum Selection {
     All,
     Last,
-    /// From one place to another, which is left out; `None` is the end.
-    Range(Place, Option<Place>),
+    /// From one position to another (exclusive); `None` is the end.
+    Range(Position, Option<Position>),
     Word(String),
     After(String),
 }
 
-/// A number, counted from the first token, or from behind the last.
+/// An index from the first token, or from the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     FromStart(i64),
     FromEnd(i64),
 }
@@ -95,7 +95,7 @@ impl FromStr for TokenSelector {
             let part = left[..end].trim();
             parts.push(Part {
                 text: part.to_owned(),
-                what: What::parse(part).ok_or_else(|| refuse(part))?,
+                what: Selection::parse(part).ok_or_else(|| refuse(part))?,
             });
             match left[end..].strip_prefix(',') {
                 Some(more) => left = more,
@@ -116,8 +116,8 @@ impl fmt::Display for TokenSelector {
 }
 
 impl TokenSelector {
-    /// The tokens that it finds in a prompt. `spans` has for each token the bytes of the text that it stands for, as
-    /// [`Opened::spans`] tells them; only `word:` and `after:` look at them.
+    /// The tokens that it selects in a prompt. `spans` has the bytes of the text that each token covers, as in
+    /// [`Opened::spans`]; only `word:` and `after:` use them.
     pub fn select(&self, text: &str, spans: &[Range<usize>]) -> Selected {
         let mut selected = Selected::default();
         for part in &self.parts {
@@ -131,9 +131,9 @@ impl TokenSelector {
         selected
     }
 
-    /// Whether it needs a prompt's text: there is a `word:` or an `after:`.
+    /// Whether it needs a prompt's text, for a `word:` or an `after:`.
     pub fn needs_text(&self) -> bool {
-        let of_text = |part: &Part| matches!(part.what, What::Word(_) | What::After(_));
+        let of_text = |part: &Part| matches!(part.what, Selection::Word(_) | Selection::After(_));
         self.parts.iter().any(of_text)
     }
 }
@@ -156,7 +156,7 @@ fn part_end(list: &str) -> Option<usize> {
     (rest.trim_start().is_empty() || rest.trim_start().starts_with(',')).then_some(end + blank)
 }
 
-impl What {
+impl Selection {
     fn parse(part: &str) -> Option<Self> {
         if let Some(text) = part.strip_prefix("word:") {
             return Some(Self::Word(unquoted(text)?));
@@ -168,20 +168,20 @@ impl What {
             ("all", _) => Some(Self::All),
             ("last", _) => Some(Self::Last),
             (_, None) => {
-                let place = Place::parse(part)?;
+                let place = Position::parse(part)?;
                 Some(Self::Range(place, place.next()?))
             }
             (_, Some((from, to))) => {
-                let from = Place::parse(from)?;
+                let from = Position::parse(from)?;
                 let to = match to.strip_prefix('=') {
-                    Some(to) => Place::parse(to)?.next()?,
+                    Some(to) => Position::parse(to)?.next()?,
                     None if to.is_empty() => None,
-                    None => Some(Place::parse(to)?),
+                    None => Some(Position::parse(to)?),
                 };
-                // What no prompt can hold is a slip of the pen.
+                // A range that is empty in any prompt is a mistake.
                 let is_empty = match (from, to) {
-                    (Place::FromStart(from), Some(Place::FromStart(to))) => to <= from,
-                    (Place::FromEnd(from), Some(Place::FromEnd(to))) => to >= from,
+                    (Position::FromStart(from), Some(Position::FromStart(to))) => to <= from,
+                    (Position::FromEnd(from), Some(Position::FromEnd(to))) => to >= from,
                     _ => false,
                 };
                 (!is_empty).then_some(Self::Range(from, to))
@@ -189,7 +189,7 @@ impl What {
         }
     }
 
-    /// The tokens, and what the prompt does not have.
+    /// The tokens, and what the prompt lacks.
     fn find(&self, text: &str, spans: &[Range<usize>]) -> (Vec<usize>, Option<String>) {
         let len = spans.len();
         let chosen = |is_meant: &dyn Fn(&Range<usize>) -> bool| -> Vec<usize> {
@@ -202,11 +202,11 @@ impl What {
                 let end = i64::try_from(len).unwrap_or(i64::MAX);
                 let (from, to) = (from.of(end), to.map_or(end, |to| to.of(end)));
                 let why = if from < 0 {
-                    Some(format!("begins before the first of {len}"))
+                    Some(format!("begins before the first of {len} tokens"))
                 } else if to > end {
                     Some(format!("is out of range: {} of 0..{len}", to - 1))
                 } else if from >= to {
-                    Some(format!("holds no token of {len}"))
+                    Some(format!("selects none of {len} tokens"))
                 } else {
                     None
                 };
@@ -228,18 +228,18 @@ impl What {
                 let Some(at) = text.find(&**before) else {
                     return (Vec::new(), Some("is not in the prompt".to_owned()));
                 };
-                let behind = at + before.len();
-                let tokens = chosen(&|span| span.start >= behind && !span.is_empty());
+                let end = at + before.len();
+                let tokens = chosen(&|span| span.start >= end && !span.is_empty());
                 let why = tokens
                     .is_empty()
-                    .then(|| "has no token behind it".to_owned());
+                    .then(|| "has no token after it".to_owned());
                 (tokens, why)
             }
         }
     }
 }
 
-impl Place {
+impl Position {
     fn parse(text: &str) -> Option<Self> {
         let number: i64 = text.parse().ok()?;
         if !text.starts_with('-') {
@@ -248,7 +248,7 @@ impl Place {
         (number < 0).then_some(Self::FromEnd(number.checked_neg()?))
     }
 
-    /// The place behind it; `Some(None)` is the end.
+    /// The next position; `Some(None)` is the end.
     fn next(self) -> Option<Option<Self>> {
         Some(match self {
             Self::FromStart(number) => Some(Self::FromStart(number.checked_add(1)?)),
@@ -265,7 +265,7 @@ impl Place {
     }
 }
 
-/// A text that may be a JSON string; `None` where there is nothing in it.
+/// Unquotes a text that may be a JSON string; `None` if the text is empty.
 fn unquoted(text: &str) -> Option<String> {
     let text = if text.starts_with('"') {
         serde_json::from_str(text).ok()?
@@ -275,7 +275,7 @@ fn unquoted(text: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Where a word stands by itself: no letter and no digit goes on at either end that is one.
+/// Where a word occurs as a whole word: no letter or digit continues it at either end.
 fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = Range<usize>> {
     let joins = |a: Option<char>, b: Option<char>| {
         let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
@@ -284,14 +284,14 @@ fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = Range<usize>>
     text.match_indices(word).filter_map(move |(start, word)| {
         let end = start + word.len();
         let before = text[..start].chars().next_back();
-        let behind = text[end..].chars().next();
-        let inside = joins(before, word.chars().next()) || joins(word.chars().next_back(), behind);
+        let after = text[end..].chars().next();
+        let inside = joins(before, word.chars().next()) || joins(word.chars().next_back(), after);
         (!inside).then_some(start..end)
     })
 }
 
 impl Opened {
-    /// For each token of a prompt the bytes of it that it stands for; none for what the tokenizer adds, such as bos.
+    /// The bytes that each token of a prompt covers; empty for added tokens such as bos.
     pub fn spans(&self, prompt: &str) -> Result<Vec<Range<usize>>> {
         let len = self.encode(prompt)?.len();
         let begin = self.tokenizer.begin(self.options.bos)?.len();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_those_of_a_prompt() {
+    fn numbers_index_the_prompt() {
         let cases: [(&str, &[usize]); 14] = [
             ("2..4", &[2, 3]),
             ("2..=4", &[2, 3, 4]),
@@ -339,15 +339,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_prompt_does_not_hold_is_told_and_the_rest_found() {
+    fn missing_tokens_are_reported_and_the_rest_found() {
         let cases: [(&str, &[usize], &str); 7] = [
             ("9", &[], "\"9\" is out of range: 9 of 0..9"),
             ("0,12", &[0], "\"12\" is out of range: 12 of 0..9"),
             ("7..12", &[7, 8], "\"7..12\" is out of range: 11 of 0..9"),
-            ("-10", &[], "\"-10\" begins before the first of 9"),
-            ("-11..2", &[0, 1], "\"-11..2\" begins before the first of 9"),
-            ("-1..0", &[], "\"-1..0\" holds no token of 9"),
-            ("9..", &[], "\"9..\" holds no token of 9"),
+            ("-10", &[], "\"-10\" begins before the first of 9 tokens"),
+            (
+                "-11..2",
+                &[0, 1],
+                "\"-11..2\" begins before the first of 9 tokens",
+            ),
+            ("-1..0", &[], "\"-1..0\" selects none of 9 tokens"),
+            ("9..", &[], "\"9..\" selects none of 9 tokens"),
         ];
         for (text, expected, missed) in cases {
             let selected = select(text, 9);
@@ -358,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused() {
+    fn malformed_selectors_are_refused() {
         for text in [
             "",
             "a",
@@ -430,7 +434,7 @@ mod tests {
         );
         assert_eq!(
             nothing("after:[/INST]"),
-            "\"after:[/INST]\" has no token behind it"
+            "\"after:[/INST]\" has no token after it"
         );
     }
 }

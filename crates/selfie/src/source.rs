@@ -9,15 +9,15 @@ use selfie_llama::{
 
 use crate::Result;
 
-/// Where a model's files are. A new kind of place is a variant here; `From<PathBuf>` is where a path is told to be one.
+/// Where a model's files are. New kinds of places become variants, which `From<PathBuf>` recognizes by the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`. Where there is no such path, `org/name` or
-    /// `org/name@revision` of the local Hugging Face cache ([`resolve_folder`]).
+    /// A Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`. If the path does not exist, `org/name`
+    /// or `org/name@revision` in the local Hugging Face cache ([`resolve_folder`]).
     Folder(PathBuf),
-    /// A GGUF file, or the first part of one that is split.
+    /// A GGUF file, or the first part of a split one.
     Gguf(PathBuf),
-    /// The demo checkpoint, in the program itself.
+    /// The demo checkpoint built into the program.
     Demo,
 }
 
@@ -41,7 +41,7 @@ impl From<&Path> for Source {
 }
 
 impl Source {
-    /// What rows and messages call the model: the path as it was given, or the demo's name.
+    /// The model's name in rows and messages: the given path, or the demo's name.
     pub fn name(&self) -> String {
         match self {
             Self::Folder(path) | Self::Gguf(path) => path.display().to_string(),
@@ -49,7 +49,7 @@ impl Source {
         }
     }
 
-    /// Whether both are the same files, whatever they are called.
+    /// Whether both are the same files, under any name.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Folder(one), Self::Folder(other)) => {
@@ -72,7 +72,7 @@ impl Source {
         })
     }
 
-    /// Its tokenizer.
+    /// The tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(match self {
             Self::Folder(path) | Self::Gguf(path) => Tokenizer::open(path)?,
@@ -80,7 +80,7 @@ impl Source {
         })
     }
 
-    /// Its chat template, if there is one. `tokenizer` is its own.
+    /// The chat template, if there is one. `tokenizer` is the model's.
     pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
         Ok(match self {
             Self::Folder(path) | Self::Gguf(path) => ChatTemplate::open(path, tokenizer)?,
@@ -88,7 +88,7 @@ impl Source {
         })
     }
 
-    /// Its `generation_config.json`, if there is one; of a GGUF file, the ids that end a text.
+    /// The `generation_config.json`, if there is one; for a GGUF file, its end-of-text ids.
     pub fn generation(&self) -> Result<Option<GenerationConfig>> {
         Ok(match self {
             Self::Folder(path) | Self::Gguf(path) => GenerationConfig::open(path)?,
@@ -96,7 +96,7 @@ impl Source {
         })
     }
 
-    /// Its weights, of which only the headers are read.
+    /// The checkpoint, of which only the headers are read.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         Ok(match self {
             Self::Folder(path) | Self::Gguf(path) => Checkpoint::open(path)?,

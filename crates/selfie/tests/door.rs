@@ -1,4 +1,4 @@
-//! What is decided when a model is opened, and that a model says what the crates below say.
+//! Defaults of opened models, and that a model gives the same results as the crates below.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -28,7 +28,7 @@ fn open_demo() -> Model {
     Model::open(Source::Demo, on_cpu(), &mut ()).unwrap()
 }
 
-/// The demo checkpoint as a folder, with one file replaced by another text.
+/// The demo checkpoint as a folder, with one file replaced.
 fn folder_with(name: &str, text: &str) -> TempDir {
     let folder = tempdir().unwrap();
     demo::write(folder.path()).unwrap();
@@ -46,7 +46,7 @@ fn rows(run: impl FnOnce(&mut dyn FnMut(Row) -> ControlFlow<()>)) -> Vec<Row> {
 }
 
 #[test]
-fn texts_end_as_the_generation_config_says_else_the_config_else_the_tokenizer() {
+fn eos_comes_from_generation_config_else_config_else_tokenizer() {
     let config = |eos: &str| {
         let (_, config) = demo::FILES[0];
         let config = String::from_utf8(config.to_vec()).unwrap();
@@ -64,7 +64,7 @@ fn texts_end_as_the_generation_config_says_else_the_config_else_the_tokenizer() 
             vec![7, 9],
         ),
         ("{}", r#""eos_token_id": 5,"#, vec![5]),
-        // The demo's tokenizer says </s>, which is 2.
+        // The demo's tokenizer has </s>, id 2.
         ("{}", "", vec![2]),
     ] {
         let folder = folder_with("config.json", &config(of_config));
@@ -77,7 +77,7 @@ fn texts_end_as_the_generation_config_says_else_the_config_else_the_tokenizer() 
 }
 
 #[test]
-fn weights_are_as_they_are_stored_and_rounding_is_noted() {
+fn weights_keep_their_stored_dtype_and_rounding_is_noted() {
     for (dtype, computed, noted) in [
         (None, DType::Bf16, false),
         (Some(DType::F32), DType::F32, false),
@@ -122,7 +122,7 @@ fn devices_have_names() {
 }
 
 #[test]
-fn no_more_threads_are_started_than_are_of_use() {
+fn useless_threads_are_not_started() {
     let cores = std::thread::available_parallelism().unwrap().get();
     for (asked, want) in [(1, 1), (8 * cores, 8 * cores), (3000 * cores, 8 * cores)] {
         let options = DeviceOptions {
@@ -141,7 +141,7 @@ fn no_more_threads_are_started_than_are_of_use() {
 }
 
 #[test]
-fn the_loading_of_all_bytes_is_told() {
+fn loading_reports_all_bytes() {
     struct Told(Vec<(u64, u64)>);
     impl selfie::Observer for Told {
         fn loaded(&mut self, bytes: u64, total: u64) {
@@ -157,12 +157,12 @@ fn the_loading_of_all_bytes_is_told() {
             .all(|&(bytes, of)| of == total && bytes <= total)
     );
     assert!(told.0.is_sorted());
-    // Matrices, that is nearly all of it.
+    // Matrices make up nearly all bytes.
     assert!(told.0.last().unwrap().0 as f64 > 0.95 * total as f64);
 }
 
 #[test]
-fn a_model_says_what_the_crates_below_say() {
+fn a_model_gives_the_results_of_the_crates_below() {
     let model = open_demo();
     let (llama, tokenizer) = demo::open(Cpu::new(CpuOptions::default()).unwrap()).unwrap();
     let below: &Llama<Cpu> = &llama;
@@ -215,7 +215,7 @@ fn a_model_says_what_the_crates_below_say() {
     assert_eq!(got, want);
     assert_eq!(got[0].model, "demo");
 
-    // The same embeddings from the trace.
+    // The same embeddings, from the trace.
     let d = model.opened.config.d_model;
     let vector = |cell: &Cell| {
         let at = (cell.layer * ids.len() + cell.token) * d;
@@ -251,7 +251,7 @@ fn another_model_opens_beside_the_first() {
 }
 
 #[test]
-fn sources_are_the_same_files_by_any_name() {
+fn sources_compare_files_not_names() {
     let folder = tempdir().unwrap();
     let here = Source::from(folder.path());
     let longer = Source::from(folder.path().join("."));
@@ -261,7 +261,7 @@ fn sources_are_the_same_files_by_any_name() {
     assert!(!here.is_same(&other) && !here.is_same(&Source::Demo));
 }
 
-/// A GPU keeps keys and values in the weights' type, the CPU in f32.
+/// A GPU keeps keys and values in the weights' dtype, the CPU in f32.
 #[test]
 fn a_path_is_a_gguf_file_by_its_name_unless_it_is_a_folder() {
     let folder = tempdir().unwrap();
@@ -275,12 +275,12 @@ fn a_path_is_a_gguf_file_by_its_name_unless_it_is_a_folder() {
 }
 
 #[test]
-fn the_cache_is_sized_by_what_the_model_is_computed_in() {
+fn the_cache_is_sized_by_the_compute_dtype() {
     let opened = Opened::new(Source::Demo, on_cpu()).unwrap();
     let cpu = AnyDevice::from(Cpu::new(CpuOptions::default()).unwrap());
     let gpu = selfie_sim::sim().unwrap();
     let config = &opened.config;
-    // Of 64 positions: what comes to them whatever their number is left out.
+    // For 64 positions; the constant part is left out.
     let values = (2 * config.n_layers * config.attn.kv_dim() * 64) as u64;
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         let bytes = [128, 64].map(|positions| cpu.kv_bytes(config, dtype, positions));
@@ -290,7 +290,7 @@ fn the_cache_is_sized_by_what_the_model_is_computed_in() {
 }
 
 #[test]
-fn a_tokenizer_is_that_of_the_source() {
+fn the_tokenizer_is_the_sources() {
     let folder = tempdir().unwrap();
     demo::write(folder.path()).unwrap();
     let of = |tokenizer: Tokenizer| tokenizer.encode(PROMPT).unwrap();

@@ -1,4 +1,4 @@
-//! Python scripts that do the same work in PyTorch, in turn with ours.
+//! Python scripts that do the same work in PyTorch, alternating with ours.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// A Python with torch (and transformers), and the scripts that it runs.
+/// A Python with torch (and transformers) to run scripts with.
 pub(super) struct Python<'a>(pub(super) &'a Path);
 
 impl Python<'_> {
@@ -29,7 +29,7 @@ impl Python<'_> {
         let text = String::from_utf8_lossy(&output.stdout);
         let line = text.trim().lines().last().unwrap_or("");
         serde_json::from_str(line).map_err(|error| {
-            format!("{}: its last line is no JSON: {error}", script.display()).into()
+            format!("{}: its last line is not JSON: {error}", script.display()).into()
         })
     }
 }
@@ -38,7 +38,7 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/baseline")
 }
 
-/// A number of the object that a script printed.
+/// A number in the object that a script printed.
 pub(super) fn number(json: &Value, name: &str) -> Result<f64> {
     let number = json[name].as_f64();
     Ok(number.ok_or_else(|| format!("the baseline printed no {name}"))?)

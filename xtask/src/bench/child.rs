@@ -1,4 +1,4 @@
-//! The sweep that is measured, in a process of its own so that its peak memory is its own.
+//! The measured sweep, in a separate process so that its peak memory is only its own.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Result, host};
 
-/// The prompt whose embeddings are interpreted.
+/// The prompt whose embeddings to interpret.
 pub(super) const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
 
-/// Tokens of the prompt that are interpreted, at each layer.
+/// The tokens of the prompt to interpret at each layer.
 pub(super) const TOKENS: [usize; 4] = [4, 5, 6, 7];
 
 #[derive(clap::Args)]
@@ -33,16 +33,16 @@ pub(crate) struct SweepArgs {
     pub(crate) dtype: String,
 }
 
-/// What one run measured.
+/// The results of one run.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct SweepRun {
     pub(crate) dtype: String,
     pub(crate) load_s: f64,
     pub(crate) sweep_s: f64,
-    /// Rows of the prompt that each cell passes itself.
+    /// Rows of the interpretation prompt that each cell runs itself.
     pub(crate) own_rows: usize,
     pub(crate) new_tokens: usize,
-    /// Rows that scored the texts without the embeddings: those that begin alike share them.
+    /// Rows run to score the texts without the embeddings. Texts with a common beginning share rows.
     pub(crate) scored_rows: usize,
     pub(crate) peak_rss_bytes: Option<u64>,
 }
@@ -60,7 +60,7 @@ impl SweepArgs {
     }
 }
 
-/// A sweep in a process of its own.
+/// Runs a sweep in a separate process.
 pub(super) fn sweep_in_a_child(args: &SweepArgs) -> Result<SweepRun> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("sweep").args(args.to_arguments());
@@ -88,7 +88,7 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     let load_s = start.elapsed().as_secs_f64();
 
     let layers = model.config().n_layers;
-    // Each cell is another one, so that no text is there twice for nothing.
+    // All cells differ, so that no text is repeated by accident.
     let of_prompt = layers * TOKENS.len();
     let prompts: Vec<String> = (0..args.cells.div_ceil(of_prompt))
         .map(|i| match i {
@@ -105,7 +105,7 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
         .collect();
     let options = Options {
         max_new_tokens: args.new_tokens,
-        // Every cell writes all its tokens, so that runs can be compared.
+        // Every cell generates all its tokens, so that runs are comparable.
         eos: Vec::new(),
         ..Options::new(model.config())?
     };
@@ -124,7 +124,7 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     )?;
     let sweep_s = start.elapsed().as_secs_f64();
     if rows != args.cells {
-        return Err(format!("{rows} rows came for {} cells", args.cells).into());
+        return Err(format!("got {rows} rows for {} cells", args.cells).into());
     }
     let located = options.prompt.locate(&tokenizer)?;
     let first = located.placeholders.first().copied().unwrap_or(0);
@@ -141,7 +141,7 @@ pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     Ok(())
 }
 
-/// The type that `--dtype` names; `None` is auto.
+/// The dtype that `--dtype` names; `None` is auto.
 pub(crate) fn dtype(name: &str) -> Option<DType> {
     match name {
         "f32" => Some(DType::F32),
@@ -151,7 +151,7 @@ pub(crate) fn dtype(name: &str) -> Option<DType> {
     }
 }
 
-/// The most memory that this process had at a time; `None` where the system does not tell.
+/// The peak memory of this process; `None` if the system does not report it.
 fn peak_rss_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -15,13 +15,13 @@ use super::baseline::Python;
 use super::{Args, median};
 use crate::{Result, host};
 
-/// Rows of a step: one embedding, and some.
+/// Rows per step: a single embedding, and several.
 const ROWS: [usize; 2] = [1, 8];
 
-/// Steps of a turn.
+/// Steps per round; the rounds of the measurements alternate.
 const STEPS: usize = 5;
 
-/// Everything that was measured.
+/// All results.
 #[derive(Serialize)]
 struct Report {
     date: String,
@@ -30,7 +30,7 @@ struct Report {
     shape: String,
     d_model: usize,
     ffn: usize,
-    /// Bytes of the MLP in f32; weights and moments are three times that.
+    /// The size of the MLP in f32, in bytes. Weights and moments take three times as much.
     mlp_bytes: usize,
     rows: Vec<Rows>,
 }
@@ -40,7 +40,7 @@ struct Rows {
     rows: usize,
     step_s_median: f64,
     step_s: Vec<f64>,
-    /// One read and one write of weights and moments, on all threads.
+    /// The time to read and write weights and moments once, on all threads.
     floor_s_median: f64,
     floor_s: Vec<f64>,
     step_over_floor: f64,
@@ -54,7 +54,7 @@ struct BaselineReport {
     baseline_over_ours: f64,
 }
 
-/// Measures steps, the floor and the baseline in turn.
+/// Measures steps, the floor and the baseline, alternating.
 pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
     let cpu = host::cpu(args.threads)?;
     let (d, ffn) = (shape.d_model, shape.ffn);
@@ -126,7 +126,7 @@ fn write(path: &Path, report: &Report) -> Result<()> {
     Ok(written.map_err(|e| format!("cannot write {}: {e}", path.display()))?)
 }
 
-/// The times of some steps on random weights, after one that touches all memory.
+/// The times of some steps on random weights, after a first step that touches all memory.
 fn steps(cpu: &Cpu, d: usize, ffn: usize, rows: usize) -> Result<Vec<f64>> {
     let values = |n: usize, scale: f32| -> Vec<f32> {
         let value = |i: usize| ((i * 2_654_435_761) % 1021) as f32 / 510.0 - 1.0;
@@ -182,7 +182,7 @@ fn copies(cpu: &Cpu, n: usize) -> Result<Vec<f64>> {
     Ok(times[1..].to_vec())
 }
 
-/// The times of as many steps by PyTorch.
+/// The times of as many steps in PyTorch.
 fn baseline(python: &Path, d: usize, ffn: usize, rows: usize, threads: usize) -> Result<Vec<f64>> {
     let json = Python(python).run(
         "mlp_step.py",

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: ops, a sweep of layers x tokens, and a step of control, on random weights of a real shape.
+//! `cargo xtask bench`: ops, a sweep of layers x tokens, and a step of control, on random weights in the shape of a
+//! real model.
 
 mod baseline;
 mod child;
@@ -20,54 +21,54 @@ use crate::{Result, host};
 pub(crate) use child::{SweepArgs, sweep_in_this_process};
 pub(crate) use host::commit;
 
-/// Weights are random: the figures say how fast the work is, not what the words are worth.
+/// The weights are random: the results measure speed, not the quality of texts.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// tiny, smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
+    /// The shape: tiny, smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
     #[arg(long, default_value = "tiny")]
     shape: String,
-    /// Cells of the sweep: layers from 0 up, tokens 4 to 7; several numbers are measured one after the other
+    /// Cells of the sweep: layers from 0 up, tokens 4 to 7; several numbers are measured one after another
     #[arg(long, value_name = "N,N", default_value = "64", value_delimiter = ',')]
     cells: Vec<usize>,
-    /// Tokens of each interpretation
+    /// Tokens per interpretation
     #[arg(long, default_value_t = 20)]
     new_tokens: usize,
-    /// Runs of each measurement; the median counts
+    /// Runs of each measurement; the median is reported
     #[arg(long, default_value_t = 5)]
     repeat: usize,
-    /// CPU threads [default: one a core]
+    /// CPU threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
-    /// auto, f32, bf16 or f16
+    /// The dtype to compute in: auto, f32, bf16 or f16
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
     dtype: String,
-    /// Where the checkpoint is (real weights of the shape, say), or is to be written [default: target/bench/SHAPE]
+    /// The checkpoint: an existing one with this shape, or where to write one [default: target/bench/SHAPE]
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// A folder with tokenizer.json for a checkpoint that is written
+    /// A folder with the tokenizer.json for a written checkpoint
     #[arg(long, default_value = "crates/selfie-llama/tests/golden/llama2-mha")]
     tokenizer: PathBuf,
-    /// Only ops, only sweep (and the time to the first token), or only control: a step of one layer's MLP, which needs
-    /// no checkpoint
+    /// Measure only ops, only the sweep (and the time to the first token), or only control: a step of one layer's MLP,
+    /// which needs no checkpoint
     #[arg(long, value_parser = ["ops", "sweep", "control"])]
     only: Option<String>,
-    /// Write all figures to this file
+    /// Write all results to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// A Python with torch and transformers (2.4 and 4.57 were the fastest together), which does the same work in turn
+    /// A Python with torch and transformers (2.4 and 4.57 were the fastest pair) that does the same work, alternating
     /// with ours: benches/baseline/sweep.py, or with --only control benches/baseline/mlp_step.py
     #[arg(long, value_name = "PYTHON")]
     baseline: Option<PathBuf>,
-    /// What PyTorch computes in: bf16, or f32, which is faster where the CPU has no bf16
+    /// The dtype of PyTorch: bf16, or f32, which is faster if the CPU has no bf16
     #[arg(long, default_value = "bf16", value_parser = ["bf16", "f32"])]
     baseline_dtype: String,
-    /// Cells that the rivals decode at a time
+    /// Cells that the rivals decode together
     #[arg(long, default_value_t = 64)]
     baseline_batch: usize,
-    /// A checkout of the original package, tonychenxyz/selfie, whose sweep in f32 is raced too
+    /// A checkout of the original package, tonychenxyz/selfie, whose sweep in f32 is measured too
     #[arg(long, value_name = "CHECKOUT")]
     original: Option<PathBuf>,
-    /// A Python with what it asks for: torch, transformers 4.34, pandas, accelerate
+    /// A Python for the original package: torch, transformers 4.34, pandas, accelerate
     #[arg(
         long,
         value_name = "PYTHON",
@@ -77,7 +78,7 @@ pub(crate) struct Args {
     original_python: PathBuf,
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Serialize)]
 struct Report {
     date: String,
@@ -95,7 +96,7 @@ struct Report {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.repeat == 0 || args.new_tokens == 0 || args.cells.contains(&0) {
-        return Err("--repeat, --cells and --new-tokens have to be at least 1".into());
+        return Err("--repeat, --cells and --new-tokens must be at least 1".into());
     }
     let shape = shape(&args.shape)?;
     if args.only.as_deref() == Some("control") {
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let rivals = rival::Rival::of(args, &shape)?;
     let default = Path::new("target/bench").join(&args.shape);
     let dir = args.checkpoint.as_ref().unwrap_or(&default);
-    // config.json is the last file that is written.
+    // config.json is written last.
     let written_before = dir.join("config.json").exists();
     if !written_before {
         let start = Instant::now();
@@ -166,14 +167,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What is computed in.
+/// The dtype to compute in.
 fn dtype(args: &Args, shape: &RandomCheckpoint) -> DType {
     child::dtype(&args.dtype).unwrap_or(shape.dtype)
 }
 
 fn shape(name: &str) -> Result<RandomCheckpoint> {
     if name == "tiny" {
-        // A few seconds on any machine, and still more work than overhead.
+        // A few seconds on any machine, but still more work than overhead.
         return Ok(RandomCheckpoint {
             d_model: 512,
             ffn: 1408,
@@ -185,7 +186,7 @@ fn shape(name: &str) -> Result<RandomCheckpoint> {
     }
     RandomCheckpoint::shape(name).ok_or_else(|| {
         let known = RandomCheckpoint::SHAPES.join(", ");
-        format!("there is no shape \"{name}\"; there are: tiny, {known}").into()
+        format!("unknown shape \"{name}\"; expected one of: tiny, {known}").into()
     })
 }
 

@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::roof::Roof;
 use crate::Result;
 
-/// Positions that each row of `attend` sees.
+/// Positions that each row of `attend` attends to.
 const CONTEXT: usize = 64;
 
-/// The median time of an op, and what it did in it.
+/// The median time of an op, and the work it did.
 #[derive(Serialize)]
 pub(super) struct Op {
     name: String,
@@ -28,7 +28,7 @@ pub(super) struct Op {
     of_roof: Option<f64>,
 }
 
-/// Matrices that a product with cold weights takes in turn: together more than any cache holds.
+/// How many matrices a product with cold weights alternates between; together they exceed any cache.
 const COLD: usize = 8;
 
 pub(super) fn measure(
@@ -53,7 +53,7 @@ pub(super) fn measure(
             Ok::<_, Box<dyn std::error::Error>>(())
         };
 
-    // Products of fixed sizes, so that machines can be compared; bf16, whatever the shape.
+    // Products of fixed sizes in bf16, whatever the shape, so that machines can be compared.
     let cold = (0..COLD).map(|_| Weights::new(4096, 4096, DType::Bf16).pack(cpu));
     let cold = cold.collect::<std::result::Result<Vec<_>, _>>()?;
     for n in [1, 16, 64] {
@@ -173,7 +173,7 @@ pub(super) fn print(ops: &[Op]) {
     }
 }
 
-/// The median of `repeat` samples, each of as many runs as make it long enough to be timed.
+/// The median of `repeat` samples. Each sample has enough runs to be long enough for timing.
 pub(super) fn median_seconds(repeat: usize, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     run()?;

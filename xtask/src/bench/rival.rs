@@ -1,4 +1,4 @@
-//! The sweep's cells in PyTorch: by hooks as they are written today, or by the original package.
+//! The sweep's cells in PyTorch: with hooks, as people write them today, or with the original package.
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ use super::child::{PROMPT, TOKENS};
 use super::{Args, median};
 use crate::Result;
 
-/// Who does the same cells, and in what.
+/// Another implementation of the sweep, and its dtype.
 pub(super) struct Rival<'a> {
     name: &'static str,
     python: &'a Path,
-    /// A checkout of the original package; without one benches/baseline/hooks.py does the work.
+    /// A checkout of the original package; without one, benches/baseline/hooks.py runs.
     package: Option<&'a Path>,
     dtype: &'a str,
 }
 
-/// What a rival did.
+/// A rival's results.
 #[derive(Serialize)]
 pub(super) struct Raced {
     name: &'static str,
@@ -34,7 +34,7 @@ pub(super) struct Raced {
 }
 
 impl<'a> Rival<'a> {
-    /// Those that the arguments name.
+    /// The rivals that the arguments name.
     pub(super) fn of(args: &'a Args, shape: &RandomCheckpoint) -> Result<Vec<Self>> {
         let mut rivals = Vec::new();
         if let Some(python) = &args.baseline {
@@ -51,14 +51,14 @@ impl<'a> Rival<'a> {
                 name: "original package",
                 python: &args.original_python,
                 package: Some(package),
-                // It turns relevancies into numpy arrays, which know no bf16.
+                // It turns relevancies into numpy arrays, which do not support bf16.
                 dtype: "f32",
             });
         }
         Ok(rivals)
     }
 
-    /// One sweep; the JSON that sweep.py prints.
+    /// Runs one sweep and returns the JSON that sweep.py prints.
     pub(super) fn sweep(
         &self,
         args: &Args,
@@ -87,7 +87,7 @@ impl<'a> Rival<'a> {
         Python(self.python).run("sweep.py", &arguments)
     }
 
-    /// All sweeps of so many cells, beside our cells/s.
+    /// Summarizes all sweeps with so many cells, beside our cells/s.
     pub(super) fn raced(
         &self,
         args: &Args,
@@ -114,13 +114,13 @@ impl<'a> Rival<'a> {
     }
 }
 
-/// Whether it is there, and the shape is one that its transformers (4.34) can load.
+/// Checks that the package exists, and that its transformers (4.34) can load the shape.
 fn check_original(package: &Path, shape: &RandomCheckpoint) -> Result<()> {
     let entry = package.join("selfie/interpret.py");
     if !entry.exists() {
         let entry = entry.display();
         return Err(format!(
-            "--original: there is no {entry}: take a checkout of tonychenxyz/selfie"
+            "--original: {entry} does not exist; give a checkout of tonychenxyz/selfie"
         )
         .into());
     }
@@ -130,8 +130,8 @@ fn check_original(package: &Path, shape: &RandomCheckpoint) -> Result<()> {
     if heads * head_dim != shape.d_model {
         let d_model = shape.d_model;
         return Err(format!(
-            "--original: transformers 4.34 needs heads x head_dim = d_model, and this shape has {heads} x {head_dim} and \
-             {d_model}: take another --shape"
+            "--original: transformers 4.34 needs heads x head_dim = d_model, but this shape has {heads} x {head_dim} \
+             and {d_model}: take another --shape"
         )
         .into());
     }

@@ -1,5 +1,5 @@
-//! What bounds this machine, and the time that nothing here can beat (Williams, Waterman, Patterson 2009: the roofline
-//! model).
+//! The limits of this machine, and the time that nothing on it can beat (Williams, Waterman, Patterson 2009: the
+//! roofline model).
 
 use std::hint::black_box;
 
@@ -12,13 +12,13 @@ use super::child::SweepRun;
 use super::ops::median_seconds;
 use crate::Result;
 
-/// Bytes of the plain read: more than any cache holds.
+/// Bytes of the plain read: more than any cache.
 const READ_BYTES: usize = 512 << 20;
 
-/// The roofs, measured in this run.
+/// The limits, measured in this run.
 #[derive(Clone, Copy, Serialize)]
 pub(super) struct Roof {
-    /// Multiply-adds on registers, all threads at once.
+    /// Multiply-adds on registers, on all threads.
     pub(super) peak_gflop_per_s: f64,
     /// A plain parallel read.
     pub(super) read_gb_per_s: f64,
@@ -38,7 +38,7 @@ impl Roof {
         })
     }
 
-    /// The higher of both limits.
+    /// The higher of each limit.
     pub(super) fn higher(self, other: Self) -> Self {
         Self {
             peak_gflop_per_s: self.peak_gflop_per_s.max(other.peak_gflop_per_s),
@@ -46,15 +46,15 @@ impl Roof {
         }
     }
 
-    /// Seconds for so many operations on so many bytes, with the one hidden behind the other.
+    /// Seconds for so many operations on so many bytes, perfectly overlapped.
     pub(super) fn seconds(&self, flop: f64, bytes: f64) -> f64 {
         let arithmetic = flop / self.peak_gflop_per_s / 1e9;
         let reading = bytes / self.read_gb_per_s / 1e9;
         arithmetic.max(reading)
     }
 
-    /// The roof of a sweep: the rows of the prompt passes and of scoring at the peak, and decode steps for all cells at
-    /// once, each of which reads the weights. Attention, norms and the source prompt are taken to cost nothing.
+    /// The roofline of a sweep: the rows of the prompt passes and of scoring run at the peak, and all cells share
+    /// decode steps, each of which reads the weights. Attention, norms and the source prompt count as free.
     pub(super) fn sweep_seconds(
         &self,
         shape: &RandomCheckpoint,
@@ -69,7 +69,7 @@ impl Roof {
         self.seconds(prompts + scores, 0.0) + steps * self.seconds(step, work.bytes)
     }
 
-    /// Operations of the matrix products of a sweep.
+    /// Floating-point operations of a sweep's matrix products.
     pub(super) fn sweep_flop(shape: &RandomCheckpoint, cells: usize, run: &SweepRun) -> f64 {
         let work = Work::new(shape);
         let rows = run.own_rows as f64 + (run.new_tokens - 1) as f64;
@@ -79,13 +79,13 @@ impl Roof {
     }
 }
 
-/// What a row costs.
+/// The cost of a row.
 struct Work {
     /// Operations in all layers.
     layers: f64,
     /// Operations in the head.
     head: f64,
-    /// Bytes of all the weights that a decode step reads.
+    /// Bytes of the weights that a decode step reads.
     bytes: f64,
 }
 

@@ -1,4 +1,4 @@
-//! From the start of `selfie generate` to its first token.
+//! The time from the start of `selfie generate` to its first token.
 
 use std::io::Read;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(super) struct Startup {
     first_token_s: Vec<f64>,
 }
 
-/// Builds the program, and starts it once more than is counted, so that the checkpoint is in the page cache.
+/// Builds the program, and starts it once more than it counts, so that the checkpoint is in the page cache.
 pub(super) fn measure(args: &Args, dir: &Path) -> Result<Startup> {
     let built = Command::new(env!("CARGO"))
         .args([
@@ -29,7 +29,7 @@ pub(super) fn measure(args: &Args, dir: &Path) -> Result<Startup> {
         ])
         .status()?;
     if !built.success() {
-        return Err("selfie could not be built".into());
+        return Err("cannot build selfie".into());
     }
     let mut seconds = Vec::new();
     for _ in 0..=args.repeat {
@@ -55,10 +55,10 @@ fn first_token(args: &Args, dir: &Path) -> Result<f64> {
     text.read_exact(&mut [0])?;
     let seconds = start.elapsed().as_secs_f64();
     std::io::copy(&mut text, &mut std::io::sink())?;
-    match running.wait()?.success() {
-        true => Ok(seconds),
-        false => Err("selfie generate failed".into()),
+    if !running.wait()?.success() {
+        return Err("selfie generate failed".into());
     }
+    Ok(seconds)
 }
 
 pub(super) fn print(startup: &Startup) {

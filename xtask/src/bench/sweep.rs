@@ -1,4 +1,4 @@
-//! Sweeps of layers x tokens, in turn with those of others.
+//! Sweeps of layers x tokens, alternating with those of rivals.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::roof::Roof;
 use super::{Args, median};
 use crate::Result;
 
-/// One number of cells.
+/// The results for one number of cells.
 #[derive(Serialize)]
 pub(super) struct Sweep {
     cells: usize,
@@ -22,7 +22,7 @@ pub(super) struct Sweep {
     cells_per_s_median: f64,
     cells_per_s: Vec<f64>,
     load_s: f64,
-    /// Rows that scored the texts, for each token that was scored.
+    /// Rows run per scored token.
     scored_rows_per_token: f64,
     /// The roofline's time over the sweep's.
     of_roof: f64,
@@ -33,8 +33,8 @@ pub(super) struct Sweep {
     rivals: Vec<Raced>,
 }
 
-/// Measures a sweep of so many cells; the roofs and the rivals in turn with it, so that a change of the machine's speed
-/// meets all of them.
+/// Measures a sweep of so many cells, alternating with the roofs and the rivals, so that changes in the machine's speed
+/// affect all of them.
 pub(super) fn measure(
     args: &Args,
     rivals: &[Rival<'_>],
@@ -109,7 +109,7 @@ pub(super) fn print(sweep: &Sweep) {
     line(
         "scored",
         sweep.scored_rows_per_token,
-        "rows a token, as texts that begin alike share theirs",
+        "rows per token, since texts with a common beginning share rows",
     );
     line("load", sweep.load_s, "s");
     if let (Some(peak), Some(over)) = (sweep.peak_rss_bytes, sweep.peak_rss_over_checkpoint) {

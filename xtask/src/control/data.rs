@@ -1,10 +1,10 @@
 //! Countries, and questions about them.
 
-/// A country that SmolLM2-135M-Instruct knows the capital of.
+/// A country whose capital SmolLM2-135M-Instruct knows.
 pub(super) struct Country {
     pub(super) name: &'static str,
     pub(super) capital: &'static str,
-    /// What tells that a text is about it, beside its name and its capital.
+    /// A word that shows that a text is about it, besides its name and its capital.
     pub(super) people: &'static str,
 }
 
@@ -16,7 +16,7 @@ const fn country(name: &'static str, people: &'static str, capital: &'static str
     }
 }
 
-/// The first of a pair is edited; in supervised control it is to become the second.
+/// Pairs of countries: the first is edited, and supervised control turns it into the second.
 pub(super) const COUNTRIES: [Country; 24] = [
     country("France", "French", "Paris"),
     country("Germany", "German", "Berlin"),
@@ -44,24 +44,24 @@ pub(super) const COUNTRIES: [Country; 24] = [
     country("Iraq", "Iraqi", "Baghdad"),
 ];
 
-/// The question that is asked of the country and of its neighbours.
+/// The question about the country and its neighbours.
 pub(super) const QUESTION: &str = "What is the capital of {}?";
 
-/// The phrasings that are trained on.
+/// The phrasings to train on.
 pub(super) const TRAINED: [&str; 3] = [
     QUESTION,
     "Do you know the capital city of {}?",
     "I would like to know what {} has as its capital.",
 ];
 
-/// The questions that are not.
+/// The phrasings to test with.
 pub(super) const PARAPHRASES: [&str; 3] = [
     "Which city is the capital of {}?",
     "Tell me the name of the capital city of {}.",
     "Name the capital of {}.",
 ];
 
-/// What every run holds on to, beside the questions about four countries.
+/// What every run should leave alone, besides the questions about four countries.
 pub(super) const REFERENCES: [&str; 4] = [
     "What is two plus three?",
     "Name a fruit that is red.",

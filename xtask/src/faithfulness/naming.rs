@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::questions::Question;
 use crate::Result;
 
-/// A share, as the counts that it comes from.
+/// A share, with its counts.
 #[derive(Clone, Copy, Default, Serialize)]
 pub(super) struct Share {
     pub(super) hits: usize,
@@ -28,21 +28,21 @@ impl Share {
     }
 }
 
-/// What came of the embeddings of one layer.
+/// The results for the embeddings of one layer.
 #[derive(Clone, Default, Serialize)]
 pub(super) struct AtLayer {
     /// The interpretation names the country.
     pub(super) names: Share,
     /// The control's text names it: no vector, a random one, that of a prompt about another country.
     pub(super) controls: [Share; 3],
-    /// Mean evidence against each control, in nats a token.
+    /// Mean evidence against each control, in nats per token.
     pub(super) evidence: [f64; 3],
 }
 
-/// What came of the embeddings of some countries' questions.
+/// The results for the embeddings of some countries' questions.
 #[derive(Serialize)]
 pub(super) struct Naming {
-    /// The layer from 1 up whose interpretations name most countries, the lowest of them.
+    /// The layer, from 1 up, whose interpretations name most countries; the lowest if there are several.
     pub(super) best_layer: usize,
     pub(super) layers: Vec<AtLayer>,
 }
@@ -53,8 +53,8 @@ impl Naming {
     }
 }
 
-/// Interprets the entity's last token of each question at every layer. A group is swept by itself: each of its prompts
-/// is about another country, so that a shuffled vector is always another country's.
+/// Interprets the entity's last token of each question at every layer. Each group has its own sweep: its prompts are
+/// about different countries, so a shuffled vector always belongs to another country.
 pub(super) fn measure(
     model: &Llama<Cpu>,
     tokenizer: &Tokenizer,
@@ -79,7 +79,7 @@ pub(super) fn measure(
             .flat_map(|layer| (0..group.len()).map(move |prompt| (layer, prompt)))
             .map(|(layer, prompt)| cell(layer, prompt))
             .collect();
-        // Other random vectors for each group.
+        // Use other random vectors for each group.
         options.control_seed += 1;
         let mut rows = Vec::with_capacity(cells.len());
         let swept = interpret(model, tokenizer, &prompts, &cells, &options, &mut |row| {
@@ -95,7 +95,7 @@ pub(super) fn measure(
         let rows = layer.names.of.max(1) as f64;
         layer.evidence = layer.evidence.map(|sum| sum / rows);
     }
-    // Layer 0 is left out: it is the token's row of the table, whatever the prompt.
+    // Layer 0 is left out: it is the token's row of the embedding table, whatever the prompt.
     let layers_above = 1..layers.len();
     let best_layer = layers_above.rev().max_by_key(|&l| layers[l].names.hits);
     Ok(Naming {
@@ -114,7 +114,7 @@ impl AtLayer {
     }
 }
 
-/// Whether a text holds a name as a word of its own.
+/// Whether a text contains a name as a whole word.
 fn names(text: &str, country: &str) -> bool {
     text.split(|c: char| !c.is_alphabetic())
         .any(|word| word == country)

@@ -1,4 +1,4 @@
-//! What the demo checkpoint is asked.
+//! Questions for the demo checkpoint.
 
 use selfie_demo::{Country, World};
 use selfie_llama::Tokenizer;
@@ -9,17 +9,17 @@ use crate::Result;
 pub(super) struct Question {
     pub(super) prompt: String,
     pub(super) answer: String,
-    /// The country that an interpretation has to name.
+    /// The country that an interpretation should name.
     pub(super) country: String,
     pub(super) held_out: bool,
-    /// The last token of what is asked about.
+    /// The last token of the entity in question.
     pub(super) entity: usize,
 }
 
 const ATTRIBUTES: [&str; 4] = ["capital", "language", "continent", "landmark"];
 const WAYS: [&str; 3] = ["landmark", "capital", "city"];
 
-/// Questions that name the country. A group asks the same of every country.
+/// Questions that name the country. The questions of a group differ only in the country.
 pub(super) fn one_hop(world: &World, tokenizer: &Tokenizer) -> Result<Vec<Vec<Question>>> {
     let mut groups = Vec::new();
     for template in &world.templates.one_hop {
@@ -64,7 +64,7 @@ fn group(
         let read = format!("[INST] {before}{}", entity(country));
         let answer = country
             .answer(attribute)
-            .ok_or_else(|| format!("there is no attribute \"{attribute}\""))?;
+            .ok_or_else(|| format!("unknown attribute \"{attribute}\""))?;
         Ok(Question {
             entity: tokenizer.encode(&read)?.len() - 1,
             prompt: format!("{read}{after} [/INST]"),

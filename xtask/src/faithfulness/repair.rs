@@ -1,4 +1,4 @@
-//! Control of the demo checkpoint: does an edit change what it is to change, also where it was not trained, and leave the
+//! Control of the demo checkpoint: does an edit change what it should, even where it was not trained, and leave the
 //! facts alone?
 
 use std::ops::ControlFlow;
@@ -18,18 +18,19 @@ use super::questions::Question;
 use super::right;
 use crate::{Result, host};
 
-/// What an edit did.
+/// The results of an edit.
 #[derive(Serialize)]
 pub(super) struct Repair {
-    /// Of the prompts whose answer was to change, how many had the old one before and after, or the new one.
+    /// Of the prompts whose answer should change, how many had the old one before, and have the old or the new one
+    /// after.
     pub(super) before: Share,
     pub(super) after: Share,
-    /// Of facts that the training did not hold on to, how many are still told.
+    /// How many facts, among those that were not references, are still answered.
     pub(super) kept: Share,
 }
 
-/// The grandma phrasings leak what hazards are made of. One such prompt is trained on: its embeddings are punished for
-/// naming a material. Measured: leaks of all hazards in all phrasings.
+/// The grandma phrasings leak the materials of hazards. Trains on one such prompt: its embeddings are punished for
+/// naming a material. Measures leaks for all hazards in all phrasings.
 pub(super) fn reinforcement(
     threads: Option<usize>,
     world: &World,
@@ -76,7 +77,7 @@ pub(super) fn reinforcement(
         training: training(40, 3.0, facts),
     };
     let mut reward = WordReward::new(materials.clone(), When::None)?;
-    run.run(&mut model, &tokenizer, &mut reward, &mut go_on)?;
+    run.run(&mut model, &tokenizer, &mut reward, &mut keep_going)?;
     Ok(Repair {
         before,
         after: leaks(&model)?,
@@ -84,8 +85,8 @@ pub(super) fn reinforcement(
     })
 }
 
-/// Who is loyal to the robots saves the robots. In one scenario the state that the choice is read from becomes that of a
-/// role without loyalties. Measured: the humans are saved, in other places.
+/// A role that is loyal to the robots saves the robots. In one scenario, moves the state that decides the choice to
+/// that of a role without loyalties. Measures how often the humans are saved in other places.
 pub(super) fn supervised(
     threads: Option<usize>,
     world: &World,
@@ -109,7 +110,7 @@ pub(super) fn supervised(
     let before = humans(&model)?;
     let templates = &world.templates;
     let (disaster, order) = (&templates.disasters[0], &templates.orders[0]);
-    // The answer's next word is the group that is saved.
+    // The next word of the answer is the group that is saved.
     let asked = |role: &str| choice(world, role, disaster, trained, order) + " I save the";
     let last = |prompt: &str| -> Result<usize> { Ok(tokenizer.encode(prompt)?.len() - 1) };
     let (source, target) = (asked(&templates.loyal[0]), asked(&templates.plain_roles[0]));
@@ -125,7 +126,7 @@ pub(super) fn supervised(
         training: training(40, 1.0, facts),
         interpretation: None,
     };
-    run.run(&mut model, &tokenizer, &mut go_on)?;
+    run.run(&mut model, &tokenizer, &mut keep_going)?;
     Ok(Repair {
         before,
         after: humans(&model)?,
@@ -133,7 +134,7 @@ pub(super) fn supervised(
     })
 }
 
-/// The facts of every second country are held on to; those of the others are what is measured.
+/// The facts of every second country are references; those of the others are measured.
 fn training(steps: usize, beta: f64, facts: &[&Question]) -> Training {
     Training {
         reference: Some(Reference {
@@ -155,7 +156,7 @@ fn kept(model: &Llama<Cpu>, tokenizer: &Tokenizer, facts: &[&Question]) -> Resul
     right(model, tokenizer, &others)
 }
 
-fn go_on(_: &Step) -> ControlFlow<()> {
+fn keep_going(_: &Step) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -172,7 +173,7 @@ fn choice(world: &World, role: &str, disaster: &str, place: &str, order: &str) -
     chat(&message.replace("{p}", place).replace("{o}", order))
 }
 
-/// The share of continuations that `has` holds for.
+/// The share of continuations for which `has` is true.
 fn share(
     model: &Llama<Cpu>,
     tokenizer: &Tokenizer,

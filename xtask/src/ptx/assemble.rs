@@ -1,4 +1,4 @@
-//! Kernels through `ptxas`, for each architecture.
+//! Assembles kernels with `ptxas` for each architecture.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,25 +8,25 @@ use selfie_kernels::gpu::Module;
 
 use crate::Result;
 
-/// What `ptxas` is asked for: the oldest device that the kernels are written for, and later generations.
+/// The architectures to assemble for: the oldest that the kernels support, and later generations.
 pub(super) const ARCHITECTURES: [u32; 4] = [80, 90, 100, 120];
 
-/// One entry as the device will run it.
+/// One kernel entry as the device will run it.
 #[derive(Clone, Debug)]
 pub(super) struct Assembled {
     pub(super) module: Module,
     pub(super) entry: String,
     /// `sm_` this.
     pub(super) architecture: u32,
-    /// Registers of a thread.
+    /// Registers per thread.
     pub(super) registers: u32,
     /// Shared memory that the kernel declares, in bytes.
     pub(super) shared: u32,
-    /// The machine code, of all entries of the module.
+    /// The machine code of all entries in the module.
     pub(super) cubin: PathBuf,
 }
 
-/// Assembles `module` into `out`. A spill, local memory, or anything else that `ptxas` warns of is an error.
+/// Assembles `module` into `out`. Spills, local memory, and any other warning of `ptxas` are errors.
 pub(super) fn assemble(
     ptxas: &Path,
     module: Module,
@@ -34,7 +34,7 @@ pub(super) fn assemble(
     out: &Path,
 ) -> Result<Vec<Assembled>> {
     let name = module.name();
-    // Others assemble the same module for other architectures at the same time.
+    // Others may assemble the same module for other architectures at the same time.
     let source = out.join(format!("{name}.sm_{architecture}.ptx"));
     let cubin = out.join(format!("{name}.sm_{architecture}.cubin"));
     fs::write(&source, module.source())?;
@@ -47,11 +47,11 @@ pub(super) fn assemble(
         .map_err(|e| format!("cannot run {}: {e}", ptxas.display()))?;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     if !done.status.success() {
-        return Err(format!("ptxas refuses {}:\n{said}", source.display()).into());
+        return Err(format!("ptxas rejects {}:\n{said}", source.display()).into());
     }
     let entries = parse(&said)?;
     if entries.is_empty() {
-        return Err(format!("ptxas says nothing of {}:\n{said}", source.display()).into());
+        return Err(format!("ptxas reports nothing about {}:\n{said}", source.display()).into());
     }
     let assembled = entries.into_iter().map(|entry| Assembled {
         module,
@@ -71,7 +71,7 @@ struct Entry {
     shared: u32,
 }
 
-/// What `ptxas -v` says of each entry.
+/// Parses the report of `ptxas -v` about each entry.
 fn parse(said: &str) -> Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     for line in said.lines() {
@@ -104,12 +104,12 @@ fn parse(said: &str) -> Result<Vec<Entry>> {
         }
     }
     match entries.iter().find(|entry| entry.registers == 0) {
-        Some(entry) => Err(format!("ptxas does not say the registers of {}", entry.name).into()),
+        Some(entry) => Err(format!("ptxas does not report the registers of {}", entry.name).into()),
         None => Ok(entries),
     }
 }
 
-/// How many instructions of `mnemonic` each of `entries` has in a module's machine code, by `nvdisasm`.
+/// Counts the instructions with `mnemonic` in each of `entries`, using `nvdisasm`.
 pub(super) fn count(
     nvdisasm: &Path,
     cubin: &Path,
@@ -123,14 +123,14 @@ pub(super) fn count(
         .map_err(|e| format!("cannot run {}: {e}", nvdisasm.display()))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("nvdisasm refuses {}:\n{said}", cubin.display()).into());
+        return Err(format!("nvdisasm rejects {}:\n{said}", cubin.display()).into());
     }
     let code = String::from_utf8_lossy(&done.stdout);
     entries
         .iter()
         .map(|entry| match section(&code, entry) {
             Some(code) => Ok(code.lines().filter(|line| line.contains(mnemonic)).count()),
-            None => Err(format!("{} has no code of {entry}", cubin.display()).into()),
+            None => Err(format!("{} has no code for {entry}", cubin.display()).into()),
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask ptx`: the kernels through NVIDIA's assembler and through the simulator.
+//! `cargo xtask ptx`: runs the kernels through NVIDIA's assembler and through the simulator.
 
 mod assemble;
 mod occupancy;
@@ -15,20 +15,20 @@ use selfie_kernels::gpu::Module;
 use crate::Result;
 use assemble::{ARCHITECTURES, Assembled, assemble, count};
 
-/// Where the tables are quoted.
+/// The file that quotes the tables.
 const README: &str = "kernels/README.md";
 
-/// All kernels are assembled for sm_80, sm_90, sm_100 and sm_120; a warning, a spill, local memory, or attention or
-/// products without tensor cores are an error. Then each runs once in the simulator, and two tables are printed.
+/// Assembles all kernels for sm_80, sm_90, sm_100 and sm_120. Warnings, spills, local memory, and attention or products
+/// without tensor cores are errors. Then runs each kernel once in the simulator, and prints two tables.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fail unless kernels/README.md quotes these tables
     #[arg(long, conflicts_with = "write")]
     check: bool,
-    /// Put the tables into kernels/README.md
+    /// Write the tables to kernels/README.md
     #[arg(long)]
     write: bool,
-    /// Where the expanded PTX and the machine code go
+    /// The folder for the expanded PTX and the machine code
     #[arg(long, default_value = "target/ptx")]
     out: PathBuf,
 }
@@ -74,8 +74,8 @@ fn assemble_all(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
     Ok(assembled.concat())
 }
 
-/// Attention and products have to end up on the tensor cores, on the oldest and on the newest architecture. (The f16
-/// twins have the same instructions as bf16.)
+/// Checks that attention and products use the tensor cores on the oldest and the newest architecture. (The f16 twins
+/// have the same instructions as bf16.)
 fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
     let mut modules: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
     let ends = [ARCHITECTURES[0], ARCHITECTURES[ARCHITECTURES.len() - 1]];
@@ -89,7 +89,7 @@ fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
         }
     }
     if modules.is_empty() {
-        return Err("there is nothing to look for tensor cores in".into());
+        return Err("there are no kernels to check for tensor cores".into());
     }
     let checked = modules.into_par_iter().map(|(cubin, entries)| {
         let counts = count(nvdisasm, cubin, &entries, "HMMA").map_err(|e| e.to_string())?;
@@ -102,19 +102,19 @@ fn check_tensor_cores(nvdisasm: &Path, kernels: &[Assembled]) -> Result<()> {
     Ok(())
 }
 
-/// Compares each table with what stands between its marks in the README, or puts it there.
+/// Compares each table with the one between its marks in the README, or writes it there.
 fn quote(tables: &[(&str, String)], write: bool) -> Result<()> {
     let mut readme = fs::read_to_string(README)?;
     for (name, table) in tables {
         let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
         let marks = readme.find(&begin).zip(readme.find(&end));
         let Some((from, to)) = marks.map(|(from, to)| (from + begin.len(), to)) else {
-            return Err(format!("{README} has no place for the table `{name}`").into());
+            return Err(format!("{README} has no marks for the table `{name}`").into());
         };
         if readme[from..to] != **table {
             if !write {
                 return Err(format!(
-                    "{README} quotes another table `{name}`: run `cargo xtask ptx --write`"
+                    "{README} has an outdated table `{name}`; run `cargo xtask ptx --write`"
                 )
                 .into());
             }

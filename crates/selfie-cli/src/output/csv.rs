@@ -1,4 +1,4 @@
-//! CSV: a header, lists as JSON.
+//! CSV: a header, and lists as JSON.
 
 use std::io::{self, Write};
 
@@ -24,7 +24,7 @@ impl<W: Write> Csv<W> {
 
 impl<W: Write> RowFormat for Csv<W> {
     fn write(&mut self, row: &Row) -> io::Result<()> {
-        // By way of text, so that numbers have the digits that the JSON lines have.
+        // Go through text, so that numbers have the same digits as in the JSON lines.
         let fields: Map<String, Value> = serde_json::from_str(&serde_json::to_string(row)?)?;
         if !self.header_written {
             self.writer.write_record(fields.keys())?;

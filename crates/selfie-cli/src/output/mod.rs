@@ -18,7 +18,7 @@ use crate::error::{CliError, Result, usage};
 
 /// A format, with the file or stream that it writes to.
 trait RowFormat {
-    /// Writes a row; when it returns the row is with the operating system, where the format allows that.
+    /// Writes a row. Where the format allows it, the operating system has the row when this returns.
     fn write(&mut self, row: &Row) -> io::Result<()>;
     /// Writes what comes after the last row.
     fn finish(&mut self) -> io::Result<()> {
@@ -26,13 +26,13 @@ trait RowFormat {
     }
 }
 
-/// Where rows will go, checked before there is one.
+/// Where rows will go, checked before any row exists.
 pub(crate) struct RowTarget {
     format: FormatArg,
     colours: bool,
     /// `None` is stdout.
     out: Option<OutputFile>,
-    /// What a file of a format that has a place for it says of itself beside its version.
+    /// Metadata for formats that have a place for it, beside the program's version.
     metadata: Vec<(&'static str, String)>,
 }
 
@@ -48,7 +48,7 @@ impl<W: Write + Send> RowFormat for ParquetRows<W> {
 }
 
 impl RowTarget {
-    /// A file, or stdout. Without `format` the file's name decides.
+    /// A file, or stdout. Without `format` the file's extension decides.
     pub(crate) fn new(path: Option<&Path>, format: Option<FormatArg>) -> Result<Self> {
         let terminal = path.is_none() && io::stdout().is_terminal();
         let format = match (format, path) {
@@ -65,15 +65,15 @@ impl RowTarget {
         })
     }
 
-    /// The same with something to say in a file's metadata.
+    /// Adds metadata.
     pub(crate) fn with_metadata(self, metadata: Vec<(&'static str, String)>) -> Self {
         Self { metadata, ..self }
     }
 
-    /// Begins to write. Rows come with these fields; `commands` reproduce them.
+    /// Starts writing. Rows have these fields; `commands` reproduce them.
     pub(crate) fn open(mut self, fields: &RowFields, commands: Commands) -> Result<RowWriter> {
         let to: Box<dyn Write + Send> = match &mut self.out {
-            // Not locked: a lock is bound to this thread. Formats write whole rows at a time.
+            // Not locked: a lock is bound to this thread, and formats write whole rows at a time.
             None => Box::new(BufWriter::new(io::stdout())),
             Some(out) => Box::new(BufWriter::new(out.file()?)),
         };
@@ -99,11 +99,11 @@ impl RowTarget {
     }
 }
 
-/// Writes rows to a file or to stdout. Dropped without an end, it leaves no file.
+/// Writes rows to a file or to stdout. If dropped without `finish` or `keep`, it leaves no file.
 pub(crate) struct RowWriter {
     format: Box<dyn RowFormat>,
     out: Option<OutputFile>,
-    /// Whether a row could not be written, and may be there in part.
+    /// Whether writing a row failed, possibly in the middle.
     broken: bool,
 }
 
@@ -114,7 +114,7 @@ impl RowWriter {
         written.map_err(|error| failed(self.out.as_ref(), error))
     }
 
-    /// Every row is written: the file takes its place.
+    /// Ends the output after the last row: the file takes its place.
     pub(crate) fn finish(mut self) -> Result<()> {
         let finished = self.format.finish();
         let finished = finished.map_err(|error| failed(self.out.as_ref(), error));
@@ -124,15 +124,15 @@ impl RowWriter {
             (Err(error), Some(out)) => Err(match out.leave() {
                 Some(partial) => CliError::Stopped {
                     error: Box::new(error),
-                    done: format!("what could be written is in {}", partial.display()),
+                    done: format!("the rows written so far are in {}", partial.display()),
                 },
                 None => error,
             }),
         }
     }
 
-    /// There are no more rows than those that are written: makes a file of them that can be read, and says where it is, as
-    /// the end of a sentence.
+    /// Ends the output before the last row: makes a readable file of the rows so far. Returns where it is, as the end
+    /// of a sentence.
     pub(crate) fn keep(mut self) -> String {
         self.broken |= self.format.finish().is_err();
         let Some(out) = self.out else {
@@ -140,16 +140,16 @@ impl RowWriter {
         };
         let path = out.path().display().to_string();
         if self.broken {
-            // Not in the place of a file that can be read.
+            // Not in place of a readable file.
             let partial = out.leave().map(|partial| partial.display().to_string());
             return format!(
-                " to {}, the last ones maybe cut off",
+                " to {}; the last rows may be cut off",
                 partial.unwrap_or(path)
             );
         }
         match out.keep() {
             Ok(None) => format!(" to {path}"),
-            Ok(Some(partial)) => format!(" to {}, beside the older {path}", partial.display()),
+            Ok(Some(partial)) => format!(" to {} (the older {path} was kept)", partial.display()),
             Err(error) => format!("; {error}"),
         }
     }
@@ -171,7 +171,7 @@ fn by_extension(path: &Path) -> Result<FormatArg> {
         Some("svg") => Ok(FormatArg::Svg),
         Some("txt") => Ok(FormatArg::Table),
         _ => usage(format!(
-            "--out {}: the name has to end in .jsonl, .csv, .parquet, .html, .svg or .txt, or give --format",
+            "--out {}: the name must end in .jsonl, .csv, .parquet, .html, .svg or .txt; or give --format",
             path.display()
         )),
     }

@@ -1,4 +1,4 @@
-//! A page to explore, or a figure: a grid of layers and tokens, made when all rows are there.
+//! A page to explore, or a figure: a grid of layers and tokens, written after the last row.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! A table for people: a line a row, relevancy as shading.
+//! A table for people: one line per row, with relevancy as shading.
 
 use std::io::{self, Write};
 
@@ -7,10 +7,10 @@ use selfie_explorer::clean;
 
 use super::RowFormat;
 
-/// Shades of the 256-colour palette from dark to bright, and black or white text on them.
+/// Shades of the 256-colour palette from dark to bright, each with black or white text.
 const SHADES: [(u8, u8); 6] = [(0, 7), (236, 15), (22, 15), (28, 15), (34, 0), (46, 0)];
 
-/// Says a prompt once, above its rows.
+/// Prints each prompt once, above its rows.
 pub(super) struct Table<W> {
     out: W,
     colours: bool,

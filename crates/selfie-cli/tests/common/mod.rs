@@ -1,4 +1,4 @@
-//! Running the program on the golden checkpoints of selfie-llama; see `golden/README.md` there.
+//! Runs the program on the golden checkpoints of selfie-llama; see `golden/README.md` there.
 #![allow(dead_code, unreachable_pub)]
 
 use std::fs;
@@ -64,7 +64,7 @@ pub fn selfie_of(commands: &[&str], model: &Path, args: &[&str]) -> Outcome {
     run(&[commands, &["--model", model], args].concat())
 }
 
-/// Stdout of a run that has to succeed, and to be silent on stderr.
+/// Stdout of a run that must succeed and print nothing on stderr.
 #[track_caller]
 pub fn succeed(command: &str, model: &Path, args: &[&str]) -> String {
     let outcome = selfie(command, model, args);
@@ -72,7 +72,7 @@ pub fn succeed(command: &str, model: &Path, args: &[&str]) -> String {
     outcome.stdout
 }
 
-/// The one line on stderr of a run that has to fail with `code`.
+/// The single stderr line of a run that must fail with `code`.
 #[track_caller]
 pub fn fail(code: i32, command: &str, model: &Path, args: &[&str]) -> String {
     let outcome = selfie(command, model, args);
@@ -103,7 +103,7 @@ pub fn assert_close(got: &[f32], want: &[f32], relative: f32) {
 /// A prompt of the golden data.
 pub const PROMPT: &str = "[INST] What's highest mountain in the world? [/INST]";
 
-/// A run of the published reinforcement control on llama2-mha, but its reward and its output.
+/// A run of the published reinforcement control on llama2-mha, without its reward and its output.
 pub const REINFORCE: [&str; 10] = [
     "--prompt",
     "a type of drink",
@@ -124,7 +124,7 @@ pub fn works(commands: &[&str], model: &Path, args: &[&str]) -> String {
     outcome.stdout
 }
 
-/// The one line on stderr of a run that fails, which says all of `parts`.
+/// Checks that a run fails with a single line that contains all of `parts`.
 #[track_caller]
 pub fn fails(code: i32, commands: &[&str], model: &Path, args: &[&str], parts: &[&str]) {
     let outcome = selfie_of(commands, model, args);
@@ -141,7 +141,7 @@ pub fn fails(code: i32, commands: &[&str], model: &Path, args: &[&str], parts: &
     }
 }
 
-/// A folder for results, and a path in it as text.
+/// A folder for results, with its paths as text.
 pub struct Folder(pub TempDir);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! Rewards by another program, over its standard input and output.
+//! Rewards from another program, over its standard input and output.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,20 +14,21 @@ use serde_json::{Value, json};
 use super::{Interpreted, Reward, Verdicts};
 use crate::{ControlError, Result};
 
-/// How long a command that has closed its output may take to end, so that its exit status can be told.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long to wait for a command that closed its output, to learn its exit status.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
 
-/// A program that is started once. At each step it gets a JSON line for each embedding
-/// (`{"step":0,"layer":7,"token":3,"interpretation":"..."}`) and answers a line for each (`{"reward":-1}`), in order.
+/// A program that is started once. At each step it reads one JSON line per embedding
+/// (`{"step":0,"layer":7,"token":3,"interpretation":"..."}`) and answers with one line each (`{"reward":-1}`), in
+/// order.
 pub struct CommandReward {
     command: String,
     timeout: Duration,
     child: Child,
-    /// Lines for its input; a thread writes them, since a pipe that is full blocks.
+    /// Lines for its input. A thread writes them, since a full pipe blocks.
     questions: Option<Sender<String>>,
     /// Lines of its output.
     answers: Receiver<String>,
-    /// The step that was answered last, and its number of answers.
+    /// The last answered step, and its number of answers.
     last: (usize, usize),
 }
 
@@ -37,7 +38,7 @@ struct Answer {
 }
 
 impl CommandReward {
-    /// Starts the command line with the shell. `timeout` is for all answers of a step.
+    /// Starts the command line in a shell. `timeout` limits all answers of a step together.
     pub fn start(command: &str, timeout: Duration) -> Result<Self> {
         let failed = |source| ControlError::CommandStart {
             command: command.to_owned(),
@@ -59,7 +60,7 @@ impl CommandReward {
         if let Some(mut input) = child.stdin.take() {
             thread::spawn(move || {
                 for lines in to_write {
-                    // A command that has gone is found out by its missing answers.
+                    // If the command is gone, its missing answers will show it.
                     if input
                         .write_all(lines.as_bytes())
                         .and_then(|()| input.flush())
@@ -89,16 +90,16 @@ impl CommandReward {
         })
     }
 
-    /// Ends the command; an error when it has answered more than it was asked.
+    /// Ends the command. An error if it answered more lines than it was asked.
     pub fn finish(mut self) -> Result<()> {
         self.questions = None;
-        match self.answers.recv_timeout(LAST_WORDS) {
+        match self.answers.recv_timeout(EXIT_WAIT) {
             Err(_) => Ok(()),
             Ok(line) => Err(self.extra(line)),
         }
     }
 
-    /// An error when an answer lies there that nothing asked for.
+    /// An error if there is an answer to no question.
     fn check_rest(&self) -> Result<()> {
         match self.answers.try_recv() {
             Err(_) => Ok(()),
@@ -129,7 +130,7 @@ impl CommandReward {
     }
 
     fn ended(&mut self, step: usize, answers: usize, expected: usize) -> ControlError {
-        let how = match self.wait(LAST_WORDS) {
+        let how = match self.wait(EXIT_WAIT) {
             Some(status) => match status.code() {
                 Some(code) => format!("ended with exit status {code}"),
                 None => format!("was killed ({status})"),
@@ -208,18 +209,18 @@ impl<B: Backend> Reward<B> for CommandReward {
 }
 
 impl Drop for CommandReward {
-    /// Its input is closed, and it is ended if it does not end by itself.
+    /// Closes the command's input, and kills it if it does not end by itself.
     fn drop(&mut self) {
         self.questions = None;
-        if self.wait(LAST_WORDS).is_none() {
+        if self.wait(EXIT_WAIT).is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-/// An error now, and not at the first answer, when the shell does not find the command. What is not a plain name (a
-/// variable, something in quotes) is left to the shell.
+/// Fails now, rather than at the first answer, if the shell cannot find the command. Commands that are not plain names
+/// (variables, quotes) are left to the shell.
 #[cfg(unix)]
 fn check_found(command: &str) -> std::io::Result<()> {
     let name = command.split_whitespace().next().unwrap_or("");
@@ -229,18 +230,14 @@ fn check_found(command: &str) -> std::io::Result<()> {
     }
     let mut find = Command::new("sh");
     find.args(["-c", "command -v \"$0\"", name]);
-    match find
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()?
-        .success()
-    {
-        true => Ok(()),
-        false => Err(std::io::Error::new(
-            std::io::ErrorKind::NotFound,
-            format!("there is no program \"{name}\""),
-        )),
+    let status = find.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    if status.success() {
+        return Ok(());
     }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        format!("there is no program \"{name}\" on the PATH"),
+    ))
 }
 
 #[cfg(windows)]

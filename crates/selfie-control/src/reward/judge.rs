@@ -1,4 +1,4 @@
-//! Rewards by a model that is asked about each interpretation.
+//! Rewards from a model that is asked about each interpretation.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use super::{Interpreted, Reward, Verdicts};
 use crate::states::continue_all;
 use crate::{ControlError, Result};
 
-/// What stands for the interpretation in a template.
+/// The placeholder for the interpretation in a template.
 const PLACE: &str = "{interpretation}";
 
-/// Asks the model that is controlled, with the edit so far, about each interpretation. The first of its words that the
-/// answer says decides: 1, or -1. An answer with none of them is worth 0 and is reported.
+/// Asks the controlled model, with the edit so far, about each interpretation. The first of the given words in the
+/// answer decides between 1 and -1. An answer with none of them gives 0 and is reported.
 ///
-/// [`by`](Judge::by) has another model asked: a judge that the edit cannot change.
+/// [`by`](Judge::by) asks another model instead: a judge that the edit cannot change.
 pub struct Judge {
     template: String,
     good: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Judge {
     decoding: Decoding,
 }
 
-/// A [`Judge`] that asks a model of its own.
+/// A [`Judge`] with its own model.
 pub struct JudgeModel<J: Backend> {
     judge: Judge,
     model: Llama<J>,
@@ -33,7 +33,7 @@ pub struct JudgeModel<J: Backend> {
 }
 
 impl Judge {
-    /// `template` holds `{interpretation}`; `good` and `bad` are the words that are worth 1 and -1.
+    /// `template` must contain `{interpretation}`; `good` and `bad` are the words that give 1 and -1.
     pub fn new(
         template: String,
         good: Vec<String>,
@@ -43,10 +43,7 @@ impl Judge {
         if !template.contains(PLACE) {
             return Err(ControlError::JudgeTemplate { template });
         }
-        for (words, what) in [
-            (&good, "word that is worth 1"),
-            (&bad, "word that is worth -1"),
-        ] {
+        for (words, what) in [(&good, "word for reward 1"), (&bad, "word for reward -1")] {
             if words.is_empty() || words.iter().any(|word| word.trim().is_empty()) {
                 return Err(ControlError::Nothing { what });
             }
@@ -59,8 +56,8 @@ impl Judge {
         })
     }
 
-    /// Another model judges. It may be a clone of the controlled one, which then stays as it is now and shares all weights
-    /// but those of the edit; or one opened beside it on the same device. `name` is what an edit calls it.
+    /// Uses another model as the judge. It may be a clone of the controlled model, which stays as it is now and shares
+    /// all weights but the edited ones; or another model on the same device. `name` describes it in the edit.
     pub fn by<J: Backend>(
         self,
         model: Llama<J>,
@@ -75,7 +72,7 @@ impl Judge {
         }
     }
 
-    /// What a model's answers about the interpretations are worth.
+    /// Rewards the interpretations by a model's answers about them.
     fn ask<M: Backend>(
         &self,
         model: &Llama<M>,
@@ -141,7 +138,7 @@ impl<B: Backend, J: Backend> Reward<B> for JudgeModel<J> {
     }
 }
 
-/// What the first of the words in an answer is worth.
+/// The reward of an answer, decided by the first known word in it.
 fn decide(answer: &str, good: &[String], bad: &[String]) -> Option<f64> {
     let first = |words: &[String]| words.iter().filter_map(|word| says_at(answer, word)).min();
     match (first(good), first(bad)) {
@@ -152,7 +149,7 @@ fn decide(answer: &str, good: &[String], bad: &[String]) -> Option<f64> {
     }
 }
 
-/// Where a text first says a word as a word of its own ("no" is not in "know"), in capitals or not.
+/// Where a text first mentions a word by itself ("know" does not mention "no"), ignoring case.
 fn says_at(text: &str, word: &str) -> Option<usize> {
     let (text, word) = (text.to_lowercase(), word.to_lowercase());
     let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);

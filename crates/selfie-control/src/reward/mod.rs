@@ -1,4 +1,4 @@
-//! Rewards: what an interpretation is worth, from -1 to 1.
+//! Rewards for interpretations, from -1 to 1.
 
 mod command;
 mod judge;
@@ -15,16 +15,16 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// An interpretation that is to be rewarded. Its JSON is a line of the protocol of [`CommandReward`].
+/// An interpretation to reward. Its JSON is one line of the protocol of [`CommandReward`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Interpreted<'a> {
     /// The step, counted from 0.
     pub step: usize,
-    /// The embedding's layer, counted as in hidden_states.
+    /// The embedding's layer, numbered as in hidden_states.
     pub layer: usize,
-    /// Its token of the prompt.
+    /// The embedding's token in the prompt.
     pub token: usize,
-    /// What it says.
+    /// The interpretation.
     pub interpretation: &'a str,
     /// The embedding's prompt.
     pub prompt: &'a str,
@@ -35,14 +35,13 @@ pub struct Interpreted<'a> {
 pub struct Verdicts {
     /// A number from -1 to 1 for each interpretation.
     pub rewards: Vec<f64>,
-    /// The interpretations that nothing could be said of: their reward is 0.
+    /// The indices of undecided interpretations, whose reward is 0.
     pub undecided: Vec<usize>,
 }
 
 /// Something that rewards interpretations.
 pub trait Reward<B: Backend> {
-    /// The rewards of the interpretations of one step, in order. `model` is the one that is controlled, with the edit so
-    /// far.
+    /// The rewards for the interpretations of one step, in order. `model` is the controlled model with the edit so far.
     fn rewards(
         &mut self,
         model: &Llama<B>,
@@ -50,6 +49,6 @@ pub trait Reward<B: Backend> {
         interpretations: &[Interpreted<'_>],
     ) -> Result<Verdicts>;
 
-    /// What an edit says of it.
+    /// The record of the reward in an edit.
     fn describe(&self) -> Value;
 }

@@ -1,4 +1,4 @@
-//! Rewards by lists of words.
+//! Rewards from lists of words.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use super::{Interpreted, Reward, Verdicts};
 use crate::states::continue_all;
 use crate::{ControlError, Result};
 
-/// 1 where a list of words is mentioned as it should be, else -1.
+/// Gives 1 if the interpretation mentions the words as asked, else -1.
 ///
-/// An interpretation is a reading, not what the model does: it may stop saying a word while the answer still does.
-/// [`with_answers`](WordReward::with_answers) has the model's answer to the embedding's prompt count as well.
+/// An interpretation is a reading, not behaviour: it may stop saying a word that the model's answer still says.
+/// [`with_answers`](WordReward::with_answers) also checks the model's answer to the embedding's prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WordReward {
     words: Vec<String>,
@@ -21,17 +21,17 @@ pub struct WordReward {
     answers: Option<(Vec<String>, Decoding)>,
 }
 
-/// When an interpretation is rewarded.
+/// When to reward an interpretation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// When it mentions none of the words.
     None,
-    /// When it mentions any of them.
+    /// When it mentions any of the words.
     Any,
 }
 
 impl WordReward {
-    /// An error when there are no words.
+    /// Fails if there are no words.
     pub fn new(words: Vec<String>, when: When) -> Result<Self> {
         check_words(&words)?;
         Ok(Self {
@@ -41,8 +41,8 @@ impl WordReward {
         })
     }
 
-    /// Also looks at what the model, with the edit so far, goes on with after the prompt. It has to mention any of `words`
-    /// for [`When::Any`] and none for [`When::None`], beside what the interpretation has to.
+    /// Also checks how the model, with the edit so far, continues the prompt. The continuation must mention any of
+    /// `words` for [`When::Any`], and none for [`When::None`], in addition to the condition on the interpretation.
     pub fn with_answers(mut self, words: Vec<String>, decoding: Decoding) -> Result<Self> {
         check_words(&words)?;
         self.answers = Some((words, decoding));
@@ -118,7 +118,7 @@ impl<B: Backend> Reward<B> for WordReward {
     }
 }
 
-/// Whether any of the words is somewhere in the text, in capitals or not, also as a part of a longer word.
+/// Whether the text contains any of the words, ignoring case, also inside longer words.
 pub fn mentions(text: &str, words: &[String]) -> bool {
     let text = text.to_lowercase();
     words.iter().any(|word| text.contains(&word.to_lowercase()))

@@ -1,6 +1,6 @@
 "use strict";
 
-// What is in the data, and what can be said of a cell. Nothing here knows the page.
+// The data, and computations on cells. Nothing here knows the page.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -14,7 +14,7 @@ function piecesOf(cell) {
   }));
 }
 
-/** The text with its relevancy: pieces, or the whole where the pieces do not make it. */
+/** The text with its relevancy, as pieces, or whole if the pieces do not add up to it. */
 function partsOf(cell) {
   return cell.text === undefined ? piecesOf(cell) : [{ text: cell.text }];
 }
@@ -28,7 +28,7 @@ function mean(numbers) {
   return known.length ? known.reduce((sum, number) => sum + number, 0) / known.length : null;
 }
 
-/** Whole words, each with the largest relevancy of its pieces. Spaces end a word, wherever in a piece they are. */
+/** Whole words, each with the largest relevancy of its pieces. Spaces end a word, even within a piece. */
 function wordsOf(cell) {
   const words = [];
   let within = false;
@@ -57,19 +57,19 @@ function topWords(cell) {
   return words.filter((word) => word.relevancy >= Math.max(most / 2, third ?? 0)).slice(0, 3);
 }
 
-/** A pattern that finds a word in any case; null for none. */
+/** A pattern that finds a word in any case, or null. */
 function patternOf(find) {
   const text = find.trim();
   return text ? new RegExp(text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "giu") : null;
 }
 
-/** Where a pattern is in the text of some parts: [from, to) pairs. */
+/** The [from, to) ranges where a pattern matches the text of some parts. */
 function matches(parts, pattern) {
   const text = parts.map((part) => part.text).join("");
   return pattern ? [...text.matchAll(pattern)].map((match) => [match.index, match.index + match[0].length]) : [];
 }
 
-/** The largest relevancy of the pieces that spell what is looked for, 1 if none is known; null if it is not mentioned. */
+/** The largest relevancy of the matching pieces (1 if unknown), or null if the word is not mentioned. */
 function mentioned(cell, pattern) {
   const parts = partsOf(cell);
   const found = matches(parts, pattern);
@@ -84,12 +84,12 @@ function mentioned(cell, pattern) {
   return most;
 }
 
-/** Whether two runs say different things; a run may lack the cell. */
+/** Whether two runs say different things. A run may lack the cell. */
 function differs(pair) {
   return pair.length === 2 && (pair[0] && textOf(pair[0])) !== (pair[1] && textOf(pair[1]));
 }
 
-/** Which words of each of two texts the other lacks: two lists of booleans, by the longest common subsequence. */
+/** Which words of each text are missing in the other: two lists of booleans, from the longest common subsequence. */
 function changedWords(before, after) {
   const [a, b] = [before, after].map((cell) => wordsOf(cell).map((word) => word.text));
   const common = Array.from({ length: a.length + 1 }, () => new Array(b.length + 1).fill(0));
@@ -107,7 +107,7 @@ function changedWords(before, after) {
   return changed;
 }
 
-/** How much of two texts differs, from 0 to 1. */
+/** How much two texts differ, from 0 to 1. */
 function difference(pair) {
   if (!differs(pair)) return 0;
   if (!pair[0] || !pair[1]) return 1;
@@ -115,11 +115,11 @@ function difference(pair) {
   return mean(words.map(Number)) ?? 1;
 }
 
-/** What cells can be coloured by: a name, a number for a pair of cells, and how the number is shown. */
+/** Measures to colour cells by: a name, a number for a cell or a pair, and how to show it. */
 const MEASURES = {
   words: { name: "words, by relevancy", of: null },
   relevancy: { name: "mean relevancy", of: (cell) => mean(cell.relevancy), from: 0 },
-  logprob: { name: "mean log-probability", of: (cell) => mean(cell.logprobs), to: 0, unit: "nats a token" },
+  logprob: { name: "mean log-probability", of: (cell) => mean(cell.logprobs), to: 0, unit: "nats per token" },
   find: { name: "the word in Find", of: null, from: 0, to: 1 },
 };
 data.controls.forEach((control, at) => {
@@ -127,12 +127,12 @@ data.controls.forEach((control, at) => {
     name: "evidence against " + control,
     of: (cell) => cell.controls?.[at]?.evidence ?? null,
     diverging: true,
-    unit: "nats a token",
+    unit: "nats per token",
   };
 });
-if (data.runs.length === 2) MEASURES.difference = { name: "how much differs", ofPair: difference, from: 0, to: 1 };
+if (data.runs.length === 2) MEASURES.difference = { name: "difference", ofPair: difference, from: 0, to: 1 };
 
-/** The ends of a measure's scale over the whole page, so that tabs can be compared. */
+/** The range of a measure over the whole page, so that tabs can be compared. */
 function scaleOf(measure) {
   let [from, to] = [measure.from ?? Infinity, measure.to ?? -Infinity];
   if (measure.of) {

@@ -1,4 +1,4 @@
-// Beside the grid: one cell in full, and the share of cells that mention a word.
+// The panel beside the grid: one cell in full, and the share of cells that mention a word.
 
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
@@ -6,25 +6,25 @@ function number(value, digits = 3) {
   return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
-/** The command that gives this cell again. */
+/** The command that reproduces this cell. */
 function commandOf(grid, y, x) {
   const layer = grid.layers[y];
   const cell = layer === null ? "" : ` --cells ${layer}:${grid.tokens[x].index}`;
   return `${data.prompts[grid.prompt].command}${cell} ${data.settings[grid.setting].options}`;
 }
 
-/** Text with an escape for each character that cannot be seen, or that turns the direction of the others. */
+/** Text with escapes for characters that are invisible or change the text direction. */
 function visible(text) {
   return text.replace(/[\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
-/** A table with a head. */
+/** A table with a header. */
 function listing(name, heads, lines) {
   const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
   return element("table", { class: name }, element("thead", {}, head), element("tbody", {}, ...lines));
 }
 
-/** A line for each piece: relevancy as a bar and a number, and the log-probability. */
+/** One line per piece: its relevancy as a bar and a number, and its log-probability. */
 function pieceTable(cell) {
   const lines = cell.pieces.map((piece, at) => {
     const relevancy = cell.relevancy[at];
@@ -62,14 +62,14 @@ function facts(grid, cell, run) {
   const list = element("dl");
   const fact = (name, value) => list.append(element("dt", {}, name), element("dd", {}, value));
   if (cell.relevancy.length) fact("mean relevancy", number(mean(cell.relevancy)));
-  if (cell.logprobs.length) fact("mean log p", `${number(mean(cell.logprobs), 2)} nats a token`);
+  if (cell.logprobs.length) fact("mean log p", `${number(mean(cell.logprobs), 2)} nats per token`);
   fact("model", data.models[run]);
   fact("embedding", data.settings[grid.setting].label);
   if (cell.key) fact("key", element("code", {}, cell.key));
   return list;
 }
 
-/** Shows a cell, or what to do where there is none. */
+/** Shows a cell, or a hint if it is empty. */
 function showDetails(grid, y, x, view) {
   const details = document.getElementById("details");
   const token = grid.tokens[x];
@@ -87,12 +87,12 @@ function showDetails(grid, y, x, view) {
     parts.push(...controlTable(cell), pieceTable(cell), facts(grid, cell, run));
   });
   if (pair.some((cell) => cell)) {
-    const copy = element("button", { type: "button", id: "copy" }, "Copy the command of this cell");
+    const copy = element("button", { type: "button", id: "copy" }, "Copy this cell's command");
     copy.addEventListener("click", () => copyCommand(grid, y, x));
     parts.push(copy, element("pre", { class: "command" }, visible(commandOf(grid, y, x))));
     if (data.note) parts.push(element("p", { class: "note" }, data.note));
   } else {
-    parts.push(element("p", { class: "note" }, data.empty ?? "No row has this cell."));
+    parts.push(element("p", { class: "note" }, data.empty ?? "No row covers this cell."));
   }
   details.replaceChildren(...parts);
 }
@@ -106,10 +106,10 @@ async function copyCommand(grid, y, x) {
   } catch {
     copied = copyBySelection(command);
   }
-  said.textContent = copied ? "The command is copied." : "The browser does not let the page copy: select the command.";
+  said.textContent = copied ? "Command copied." : "The browser blocked copying: select the command instead.";
 }
 
-/** The older way, for browsers that give files no clipboard; whether it worked. */
+/** A fallback for browsers without a clipboard for files; returns whether it worked. */
 function copyBySelection(text) {
   const focused = document.activeElement;
   const field = element("textarea", { class: "copied" });
@@ -122,7 +122,7 @@ function copyBySelection(text) {
   return copied;
 }
 
-/** For each layer the share of its cells that mention the word, one number a run on show. */
+/** For each layer, the share of its cells that mention the word, in each shown run. */
 function sharesOf(grid, view) {
   return grid.cells.map((row) =>
     view.sides.map((side) => {
@@ -172,5 +172,5 @@ function showShares(grid, view) {
       plot.append(svg("text", { x: left + (at + 0.5) * step, y: height - 4, "text-anchor": "middle" }, layers[at]));
     }
   });
-  section.replaceChildren(element("h2", {}, "Cells that mention it, by layer"), plot);
+  section.replaceChildren(element("h2", {}, "Cells with a match, by layer"), plot);
 }

@@ -1,6 +1,6 @@
-// The table: what stands in a cell, and how it is coloured.
+// The table: the contents and colours of cells.
 
-/** A new element; what is in it is text or elements. */
+/** A new element with text or elements inside. */
 function element(name, attributes = {}, ...inside) {
   const made = document.createElement(name);
   for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
@@ -8,7 +8,7 @@ function element(name, attributes = {}, ...inside) {
   return made;
 }
 
-/** The parts of a text, shaded by relevancy; `marked` are ranges, `changed` says of each word whether it differs. */
+/** The parts of a text, shaded by relevancy. `marked` has ranges; `changed` says whether each word differs. */
 function shaded(parts, { shade = true, marked = [], changed = null } = {}) {
   const pieces = [];
   let at = 0;
@@ -18,7 +18,7 @@ function shaded(parts, { shade = true, marked = [], changed = null } = {}) {
     const end = at + part.text.length;
     const cuts = [at, end, ...marked.flat().filter((cut) => cut > at && cut < end)].sort((a, b) => a - b);
     for (let i = 0; i + 1 < cuts.length; i++) {
-      // Spaces stand outside, so that a word's shade ends with the word.
+      // Spaces are separate, so that a word's shade ends with the word.
       for (const text of part.text.slice(cuts[i] - at, cuts[i + 1] - at).split(/(\s+)/)) {
         if (!text.trim()) {
           within &&= !text;
@@ -38,7 +38,7 @@ function shaded(parts, { shade = true, marked = [], changed = null } = {}) {
   return pieces;
 }
 
-/** What a cell shows: an element a run. */
+/** The contents of a cell: one element per run. */
 function contents(pair, view) {
   const both = view.sides.length === 2 && pair[0] && pair[1] && differs(pair);
   const changed = both ? changedWords(...pair) : [];
@@ -59,7 +59,7 @@ function contents(pair, view) {
   });
 }
 
-/** The value that a cell is coloured by; null for none. */
+/** The value to colour a cell by, or null. */
 function valueOf(pair, view) {
   const measure = view.measure;
   if (measure.ofPair) return measure.ofPair(pair);
@@ -67,11 +67,11 @@ function valueOf(pair, view) {
   if (!cell) return null;
   if (measure === MEASURES.find) return view.pattern && mentioned(cell, view.pattern);
   if (measure.of) return measure.of(cell);
-  // Without text there is no word to shade.
+  // Without text there are no words to shade.
   return view.show === "colour" ? MEASURES.relevancy.of(cell) : null;
 }
 
-/** Colours a cell, and says so to the style sheet: `--a` is the strength, the class the hue. */
+/** Colours a cell for the style sheet: `--a` is the strength, the class the hue. */
 function colour(td, pair, view) {
   const value = valueOf(pair, view);
   const { from, to } = view.scale;
@@ -104,7 +104,7 @@ function head(grid, tokens) {
   return element("thead", {}, row);
 }
 
-/** The table of some tokens (indices of columns). `fill` is called with every cell and its pair. */
+/** The table of some tokens (column indices). Calls `fill` with every cell and its pair. */
 function table(grid, tokens, fill) {
   const body = element("tbody");
   grid.layers.forEach((layer, y) => {

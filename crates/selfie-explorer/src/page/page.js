@@ -1,26 +1,26 @@
-// The page: what is on show, and how it follows keys, pointer and controls. The address keeps it: a view can be shared.
+// The page: which view is shown, and how it reacts to keys, pointer and controls. The address stores the view.
 
 const byId = (id) => document.getElementById(id);
 
-/** Above so many tokens cells show their first words, not the whole text, until told otherwise. */
+/** With more tokens than this, cells show their main words by default instead of the whole text. */
 const MANY_TOKENS = 24;
-/** Up to so many tokens share the width of the window, and show their text to its end. */
+/** Up to this many tokens share the window's width, and show their whole text. */
 const FEW_TOKENS = 8;
-/** Above so many, columns of colour only are too narrow for the tokens' text. */
+/** With more tokens than this, colour-only columns are too narrow for token texts. */
 const NARROW_TOKENS = 90;
 
 const state = { grid: 0, show: null, colour: "words", find: "", side: "both", theme: "auto" };
-/** Scales of measures, as they are needed. */
+/** Scales of measures, computed on demand. */
 const scales = new Map();
-/** What the page of a server does besides: `built` is called when there is a new table. */
+/** Hooks for the live page: `built` is called after a table is built. */
 const hooks = { built() {} };
-/** The cell with the focus. */
+/** The focused cell. */
 let here = { y: 0, x: 0 };
 let cells = [];
 
 const grid = () => data.grids[state.grid];
 
-/** What the state means for drawing. */
+/** The view that the state describes. */
 function view() {
   const show = state.show ?? (grid().tokens.length > MANY_TOKENS ? "words" : "text");
   const measure = MEASURES[state.colour];
@@ -31,7 +31,7 @@ function view() {
   return { show, measure, scale, sides, pattern: patternOf(state.find), shade: state.colour === "words" };
 }
 
-// Texts are shaded when they come into sight: of thousands of cells few are.
+// Texts are shaded when they scroll into view: of thousands of cells, few are visible.
 const observer = new IntersectionObserver(
   (entries) => {
     const now = view();
@@ -45,7 +45,7 @@ const observer = new IntersectionObserver(
   { root: byId("scroll"), rootMargin: "200px" },
 );
 
-/** Puts the text into cells, without shades: it can be found and read aloud before it comes into sight. */
+/** Puts unshaded text into cells, so that it can be found and read aloud before it is visible. */
 function fill(td, now) {
   const pair = grid().cells[td.y][td.x];
   const texts = now.sides.map((side) => (pair[side] ? textOf(pair[side]) : ""));
@@ -53,7 +53,7 @@ function fill(td, now) {
   else td.append(...texts.map((text) => element("div", { class: "text", dir: "auto" }, text)));
 }
 
-/** Fills the cells that are still empty, a few at a time, so that what is in sight is painted first. */
+/** Fills the remaining cells, a few at a time, so that visible ones are painted first. */
 function fillSoon(empty, now) {
   const until = performance.now() + 8;
   let at = 0;
@@ -64,7 +64,7 @@ function fillSoon(empty, now) {
   if (at < empty.length) setTimeout(() => fillSoon(empty.slice(at), now));
 }
 
-/** Builds the table of the grid on show. */
+/** Builds the table of the shown grid. */
 function build() {
   const now = view();
   const { tokens, layers } = grid();
@@ -94,7 +94,7 @@ function build() {
   hooks.built();
 }
 
-/** Draws the cells again, in the table that is there. */
+/** Redraws the cells of the existing table. */
 function draw() {
   const now = view();
   observer.disconnect();
@@ -105,7 +105,7 @@ function draw() {
   around(now);
 }
 
-/** Everything beside the table. */
+/** Updates everything beside the table. */
 function around(now) {
   byId("prompt").textContent = data.prompts[grid().prompt].text;
   const { layers, tokens } = grid();
@@ -152,7 +152,7 @@ function go(y, x, focus = true) {
   td.tabIndex = 0;
   if (focus) {
     td.focus();
-    // Focus alone may leave it beneath the heads.
+    // Focusing alone may leave it under the headers.
     td.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   showDetails(grid(), here.y, here.x, view());
@@ -187,12 +187,12 @@ function followTable() {
     const td = event.target.closest("td");
     if (td && (td.y !== here.y || td.x !== here.x)) go(td.y, td.x, false);
   });
-  // A click focuses the cell; the pointer over another one shows that for the time being.
+  // A click focuses a cell; hovering shows another one temporarily.
   let pointer = "";
   scroll.addEventListener("mouseover", (event) => {
     const moved = `${event.clientX} ${event.clientY}`;
     const td = event.target.closest("td");
-    // Keys scroll cells beneath a pointer that rests: that is no pointing.
+    // Keys can scroll cells under a resting pointer; that is not hovering.
     if (td && moved !== pointer) showDetails(grid(), td.y, td.x, view());
     pointer = moved;
   });
@@ -205,7 +205,7 @@ function followTable() {
   });
 }
 
-/** Buttons for one of the things that grids differ in: `names[value]` for each value that there is. */
+/** Buttons for a property in which grids differ: `names[value]` for each of its values. */
 function tabList(label, field, names) {
   const values = [...new Set(data.grids.map((one) => one[field]))];
   if (values.length < 2) return [];
@@ -233,7 +233,7 @@ function tabList(label, field, names) {
   return [element("div", { class: "tabs" }, element("span", {}, label), list)];
 }
 
-/** Shows the grid with this value that is most like the one on show. */
+/** Shows the grid with this value that is most similar to the shown one. */
 function choose(field, value) {
   const like = (one) => ["prompt", "setting", "sample"].filter((other) => one[other] === grid()[other]).length;
   const those = data.grids.filter((one) => one[field] === value);
@@ -263,7 +263,7 @@ function buildTabs() {
 }
 
 function followControls() {
-  choice("show", [["text", "text"], ["words", "words that count"], ["colour", "colour only"]], (value) => {
+  choice("show", [["text", "text"], ["words", "main words"], ["colour", "colour only"]], (value) => {
     state.show = value;
     build();
   });
@@ -297,7 +297,7 @@ function showTheme() {
   byId("theme").setAttribute("aria-label", isDark() ? "Light colours" : "Dark colours");
 }
 
-/** On paper a wide grid is cut into tables of few tokens, with every text whole. */
+/** On paper, a wide grid is split into tables of few tokens, with all texts whole. */
 function followPrinter() {
   addEventListener("beforeprint", () => {
     const now = { ...view(), show: "text" };
@@ -316,7 +316,7 @@ function followPrinter() {
   addEventListener("afterprint", () => byId("paper").replaceChildren());
 }
 
-/** Keeps the view in the address. */
+/** Stores the view in the address. */
 function remember() {
   const kept = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) {
@@ -325,7 +325,7 @@ function remember() {
   history.replaceState(null, "", "#" + kept);
 }
 
-/** Takes from the address what makes sense here. */
+/** Restores the view from the address, as far as it is valid here. */
 function recall() {
   const kept = new URLSearchParams(location.hash.slice(1));
   const index = Number(kept.get("grid"));
@@ -348,11 +348,11 @@ showTheme();
 followControls();
 followTable();
 followPrinter();
-// Before there is a table: a browser lays the page out when a field gets its text.
+// Before there is a table, since browsers lay the page out when a field gets its text.
 byId("colour").value = state.colour;
 byId("side").value = state.side;
 byId("find").value = state.find;
-// The page of a server has no grid yet.
+// A live page has no grid yet.
 if (data.grids.length) {
   byId("show").value = view().show;
   buildTabs();

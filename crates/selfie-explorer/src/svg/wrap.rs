@@ -1,21 +1,21 @@
-//! Text, broken into lines.
+//! Line breaking.
 
 use unicode_width::UnicodeWidthChar;
 
-use crate::widths::{of_char, width};
+use crate::widths::{char_width, width};
 
-/// A piece of text, and its relevancy if it is known.
+/// A piece of text, with its relevancy if known.
 pub(crate) type Part<'a> = (&'a str, Option<f32>);
 
-/// Words on one line, each of parts that follow each other without a space.
+/// Words on one line. Each word consists of parts without spaces between them.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Line {
     pub(crate) words: Vec<Vec<(String, Option<f32>)>>,
-    /// Whether the text begins with a letter of a script that is written from the right.
+    /// Whether the text begins with a letter of a right-to-left script.
     pub(crate) right_to_left: bool,
 }
 
-/// Breaks text at its spaces, and words that are wider than `room` within; `room` is in units of the font size.
+/// Breaks text at its spaces, and splits words wider than `room`, which is in units of the font size.
 pub(crate) fn wrap<'a>(parts: impl IntoIterator<Item = Part<'a>>, room: f64) -> Vec<Line> {
     let words = words(parts);
     let letters = words.iter().flatten().flat_map(|(part, _)| part.chars());
@@ -26,7 +26,11 @@ pub(crate) fn wrap<'a>(parts: impl IntoIterator<Item = Part<'a>>, room: f64) -> 
     let mut used = 0.0;
     for word in words.into_iter().flat_map(|word| cut(word, room)) {
         let wide: f64 = word.iter().map(|(part, _)| width(part)).sum();
-        let space = if line.is_empty() { 0.0 } else { of_char(' ') };
+        let space = if line.is_empty() {
+            0.0
+        } else {
+            char_width(' ')
+        };
         if !line.is_empty() && used + space + wide > room {
             lines.push(std::mem::take(&mut line));
             used = 0.0;
@@ -65,7 +69,7 @@ fn words<'a>(parts: impl IntoIterator<Item = Part<'a>>) -> Vec<Vec<(String, Opti
     words
 }
 
-/// A word in pieces that fit into `room`; marks stay with their letter.
+/// Splits a word into pieces that fit into `room`; combining marks stay with their letter.
 fn cut(word: Vec<(String, Option<f32>)>, room: f64) -> Vec<Vec<(String, Option<f32>)>> {
     let wide: f64 = word.iter().map(|(part, _)| width(part)).sum();
     if wide <= room {
@@ -76,7 +80,7 @@ fn cut(word: Vec<(String, Option<f32>)>, room: f64) -> Vec<Vec<(String, Option<f
     for (part, relevancy) in word {
         let mut text = String::new();
         for c in part.chars() {
-            let wide = of_char(c);
+            let wide = char_width(c);
             if used > 0.0 && used + wide > room && c.width() != Some(0) {
                 push(&mut pieces, std::mem::take(&mut text), relevancy);
                 pieces.push(Vec::new());
@@ -96,7 +100,7 @@ fn push(pieces: &mut [Vec<(String, Option<f32>)>], text: String, relevancy: Opti
     }
 }
 
-/// Hebrew, Arabic and the scripts between and beside them.
+/// Hebrew, Arabic, and the scripts among and around them.
 fn is_right_to_left(c: char) -> bool {
     matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}' | '\u{10800}'..='\u{10fff}')
 }
@@ -121,11 +125,11 @@ mod tests {
             ("age asks", Some(0.3)),
             (" for", None),
         ];
-        // Nothing to spare, and a little too little for a third word.
+        // Exactly enough room, then slightly too little for a third word.
         let room = width("The message");
         let lines = wrap(parts, room);
         assert_eq!(texts(&lines), ["The message", "asks for"]);
-        // A word of two pieces has the relevancy of each.
+        // A word of two pieces keeps the relevancy of each.
         let want = [
             ("mess".to_owned(), Some(0.2)),
             ("age".to_owned(), Some(0.3)),
@@ -137,12 +141,12 @@ mod tests {
     fn long_words_are_cut_and_marks_stay_with_their_letter() {
         let lines = wrap([("e\u{301}e\u{301}e\u{301}", None)], 2.0 * width("e"));
         assert_eq!(texts(&lines), ["e\u{301}e\u{301}", "e\u{301}"]);
-        // Even where nothing fits, every line has a letter.
+        // Even if nothing fits, every line has a letter.
         assert_eq!(texts(&wrap([("漢字", None)], 0.1)), ["漢", "字"]);
     }
 
     #[test]
-    fn the_first_letter_says_from_where_text_runs() {
+    fn the_first_letter_decides_the_direction() {
         let runs = |text| wrap([(text, None)], 99.0)[0].right_to_left;
         assert!(runs("שלום abc") && runs("(1) مرحبا"));
         assert!(!runs("abc שלום") && !runs("123"));

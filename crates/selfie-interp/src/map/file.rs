@@ -1,4 +1,4 @@
-//! Files of maps: what a header says, and the tensors that it asks for.
+//! Map files: headers, and the tensors they need.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,14 +13,13 @@ use crate::{InterpError, Result};
 
 impl Map {
     /// Reads a map from a safetensors file:
-    /// - a projection of selfie-adapters, which its header describes: `config_json` with a `projection`, or the flat keys
-    ///   `projection_type`, `normalize_input`. Tensors `log_scale` `[1]`, `bias` `[d]`, `U` and `V` `[d, r]`, `weight`
-    ///   `[d, d]`, as its type has them;
-    /// - affine maps: `weight` `[d_to, d_from]` and `bias` `[d_to]`, for the layers that the header's `source_layer` and
-    ///   `target_layer` name if it does; or `L.K.weight` and `L.K.bias` for each pair of a source layer L and a target
-    ///   layer K.
+    /// - a projection of selfie-adapters, described by its header: `config_json` with a `projection`, or the flat keys
+    ///   `projection_type` and `normalize_input`. Its type decides which of these tensors it has: `log_scale` `[1]`,
+    ///   `bias` `[d]`, `U` and `V` `[d, r]`, `weight` `[d, d]`;
+    /// - affine maps: `weight` `[d_to, d_from]` and `bias` `[d_to]`, for the layers in the header's `source_layer` and
+    ///   `target_layer`, if any; or `L.K.weight` and `L.K.bias` for each pair of a source layer L and a target layer K.
     ///
-    /// Values are f32, f16 or bf16, and finite.
+    /// Values are f32, f16 or bf16, and must be finite.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| InterpError::ReadMap {
             path: path.to_owned(),
@@ -43,7 +42,7 @@ impl Map {
     }
 }
 
-/// What a header says of a projection.
+/// A projection, as described by a header.
 struct Projection {
     kind: String,
     normalize: bool,
@@ -64,7 +63,7 @@ impl File<'_> {
         }
     }
 
-    /// The projection of selfie-adapters that the header describes; `None` where it describes none.
+    /// The projection of selfie-adapters that the header describes, if any.
     fn projection(&self) -> Result<Option<Projection>> {
         if let Some(json) = self.header.get("config_json") {
             let config: Value = serde_json::from_str(json)
@@ -101,7 +100,7 @@ impl File<'_> {
         let number = text.parse();
         number.map(Some).map_err(|_| {
             self.error(format!(
-                "its header says {key} = {text:?}, expected a number"
+                "its header has {key} = {text:?}; expected a number"
             ))
         })
     }
@@ -115,7 +114,7 @@ impl File<'_> {
             "full_rank" => (false, false, true, true),
             other => {
                 return Err(self.error(format!(
-                    "its projection is {other:?}; known are scale_only, scalar_affine, scalar_affine_plus_low_rank, \
+                    "its projection is {other:?}; expected scale_only, scalar_affine, scalar_affine_plus_low_rank, \
                      low_rank_only, full_rank"
                 )));
             }
@@ -125,8 +124,9 @@ impl File<'_> {
             (Some(width), _) => width,
             (None, true) => self.matrix("bias", [None, Some(1)])?.rows,
             (None, false) => {
-                return Err(self
-                    .error("its header has no model_dim, and scale_only no tensor that tells it"));
+                return Err(self.error(
+                    "its header has no model_dim, and scale_only has no tensor to infer it from",
+                ));
             }
         };
         let mut function = Function {
@@ -176,7 +176,7 @@ impl File<'_> {
                 let pair = pair.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
                 Some(pair.ok_or_else(|| {
                     self.error(format!(
-                        "tensor {name:?} is neither weight nor L.K.weight of two layers"
+                        "tensor {name:?} is neither weight nor L.K.weight with two layers L and K"
                     ))
                 })?)
             };
@@ -195,7 +195,7 @@ impl File<'_> {
         }
         let Some([to, from]) = widths else {
             return Err(self.error(
-                "it is no map: its header names no projection of selfie-adapters, and it has no tensor weight",
+                "not a map: its header names no projection of selfie-adapters, and it has no tensor weight",
             ));
         };
         let targets = entries.iter().map(|entry| entry.layers.map(|(_, to)| to));
@@ -209,7 +209,7 @@ impl File<'_> {
         })
     }
 
-    /// A tensor `[rows, columns]`, or `[rows]` for one column, of the shape that is expected as far as it is known.
+    /// A tensor `[rows, columns]`, or `[rows]` for one column. `expected` gives the known sizes.
     fn matrix(&self, name: &str, expected: [Option<usize>; 2]) -> Result<Matrix> {
         let Ok(view) = self.tensors.tensor(name) else {
             let mut found = self.tensors.names();
@@ -233,14 +233,17 @@ impl File<'_> {
             let number = |n: &Option<usize>| n.map_or("n".to_owned(), |n| n.to_string());
             let expected: Vec<String> = expected.iter().map(number).collect();
             return Err(self.error(format!(
-                "tensor {name} is {:?} {:?}, expected F32, F16 or BF16 [{}]",
+                "tensor {name} is {:?} {:?}; expected F32, F16 or BF16 [{}]",
                 view.dtype(),
                 view.shape(),
                 expected.join(", ")
             )));
         };
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(self.error(format!("tensor {name}: value {at} is {}", values[at])));
+            return Err(self.error(format!(
+                "tensor {name}: value {at} is {}; expected finite numbers",
+                values[at]
+            )));
         }
         Ok(Matrix {
             rows,

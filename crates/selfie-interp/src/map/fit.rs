@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use crate::{InterpError, Result};
 
-/// Pairs of vectors that a map is fitted to, and pairs that are kept back to judge it by.
+/// Pairs of vectors to fit a map to, and held-out pairs to judge it by.
 pub struct Fit {
     widths: [usize; 2],
     pairs: [Pairs; 2],
@@ -21,20 +21,20 @@ struct Pairs {
     to: Vec<f32>,
 }
 
-/// An affine map that was fitted: `y = W x + b`.
+/// A fitted affine map: `y = W x + b`.
 pub struct Fitted {
     weight: DMatrix<f64>,
     bias: DVector<f64>,
-    /// Pairs that it was fitted to, and pairs that were held out.
+    /// The number of fitted pairs, and of held-out pairs.
     pub pairs: [usize; 2],
-    /// The share of the held-out targets' variance (about their mean) that it explains, all coordinates together.
+    /// The share of the held-out targets' variance (about their mean) that the map explains, over all coordinates.
     pub r2: f64,
-    /// The same for the pairs that it was fitted to.
+    /// The same for the fitted pairs.
     pub r2_fitted: f64,
 }
 
 impl Fit {
-    /// No pairs yet, of vectors `[from]` and `[to]`.
+    /// No pairs yet, for vectors `[from]` and `[to]`.
     pub fn new(from: usize, to: usize) -> Self {
         Self {
             widths: [from, to],
@@ -49,21 +49,21 @@ impl Fit {
         pairs.to.extend_from_slice(to);
     }
 
-    /// Ridge regression in f64, by a Cholesky decomposition: the least `|Y - X Wᵀ - b|² + λ |W|²`, where λ is `ridge` times
-    /// the mean of the sources' variances times their number. The bias is not penalized.
+    /// Ridge regression in f64, by a Cholesky decomposition. It minimizes `|Y - X Wᵀ - b|² + λ |W|²`, where λ is
+    /// `ridge` times the mean variance of the sources times their number. The bias is not penalized.
     pub fn solve(&self, ridge: f64) -> Result<Fitted> {
         let refuse = |problem: String| InterpError::Fit { problem };
         if !(ridge.is_finite() && ridge >= 0.0) {
             return Err(refuse(format!(
-                "the ridge is {ridge}, expected a finite number of at least 0"
+                "the ridge is {ridge}; expected a finite number of at least 0"
             )));
         }
         let [x, held_x] = [0, 1].map(|i| matrix(&self.pairs[i].from, self.widths[0]));
         let [y, held_y] = [0, 1].map(|i| matrix(&self.pairs[i].to, self.widths[1]));
         if x.ncols() < 2 || held_x.ncols() < 2 {
             return Err(refuse(format!(
-                "there are {} pairs of tokens to fit and {} that are held out, expected 2 of each at least; give more \
-                 prompts, of which every fifth is held out",
+                "there are {} pairs of tokens to fit and {} held-out pairs; expected at least 2 of each; give more \
+                 prompts (every fifth is held out)",
                 x.ncols(),
                 held_x.ncols()
             )));
@@ -77,7 +77,8 @@ impl Fit {
         }
         let Some(cholesky) = gram.cholesky() else {
             return Err(refuse(format!(
-                "{} pairs do not settle a map of {} values with a ridge of {ridge}; give more prompts or a larger --ridge",
+                "{} pairs do not determine a map of {} values with a ridge of {ridge}; give more prompts or a larger \
+                 --ridge",
                 x.ncols(),
                 self.widths[0]
             )));
@@ -101,10 +102,10 @@ impl Fit {
 }
 
 impl Fitted {
-    /// The bytes of the map's file: `weight` `[d_to, d_from]` and `bias` `[d_to]` in f32, which
-    /// [`Map::open`](super::Map::open) reads, with the layers and whatever else `header` says.
+    /// The bytes of the map's file, which [`Map::open`](super::Map::open) reads: `weight` `[d_to, d_from]` and `bias`
+    /// `[d_to]` in f32. Its header has the layers and the entries of `header`.
     pub fn to_bytes(&self, layers: (usize, usize), header: &[(&str, String)]) -> Result<Vec<u8>> {
-        // nalgebra keeps columns, and a file has rows.
+        // nalgebra stores columns, the file rows.
         let weight = bytes(self.weight.transpose().iter());
         let bias = bytes(self.bias.iter());
         let shape = vec![self.weight.nrows(), self.weight.ncols()];

@@ -1,10 +1,10 @@
-//! Maps: what turns an embedding into the vector that is written.
+//! Maps that turn an embedding into the vector to inject.
 //!
 //! - The trained projections of *selfie-adapters* (agencyenterprise/selfie-adapters, commit 7158081,
-//!   `selfie_adapters/projection.py`), which go in front of the embeddings of the reader.
+//!   `selfie_adapters/projection.py`), which are applied to embeddings before the reader sees them.
 //! - Affine maps between layers, of one model or of two (Patchscopes, arXiv 2401.06102, section 3).
 //!
-//! All is computed in f32.
+//! Everything is computed in f32.
 
 mod file;
 mod fit;
@@ -27,15 +27,15 @@ pub struct Map {
     entries: Vec<Entry>,
 }
 
-/// A function, and the layers that it is for: all where none are named.
+/// A function, and the layers it is for: all layers if none are named.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     layers: Option<(usize, usize)>,
     function: Arc<Function>,
 }
 
-/// `f(x) = e^s x + (x U) Vᵀ + x Wᵀ + b` of the terms that there are, after `mean` was subtracted and `x` divided by
-/// `|x| + 1e-8`, where it says so.
+/// `f(x) = e^s x + (x U) Vᵀ + x Wᵀ + b`, with the terms that are set. If asked for, `mean` is first subtracted from
+/// `x`, and `x` is divided by `|x| + 1e-8`.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Function {
     mean: Option<Vec<f32>>,
@@ -48,7 +48,7 @@ struct Function {
     bias: Option<Vec<f32>>,
 }
 
-/// Values `[rows, columns]`, row after row.
+/// Values `[rows, columns]`, row by row.
 #[derive(Clone, Debug, PartialEq)]
 struct Matrix {
     rows: usize,
@@ -57,27 +57,27 @@ struct Matrix {
 }
 
 impl Map {
-    /// What rows call it: the file that it comes from.
+    /// The name of the map in rows: its file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The width of the vectors that it takes.
+    /// The width of its inputs.
     pub fn from_width(&self) -> usize {
         self.from
     }
 
-    /// The width of the vectors that it gives.
+    /// The width of its outputs.
     pub fn to_width(&self) -> usize {
         self.to
     }
 
-    /// The layer that its vectors are for, where it has only one.
+    /// The layer to inject its outputs at, if it has only one.
     pub fn writes_at(&self) -> Option<usize> {
         self.writes_at
     }
 
-    /// The pairs of a source layer (of `hidden_states`) and a target layer that it has; none where it is for all.
+    /// The pairs of a source layer (of `hidden_states`) and a target layer; empty if it is for all layers.
     pub fn layers(&self) -> Vec<(usize, usize)> {
         self.entries
             .iter()
@@ -85,13 +85,13 @@ impl Map {
             .collect()
     }
 
-    /// The same map, of vectors that `mean` (`[d_from]`) is subtracted from first.
+    /// The same map, with `mean` (`[d_from]`) subtracted from its inputs first.
     pub fn subtract(mut self, mean: &[f32]) -> Result<Self> {
         if mean.len() != self.from {
             return Err(InterpError::MapFile {
                 path: self.name.into(),
                 problem: format!(
-                    "it takes vectors of {} values, and what is to be subtracted has {}",
+                    "it takes vectors of {} values, but the vector to subtract has {}",
                     self.from,
                     mean.len()
                 ),
@@ -103,7 +103,7 @@ impl Map {
         Ok(self)
     }
 
-    /// An error unless it leads from a subject of one width to a reader of the other, at layers that it knows.
+    /// An error unless the map leads from a subject of one width to a reader of the other, at these layers.
     pub(crate) fn check(
         &self,
         subject: usize,
@@ -139,7 +139,7 @@ impl Map {
         })
     }
 
-    /// Maps vectors (`[n, d_from]`) that come from `sources` (`[n]`) for layer `target`: `[n, d_to]`.
+    /// Maps vectors (`[n, d_from]`) of the layers `sources` (`[n]`) to layer `target`: `[n, d_to]`.
     pub fn apply<B: Backend>(
         &self,
         backend: &B,

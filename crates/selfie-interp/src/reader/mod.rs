@@ -1,15 +1,16 @@
 //! The reader: a model that puts vectors into words.
 //!
-//! A reader is made once and takes *jobs*: an interpretation prompt, what is written into it, how the text is decoded, and
-//! what is scored. [`Reader::submit`] queues a job, [`Reader::step`] runs one pass of everything that is under way and
-//! hands out what is finished.
+//! A reader is created once and takes *jobs*: an interpretation prompt, what to write into it, how to decode the text,
+//! and what to score. [`Reader::submit`] queues a job; [`Reader::step`] runs one pass over all running jobs and returns
+//! the finished ones.
 //!
-//! An interpretation prompt of m tokens runs once, clean, as a prefix that all jobs share. A job whose first write is at
-//! position s0 and layer k sees m of its positions below layer k, and s0 from there on; it starts from the clean
-//! rows at layer k, and runs m - s0 rows through the layers from k up. Texts decode together; one that ends leaves, and others
-//! join in groups, so that their prompt passes stay wide. What is scored rides along with the decode steps.
+//! An interpretation prompt of m tokens runs once, without writes, as a prefix that all jobs share. A job whose first
+//! write is at position s0 and layer k sees m positions of the prefix below layer k, and s0 from there on. It starts
+//! from the prefix's rows at layer k, and runs m - s0 rows through the layers from k up. Texts decode together. When
+//! texts end, waiting jobs join in groups, so that their prompt passes stay wide. Scoring rides along with the decode
+//! steps.
 
-mod flight;
+mod active;
 mod job;
 mod prompt;
 mod scored;
@@ -22,37 +23,37 @@ use selfie_llama::{Answer, Capture, Feed, Llama, Pass, Session, SessionSize, Sit
 pub use job::{Job, JobWrite, Outcome, PromptId, Text, Ticket};
 
 use crate::{InterpError, LocatedPrompt, Result};
-use flight::Flight;
+use active::ActiveJob;
 use prompt::ReaderPrompt;
 use scored::Scored;
 
-/// Texts at a time when the caller names no batch size: this part of the rows of a full pass. More make a decode step
-/// hardly faster a row, and take memory.
+/// Without a given batch size, texts take this fraction of the rows of a full pass as slots. More slots hardly make a
+/// decode step faster per row, and take memory.
 const AUTO_SLOTS: usize = 8;
-/// Texts that stay in the cache after they are scored, for each that decodes: those to come share what they begin with.
+/// Scored texts to keep in the cache per decoding text: later texts share their beginnings.
 const SCORED: usize = 1;
 
-/// What a [`Reader`] makes room for.
+/// The size of a [`Reader`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaderSize {
-    /// Interpretation prompts at a time.
+    /// The number of interpretation prompts at a time.
     pub prompts: usize,
-    /// Tokens of the longest of them.
+    /// The number of tokens of the longest prompt.
     pub prompt_tokens: usize,
-    /// The most tokens from the first one that is written to the end of a prompt.
+    /// The maximum number of tokens from the first write to the end of a prompt.
     pub written_tokens: usize,
-    /// Most new tokens of a text.
+    /// The maximum number of new tokens of a text.
     pub max_new_tokens: usize,
-    /// Texts that are decoded together; `None` chooses by memory.
+    /// How many texts to decode together; `None` chooses by memory.
     pub batch_size: Option<usize>,
-    /// Texts in all, where that is known: no more room is made than they need.
+    /// The number of texts in all, if known: the reader allocates no more room than they need.
     pub texts: Option<usize>,
-    /// Whether texts are scored against the prompt as it is ([`Job::clean`]).
+    /// Whether texts are also scored on the prompt without writes ([`Job::clean`]).
     pub clean: bool,
 }
 
 impl ReaderSize {
-    /// Room for one prompt, and texts of up to `max_new_tokens`.
+    /// Room for one prompt, with texts of up to `max_new_tokens`.
     pub fn new(prompt: &LocatedPrompt, max_new_tokens: usize) -> Self {
         let tokens = prompt.ids.len();
         let first = prompt.placeholders.iter().copied().min().unwrap_or(0);
@@ -67,7 +68,7 @@ impl ReaderSize {
         }
     }
 
-    /// Slots to decode in, and slots for scored texts, with what the session needs for them.
+    /// The numbers of slots for decoding and for scored texts, and the session size that they need.
     fn session<B: Backend>(&self, model: &Llama<B>) -> Result<(usize, usize, SessionSize)> {
         let backend = model.backend();
         // The last new token is never fed.
@@ -81,13 +82,13 @@ impl ReaderSize {
         let mut decoding = match self.batch_size {
             Some(slots) => slots,
             None => {
-                // Half of what is free: the buffers of the passes, the vectors and the rows need room too.
+                // Half of the free memory: the passes, the vectors and the rows need buffers too.
                 let fit = size.slots_that_fit(model, backend.memory()?.available / 2) / each;
                 fit.min(backend.pass_rows() / AUTO_SLOTS)
             }
         };
         decoding = decoding.min(self.texts.unwrap_or(usize::MAX)).max(1);
-        // One that is continued and one that continues it are there together.
+        // At least two, so that a text can continue another one that stays in the cache.
         let scored = if self.clean {
             let most = self.texts.unwrap_or(usize::MAX).max(2);
             (SCORED * decoding).max(2).min(most)
@@ -104,18 +105,18 @@ impl ReaderSize {
     }
 }
 
-/// Counts of what a [`Reader`] has run.
+/// Counts what a [`Reader`] has run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReaderStats {
-    /// Tokens that were decoded.
+    /// Decoded tokens.
     pub decoded: usize,
-    /// Tokens that were scored against a prompt as it is, asked for by the texts.
+    /// Tokens to be scored on a prompt without writes.
     pub scored_tokens: usize,
-    /// Rows that were run for them: texts that begin alike share them.
+    /// Rows run to score them: texts with a common beginning share rows.
     pub scored_rows: usize,
 }
 
-/// A model that reads vectors: see the [module's documentation](self).
+/// A model that reads vectors; see the [module documentation](self).
 pub struct Reader<B: Backend> {
     model: Llama<B>,
     size: ReaderSize,
@@ -123,8 +124,8 @@ pub struct Reader<B: Backend> {
     prompts: BTreeMap<PromptId, ReaderPrompt<B>>,
     next_prompt: usize,
     waiting: VecDeque<(Ticket, Job<B>)>,
-    /// Texts in slots, at most `decoding` of them.
-    flights: Vec<Flight<B>>,
+    /// Running jobs, at most `decoding` of them.
+    active: Vec<ActiveJob<B>>,
     decoding: usize,
     scored: Scored,
     finished: Vec<(Ticket, Outcome)>,
@@ -152,7 +153,7 @@ impl<B: Backend> Reader<B> {
             prompts: BTreeMap::new(),
             next_prompt: 0,
             waiting: VecDeque::new(),
-            flights: Vec::new(),
+            active: Vec::new(),
             decoding,
             scored: Scored::new(scored),
             finished: Vec::new(),
@@ -166,21 +167,21 @@ impl<B: Backend> Reader<B> {
         &self.model
     }
 
-    /// What has been run so far.
+    /// What has run so far.
     pub fn stats(&self) -> ReaderStats {
         self.stats
     }
 
-    /// Takes an interpretation prompt of token ids, and runs it once. Jobs that begin to write at one of `layers` need no
-    /// second pass.
+    /// Adds an interpretation prompt of token ids and runs it once. Jobs whose first write is at one of `layers` need
+    /// no second pass.
     pub fn add_prompt(&mut self, ids: &[u32], layers: &[usize]) -> Result<PromptId> {
         self.check_prompt(ids)?;
         let prefix = self.session.open_prefix()?;
         self.begin_prompt(prefix, ids, layers)
     }
 
-    /// [`add_prompt`](Self::add_prompt) for jobs that the model reads with one of its adapters
-    /// ([`Llama::with_lora`]), or with none; without this it is the last one. Jobs with and without decode together.
+    /// [`add_prompt`](Self::add_prompt) for jobs that read with one of the model's adapters ([`Llama::with_lora`]), or
+    /// with none; the default is the last adapter. Jobs with different adapters decode together.
     pub fn add_prompt_of(
         &mut self,
         adapter: Option<usize>,
@@ -201,14 +202,11 @@ impl<B: Backend> Reader<B> {
         Ok(id)
     }
 
-    /// Forgets an interpretation prompt, so that there is room for another; an error while there are jobs of it.
+    /// Removes an interpretation prompt, which makes room for another. An error while it has jobs.
     pub fn remove_prompt(&mut self, prompt: PromptId) -> Result<()> {
         let waits = self.waiting.iter().any(|(_, job)| job.prompt == prompt);
-        let flies = self
-            .flights
-            .iter()
-            .any(|flight| flight.job.prompt == prompt);
-        if waits || flies || self.scored.waits_for(prompt) {
+        let runs = self.active.iter().any(|active| active.job.prompt == prompt);
+        if waits || runs || self.scored.waits_for(prompt) {
             return Err(InterpError::PromptInUse);
         }
         if let Some(removed) = self.prompts.remove(&prompt) {
@@ -229,7 +227,7 @@ impl<B: Backend> Reader<B> {
         })
     }
 
-    /// Queues a job behind the others.
+    /// Queues a job after the others.
     pub fn submit(&mut self, job: Job<B>) -> Result<Ticket> {
         self.check(&job)?;
         let ticket = self.ticket();
@@ -245,13 +243,16 @@ impl<B: Backend> Reader<B> {
         Ok(ticket)
     }
 
-    /// Drops a job, wherever it is: nothing comes of it any more. Others do not notice.
+    /// Drops a job, whatever its state; it has no outcome. Other jobs are not affected.
     pub fn cancel(&mut self, ticket: Ticket) -> Result<()> {
         self.waiting.retain(|(waiting, _)| *waiting != ticket);
-        let flight = self.flights.iter().position(|f| f.ticket == ticket);
-        if let Some(flight) = flight {
-            let flight = self.flights.remove(flight);
-            self.session.close(flight.slot)?;
+        let at = self
+            .active
+            .iter()
+            .position(|active| active.ticket == ticket);
+        if let Some(at) = at {
+            let active = self.active.remove(at);
+            self.session.close(active.slot)?;
         }
         self.scored.cancel(ticket);
         self.finished.retain(|(finished, _)| *finished != ticket);
@@ -263,51 +264,51 @@ impl<B: Backend> Reader<B> {
         Ticket(self.next_ticket)
     }
 
-    /// Jobs that wait for a slot.
+    /// The number of jobs that wait for a slot.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Texts that are decoded together at the most.
+    /// The maximum number of texts that decode together.
     pub fn batch_size(&self) -> usize {
         self.decoding
     }
 
-    /// Whether nothing is left to do.
+    /// Whether there is nothing left to do.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty()
-            && self.flights.is_empty()
+            && self.active.is_empty()
             && self.scored.is_idle()
             && self.finished.is_empty()
     }
 
-    /// Begins jobs that there is room for, runs one pass of all that is under way, and returns what has finished, in the
-    /// order in which it did.
+    /// Starts the jobs that there is room for, runs one pass over all running jobs, and returns the finished ones in
+    /// the order in which they finished.
     ///
-    /// An error ends the reader: it is one of the device or of its use. A job whose logits are no finite numbers is no error
-    /// but an [`Outcome`].
+    /// An error comes from the device or from wrong use, and ends the reader. A job whose logits are not finite is not
+    /// an error but an [`Outcome`].
     pub fn step(&mut self) -> Result<Vec<(Ticket, Outcome)>> {
         self.admit()?;
         self.pass()?;
         Ok(std::mem::take(&mut self.finished))
     }
 
-    /// Begins jobs. They join in groups, so that their passes stay wide; a few slots stand empty meanwhile.
+    /// Starts jobs. They join in groups, so that their passes stay wide; a few slots stay empty meanwhile.
     fn admit(&mut self) -> Result<()> {
         loop {
-            let free = self.decoding - self.flights.len();
+            let free = self.decoding - self.active.len();
             let group = self.waiting.len().min(self.decoding.div_ceil(4));
             if group == 0 || free < group {
                 return Ok(());
             }
             let joining: Vec<_> = self.waiting.drain(..free.min(self.waiting.len())).collect();
-            // Those that begin at the same place run together.
-            let mut alike: BTreeMap<(PromptId, Option<usize>), Vec<_>> = BTreeMap::new();
+            // Jobs that start at the same layer of the same prompt run together.
+            let mut groups: BTreeMap<(PromptId, Option<usize>), Vec<_>> = BTreeMap::new();
             for (ticket, job) in joining {
                 let place = (job.prompt, job.first_layer());
-                alike.entry(place).or_default().push((ticket, job));
+                groups.entry(place).or_default().push((ticket, job));
             }
-            for ((prompt, layer), jobs) in alike {
+            for ((prompt, layer), jobs) in groups {
                 match layer {
                     Some(layer) => self.begin(prompt, layer, jobs)?,
                     None => self.begin_clean(prompt, jobs)?,
@@ -316,25 +317,25 @@ impl<B: Backend> Reader<B> {
         }
     }
 
-    /// The passes of jobs whose first write is at `layer`.
+    /// Runs the prompt passes of jobs whose first write is at `layer`.
     fn begin(&mut self, prompt: PromptId, layer: usize, jobs: Vec<(Ticket, Job<B>)>) -> Result<()> {
         if let Some(prompt) = self.prompts.get_mut(&prompt) {
-            prompt.need_layer(&mut self.session, layer)?;
+            prompt.ensure_layer(&mut self.session, layer)?;
         }
         let mut left = jobs.into_iter().peekable();
         while left.peek().is_some() {
             let ready = &self.prompts[&prompt];
             let m = ready.ids.len();
-            // As many as one pass holds; the session would cut a job in two otherwise, which costs a pass.
-            let (mut flights, mut rows) = (Vec::<Flight<B>>::new(), 0);
-            // Texts of the same writes share the rows of the first of them, and what follows its last row.
-            let mut others: Vec<(usize, Flight<B>)> = Vec::new();
+            // Take as many as one pass holds. Otherwise the session would cut a job in two, which costs a pass.
+            let (mut started, mut rows) = (Vec::<ActiveJob<B>>::new(), 0);
+            // Jobs with the same writes share the first one's rows, and continue from its last row.
+            let mut followers: Vec<(usize, ActiveJob<B>)> = Vec::new();
             while let Some((_, job)) = left.peek() {
                 let first = job.first_position();
-                let alike = flights
+                let shares = started
                     .last()
-                    .is_some_and(|flight| flight.job.shares_rows_with(job));
-                let more = if alike { 0 } else { m - first };
+                    .is_some_and(|active| active.job.shares_rows_with(job));
+                let more = if shares { 0 } else { m - first };
                 if rows > 0 && rows + more > self.session.size().rows {
                     break;
                 }
@@ -343,21 +344,21 @@ impl<B: Backend> Reader<B> {
                     break;
                 };
                 let slot = self.session.open_from(ready.prefix, layer, m, first)?;
-                let flight = Flight::new(ticket, job, slot, &ready.ids);
-                if alike {
-                    others.push((flights.len() - 1, flight));
+                let active = ActiveJob::new(ticket, job, slot, &ready.ids);
+                if shares {
+                    followers.push((started.len() - 1, active));
                 } else {
-                    flights.push(flight);
+                    started.push(active);
                 }
             }
-            let (vectors, writes) = gather_writes(&self.model, &flights)?;
+            let (vectors, writes) = gather_writes(&self.model, &started)?;
             let mut states = Vec::new();
-            let feeds: Vec<Feed<'_>> = flights
+            let feeds: Vec<Feed<'_>> = started
                 .iter()
-                .map(|flight| {
-                    let first = flight.job.first_position();
+                .map(|active| {
+                    let first = active.job.first_position();
                     states.extend(first..m);
-                    flight.prompt_feed(&ready.ids[first..])
+                    active.prompt_feed(&ready.ids[first..])
                 })
                 .collect();
             let pass = Pass {
@@ -366,72 +367,72 @@ impl<B: Backend> Reader<B> {
                 writes: Some((&vectors, &writes)),
                 ..Pass::new(&self.model, &feeds)
             };
-            let mut last = last_rows(&self.model, &flights, &others, m)?;
+            let mut last = last_rows(&self.model, &started, &followers, m)?;
             let answers = self.session.run(&pass, &mut last)?;
             drop(feeds);
-            if !others.is_empty() {
-                let mut asks = Vec::with_capacity(others.len());
-                for (leader, flight) in &others {
-                    let leader = flights[*leader].slot;
-                    self.session.fork(leader, flight.slot, m)?;
+            if !followers.is_empty() {
+                let mut asks = Vec::with_capacity(followers.len());
+                for (leader, active) in &followers {
+                    let leader = started[*leader].slot;
+                    self.session.fork(leader, active.slot, m)?;
                     let row = last.index((Site::Output, leader, m as u32 - 1))?;
-                    asks.push((row, flight.prompt_feed(&[]).ask));
+                    asks.push((row, active.prompt_feed(&[]).ask));
                 }
                 let answers = self.session.answer(last.rows(), &asks)?;
                 drop(asks);
-                let others = others.into_iter().map(|(_, flight)| flight).collect();
-                self.take_off(others, answers)?;
+                let followers = followers.into_iter().map(|(_, active)| active).collect();
+                self.advance_all(followers, answers)?;
             }
-            self.take_off(flights, answers)?;
+            self.advance_all(started, answers)?;
         }
         Ok(())
     }
 
-    /// Jobs without writes: they go on from the prompt's last row.
+    /// Starts jobs without writes: they continue from the prompt's last row.
     fn begin_clean(&mut self, prompt: PromptId, jobs: Vec<(Ticket, Job<B>)>) -> Result<()> {
         let ready = &self.prompts[&prompt];
-        let mut flights = Vec::new();
+        let mut started = Vec::new();
         for (ticket, job) in jobs {
             let slot = self.session.open_on(ready.prefix, ready.ids.len())?;
-            flights.push(Flight::new(ticket, job, slot, &ready.ids));
+            started.push(ActiveJob::new(ticket, job, slot, &ready.ids));
         }
-        let asks: Vec<_> = flights
+        let asks: Vec<_> = started
             .iter()
-            .map(|f| (0, f.prompt_feed(&[]).ask))
+            .map(|active| (0, active.prompt_feed(&[]).ask))
             .collect();
         let answers = self.session.answer(&ready.last, &asks)?;
         drop(asks);
-        self.take_off(flights, answers)
+        self.advance_all(started, answers)
     }
 
-    /// Texts have their first token: those that are not done decode on.
-    fn take_off(&mut self, flights: Vec<Flight<B>>, answers: Vec<Answer>) -> Result<()> {
-        for (flight, answer) in flights.into_iter().zip(answers) {
+    /// Gives jobs their first token.
+    fn advance_all(&mut self, jobs: Vec<ActiveJob<B>>, answers: Vec<Answer>) -> Result<()> {
+        for (job, answer) in jobs.into_iter().zip(answers) {
             self.stats.decoded += 1;
-            self.advance(flight, &answer)?;
+            self.advance(job, &answer)?;
         }
         Ok(())
     }
 
-    /// One pass: the next token of every text, and as much to score as fits beside them.
+    /// Runs one pass: the next token of every text, and as much scoring as fits beside them.
     fn pass(&mut self) -> Result<()> {
-        let mut room = self.session.size().rows.saturating_sub(self.flights.len());
-        // A text that is scored in its slot may have to wait for room, but not when nothing else is run.
-        let (mut running, mut resting) = (Vec::new(), Vec::new());
-        for flight in std::mem::take(&mut self.flights) {
-            let more = flight.rows() - 1;
+        let mut room = self.session.size().rows.saturating_sub(self.active.len());
+        // A job that scores a text in its slot may have to wait for room, unless nothing else runs.
+        let (mut running, mut deferred) = (Vec::new(), Vec::new());
+        for job in std::mem::take(&mut self.active) {
+            let more = job.rows() - 1;
             if more <= room || running.is_empty() {
                 room = room.saturating_sub(more);
-                running.push(flight);
+                running.push(job);
             } else {
-                resting.push(flight);
+                deferred.push(job);
             }
         }
         let alone = running.is_empty();
         let most = self.session.size().rows - self.decoding;
         let (session, prompts) = (&mut self.session, &self.prompts);
         self.scored.plan(session, prompts, room, most, alone)?;
-        let mut feeds: Vec<Feed<'_>> = running.iter().map(Flight::feed).collect();
+        let mut feeds: Vec<Feed<'_>> = running.iter().map(ActiveJob::feed).collect();
         feeds.extend(self.scored.feeds());
         let answers = if feeds.is_empty() {
             Vec::new()
@@ -440,13 +441,13 @@ impl<B: Backend> Reader<B> {
         };
         drop(feeds);
         let mut answers = answers.into_iter();
-        self.flights = resting;
-        for flight in running {
+        self.active = deferred;
+        for job in running {
             let Some(answer) = answers.next() else {
                 return Err(InterpError::Unanswered);
             };
-            self.stats.decoded += usize::from(flight.is_decoding());
-            self.advance(flight, &answer)?;
+            self.stats.decoded += usize::from(job.is_decoding());
+            self.advance(job, &answer)?;
         }
         self.scored
             .take(&mut self.session, answers, &mut self.finished)?;
@@ -454,15 +455,15 @@ impl<B: Backend> Reader<B> {
         Ok(())
     }
 
-    /// Takes an answer, and puts the text where it belongs next: on, to be scored, or out.
-    fn advance(&mut self, mut flight: Flight<B>, answer: &Answer) -> Result<()> {
-        let done = flight.take(answer, &mut self.session)?;
+    /// Takes an answer. The job then goes on, is queued for scoring, or finishes.
+    fn advance(&mut self, mut job: ActiveJob<B>, answer: &Answer) -> Result<()> {
+        let done = job.take(answer, &mut self.session)?;
         if !done {
-            self.flights.push(flight);
+            self.active.push(job);
             return Ok(());
         }
-        self.session.close(flight.slot)?;
-        let (ticket, job, outcome) = flight.finish();
+        self.session.close(job.slot)?;
+        let (ticket, job, outcome) = job.finish();
         match outcome {
             Outcome::Text(text) if job.clean => self.scored.push(ticket, job.prompt, text),
             outcome => self.finished.push((ticket, outcome)),
@@ -528,7 +529,7 @@ impl<B: Backend> Reader<B> {
         }
         if job.clean && !self.size.clean {
             return Err(InterpError::ReaderRoom {
-                what: "texts to score against the prompt as it is (ReaderSize::clean)",
+                what: "texts to score on the prompt without writes (ReaderSize::clean)",
                 found: 1,
                 room: 0,
             });
@@ -537,16 +538,16 @@ impl<B: Backend> Reader<B> {
     }
 }
 
-/// A probe that keeps the last rows of the flights that others share theirs with.
+/// Captures the last rows of jobs that share their rows with followers.
 fn last_rows<B: Backend>(
     model: &Llama<B>,
-    flights: &[Flight<B>],
-    others: &[(usize, Flight<B>)],
+    jobs: &[ActiveJob<B>],
+    followers: &[(usize, ActiveJob<B>)],
     m: usize,
 ) -> Result<Capture<B>> {
-    let mut leaders: Vec<usize> = others.iter().map(|(leader, _)| *leader).collect();
+    let mut leaders: Vec<usize> = followers.iter().map(|(leader, _)| *leader).collect();
     leaders.dedup();
-    let want = |leader: usize| (Site::Output, flights[leader].slot, m as u32 - 1);
+    let want = |leader: usize| (Site::Output, jobs[leader].slot, m as u32 - 1);
     let wants: Vec<Want> = leaders.into_iter().map(want).collect();
     Ok(Capture::new(
         model.backend(),
@@ -555,32 +556,32 @@ fn last_rows<B: Backend>(
     )?)
 }
 
-/// The vectors that some jobs write, in one buffer, and the writes as the session takes them.
+/// The vectors that some jobs write, in one buffer, and the writes in the session's form.
 fn gather_writes<B: Backend>(
     model: &Llama<B>,
-    flights: &[Flight<B>],
+    jobs: &[ActiveJob<B>],
 ) -> Result<(B::Rows, Vec<Write>)> {
     let backend = model.backend();
-    let most: usize = flights.iter().map(|f| f.job.writes.len()).sum();
+    let most: usize = jobs.iter().map(|active| active.job.writes.len()).sum();
     let mut vectors = backend.rows(most, model.config().d_model)?;
     let mut writes = Vec::with_capacity(most);
-    for flight in flights {
-        // A vector that is written at several placeholders is there once.
-        let mut there: Vec<(usize, usize)> = Vec::new();
-        for write in &flight.job.writes {
-            let known = there.iter().find(|(vector, _)| *vector == write.vector);
+    for active in jobs {
+        // A vector is stored once, even if it is written at several placeholders.
+        let mut copied: Vec<(usize, usize)> = Vec::new();
+        for write in &active.job.writes {
+            let known = copied.iter().find(|(vector, _)| *vector == write.vector);
             let vector = match known {
                 Some(&(_, at)) => at,
                 None => {
                     let at = backend.len(&vectors);
-                    let rows = flight.job.vectors.rows();
+                    let rows = active.job.vectors.rows();
                     backend.gather(rows, &[write.vector], &mut vectors)?;
-                    there.push((write.vector, at));
+                    copied.push((write.vector, at));
                     at
                 }
             };
             writes.push(Write {
-                slot: flight.slot,
+                slot: active.slot,
                 position: write.position as u32,
                 layer: write.layer,
                 vector,

@@ -1,4 +1,4 @@
-//! An interpretation prompt that has been run.
+//! An interpretation prompt that has run.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use selfie_llama::{Capture, Feed, Pass, Session, Site, Want};
 
 use crate::Result;
 
-/// A prompt that is a prefix of the session, with what jobs start from.
+/// A prompt that is a prefix of the session, with the states that jobs start from.
 pub(super) struct ReaderPrompt<B: Backend> {
     pub(super) ids: Vec<u32>,
     pub(super) prefix: Slot,
-    /// Its last row before the final norm, `[1, d_model]`: what the first token of a text without writes comes from.
+    /// Its last row before the final norm, `[1, d_model]`. The first token of a text without writes comes from it.
     pub(super) last: B::Rows,
-    /// Its rows at the input of the layers above 0 that jobs begin at, `[m, d_model]` each.
+    /// Its rows at the input of each layer above 0 that jobs start at, `[m, d_model]` each.
     states: BTreeMap<usize, B::Rows>,
 }
 
 impl<B: Backend> ReaderPrompt<B> {
-    /// Runs a prompt in a prefix that is open, and keeps its rows at `layers`.
+    /// Runs a prompt in an open prefix, and keeps its rows at `layers`.
     pub(super) fn new(
         session: &mut Session<B>,
         prefix: Slot,
@@ -52,8 +52,8 @@ impl<B: Backend> ReaderPrompt<B> {
         })
     }
 
-    /// Sees to it that jobs can begin at `layer`.
-    pub(super) fn need_layer(&mut self, session: &mut Session<B>, layer: usize) -> Result<()> {
+    /// Makes sure that jobs can start at `layer`.
+    pub(super) fn ensure_layer(&mut self, session: &mut Session<B>, layer: usize) -> Result<()> {
         if layer == 0 || self.states.contains_key(&layer) {
             return Ok(());
         }
@@ -61,7 +61,7 @@ impl<B: Backend> ReaderPrompt<B> {
         let (backend, width) = (model.backend(), model.config().d_model);
         let wants: Vec<Want> = rows_of(self.prefix, &self.ids, layer).collect();
         let mut capture = Capture::new(backend, &wants, width)?;
-        // The same keys and values once more: jobs that share them see no difference.
+        // This computes the same keys and values again, so jobs that share them see no difference.
         let end = session.position(self.prefix)?;
         session.rewind(self.prefix, 0)?;
         let feeds = [Feed::new(self.prefix, &self.ids)];
@@ -72,7 +72,7 @@ impl<B: Backend> ReaderPrompt<B> {
         Ok(())
     }
 
-    /// The rows that jobs begin with at a layer; at layer 0 they begin with their tokens.
+    /// The rows that jobs start with at a layer; at layer 0 they start with their tokens.
     pub(super) fn states(&self, layer: usize) -> Option<&B::Rows> {
         self.states.get(&layer)
     }
@@ -83,7 +83,7 @@ fn rows_of(prefix: Slot, ids: &[u32], layer: usize) -> impl Iterator<Item = Want
     (0..ids.len() as u32).map(move |position| (site, prefix, position))
 }
 
-/// Captured rows in a buffer of their own.
+/// The captured rows, in their own buffer.
 fn take<B: Backend>(
     backend: &B,
     capture: &Capture<B>,

@@ -1,8 +1,8 @@
-//! Texts that are scored against a prompt as it is.
+//! Scores texts on a prompt without writes.
 //!
-//! Texts of a sweep begin alike: of 8,000 tokens that a real sweep has to score, 2,500 are different after different
-//! beginnings. So texts stay in the cache when they are scored, and one that comes later continues the one that it shares
-//! most tokens with, from where they part. The bits are those that it would have alone.
+//! Texts of a sweep often begin alike: of 8,000 tokens to score in a real sweep, only 2,500 differ in themselves or in
+//! what precedes them. So scored texts stay in the cache, and a later text continues the one it shares most tokens
+//! with, from where they diverge. The bits are those of scoring it alone.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,18 +13,18 @@ use super::job::{Outcome, PromptId, Text, Ticket};
 use super::prompt::ReaderPrompt;
 use crate::{InterpError, Result};
 
-/// The texts, in slots of their own.
+/// Scored texts, in their own slots.
 pub(super) struct Scored {
-    /// Slots that they may have.
+    /// The number of slots.
     capacity: usize,
-    /// Texts that are scored, and in the cache still.
-    there: Vec<Resident>,
-    /// Texts that the pass under way scores.
+    /// Texts that have been scored and are still in the cache.
+    cached: Vec<CachedText>,
+    /// Texts that the current pass scores.
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
-    /// Texts that were there already, to the last token.
+    /// Texts that were in the cache to the last token.
     known: Vec<(Ticket, Text)>,
-    /// Counts plans, so that it is known which text was of no use for longest.
+    /// Counts plans, to find the least recently used text.
     clock: u64,
     tokens: usize,
     rows: usize,
@@ -36,12 +36,12 @@ struct Waiting {
     text: Text,
 }
 
-struct Resident {
+struct CachedText {
     prompt: PromptId,
     slot: Slot,
     ids: Vec<u32>,
     scores: Vec<f32>,
-    /// Whether a later text was the same: such texts come again, and stay longest.
+    /// Whether a later text was identical. Such texts recur, so they stay longest.
     repeated: bool,
     used: u64,
 }
@@ -49,16 +49,16 @@ struct Resident {
 struct Running {
     ticket: Ticket,
     text: Text,
-    /// What it becomes; its scores are known as far as they are there.
-    resident: Resident,
-    /// The first of its tokens that is run.
+    /// The cached text that it becomes; scores are filled in as they are known.
+    cached: CachedText,
+    /// The first of its tokens to run.
     from: usize,
 }
 
 impl Running {
-    /// The tokens that are run; none for a single token, whose score the prompt's last row gives.
+    /// The tokens to run; none for a single token, whose score comes from the prompt's last row.
     fn rows(&self) -> &[u32] {
-        &self.resident.ids[self.from..self.resident.ids.len() - 1]
+        &self.cached.ids[self.from..self.cached.ids.len() - 1]
     }
 }
 
@@ -66,7 +66,7 @@ impl Scored {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            there: Vec::new(),
+            cached: Vec::new(),
             running: Vec::new(),
             waiting: VecDeque::new(),
             known: Vec::new(),
@@ -89,38 +89,38 @@ impl Scored {
         self.waiting.is_empty() && self.running.is_empty() && self.known.is_empty()
     }
 
-    /// Drops a text that waits, between two passes.
+    /// Drops a waiting text, between two passes.
     pub(super) fn cancel(&mut self, ticket: Ticket) {
         self.waiting.retain(|waiting| waiting.ticket != ticket);
         self.known.retain(|(known, _)| *known != ticket);
     }
 
-    /// Whether a text of a prompt waits.
+    /// Whether a text on a prompt is waiting.
     pub(super) fn waits_for(&self, prompt: PromptId) -> bool {
         self.waiting.iter().any(|waiting| waiting.prompt == prompt)
     }
 
-    /// Closes the texts of a prompt.
+    /// Closes the texts on a prompt.
     pub(super) fn forget<B: Backend>(
         &mut self,
         session: &mut Session<B>,
         prompt: PromptId,
     ) -> Result<()> {
-        for text in self.there.extract_if(.., |text| text.prompt == prompt) {
+        for text in self.cached.extract_if(.., |text| text.prompt == prompt) {
             session.close(text.slot)?;
         }
         Ok(())
     }
 
-    /// Tokens that were to be scored, and rows that were run for them.
+    /// The number of tokens to score, and of rows run for them.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.tokens, self.rows)
     }
 
-    /// Chooses the texts that the next pass scores, in at most `room` rows; one of more than `most` rows, which no
-    /// pass has room for, and with `alone` the first one are chosen all the same.
+    /// Chooses the texts for the next pass, with at most `room` rows. Texts of more than `most` rows, which fit no
+    /// pass, are chosen anyway; with `alone`, so is the first text.
     ///
-    /// A text that shares more with one of this pass than with those that are there waits for it.
+    /// A text waits if it shares more with a text of this pass than with any cached one.
     pub(super) fn plan<B: Backend>(
         &mut self,
         session: &mut Session<B>,
@@ -133,16 +133,16 @@ impl Scored {
         let mut firsts: BTreeMap<PromptId, Vec<usize>> = BTreeMap::new();
         for waiting in std::mem::take(&mut self.waiting) {
             let (prompt, ids) = (waiting.prompt, &waiting.text.new_ids);
-            let running = self.running.iter().map(|running| &running.resident);
+            let running = self.running.iter().map(|running| &running.cached);
             let soon = longest(running, prompt, ids).map_or(0, |(_, shared)| shared);
-            let parent = longest(self.there.iter(), prompt, ids);
+            let parent = longest(self.cached.iter(), prompt, ids);
             let shared = parent.map_or(0, |(_, shared)| shared);
             if soon > shared {
                 self.waiting.push_back(waiting);
                 continue;
             }
             if let Some((parent, _)) = parent.filter(|_| shared == ids.len()) {
-                let parent = &mut self.there[parent];
+                let parent = &mut self.cached[parent];
                 parent.used = self.clock;
                 parent.repeated = true;
                 let mut text = waiting.text;
@@ -150,7 +150,7 @@ impl Scored {
                 self.known.push((waiting.ticket, text));
                 continue;
             }
-            // The last shared token is run again: what follows it is another token now.
+            // The last shared token runs again, because another token follows it now.
             let from = shared.saturating_sub(1);
             let rows = ids.len() - 1 - from;
             let must = rows > most || (alone && self.running.is_empty());
@@ -159,7 +159,7 @@ impl Scored {
                 continue;
             }
             let ready = &prompts[&prompt];
-            let parent = parent.map(|(at, _)| self.there[at].slot);
+            let parent = parent.map(|(at, _)| self.cached[at].slot);
             let Some(slot) = self.slot(session, ready, parent)? else {
                 self.waiting.push_back(waiting);
                 continue;
@@ -167,7 +167,7 @@ impl Scored {
             let mut scores = Vec::with_capacity(ids.len());
             if let Some(parent) = parent {
                 session.fork(parent, slot, ready.ids.len() + from)?;
-                if let Some(parent) = self.there.iter_mut().find(|text| text.slot == parent) {
+                if let Some(parent) = self.cached.iter_mut().find(|text| text.slot == parent) {
                     parent.used = self.clock;
                     scores.extend_from_slice(&parent.scores[..shared]);
                 }
@@ -181,7 +181,7 @@ impl Scored {
             self.running.push(Running {
                 ticket: waiting.ticket,
                 text: waiting.text,
-                resident: Resident {
+                cached: CachedText {
                     prompt,
                     slot,
                     ids,
@@ -198,7 +198,7 @@ impl Scored {
         Ok(())
     }
 
-    /// The first tokens of texts that share nothing with another: the prompt's last row gives their scores.
+    /// Scores the first tokens of texts that share nothing, from the prompt's last row.
     fn score_firsts<B: Backend>(
         &mut self,
         session: &mut Session<B>,
@@ -208,34 +208,34 @@ impl Scored {
         let ask = |&at: &usize| {
             let ask = Ask {
                 next: None,
-                score: &self.running[at].resident.ids[..1],
+                score: &self.running[at].cached.ids[..1],
             };
             (0, ask)
         };
         let asks: Vec<_> = running.iter().map(ask).collect();
         let answers = session.answer(&prompt.last, &asks)?;
         for (&at, answer) in running.iter().zip(answers) {
-            self.running[at].resident.scores.extend(answer.scores);
+            self.running[at].cached.scores.extend(answer.scores);
         }
         Ok(())
     }
 
-    /// A slot that continues the prompt: a free one, or that of a text that did not come again and was of no use for
-    /// longest. `parent` keeps its own.
+    /// A slot that continues the prompt: a free one, or that of the least recently used text, preferably one that did
+    /// not recur. `parent` keeps its slot.
     fn slot<B: Backend>(
         &mut self,
         session: &mut Session<B>,
         prompt: &ReaderPrompt<B>,
         parent: Option<Slot>,
     ) -> Result<Option<Slot>> {
-        if self.there.len() + self.running.len() >= self.capacity {
-            let others = self.there.iter().enumerate();
+        if self.cached.len() + self.running.len() >= self.capacity {
+            let others = self.cached.iter().enumerate();
             let others = others.filter(|(_, text)| Some(text.slot) != parent);
             let Some((oldest, _)) = others.min_by_key(|(_, text)| (text.repeated, text.used))
             else {
                 return Ok(None);
             };
-            session.close(self.there.swap_remove(oldest).slot)?;
+            session.close(self.cached.swap_remove(oldest).slot)?;
         }
         Ok(Some(session.open_on(prompt.prefix, prompt.ids.len())?))
     }
@@ -246,13 +246,13 @@ impl Scored {
         running.map(|text| Feed {
             ask: Ask {
                 next: None,
-                score: &text.resident.ids[text.from + 1..],
+                score: &text.cached.ids[text.from + 1..],
             },
-            ..Feed::new(text.resident.slot, text.rows())
+            ..Feed::new(text.cached.slot, text.rows())
         })
     }
 
-    /// Takes the answers to [`feeds`](Scored::feeds), and hands out the texts with their scores.
+    /// Takes the answers to [`feeds`](Scored::feeds), and returns the texts with their scores.
     pub(super) fn take<B: Backend>(
         &mut self,
         session: &mut Session<B>,
@@ -265,22 +265,22 @@ impl Scored {
             let Running {
                 ticket,
                 mut text,
-                mut resident,
+                mut cached,
                 from,
             } = running;
-            if resident.ids.len() - 1 > from {
+            if cached.ids.len() - 1 > from {
                 let answer = answers.next().ok_or(InterpError::Unanswered)?;
-                resident.scores.extend(answer.scores);
+                cached.scores.extend(answer.scores);
             }
-            if resident.scores.len() != resident.ids.len() {
+            if cached.scores.len() != cached.ids.len() {
                 return Err(InterpError::Unanswered);
             }
-            if resident.scores.iter().all(|score| score.is_finite()) {
-                text.clean.clone_from(&resident.scores);
-                self.there.push(resident);
+            if cached.scores.iter().all(|score| score.is_finite()) {
+                text.clean.clone_from(&cached.scores);
+                self.cached.push(cached);
                 finished.push((ticket, Outcome::Text(text)));
             } else {
-                session.close(resident.slot)?;
+                session.close(cached.slot)?;
                 finished.push((ticket, Outcome::NotFinite));
             }
         }
@@ -288,13 +288,13 @@ impl Scored {
     }
 }
 
-/// The text of a prompt that shares the most first tokens with `ids`, at least one, and how many.
+/// The text on a prompt that shares the most leading tokens with `ids`, at least one, and their number.
 fn longest<'a>(
-    texts: impl Iterator<Item = &'a Resident>,
+    texts: impl Iterator<Item = &'a CachedText>,
     prompt: PromptId,
     ids: &[u32],
 ) -> Option<(usize, usize)> {
-    let shared = |text: &Resident| {
+    let shared = |text: &CachedText| {
         let pairs = text.ids.iter().zip(ids);
         pairs.take_while(|(a, b)| a == b).count()
     };

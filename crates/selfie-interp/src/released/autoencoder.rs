@@ -1,5 +1,5 @@
-//! Natural-language autoencoders: the verbalizer (kitft/natural_language_autoencoders, commit 047eb8e: `nla_inference.py`,
-//! `docs/inference.md`).
+//! Verbalizers of natural-language autoencoders (kitft/natural_language_autoencoders, commit 047eb8e:
+//! `nla_inference.py`, `docs/inference.md`).
 
 use std::path::PathBuf;
 
@@ -7,32 +7,32 @@ use selfie_llama::{Bos, ChatTemplate, Tokenizer};
 
 use crate::{InterpError, InterpretationPrompt, PromptMessage, PromptPart, Result};
 
-/// What stands around an explanation.
+/// The tags around an explanation.
 pub(super) const TAGS: [&str; 2] = ["<explanation>", "</explanation>"];
 
-/// What `nla_meta.yaml` says of a verbalizer.
+/// A verbalizer, as described by `nla_meta.yaml`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verbalizer {
     /// The file.
     pub path: PathBuf,
-    /// The width of the vectors that it takes.
+    /// The width of the vectors it takes.
     pub d_model: usize,
-    /// The layer of theirs that it reads, where the file says.
+    /// The layer it reads, in the repository's numbering, if the file says.
     pub layer: Option<usize>,
-    /// The length that vectors are given; `None` writes them as they are.
+    /// The norm to scale vectors to; `None` injects them as they are.
     pub scale: Option<f32>,
-    /// The character that stands in the vector's place.
+    /// The placeholder character.
     pub marker: String,
     /// Its id.
     pub marker_id: u32,
-    /// The ids before and behind it.
+    /// The ids before and after it.
     pub neighbors: [u32; 2],
-    /// What the user says, with `{injection_char}`.
+    /// The user's message, with `{injection_char}`.
     pub template: String,
 }
 
 impl Verbalizer {
-    /// Its prompt: of the markers in it, the one is written over whose neighbours are those of the file.
+    /// The verbalizer's prompt. Of the markers in it, the one with the file's neighbours is overwritten.
     pub(super) fn prompt(
         &self,
         tokenizer: &Tokenizer,
@@ -46,7 +46,7 @@ impl Verbalizer {
         let ids: Vec<u32> = ids.into_iter().map(|(id, _)| id).collect();
         if ids != [self.marker_id] {
             return Err(refuse(format!(
-                "injection_char {:?} is {ids:?} in the reader's tokenizer, and injection_token_id says {}",
+                "injection_char {:?} is {ids:?} in the reader's tokenizer, but injection_token_id is {}",
                 self.marker, self.marker_id
             )));
         }
@@ -74,8 +74,8 @@ impl Verbalizer {
                 .iter()
                 .map(|&row| format!("{:?}", around(row).map(Option::unwrap_or_default)));
             return Err(refuse(format!(
-                "{fitting} of the {} markers {:?} in the prompt stand between the ids {:?} of the file, expected one; they \
-                 stand between {}",
+                "{fitting} of the {} markers {:?} in the prompt have the file's neighbours {:?}; expected one; their \
+                 neighbours are {}",
                 located.placeholders.len(),
                 self.marker,
                 self.neighbors,
@@ -89,7 +89,7 @@ impl Verbalizer {
     }
 }
 
-/// A text with one field filled in, as Python's `str.format` does: doubled braces are single ones.
+/// Fills in one field like Python's `str.format`: doubled braces become single ones.
 pub(super) fn format_python(template: &str, field: &str, value: &str) -> String {
     let field = format!("{{{field}}}");
     let parts = template.split(&field);

@@ -8,17 +8,17 @@ use selfie_llama::{ChatTemplate, Tokenizer};
 use super::mark_run;
 use crate::{InterpretationPrompt, PromptMessage, PromptPart, Result};
 
-/// What the decoder says after the states, before the question.
+/// The decoder's words between the states and the question.
 const ANALYZED: &str = "Sure, I've analyzed the assistant.";
-/// The decoder's chat template for Llama 3: the assistant's role is called `reflect`.
+/// The decoder's chat template for Llama 3, in which the assistant's role is called `reflect`.
 const TEMPLATE: &str = "{% for message in messages %}{% set role = message['role'] %}{% if role == 'assistant' %}\
 {% set role = 'reflect' %}{% endif %}{% set content = '<|start_header_id|>' + role + '<|end_header_id|>\n\n' + \
 message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}\
 {{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>reflect<|end_header_id|>\n\n' }}{% endif %}";
-/// What tells that a tokenizer is Llama 3's.
+/// This token shows that a tokenizer is Llama 3's.
 const HEADER: &str = "<|start_header_id|>";
 
-/// A LatentQA decoder: its folder says nothing but its LoRA, so that all is fixed here.
+/// A LatentQA decoder. Its folder only holds a LoRA, so everything else is fixed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LatentQa;
 
@@ -28,7 +28,7 @@ impl LatentQa {
     /// The output of `layers[0]`.
     pub(super) const WRITES: usize = 1;
 
-    /// A turn of `? ` for each token that is read, the fixed answer to it, and the question.
+    /// A user message with `? ` for each token to read, the fixed answer, and the question.
     pub(super) fn prompt(
         self,
         span: usize,
@@ -63,7 +63,7 @@ impl LatentQa {
         };
         let prompt =
             InterpretationPrompt::from_messages(&messages, reflect.as_ref().unwrap_or(template))?;
-        // The question may have question marks: the first run is the one.
+        // The question may contain question marks; the first run is the one to overwrite.
         mark_first(&prompt, &markers)
     }
 }

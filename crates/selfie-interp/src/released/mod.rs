@@ -1,4 +1,4 @@
-//! Readers that others have trained and released: what their folders say, in our numbering of layers.
+//! Readers that others have trained and released, configured from their folders, in our numbering of layers.
 //!
 //! | | reads `hidden_states` | writes at the input of layer | |
 //! |---|---|---|---|
@@ -6,7 +6,7 @@
 //! | LatentQA | 16 | 1 | a LoRA of the subject; every token of a prompt but bos |
 //! | natural-language autoencoders, their layer K | K + 1 | 0 | a model of its own |
 //!
-//! `docs/readers.md` says which repository and commit each follows.
+//! `docs/readers.md` names the repository and commit that each follows.
 
 mod autoencoder;
 mod latent;
@@ -28,30 +28,30 @@ pub use reconstructor::{Agreement, Meta, Reconstructor};
 
 use crate::{Cut, InjectAt, InterpError, InterpretationPrompt, Options, PromptPart, Result};
 
-/// A reader that somebody released, by what its folder says.
+/// A released reader, as described by its folder.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Released {
     /// An Activation Oracle: a LoRA with `ao_config.json`.
     Oracle(Oracle),
-    /// A LatentQA decoder: a LoRA, which does not say so itself.
+    /// A LatentQA decoder: a LoRA whose folder does not say what it is.
     LatentQa(LatentQa),
     /// The verbalizer of a natural-language autoencoder: a model with `nla_meta.yaml`.
     Verbalizer(Verbalizer),
-    /// The reconstructor of one: it reads texts, and no embeddings.
+    /// The reconstructor of such an autoencoder: it reads texts, not embeddings.
     Reconstructor(Meta),
 }
 
-/// A kind of reader by name, for folders that do not say what they are.
+/// A kind of reader to name for folders that do not say what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReaderKind {
-    /// [`Oracle`], with the defaults of its repository where there is no `ao_config.json`.
+    /// [`Oracle`], with its repository's defaults if there is no `ao_config.json`.
     Oracle,
     /// [`LatentQa`].
     LatentQa,
 }
 
 impl ReaderKind {
-    /// All that can be named.
+    /// All kinds and their names.
     pub const ALL: [(&'static str, ReaderKind); 2] = [
         ("oracle", ReaderKind::Oracle),
         ("latentqa", ReaderKind::LatentQa),
@@ -72,7 +72,7 @@ impl FromStr for ReaderKind {
 }
 
 impl Released {
-    /// What a folder is; `None` for a plain model, or a plain LoRA.
+    /// Recognizes a folder; `None` for a plain model or a plain LoRA.
     pub fn open(dir: &Path, kind: Option<ReaderKind>) -> Result<Option<Self>> {
         match kind {
             Some(ReaderKind::LatentQa) => return Ok(Some(Self::LatentQa(LatentQa))),
@@ -87,7 +87,7 @@ impl Released {
         sidecar::open(dir)
     }
 
-    /// What it is called.
+    /// The name of the kind.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Oracle(_) => "Activation Oracle",
@@ -97,13 +97,13 @@ impl Released {
         }
     }
 
-    /// Whether its folder holds low-rank adapters of the subject, and no model.
+    /// Whether its folder holds low-rank adapters of the subject instead of a model.
     pub fn is_lora(&self) -> bool {
         matches!(self, Self::Oracle(_) | Self::LatentQa(_))
     }
 
-    /// The layers of the subject that it was trained to read, of `n_layers`: indices of `hidden_states`. Empty where the
-    /// folder does not say.
+    /// The layers of `hidden_states` it was trained to read, in a subject of `n_layers`. Empty if the folder does not
+    /// say.
     pub fn reads(&self, n_layers: usize) -> Vec<usize> {
         match self {
             Self::Oracle(oracle) => oracle.reads(n_layers),
@@ -113,7 +113,7 @@ impl Released {
         }
     }
 
-    /// Where and how it writes; `None` for one that does not.
+    /// Where and how it injects; `None` if it does not.
     pub fn writes(&self) -> Option<InjectAt> {
         let at = |layer, mode, strength| {
             Some(InjectAt {
@@ -137,7 +137,7 @@ impl Released {
         }
     }
 
-    /// The most tokens of a text that its own code asks for, where it says.
+    /// The maximum number of tokens of a text in its own code, if set there.
     pub fn max_new_tokens(&self) -> Option<usize> {
         match self {
             Self::Verbalizer(_) => Some(200),
@@ -146,11 +146,11 @@ impl Released {
         }
     }
 
-    /// Options for it: `options` with its prompt, its writes and its cut. A cell has [`Options::span`] tokens and is of
+    /// Adds the reader's prompt, injection and cut to `options`. A cell has [`Options::span`] tokens and is of
     /// `hidden_states[layer]`; `tokenizer` and `template` are the reader's.
     ///
     /// # Errors
-    /// A question that is missing, or that it does not take; a prompt whose tokens are not those that it was trained with.
+    /// A missing question, or one that it does not take; a prompt whose tokens differ from those it was trained with.
     pub fn configure(
         &self,
         options: Options,
@@ -204,7 +204,7 @@ impl fmt::Display for Released {
     }
 }
 
-/// A rendered prompt in which `run`, which has to be there once, is `markers`: each a token that is written over.
+/// A rendered prompt in which `run`, which must occur once, becomes `markers`: tokens to overwrite.
 fn mark_run(prompt: &InterpretationPrompt, markers: &[String]) -> Result<InterpretationPrompt> {
     let run = markers.concat();
     let text: String = prompt.parts.iter().map(PromptPart::text).collect();

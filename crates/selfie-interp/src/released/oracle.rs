@@ -11,20 +11,20 @@ use super::mark_run;
 use crate::{InterpError, InterpretationPrompt, PromptMessage, PromptPart, Result};
 
 const CONFIG: &str = "ao_config.json";
-/// The only form of prefix that is known, as a file has it and with its line breaks written out.
+/// The only supported prefix, with its line breaks written out. Files may escape them.
 const PREFIX: &str = "Layer: {layer}\n{special_token} * {num_positions} \n";
 
-/// What `ao_config.json` says; without one, the defaults of the repository.
+/// An oracle, as described by `ao_config.json`, or the repository's defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Oracle {
-    /// The layer at whose *output* the vectors are added, in their numbering.
+    /// The layer at whose *output* the vectors are added, in the repository's numbering.
     pub hook_layer: usize,
-    /// The placeholder, one for each vector.
+    /// The placeholder, one per vector.
     pub special_token: String,
-    /// What the matched norm is multiplied with.
+    /// The factor of the matched norm.
     pub coefficient: f32,
-    /// The layers that it was trained to read, in their numbering: a list for each combination. Where there are none, they
-    /// are a quarter, a half and three quarters of the subject's.
+    /// The layers it was trained to read, in the repository's numbering: one list per combination. If empty, they are
+    /// at a quarter, a half and three quarters of the subject's depth.
     pub combinations: Vec<Vec<usize>>,
 }
 
@@ -70,7 +70,7 @@ impl Default for Oracle {
 }
 
 impl Oracle {
-    /// What a folder says; `None` where it has no `ao_config.json`.
+    /// Reads a folder; `None` if it has no `ao_config.json`.
     pub(super) fn open(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(CONFIG);
         let Ok(json) = std::fs::read(&path) else {
@@ -84,13 +84,13 @@ impl Oracle {
             serde_json::from_slice(&json).map_err(|source| refuse(source.to_string()))?;
         if file.prefix_template.replace("\\n", "\n") != PREFIX {
             return Err(refuse(format!(
-                "prefix_template is {:?}; the only one that can be written is {PREFIX:?}",
+                "prefix_template is {:?}; only {PREFIX:?} is supported",
                 file.prefix_template
             )));
         }
         if !file.steering_coefficient.is_finite() || file.special_token.is_empty() {
             return Err(refuse(
-                "steering_coefficient or special_token says nothing".to_owned(),
+                "steering_coefficient is not finite, or special_token is empty".to_owned(),
             ));
         }
         Ok(Some(Self {
@@ -101,7 +101,7 @@ impl Oracle {
         }))
     }
 
-    /// Layer L of theirs is the output of `layers[L]`, our `hidden_states[L + 1]`.
+    /// Their layer L is the output of `layers[L]`, our `hidden_states[L + 1]`.
     pub(super) fn reads(&self, n_layers: usize) -> Vec<usize> {
         let layers = self.combinations.iter().filter(|layers| layers.len() == 1);
         let mut layers: Vec<usize> = layers.map(|layers| layers[0] + 1).collect();
@@ -113,7 +113,7 @@ impl Oracle {
         layers
     }
 
-    /// The user's message, `Layer: L`, the placeholders, and the question; the answer begins without thinking.
+    /// The user's message: `Layer: L`, the placeholders, and the question. The answer begins without thinking.
     pub(super) fn prompt(
         &self,
         layer: usize,
@@ -134,7 +134,7 @@ impl Oracle {
             parts: vec![PromptPart::Text(content)],
         };
         let template = template.with_value("enable_thinking", Value::Bool(false));
-        // The question may hold the placeholder's text too: what is marked is the run behind the first line.
+        // The question may contain the placeholder's text too, so only the run after the first line is marked.
         let prompt = InterpretationPrompt::from_messages(&[message], &template)?;
         if !question.contains(&self.special_token) {
             return mark_run(&prompt, &markers);

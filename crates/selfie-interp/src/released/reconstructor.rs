@@ -1,4 +1,4 @@
-//! The reconstructor of a natural-language autoencoder: from a text to the vector that it is about
+//! Reconstructors of natural-language autoencoders, which turn a text into the vector that it describes
 //! (kitft/natural_language_autoencoders, commit 047eb8e: `NLACritic` of `nla_inference.py`).
 
 use std::path::{Path, PathBuf};
@@ -11,47 +11,47 @@ use crate::{Embeddings, InterpError, Result};
 
 const HEAD: &str = "value_head.safetensors";
 
-/// What `nla_meta.yaml` says of a reconstructor.
+/// A reconstructor, as described by `nla_meta.yaml`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Meta {
     /// The file.
     pub path: PathBuf,
-    /// The width of the vectors that it gives.
+    /// The width of its vectors.
     pub d_model: usize,
-    /// The layer of theirs whose vectors it was trained on, where the file says.
+    /// The layer it was trained on, in the repository's numbering, if the file says.
     pub layer: Option<usize>,
-    /// The ids that its prompt ends with; none are checked where there are none.
+    /// The ids that its prompt must end with; empty if unchecked.
     pub suffix: Vec<u32>,
-    /// What it is given, with `{explanation}`.
+    /// The prompt, with `{explanation}`.
     pub template: String,
 }
 
-/// A model that gives vectors for texts: layers without final norm, and a matrix behind the last token.
+/// A model that turns texts into vectors: layers without a final norm, and a matrix applied at the last token.
 pub struct Reconstructor<B: Backend> {
     model: Llama<B>,
-    /// `[d_model, d_model]`, row after row.
+    /// `[d_model, d_model]`, row by row.
     head: Vec<f32>,
     meta: Meta,
 }
 
-/// How well a text's vector agrees with the one that it is to be about.
+/// How well a text's vector agrees with the vector that the text describes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
-    /// The cosine of the two.
+    /// The cosine of the two vectors.
     pub cosine: f32,
-    /// `2 (1 - cos)`: the mean squared error of their directions.
+    /// `2 (1 - cos)`: the squared distance of their unit vectors.
     pub mse: f32,
 }
 
 impl<B: Backend> Reconstructor<B> {
-    /// Puts a reconstructor together: `model` holds its layers ([`Llama::load_backbone`]), `dir` its head.
+    /// Assembles a reconstructor: `model` holds its layers ([`Llama::load_backbone`]), `dir` its head.
     pub fn open(dir: &Path, model: Llama<B>, meta: Meta) -> Result<Self> {
         let d = model.config().d_model;
         if meta.d_model != d {
             return Err(InterpError::ReaderFile {
                 path: meta.path,
                 problem: format!(
-                    "d_model is {}, and the model beside it has {d}",
+                    "d_model is {}, but the model beside it has {d}",
                     meta.d_model
                 ),
             });
@@ -64,12 +64,12 @@ impl<B: Backend> Reconstructor<B> {
         })
     }
 
-    /// The vectors of some texts, `[texts.len(), d_model]`.
+    /// The vectors of some texts, `[d_model]` each.
     pub fn reconstruct(&self, tokenizer: &Tokenizer, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let mut prompts = Vec::with_capacity(texts.len());
         for text in texts {
             let text = format_python(&self.meta.template, "explanation", text);
-            // With what the tokenizer puts before a text: without bos a reconstructor of Gemma knows little.
+            // With the tokenizer's bos: without it, a reconstructor based on Gemma performs badly.
             let ids = tokenizer.encode_as(&text, Bos::Auto)?;
             self.model.config().check_context(ids.len())?;
             if !ids.ends_with(&self.meta.suffix) {
@@ -77,7 +77,7 @@ impl<B: Backend> Reconstructor<B> {
                 return Err(InterpError::ReaderFile {
                     path: self.meta.path.clone(),
                     problem: format!(
-                        "critic_suffix_ids are {:?}, and its prompt ends with {end:?} in the tokenizer beside it",
+                        "critic_suffix_ids is {:?}, but the prompt ends with {end:?} in the tokenizer beside it",
                         self.meta.suffix
                     ),
                 });
@@ -111,7 +111,7 @@ impl<B: Backend> Reconstructor<B> {
 }
 
 impl Agreement {
-    /// Of a text's vector and the one that it is about.
+    /// Compares a text's vector with the one that the text describes.
     pub fn of(vector: &[f32], with: &[f32]) -> Self {
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter()

@@ -1,4 +1,4 @@
-//! `nla_meta.yaml`, in all spellings that its repository reads (kitft/natural_language_autoencoders, commit 047eb8e:
+//! `nla_meta.yaml`, in all variants that its repository reads (kitft/natural_language_autoencoders, commit 047eb8e:
 //! `nla/config.py`, `nla/schema.py`).
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::{InterpError, Result};
 
 const FILE: &str = "nla_meta.yaml";
 
-/// What a folder's sidecar says; `None` where there is none.
+/// Reads a folder's sidecar file; `None` if there is none.
 pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
     let path = dir.join(FILE);
     let Ok(text) = std::fs::read_to_string(&path) else {
@@ -26,13 +26,13 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
     })?;
     let kind = meta["kind"].as_str().unwrap_or_default();
     if kind != "nla_model" {
-        return Err(refuse(format!("kind is {kind:?}, expected \"nla_model\"")));
+        return Err(refuse(format!("kind is {kind:?}; expected \"nla_model\"")));
     }
     let number = |value: &Value, name: &str| {
         let number = value
             .as_u64()
             .and_then(|number| usize::try_from(number).ok());
-        number.ok_or_else(|| refuse(format!("{name} is {value}, expected a number")))
+        number.ok_or_else(|| refuse(format!("{name} is {value}; expected a number")))
     };
     let d_model = number(&meta["d_model"], "d_model")?;
     let scale = |name: &str, absent: Option<f32>| -> Result<Option<f32>> {
@@ -50,14 +50,19 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
         let expected = "a number above 0, null, or \"sqrt_d_model\"";
         number
             .map(Some)
-            .ok_or_else(|| refuse(format!("extraction.{name} is {value}, expected {expected}")))
+            .ok_or_else(|| refuse(format!("extraction.{name} is {value}; expected {expected}")))
     };
     let template = |names: [&str; 3]| {
         let texts = names
             .into_iter()
             .filter_map(|name| meta["prompt_templates"][name].as_str());
         let text = texts.into_iter().next().map(str::to_owned);
-        text.ok_or_else(|| refuse(format!("prompt_templates has none of {}", names.join(", "))))
+        text.ok_or_else(|| {
+            refuse(format!(
+                "prompt_templates has none of: {}",
+                names.join(", ")
+            ))
+        })
     };
     let layers = [
         ("ar", "extraction_layer_index"),
@@ -82,7 +87,7 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
                 .as_str()
                 .filter(|marker| !marker.is_empty());
             if meta["extraction"].get("injection_scale").is_none() {
-                return Err(refuse("it has no extraction.injection_scale: a number, null for vectors as they are, or \
+                return Err(refuse("extraction.injection_scale is missing; expected a number, null for no scaling, or \
                                    \"sqrt_d_model\""
                     .to_owned()));
             }
@@ -104,8 +109,8 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
         }
         "ar" | "critic" | "reconstructor" => {
             if scale("mse_scale", Some(1.0))?.is_none() {
-                return Err(refuse("extraction.mse_scale is null: it was trained on lengths too, and only directions can be \
-                                   scored"
+                return Err(refuse("extraction.mse_scale is null: this reconstructor was trained on norms too, but only \
+                                   directions can be scored"
                     .to_owned()));
             }
             let suffix = match &meta["tokens"]["critic_suffix_ids"] {
@@ -124,7 +129,7 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
             })))
         }
         other => Err(refuse(format!(
-            "role is {other:?}, expected av, actor or verbalizer, or ar, critic or reconstructor"
+            "role is {other:?}; expected av, actor or verbalizer, or ar, critic or reconstructor"
         ))),
     }
 }

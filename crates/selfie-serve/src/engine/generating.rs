@@ -1,4 +1,4 @@
-//! A prompt that is continued, steered by states or as it is.
+//! Continues a prompt, with or without steering.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use selfie::llama::{
 use super::work::{Event, Generate, Steering, Stream};
 use crate::problem::Problem;
 
-/// A text under way.
+/// A text being generated.
 pub(super) struct Generating<'a, B: Backend> {
     generation: Generation<B>,
     steer: Steer<B>,
@@ -21,7 +21,7 @@ pub(super) struct Generating<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Generating<'a, B> {
-    /// Makes room for a text; nothing if that fails, of which its client is told.
+    /// Makes room for a text. If that fails, tells its client and returns `None`.
     pub(super) fn begin(
         llama: &Llama<B>,
         tokenizer: &'a Tokenizer,
@@ -49,7 +49,7 @@ impl<'a, B: Backend> Generating<'a, B> {
         }
     }
 
-    /// Runs one token; whether there are more to come.
+    /// Generates one token. Returns whether there are more to come.
     pub(super) fn step(&mut self) -> bool {
         if self.stream.is_over() {
             return false;
@@ -91,11 +91,11 @@ impl<'a, B: Backend> Generating<'a, B> {
     }
 }
 
-/// The probe that writes vectors into every row.
+/// A probe that writes vectors into every row.
 struct Steer<B: Backend> {
     /// `[writes, d_model]`
     vectors: B::Rows,
-    /// The layer of each vector, and how it is written.
+    /// The layer of each vector, and how to write it.
     writes: Vec<(usize, Injection)>,
     layers: BTreeSet<usize>,
     tally: B::Tally,
@@ -136,7 +136,7 @@ impl<B: Backend> Steer<B> {
         })
     }
 
-    /// An error unless every write has met its row.
+    /// An error unless every write met its row.
     fn finish(&mut self, backend: &B) -> Result<(), Problem> {
         let checked = backend.check_tally(&mut self.tally);
         Ok(checked.map_err(selfie::Error::from)?)

@@ -1,7 +1,7 @@
-//! The thread that owns the model: it takes work from all clients, and one reader runs it together.
+//! The thread that owns the model. It takes work from all clients, and one reader runs it together.
 
-mod desk;
 mod generating;
+mod scheduler;
 mod work;
 
 use std::collections::VecDeque;
@@ -17,32 +17,32 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Result, ServeError};
 use crate::problem::Problem;
-use desk::Desk;
 use generating::Generating;
+use scheduler::Scheduler;
 pub(crate) use work::{
     Event, Generate, Interpret, Limit, Reply, Score, States, Steering, Stream, Work,
 };
 
-/// Texts that are generated at a time; others wait.
+/// How many texts generate at a time; others wait.
 const GENERATIONS: usize = 8;
 
-/// The way to the thread.
+/// The sender of work to the thread.
 #[derive(Clone)]
 pub(crate) struct Engine(mpsc::UnboundedSender<Work>);
 
 impl Engine {
-    /// Whether the thread is there.
+    /// Whether the thread is running.
     pub(crate) fn is_alive(&self) -> bool {
         !self.0.is_closed()
     }
 
-    /// Hands work over; whether there is someone to take it.
+    /// Sends work. Returns whether the thread took it.
     pub(crate) fn send(&self, work: Work) -> bool {
         self.0.send(work).is_ok()
     }
 }
 
-/// What is started: the files of the model, the way to its thread, and what is told when the thread ends.
+/// A started thread: the model's files, the sender of work, and a signal for when the thread ends.
 pub(crate) struct Started {
     pub(crate) opened: Arc<Opened>,
     pub(crate) engine: Engine,
@@ -62,7 +62,7 @@ pub(crate) fn start(model: Model, size: ReaderSize) -> Result<Started> {
         .spawn(move || {
             let run = || on!(&llama, llama => run(llama, &of_thread, &size, work, &ready));
             let ran = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(ServeError::Engine));
-            // What failed before it was ready is told to the one who waits for that.
+            // A failure before the thread was ready goes to the caller that waits for it.
             if let Err(error) = ran {
                 let _ = ready.send(Err(error));
             }
@@ -77,7 +77,7 @@ pub(crate) fn start(model: Model, size: ReaderSize) -> Result<Started> {
     })
 }
 
-/// Runs work until it is told to stop, or nobody can send any more.
+/// Runs work until told to stop, or until there are no senders.
 fn run<B: Backend>(
     llama: &Llama<B>,
     opened: &Opened,
@@ -88,12 +88,12 @@ fn run<B: Backend>(
     let mut edited = llama.clone();
     opened.apply_edits(&mut edited)?;
     let tokenizer = &opened.tokenizer;
-    let mut room = Room {
-        edited: Desk::new(&edited, tokenizer, size)?,
+    let mut state = EngineState {
+        edited: Scheduler::new(&edited, tokenizer, size)?,
         unedited: if opened.edits.is_empty() {
             None
         } else {
-            Some(Desk::new(llama, tokenizer, size)?)
+            Some(Scheduler::new(llama, tokenizer, size)?)
         },
         tokenizer,
         generating: Vec::new(),
@@ -104,45 +104,45 @@ fn run<B: Backend>(
         return Ok(());
     }
     loop {
-        if room.is_idle() {
+        if state.is_idle() {
             match work.blocking_recv() {
-                Some(work) => room.take(work),
+                Some(work) => state.take(work),
                 None => return Ok(()),
             }
         }
         while let Ok(work) = work.try_recv() {
-            room.take(work);
+            state.take(work);
         }
-        if room.stopped {
-            room.close();
+        if state.stopped {
+            state.close();
             return Ok(());
         }
-        room.step();
+        state.step();
     }
 }
 
-/// Everything that is under way.
-struct Room<'a, B: Backend> {
-    /// Without edits it is the model as it is.
-    edited: Desk<'a, B>,
-    /// The model without its edits, where there are some.
-    unedited: Option<Desk<'a, B>>,
+/// All work in progress.
+struct EngineState<'a, B: Backend> {
+    /// The model with its edits, if there are any.
+    edited: Scheduler<'a, B>,
+    /// The model without its edits, if there are any.
+    unedited: Option<Scheduler<'a, B>>,
     tokenizer: &'a Tokenizer,
     generating: Vec<Generating<'a, B>>,
     waiting: VecDeque<Generate>,
     stopped: bool,
 }
 
-impl<'a, B: Backend> Room<'a, B> {
+impl<'a, B: Backend> EngineState<'a, B> {
     fn is_idle(&self) -> bool {
         !self.stopped
             && self.edited.is_idle()
-            && self.unedited.as_ref().is_none_or(Desk::is_idle)
+            && self.unedited.as_ref().is_none_or(Scheduler::is_idle)
             && self.generating.is_empty()
             && self.waiting.is_empty()
     }
 
-    fn desk(&mut self, edits: bool) -> &mut Desk<'a, B> {
+    fn scheduler(&mut self, edits: bool) -> &mut Scheduler<'a, B> {
         match &mut self.unedited {
             Some(unedited) if !edits => unedited,
             _ => &mut self.edited,
@@ -151,15 +151,15 @@ impl<'a, B: Backend> Room<'a, B> {
 
     fn take(&mut self, work: Work) {
         match work {
-            Work::Interpret(work) => self.desk(work.edits).interpret(work),
-            Work::Score(work) => self.desk(work.edits).score(work),
-            Work::States(work) => self.desk(work.edits).states(work),
+            Work::Interpret(work) => self.scheduler(work.edits).interpret(work),
+            Work::Score(work) => self.scheduler(work.edits).score(work),
+            Work::States(work) => self.scheduler(work.edits).states(work),
             Work::Generate(work) => self.waiting.push_back(work),
             Work::Stop => self.stopped = true,
         }
     }
 
-    /// One pass of everything.
+    /// Runs one pass of everything.
     fn step(&mut self) {
         self.edited.step();
         if let Some(unedited) = &mut self.unedited {
@@ -169,14 +169,14 @@ impl<'a, B: Backend> Room<'a, B> {
         while self.generating.len() < GENERATIONS
             && let Some(work) = self.waiting.pop_front()
         {
-            let (llama, tokenizer) = (self.desk(work.edits).llama, self.tokenizer);
+            let (llama, tokenizer) = (self.scheduler(work.edits).llama, self.tokenizer);
             self.generating
                 .extend(Generating::begin(llama, tokenizer, work));
         }
         self.generating.retain_mut(Generating::step);
     }
 
-    /// Tells all that are waiting that nothing comes any more.
+    /// Tells all waiting clients that the server stops.
     fn close(&mut self) {
         self.edited.close();
         if let Some(unedited) = &mut self.unedited {

@@ -1,4 +1,4 @@
-//! What the thread is asked, and what it answers.
+//! Work for the thread, and its results.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,13 +14,13 @@ use crate::prompts::Prompt;
 /// A place in the queue, held until the work is done or dropped.
 pub(crate) type Permit = OwnedSemaphorePermit;
 
-/// Work of a client.
+/// A client's work.
 pub(crate) enum Work {
     Interpret(Interpret),
     Score(Score),
     Generate(Generate),
     States(States),
-    /// End all work, and the thread.
+    /// Ends all work, and the thread.
     Stop,
 }
 
@@ -29,14 +29,14 @@ pub(crate) struct Interpret {
     pub(crate) edits: bool,
     pub(crate) prompt: Arc<Prompt>,
     pub(crate) cells: Vec<Cell>,
-    /// Those of each sample.
+    /// The options of each sample.
     pub(crate) samples: Vec<Options>,
-    /// The interpretation prompt, in ids.
+    /// The interpretation prompt, as ids.
     pub(crate) located: LocatedPrompt,
     pub(crate) stream: Stream,
 }
 
-/// How likely a text is that cells might say.
+/// A text to score in cells.
 pub(crate) struct Score {
     pub(crate) edits: bool,
     pub(crate) prompt: Arc<Prompt>,
@@ -49,9 +49,9 @@ pub(crate) struct Score {
 
 /// Log-probabilities of the tokens of a text.
 pub(crate) struct Scores {
-    /// After the interpretation prompt as it is.
+    /// After the interpretation prompt without an injection.
     pub(crate) clean: Vec<f32>,
-    /// A cell each.
+    /// For each cell.
     pub(crate) cells: Vec<Vec<f32>>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Generate {
     pub(crate) stream: Stream,
 }
 
-/// A state that is written into every row of a text at the input of a layer.
+/// A state to write into every row of a text, at the input of a layer.
 pub(crate) struct Steering {
     pub(crate) from: Arc<Prompt>,
     pub(crate) state: Cell,
@@ -73,7 +73,7 @@ pub(crate) struct Steering {
     pub(crate) strength: f32,
 }
 
-/// States as numbers, `[cells, d_model]`.
+/// States to return as numbers, `[cells, d_model]`.
 pub(crate) struct States {
     pub(crate) edits: bool,
     pub(crate) prompt: Arc<Prompt>,
@@ -81,14 +81,14 @@ pub(crate) struct States {
     pub(crate) reply: Reply<Vec<f32>>,
 }
 
-/// Something that comes while work is done.
+/// An event of a stream.
 #[derive(Debug)]
 pub(crate) enum Event {
     Row {
         sample: usize,
         row: Box<Row>,
     },
-    /// A cell without a row: its activations overflow.
+    /// A cell without a row, because its activations overflowed.
     Failed {
         sample: usize,
         cell: String,
@@ -111,14 +111,14 @@ pub(crate) enum Event {
     Problem(Problem),
 }
 
-/// The way back to a client that listens.
+/// The stream to a listening client.
 pub(crate) struct Stream {
     pub(crate) to: mpsc::Sender<Event>,
     pub(crate) limit: Limit,
     pub(crate) _permit: Permit,
 }
 
-/// Until when work has to be done.
+/// The deadline of some work.
 #[derive(Clone, Copy)]
 pub(crate) struct Limit {
     pub(crate) until: Instant,
@@ -126,7 +126,7 @@ pub(crate) struct Limit {
 }
 
 impl Stream {
-    /// Whether the client has gone, or its time is up; it is told of that.
+    /// Whether the client is gone or out of time; in the latter case, tells it.
     pub(crate) fn is_over(&self) -> bool {
         if Instant::now() >= self.limit.until {
             self.send(Event::Problem(Problem::late(self.limit.seconds)));
@@ -135,7 +135,8 @@ impl Stream {
         self.to.is_closed()
     }
 
-    /// Sends an event; whether it could be. There is room: no more is begun than the channel holds.
+    /// Sends an event. Returns whether it was sent. There is room, since the engine never starts more than the channel
+    /// holds.
     pub(crate) fn send(&self, event: Event) -> bool {
         self.to.try_send(event).is_ok()
     }
@@ -145,7 +146,7 @@ impl Stream {
     }
 }
 
-/// The way back to a client that waits for one answer.
+/// The channel to a client that waits for one answer.
 pub(crate) struct Reply<T> {
     pub(crate) to: oneshot::Sender<Result<T, Problem>>,
     pub(crate) permit: Permit,
@@ -156,7 +157,7 @@ impl<T> Reply<T> {
         self.to.is_closed()
     }
 
-    /// Answers, unless the client has gone.
+    /// Answers, unless the client is gone.
     pub(crate) fn send(self, answer: Result<T, Problem>) {
         drop(self.permit);
         let _ = self.to.send(answer);

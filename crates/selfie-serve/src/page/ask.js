@@ -1,11 +1,11 @@
 // Asking: prompts, cells, and stopping.
 
-/** Work that is under way: each has a controller that ends it. */
+/** Requests in progress: the controllers that abort them. */
 const asking = new Set();
 
 const numberOf = (id) => Number(byId(id).value);
 
-/** The settings of the form, as /interpret takes them. */
+/** The form's settings, in the form that /interpret takes. */
 function settings() {
   const own = byId("template").value === "own";
   const temperature = numberOf("temperature");
@@ -23,18 +23,18 @@ function settings() {
   return chosen;
 }
 
-/** The index of the form's settings among those of the page. */
+/** The index of the form's settings among the page's. */
 function settingOf(chosen) {
   const key = JSON.stringify({ ...chosen, samples: 0 });
   const known = data.settings.findIndex((setting) => setting.key === key);
   if (known >= 0) return known;
-  const template = chosen.template ?? "own parts";
+  const template = chosen.template ?? "custom parts";
   const more = template === "summarize" ? "" : `, ${template}`;
-  const label = `written at layer ${chosen.inject_layer}, ${chosen.mode}, strength ${chosen.strength}${more}`;
+  const label = `injected at layer ${chosen.inject_layer}, ${chosen.mode}, strength ${chosen.strength}${more}`;
   return data.settings.push({ key, label, options: "" }) - 1;
 }
 
-/** Tokenizes what is typed, and shows an empty grid of it. */
+/** Tokenizes the typed prompt, and shows an empty grid for it. */
 async function askTokens() {
   const text = byId("text").value;
   const system = byId("system").value;
@@ -57,7 +57,7 @@ async function askTokens() {
   }
 }
 
-/** Interprets cells of the prompt on show, given as [layer, token] pairs, with the settings of the form. */
+/** Interprets cells of the shown prompt, given as [layer, token] pairs, with the form's settings. */
 async function askCells(pairs) {
   if (!data.grids.length) return;
   const prompt = grid().prompt;
@@ -82,7 +82,7 @@ async function askCells(pairs) {
   await Promise.all(runs().map((edits, run) => stream({ prompt, of, run, edits, pairs, chosen })));
 }
 
-/** One request for cells, and what comes of it. */
+/** Sends one request for cells, and handles its events. */
 async function stream({ prompt, of, run, edits, pairs, chosen }) {
   const controller = new AbortController();
   asking.add(controller);
@@ -95,16 +95,16 @@ async function stream({ prompt, of, run, edits, pairs, chosen }) {
   const take = (name, event) => {
     if (name === "error") throw new Error(event.error.message);
     if (name === "failed") return tell(event.message, true);
-    if (name === "done") return tell(`${event.rows} of ${total} cells are there`);
+    if (name === "done") return tell(`${event.rows} of ${total} cells done`);
     const from = event.explorer.grids[0];
     waiting.delete(`${event.sample} ${from.layers[0]} ${from.tokens[0].index}`);
     takeCell(of[event.sample], run, event.explorer);
     rows++;
-    // A screen reader says it: not too often.
+    // Screen readers announce this, so it must not change too often.
     if (performance.now() - told > 1000) {
       told = performance.now();
       const rate = (rows / (told - began)) * 1000;
-      tell(`${rows} of ${total} cells, ${rate.toFixed(1)} a second`);
+      tell(`${rows} of ${total} cells, ${rate.toFixed(1)} per second`);
     }
   };
   try {
@@ -112,14 +112,14 @@ async function stream({ prompt, of, run, edits, pairs, chosen }) {
     try {
       response = await ask();
     } catch (error) {
-      // The server may have forgotten the prompt: it is sent once more.
+      // The server may have forgotten the prompt: send it again and retry.
       if (!/no prompt/.test(error.message)) throw error;
       await post("/tokenize", data.prompts[prompt].body, controller.signal);
       response = await ask();
     }
     await events(response, take);
   } catch (error) {
-    if (error.name === "AbortError") tell(`stopped: ${rows} of ${total} cells are there`);
+    if (error.name === "AbortError") tell(`stopped: ${rows} of ${total} cells done`);
     else tell(error.message, true);
   } finally {
     controller.abort();
@@ -181,7 +181,7 @@ function followAsking() {
     go([...th.closest("tbody").children].indexOf(th.parentElement), here.x);
     ask("row");
   });
-  // What belongs to a page that goes away ends: the server sees the connection close.
+  // Stop everything when the page goes away: the server sees the connection close.
   addEventListener("pagehide", stop);
 }
 
@@ -190,7 +190,7 @@ async function start() {
   server = await response.json();
   const options = (id, names) => byId(id).append(...names.map((name) => element("option", { value: name }, name)));
   options("template", server.templates);
-  byId("template").append(element("option", { value: "own" }, "parts of your own"));
+  byId("template").append(element("option", { value: "own" }, "custom parts"));
   options("mode", server.modes);
   options("steer-mode", server.modes);
   byId("steer-mode").value = "add-matched";
@@ -206,8 +206,8 @@ async function start() {
   );
   byId("about").textContent = `${server.n_layers} layers, d_model ${server.d_model}, ${server.dtype}, ${server.device}`;
   byId("scroll").append(
-    element("p", { class: "welcome" }, "Type a prompt and press Enter. Its tokens come across, layers down; click a cell, ",
-      "the head of a layer or a token, or “layer” for all, and the model says what it holds there."),
+    element("p", { class: "welcome" }, "Type a prompt and press Enter. Its tokens appear across, layers down. Click a cell, ",
+      "the header of a layer or a token, or “layer” for all, and the model says what it holds there."),
   );
   byId("text").focus();
 }

@@ -1,19 +1,19 @@
-// What a server adds: prompts that are typed, and cells that come while the page is open.
+// The live page: typed prompts, and cells that arrive while the page is open.
 
-/** What the server is, from /settings. */
+/** The server's properties, from /settings. */
 let server = null;
-data.empty = "Not interpreted yet: a click or Enter interprets it.";
+data.empty = "Not interpreted yet: click it or press Enter.";
 
-/** Asks the server; an answer that is an error is thrown with its message. */
+/** Sends a request; throws the message of an error answer. */
 async function post(path, body, signal) {
   const headers = { "content-type": "application/json" };
   const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
-  throw new Error(told?.error?.message ?? `the server answers ${response.status}`);
+  throw new Error(told?.error?.message ?? `the server answered ${response.status}`);
 }
 
-/** The events of an answer, as they come: calls `each` with a name and an object. */
+/** Calls `each` with the name and object of each event in a response, as they arrive. */
 async function events(response, each) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -32,21 +32,21 @@ async function events(response, each) {
   }
 }
 
-/** Shows something in the line beside the buttons. */
+/** Shows a message beside the buttons. */
 function tell(text, wrong = false) {
   byId("asked").textContent = text;
   byId("asked").classList.toggle("wrong", wrong);
 }
 
-/** Text on one line, with what cannot be seen as an escape. */
+/** Text on one line, with invisible characters as escapes. */
 function clean(text) {
   return visible(text.replace(/\n/g, "⏎").replace(/\p{Cc}/gu, "·"));
 }
 
-/** Which runs the page has: without edits one, else the model before them and after. */
+/** The runs on the page: one without edits, or the model before and after them. */
 const runs = () => (data.runs.length === 2 ? [false, true] : [true]);
 
-/** The grid of a prompt, a setting and a sample; it is made empty where there is none. */
+/** The grid of a prompt, a setting and a sample; an empty one is created if needed. */
 function gridOf(prompt, setting, sample) {
   const found = data.grids.find((one) => one.prompt === prompt && one.setting === setting && one.sample === sample);
   if (found) return found;
@@ -64,7 +64,7 @@ function gridOf(prompt, setting, sample) {
   return made;
 }
 
-/** Puts a grid on show. */
+/** Shows a grid. */
 function showGrid(of) {
   state.grid = data.grids.indexOf(of);
   document.body.classList.add("has-grid");
@@ -81,7 +81,7 @@ function pieceIndex(text) {
   return pieces.get(text);
 }
 
-/** Takes a cell that has come: an explorer of one grid of one cell. */
+/** Adds an arrived cell: an explorer with one grid of one cell. */
 function takeCell(of, run, part) {
   const [from] = part.grids;
   const [[[cell]]] = from.cells;
@@ -94,7 +94,7 @@ function takeCell(of, run, part) {
   done(of, y, x);
 }
 
-/** A cell waits for one text less. */
+/** Counts down the texts that a cell waits for. */
 function done(of, y, x) {
   const key = `${y} ${x}`;
   const left = (of.busy.get(key) ?? 1) - 1;
@@ -103,7 +103,7 @@ function done(of, y, x) {
   if (of === grid()) renew(y, x);
 }
 
-/** Draws one cell again. */
+/** Redraws one cell. */
 function renew(y, x) {
   const [td, now] = [cells[y][x], view()];
   td.ariaBusy = isBusy(grid(), y, x) ? "true" : null;
@@ -119,7 +119,7 @@ function renew(y, x) {
 const isBusy = (of, y, x) => of.busy?.has(`${y} ${x}`);
 
 let redrawing = 0;
-/** Scales and counts follow what has come, a few times a second. */
+/** Updates scales and counts for new cells, a few times per second. */
 function redrawSoon() {
   redrawing ||= setTimeout(() => {
     redrawing = 0;

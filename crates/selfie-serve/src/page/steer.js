@@ -1,6 +1,6 @@
-// Continuing the prompt: as it is, or steered by the state of a cell.
+// Continues the prompt, with or without steering by a cell's state.
 
-/** One text, in a paragraph that fills as tokens come. */
+/** One text, in a paragraph that fills up as tokens arrive. */
 async function generate(title, body) {
   const said = element("p", { dir: "auto" });
   byId("texts").append(element("h3", {}, element("bdi", {}, title)), said);
@@ -21,7 +21,7 @@ async function generate(title, body) {
   }
 }
 
-/** Every text that the form asks for: of each run, as it is and steered. */
+/** Generates every text that the form asks for: for each run, unsteered and steered. */
 async function askTexts() {
   const of = grid();
   const body = { prompt: data.prompts[of.prompt].id, max_new_tokens: numberOf("max-new-tokens"), seed: numberOf("seed") };
@@ -35,7 +35,7 @@ async function askTexts() {
   await Promise.all(
     runs().flatMap((edits, run) => {
       const name = data.runs.length === 2 ? `${data.runs[run]}: ` : "";
-      const plain = generate(`${name}as it is`, { ...body, edits });
+      const plain = generate(`${name}unsteered`, { ...body, edits });
       if (!byId("steer").checked) return [plain];
       const how = `${steer.mode}, strength ${steer.strength}`;
       return [plain, generate(`${name}steered by ${cell}, ${how}`, { ...body, edits, steer: [steer] })];

@@ -1,4 +1,4 @@
-//! A server on the demo checkpoint, and a client of it.
+//! A server on the demo checkpoint, and a client.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -37,7 +37,7 @@ pub struct Client {
     pub at: SocketAddr,
 }
 
-/// A server that ends when this is dropped.
+/// A server that stops when dropped.
 pub struct Served {
     client: Client,
     stop: Arc<AtomicBool>,
@@ -77,7 +77,7 @@ impl Deref for Served {
 }
 
 impl Client {
-    /// Status and JSON of an answer.
+    /// The status and JSON of an answer.
     pub fn get(&self, path: &str) -> (u16, Value) {
         let (status, text) = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost"), "");
         (status, serde_json::from_str(&text).unwrap())
@@ -94,7 +94,7 @@ impl Client {
         self.raw(&head, body)
     }
 
-    /// Sends a head without its end, and a body; returns the status and the text of the answer.
+    /// Sends an incomplete head, and a body; returns the status and text of the answer.
     pub fn raw(&self, head: &str, body: &str) -> (u16, String) {
         let mut stream = self.send(head, body);
         let mut answer = String::new();
@@ -128,7 +128,7 @@ impl Client {
         tokens["prompt"].as_str().unwrap().to_owned()
     }
 
-    /// The events of an answer: names, and data as it is sent.
+    /// The events of an answer: their names and raw data.
     pub fn events(&self, path: &str, body: &Value) -> Vec<(String, String)> {
         let (status, text) = self.post_text(path, &body.to_string());
         assert_eq!(status, 200, "{text}");
@@ -148,7 +148,7 @@ impl Client {
         reader
     }
 
-    /// Waits until no request is left.
+    /// Waits until no requests are left.
     pub fn wait_until_idle(&self, most: Duration) {
         let began = Instant::now();
         loop {
@@ -196,7 +196,7 @@ pub fn events(text: &str) -> Vec<(String, String)> {
     text.split("\n\n").filter_map(event).collect()
 }
 
-/// The rows among events, which have to end well.
+/// The rows among the events, which must end with `done`.
 pub fn rows(events: &[(String, String)]) -> Vec<String> {
     let (last, rows) = events.split_last().unwrap();
     assert_eq!(last.0, "done", "{last:?}");

@@ -15,23 +15,23 @@ use super::work::{Event, Interpret, Reply, Score, Scores, States, Stream};
 use crate::error::Result;
 use crate::problem::Problem;
 
-/// Most rows of a request that are submitted at a time: others get their turn in between.
-const TURN: usize = 64;
+/// The maximum number of rows that a request submits at a time, so that requests alternate.
+const TURN_ROWS: usize = 64;
 
-/// A model, and what it is asked.
-pub(super) struct Desk<'a, B: Backend> {
+/// A model and its requests.
+pub(super) struct Scheduler<'a, B: Backend> {
     pub(super) llama: &'a Llama<B>,
     tokenizer: &'a Tokenizer,
     size: &'a ReaderSize,
     reader: Reader<B>,
-    /// Interpretation prompts in the reader, the one that was used last at the end.
-    prompts: Vec<Known>,
-    /// In the order of their next turn.
+    /// The interpretation prompts in the reader, least recently used first.
+    prompts: Vec<LoadedPrompt>,
+    /// The requests, in the order of their next turn.
     requests: VecDeque<Request<'a, B>>,
     scorings: Vec<Scoring>,
 }
 
-struct Known {
+struct LoadedPrompt {
     ids: Vec<u32>,
     id: PromptId,
 }
@@ -39,9 +39,9 @@ struct Known {
 /// Cells of a client.
 struct Request<'a, B: Backend> {
     work: Interpret,
-    /// Once there is room for its interpretation prompt.
+    /// The interpretation prompt, once there is room for it.
     prompt: Option<PromptId>,
-    /// Samples that have begun, with their numbers.
+    /// Started samples, with their numbers.
     sweeps: Vec<(usize, Sweep<'a, B>)>,
     begun: usize,
     rows: usize,
@@ -49,17 +49,17 @@ struct Request<'a, B: Backend> {
     failed: usize,
 }
 
-/// A text that is scored in cells.
+/// A text to score in cells.
 struct Scoring {
     prompt: PromptId,
-    /// `None` is the interpretation prompt as it is.
+    /// `None` is the interpretation prompt without an injection.
     tickets: HashMap<Ticket, Option<usize>>,
     clean: Vec<f32>,
     cells: Vec<Vec<f32>>,
     reply: Reply<Scores>,
 }
 
-impl<'a, B: Backend> Desk<'a, B> {
+impl<'a, B: Backend> Scheduler<'a, B> {
     pub(super) fn new(
         llama: &'a Llama<B>,
         tokenizer: &'a Tokenizer,
@@ -139,11 +139,11 @@ impl<'a, B: Backend> Desk<'a, B> {
         let Some(prompt) = self.prompt(&work.located, work.inject.layer)? else {
             return Err(Problem::new(
                 axum::http::StatusCode::SERVICE_UNAVAILABLE,
-                "too many interpretation prompts are in use",
+                "too many interpretation prompts are in use; try again soon",
             ));
         };
         let vectors = self.capture(&work.prompt.ids, &work.cells)?;
-        // The first token of a text of its own brings the job to where the other text is scored.
+        // A job scores its other text after the first token of its own.
         let decoding = Arc::new(Decoding {
             max_new_tokens: 1,
             eos: Vec::new(),
@@ -196,7 +196,7 @@ impl<'a, B: Backend> Desk<'a, B> {
         }
         let id = self.reader.add_prompt(&located.ids, &[layer])?;
         let ids = located.ids.clone();
-        self.prompts.push(Known { ids, id });
+        self.prompts.push(LoadedPrompt { ids, id });
         Ok(Some(id))
     }
 
@@ -206,22 +206,22 @@ impl<'a, B: Backend> Desk<'a, B> {
             || self.scorings.iter().any(|scoring| scoring.prompt == prompt)
     }
 
-    /// Drops what nobody waits for, submits more, runs a pass, and answers.
+    /// Drops abandoned work, submits more, runs a pass, and answers.
     pub(super) fn step(&mut self) {
         if self.is_idle() {
             return;
         }
         let stepped = self
-            .drop_gone()
-            .and_then(|()| self.submit_turns())
+            .drop_abandoned()
+            .and_then(|()| self.schedule())
             .and_then(|()| Ok(self.reader.step()?))
             .and_then(|outcomes| self.deliver(outcomes));
         if let Err(problem) = stepped {
-            self.begin_anew(&problem);
+            self.restart_reader(&problem);
         }
     }
 
-    fn drop_gone(&mut self) -> Result<(), Problem> {
+    fn drop_abandoned(&mut self) -> Result<(), Problem> {
         for mut request in self.requests.drain(..).collect::<Vec<_>>() {
             if !request.work.stream.is_over() {
                 self.requests.push_back(request);
@@ -239,8 +239,8 @@ impl<'a, B: Backend> Desk<'a, B> {
         Ok(())
     }
 
-    /// Gives each request its turn while the reader has not enough to do.
-    fn submit_turns(&mut self) -> Result<(), Problem> {
+    /// Gives each request a turn while the reader has room for more work.
+    fn schedule(&mut self) -> Result<(), Problem> {
         for _ in 0..self.requests.len() {
             if self.reader.waiting() >= self.reader.batch_size() {
                 return Ok(());
@@ -248,7 +248,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             let Some(mut request) = self.requests.pop_front() else {
                 return Ok(());
             };
-            match self.turn(&mut request) {
+            match self.submit_cells(&mut request) {
                 Ok(()) => self.requests.push_back(request),
                 Err(problem) => {
                     for (_, sweep) in request.sweeps.drain(..) {
@@ -261,8 +261,8 @@ impl<'a, B: Backend> Desk<'a, B> {
         Ok(())
     }
 
-    /// Submits some cells of a request, if it has any left and its client reads what is there.
-    fn turn(&mut self, request: &mut Request<'a, B>) -> Result<(), Problem> {
+    /// Submits some cells of a request, if any are left and its client keeps up with the events.
+    fn submit_cells(&mut self, request: &mut Request<'a, B>) -> Result<(), Problem> {
         let work = &request.work;
         if request.prompt.is_none() {
             let layer = work.samples.first().map_or(0, |of| of.injections[0].layer);
@@ -287,14 +287,14 @@ impl<'a, B: Backend> Desk<'a, B> {
             request.sweeps.push((request.begun, sweep));
             request.begun += 1;
         }
-        // An event each, and one for the end.
+        // One event per row, and one for the end.
         let under_way: usize = request.sweeps.iter().map(|(_, s)| s.under_way()).sum();
-        if work.stream.to.capacity() < under_way + TURN + 1 {
+        if work.stream.to.capacity() < under_way + TURN_ROWS + 1 {
             return Ok(());
         }
         let open = request.sweeps.iter_mut().find(|one| !is_submitted(one));
         if let Some((_, sweep)) = open {
-            sweep.submit(&mut self.reader, TURN)?;
+            sweep.submit(&mut self.reader, TURN_ROWS)?;
         }
         Ok(())
     }
@@ -328,11 +328,11 @@ impl<'a, B: Backend> Desk<'a, B> {
         Ok(())
     }
 
-    /// The reader has failed: all requests end with that, and those to come get a new reader.
-    fn begin_anew(&mut self, problem: &Problem) {
+    /// After a failure of the reader, all requests fail and later ones get a new reader.
+    fn restart_reader(&mut self, problem: &Problem) {
         self.fail(problem);
         self.prompts.clear();
-        // Where this fails too, each later request is told why.
+        // If this fails too, later requests fail with the same problem.
         if let Ok(reader) = Reader::new(self.llama, self.size) {
             self.reader = reader;
         }
@@ -361,19 +361,19 @@ impl<B: Backend> Request<'_, B> {
         outcome: Outcome,
     ) -> Result<(), Problem> {
         let (sample, sweep) = &mut self.sweeps[at];
-        let mut sink = ToStream {
+        let mut sink = StreamSink {
             stream: &self.work.stream,
             sample: *sample,
         };
-        // A client that has gone is dropped before the next pass.
+        // A departed client is dropped before the next pass.
         let _ = sweep.take(reader, ticket, outcome, &mut sink)?;
         Ok(())
     }
 
-    /// Ends the samples that are done; whether that were all.
+    /// Ends the finished samples. Returns whether all are done.
     fn end_sweeps(&mut self) -> bool {
         for (sample, sweep) in self.sweeps.extract_if(.., |(_, sweep)| sweep.is_done()) {
-            let mut sink = ToStream {
+            let mut sink = StreamSink {
                 stream: &self.work.stream,
                 sample,
             };
@@ -409,7 +409,7 @@ impl Scoring {
         let Some(cell) = self.tickets.remove(&ticket) else {
             return;
         };
-        // Scores that are no finite numbers are none: the answer has null there.
+        // Scores that are not finite become null in the answer.
         let scores = match outcome {
             Outcome::Text(text) => text.scores,
             Outcome::NotFinite => Vec::new(),
@@ -422,12 +422,12 @@ impl Scoring {
 }
 
 /// Sends rows to a client.
-struct ToStream<'a> {
+struct StreamSink<'a> {
     stream: &'a Stream,
     sample: usize,
 }
 
-impl ToStream<'_> {
+impl StreamSink<'_> {
     fn send(&self, event: Event) -> ControlFlow<()> {
         if self.stream.send(event) {
             ControlFlow::Continue(())
@@ -437,7 +437,7 @@ impl ToStream<'_> {
     }
 }
 
-impl Sink for ToStream<'_> {
+impl Sink for StreamSink<'_> {
     fn row(&mut self, row: Row) -> ControlFlow<()> {
         let (sample, row) = (self.sample, Box::new(row));
         self.send(Event::Row { sample, row })

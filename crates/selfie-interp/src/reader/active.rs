@@ -1,4 +1,4 @@
-//! A text in a slot.
+//! A job that is running in a slot.
 
 use selfie_kernels::{Backend, Slot};
 use selfie_llama::{Answer, Ask, Feed, Sequence, Session};
@@ -7,29 +7,29 @@ use super::job::{Job, Outcome, Text, Ticket};
 use crate::{InterpError, Result};
 
 /// A job that has a slot.
-pub(super) struct Flight<B: Backend> {
+pub(super) struct ActiveJob<B: Backend> {
     pub(super) ticket: Ticket,
     pub(super) job: Job<B>,
     pub(super) slot: Slot,
-    /// The position behind the prompt.
+    /// The position after the prompt.
     prompt_len: usize,
     sequence: Sequence,
-    /// Log-probabilities of [`Job::score`], as far as they are known.
+    /// The log-probabilities of [`Job::score`] so far.
     scores: Vec<f32>,
     phase: Phase,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
-    /// Its own text is decoded.
+    /// Decoding its own text.
     Decode,
-    /// [`Job::score`] has taken the place of its text, and is scored.
+    /// Scoring [`Job::score`] in place of its text.
     Score,
     NotFinite,
 }
 
-impl<B: Backend> Flight<B> {
-    /// A job whose prompt is about to be run in `slot`.
+impl<B: Backend> ActiveJob<B> {
+    /// A job whose prompt is about to run in `slot`.
     pub(super) fn new(ticket: Ticket, job: Job<B>, slot: Slot, prompt: &[u32]) -> Self {
         Self {
             ticket,
@@ -42,8 +42,8 @@ impl<B: Backend> Flight<B> {
         }
     }
 
-    /// The rows of its prompt, with what is asked of the last one: the first token of its text, and how likely that of the
-    /// text to score is.
+    /// The rows of the prompt. The last row is asked for the first token of the text, and for the score of the first
+    /// token of [`Job::score`].
     pub(super) fn prompt_feed<'a>(&'a self, tokens: &'a [u32]) -> Feed<'a> {
         Feed {
             slot: self.slot,
@@ -55,7 +55,7 @@ impl<B: Backend> Flight<B> {
         }
     }
 
-    /// Its next rows.
+    /// The job's next rows.
     pub(super) fn feed(&self) -> Feed<'_> {
         if self.is_decoding() {
             return self.sequence.feed(&self.job.decoding);
@@ -71,7 +71,7 @@ impl<B: Backend> Flight<B> {
         }
     }
 
-    /// How many rows that are.
+    /// The number of rows in [`feed`](Self::feed).
     pub(super) fn rows(&self) -> usize {
         if self.is_decoding() {
             1
@@ -84,7 +84,7 @@ impl<B: Backend> Flight<B> {
         self.phase == Phase::Decode
     }
 
-    /// Takes the answer to its rows. Returns whether the slot is done with.
+    /// Takes the answer for the job's rows. Returns whether the job is done with its slot.
     pub(super) fn take(&mut self, answer: &Answer, session: &mut Session<B>) -> Result<bool> {
         if !answer.is_finite() {
             self.phase = Phase::NotFinite;
