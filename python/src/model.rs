@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyList, PyString};
 use selfie::control::EditStack;
 use selfie::interp::{self, Cell, Options, Vector};
 use selfie::kernels::{BlockFormat, DType};
-use selfie::llama::{self, Bos, Decoding, GenerationConfig};
+use selfie::llama::{self, Bos, Decoding, GenerationConfig, Lora};
 use selfie::{AnyModel, Device, DeviceOptions, OpenOptions, Opened, Source, on};
 
 use crate::edit::Edit;
@@ -28,6 +28,7 @@ use crate::trace::Trace;
 #[pyclass(frozen, name = "Model", module = "selfie_rs")]
 pub(crate) struct Model {
     pub(crate) opened: Arc<Opened>,
+    lora: Option<Lora>,
     state: Mutex<State>,
 }
 
@@ -35,6 +36,8 @@ struct State {
     /// A handle on weights.
     llama: AnyModel,
     edits: EditStack,
+    /// The same weights with the adapter of the reader beside them, once they were asked for.
+    adapted: Option<AnyModel>,
 }
 
 /// A token of a prompt: `id`, `piece` (as the vocabulary writes it), `text` (what it adds), `special`.
@@ -86,15 +89,16 @@ impl Model {
     ///
     /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (as the file
     /// has it), "f32", "bf16", "f16". `quantize`: blocks to make of the weights on loading, such as "q8_0" or "q4_k" (on the
-    /// CPU). `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for
-    /// all cores. `deterministic`: the same bits in any batch on a GPU, as the CPU always gives. `bos`: "auto", "always",
+    /// CPU). `edits`: edit files or `Edit`s, applied in order. `lora`: a PEFT folder; `interpret` and `interpret_vectors` put
+    /// embeddings into words with it, while the embeddings themselves, `generate` and `trace` are those of the model
+    /// without it. `threads`: CPU threads, None for all cores. `deterministic`: the same bits in any batch on a GPU, as the CPU always gives. `bos`: "auto", "always",
     /// "never".
     ///
     /// Raises FileNotFoundError, MemoryError, ValueError (an argument), RuntimeError (a checkpoint that cannot be used).
     #[staticmethod]
     #[pyo3(signature = (
-        path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), threads = None,
-        deterministic = false, bos = "auto"
+        path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), lora = None,
+        threads = None, deterministic = false, bos = "auto"
     ))]
     fn open(
         py: Python<'_>,
@@ -103,6 +107,7 @@ impl Model {
         dtype: Option<&str>,
         quantize: Option<&str>,
         edits: Vec<Bound<'_, PyAny>>,
+        lora: Option<PathBuf>,
         threads: Option<usize>,
         deterministic: bool,
         bos: &str,
@@ -149,7 +154,7 @@ impl Model {
         };
         let edits = edits.iter().map(edit).collect::<PyResult<Vec<_>>>()?;
         let source = path.map_or(Source::Demo, Source::from);
-        let (model, notes) = py.detach(|| load(source, options, edits))?;
+        let (model, notes) = py.detach(|| load(source, options, edits, lora))?;
         warn(py, notes)?;
         Ok(model)
     }
@@ -298,7 +303,10 @@ impl Model {
     /// sequence of texts with a 0 for each placeholder; or messages of a chat), `inject_layer` (1; one or several),
     /// `mode` ("replace", "add", "add-matched", "replace-norm"), `strength` (1.0; one or several), `max_new_tokens` (30),
     /// `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `relevancy` (True), `batch_size` (None:
-    /// by memory), `controls` ("none", "random", "shuffled").
+    /// by memory), `controls` ("none", "random", "shuffled"), `samples` (1; the row is that of the most frequent of so
+    /// many drawn answers), `map` (a file that embeddings go through first; it says where they are written unless
+    /// `inject_layer` does), `placeholder` (a token of the prompt that embeddings are written over), `stop` (texts end
+    /// before its last occurrence), `span` (1; tokens that a cell stands for, each with a placeholder).
     #[pyo3(signature = (
         prompts, *, cells = None, layers = None, tokens = None, reader = None, progress = None, **options
     ))]
@@ -321,22 +329,22 @@ impl Model {
                 .map(|prompt| prompt?.extract())
                 .collect::<PyResult<_>>()?
         };
-        let reader = reader.map(|reader| reader.get());
-        let reads = reader.unwrap_or(self);
+        let reads = reader.map_or(self, |reader| reader.get());
+        let reader_name = reads.reader_name(reader.is_none());
         let options = Options {
             prompts_bos: Some(self.opened.options.bos),
             model_name: self.opened.name.clone(),
-            reader_name: reader.map(|reader| reader.opened.name.clone()),
+            reader_name,
             ..reads.options(py, options)?
         };
         let cells = match cells {
             Some(cells) => self.listed(&prompts, &cells)?,
             None => self.grid(&prompts, layers, tokens)?,
         };
-        let (subject, reads) = (&self.opened, &reads.opened);
+        let (subject, words) = (&self.opened, &reads.opened);
         interp::check_by(
             (&subject.config, &subject.tokenizer),
-            (&reads.config, &reads.tokenizer),
+            (&words.config, &words.tokenizer),
             &prompts,
             &cells,
             &options,
@@ -347,13 +355,16 @@ impl Model {
             let note = subject.prompt_note(prompt).map_err(Failed::from)?;
             notes.extend(note.map(|note| note.to_string()));
         }
-        notes.extend(of_interpretation_prompt(reads, &options)?);
+        notes.extend(of_interpretation_prompt(words, &options)?);
         warn(py, notes)?;
         let bar = progress_bar(py, progress)?;
 
         let total = cells.len() * options.injections.len();
         let subject = (self.llama(), Arc::clone(&self.opened));
-        let reader = reader.map(|reader| (reader.llama(), Arc::clone(&reader.opened)));
+        let reader = match &options.reader_name {
+            Some(_) => Some((py.detach(|| reads.reading())?, Arc::clone(words))),
+            None => None,
+        };
         let run = Run::start(total, options.row_fields(), move |sink| {
             let (llama, words) = (&subject.0, &subject.1.tokenizer);
             let swept = match &reader {
@@ -394,14 +405,17 @@ impl Model {
         for (index, vector) in vectors.iter().enumerate() {
             vector.check(index, self.d_model()).map_err(Failed::from)?;
         }
-        let options = self.options(py, options)?;
+        let options = Options {
+            reader_name: self.reader_name(true),
+            ..self.options(py, options)?
+        };
         let (config, tokenizer) = (&self.opened.config, &self.opened.tokenizer);
         let prompts: [&str; 0] = [];
         interp::check(config, tokenizer, &prompts, &[], &options).map_err(Failed::from)?;
         warn(py, of_interpretation_prompt(&self.opened, &options)?)?;
         let bar = progress_bar(py, progress)?;
         let total = vectors.len() * options.injections.len();
-        let (llama, opened) = (self.llama(), Arc::clone(&self.opened));
+        let (llama, opened) = (py.detach(|| self.reading())?, Arc::clone(&self.opened));
         let run = Run::start(total, options.row_fields(), move |sink| {
             let tokenizer = &opened.tokenizer;
             let swept = on!(&llama, llama => {
@@ -425,6 +439,7 @@ impl Model {
     fn revert(&self, py: Python<'_>, index: Option<usize>) -> PyResult<()> {
         py.detach(|| {
             let state = &mut *self.state();
+            state.adapted = None;
             let last = state.edits.names().count().saturating_sub(1);
             let (edits, index) = (&mut state.edits, index.unwrap_or(last));
             on!(&mut state.llama, llama => edits.revert(llama, index))
@@ -448,6 +463,28 @@ impl Model {
     /// A handle on the weights as they are now.
     pub(crate) fn llama(&self) -> AnyModel {
         self.state().llama.clone()
+    }
+
+    /// A handle on the weights that put embeddings into words: those with the adapter, where there is one.
+    fn reading(&self) -> Result<AnyModel> {
+        let mut state = self.state();
+        let Some(lora) = &self.lora else {
+            return Ok(state.llama.clone());
+        };
+        if let Some(adapted) = &state.adapted {
+            return Ok(adapted.clone());
+        }
+        let adapted = state.llama.with_lora(lora)?;
+        state.adapted = Some(adapted.clone());
+        Ok(adapted)
+    }
+
+    /// What rows call the model of `reading`, where it is not the one that embeddings come from.
+    fn reader_name(&self, is_subject: bool) -> Option<String> {
+        let own = (!is_subject).then(|| self.opened.name.clone());
+        let lora = self.lora.as_ref().map(|lora| lora.name().to_owned());
+        let names: Vec<String> = own.into_iter().chain(lora).collect();
+        (!names.is_empty()).then(|| names.join(" + "))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -527,6 +564,7 @@ impl Model {
 
 impl State {
     fn apply(&mut self, name: &str, edit: &selfie::control::Edit) -> Result<()> {
+        self.adapted = None;
         let edits = &mut self.edits;
         Ok(on!(&mut self.llama, llama => edits.apply(llama, name, edit))?)
     }
@@ -537,8 +575,10 @@ fn load(
     source: Source,
     options: OpenOptions,
     edits: Vec<(String, selfie::control::Edit)>,
+    lora: Option<PathBuf>,
 ) -> Result<(Model, Vec<String>)> {
     let opened = Opened::new(source, options)?;
+    let lora = lora.map(|dir| Lora::open(&dir)).transpose()?;
     // An edit of another model is found before the weights are loaded.
     for (name, edit) in &edits {
         opened.check_edit(name, edit)?;
@@ -548,12 +588,19 @@ fn load(
     let mut state = State {
         llama,
         edits: EditStack::new(),
+        adapted: None,
     };
     for (name, edit) in &edits {
         state.apply(name, edit)?;
     }
+    // An adapter for another model is told of now.
+    state.adapted = match &lora {
+        Some(lora) => Some(state.llama.with_lora(lora)?),
+        None => None,
+    };
     let model = Model {
         opened: Arc::new(opened),
+        lora,
         state: Mutex::new(state),
     };
     Ok((model, notes.iter().map(ToString::to_string).collect()))

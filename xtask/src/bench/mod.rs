@@ -3,6 +3,7 @@
 mod baseline;
 mod child;
 mod control;
+mod families;
 mod ops;
 mod rival;
 mod roof;
@@ -47,9 +48,9 @@ pub(crate) struct Args {
     /// A folder with tokenizer.json for a checkpoint that is written
     #[arg(long, default_value = "crates/selfie-llama/tests/golden/llama2-mha")]
     tokenizer: PathBuf,
-    /// Only ops, only sweep (and the time to the first token), or only control: a step of one layer's MLP, which needs
-    /// no checkpoint
-    #[arg(long, value_parser = ["ops", "sweep", "control"])]
+    /// Only ops, only sweep (and the time to the first token), only control: a step of one layer's MLP, which needs no
+    /// checkpoint; or only families: a sweep over six layers of each family with the matrices of the shape
+    #[arg(long, value_parser = ["ops", "sweep", "control", "families"])]
     only: Option<String>,
     /// Write all figures to this file
     #[arg(long)]
@@ -100,6 +101,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let shape = shape(&args.shape)?;
     if args.only.as_deref() == Some("control") {
         return control::run(args, &shape);
+    }
+    if args.only.as_deref() == Some("families") {
+        return families::run(args, &shape);
     }
     let rivals = rival::Rival::of(args, &shape)?;
     let default = Path::new("target/bench").join(&args.shape);
@@ -158,12 +162,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         startup::print(&startup);
         report.startup = Some(startup);
     }
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, json + "\n")
-            .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    }
-    Ok(())
+    save(args, &report)
+}
+
+/// Writes all figures to the file of `--json`, if it is there.
+fn save(args: &Args, report: &impl Serialize) -> Result<()> {
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
+    let json = serde_json::to_string_pretty(report)?;
+    std::fs::write(path, json + "\n")
+        .map_err(|e| format!("cannot write {}: {e}", path.display()).into())
 }
 
 /// What is computed in.
