@@ -13,15 +13,20 @@ struct Work {
     /// Branches, whose last rows attend, and their own positions.
     slots: usize,
     own: usize,
+    /// As [`Attend`] has them.
+    window: Option<usize>,
+    softcap: Option<f32>,
 }
 
-const WORKS: [Work; 3] = [
+const WORKS: [Work; 6] = [
     Work {
         name: "prompt of 128",
         shared: 128,
         prompt: true,
         slots: 0,
         own: 0,
+        window: None,
+        softcap: None,
     },
     Work {
         name: "1 row after 2047",
@@ -29,6 +34,8 @@ const WORKS: [Work; 3] = [
         prompt: false,
         slots: 1,
         own: 2048,
+        window: None,
+        softcap: None,
     },
     Work {
         name: "32 rows after 128 shared and 31 own",
@@ -36,6 +43,35 @@ const WORKS: [Work; 3] = [
         prompt: false,
         slots: 32,
         own: 32,
+        window: None,
+        softcap: None,
+    },
+    Work {
+        name: "prompt of 128, softcap",
+        shared: 128,
+        prompt: true,
+        slots: 0,
+        own: 0,
+        window: None,
+        softcap: Some(50.0),
+    },
+    Work {
+        name: "1 row after 2047, window of 512",
+        shared: 0,
+        prompt: false,
+        slots: 1,
+        own: 2048,
+        window: Some(512),
+        softcap: None,
+    },
+    Work {
+        name: "1 row after 2047, softcap",
+        shared: 0,
+        prompt: false,
+        slots: 1,
+        own: 2048,
+        window: None,
+        softcap: Some(50.0),
     },
 ];
 
@@ -60,7 +96,7 @@ fn attention(c: &mut Criterion) {
 /// A filled cache and the rows that attend to it.
 struct Bench<'a> {
     cpu: &'a Cpu,
-    model: &'a Model,
+    attend: Attend,
     kv: <Cpu as Backend>::Kv,
     batch: <Cpu as Backend>::Batch,
     qkv: <Cpu as Backend>::Rows,
@@ -96,23 +132,31 @@ impl<'a> Bench<'a> {
         let attends = |row: &&BatchRow| work.prompt || row.position as usize == end - 1;
         let last: Vec<BatchRow> = all.iter().filter(attends).copied().collect();
         cpu.load_batch(&last, &mut batch)?;
-        let positions: u64 = last.iter().map(|row| u64::from(row.position) + 1).sum();
+        let attend = Attend {
+            window: work.window,
+            softcap: work.softcap,
+            ..Attend::new(shape)
+        };
+        let keys = |row: &BatchRow| {
+            let position = row.position as usize;
+            position + 1 - attend.first(position)
+        };
+        let keys = last.iter().map(keys).sum::<usize>() as u64;
         Ok(Self {
             cpu,
-            model,
+            attend,
             kv,
             batch,
             qkv: rows(cpu, last.len(), shape.qkv_dim())?,
             out: cpu.acts(last.len(), shape.q_dim(), DType::Bf16)?,
             // A multiplication and an addition for each key and each value that a head reads.
-            operations: 4 * positions * shape.q_dim() as u64,
+            operations: 4 * keys * shape.q_dim() as u64,
         })
     }
 
     fn run(&mut self) -> Result<()> {
-        let shape = &self.model.shape;
         self.cpu.attend(
-            &Attend::new(*shape),
+            &self.attend,
             &self.qkv,
             &self.batch,
             0,

@@ -102,6 +102,7 @@ class Model:
         dtype: Optional[str] = None,
         quantize: Optional[str] = None,
         edits: Sequence[Union[Edit, _Path]] = (),
+        lora: Optional[_Path] = None,
         threads: Optional[int] = None,
         deterministic: bool = False,
         bos: str = "auto",
@@ -144,6 +145,11 @@ class Model:
         min_p: Optional[float] = None,
         repetition_penalty: Optional[float] = None,
         seed: int = 0,
+        samples: int = 1,
+        map: Optional[_Path] = None,
+        placeholder: Optional[str] = None,
+        stop: Optional[str] = None,
+        span: int = 1,
     ) -> Rows: ...
     def interpret_vectors(
         self,
@@ -165,6 +171,11 @@ class Model:
         min_p: Optional[float] = None,
         repetition_penalty: Optional[float] = None,
         seed: int = 0,
+        samples: int = 1,
+        map: Optional[_Path] = None,
+        placeholder: Optional[str] = None,
+        stop: Optional[str] = None,
+        span: int = 1,
     ) -> Rows: ...
     def apply(self, edit: Union[Edit, _Path]) -> None: ...
     def revert(self, index: Optional[int] = None) -> None: ...

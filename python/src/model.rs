@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyList, PyString};
 use selfie::control::EditStack;
 use selfie::interp::{self, Cell, Options, Vector};
 use selfie::kernels::{BlockFormat, DType};
-use selfie::llama::{self, Bos, Decoding, GenerationConfig};
+use selfie::llama::{self, Bos, Decoding, GenerationConfig, Lora};
 use selfie::{AnyModel, Device, DeviceOptions, OpenOptions, Opened, Source, on};
 
 use crate::edit::Edit;
@@ -28,6 +28,7 @@ use crate::trace::Trace;
 #[pyclass(frozen, name = "Model", module = "selfie_rs")]
 pub(crate) struct Model {
     pub(crate) opened: Arc<Opened>,
+    lora: Option<Lora>,
     state: Mutex<State>,
 }
 
@@ -35,6 +36,8 @@ struct State {
     /// A handle to the weights.
     llama: AnyModel,
     edits: EditStack,
+    /// The same weights with the reader's adapter, once something has asked for them.
+    adapted: Option<AnyModel>,
 }
 
 /// A token of a prompt: `id`, `piece` (as in the vocabulary), `text` (what it adds to the prompt), `special`.
@@ -87,15 +90,16 @@ impl Model {
     ///
     /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (the
     /// file's own), "f32", "bf16", "f16". `quantize`: the format to quantize the weights to on loading, such as "q8_0"
-    /// or "q4_k" (on the CPU). `edits`: edit files or `Edit`s, applied in order. `threads`: CPU threads, None for all
-    /// cores. `deterministic`: the same bits in any batch on a GPU; the CPU always gives them. `bos`: "auto", "always",
-    /// "never".
+    /// or "q4_k" (on the CPU). `edits`: edit files or `Edit`s, applied in order. `lora`: a PEFT folder. `interpret` and
+    /// `interpret_vectors` put embeddings into words with it; the embeddings themselves, `generate` and `trace` come
+    /// from the model without it. `threads`: CPU threads, None for all cores. `deterministic`: the same bits in any
+    /// batch on a GPU; the CPU always gives them. `bos`: "auto", "always", "never".
     ///
     /// Raises FileNotFoundError, MemoryError, ValueError (a wrong argument), RuntimeError (an unusable checkpoint).
     #[staticmethod]
     #[pyo3(signature = (
-        path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), threads = None,
-        deterministic = false, bos = "auto"
+        path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), lora = None,
+        threads = None, deterministic = false, bos = "auto"
     ))]
     fn open(
         py: Python<'_>,
@@ -104,6 +108,7 @@ impl Model {
         dtype: Option<&str>,
         quantize: Option<&str>,
         edits: Vec<Bound<'_, PyAny>>,
+        lora: Option<PathBuf>,
         threads: Option<usize>,
         deterministic: bool,
         bos: &str,
@@ -150,7 +155,7 @@ impl Model {
         };
         let edits = edits.iter().map(edit).collect::<PyResult<Vec<_>>>()?;
         let source = path.map_or(Source::Demo, Source::from);
-        let (model, notes) = py.detach(|| load(source, options, edits))?;
+        let (model, notes) = py.detach(|| load(source, options, edits, lora))?;
         warn(py, notes)?;
         Ok(model)
     }
@@ -300,7 +305,10 @@ impl Model {
     /// sequence of texts with a 0 for each placeholder; or chat messages), `inject_layer` (1; one or several), `mode`
     /// ("replace", "add", "add-matched", "replace-norm"), `strength` (1.0; one or several), `max_new_tokens` (30),
     /// `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `relevancy` (True), `batch_size` (None:
-    /// by memory), `controls` ("none", "random", "shuffled").
+    /// by memory), `controls` ("none", "random", "shuffled"), `samples` (1; draw this many answers, and return
+    /// the most frequent one), `map` (a file with a map to apply to the embeddings; it sets the layer unless
+    /// `inject_layer` does), `placeholder` (the token of the prompt to write over), `stop` (cut texts before its last
+    /// occurrence), `span` (1; the number of tokens per cell, one placeholder each).
     #[pyo3(signature = (
         prompts, *, cells = None, layers = None, tokens = None, reader = None, progress = None, **options
     ))]
@@ -323,22 +331,22 @@ impl Model {
                 .map(|prompt| prompt?.extract())
                 .collect::<PyResult<_>>()?
         };
-        let reader = reader.map(|reader| reader.get());
-        let reads = reader.unwrap_or(self);
+        let reads = reader.map_or(self, |reader| reader.get());
+        let reader_name = reads.reader_name(reader.is_none());
         let options = Options {
             prompts_bos: Some(self.opened.options.bos),
             model_name: self.opened.name.clone(),
-            reader_name: reader.map(|reader| reader.opened.name.clone()),
+            reader_name,
             ..reads.options(py, options)?
         };
         let cells = match cells {
             Some(cells) => self.listed(&prompts, &cells)?,
             None => self.grid(&prompts, layers, tokens)?,
         };
-        let (subject, reads) = (&self.opened, &reads.opened);
+        let (subject, words) = (&self.opened, &reads.opened);
         interp::check_by(
             (&subject.config, &subject.tokenizer),
-            (&reads.config, &reads.tokenizer),
+            (&words.config, &words.tokenizer),
             &prompts,
             &cells,
             &options,
@@ -349,13 +357,16 @@ impl Model {
             let note = subject.prompt_note(prompt).map_err(Failed::from)?;
             notes.extend(note.map(|note| note.to_string()));
         }
-        notes.extend(interpretation_prompt_notes(reads, &options)?);
+        notes.extend(interpretation_prompt_notes(words, &options)?);
         warn(py, notes)?;
         let bar = progress_bar(py, progress)?;
 
         let total = cells.len() * options.injections.len();
         let subject = (self.llama(), Arc::clone(&self.opened));
-        let reader = reader.map(|reader| (reader.llama(), Arc::clone(&reader.opened)));
+        let reader = match &options.reader_name {
+            Some(_) => Some((py.detach(|| reads.reading())?, Arc::clone(words))),
+            None => None,
+        };
         let run = Run::start(total, options.row_fields(), move |sink| {
             let (llama, words) = (&subject.0, &subject.1.tokenizer);
             let swept = match &reader {
@@ -396,14 +407,17 @@ impl Model {
         for (index, vector) in vectors.iter().enumerate() {
             vector.check(index, self.d_model()).map_err(Failed::from)?;
         }
-        let options = self.options(py, options)?;
+        let options = Options {
+            reader_name: self.reader_name(true),
+            ..self.options(py, options)?
+        };
         let (config, tokenizer) = (&self.opened.config, &self.opened.tokenizer);
         let prompts: [&str; 0] = [];
         interp::check(config, tokenizer, &prompts, &[], &options).map_err(Failed::from)?;
         warn(py, interpretation_prompt_notes(&self.opened, &options)?)?;
         let bar = progress_bar(py, progress)?;
         let total = vectors.len() * options.injections.len();
-        let (llama, opened) = (self.llama(), Arc::clone(&self.opened));
+        let (llama, opened) = (py.detach(|| self.reading())?, Arc::clone(&self.opened));
         let run = Run::start(total, options.row_fields(), move |sink| {
             let tokenizer = &opened.tokenizer;
             let swept = on!(&llama, llama => {
@@ -427,6 +441,7 @@ impl Model {
     fn revert(&self, py: Python<'_>, index: Option<usize>) -> PyResult<()> {
         py.detach(|| {
             let state = &mut *self.state();
+            state.adapted = None;
             let last = state.edits.names().count().saturating_sub(1);
             let (edits, index) = (&mut state.edits, index.unwrap_or(last));
             on!(&mut state.llama, llama => edits.revert(llama, index))
@@ -450,6 +465,28 @@ impl Model {
     /// A handle to the current weights.
     pub(crate) fn llama(&self) -> AnyModel {
         self.state().llama.clone()
+    }
+
+    /// A handle on the weights that interpret embeddings: with the adapter if there is one.
+    fn reading(&self) -> Result<AnyModel> {
+        let mut state = self.state();
+        let Some(lora) = &self.lora else {
+            return Ok(state.llama.clone());
+        };
+        if let Some(adapted) = &state.adapted {
+            return Ok(adapted.clone());
+        }
+        let adapted = state.llama.with_lora(lora)?;
+        state.adapted = Some(adapted.clone());
+        Ok(adapted)
+    }
+
+    /// The name of the reader in rows, unless it is the subject itself.
+    fn reader_name(&self, is_subject: bool) -> Option<String> {
+        let own = (!is_subject).then(|| self.opened.name.clone());
+        let lora = self.lora.as_ref().map(|lora| lora.name().to_owned());
+        let names: Vec<String> = own.into_iter().chain(lora).collect();
+        (!names.is_empty()).then(|| names.join(" + "))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -531,6 +568,7 @@ impl Model {
 
 impl State {
     fn apply(&mut self, name: &str, edit: &selfie::control::Edit) -> Result<()> {
+        self.adapted = None;
         let edits = &mut self.edits;
         Ok(on!(&mut self.llama, llama => edits.apply(llama, name, edit))?)
     }
@@ -541,8 +579,10 @@ fn load(
     source: Source,
     options: OpenOptions,
     edits: Vec<(String, selfie::control::Edit)>,
+    lora: Option<PathBuf>,
 ) -> Result<(Model, Vec<String>)> {
     let opened = Opened::new(source, options)?;
+    let lora = lora.map(|dir| Lora::open(&dir)).transpose()?;
     // Find edits of other models before loading the weights.
     for (name, edit) in &edits {
         opened.check_edit(name, edit)?;
@@ -552,12 +592,19 @@ fn load(
     let mut state = State {
         llama,
         edits: EditStack::new(),
+        adapted: None,
     };
     for (name, edit) in &edits {
         state.apply(name, edit)?;
     }
+    // Report an adapter of another model now.
+    state.adapted = match &lora {
+        Some(lora) => Some(state.llama.with_lora(lora)?),
+        None => None,
+    };
     let model = Model {
         opened: Arc::new(opened),
+        lora,
         state: Mutex::new(state),
     };
     Ok((model, notes.iter().map(ToString::to_string).collect()))

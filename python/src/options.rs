@@ -1,11 +1,13 @@
 //! Keyword arguments of interpretations, and selections of layers and tokens.
 
+use std::path::PathBuf;
+
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice, PyString};
 use selfie::Opened;
-use selfie::interp::{Control, InjectAt, Options};
+use selfie::interp::{Control, Cut, InjectAt, Map, Options};
 use selfie::kernels::InjectMode;
 use selfie::llama::{GenerationConfig, SamplingOverrides};
 
@@ -108,9 +110,19 @@ pub(crate) fn interpretation(
             opened.read_interpretation_prompt(&json.extract::<String>()?)
         }
     };
-    let prompt = prompt.map_err(Failed::from)?;
-    let layers = keywords.take_list("inject_layer")?;
-    let layers = layers.unwrap_or_else(|| vec![defaults.inject_layer]);
+    let mut prompt = prompt.map_err(Failed::from)?;
+    if let Some(token) = keywords.take::<String>("placeholder")? {
+        prompt = prompt.with_marker(&token).map_err(Failed::from)?;
+    }
+    let map = keywords.take::<PathBuf>("map")?;
+    let map = map
+        .map(|path| Map::open(&path))
+        .transpose()
+        .map_err(Failed::from)?;
+    let layers = keywords.take_list("inject_layer")?.unwrap_or_else(|| {
+        let of_map = map.as_ref().and_then(Map::writes_at);
+        vec![of_map.unwrap_or(defaults.inject_layer)]
+    });
     let strengths = keywords.take_list("strength")?.unwrap_or_else(|| vec![1.0]);
     let mode = match keywords.take::<String>("mode")? {
         None => InjectMode::Replace,
@@ -143,6 +155,10 @@ pub(crate) fn interpretation(
         batch_size: keywords.take("batch_size")?,
         controls: controls.collect::<Result<_, _>>().map_err(Failed::from)?,
         control_seed: sampling.seed,
+        map,
+        samples: keywords.take("samples")?.unwrap_or(1),
+        span: keywords.take("span")?.unwrap_or(1),
+        cut: keywords.take("stop")?.map(Cut::BeforeLast),
         ..opened
             .interpret_options_with(prompt)
             .map_err(Failed::from)?

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use selfie::Device;
 use selfie::kernels::{BlockFormat, InjectMode};
-use selfie::llama::Bos;
+use selfie::llama::{Bos, ModelType};
 
 use crate::control_args::{ControlCommand, EditCommand, EvalCommand};
 use crate::reader_args::{MapCommand, ReaderCommand, ReadingArgs, ScoreArgs};
@@ -469,6 +469,9 @@ pub(crate) struct RandomCheckpointArgs {
     /// The shape: smollm2-135m, tinyllama-1.1b, llama-3.2-1b, llama-2-7b, llama-3.1-8b or llama-2-13b
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: String,
+    /// The model family, which decides the layers: llama, qwen3, gemma3_text and so on
+    #[arg(long, value_name = "NAME", default_value = "llama", value_parser = family)]
+    pub(crate) family: ModelType,
     /// A folder with the tokenizer.json to copy into the checkpoint
     #[arg(long, value_name = "DIR")]
     pub(crate) tokenizer: PathBuf,
@@ -478,4 +481,16 @@ pub(crate) struct RandomCheckpointArgs {
     /// A new folder, which appears when it is complete
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+fn family(name: &str) -> Result<ModelType, String> {
+    let found = ModelType::ALL
+        .into_iter()
+        .find(|family| family.name() == name);
+    found.ok_or_else(|| {
+        format!(
+            "expected one of {}",
+            ModelType::ALL.map(ModelType::name).join(", ")
+        )
+    })
 }

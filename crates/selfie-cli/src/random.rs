@@ -23,8 +23,12 @@ pub(crate) fn random_checkpoint(args: &RandomCheckpointArgs) -> Result<()> {
         ));
     }
     let out = OutputFolder::new(&args.out)?;
-    let seed = args.seed;
-    RandomCheckpoint { seed, ..shape }.write(out.partial(), &args.tokenizer)?;
+    let checkpoint = RandomCheckpoint {
+        family: args.family,
+        seed: args.seed,
+        ..shape
+    };
+    checkpoint.write(out.partial(), &args.tokenizer)?;
     out.finish()?;
     writeln!(
         io::stdout(),

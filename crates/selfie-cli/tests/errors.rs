@@ -244,6 +244,9 @@ fn random_checkpoints() {
     let folders = ["--tokenizer", tokenizer, "--out", out];
     let message = random(&[&["--shape", "gpt-5"][..], &folders].concat());
     assert_says(&message, &["gpt-5", "llama-2-7b"]);
+    let family = ["--shape", "smollm2-135m", "--family", "gpt2"];
+    let message = random(&[&family[..], &folders].concat());
+    assert_says(&message, &["--family", "gpt2", "gemma3_text"]);
     let taken = [
         "--shape",
         "llama-2-7b",

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{assert_close, floats, run};
+use safetensors::SafeTensors;
 use selfie_testkit::llama::ids;
 use selfie_testkit::readers::{Built, reference};
 use serde_json::{Value, json};
@@ -221,6 +222,74 @@ fn a_map_is_fitted_and_read_back() {
         "{}",
         refused.stderr
     );
+}
+
+/// The other model is the demo with the columns of its embedding table in reverse: its `hidden_states[0]` are those of the demo,
+/// reversed, whatever its layers make of them. A fitted map has to find that, and what is read through it has to be what the
+/// other model says of its own embedding.
+#[test]
+fn a_map_between_two_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../selfie-demo/checkpoint");
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    copy(&demo, &other);
+    let weights = other.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let (header, tensors) = SafeTensors::read_metadata(&bytes).unwrap();
+    let table = tensors.info("model.embed_tokens.weight").unwrap();
+    let (d_model, value) = (table.shape[1], table.dtype.bitsize() / 8);
+    let (first, last) = table.data_offsets;
+    let data = 8 + header;
+    for row in bytes[data + first..data + last].chunks_exact_mut(d_model * value) {
+        let reversed = row
+            .rchunks_exact(value)
+            .flatten()
+            .copied()
+            .collect::<Vec<_>>();
+        row.copy_from_slice(&reversed);
+    }
+    fs::write(&weights, bytes).unwrap();
+
+    // Every word of the vocabulary that stands in one of these lines is paired with itself.
+    let world = fs::read_to_string(demo.join("../world.json")).unwrap();
+    let words = world.split(|c: char| !c.is_alphabetic());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    let lines: String = words
+        .chunks(20)
+        .map(|words| words.join(" ") + "\n")
+        .collect();
+    fs::write(path("prompts.txt"), lines).unwrap();
+    let to = format!("{}:0", other.display());
+    let (prompts, map) = (path("prompts.txt"), path("map.safetensors"));
+    let args = ["map", "fit", "--quiet", "--from", "0", "--to", &to];
+    let rest = ["--ridge", "1e-6", "--prompts", &prompts, "--out", &map];
+    let outcome = run(&[&args[..], &rest].concat());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let (_, r2) = outcome.stdout.split_once(" R2 ").unwrap();
+    let r2: f64 = r2.split(' ').next().unwrap().parse().unwrap();
+    assert!(r2 > 0.99, "{}", outcome.stdout);
+
+    let read = |args: &[&str]| {
+        let cell = ["--prompt", "Italy", "--cells", "0:1", "--inject-layer", "0"];
+        let all = [&["interpret", "--quiet"][..], &cell, args].concat();
+        let outcome = run(&all);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()
+    };
+    let other = other.to_str().unwrap();
+    let mapped = read(&["--reader", other, "--map", &map]);
+    let own = read(&["--model", other]);
+    assert_eq!(mapped["new_ids"], own["new_ids"]);
+    assert_close(
+        &floats(&mapped["logprobs"]),
+        &floats(&own["logprobs"]),
+        0.02,
+    );
+    // Without the map, it is another vector.
+    let unmapped = read(&["--reader", other]);
+    assert_ne!(unmapped["logprobs"], own["logprobs"]);
 }
 
 #[test]

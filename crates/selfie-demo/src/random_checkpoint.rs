@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensorError, View};
 use selfie_kernels::{AttnShape, DType};
 use serde_json::{Map, Value, json};
 
-use selfie_llama::{LlamaConfig, LlamaError, Result};
+use selfie_llama::{LlamaConfig, LlamaError, ModelType, Result, TensorRole, TensorShape};
 
 /// The file of the weights, or the index of the shards.
 const SINGLE_FILE: &str = "model.safetensors";
@@ -32,6 +32,8 @@ const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 /// and close to a normal distribution with tails that end at 4.9 standard deviations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomCheckpoint {
+    /// The family. It decides the tensors and what the layers compute.
+    pub family: ModelType,
     /// Width of the residual stream.
     pub d_model: usize,
     /// Width of the MLP's hidden layer.
@@ -50,9 +52,9 @@ pub struct RandomCheckpoint {
     pub rms_norm_eps: f64,
     /// Whether the head shares the embedding table.
     pub tie_word_embeddings: bool,
-    /// Biases on queries, keys, values and attention's output.
+    /// Biases on queries, keys, values and attention's output, in families that read `attention_bias`.
     pub attention_bias: bool,
-    /// Biases on the MLP's three projections.
+    /// Biases on the MLP's three projections, in families that read `mlp_bias`.
     pub mlp_bias: bool,
     /// Standard deviation of the norms' weights around 1.
     pub norm_spread: f32,
@@ -79,6 +81,7 @@ impl RandomCheckpoint {
     /// frequency scaling, which costs nothing.
     pub fn shape(name: &str) -> Option<Self> {
         let shape = |d_model, ffn, n_layers, heads, kv_heads, head_dim| RandomCheckpoint {
+            family: ModelType::Llama,
             d_model,
             ffn,
             n_layers,
@@ -128,6 +131,7 @@ impl RandomCheckpoint {
     /// point for tests.
     pub fn tiny() -> Self {
         RandomCheckpoint {
+            family: ModelType::Llama,
             d_model: 64,
             ffn: 172,
             n_layers: 3,
@@ -160,30 +164,33 @@ impl RandomCheckpoint {
     pub fn write(&self, dir: &Path, tokenizer_from: &Path) -> Result<()> {
         let config_path = dir.join("config.json");
         let config = pretty(&self.config());
-        LlamaConfig::parse(&config, &config_path)?;
+        let parsed = LlamaConfig::parse(&config, &config_path)?;
         fs::create_dir_all(dir).map_err(|source| write_error(dir, source))?;
 
+        let one_plus_weight = parsed.spec.one_plus_weight;
+        let tensors = parsed.tensors().into_iter();
+        let tensors = tensors
+            .map(|tensor| self.tensor(tensor, one_plus_weight))
+            .collect();
         let single = dir.join(SINGLE_FILE);
         if self.sharded {
             // A single file from an earlier run would hide the shards.
             if exists(&single)? {
                 fs::remove_file(&single).map_err(|source| write_error(&single, source))?;
             }
-            let index = self.write_shards(dir)?;
+            let index = self.write_shards(dir, tensors)?;
             write_file(&dir.join(INDEX_FILE), pretty(&index).as_bytes())?;
         } else {
-            let layers = (0..self.n_layers).flat_map(|layer| self.layer(layer));
-            write_shard(&single, layers.chain(self.tables()).collect())?;
+            write_shard(&single, tensors)?;
         }
         copy_tokenizer(tokenizer_from, dir)?;
         write_file(&config_path, config.as_bytes())
     }
 
     fn config(&self) -> Value {
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
+        let mut config = json!({
+            "architectures": [self.family.architecture()],
+            "model_type": self.family.name(),
             "hidden_size": self.d_model,
             "intermediate_size": self.ffn,
             "num_hidden_layers": self.n_layers,
@@ -204,20 +211,44 @@ impl RandomCheckpoint {
                 DType::Bf16 => "bfloat16",
                 DType::F16 => "float16",
             },
-        })
+        });
+        // Each family's own fields, as in its published checkpoints. Fields left out have their defaults.
+        let own = match self.family {
+            ModelType::Gemma2 | ModelType::Gemma3 => json!({
+                "hidden_activation": "gelu_pytorch_tanh",
+                "query_pre_attn_scalar": self.attn.head_dim,
+            }),
+            ModelType::Granite => json!({
+                "hidden_act": "silu",
+                "embedding_multiplier": 12.0,
+                "attention_multiplier": (self.attn.head_dim as f64).recip(),
+                "residual_multiplier": 0.22,
+                "logits_scaling": 8.0,
+            }),
+            ModelType::Mistral | ModelType::Ministral | ModelType::Phi3 => json!({
+                "hidden_act": "silu",
+                "sliding_window": 4096,
+            }),
+            _ => json!({ "hidden_act": "silu" }),
+        };
+        if let (Value::Object(config), Value::Object(own)) = (&mut config, own) {
+            config.extend(own);
+        }
+        config
     }
 
-    /// Writes one file per layer and one for the tables; returns their index.
-    fn write_shards(&self, dir: &Path) -> Result<Value> {
+    /// Writes one file per layer and one for the rest; returns their index.
+    fn write_shards(&self, dir: &Path, tensors: Vec<RandomTensor>) -> Result<Value> {
         let count = self.n_layers + 1;
+        let mut shards: Vec<Vec<RandomTensor>> = (0..count).map(|_| Vec::new()).collect();
+        for tensor in tensors {
+            let layer = (0..self.n_layers)
+                .find(|layer| tensor.name.starts_with(&format!("model.layers.{layer}.")));
+            shards[layer.unwrap_or(self.n_layers)].push(tensor);
+        }
         let mut weight_map = Map::new();
         let mut total_size = 0;
-        for shard in 0..count {
-            let tensors = if shard < self.n_layers {
-                self.layer(shard)
-            } else {
-                self.tables()
-            };
+        for (shard, tensors) in shards.into_iter().enumerate() {
             let file = format!("model-{:05}-of-{count:05}.safetensors", shard + 1);
             for tensor in &tensors {
                 weight_map.insert(tensor.name.clone(), json!(file));
@@ -228,61 +259,19 @@ impl RandomCheckpoint {
         Ok(json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map }))
     }
 
-    /// The embedding table, the final norm, and the head unless it is tied.
-    fn tables(&self) -> Vec<RandomTensor> {
-        let (vocab, width) = (self.vocab_size, self.d_model);
-        let mut tensors = vec![
-            self.tensor("model.embed_tokens.weight", vec![vocab, width], 0.0, 1.0),
-            self.norm("model.norm"),
-        ];
-        if !self.tie_word_embeddings {
-            tensors.push(self.matrix("lm_head", vocab, width));
-        }
-        tensors
-    }
-
-    fn layer(&self, layer: usize) -> Vec<RandomTensor> {
-        let (width, ffn) = (self.d_model, self.ffn);
-        let (q, kv) = (self.attn.q_dim(), self.attn.kv_dim());
-        let projections = [
-            ("self_attn.q_proj", q, width, self.attention_bias),
-            ("self_attn.k_proj", kv, width, self.attention_bias),
-            ("self_attn.v_proj", kv, width, self.attention_bias),
-            ("self_attn.o_proj", width, q, self.attention_bias),
-            ("mlp.gate_proj", ffn, width, self.mlp_bias),
-            ("mlp.up_proj", ffn, width, self.mlp_bias),
-            ("mlp.down_proj", width, ffn, self.mlp_bias),
-        ];
-        let full = |name: &str| format!("model.layers.{layer}.{name}");
-        let mut tensors: Vec<_> = ["input_layernorm", "post_attention_layernorm"]
-            .map(|name| self.norm(&full(name)))
-            .into();
-        for (name, outputs, inputs, has_bias) in projections {
-            let name = full(name);
-            tensors.push(self.matrix(&name, outputs, inputs));
-            if has_bias {
-                tensors.push(self.tensor(&format!("{name}.bias"), vec![outputs], 0.0, 0.5));
-            }
-        }
-        tensors
-    }
-
-    fn norm(&self, name: &str) -> RandomTensor {
-        let shape = vec![self.d_model];
-        self.tensor(&format!("{name}.weight"), shape, 1.0, self.norm_spread)
-    }
-
-    fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> RandomTensor {
-        let std = (inputs as f64).sqrt().recip() as f32;
-        self.tensor(&format!("{name}.weight"), vec![outputs, inputs], 0.0, std)
-    }
-
-    fn tensor(&self, name: &str, shape: Vec<usize>, mean: f32, std: f32) -> RandomTensor {
+    fn tensor(&self, tensor: TensorShape, one_plus_weight: bool) -> RandomTensor {
+        let (mean, std) = match tensor.role {
+            TensorRole::Embedding => (0.0, 1.0),
+            TensorRole::Matrix => (0.0, (tensor.shape[1] as f64).sqrt().recip() as f32),
+            TensorRole::Bias => (0.0, 0.5),
+            TensorRole::Norm if one_plus_weight => (0.0, self.norm_spread),
+            TensorRole::Norm => (1.0, self.norm_spread),
+        };
         RandomTensor {
-            name: name.to_owned(),
-            shape,
+            key: tensor_key(self.seed, &tensor.name),
+            name: tensor.name,
+            shape: tensor.shape,
             dtype: self.dtype,
-            key: tensor_key(self.seed, name),
             mean,
             std,
         }
@@ -372,6 +361,7 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// What SplitMix64 puts out after `counter` steps from a state of 0.
 fn splitmix64(counter: u64) -> u64 {
     mix(counter.wrapping_mul(GAMMA))
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use selfie_demo::RandomCheckpoint;
 use selfie_kernels::{AttnShape, DType};
-use selfie_llama::{Checkpoint, LlamaConfig, LlamaError, ModelType, Rope, RopeScaling, Spec};
+use selfie_llama::{
+    Checkpoint, Llama, LlamaConfig, LlamaError, ModelType, Rope, RopeScaling, Spec, Trace,
+};
 use tempfile::TempDir;
 
 const DTYPES: [(DType, &str); 3] = [
@@ -466,5 +468,35 @@ fn unwritable() {
         );
         let start = format!("cannot write {}: ", file.display());
         assert!(error.to_string().starts_with(&start), "{error}");
+    }
+}
+
+/// A checkpoint of each family loads, and computes numbers.
+#[test]
+fn families() {
+    for family in ModelType::ALL {
+        let random = RandomCheckpoint {
+            family,
+            // A period of the longest pattern of layers.
+            n_layers: 6,
+            ..RandomCheckpoint::tiny()
+        };
+        let dir = written(&random);
+        let config = LlamaConfig::open(dir.path()).unwrap();
+        assert_eq!(config.model_type, family);
+        let model = Llama::open(selfie_testkit::llama::cpu(2), dir.path()).unwrap();
+        let trace = Trace::new(&model, &[1, 17, 230, 4]).unwrap();
+        let name = family.name();
+        let logits = &trace.logits;
+        assert_eq!(logits.len(), 4 * random.vocab_size, "{name}");
+        let (mean, std) = moments(logits);
+        assert!(mean.is_finite() && std > 0.01, "{name}: {mean}, {std}");
+        let norm = values(dir.path(), "model.norm.weight");
+        let around = if config.spec.one_plus_weight {
+            0.0
+        } else {
+            1.0
+        };
+        assert_distribution(&norm, around, 0.1);
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use selfie_kernels::{Backend, DType, Format, KernelError, MatrixSource};
 
-use crate::checkpoint::TEXT_PARTS;
 use crate::lora::{Adapter, RowAdapters};
+use crate::plan::{LinearPlan, Plan};
 use crate::weights::{Place, WeightChoice, WeightSummary};
 use crate::{Checkpoint, LlamaConfig, LlamaError, Result, Tensor};
 
@@ -206,7 +206,7 @@ impl<B: Backend> Llama<B> {
         with_head: bool,
         mut progress: impl FnMut(u64),
     ) -> Result<Self> {
-        let plan = Plan::new(&config, checkpoint, with_head)?;
+        let plan = Plan::of(&config, checkpoint, with_head)?;
         let choice = plan.choice(choice, backend.keeps_blocks());
         let summary = plan.summary(choice);
         let dtype = summary.operand_dtype();
@@ -300,7 +300,7 @@ impl<B: Backend> Llama<B> {
 /// The type that [`Llama::load`] computes in by default on a device that does not keep blocks, determined from the
 /// headers of the files: that of all matrices, f32 if they differ, bf16 if one is quantized.
 pub fn stored_dtype(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<DType> {
-    Ok(Plan::new(config, checkpoint, true)?.dtype())
+    Ok(Plan::of(config, checkpoint, true)?.dtype())
 }
 
 /// The formats that [`Llama::load_as`] would load, on a device that keeps blocks or on one that does not.
@@ -310,171 +310,8 @@ pub fn weight_summary(
     choice: WeightChoice,
     keeps_blocks: bool,
 ) -> Result<WeightSummary> {
-    let plan = Plan::new(config, checkpoint, true)?;
+    let plan = Plan::of(config, checkpoint, true)?;
     Ok(plan.summary(plan.choice(choice, keeps_blocks)))
-}
-
-/// Every tensor of the model, found and checked before any value is read.
-struct Plan {
-    /// The prefix of the tensor names: `model.`, or a longer one in a multimodal checkpoint.
-    prefix: &'static str,
-    embed: Tensor,
-    layers: Vec<LayerPlan>,
-    norm: Option<Tensor>,
-    head: Option<Tensor>,
-}
-
-struct LayerPlan {
-    /// In the order of [`Spec::norm_names`](crate::Spec::norm_names).
-    norms: [Option<Tensor>; 4],
-    qk_norm: Option<[Tensor; 2]>,
-    qkv: LinearPlan,
-    o: LinearPlan,
-    gate_up: LinearPlan,
-    down: LinearPlan,
-}
-
-/// Matrices to stack into one, and their biases.
-struct LinearPlan {
-    weights: Vec<Tensor>,
-    biases: Vec<Tensor>,
-}
-
-impl Plan {
-    /// The nearest choice that the device supports.
-    fn choice(&self, choice: WeightChoice, keeps_blocks: bool) -> WeightChoice {
-        match choice {
-            WeightChoice::Stored if !keeps_blocks => WeightChoice::Plain(self.dtype()),
-            choice => choice,
-        }
-    }
-
-    /// The use of the embedding table.
-    fn table(&self) -> Place {
-        if self.head.is_some() {
-            Place::Layer
-        } else {
-            Place::Head
-        }
-    }
-
-    /// All matrices.
-    fn matrices(&self) -> impl Iterator<Item = (&Tensor, Place)> {
-        let stacks = self.layers.iter();
-        let stacks = stacks.flat_map(|l| [&l.qkv, &l.o, &l.gate_up, &l.down]);
-        let layers = stacks.flat_map(|stack| &stack.weights);
-        let head = self.head.iter().map(|head| (head, Place::Head));
-        layers
-            .map(|weight| (weight, Place::Layer))
-            .chain(head)
-            .chain([(&self.embed, self.table())])
-    }
-
-    fn summary(&self, choice: WeightChoice) -> WeightSummary {
-        let mut summary = WeightSummary::default();
-        for (tensor, place) in self.matrices() {
-            summary.add(choice.format(tensor, place), tensor.shape());
-        }
-        summary
-    }
-
-    fn new(config: &LlamaConfig, checkpoint: &Checkpoint, with_head: bool) -> Result<Self> {
-        let (d, ffn) = (config.d_model, config.ffn);
-        let (q, kv) = (config.attn.q_dim(), config.attn.kv_dim());
-        let table = [config.vocab_size, d];
-        let linear =
-            |parts: &[(String, usize)], columns: usize, bias: bool| -> Result<LinearPlan> {
-                let mut plan = LinearPlan {
-                    weights: Vec::new(),
-                    biases: Vec::new(),
-                };
-                for (name, rows) in parts {
-                    let weight = checkpoint.tensor(&format!("{name}.weight"), &[*rows, columns])?;
-                    plan.weights.push(weight);
-                    if bias {
-                        plan.biases
-                            .push(checkpoint.tensor(&format!("{name}.bias"), &[*rows])?);
-                    }
-                }
-                Ok(plan)
-            };
-        let prefix = prefix(checkpoint);
-        let norm =
-            |name: String, width: usize| checkpoint.tensor(&format!("{name}.weight"), &[width]);
-        let spec = &config.spec;
-        let layers = (0..config.n_layers)
-            .map(|l| {
-                let name = |part: &str| format!("{prefix}layers.{l}.{part}");
-                let attention = |part: &str| name(&format!("self_attn.{part}_proj"));
-                let mlp = |part: &str| name(&format!("mlp.{part}_proj"));
-                let (qkv, gate_up) = if spec.fused {
-                    let qkv = vec![(attention("qkv"), q + 2 * kv)];
-                    (qkv, vec![(mlp("gate_up"), 2 * ffn)])
-                } else {
-                    let qkv = vec![
-                        (attention("q"), q),
-                        (attention("k"), kv),
-                        (attention("v"), kv),
-                    ];
-                    (qkv, vec![(mlp("gate"), ffn), (mlp("up"), ffn)])
-                };
-                let mut norms = [const { None }; 4];
-                for (tensor, part) in norms.iter_mut().zip(spec.norm_names()) {
-                    *tensor = part.map(|part| norm(name(part), d)).transpose()?;
-                }
-                let qk_norm = match config.qk_norm_widths() {
-                    Some([q, k]) => Some([
-                        norm(name("self_attn.q_norm"), q)?,
-                        norm(name("self_attn.k_norm"), k)?,
-                    ]),
-                    None => None,
-                };
-                Ok(LayerPlan {
-                    norms,
-                    qk_norm,
-                    qkv: linear(&qkv, d, config.qkv_bias)?,
-                    o: linear(&[(attention("o"), d)], q, config.o_bias)?,
-                    gate_up: linear(&gate_up, d, config.mlp_bias)?,
-                    down: linear(&[(mlp("down"), d)], ffn, config.mlp_bias)?,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let head = if config.tie_word_embeddings || !with_head {
-            None
-        } else {
-            Some(checkpoint.tensor("lm_head.weight", &table)?)
-        };
-        Ok(Self {
-            embed: checkpoint.tensor(&format!("{prefix}embed_tokens.weight"), &table)?,
-            layers,
-            norm: if with_head {
-                Some(norm(format!("{prefix}norm"), d)?)
-            } else {
-                None
-            },
-            prefix,
-            head,
-        })
-    }
-
-    /// The type of all matrices: f32 if they differ, bf16 if one is quantized.
-    fn dtype(&self) -> DType {
-        if self.matrices().any(|(tensor, _)| tensor.is_quantized()) {
-            return DType::Bf16;
-        }
-        let first = self.embed.dtype();
-        let same = self.matrices().all(|(tensor, _)| tensor.dtype() == first);
-        if same { first } else { DType::F32 }
-    }
-}
-
-/// The prefix of a language model's tensor names. In a multimodal checkpoint the language model is one part of several.
-fn prefix(checkpoint: &Checkpoint) -> &'static str {
-    let has = |prefix: &&str| {
-        let name = format!("{prefix}embed_tokens.weight");
-        checkpoint.find(&name).is_some()
-    };
-    TEXT_PARTS.into_iter().find(has).unwrap_or("model.")
 }
 
 /// Streams tensors to the backend.
@@ -487,7 +324,7 @@ struct Loader<'a, B> {
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn linear(&mut self, plan: &LinearPlan) -> Result<Linear<B>> {
+    fn linear(&mut self, plan: &LinearPlan<Tensor>) -> Result<Linear<B>> {
         let weights: Vec<&Tensor> = plan.weights.iter().collect();
         let weight = self.matrix(&weights, Place::Layer)?;
         if plan.biases.is_empty() {

@@ -1,5 +1,6 @@
 //! What `config.json` says about a family, and checkpoints with other parts beside the language model.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -223,4 +224,28 @@ fn a_fused_mlp() {
     assert_ne!(edited, before);
     model.set_mlp(&before).unwrap();
     assert_eq!(model.mlp(1).unwrap(), before);
+}
+
+/// The tensors of a configuration are those that transformers saved for it: names and shapes.
+#[test]
+fn tensors_of_a_configuration() {
+    let mut families = fs::read_dir(dir("families"))
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect::<Vec<_>>();
+    families.push(dir("llama2-mha"));
+    families.push(dir("llama3-gqa"));
+    assert!(families.len() > 10, "{families:?}");
+    for path in families {
+        let config = LlamaConfig::open(&path).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let saved = checkpoint.tensors();
+        let saved: BTreeMap<_, _> = saved
+            .map(|(name, info)| (name.to_owned(), info.shape.to_vec()))
+            .collect();
+        let expected = config.tensors().into_iter();
+        let expected: BTreeMap<_, _> = expected.map(|t| (t.name, t.shape)).collect();
+        assert_eq!(expected, saved, "{}", path.display());
+    }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::baseline::Python;
-use super::{Args, median};
+use super::{Args, median, save};
 use crate::{Result, host};
 
 /// Rows per step: a single embedding, and several.
@@ -114,16 +114,7 @@ pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
             baseline: compared,
         });
     }
-    if let Some(path) = &args.json {
-        write(path, &report)?;
-    }
-    Ok(())
-}
-
-fn write(path: &Path, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)?;
-    let written = std::fs::write(path, json + "\n");
-    Ok(written.map_err(|e| format!("cannot write {}: {e}", path.display()))?)
+    save(args, &report)
 }
 
 /// The times of some steps on random weights, after a first step that touches all memory.

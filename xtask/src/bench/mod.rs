@@ -4,6 +4,7 @@
 mod baseline;
 mod child;
 mod control;
+mod families;
 mod ops;
 mod rival;
 mod roof;
@@ -48,9 +49,9 @@ pub(crate) struct Args {
     /// A folder with the tokenizer.json for a written checkpoint
     #[arg(long, default_value = "crates/selfie-llama/tests/golden/llama2-mha")]
     tokenizer: PathBuf,
-    /// Measure only ops, only the sweep (and the time to the first token), or only control: a step of one layer's MLP,
-    /// which needs no checkpoint
-    #[arg(long, value_parser = ["ops", "sweep", "control"])]
+    /// Measure only ops, only the sweep (and the time to the first token), only control: a step of one layer's MLP,
+    /// which needs no checkpoint; or only families: a sweep over six layers of each family, with this shape's matrices
+    #[arg(long, value_parser = ["ops", "sweep", "control", "families"])]
     only: Option<String>,
     /// Write all results to this file
     #[arg(long)]
@@ -101,6 +102,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let shape = shape(&args.shape)?;
     if args.only.as_deref() == Some("control") {
         return control::run(args, &shape);
+    }
+    if args.only.as_deref() == Some("families") {
+        return families::run(args, &shape);
     }
     let rivals = rival::Rival::of(args, &shape)?;
     let default = Path::new("target/bench").join(&args.shape);
@@ -159,12 +163,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         startup::print(&startup);
         report.startup = Some(startup);
     }
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, json + "\n")
-            .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    }
-    Ok(())
+    save(args, &report)
+}
+
+/// Writes all results to the file of `--json`, if one was given.
+fn save(args: &Args, report: &impl Serialize) -> Result<()> {
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
+    let json = serde_json::to_string_pretty(report)?;
+    std::fs::write(path, json + "\n")
+        .map_err(|e| format!("cannot write {}: {e}", path.display()).into())
 }
 
 /// The dtype to compute in.

@@ -108,6 +108,11 @@ impl ModelType {
         self.family().name
     }
 
+    /// What `architectures` of `config.json` calls it.
+    pub const fn architecture(self) -> &'static str {
+        self.family().architecture
+    }
+
     pub(crate) const fn family(self) -> &'static Family {
         match self {
             ModelType::Llama => &llama::FAMILY,

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use selfie_interp::Embeddings;
-use selfie_kernels::{Cpu, DType};
+use selfie_interp::{Cell, Embeddings, Options, Released, Row, interpret_by};
+use selfie_kernels::{Backend, Cpu, DType};
 use selfie_llama::{ChatTemplate, Checkpoint, Llama, LlamaConfig, PromptSite, Site, Tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -351,6 +352,46 @@ impl<'a> Built<'a> {
         // The sidecar's own section is called ar, critic or reconstructor.
         fs::write(folder.join("nla_meta.yaml"), meta).unwrap();
         folder
+    }
+
+    /// Asks a reader the question of the recorded Activation Oracle in `dir`. The embeddings come from the unchanged
+    /// checkpoint.
+    pub fn ask_oracle<B: Backend>(&self, dir: &Path, reader: &Llama<B>) -> Row {
+        let case = &self.case["oracle"];
+        let layer = case["layer"].as_u64().unwrap() as usize;
+        let tokens = ids(&case["tokens"]);
+        let options = Options {
+            max_new_tokens: 6,
+            eos: vec![],
+            relevancy: false,
+            span: tokens.len(),
+            ..Options::new(self.model.config()).unwrap()
+        };
+        let oracle = Released::open(dir, None).unwrap().unwrap();
+        let question = self.reference["question"].as_str();
+        let options = oracle
+            .configure(options, layer, question, &self.tokenizer, self.template())
+            .unwrap();
+        let cell = Cell {
+            prompt: 0,
+            layer,
+            token: tokens[tokens.len() - 1] as usize,
+        };
+        let mut rows: Vec<Row> = Vec::new();
+        interpret_by(
+            (&self.model, &self.tokenizer),
+            (reader, &self.tokenizer),
+            &[self.prompt.as_str()],
+            &[cell],
+            &options,
+            &mut |row: Row| {
+                rows.push(row);
+                ControlFlow::Continue(())
+            },
+        )
+        .unwrap();
+        assert_eq!(rows.len(), 1);
+        rows.remove(0)
     }
 
     /// Loads the layers of a reconstructor's folder.
