@@ -228,8 +228,8 @@ fn size_that_cannot_be_counted() {
     ));
     assert_eq!(
         message,
-        "DIR/model.safetensors: tensor b of shape [4294967296, 4294967296] has more bytes than can be \
-         counted; download the file again"
+        "DIR/model.safetensors: tensor b of shape [4294967296, 4294967296] has more bytes than 64 bits \
+         can count; download the file again"
     );
 }
 
