@@ -378,7 +378,7 @@ impl<'a> Built<'a> {
             token: tokens[tokens.len() - 1] as usize,
         };
         let mut rows: Vec<Row> = Vec::new();
-        interpret_by(
+        let swept = interpret_by(
             (&self.model, &self.tokenizer),
             (reader, &self.tokenizer),
             &[self.prompt.as_str()],
@@ -388,9 +388,8 @@ impl<'a> Built<'a> {
                 rows.push(row);
                 ControlFlow::Continue(())
             },
-        )
-        .unwrap();
-        assert_eq!(rows.len(), 1);
+        );
+        assert_eq!(swept.unwrap().rows, 1);
         rows.remove(0)
     }
 
