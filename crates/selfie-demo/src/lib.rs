@@ -27,7 +27,7 @@
 //! ```
 //!
 //! It is a toy: it knows nothing else, and what it was never shown it answers at random. How it was trained is in
-//! `xtask/demo-model` of the repository, how far its descriptions can be trusted in README.md there.
+//! `xtask/demo-model` of the repository, how far its descriptions can be trusted in `docs/src/worth.md`.
 #![forbid(unsafe_code)]
 
 mod random_checkpoint;

@@ -2,7 +2,7 @@
 //!
 //! A file has the family's [`Family`], with the defaults of transformers for fields that `config.json` leaves out, and a
 //! function that changes the [`Spec`](crate::Spec) of a LLaMA where the family computes something else.
-//! See `docs/families.md` for how to add one.
+//! See `docs/src/contributing/family.md` for how to add one.
 
 mod gemma2;
 mod gemma3;
