@@ -1,4 +1,4 @@
-//! Runs the commands of README and of the book as a reader would: page by page, in order, in one shell and one empty folder.
+//! Runs the commands of README and of the book as a reader would: page by page, each in one shell and one empty folder.
 //!
 //! The info string of a block says where it runs; `docs/src/contributing/book.md` has the rules.
 
@@ -9,7 +9,7 @@ use std::process::Command;
 /// Separates the output of one block from that of the next.
 const MARK: &str = "-- end of block --";
 
-/// On a terminal `interpret` prints a table, here it would print JSON lines. The rest is the program as it stands.
+/// On a terminal, `interpret` prints a table. Here it would print JSON lines, so it is told to print a table.
 const PRELUDE: &str = r#"
 set -euo pipefail
 selfie() {
@@ -94,7 +94,8 @@ fn run(page: &Path) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let mut script = PRELUDE.to_owned();
     for block in &blocks {
-        // Outputs are those of the path that every machine has: others round differently. It is slow, so other blocks do without.
+        // The shown outputs come from the path that every machine has, since others round differently. It is slow, so
+        // blocks without an output use the best path.
         script += match block.output {
             Some(_) => "export SELFIE_CPU_PATH=portable\n",
             None => "unset SELFIE_CPU_PATH\n",
