@@ -8,7 +8,8 @@ python3 .ci/links.py
 version=0.5.4
 if ! target/tools/bin/mdbook --version 2> /dev/null | grep --quiet --fixed-strings "$version"; then
     # It renders some twenty pages: its own speed does not matter, the time to compile it does.
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 cargo install --quiet --locked --root target/tools --version "$version" mdbook
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 cargo install --quiet --locked --root target/tools \
+        --version "$version" mdbook
 fi
 warnings=$(target/tools/bin/mdbook build docs 2>&1 | tee /dev/stderr | grep --count --extended-regexp "WARN|ERROR" || true)
 if [ "$warnings" != 0 ]; then

@@ -1,4 +1,4 @@
-"""Fails if README, ARCHITECTURE, kernels/README or a page of the book names a file, a page or a heading that does not exist.
+"""Fails if README, ARCHITECTURE or a page of the book names a file, a page or a heading that does not exist.
 
 Links are checked with their anchors. Paths in code font are checked if they begin with a top-level folder."""
 
