@@ -11,8 +11,9 @@ if ! target/tools/bin/mdbook --version 2> /dev/null | grep --quiet --fixed-strin
     CARGO_PROFILE_RELEASE_OPT_LEVEL=0 cargo install --quiet --locked --root target/tools \
         --version "$version" mdbook
 fi
-warnings=$(target/tools/bin/mdbook build docs 2>&1 | tee /dev/stderr | grep --count --extended-regexp "WARN|ERROR" || true)
-if [ "$warnings" != 0 ]; then
-    echo "mdbook has $warnings warnings" >&2
+output=$(target/tools/bin/mdbook build docs 2>&1)
+echo "$output"
+if grep --quiet --extended-regexp "WARN|ERROR" <<< "$output"; then
+    echo "mdbook warns" >&2
     exit 1
 fi

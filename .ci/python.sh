@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel and runs its tests, in a virtual environment under target/. If torch and transformers are not installed,
-# pytest skips the comparisons with them, and says so at its end.
+# Builds the wheel and runs its tests, in a virtual environment under target/. If torch and transformers are not
+# installed, pytest skips the comparisons with them, and says so at its end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 """Runs the script of docs/src/sweeps.md for GNU parallel, and loads the rows in pandas, polars and DuckDB.
 
-sweeps.py SELFIE FOLDER: the program, and a folder for the results (pip installs the three libraries into FOLDER/venv once)."""
+sweeps.py SELFIE FOLDER: the program, and a folder for the results. pip installs the libraries into FOLDER/venv once."""
 
 import json
 import os
