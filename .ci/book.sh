@@ -11,9 +11,8 @@ if ! target/tools/bin/mdbook --version 2> /dev/null | grep --quiet --fixed-strin
     CARGO_PROFILE_RELEASE_OPT_LEVEL=0 cargo install --quiet --locked --root target/tools \
         --version "$version" mdbook
 fi
-output=$(target/tools/bin/mdbook build docs 2>&1)
-echo "$output"
-if grep --quiet --extended-regexp "WARN|ERROR" <<< "$output"; then
-    echo "mdbook warns" >&2
+# mdBook exits with 0 in spite of warnings.
+target/tools/bin/mdbook build docs 2>&1 | tee target/book.log
+if grep --quiet --extended-regexp "WARN|ERROR" target/book.log; then
     exit 1
 fi
