@@ -16,7 +16,7 @@ def check(holds, what):
 
 
 class Browser:
-    """A browser whose pages may ask for addresses that begin in certain ways only."""
+    """A browser whose pages may request only addresses with certain beginnings."""
 
     def __init__(self, name, folder, allowed):
         self.name, self.folder, self.allowed = name, folder, allowed
@@ -46,7 +46,7 @@ class Browser:
         return self.find("#details").text
 
     def wait(self, holds, what, seconds=60):
-        """Waits until a function says so."""
+        """Waits until a function returns true."""
         until = time.monotonic() + seconds
         while not holds():
             check(time.monotonic() < until, what)
@@ -56,7 +56,7 @@ class Browser:
         self.browser.save_screenshot(str(self.folder / name))
 
     def check_quiet(self):
-        """The console has nothing to say, and nothing was asked for elsewhere."""
+        """Checks that the console is empty and that the page requested nothing from elsewhere."""
         said = [entry for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
         check(not said, f"the console says {said}")
         for entry in self.browser.get_log("performance"):

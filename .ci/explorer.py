@@ -70,14 +70,14 @@ def keyboard_and_pointer(pages):
     check(pages.js("document.querySelectorAll('#grid td[tabindex=\"0\"]').length") == 1, "Tab stops at several cells")
     outline = pages.js("getComputedStyle(document.activeElement).outlineStyle")
     check(outline == "solid", f"the focus cannot be seen: {outline}")
-    # The grid moves beneath the pointer, which rests: the details stay with the keys.
+    # The grid moves below a resting pointer. The details must follow the keys, not the pointer.
     ActionChains(pages.browser).move_to_element(pages.cell(5, 2)).perform()
     pages.press(Keys.END)
     pages.js("new Promise((done) => setTimeout(done, 300))")
     check("layer 3, token 15" in pages.details(), "End does not go to the last token, or the pointer takes over")
     pages.press(Keys.HOME, Keys.PAGE_DOWN)
     check("layer 6, token 0" in pages.details(), "Page Down does not go down")
-    # What stands in the details is what stands in the row.
+    # The details show what the row holds.
     rows = [json.loads(line) for line in (pages.folder / "demo.jsonl").read_text().splitlines()]
     row = next(row for row in rows if (row["layer"], row["token"]) == (3, 12))
     pages.js("go(3, 12)")
@@ -96,7 +96,7 @@ def keyboard_and_pointer(pages):
 
 
 def command(pages):
-    """The command of a cell gives its row again."""
+    """The command of a cell reproduces its row."""
     pages.open("demo.html")
     pages.js("go(3, 12)")
     line = pages.find("#details .command").text
@@ -199,7 +199,7 @@ def many(pages):
         first.append(pages.js("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
     for show in ["words", "text", "colour"]:
         pages.open("many.html", f"show={show}")
-        # Cells out of sight get theirs in time too.
+        # Cells out of sight get their text in time too.
         filled = "cells.flat().every((td) => td.textContent || td.getAttribute('aria-label'))"
         until = time.monotonic() + 20
         while not pages.js(filled):
@@ -224,7 +224,7 @@ def figures(pages):
     for name in ["demo.svg", "compare.svg"]:
         pages.open(name)
         check(pages.js("document.documentElement.localName") == "svg", f"{name} is no SVG")
-        # Widths are Helvetica's: no word reaches into the next cell.
+        # With Helvetica's widths, no word reaches into the next cell.
         wide = pages.js("""[...document.querySelectorAll('text')].filter((text) =>
             text.querySelector('tspan') && text.getBBox().width > 112).length""")
         check(wide <= 1, f"{wide} lines of {name} are wider than their cell")
@@ -242,7 +242,7 @@ def main():
         demo = ["interpret", *every, "--prompt", PROMPT, "--controls", "none,random"]
         for name in ["demo.jsonl", "demo.html"]:
             pages.run(*demo, "--out", name)
-        # Another interpretation prompt stands for an edit: other texts, the same cells.
+        # Another interpretation prompt plays the part of an edit: other texts, the same cells.
         pages.run("interpret", *every, "--prompt", PROMPT, "--template", "repeat", "--out", "after.jsonl")
         pages.run("interpret", "--quiet", "--prompt", HOSTILE, "--prompt", PROMPT, "--inject-layer", "1,2", "--layers",
                   "1..4", "--tokens", "all", "--out", "hostile.html")

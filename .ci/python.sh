@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel and runs its tests, in a virtual environment under target/. What torch and transformers are held against is
-# skipped where they are not installed, and pytest says so at its end.
+# Builds the wheel and runs its tests, in a virtual environment under target/. If torch and transformers are not
+# installed, pytest skips the comparisons with them, and says so at its end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,11 +9,11 @@ venv=$PWD/target/python
 "$venv/bin/python" -m pip install --quiet --upgrade maturin pytest numpy safetensors tqdm pyarrow pandas polars duckdb \
     "ray[data]" nbclient ipykernel
 
-# As the tests are built, not as users build it: the crates below are compiled already.
+# Build with the profile of the tests, for which the crates below are compiled already.
 "$venv/bin/maturin" build --quiet --locked --profile dev --manifest-path python/Cargo.toml --out target/wheels \
     --interpreter "$venv/bin/python"
 "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps target/wheels/selfie_rs-*-cp39-abi3-*.whl
 cargo build --quiet --locked --package selfie-cli
 
-# From here, where the folder selfie_rs of the sources is not found: the module that is installed is tested.
+# Run from here: Python does not find the folder selfie_rs of the sources, so it tests the installed module.
 SELFIE_BIN=$PWD/target/debug/selfie "$venv/bin/python" -m pytest python/tests

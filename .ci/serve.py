@@ -50,7 +50,7 @@ class Pages(Browser):
 
     def open(self, server):
         self.browser.get(server.url)
-        self.wait(lambda: self.all("#template option"), "the settings do not come")
+        self.wait(lambda: self.all("#template option"), "the settings do not arrive")
 
     def type(self, text):
         field = self.find("#text")
@@ -78,7 +78,7 @@ def typing_and_streaming(pages, server):
     check(len(heads) == 16 and "Colosseum" in "".join(heads), f"the tokens are {heads}")
     check(len(pages.all("#grid tbody tr")) == 7, "there are not seven layers")
     check(pages.filled() == 0, "cells are filled before they are asked for")
-    # The driver itself scrolls it beneath the head of its layer.
+    # The driver itself would scroll the cell below the head of its layer.
     pages.js("cells[3][8].scrollIntoView({ inline: 'center' })")
     pages.cell(3, 8).click()
     pages.wait(lambda: pages.filled() == 1, "a click does not interpret the cell")
@@ -92,9 +92,9 @@ def typing_and_streaming(pages, server):
     pages.wait(lambda: pages.filled() == 7 * 16, "not all cells are interpreted")
     pages.wait_idle()
     pages.js("go(3, 8)")
-    pages.wait(lambda: "112 of 112" in pages.find("#asked").text, "the count is not told")
+    pages.wait(lambda: "112 of 112" in pages.find("#asked").text, "the count is not shown")
     pages.screenshot("live-light.png")
-    # The same cell, by the command that the page gives.
+    # The command on the page reproduces the cell.
     command = pages.find(".command").text.split(" ", 1)[1]
     row = subprocess.run(f"{pages.selfie} {command} --quiet --format jsonl", shell=True, check=True, capture_output=True)
     text = json.loads(row.stdout)["interpretation"].strip()
@@ -117,7 +117,7 @@ def keyboard(pages, server):
     pages.wait_idle()
     check(pages.js("cells.flat().every((td) => td.ariaBusy !== 'true')"), "cells still wait after Escape")
     check("stopped" in pages.find("#asked").text or "112 of 112" in pages.find("#asked").text, "Escape does not stop")
-    check(pages.find("#asked").get_attribute("role") == "status", "progress is not told to screen readers")
+    check(pages.find("#asked").get_attribute("role") == "status", "screen readers are not told of progress")
     unnamed = pages.js("""[...document.querySelectorAll('#ask input, #ask select, #ask textarea, #generate input, #generate select')]
         .filter((field) => !field.labels.length).map((field) => field.id)""")
     check(not unnamed, f"fields without a label: {unnamed}")
@@ -134,7 +134,7 @@ def settings(pages, server):
     for box in pages.all("#controls input"):
         box.click()
     pages.find("#ask-cell").click()
-    pages.wait(lambda: len(pages.all("#tabs [role=tab]")) == 2, "another setting is not a tab of its own")
+    pages.wait(lambda: len(pages.all("#tabs [role=tab]")) == 2, "another setting does not open a tab")
     pages.wait(lambda: "shuffled" in pages.details(), "the controls do not come")
     check("--template repeat" in pages.find(".command").text, pages.find(".command").text)
     pages.set("#temperature", "0.8")
@@ -148,9 +148,9 @@ def settings(pages, server):
     pages.screenshot("settings.png")
     pages.set("#inject-layer", "77")
     pages.find("#ask-cell").click()
-    pages.wait(lambda: "77" in pages.find("#asked").text, "what is wrong is not said")
+    pages.wait(lambda: "77" in pages.find("#asked").text, "the page does not say what is wrong")
     check("wrong" in pages.find("#asked").get_attribute("class"), "an error looks like any message")
-    # The refusal is in the console too, as for every answer of that kind.
+    # The browser logs the refusal in the console, as it does for every such answer.
     pages.browser.get_log("browser")
     pages.open(server)
     pages.find("#chat").click()
@@ -203,7 +203,7 @@ def escaping(pages, server):
 
 
 def tabs(pages, server):
-    """Two tabs share the server, and one that closes takes its work with it."""
+    """Two tabs share the server. Closing one ends its work."""
     long = "askCells(ASKS.all())"
     pages.open(server)
     pages.type(PROMPT)

@@ -1,6 +1,6 @@
-"""Sweeps as their users have them: the script of docs/sweeps.md for GNU parallel, and rows in pandas, polars and DuckDB.
+"""Runs the script of docs/src/sweeps.md for GNU parallel, and loads the rows in pandas, polars and DuckDB.
 
-sweeps.py SELFIE FOLDER: the program, and a folder for what comes (pip installs the three libraries into FOLDER/venv once)."""
+sweeps.py SELFIE FOLDER: the program, and a folder for the results. pip installs the libraries into FOLDER/venv once."""
 
 import json
 import os
@@ -47,8 +47,8 @@ def write_prompts(path):
 
 def run_parallel(program, work):
     """Runs the documentation's script as it stands."""
-    text = (Path(__file__).parent.parent / "docs/sweeps.md").read_text(encoding="utf-8")
-    script = re.search(r"## GNU parallel\n.*?```sh\n(.*?)```", text, re.DOTALL).group(1)
+    text = (Path(__file__).parent.parent / "docs/src/sweeps.md").read_text(encoding="utf-8")
+    script = re.search(r"```sh,parallel\n(.*?)```", text, re.DOTALL).group(1)
     path = f"{program.parent}:{os.environ['PATH']}"
     subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=work, env={**os.environ, "PATH": path}, check=True)
     shards = sorted(path.name for path in (work / "sweep").iterdir())
@@ -60,7 +60,7 @@ def selfie(program, work, *args):
 
 
 def load(work):
-    """Each file in each library: lists are lists, floats are float32, ids are integers, and no text is hurt."""
+    """Each library reads each file: lists are lists, floats are float32, ids are integers, and texts are intact."""
     import duckdb
     import pandas
     import polars

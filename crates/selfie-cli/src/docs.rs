@@ -1,4 +1,4 @@
-//! The program accepts every command in README and docs.
+//! The program accepts every command in README and the book. `tests/book.rs` runs those that need no real model.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn commands(page: &str) -> Vec<Vec<String>> {
     let mut command = String::new();
     for line in page.lines() {
         if let Some(language) = line.strip_prefix("```") {
-            in_shell = language == "sh";
+            in_shell = language.split(',').next() == Some("sh");
         } else if in_shell {
             match line.strip_suffix('\\') {
                 Some(begun) => command += begun,
@@ -41,21 +41,28 @@ fn words(command: &str) -> Option<Vec<String>> {
     Some(words.unwrap_or_else(|| panic!("a quotation mark is missing: {command}")))
 }
 
-fn pages() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let docs = fs::read_dir(root.join("docs")).unwrap();
-    let pages = docs.map(|entry| entry.unwrap().path());
-    let mut pages: Vec<PathBuf> = pages
-        .filter(|path| path.extension().is_some_and(|end| end == "md"))
-        .collect();
-    pages.push(root.join("README.md"));
+/// README, and the pages in a folder of the book and the folders below it.
+fn pages(root: &Path) -> Vec<PathBuf> {
+    let mut pages = vec![root.join("README.md")];
+    let mut folders = vec![root.join("docs/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                pages.push(path);
+            }
+        }
+    }
     pages
 }
 
 #[test]
 fn the_program_accepts_every_documented_command() {
     let mut seen = 0;
-    for page in pages() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for page in pages(&root) {
         for mut words in commands(&fs::read_to_string(&page).unwrap()) {
             // A page may elide options.
             words.retain(|word| word != "...");

@@ -175,13 +175,13 @@ fn a_taken_port_is_reported() {
     assert!(TcpStream::connect(("127.0.0.1", taken.local_addr().unwrap().port())).is_ok());
 }
 
-/// Runs the examples of docs/serve.md as they stand, in order, against this server's port.
+/// Runs the examples of docs/src/serve.md as they stand, in order, against this server's port.
 #[test]
 fn the_examples_of_the_documentation_run() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/serve.md");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/serve.md");
     let text = fs::read_to_string(Path::new(&path)).unwrap();
     let served = Served::new(&[]);
-    let blocks = text.split("```sh\n").skip(1);
+    let blocks = text.split("```sh,server\n").skip(1);
     let examples: Vec<&str> = blocks
         .map(|block| block.split("```").next().unwrap())
         .collect();

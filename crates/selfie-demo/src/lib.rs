@@ -27,7 +27,7 @@
 //! ```
 //!
 //! It is a toy. It knows nothing else, and answers anything outside its training at random. `xtask/demo-model` in the
-//! repository trains it; README.md there says how far to trust its descriptions.
+//! repository trains it; `docs/src/worth.md` says how far to trust its descriptions.
 #![forbid(unsafe_code)]
 
 mod random_checkpoint;

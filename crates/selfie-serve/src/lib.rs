@@ -2,7 +2,7 @@
 //!
 //! One thread owns the model and one [`Reader`](selfie::interp::Reader), which batches the work of all clients.
 //! Interpretations stream as server-sent events. When a client disconnects, its work stops. States are named by handle
-//! (prompt, layer, token). `openapi.json` in this crate describes the API; docs/serve.md shows it with curl.
+//! (prompt, layer, token). `openapi.json` in this crate describes the API; docs/src/serve.md shows it with curl.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

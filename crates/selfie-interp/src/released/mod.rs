@@ -6,7 +6,7 @@
 //! | LatentQA | 16 | 1 | a LoRA of the subject; every token of a prompt but bos |
 //! | natural-language autoencoders, their layer K | K + 1 | 0 | a model of its own |
 //!
-//! `docs/readers.md` names the repository and commit that each follows.
+//! `docs/src/readers.md` names the repository and commit that each follows.
 
 mod autoencoder;
 mod latent;

@@ -2,7 +2,7 @@
 //!
 //! A file holds the family's [`Family`], with the defaults of transformers for fields missing from `config.json`, and a
 //! function that changes the [`Spec`](crate::Spec) of a LLaMA wherever the family computes something else.
-//! `docs/families.md` explains how to add a family.
+//! `docs/src/contributing/family.md` explains how to add a family.
 
 mod gemma2;
 mod gemma3;
