@@ -19,8 +19,9 @@ if git ls-files --stage | grep '^120000'; then
     exit 1
 fi
 
-rm -rf target/package target/packaged
-mkdir -p target/packaged
+target=${CARGO_TARGET_DIR:-target}
+rm -rf "$target/package" "$target/packaged"
+mkdir -p "$target/packaged"
 packages=()
 for crate in "${crates[@]}"; do
     packages+=(--package "$crate")
@@ -33,15 +34,15 @@ cargo package --quiet --locked --no-verify --allow-dirty "${packages[@]}"
 {
     printf '[workspace]\nresolver = "3"\nmembers = ["*"]\n\n[patch.crates-io]\n'
     for crate in "${crates[@]}"; do
-        tar -xzf target/package/"$crate"-[0-9]*.crate -C target/packaged
-        printf '%s = { path = "%s" }\n' "$crate" "$(basename target/packaged/"$crate"-[0-9]*)"
+        tar -xzf "$target/package/$crate"-[0-9]*.crate -C "$target/packaged"
+        printf '%s = { path = "%s" }\n' "$crate" "$(basename "$target/packaged/$crate"-[0-9]*)"
     done
     printf '\n'
     sed -n '/^\[profile.dev\]/,/^$/p' Cargo.toml
-} > target/packaged/Cargo.toml
-cp Cargo.lock target/packaged
+} > "$target/packaged/Cargo.toml"
+cp Cargo.lock "$target/packaged"
 
 # Unit tests, integration tests where a package has them, examples, doctests. The program's own page test reads README.md and docs/,
 # which no package has.
-cargo test --quiet --offline --workspace --manifest-path target/packaged/Cargo.toml --target-dir target \
+cargo test --quiet --offline --workspace --manifest-path "$target/packaged/Cargo.toml" --target-dir "$target" \
     -- --skip the_program_takes_every_command_of_the_pages
