@@ -29,8 +29,8 @@ refuses selfie-kernels gemm 256 0 16
 says "shared positions" selfie-kernels attention 64 4
 refuses selfie-kernels attention 64
 run selfie-demo write "$out/demo"
-says "steered:  Rome" selfie-llama steer "$out/demo" "$france" France Italy 1
-refuses selfie-llama steer "$out/demo" "$france" Spain Italy 1
+says "steered:  Rome." selfie-llama steer "$out/demo" "$france" France Italy 3
+refuses selfie-llama steer "$out/demo" "$france" Spain Italy 3
 run selfie-interp states 3 "$out/states.parquet" "$france"
 refuses selfie-interp states 99 "$out/states.parquet" "$france"
 says "reward +1" selfie-control reward France

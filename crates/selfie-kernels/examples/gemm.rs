@@ -63,7 +63,8 @@ fn run() -> Result<(), Box<dyn Error>> {
             .map(|(&got, &exact)| (f64::from(got) - exact).powi(2));
         let error = (off.sum::<f64>() / exact.iter().map(|x| x * x).sum::<f64>()).sqrt();
         let gflops = 2.0 * (n * inputs * outputs) as f64 / seconds / 1e9;
-        println!("{format:6} {gflops:8.1} GFLOP/s, relative error {error:.1e}");
+        let name = format.to_string();
+        println!("{name:5} {gflops:8.1} GFLOP/s, relative error {error:.1e}");
         // What 4 bits leave of a weight; the others are far better.
         if error.is_nan() || error > 0.1 {
             return Err(format!("the product in {format} is wrong").into());

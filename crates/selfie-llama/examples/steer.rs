@@ -3,12 +3,12 @@
 //! `cargo run --release -p selfie-llama --example steer DIR PROMPT FROM TO LAYER`
 //!
 //! DIR is a Hugging Face folder or a `.gguf` file. PROMPT has the word FROM in it. At the input of LAYER the states of the prompt
-//! with TO in its place, less those of the prompt itself, are added to the tokens where the two prompts differ. The demo checkpoint
+//! with TO in its place, less those of the prompt itself, are added to the tokens from the first that differs on. The demo checkpoint
 //! then answers a question about another country:
 //!
 //! ```sh
 //! cargo run -p selfie-demo --example write demo
-//! cargo run -p selfie-llama --example steer demo "[INST] What is the capital of France? [/INST]" France Italy 1
+//! cargo run -p selfie-llama --example steer demo "[INST] What is the capital of France? [/INST]" France Italy 3
 //! ```
 
 use std::error::Error;
@@ -90,32 +90,38 @@ struct Steer<B: Backend> {
 }
 
 impl<B: Backend> Steer<B> {
-    /// From the states of the tokens `ids` to those of `other`, where the two differ.
+    /// From the states of the tokens `ids` to those of `other`, from the first token that differs on: later tokens have
+    /// taken from it.
     fn new(
         model: &Llama<B>,
         layer: usize,
         ids: &[u32],
         other: &[u32],
     ) -> selfie_llama::Result<Self> {
-        let differ: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] != other[i]).collect();
+        let first = ids
+            .iter()
+            .zip(other)
+            .take_while(|(id, other)| id == other)
+            .count();
+        let steered = first..ids.len();
         let states = |ids: &[u32]| -> selfie_llama::Result<Vec<f32>> {
-            let site = |&token: &usize| PromptSite {
+            let site = |token| PromptSite {
                 prompt: 0,
                 site: Site::HiddenStates(layer),
                 token,
             };
-            let sites: Vec<PromptSite> = differ.iter().map(site).collect();
+            let sites: Vec<PromptSite> = steered.clone().map(site).collect();
             let rows = capture(model, &[ids.to_vec()], &sites)?;
             Ok(model.backend().read_rows(&rows, 0..sites.len())?)
         };
         let (from, to) = (states(ids)?, states(other)?);
         let difference: Vec<f32> = from.iter().zip(&to).map(|(from, to)| to - from).collect();
         let backend = model.backend();
-        let mut vectors = backend.rows(differ.len(), model.config().d_model)?;
+        let mut vectors = backend.rows(steered.len(), model.config().d_model)?;
         backend.write_rows(&difference, &mut vectors)?;
         Ok(Self {
             layer,
-            positions: differ.into_iter().map(|position| position as u32).collect(),
+            positions: steered.map(|position| position as u32).collect(),
             vectors,
             tally: backend.tally()?,
         })
