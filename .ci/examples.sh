@@ -39,4 +39,4 @@ refuses selfie interpret
 cargo run --quiet --locked --package selfie-cli -- interpret --prompt "$france" --out "$out/rows.jsonl"
 run selfie-explorer page "$out/rows.jsonl" "$out/page.html"
 refuses selfie-explorer page "$out/no-such-rows.jsonl" "$out/page.html"
-run selfie-sweep million 20000
+run selfie-sweep million 10000
