@@ -1,6 +1,7 @@
-//! Development tasks: `cargo xtask bench`, `control`, `faithfulness`, `real`, `ptx`, `sim`, `gpu-bundle`.
+//! Development tasks: `cargo xtask api`, `bench`, `control`, `faithfulness`, `real`, `ptx`, `sim`, `gpu-bundle`.
 #![forbid(unsafe_code)]
 
+mod api;
 mod bench;
 mod control;
 mod faithfulness;
@@ -23,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Compare the public API of each library with its api.txt
+    Api(api::Args),
     /// Measure ops and a sweep on a checkpoint with random weights
     Bench(Box<bench::Args>),
     /// Measure both methods of control on a real checkpoint
@@ -47,6 +50,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Api(args) => api::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Control(args) => control::run(&args),
         Task::Real(args) => real::run(&args),

@@ -7,22 +7,20 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let dir = std::path::Path::new("../selfie-llama/tests/golden/llama2-mha");
 //! use selfie_control::{Step, Supervised, Target, TargetCell, Training};
 //! use selfie_kernels::{Cpu, CpuOptions};
-//! use selfie_llama::{Llama, Tokenizer};
 //! use std::ops::ControlFlow;
 //!
-//! let mut model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
-//! let tokenizer = Tokenizer::open(dir)?;
+//! // The demo checkpoint; `Llama::open` and `Tokenizer::open` open a folder.
+//! let (mut model, tokenizer) = selfie_demo::open(Cpu::new(CpuOptions::default())?)?;
 //! let before = model.clone();
 //! let control = Supervised {
-//!     sources: vec![("What's highest mountain in the world?".to_owned(), 5)],
+//!     sources: vec![("[INST] What is the capital of France? [/INST]".to_owned(), 8)],
 //!     layer: 2,
 //!     target: Target::Cells(vec![TargetCell {
-//!         prompt: "a type of drink".to_owned(),
-//!         layer: 3,
-//!         token: 3,
+//!         prompt: "[INST] What is the capital of Italy? [/INST]".to_owned(),
+//!         layer: 2,
+//!         token: 8,
 //!     }]),
 //!     training: Training::new(10, 3e-4),
 //!     interpretation: None,

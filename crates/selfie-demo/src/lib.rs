@@ -9,19 +9,14 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use selfie_interp::{Cell, Options, Row, interpret};
-//! use selfie_kernels::{Cpu, CpuOptions};
+//! use selfie_llama::{Cpu, CpuOptions, Decoding, generate};
 //! use std::ops::ControlFlow;
 //!
 //! let (model, tokenizer) = selfie_demo::open(Cpu::new(CpuOptions::default())?)?;
-//! let prompt = "[INST] What is the capital of the country of the Colosseum? [/INST]";
-//! let colosseum = tokenizer.encode("[INST] What is the capital of the country of the Colosseum")?.len() - 1;
-//! let cell = Cell { prompt: 0, layer: 3, token: colosseum };
-//! let options = Options::new(model.config())?;
-//! interpret(&model, &tokenizer, &[prompt], &[cell], &options, &mut |row: Row| {
-//!     assert!(row.interpretation.contains("Italy"));
-//!     ControlFlow::Continue(())
-//! })?;
+//! let prompt = tokenizer.encode("[INST] What is the capital of the country of the Colosseum? [/INST]")?;
+//! let greedy = Decoding { max_new_tokens: 8, eos: model.config().eos.clone(), sampling: None };
+//! let text = generate(&model, &prompt, greedy, |_| ControlFlow::Continue(()))?;
+//! assert!(tokenizer.decode(&text.new_ids)?.contains("Rome"));
 //! # Ok(())
 //! # }
 //! ```

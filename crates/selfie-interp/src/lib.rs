@@ -6,17 +6,15 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let dir = std::path::Path::new("../selfie-llama/tests/golden/llama2-mha");
 //! use selfie_interp::{Cell, Options, Row, interpret};
 //! use selfie_kernels::{Cpu, CpuOptions};
-//! use selfie_llama::{Llama, Tokenizer};
 //! use std::ops::ControlFlow;
 //!
-//! let model = Llama::open(Cpu::new(CpuOptions::default())?, dir)?;
-//! let tokenizer = Tokenizer::open(dir)?;
-//! let cells = [1, 2, 3].map(|layer| Cell { prompt: 0, layer, token: 3 });
+//! // The demo checkpoint; `Llama::open` and `Tokenizer::open` open a folder.
+//! let (model, tokenizer) = selfie_demo::open(Cpu::new(CpuOptions::default())?)?;
+//! let cells = [1, 2, 3].map(|layer| Cell { prompt: 0, layer, token: 15 });
 //! let options = Options { max_new_tokens: 8, ..Options::new(model.config())? };
-//! let prompts = ["a type of drink"];
+//! let prompts = ["[INST] What is the capital of the country of the Colosseum? [/INST]"];
 //! let swept = interpret(&model, &tokenizer, &prompts, &cells, &options, &mut |row: Row| {
 //!     println!("layer {:?}: {}", row.layer, row.interpretation);
 //!     ControlFlow::Continue(())

@@ -84,7 +84,7 @@ pub fn interpret<B: Backend>(
     prompts: &[impl AsRef<str>],
     cells: &[Cell],
     options: &Options,
-    sink: &mut impl Sink,
+    sink: &mut dyn Sink,
 ) -> Result<Swept> {
     let prompts = Prompts::new(tokenizer, prompts, options.bos_of_prompts())?;
     check_map(model.config(), model.config(), cells, options)?;
@@ -129,7 +129,7 @@ pub fn interpret_by<S: Backend, R: Backend>(
     prompts: &[impl AsRef<str>],
     cells: &[Cell],
     options: &Options,
-    sink: &mut impl Sink,
+    sink: &mut dyn Sink,
 ) -> Result<Swept> {
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
     check_map(subject.0.config(), reader.0.config(), cells, options)?;
@@ -146,7 +146,7 @@ pub fn interpret_vectors<B: Backend>(
     tokenizer: &Tokenizer,
     vectors: &[Vector],
     options: &Options,
-    sink: &mut impl Sink,
+    sink: &mut dyn Sink,
 ) -> Result<Swept> {
     let width = check_vectors(model.config(), tokenizer, vectors, options)?;
     let source = Vectors {

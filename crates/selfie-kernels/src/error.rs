@@ -79,7 +79,7 @@ pub enum KernelError {
     },
     /// The operating system does not say how much memory there is.
     #[error("cannot read the size of the machine's memory: {0}")]
-    Memory(sysinfo::Error),
+    Memory(io::Error),
     /// A GPU was requested on a machine without a CUDA driver.
     #[error(
         "there is no CUDA driver on this machine (libcuda.so.1 was not found): \

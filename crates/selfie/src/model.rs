@@ -9,6 +9,9 @@ use crate::{AnyDevice, AnyModel, Observer, OpenOptions, Opened, Result, Source, 
 
 /// A model with its weights on a device, and everything that belongs to it.
 ///
+/// This crate compiles the methods once for every device. What a caller passes to [`on!`](crate::on) is compiled in the
+/// caller's crate.
+///
 /// The fields can be borrowed separately, which control needs:
 /// `on!(&mut model.llama, llama => control.run(llama, &model.opened.tokenizer, &mut observer))`.
 pub struct Model {
@@ -57,6 +60,15 @@ impl Model {
         decoding: Decoding,
         mut each: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Text> {
+        self.generate_for(prompt, decoding, &mut each)
+    }
+
+    fn generate_for(
+        &self,
+        prompt: &str,
+        decoding: Decoding,
+        each: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Text> {
         let tokenizer = &self.opened.tokenizer;
         let ids = self.opened.encode(prompt)?;
         let mut stream = tokenizer.stream();
@@ -94,7 +106,17 @@ impl Model {
         prompts: &[impl AsRef<str>],
         cells: &[Cell],
         options: &Options,
-        sink: &mut impl Sink,
+        sink: &mut dyn Sink,
+    ) -> Result<Swept> {
+        self.interpret_texts(&texts(prompts), cells, options, sink)
+    }
+
+    fn interpret_texts(
+        &self,
+        prompts: &[&str],
+        cells: &[Cell],
+        options: &Options,
+        sink: &mut dyn Sink,
     ) -> Result<Swept> {
         let tokenizer = &self.opened.tokenizer;
         Ok(on!(&self.llama, llama => {
@@ -110,7 +132,7 @@ impl Model {
         prompts: &[impl AsRef<str>],
         cells: &[Cell],
         options: &Options,
-        sink: &mut impl Sink,
+        sink: &mut dyn Sink,
     ) -> Result<Swept> {
         let reader = (&reader.llama, &reader.opened.tokenizer);
         self.interpret_through(reader, prompts, cells, options, sink)
@@ -124,7 +146,18 @@ impl Model {
         prompts: &[impl AsRef<str>],
         cells: &[Cell],
         options: &Options,
-        sink: &mut impl Sink,
+        sink: &mut dyn Sink,
+    ) -> Result<Swept> {
+        self.interpret_texts_through(reader, &texts(prompts), cells, options, sink)
+    }
+
+    fn interpret_texts_through(
+        &self,
+        reader: (&AnyModel, &Tokenizer),
+        prompts: &[&str],
+        cells: &[Cell],
+        options: &Options,
+        sink: &mut dyn Sink,
     ) -> Result<Swept> {
         let words = &self.opened.tokenizer;
         Ok(on!(&self.llama, subject => on!(reader.0, weights => {
@@ -138,11 +171,16 @@ impl Model {
         &self,
         vectors: &[Vector],
         options: &Options,
-        sink: &mut impl Sink,
+        sink: &mut dyn Sink,
     ) -> Result<Swept> {
         let tokenizer = &self.opened.tokenizer;
         Ok(on!(&self.llama, llama => {
             selfie_interp::interpret_vectors(llama, tokenizer, vectors, options, sink)
         })?)
     }
+}
+
+/// Prompts as one type: what runs a model is compiled for each type that it is given.
+fn texts(prompts: &[impl AsRef<str>]) -> Vec<&str> {
+    prompts.iter().map(AsRef::as_ref).collect()
 }
