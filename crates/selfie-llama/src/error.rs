@@ -383,7 +383,7 @@ pub enum LlamaError {
     /// The model does not fit the memory that is free.
     #[error(
         "the model's weights need {} MB in {formats}, and {} MB are free on {device}; \
-         use another device or a smaller model",
+         quantize them on loading (--quantize q4_k), or use another device or a smaller model",
         bytes / 1_000_000,
         available / 1_000_000
     )]
@@ -399,13 +399,17 @@ pub enum LlamaError {
     },
     /// The KV cache does not fit the memory that is free.
     #[error(
-        "the KV cache for a batch of {slots} needs {} MB and {} MB are free; a batch size of {fit} would fit",
+        "the KV cache for a batch of {slots} needs {} MB, the buffers beside it {} MB, and {} MB are free; {}",
         bytes / 1_000_000,
-        available / 1_000_000
+        buffers / 1_000_000,
+        available / 1_000_000,
+        smaller_batch(*fit)
     )]
     CacheMemory {
         /// What it would take.
         bytes: u64,
+        /// What the buffers of a pass take at least.
+        buffers: u64,
         /// What there is.
         available: u64,
         /// The slots that were asked for.
@@ -794,3 +798,12 @@ pub enum LlamaError {
 
 /// A result of this crate.
 pub type Result<T, E = LlamaError> = std::result::Result<T, E>;
+
+/// What a run that does not fit can do.
+fn smaller_batch(fit: usize) -> String {
+    if fit > 0 {
+        return format!("a batch size of {fit} would fit (--batch-size)");
+    }
+    "not even one text fits: shorter texts (--max-new-tokens), quantized weights (--quantize q4_k) or a smaller model take less"
+        .to_owned()
+}

@@ -12,6 +12,7 @@ mod kv;
 mod linear_f32;
 mod math;
 mod matrix;
+mod memory;
 mod mlp_backward;
 mod norm;
 mod pack;
@@ -26,7 +27,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use sysinfo::System;
 
 pub use kv::CpuKv;
 pub use matrix::CpuMatrix;
@@ -132,17 +132,7 @@ impl Backend for Cpu {
     }
 
     fn memory(&self) -> Result<Memory> {
-        let mut system = System::new().map_err(KernelError::Memory)?;
-        system.refresh_memory();
-        // A container's limit is the memory that there really is.
-        let (total, free) = match system.cgroup_limits() {
-            Some(limits) => (limits.total_memory, limits.free_memory),
-            None => (system.total_memory(), system.available_memory()),
-        };
-        Ok(Memory {
-            total: total.min(system.total_memory()),
-            available: free.min(system.available_memory()),
-        })
+        memory::memory()
     }
 
     fn pass_rows(&self) -> usize {
