@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Folder, run, strs};
+use common::{Folder, run};
 
 /// A command that ends by itself.
 struct Case {
@@ -35,6 +35,7 @@ fn every_command(folder: &Folder) -> Vec<Case> {
         "prompt,target,paraphrases,neighbours\nRome is in,Italy,Rome lies in,Paris is in\n",
     );
     let at = |name: &str| folder.at(name);
+    let of_prompt = ["--prompt", prompt];
     let short = ["--max-new-tokens", "4"];
     let cells = ["--layers", "1,3", "--tokens", "-2.."];
     let control = [
@@ -58,58 +59,30 @@ fn every_command(folder: &Folder) -> Vec<Case> {
         "2:1",
         "--steps",
         "2",
+        "--write",
+        "last",
     ];
 
     // What other commands read.
-    let made = [
-        [
-            &["trace", "--quiet", "--prompt", prompt, "--out"][..],
-            &[&at("trace.safetensors")],
-        ]
-        .concat(),
-        [
-            &["interpret", "--quiet", "--prompt", prompt, "--out"][..],
-            &[&at("rows.jsonl")],
-            &short,
-            &cells,
-        ]
-        .concat(),
-        [
-            &["sweep", "--quiet", "--prompts", &lines, "--out"][..],
-            &[&at("swept")],
-            &short,
-            &cells,
-        ]
-        .concat(),
-        [
-            &["control", "supervised", "--quiet", "--out"][..],
-            &[&at("edit.safetensors")],
-            &supervised,
-        ]
-        .concat(),
-        [
-            &[
-                "map",
-                "fit",
-                "--quiet",
-                "--from",
-                "3",
-                "--to",
-                "1",
-                "--prompts",
-                &lines,
-                "--out",
-            ][..],
-            &[&at("map.safetensors")],
-        ]
-        .concat(),
+    let (trace, rows, swept) = (at("trace.safetensors"), at("rows.jsonl"), at("swept"));
+    let (edit, map) = (at("edit.safetensors"), at("map.safetensors"));
+    let fit = ["--from", "3", "--to", "1", "--prompts", &lines];
+    let made: [(&str, &[&[&str]]); 5] = [
+        ("trace --out", &[&[&trace], &of_prompt]),
+        ("interpret --out", &[&[&rows], &of_prompt, &short, &cells]),
+        (
+            "sweep --out",
+            &[&[&swept, "--prompts", &lines], &short, &cells],
+        ),
+        ("control supervised --out", &[&[&edit], &supervised]),
+        ("map fit --out", &[&[&map], &fit]),
     ];
-    for args in made {
+    for (words, args) in made {
+        let words: Vec<&str> = words.split(' ').collect();
+        let args = [&words[..], &args.concat(), &["--quiet"]].concat();
         let outcome = run(&args);
         assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.stderr);
     }
-    let (trace, rows, swept) = (at("trace.safetensors"), at("rows.jsonl"), at("swept"));
-    let (edit, map) = (at("edit.safetensors"), at("map.safetensors"));
 
     let mut cases = Vec::new();
     let mut add = |words: &str, args: &[&[&str]], out: Option<&str>| {
@@ -121,7 +94,6 @@ fn every_command(folder: &Folder) -> Vec<Case> {
         let args = args.into_iter().map(str::to_owned).collect();
         cases.push(Case { args, out });
     };
-    let of_prompt = ["--prompt", prompt];
     add("info --quiet", &[], None);
     add("tokens --quiet", &[&of_prompt], None);
     add("generate --quiet", &[&of_prompt, &short], None);
