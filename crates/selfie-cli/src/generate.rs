@@ -43,7 +43,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<()> {
         sampling: resolved.sampling,
         ..opened.decoding(args.max_new_tokens)
     };
-    let positions = prompt.len() + args.max_new_tokens;
+    let positions = prompt.len().saturating_add(args.max_new_tokens);
     opened.config.check_context(positions)?;
     let model = load(opened, quiet)?;
 

@@ -42,6 +42,10 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{Cli, Command};
+use selfie::kernels::LastWords;
+
+#[global_allocator]
+static ALLOCATOR: LastWords = LastWords;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

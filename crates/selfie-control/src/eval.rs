@@ -218,7 +218,8 @@ impl Suite {
         max_new_tokens: usize,
     ) -> Result<()> {
         for case in &self.cases {
-            config.check_context(tokenizer.encode(&case.prompt)?.len() + max_new_tokens)?;
+            let prompt = tokenizer.encode(&case.prompt)?.len();
+            config.check_context(prompt.saturating_add(max_new_tokens))?;
         }
         Ok(())
     }

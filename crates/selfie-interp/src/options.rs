@@ -114,7 +114,7 @@ impl Options {
                 rows: prompt.placeholders.len(),
             });
         }
-        reader.check_context(prompt.ids.len() + self.max_new_tokens)?;
+        reader.check_context(prompt.ids.len().saturating_add(self.max_new_tokens))?;
         Ok(prompt)
     }
 
@@ -186,6 +186,8 @@ impl Options {
     /// The number of texts in a sweep over `cells` cells, controls included.
     pub(crate) fn texts(&self, cells: usize) -> usize {
         let clean = usize::from(self.controls.contains(&Control::None));
-        cells * self.injections.len() * (self.samples + self.controls.len() - clean) + clean
+        let each = self.samples.saturating_add(self.controls.len() - clean);
+        let rows = cells.saturating_mul(self.injections.len());
+        rows.saturating_mul(each).saturating_add(clean)
     }
 }

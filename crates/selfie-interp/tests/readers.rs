@@ -72,6 +72,25 @@ fn number(case: &Value, field: &str) -> usize {
     case[field].as_u64().unwrap() as usize
 }
 
+/// Nine lines of aliases stand for a hundred million values.
+#[test]
+fn a_sidecar_of_many_aliases_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut yaml = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..8 {
+        let list = vec![format!("*a{}", n - 1); 10].join(", ");
+        yaml += &format!("a{n}: &a{n} [{list}]\n");
+    }
+    std::fs::write(
+        folder.path().join("nla_meta.yaml"),
+        yaml + "kind: nla_model\n",
+    )
+    .unwrap();
+    let error = Released::open(folder.path(), None).unwrap_err().to_string();
+    assert!(error.contains("nla_meta.yaml"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
 #[test]
 fn maps_of_selfie_adapters_in_both_forms() {
     let reference = reference();

@@ -73,6 +73,7 @@ mod element;
 mod error;
 mod format;
 pub mod gpu;
+mod last_words;
 mod quantize;
 pub mod reference;
 mod source;
@@ -88,5 +89,6 @@ pub use cpu::{
 pub use dtype::DType;
 pub use error::{KernelError, Result};
 pub use format::{BlockFormat, Format};
+pub use last_words::LastWords;
 pub use quantize::quantize;
 pub use source::{MatrixSource, SliceMatrix};

@@ -27,18 +27,25 @@ impl<B: Backend> KvCache<B> {
         (budget.saturating_sub(prefixes) / slot) as usize
     }
 
-    /// Allocates the cache. If memory is too small, the error says how many slots would fit.
-    pub(crate) fn new(backend: &B, layout: KvLayout) -> Result<Self> {
-        let bytes = backend.kv_bytes(&layout);
+    /// Fails if the cache and `buffers` more bytes do not fit in memory. The error says how many slots would fit.
+    pub(crate) fn check(backend: &B, layout: &KvLayout, buffers: u64) -> Result<()> {
+        let bytes = backend.kv_bytes(layout);
         let available = backend.memory()?.available;
-        if bytes > available {
-            return Err(LlamaError::CacheMemory {
-                bytes,
-                available,
-                slots: layout.slots,
-                fit: Self::slots_that_fit(backend, &layout, available),
-            });
+        if bytes.saturating_add(buffers) <= available {
+            return Ok(());
         }
+        let left = available.saturating_sub(buffers);
+        Err(LlamaError::CacheMemory {
+            bytes,
+            buffers,
+            available,
+            slots: layout.slots,
+            fit: Self::slots_that_fit(backend, layout, left),
+        })
+    }
+
+    /// Allocates the cache.
+    pub(crate) fn new(backend: &B, layout: KvLayout) -> Result<Self> {
         Ok(Self {
             kv: backend.kv(&layout)?,
             free: (0..layout.slots as u32).rev().collect(),

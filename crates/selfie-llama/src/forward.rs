@@ -82,6 +82,16 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
+    /// The bytes that [`new`](Self::new) allocates at least, with operands in 16 bits.
+    pub(crate) fn least_bytes(model: &Llama<B>, max_rows: usize, max_positions: usize) -> u64 {
+        let (d_model, ffn, attn) = (model.config.d_model, model.config.ffn, &model.config.attn);
+        let rows = 2 * d_model + attn.qkv_dim() + 2 * ffn;
+        let operands = d_model + attn.q_dim() + ffn;
+        let of_rows = (max_rows as u64).saturating_mul((4 * rows + 2 * operands) as u64);
+        let rope = max_positions as u64 * model.config.spec.rotated as u64 * 4;
+        of_rows.saturating_add(rope)
+    }
+
     /// The most rows of a pass.
     pub(crate) fn max_rows(&self) -> usize {
         self.max_rows

@@ -66,7 +66,7 @@ impl<B: Backend> Generation<B> {
         if prompt.is_empty() {
             return Err(LlamaError::EmptyPrompt);
         }
-        let positions = prompt.len() + decoding.max_new_tokens;
+        let positions = prompt.len().saturating_add(decoding.max_new_tokens);
         let mut session = Session::new(model, &SessionSize::new(model, 1, positions))?;
         let slot = session.open()?;
         Ok(Self {
@@ -209,7 +209,7 @@ fn check<B: Backend>(model: &Llama<B>, decoding: &Decoding, prompt_len: usize) -
     }
     model
         .config()
-        .check_context(prompt_len + decoding.max_new_tokens)
+        .check_context(prompt_len.saturating_add(decoding.max_new_tokens))
 }
 
 impl From<Sequence> for Generated {

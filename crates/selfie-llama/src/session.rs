@@ -70,6 +70,9 @@ impl<B: Backend> Session<B> {
     pub fn new(model: &Llama<B>, size: &SessionSize) -> Result<Self> {
         let backend = model.backend();
         let layout = size.layout(model);
+        model.config().check_context(size.positions)?;
+        let buffers = Workspace::least_bytes(model, size.rows, size.positions);
+        KvCache::check(backend, &layout, buffers)?;
         let ws = Workspace::new(model, size.rows, size.positions)?;
         Ok(Self {
             cache: KvCache::new(backend, layout)?,

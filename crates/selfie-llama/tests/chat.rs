@@ -167,6 +167,23 @@ fn errors_name_the_file_and_the_line() {
     says(render("{{ strftime_now('%Q') }}"), &["line 1: ", "%Q"]);
     let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
     says(render(endless), &["line 1: ", "fuel"]);
+    // A few characters that ask for gigabytes.
+    let doubled = "{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}";
+    says(render(doubled), &["line 1: ", "fuel"]);
+    says(
+        render("{{ messages | tojson(indent=1000000000000) }}"),
+        &["indent is larger than 1000"],
+    );
+    for wide in [
+        "{{ '{:>1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
+    ] {
+        says(render(wide), &["str.format", "width"]);
+    }
+    assert_eq!(
+        render("{{ '{:>3}'.format(1) }}{{ '{0}'.format('{') }}").unwrap(),
+        "  1{"
+    );
     says(
         parse("").unwrap().render(&[], ChatEnd::Reply),
         &["no message"],

@@ -393,6 +393,38 @@ fn broken_tokenizers_are_named_with_the_reason() {
     }
 }
 
+/// Files that the tokenizers library panics at, or would take gigabytes for.
+#[test]
+fn tokenizers_that_contradict_themselves_are_errors() {
+    let strip = json!({"type": "Strip", "content": "a", "start": 1, "stop": 1u64 << 60});
+    let copy_with = |field: &str, value: &Value| {
+        copy("llama2-mha", |tokenizer, _| {
+            tokenizer[field] = value.clone();
+        })
+    };
+    for (field, value, says) in [
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+            "its precompiled_charsmap is cut off",
+        ),
+        (
+            "normalizer",
+            json!({"type": "Sequence", "normalizers": [
+                {"type": "Precompiled", "precompiled_charsmap": "//////8="}]}),
+            "its precompiled_charsmap is cut off",
+        ),
+    ] {
+        let (_, message) = refused(&copy_with(field, &value));
+        assert!(message.contains("tokenizer.json"), "{message}");
+        assert!(message.contains(says), "{message}");
+    }
+    let tokenizer = Tokenizer::open(copy_with("decoder", &strip).path()).unwrap();
+    let ids = tokenizer.encode("a").unwrap();
+    let message = tokenizer.decode(&ids).unwrap_err().to_string();
+    assert!(message.contains("it contradicts itself: "), "{message}");
+}
+
 #[test]
 fn broken_configurations_name_the_field() {
     let dir = copy("llama2-mha", |_, _| {});

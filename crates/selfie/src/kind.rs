@@ -37,7 +37,11 @@ impl Error {
         if missing {
             return ErrorKind::NotFound;
         }
-        if kernel.is_some_and(is_out_of_memory) {
+        let does_not_fit = matches!(
+            llama,
+            Some(LlamaError::WeightMemory { .. } | LlamaError::CacheMemory { .. })
+        );
+        if does_not_fit || kernel.is_some_and(is_out_of_memory) {
             return ErrorKind::OutOfMemory;
         }
         let mut cause = self.source();

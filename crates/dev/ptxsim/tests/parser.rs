@@ -147,6 +147,12 @@ fn errors_say_where() {
             3,
             33,
         ),
+        // Each fits, and both together do not.
+        (
+            ".version 8.0\n.target sm_80\n.global .b8 a[10000000];\n.const .b8 b[10000000];",
+            4,
+            12,
+        ),
         (
             ".version 8.0\n.target sm_80\n.visible .entry k() { .reg .b32 %r, %r; }",
             3,

@@ -91,15 +91,15 @@ impl ReaderSize {
         // At least two, so that a text can continue another one that stays in the cache.
         let scored = if self.clean {
             let most = self.texts.unwrap_or(usize::MAX).max(2);
-            (SCORED * decoding).max(2).min(most)
+            SCORED.saturating_mul(decoding).max(2).min(most)
         } else {
             0
         };
-        size.slots = decoding + scored;
+        size.slots = decoding.saturating_add(scored);
         size.rows = backend
             .pass_rows()
-            .min(decoding * self.written_tokens)
-            .max(decoding + self.max_new_tokens.min(backend.pass_rows()))
+            .min(decoding.saturating_mul(self.written_tokens))
+            .max(decoding.saturating_add(self.max_new_tokens.min(backend.pass_rows())))
             .max(self.written_tokens);
         Ok((decoding, scored, size))
     }

@@ -20,7 +20,16 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
         path: path.clone(),
         problem,
     };
-    let meta: Value = serde_saphyr::from_str(&text).map_err(|source| {
+    // Aliases can make gigabytes of a few lines.
+    let limits = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: 10_000,
+            max_events: 20_000,
+            max_recorded_anchor_bytes: 1 << 20,
+            max_total_scalar_bytes: 1 << 20,
+        },
+    };
+    let meta: Value = serde_saphyr::from_str_with_options(&text, limits).map_err(|source| {
         let problem = source.to_string();
         refuse(problem.lines().next().unwrap_or_default().to_owned())
     })?;

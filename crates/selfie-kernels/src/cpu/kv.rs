@@ -70,9 +70,13 @@ impl CpuKv {
         let head = (layout.head_dim + value_width(layout)) as u64;
         let position = layout.kv_heads as u64 * head * layout.dtype.size() as u64;
         let shared: u64 = layout.prefixes.iter().map(|&n| padded(n) as u64).sum();
-        let positions = |own: usize| shared + layout.slots as u64 * padded(own) as u64;
+        let positions = |own: usize| {
+            let slots = (layout.slots as u64).saturating_mul(padded(own) as u64);
+            shared.saturating_add(slots)
+        };
         let layers = layout.own.iter();
-        layers.map(|&own| positions(own) * position).sum()
+        let layers = layers.map(|&own| positions(own).saturating_mul(position));
+        layers.fold(0, u64::saturating_add)
     }
 
     pub(super) fn new(layout: &KvLayout) -> Result<Self> {

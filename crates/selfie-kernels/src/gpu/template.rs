@@ -13,9 +13,7 @@
 //! end of the enclosing loop. `$name` and `${expression}` stand for an integer. Expressions have `+ - * / %`,
 //! parentheses and names. Everything else is plain PTX.
 
-use std::fmt::Write;
-
-/// A template breaks the rules above.
+/// A template that does not follow the rules above.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct TemplateError {
@@ -25,113 +23,143 @@ pub struct TemplateError {
     pub reason: String,
 }
 
+/// The most rounds of all loops together. The longest of our templates has some thousands.
+const MAX_ROUNDS: usize = 1 << 16;
+/// The most bytes that a template may expand to.
+const MAX_BYTES: usize = 16 << 20;
+/// The deepest nesting of loops, and of parentheses.
+const MAX_DEPTH: usize = 32;
+
 /// Expands the loops and values of `source`.
 pub fn expand(source: &str, names: &[(&str, i64)]) -> Result<String, TemplateError> {
-    let lines: Vec<&str> = source.lines().collect();
-    let mut names = names.to_vec();
-    let mut out = String::with_capacity(2 * source.len());
-    let end = block(&lines, 0, &mut names, &mut out)?;
-    if end < lines.len() {
+    let mut expansion = Expansion {
+        lines: source.lines().collect(),
+        names: names.to_vec(),
+        out: String::with_capacity(2 * source.len()),
+        rounds: 0,
+        depth: 0,
+    };
+    let end = expansion.block(0)?;
+    if end < expansion.lines.len() {
         return fail(end, "$end without $for");
     }
-    Ok(out)
+    Ok(expansion.out)
 }
 
-/// Expands from line `at` to the `$end` of this block or the end of the file, and returns that line.
-fn block<'a>(
-    lines: &[&'a str],
-    mut at: usize,
-    names: &mut Vec<(&'a str, i64)>,
-    out: &mut String,
-) -> Result<usize, TemplateError> {
-    let outside = names.len();
-    while at < lines.len() {
-        let line = lines[at].trim();
-        if line == "$end" {
-            break;
-        }
-        if let Some(header) = line.strip_prefix("$for ") {
-            at = repeat(lines, at, header, names, out)?;
-        } else if let Some(definition) = line.strip_prefix("$let ") {
-            let Some((name, value)) = definition.split_once(" = ") else {
-                return fail(at, "expected `$let name = expression`");
-            };
-            let value = Expression::value(value, at, names)?;
-            names.push((name, value));
-        } else {
-            values(lines[at], at, names, out)?;
-            out.push('\n');
-        }
-        at += 1;
-    }
-    names.truncate(outside);
-    Ok(at)
+/// A template during expansion.
+struct Expansion<'a> {
+    lines: Vec<&'a str>,
+    names: Vec<(&'a str, i64)>,
+    out: String,
+    /// Rounds of all loops so far.
+    rounds: usize,
+    /// The number of open loops.
+    depth: usize,
 }
 
-/// Expands the loop whose header is on line `at`, and returns the line of its `$end`.
-fn repeat<'a>(
-    lines: &[&'a str],
-    at: usize,
-    header: &'a str,
-    names: &mut Vec<(&'a str, i64)>,
-    out: &mut String,
-) -> Result<usize, TemplateError> {
-    let Some((name, items)) = header.split_once(" in ") else {
-        return fail(
-            at,
-            "expected `$for name in first..last` or `$for name in 4, 2, 1`",
-        );
-    };
-    let value = |text| Expression::value(text, at, names);
-    let items: Vec<i64> = match items.split_once("..") {
-        Some((first, last)) => (value(first)?..value(last)?).collect(),
-        None => items.split(',').map(value).collect::<Result<_, _>>()?,
-    };
-    // A loop of no rounds is walked once to find its end, and its output is dropped.
-    let length = out.len();
-    let mut end = at;
-    let rounds = if items.is_empty() { &[0] } else { &items[..] };
-    for &item in rounds {
-        names.push((name, item));
-        end = block(lines, at + 1, names, out)?;
-        names.pop();
-    }
-    if end == lines.len() {
-        return fail(at, "$for without $end");
-    }
-    if items.is_empty() {
-        out.truncate(length);
-    }
-    Ok(end)
-}
-
-/// Appends one line with its values filled in.
-fn values(
-    line: &str,
-    at: usize,
-    names: &[(&str, i64)],
-    out: &mut String,
-) -> Result<(), TemplateError> {
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once('$') {
-        out.push_str(before);
-        let (name, next) = if let Some(inner) = after.strip_prefix('{') {
-            match inner.split_once('}') {
-                Some(split) => split,
-                None => return fail(at, "${ without }"),
+impl<'a> Expansion<'a> {
+    /// Expands from line `at` to the `$end` of this block, or the end of the file; returns that line.
+    fn block(&mut self, mut at: usize) -> Result<usize, TemplateError> {
+        let outside = self.names.len();
+        while at < self.lines.len() {
+            let line = self.lines[at].trim();
+            if line == "$end" {
+                break;
             }
-        } else {
-            let length = after
-                .find(|c: char| !c.is_ascii_alphanumeric())
-                .unwrap_or(after.len());
-            after.split_at(length)
-        };
-        let value = Expression::value(name, at, names)?;
-        write!(out, "{value}").expect("writing to a String does not fail");
-        rest = next;
+            if let Some(header) = line.strip_prefix("$for ") {
+                at = self.repeat(at, header)?;
+            } else if let Some(definition) = line.strip_prefix("$let ") {
+                let Some((name, value)) = definition.split_once(" = ") else {
+                    return fail(at, "expected `$let name = expression`");
+                };
+                let value = Expression::value(value, at, &self.names)?;
+                self.names.push((name, value));
+            } else {
+                self.values(at)?;
+                self.out.push('\n');
+            }
+            if self.out.len() > MAX_BYTES {
+                return fail(at, format!("more than {MAX_BYTES} bytes are written"));
+            }
+            at += 1;
+        }
+        self.names.truncate(outside);
+        Ok(at)
     }
-    out.push_str(rest);
-    Ok(())
+
+    /// Expands the loop whose header is on line `at`; returns the line of its `$end`.
+    fn repeat(&mut self, at: usize, header: &'a str) -> Result<usize, TemplateError> {
+        let Some((name, items)) = header.split_once(" in ") else {
+            return fail(
+                at,
+                "expected `$for name in first..last` or `$for name in 4, 2, 1`",
+            );
+        };
+        let value = |text| Expression::value(text, at, &self.names);
+        let items: Vec<i64> = match items.split_once("..") {
+            Some((first, last)) => {
+                let (first, last) = (value(first)?, value(last)?);
+                if last.saturating_sub(first) > MAX_ROUNDS as i64 {
+                    return fail(at, too_many_rounds());
+                }
+                (first..last).collect()
+            }
+            None => items.split(',').map(value).collect::<Result<_, _>>()?,
+        };
+        if self.depth == MAX_DEPTH {
+            return fail(at, format!("more than {MAX_DEPTH} loops within each other"));
+        }
+        self.depth += 1;
+        // A loop of no rounds is walked once, for its end, and what it would write is dropped.
+        let length = self.out.len();
+        let mut end = at;
+        let rounds = if items.is_empty() { &[0] } else { &items[..] };
+        for &item in rounds {
+            self.rounds += 1;
+            if self.rounds > MAX_ROUNDS {
+                return fail(at, too_many_rounds());
+            }
+            self.names.push((name, item));
+            end = self.block(at + 1)?;
+            self.names.pop();
+        }
+        self.depth -= 1;
+        if end == self.lines.len() {
+            return fail(at, "$for without $end");
+        }
+        if items.is_empty() {
+            self.out.truncate(length);
+        }
+        Ok(end)
+    }
+
+    /// Appends line `at` with its values filled in.
+    fn values(&mut self, at: usize) -> Result<(), TemplateError> {
+        let mut rest = self.lines[at];
+        while let Some((before, after)) = rest.split_once('$') {
+            self.out.push_str(before);
+            let (name, next) = if let Some(inner) = after.strip_prefix('{') {
+                match inner.split_once('}') {
+                    Some(split) => split,
+                    None => return fail(at, "${ without }"),
+                }
+            } else {
+                let length = after
+                    .find(|c: char| !c.is_ascii_alphanumeric())
+                    .unwrap_or(after.len());
+                after.split_at(length)
+            };
+            let value = Expression::value(name, at, &self.names)?;
+            self.out.push_str(&value.to_string());
+            rest = next;
+        }
+        self.out.push_str(rest);
+        Ok(())
+    }
+}
+
+fn too_many_rounds() -> String {
+    format!("its loops have more than {MAX_ROUNDS} rounds")
 }
 
 /// The innermost meaning of a name.
@@ -145,6 +173,8 @@ struct Expression<'a> {
     rest: &'a str,
     line: usize,
     names: &'a [(&'a str, i64)],
+    /// Parentheses that are open.
+    depth: usize,
 }
 
 impl Expression<'_> {
@@ -153,6 +183,7 @@ impl Expression<'_> {
             rest: text,
             line,
             names,
+            depth: 0,
         };
         let value = expression.sum()?;
         if !expression.rest.trim().is_empty() {
@@ -173,11 +204,12 @@ impl Expression<'_> {
         let mut value = self.product()?;
         while let Some(c) = self.operator("+-") {
             let other = self.product()?;
-            value = if c == '+' {
-                value + other
+            let sum = if c == '+' {
+                value.checked_add(other)
             } else {
-                value - other
+                value.checked_sub(other)
             };
+            value = self.fits(sum)?;
         }
         Ok(value)
     }
@@ -189,18 +221,32 @@ impl Expression<'_> {
             if c != '*' && other == 0 {
                 return fail(self.line, "division by 0");
             }
-            value = match c {
-                '*' => value * other,
-                '/' => value / other,
-                _ => value % other,
+            let product = match c {
+                '*' => value.checked_mul(other),
+                '/' => value.checked_div(other),
+                _ => value.checked_rem(other),
             };
+            value = self.fits(product)?;
         }
         Ok(value)
     }
 
+    fn fits(&self, value: Option<i64>) -> Result<i64, TemplateError> {
+        match value {
+            Some(value) => Ok(value),
+            None => fail(self.line, "a value does not fit 64 bits"),
+        }
+    }
+
     fn factor(&mut self) -> Result<i64, TemplateError> {
         if self.operator("(").is_some() {
+            if self.depth == MAX_DEPTH {
+                let reason = format!("more than {MAX_DEPTH} parentheses within each other");
+                return fail(self.line, reason);
+            }
+            self.depth += 1;
             let value = self.sum()?;
+            self.depth -= 1;
             return match self.operator(")") {
                 Some(_) => Ok(value),
                 None => fail(self.line, "( without )"),
@@ -278,6 +324,51 @@ mod tests {
         ] {
             let reason = reason.into();
             assert_eq!(expand(source, NAMES), Err(TemplateError { line, reason }));
+        }
+    }
+
+    #[test]
+    fn what_would_grow_without_bound_is_refused() {
+        let end = |n: usize| "$end\n".repeat(n);
+        for (source, line, reason) in [
+            (
+                "$for i in 0..99999999999\n$end".to_owned(),
+                1,
+                "its loops have more than 65536 rounds",
+            ),
+            (
+                "$for i in 0..1000\n$for j in 0..1000\n$end\n$end".to_owned(),
+                2,
+                "its loops have more than 65536 rounds",
+            ),
+            (
+                format!("$for i in 0..60000\n{}\n$end", "a".repeat(1000)),
+                2,
+                "more than 16777216 bytes are written",
+            ),
+            (
+                "$for i in 0..1\n".repeat(33) + &end(33),
+                33,
+                "more than 32 loops within each other",
+            ),
+            (
+                format!("${{{}1}}", "(".repeat(33)),
+                1,
+                "more than 32 parentheses within each other",
+            ),
+            (
+                "${9223372036854775807 + 1}".to_owned(),
+                1,
+                "a value does not fit 64 bits",
+            ),
+            (
+                "${(0 - 9223372036854775807 - 1) / (0 - 1)}".to_owned(),
+                1,
+                "a value does not fit 64 bits",
+            ),
+        ] {
+            let reason = reason.into();
+            assert_eq!(expand(&source, NAMES), Err(TemplateError { line, reason }));
         }
     }
 }

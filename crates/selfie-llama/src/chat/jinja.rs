@@ -10,8 +10,11 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// Steps after which a template counts as endless. A long chat takes some thousands.
-const FUEL: u64 = 10_000_000;
+/// The budget of a template. A step costs 1, and so do 64 bytes of text that it makes. A long chat takes some thousands.
+/// An endless template, or one that doubles a text again and again, ends here.
+const FUEL: u64 = 300_000;
+/// The widest padding or indentation of a text. Python's methods for these cost no fuel.
+const MOST_WIDTH: usize = 1000;
 
 /// An environment with everything that chat templates use.
 pub(super) fn environment() -> Environment<'static> {
@@ -25,7 +28,7 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_formatter(print);
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
@@ -71,6 +74,30 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
     }
 }
 
+/// A method of Python. `str.format` is charged nothing for the width of what it pads: a wide one is refused.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    if name == "format"
+        && let Some(text) = value.as_str()
+        && !has_small_widths(text)
+    {
+        let reason = format!("str.format: a width is no number up to {MOST_WIDTH}");
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    }
+    unknown_method_callback(state, value, name, args)
+}
+
+/// Whether no number of a format is larger than a width may be, and none comes from an argument.
+fn has_small_widths(text: &str) -> bool {
+    let numbers = text.split(|c: char| !c.is_ascii_digit());
+    let is_small =
+        |number: &str| number.is_empty() || number.parse().is_ok_and(|n: usize| n <= MOST_WIDTH);
+    let has_nested = text.split('{').any(|field| {
+        let spec = field.split('}').next().unwrap_or_default();
+        spec.contains(':') && field.len() == spec.len()
+    });
+    numbers.into_iter().all(is_small) && !has_nested
+}
+
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
@@ -90,6 +117,10 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
+    if indent.is_some_and(|indent| indent > MOST_WIDTH) {
+        let reason = format!("tojson: indent is larger than {MOST_WIDTH}");
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    }
     let mut bytes = Vec::new();
     let written = match indent {
         None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Python)),

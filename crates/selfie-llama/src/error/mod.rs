@@ -271,7 +271,7 @@ pub enum LlamaError {
     /// The model does not fit the free memory.
     #[error(
         "the model's weights need {} MB in {formats}, and {} MB are free on {device}; \
-         use another device or a smaller model",
+         quantize them on loading (--quantize q4_k), or use another device or a smaller model",
         bytes / 1_000_000,
         available / 1_000_000
     )]
@@ -287,13 +287,17 @@ pub enum LlamaError {
     },
     /// The KV cache does not fit the free memory.
     #[error(
-        "the KV cache for a batch of {slots} needs {} MB and {} MB are free; a batch size of {fit} would fit",
+        "the KV cache for a batch of {slots} needs {} MB, the buffers beside it {} MB, and {} MB are free; {}",
         bytes / 1_000_000,
-        available / 1_000_000
+        buffers / 1_000_000,
+        available / 1_000_000,
+        smaller_batch(*fit)
     )]
     CacheMemory {
         /// The bytes that the cache needs.
         bytes: u64,
+        /// The bytes that the buffers of a pass need at least.
+        buffers: u64,
         /// The bytes that are free.
         available: u64,
         /// The number of slots requested.
@@ -629,3 +633,12 @@ pub enum LlamaError {
 
 /// The result type of this crate.
 pub type Result<T, E = LlamaError> = std::result::Result<T, E>;
+
+/// Advice for a run that does not fit.
+fn smaller_batch(fit: usize) -> String {
+    if fit > 0 {
+        return format!("a batch size of {fit} would fit (--batch-size)");
+    }
+    "not even one text fits: shorter texts (--max-new-tokens), quantized weights (--quantize q4_k) or a smaller model take less"
+        .to_owned()
+}

@@ -10,6 +10,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer as Engine};
 use super::class::{Class, Sources};
 use super::convert::from_vocab_and_merges;
 use super::files::Files;
+use super::guard::{check_charsmaps, guarded};
 use super::sentencepiece;
 use super::settings::{BOS, EOS, NAMES, PAD, Settings, UNK};
 use super::token::{Added, Named};
@@ -30,8 +31,11 @@ impl Built {
         let mut built = match json {
             Some(json) if !settings.made_anew => {
                 let source = "tokenizer.json";
-                let engine =
-                    Engine::from_bytes(&json).map_err(|error| bad(files, source, error))?;
+                let engine = guarded(|| {
+                    check_charsmaps(&json)?;
+                    Engine::from_bytes(&json)
+                });
+                let engine = engine.map_err(|error| bad(files, source, error))?;
                 Built {
                     engine,
                     source,
@@ -42,11 +46,12 @@ impl Built {
         };
         let source = built.source;
         let settings = &mut built.settings;
-        finish(&mut built.engine, settings).map_err(|error| bad(files, source, error))?;
+        guarded(|| finish(&mut built.engine, settings))
+            .map_err(|error| bad(files, source, error))?;
         if let Some((add_bos, add_eos)) = settings.adds {
             let bos = required(files, settings, BOS, add_bos)?;
             let eos = required(files, settings, EOS, add_eos)?;
-            let replaced = set_bos_and_eos(&mut built.engine, settings, bos, eos);
+            let replaced = guarded(|| set_bos_and_eos(&mut built.engine, settings, bos, eos));
             replaced.map_err(|error| bad(files, source, error))?;
         }
         Ok(built)
@@ -74,8 +79,8 @@ impl Built {
                 advice: advice(files, settings.class, alone),
             });
         };
-        let mut engine =
-            Engine::from_bytes(value.to_string()).map_err(|error| bad(files, source, error))?;
+        let engine = guarded(|| Engine::from_bytes(value.to_string()));
+        let mut engine = engine.map_err(|error| bad(files, source, error))?;
         if let Some(bos) = required(files, &settings, BOS, adds_bos_anew(&settings))? {
             let tokens = vec![(bos.to_owned(), slow_bos_id(&engine, &settings, alone))];
             let replaced = set_template(&mut engine, &format!("{bos}:0 $A:0"), tokens);

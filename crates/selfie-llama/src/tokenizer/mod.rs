@@ -4,6 +4,7 @@ mod build;
 mod class;
 mod convert;
 mod files;
+mod guard;
 mod sentencepiece;
 mod settings;
 mod stream;
@@ -24,6 +25,7 @@ use crate::{LlamaError, Note, Result};
 use build::Built;
 pub(crate) use convert::{QWEN2_SPLIT, byte_level};
 use files::Files;
+use guard::guarded;
 pub(crate) use sentencepiece::{CONTROL, Piece, PieceModel, USER_DEFINED};
 use settings::{BOS, EOS};
 pub use stream::TextStream;
@@ -143,7 +145,7 @@ impl Tokenizer {
     /// The ids of a text, with nothing added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         self.check_fill(text)?;
-        let encoding = self.inner.encode_fast(text, false);
+        let encoding = guarded(|| self.inner.encode_fast(text, false));
         let encoding = encoding.map_err(|source| self.error(source))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -180,15 +182,15 @@ impl Tokenizer {
     pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         self.check_fill(text)?;
         // The engine's steps, without the post-processors that trim its offsets.
-        let vocabulary = self.inner.get_added_vocabulary();
-        let mut split = vocabulary.extract_and_normalize(self.inner.get_normalizer(), text);
-        let encoding = (|| {
+        let encoding = guarded(|| {
+            let vocabulary = self.inner.get_added_vocabulary();
+            let mut split = vocabulary.extract_and_normalize(self.inner.get_normalizer(), text);
             if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
                 pre_tokenizer.pre_tokenize(&mut split)?;
             }
             split.tokenize(|part| self.inner.get_model().tokenize(part.get()))?;
             split.into_encoding(None, 0, OffsetType::Byte)
-        })();
+        });
         let encoding = encoding.map_err(|source| self.error(source))?;
         let ids = encoding.get_ids().iter().copied();
         let spans = encoding.get_offsets().iter().map(|&(from, to)| from..to);
@@ -206,9 +208,11 @@ impl Tokenizer {
             tokens.iter().map(|(id, _)| *id).collect()
         };
         match whole.split_at_checked(before.len()) {
-            // One token can stand for several unknown characters.
+            // One token can stand for several unknown characters, and several tokens for one character.
             Some((first, rest))
-                if ids(first) == ids(&before) && first.iter().all(|t| t.1.end <= BEFORE.len()) =>
+                if ids(first) == ids(&before)
+                    && first.iter().all(|t| t.1.end <= BEFORE.len())
+                    && rest.iter().all(|t| t.1.start >= BEFORE.len()) =>
             {
                 let len = BEFORE.len();
                 let own =
@@ -302,7 +306,7 @@ impl Tokenizer {
     /// The ids of a text with what the files add, and for each id whether it was added.
     fn encode_marked(&self, text: &str) -> Result<(Vec<u32>, Vec<bool>)> {
         self.check_fill(text)?;
-        let encoding = self.inner.encode_fast(text, true);
+        let encoding = guarded(|| self.inner.encode_fast(text, true));
         let encoding = encoding.map_err(|source| self.error(source))?;
         let added = encoding.get_special_tokens_mask().iter();
         Ok((
@@ -326,7 +330,9 @@ impl Tokenizer {
         let pieces = pieces.filter(|piece| !skip_special || !added.is_special_token(piece));
         let pieces: Vec<String> = pieces.collect();
         match self.inner.get_decoder() {
-            Some(decoder) => decoder.decode(pieces).map_err(|source| self.error(source)),
+            Some(decoder) => {
+                guarded(|| decoder.decode(pieces)).map_err(|source| self.error(source))
+            }
             None => Ok(pieces.join(" ")),
         }
     }

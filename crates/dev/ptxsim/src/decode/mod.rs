@@ -25,6 +25,9 @@ pub(crate) struct Data {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Bytes of all variables of a module; a few lines of text can ask for any number.
+const MOST_DATA: u64 = 16 << 20;
+
 /// Decodes every kernel of a module.
 pub(crate) fn decode(parsed: &Parsed) -> Result<(Vec<Kernel>, Data)> {
     let mut data = Data::default();
@@ -33,6 +36,15 @@ pub(crate) fn decode(parsed: &Parsed) -> Result<(Vec<Kernel>, Data)> {
         let offset = data.bytes.len().next_multiple_of(variable.align as usize);
         offsets.push(offset as u64);
         if variable.space != Space::Shared {
+            if offset as u64 + variable.bytes.unwrap_or(0) > MOST_DATA {
+                return Err(SimError::Syntax {
+                    at: variable.at,
+                    message: format!(
+                        "with `{}` the variables of the module are larger than {MOST_DATA} bytes",
+                        variable.name
+                    ),
+                });
+            }
             data.bytes.resize(offset, 0);
             initialise(&mut data.bytes, variable)?;
         }

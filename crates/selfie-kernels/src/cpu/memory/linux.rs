@@ -1,4 +1,4 @@
-//! Linux: `/proc/meminfo`, and the limits of the control groups that the process is in (a container's, a batch job's).
+//! Linux: `/proc/meminfo`, the limits of the process's control groups (a container's, a batch job's), and its `ulimit`.
 
 use std::fs;
 use std::io;
@@ -63,7 +63,21 @@ fn read(root: &Path) -> io::Result<Memory> {
             bound(root, hierarchy, group, &mut memory);
         }
     }
+    ulimit(root, &mut memory);
     Ok(memory)
+}
+
+/// Lowers `memory` to `ulimit -v` and `ulimit -d`, less what the process has already.
+fn ulimit(root: &Path, memory: &mut Memory) {
+    let text = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_default();
+    let (limits, status) = (text("proc/self/limits"), text("proc/self/status"));
+    for (limit, used) in [("Max address space", "VmSize"), ("Max data size", "VmData")] {
+        // "Max data size  unlimited  unlimited  bytes": no number is no limit.
+        if let (Some(limit), Some(kib)) = (value(&limits, limit, ' '), value(&status, used, ':')) {
+            memory.total = memory.total.min(limit);
+            memory.available = memory.available.min(limit.saturating_sub(kib << 10));
+        }
+    }
 }
 
 /// Lowers `memory` to the limits of a group and of all that it is in. A container may see its own group as the mount's root,
@@ -179,6 +193,23 @@ mod tests {
             ("sys/fs/cgroup/a/memory.current", "2097152"),
         ]);
         assert_eq!(read(root.path()).unwrap().available, 0);
+    }
+
+    #[test]
+    fn ulimit_counts_less_what_the_process_has() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max data size             unlimited            unlimited            bytes     \n\
+                      Max address space         6291456              unlimited            bytes     \n";
+        let root = root(&[
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/limits", limits),
+            (
+                "proc/self/status",
+                "Name:\tselfie\nVmSize:\t    2048 kB\nVmData:\t    1024 kB\n",
+            ),
+        ]);
+        let memory = read(root.path()).unwrap();
+        assert_eq!((memory.total, memory.available), (6 * MIB, 4 * MIB));
     }
 
     #[test]
