@@ -14,6 +14,8 @@ use selfie_sweep::SweepError;
 pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
+    #[error("cannot start the threads: {0}")]
+    Threads(rayon::ThreadPoolBuildError),
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
     /// `done` says which rows were written, and where.

@@ -42,6 +42,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{Cli, Command};
+use error::{CliError, Result};
 use selfie::kernels::LastWords;
 
 #[global_allocator]
@@ -54,7 +55,32 @@ fn main() -> ExitCode {
     };
     // A panic is a bug: print one line, and no backtrace, on the user's terminal.
     panic::set_hook(Box::new(|_| {}));
-    let outcome = panic::catch_unwind(|| match cli.command {
+    let outcome = panic::catch_unwind(|| run(cli.command));
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+        Err(panic) => {
+            let what = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            eprintln!("error: internal error, please report it: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    // Rayon would start its threads at their first use, and panic if it cannot.
+    rayon::ThreadPoolBuilder::new()
+        .build_global()
+        .map_err(CliError::Threads)?;
+    match command {
         Command::Info(args) => info::info(&args),
         Command::Tokens(args) => info::tokens(&args),
         Command::Generate(args) => generate::generate(&args),
@@ -72,23 +98,6 @@ fn main() -> ExitCode {
         Command::Score(args) => score::score(&args),
         Command::Map(command) => map::map(&command),
         Command::RandomCheckpoint(args) => random::random_checkpoint(&args),
-    });
-    match outcome {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) if error.is_closed_pipe() => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
-        }
-        Err(panic) => {
-            let what = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("unknown");
-            eprintln!("error: internal error, please report it: {what}");
-            ExitCode::FAILURE
-        }
     }
 }
 

@@ -367,7 +367,7 @@ fn any_number_of_threads_comes_to_an_end() {
     let outcome = run(&[&args[..], &["--threads", "3000"]].concat());
     assert_eq!((outcome.code, &outcome.stdout), (0, &want.stdout));
     let cores = std::thread::available_parallelism().unwrap();
-    let said = format!("not 3000 (--threads): this process may use {cores} cores");
+    let said = format!("instead of 3000 (--threads): this process may use {cores} cores");
     assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
     let quiet = run(&[&args[..], &["--threads", "3000", "--quiet"]].concat());
     assert_eq!((quiet.code, &*quiet.stderr), (0, ""));

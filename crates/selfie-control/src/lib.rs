@@ -30,7 +30,7 @@
 //!     ControlFlow::Continue(())
 //! })?;
 //!
-//! The model now has the edit. It can be reverted, to the exact bytes, and applied again; the clone never had it.
+//! // The model now has the edit. It can be reverted, to the exact bytes, and applied again; the clone never had it.
 //! outcome.revert(&mut model)?;
 //! assert_eq!(model.mlp(1)?, before.mlp(1)?);
 //! outcome.apply(&mut model)?;

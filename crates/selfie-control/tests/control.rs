@@ -413,7 +413,7 @@ fn impossible_runs_are_refused_before_they_begin() {
     nan[3] = f32::NAN;
     says(
         with(&|c| c.target = vectors(vec![nan.clone()])),
-        &["NaN at 3"],
+        &["NaN at index 3"],
     );
     says(with(&|c| c.target = Target::Cells(vec![])), &["target"]);
     let cell = |layer, token| TargetCell {

@@ -285,7 +285,7 @@ fn verbalizers_write_over_the_marker_between_its_neighbours() {
                 .replace("char ~", "char")
         })
         .unwrap_err();
-        assert!(lost.to_string().contains("has no \"~\""), "{lost}");
+        assert!(lost.to_string().contains("has neither \"~\""), "{lost}");
         let id = format!("injection_token_id: {}", case["marker_id"]);
         let drift = configure("av", &|meta| meta.replace(&id, "injection_token_id: 3"))
             .unwrap_err()
@@ -388,10 +388,7 @@ fn an_affine_map_is_for_its_layers_and_widths() {
     assert!(error.contains("hidden_states[3] to layer 1"), "{error}");
     let narrow = Map::open(&built.write_affine(d - 1, d)).unwrap();
     let error = check(3, &options(2, &narrow)).unwrap_err().to_string();
-    let both = [
-        format!("takes vectors of {}", d - 1),
-        format!("have {d} values"),
-    ];
+    let both = [format!("maps {} values", d - 1), format!("have {d} values")];
     assert!(both.iter().all(|part| error.contains(part)), "{error}");
 
     // W x + b by hand, for a given vector.
@@ -521,7 +518,7 @@ fn adapters_apply_per_row_and_leave_other_rows_unchanged() {
         let slot = session.open().unwrap();
         let error = session.set_adapter(slot, Some(2)).unwrap_err().to_string();
         assert!(
-            error.contains("adapter 2") && error.contains("2 adapters"),
+            error.contains("adapter 2") && error.contains("has 2 adapter(s)"),
             "{error}"
         );
         let with_head = Lora::open(&built.write_lora("head", true)).unwrap();
@@ -571,7 +568,7 @@ fn unsupported_adapter_features_are_refused_by_name() {
         .unwrap_err()
         .to_string();
     assert!(
-        rank.contains("down_proj is 4 there, and 2 in the weights"),
+        rank.contains("down_proj is 4, but its weights have rank 2"),
         "{rank}"
     );
     assert!(open("init_lora_weights", serde_json::json!(true)).is_ok());

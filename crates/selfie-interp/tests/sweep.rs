@@ -239,10 +239,7 @@ fn wrong_cells_and_options_are_refused_with_their_numbers() {
         prompt: 1,
         ..cell(0, 0)
     };
-    says(
-        refused(&PROMPT, other, |_| ()),
-        &["prompt 1", "there are 1"],
-    );
+    says(refused(&PROMPT, other, |_| ()), &["prompt 1", "0..1"]);
     says(refused(&[""], cell(0, 0), |_| ()), &["prompt 0 is empty"]);
     says(
         refused(&PROMPT, cell(0, 0), |o| o.injections = inject(4, 1.0)),
