@@ -527,7 +527,7 @@ fn adapters_apply_per_row_and_leave_other_rows_unchanged() {
         let slot = session.open().unwrap();
         let error = session.set_adapter(slot, None).unwrap_err().to_string();
         assert!(
-            error.contains("no adapter") && error.contains("of the head"),
+            error.contains("no adapter") && error.contains("in the head"),
             "{error}"
         );
     }
