@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Every example, on the demo checkpoint.
+# Runs every example on the demo checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=target/examples
 rm -rf "$out"
 mkdir -p "$out"
+# The tests have built them already, if they are built for the whole workspace.
+cargo build --quiet --locked --workspace --examples --bins
 run() {
     echo "+ $*"
-    cargo run --quiet --locked --package "$1" --example "$2" -- "${@:3}"
+    "target/debug/examples/$2" "${@:3}"
 }
 # A run whose output has to say something.
 says() {
@@ -36,7 +38,7 @@ refuses selfie-interp states 99 "$out/states.parquet" "$france"
 says "reward +1" selfie-control reward France
 says "Italy" selfie interpret "[INST] What is the capital of the country of the Colosseum? [/INST]"
 refuses selfie interpret
-cargo run --quiet --locked --package selfie-cli -- interpret --prompt "$france" --out "$out/rows.jsonl"
+target/debug/selfie interpret --prompt "$france" --out "$out/rows.jsonl"
 run selfie-explorer page "$out/rows.jsonl" "$out/page.html"
 refuses selfie-explorer page "$out/no-such-rows.jsonl" "$out/page.html"
 run selfie-sweep million 10000

@@ -13,7 +13,7 @@ venv=$PWD/target/python
 "$venv/bin/maturin" build --quiet --locked --profile dev --manifest-path python/Cargo.toml --out target/wheels \
     --interpreter "$venv/bin/python"
 "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps target/wheels/selfie_rs-*-cp39-abi3-*.whl
-cargo build --quiet --locked --package selfie-cli
+cargo build --quiet --locked --workspace
 
 # Run from here: Python does not find the folder selfie_rs of the sources, so it tests the installed module.
 SELFIE_BIN=$PWD/target/debug/selfie "$venv/bin/python" -m pytest python/tests

@@ -84,9 +84,3 @@ pub use selfie_llama as llama;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// So are those of the repository's README and of the book.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-#[doc = include_str!("../../../docs/src/rust-api.md")]
-struct Book;

@@ -10,3 +10,9 @@ pub mod interp;
 pub mod llama;
 pub mod models;
 pub mod readers;
+
+/// Tests the examples of the repository's README and of the book. No package has these files, so the test is here.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../README.md")]
+#[doc = include_str!("../../../../docs/src/rust-api.md")]
+struct Book;
