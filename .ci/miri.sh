@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What threads share in selfie-kernels: in Miri by the portable and the AVX2 path, and under ThreadSanitizer by all. Both need
-# a nightly compiler; where there is none, this says so and checks nothing.
+# Checks what threads share in selfie-kernels: in Miri on the portable and the AVX2 path, and under ThreadSanitizer on all
+# paths. Both need a nightly compiler; without one, this says so and checks nothing. Miri takes some six minutes a path, so
+# .ci/run leaves this out: run it after a change of unsafe code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-//! What threads share, in small products: `.ci/miri.sh` runs this in Miri and under ThreadSanitizer, which see what an ordinary
+//! What threads share, in small products. `.ci/miri.sh` runs this in Miri and under ThreadSanitizer, which see what an ordinary
 //! run does not.
 
 use std::thread;

@@ -44,7 +44,7 @@ impl PlainPanels {
         let panels = rows.next_multiple_of(2 * PANEL) / PANEL;
         // Mapped pages come zeroed and aligned. Huge pages avoid most address look-ups of a pass over the weights.
         let mut map = MmapMut::map_anon((panels * lines * LINE).max(LINE))?;
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(Advice::HugePage);
         let panel_bytes = (lines * LINE).max(1);
         let panels_a_task = ((1 << 20) / panel_bytes).max(1);

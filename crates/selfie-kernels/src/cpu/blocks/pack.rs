@@ -57,7 +57,7 @@ impl BlockPanels {
         let count = rows.next_multiple_of(2 * PANEL) / PANEL;
         let panel_bytes = panels.panel_bytes();
         let mut map = MmapMut::map_anon((count * panel_bytes).max(LINE))?;
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(Advice::HugePage);
         map.par_chunks_mut(panel_bytes.max(LINE))
             .enumerate()
