@@ -14,7 +14,7 @@ PLACES = ("[INST]", 0, 0, "[/INST] It says:")
 
 def rows(model, **options):
     options = dict(layers=[1, 2], tokens=[-1], interpretation_prompt=PLACES, max_new_tokens=5, relevancy=False) | options
-    return model.interpret(PROMPT, **options)
+    return list(model.interpret(PROMPT, **options))
 
 
 def in_f32(file):
@@ -57,17 +57,17 @@ def test_a_lora_reads_and_does_not_change_what_is_read(golden, lora):
     folder, merged = lora
     plain, adapted = golden.open(), golden.open(lora=folder)
     assert adapted.generate(PROMPT, temperature=0).new_ids == plain.generate(PROMPT, temperature=0).new_ids
-    found = list(rows(adapted))
-    wanted = list(rows(plain, reader=selfie_rs.Model.open(merged, dtype="f32", device="cpu")))
+    found = rows(adapted)
+    wanted = rows(plain, reader=selfie_rs.Model.open(merged, dtype="f32", device="cpu"))
     for row, want in zip(found, wanted):
         assert row.new_ids == want.new_ids
         assert np.abs(np.array(row.logprobs) - np.array(want.logprobs)).max() < 1e-4
-        assert row.reader == "lora"
-    without = list(rows(plain))
+        assert row.reader == str(folder)
+    without = rows(plain)
     assert [row.logprobs for row in found] != [row.logprobs for row in without]
     vectors = plain.trace(PROMPT).hidden_states[1, -1]
     of_vectors = dict(interpretation_prompt=PLACES, max_new_tokens=5, relevancy=False)
-    assert adapted.interpret_vectors(vectors, **of_vectors)[0].new_ids == found[0].new_ids
+    assert next(iter(adapted.interpret_vectors(vectors, **of_vectors))).new_ids == found[0].new_ids
 
 
 def test_a_lora_of_another_model_is_refused(demo, lora):
@@ -96,7 +96,7 @@ def test_a_map_is_applied_where_it_says(golden, tmp_path):
 
 def test_samples_agree_as_often_as_they_do(demo, colosseum):
     options = dict(layers=[3], tokens=[-1], max_new_tokens=12, relevancy=False)
-    row = demo.interpret(colosseum, samples=5, temperature=1.0, seed=3, **options)[0].to_dict()
+    row = next(iter(demo.interpret(colosseum, samples=5, temperature=1.0, seed=3, **options))).to_dict()
     texts = row["samples"]
     assert len(texts) == 5 and row["interpretation"] in texts
     shares = [texts.count(text) / 5 for text in texts]
