@@ -597,16 +597,13 @@ fn load(
     for (name, edit) in &edits {
         state.apply(name, edit)?;
     }
-    // Report an adapter of another model now.
-    state.adapted = match &lora {
-        Some(lora) => Some(state.llama.with_lora(lora)?),
-        None => None,
-    };
     let model = Model {
         opened: Arc::new(opened),
         lora,
         state: Mutex::new(state),
     };
+    // Report an adapter of another model now.
+    model.reading()?;
     Ok((model, notes.iter().map(ToString::to_string).collect()))
 }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask api`: what each published library has to offer, as a list in its folder that a change of it has to touch.
+//! `cargo xtask api`: the public API of each published library, listed in its folder. A change of the API must change the
+//! list.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,7 @@ pub(crate) struct Args {
     write: bool,
 }
 
-/// What is needed of `cargo metadata`.
+/// The parts of `cargo metadata` that are used here.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -86,8 +87,8 @@ fn metadata() -> Result<Metadata> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Has rustdoc write JSON. That is unstable, and the toolchain is a stable one: rustdoc alone is told otherwise, by way of
-/// `xtask/rustdoc.sh`, so that nothing else is compiled anew.
+/// Makes rustdoc write JSON. That is unstable, and the toolchain is stable. `xtask/rustdoc.sh` allows it for rustdoc alone,
+/// so nothing else is compiled again.
 fn document(libraries: &[&Package]) -> Result<()> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["doc", "--quiet", "--locked", "--no-deps"]);
@@ -103,7 +104,7 @@ fn document(libraries: &[&Package]) -> Result<()> {
     Ok(())
 }
 
-/// The items of a library, a line each.
+/// The items of a library, one per line.
 fn list(json: &Path) -> Result<String> {
     let api: PublicApi = public_api::Builder::from_rustdoc_json(json)
         .omit_blanket_impls(true)
@@ -113,7 +114,7 @@ fn list(json: &Path) -> Result<String> {
     Ok(api.to_string())
 }
 
-/// The first line in which the list in the tree is not `listed`.
+/// The first line where the list in the tree differs from `listed`.
 fn first_difference(path: &Path, listed: &str) -> Option<String> {
     let kept = fs::read_to_string(path).unwrap_or_default();
     let (mut kept, mut listed) = (kept.lines(), listed.lines());

@@ -170,12 +170,11 @@ fn activation_oracles_with_their_lora() {
         assert_eq!(located.ids, ids(&case["prompt_ids"]), "{}", built.name);
         let positions: Vec<u32> = located.placeholders.iter().map(|&p| p as u32).collect();
         assert_eq!(positions, ids(&case["positions"]));
-        let cell = (layer, tokens[tokens.len() - 1] as usize);
-        let rows = read(&built, &reader, cell, &options);
-        assert_row(&rows[0], case, &format!("oracle on {}", built.name));
-        let rows = read(&built, &built.model, cell, &options);
+        let row = built.ask_oracle(&dir, &reader);
+        assert_row(&row, case, &format!("oracle on {}", built.name));
+        let row = built.ask_oracle(&dir, &built.model);
         assert_row(
-            &rows[0],
+            &row,
             &case["without"],
             &format!("without the LoRA on {}", built.name),
         );

@@ -1,12 +1,14 @@
-//! What a program says when the system has no memory left.
+//! The message of a program that runs out of memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, Write};
 use std::process;
 
-/// The system's allocator for a program that ends with a line on stderr and status 1 when there is no memory, where Rust
-/// aborts: `#[global_allocator] static ALLOCATOR: LastWords = LastWords;`. What is too large is refused before it is
-/// allocated wherever that can be told ([`KernelError::OutOfMemory`](crate::KernelError::OutOfMemory)); this is for the rest.
+/// The system's allocator, for programs that should end with one line on stderr and status 1 when memory runs out. Rust's
+/// default is to abort. Use it with `#[global_allocator] static ALLOCATOR: LastWords = LastWords;`.
+///
+/// Predictable shortages are errors before anything is allocated
+/// ([`KernelError::OutOfMemory`](crate::KernelError::OutOfMemory)). This is for the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LastWords;
 
@@ -25,7 +27,7 @@ impl LastWords {
     }
 }
 
-// SAFETY: every call goes to the system's allocator as it is, and what comes back is handed on.
+// SAFETY: every call goes to the system's allocator unchanged, and its result is returned unchanged.
 unsafe impl GlobalAlloc for LastWords {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.

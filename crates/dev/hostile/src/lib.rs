@@ -1,7 +1,7 @@
-//! What any bytes may not do: make the program panic, hang, or take memory without bound.
+//! No input may make the program panic, hang, or allocate without bound.
 //!
-//! [`KINDS`] has a check for each kind of input. The fuzz targets of `fuzz/` call them with what libFuzzer makes up, and the
-//! test of this crate with every file of `fuzz/corpus`.
+//! [`KINDS`] has a check for each kind of input. The targets in `fuzz/` call the checks with libFuzzer's inputs. The test of
+//! this crate calls them with every file in `fuzz/corpus`.
 
 mod bounds;
 mod checkpoint;
@@ -14,7 +14,7 @@ mod vectors;
 
 pub use bounds::{Cost, bounded, most_memory};
 
-/// Gives the bytes to the program's readers of one kind of input, and says whether they were taken.
+/// Reads the bytes as one kind of input, and returns whether the program accepted them.
 pub type Check = fn(&[u8]) -> bool;
 
 /// All kinds of input, by the names of their fuzz targets and of the folders of `fuzz/corpus`.

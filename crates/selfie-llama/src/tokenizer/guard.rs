@@ -1,4 +1,4 @@
-//! The engine takes files at their word: where they contradict themselves it panics, or allocates what they ask for.
+//! The engine trusts its files. If they contradict themselves, it panics, or allocates whatever they ask for.
 
 use std::any::Any;
 use std::error::Error;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Calls the engine. A panic in it is an error of the file; nothing of ours is half changed by one.
+/// Calls the engine, and turns a panic in it into an error of the file. A panic leaves none of our state half changed.
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let called = panic::catch_unwind(AssertUnwindSafe(call));
     called.unwrap_or_else(|panic| Err(contradiction(&*panic)))
@@ -22,7 +22,7 @@ fn contradiction(panic: &(dyn Any + Send)) -> Failure {
     format!("it contradicts itself: {text}").into()
 }
 
-/// Refuses a `precompiled_charsmap` that says that its table is longer than it is: the engine makes room for that.
+/// Refuses a `precompiled_charsmap` that claims a longer table than it has. The engine would allocate the claimed length.
 pub(super) fn check_charsmaps(json: &[u8]) -> Result<(), Failure> {
     const NAME: &str = "precompiled_charsmap";
     // Few files have one, and most files are large.
