@@ -8,7 +8,9 @@ import pyarrow
 
 _Path = Union[str, PathLike[str]]
 _Numbers = Union[None, str, int, slice, Iterable[int]]
-_Prompt = Union[str, Sequence[Union[str, int]], Sequence[Mapping[str, Any]], Any]
+_Chat = Sequence[Mapping[str, str]]
+_Prompt = Union[str, _Chat]
+_InterpretationPrompt = Union[str, Sequence[Union[str, int]], Sequence[Mapping[str, Any]], Any]
 _Progress = Union[None, bool, Callable[..., Any]]
 
 __version__: str
@@ -107,10 +109,11 @@ class Model:
         deterministic: bool = False,
         bos: str = "auto",
     ) -> Model: ...
-    def tokens(self, prompt: str) -> list[Token]: ...
+    def render(self, messages: _Chat) -> str: ...
+    def tokens(self, prompt: _Prompt) -> list[Token]: ...
     def generate(
         self,
-        prompt: str,
+        prompt: _Prompt,
         *,
         max_new_tokens: int = 30,
         stream: Optional[Callable[[str], Any]] = None,
@@ -121,17 +124,17 @@ class Model:
         repetition_penalty: Optional[float] = None,
         seed: int = 0,
     ) -> Text: ...
-    def trace(self, prompt: str) -> Trace: ...
+    def trace(self, prompt: _Prompt) -> Trace: ...
     def interpret(
         self,
-        prompts: Union[str, Iterable[str]],
+        prompts: Union[_Prompt, Iterable[_Prompt]],
         *,
         cells: Optional[Sequence[Sequence[int]]] = None,
         layers: _Numbers = None,
         tokens: _Numbers = None,
         reader: Optional[Model] = None,
         progress: _Progress = None,
-        interpretation_prompt: _Prompt = "summarize",
+        interpretation_prompt: _InterpretationPrompt = "summarize",
         inject_layer: Union[int, Iterable[int]] = 1,
         mode: str = "replace",
         strength: Union[float, Iterable[float]] = 1.0,
@@ -157,7 +160,7 @@ class Model:
         *,
         name: str = "vectors",
         progress: _Progress = None,
-        interpretation_prompt: _Prompt = "summarize",
+        interpretation_prompt: _InterpretationPrompt = "summarize",
         inject_layer: Union[int, Iterable[int]] = 1,
         mode: str = "replace",
         strength: Union[float, Iterable[float]] = 1.0,

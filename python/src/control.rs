@@ -14,10 +14,11 @@ use selfie::llama::{Llama, Tokenizer};
 use selfie::on;
 use serde_json::{Value, json};
 
+use crate::cells::from_end;
 use crate::edit::{Edit, from_json};
 use crate::error::{Failed, value_error};
 use crate::model::{Model, rows_of};
-use crate::options::{Defaults, Keywords, from_end, interpretation};
+use crate::options::{Defaults, Keywords, interpretation};
 
 /// The defaults of `selfie control` for interpretations.
 const INTERPRETATION: Defaults = Defaults {
@@ -299,10 +300,16 @@ fn reward_error(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -
     }
 }
 
+/// The index of a token; a negative one counts from the prompt's end.
+fn token_of(model: &Model, what: &str, prompt: &str, token: isize) -> PyResult<usize> {
+    let ids = model.opened.encode(prompt).map_err(Failed::from)?;
+    from_end(what, token, ids.len())
+}
+
 /// Resolves negative tokens.
 fn resolve_tokens(model: &Model, sources: Vec<(String, isize)>) -> PyResult<Vec<(String, usize)>> {
     let source = |(prompt, token): (String, isize)| {
-        let token = from_end("sources", token, model.len(&prompt)?)?;
+        let token = token_of(model, "sources", &prompt, token)?;
         Ok((prompt, token))
     };
     sources.into_iter().map(source).collect()
@@ -323,7 +330,7 @@ fn read_target(model: &Model, target: &Bound<'_, PyAny>) -> PyResult<Target> {
     let cell = |(prompt, layer, token): (String, isize, isize)| {
         Ok(TargetCell {
             layer: from_end("target", layer, model.opened.config.n_layers + 1)?,
-            token: from_end("target", token, model.len(&prompt)?)?,
+            token: token_of(model, "target", &prompt, token)?,
             prompt,
         })
     };

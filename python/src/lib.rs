@@ -3,14 +3,17 @@
 #![deny(unsafe_code)]
 
 mod arrow;
+mod cells;
 mod control;
 mod edit;
 mod error;
 mod model;
 mod options;
+mod prompt;
 mod row;
 mod rows;
 mod run;
+mod text;
 mod trace;
 
 use pyo3::prelude::*;
@@ -43,8 +46,8 @@ fn page_of_file(path: std::path::PathBuf) -> PyResult<String> {
 fn _selfie(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<model::Model>()?;
-    module.add_class::<model::Token>()?;
-    module.add_class::<model::Text>()?;
+    module.add_class::<text::Token>()?;
+    module.add_class::<text::Text>()?;
     module.add_class::<rows::Rows>()?;
     module.add_class::<rows::RowIterator>()?;
     module.add_class::<row::Row>()?;

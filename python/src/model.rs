@@ -8,18 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use numpy::{PyArrayMethods, PyReadonlyArray2};
 use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList};
 use selfie::control::EditStack;
-use selfie::interp::{self, Cell, Options, Vector};
+use selfie::interp::{self, Options, Vector};
 use selfie::kernels::{BlockFormat, DType};
 use selfie::llama::{self, Bos, Decoding, GenerationConfig, Lora};
 use selfie::{AnyModel, Device, DeviceOptions, OpenOptions, Opened, Source, on};
 
+use crate::cells::{grid, listed};
 use crate::edit::Edit;
 use crate::error::{Failed, Result, value_error};
-use crate::options::{Defaults, Keywords, from_end, interpretation, selection};
+use crate::options::{Defaults, Keywords, interpretation};
+use crate::prompt::{Prompt, Prompts, render};
 use crate::rows::{Rows, progress_bar};
 use crate::run::Run;
+use crate::text::{Text, Token};
 use crate::trace::Trace;
 
 /// A model with its weights on a device. Its methods release the GIL, and several threads may call them at once.
@@ -38,42 +41,6 @@ struct State {
     edits: EditStack,
     /// The same weights with the reader's adapter, once something has asked for them.
     adapted: Option<AnyModel>,
-}
-
-/// A token of a prompt: `id`, `piece` (as in the vocabulary), `text` (what it adds to the prompt), `special`.
-#[pyclass(frozen, get_all, name = "Token", module = "selfie_rs")]
-pub(crate) struct Token {
-    id: u32,
-    piece: String,
-    text: String,
-    special: bool,
-}
-
-/// A generated text: `text` (without special tokens), `new_ids` (including the one that ended it), `logprobs` of each
-/// id.
-#[pyclass(frozen, get_all, name = "Text", module = "selfie_rs")]
-pub(crate) struct Text {
-    text: String,
-    new_ids: Vec<u32>,
-    logprobs: Vec<f32>,
-}
-
-#[pymethods]
-impl Token {
-    fn __repr__(&self) -> String {
-        format!("Token({}, {:?})", self.id, self.text)
-    }
-}
-
-#[pymethods]
-impl Text {
-    fn __str__(&self) -> &str {
-        &self.text
-    }
-
-    fn __repr__(&self) -> String {
-        format!("Text({:?})", self.text)
-    }
 }
 
 /// SelfIE's defaults.
@@ -196,9 +163,22 @@ impl Model {
         self.state().edits.names().map(str::to_owned).collect()
     }
 
-    /// The tokens of a prompt as a list of `Token`, as cells number them.
-    fn tokens<'py>(&self, py: Python<'py>, prompt: &str) -> PyResult<Bound<'py, PyList>> {
-        let tokens = self.opened.tokens(prompt).map_err(Failed::from)?;
+    /// The text of a chat, as the model's chat template formats it: `[{"role": "user", "content": "Hello!"}]`. The last
+    /// message is continued if the assistant wrote it; otherwise the assistant's reply begins.
+    ///
+    /// Pass the messages themselves as a prompt. Their text as a prompt would get a second bos.
+    fn render(&self, messages: &Bound<'_, PyAny>) -> PyResult<String> {
+        render(&self.opened, messages)
+    }
+
+    /// The tokens of a prompt (a text, or the messages of a chat) as a list of `Token`, as cells number them.
+    fn tokens<'py>(
+        &self,
+        py: Python<'py>,
+        prompt: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let ids = Prompt::new(&self.opened, prompt)?.ids(&self.opened)?;
+        let tokens = self.opened.tokenizer.tokens(&ids).map_err(Failed::from)?;
         let tokens = tokens.into_iter().map(|token| Token {
             id: token.id,
             piece: token.piece,
@@ -213,14 +193,14 @@ impl Model {
         )
     }
 
-    /// Continues a prompt. Calls `stream` with each piece of text as it comes. Without sampling arguments
+    /// Continues a prompt: a text, or the messages of a chat. Calls `stream` with each piece of text as it comes. Without sampling arguments
     /// (`temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`), it follows the checkpoint's
     /// generation_config.json; temperature=0 is greedy. Ctrl-C raises KeyboardInterrupt.
     #[pyo3(signature = (prompt, *, max_new_tokens = 30, stream = None, **sampling))]
     fn generate(
         &self,
         py: Python<'_>,
-        prompt: &str,
+        prompt: &Bound<'_, PyAny>,
         max_new_tokens: usize,
         stream: Option<Py<PyAny>>,
         sampling: Option<&Bound<'_, PyDict>>,
@@ -232,7 +212,7 @@ impl Model {
             return value_error("max_new_tokens=0: expected at least 1");
         }
         let opened = &self.opened;
-        let ids = opened.encode(prompt).map_err(Failed::from)?;
+        let ids = Prompt::new(opened, prompt)?.ids(opened)?;
         let resolved = GenerationConfig::resolve(opened.generation.as_ref(), &overrides)
             .map_err(Failed::from)?;
         let decoding = Decoding {
@@ -286,15 +266,16 @@ impl Model {
         })
     }
 
-    /// All states of a prompt, in f32: see `Trace`.
-    fn trace(&self, py: Python<'_>, prompt: &str) -> PyResult<Trace> {
-        let ids = self.opened.encode(prompt).map_err(Failed::from)?;
+    /// All states of a prompt (a text, or the messages of a chat), in f32: see `Trace`.
+    fn trace(&self, py: Python<'_>, prompt: &Bound<'_, PyAny>) -> PyResult<Trace> {
+        let ids = Prompt::new(&self.opened, prompt)?.ids(&self.opened)?;
         let llama = self.llama();
         let trace = py.detach(|| on!(&llama, llama => llama::Trace::new(llama, &ids)));
         Trace::new(py, trace.map_err(Failed::from)?, self.n_layers())
     }
 
-    /// Interprets cells of one or several prompts in its own thread, and returns `Rows` at once.
+    /// Interprets cells of one or several prompts in its own thread, and returns `Rows` at once. A prompt is a text, or
+    /// the messages of a chat, which the model's chat template formats.
     ///
     /// `cells`: `(layer, token)` pairs for every prompt, or `(prompt, layer, token)`; otherwise all pairs of `layers`
     /// (from 0..=n_layers) and `tokens`, each "all", a number, a slice or numbers. Negative numbers count from the end.
@@ -323,44 +304,34 @@ impl Model {
         progress: Option<Bound<'_, PyAny>>,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Rows> {
-        let prompts: Vec<String> = if prompts.is_instance_of::<PyString>() {
-            vec![prompts.extract()?]
-        } else {
-            prompts
-                .try_iter()?
-                .map(|prompt| prompt?.extract())
-                .collect::<PyResult<_>>()?
-        };
+        let given = Prompts::new(&self.opened, prompts)?;
         let reads = reader.map_or(self, |reader| reader.get());
         let reader_name = reads.reader_name(reader.is_none());
         let options = Options {
-            prompts_bos: Some(self.opened.options.bos),
+            prompts_bos: Some(given.bos),
             model_name: self.opened.name.clone(),
             reader_name,
             ..reads.options(py, options)?
         };
-        let cells = match cells {
-            Some(cells) => self.listed(&prompts, &cells)?,
-            None => self.grid(&prompts, layers, tokens)?,
-        };
         let (subject, words) = (&self.opened, &reads.opened);
+        let cells = match cells {
+            Some(cells) => listed(subject, &given, &cells)?,
+            None => grid(subject, &given, layers, tokens)?,
+        };
         interp::check_by(
             (&subject.config, &subject.tokenizer),
             (&words.config, &words.tokenizer),
-            &prompts,
+            &given.texts,
             &cells,
             &options,
         )
         .map_err(Failed::from)?;
-        let mut notes = Vec::new();
-        for prompt in &prompts {
-            let note = subject.prompt_note(prompt).map_err(Failed::from)?;
-            notes.extend(note.map(|note| note.to_string()));
-        }
+        let mut notes = given.notes(subject)?;
         notes.extend(interpretation_prompt_notes(words, &options)?);
         warn(py, notes)?;
         let bar = progress_bar(py, progress)?;
 
+        let prompts = given.texts;
         let total = cells.len() * options.injections.len();
         let subject = (self.llama(), Arc::clone(&self.opened));
         let reader = match &options.reader_name {
@@ -498,71 +469,6 @@ impl Model {
         let options = interpretation(&self.opened, &mut keywords, &SWEEP)?;
         keywords.finish()?;
         Ok(options)
-    }
-
-    /// The number of tokens of a prompt.
-    pub(crate) fn len(&self, prompt: &str) -> PyResult<usize> {
-        Ok(self.opened.encode(prompt).map_err(Failed::from)?.len())
-    }
-
-    /// All pairs of layers and tokens, by prompt and then layer.
-    fn grid(
-        &self,
-        prompts: &[String],
-        layers: Option<&Bound<'_, PyAny>>,
-        tokens: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Vec<Cell>> {
-        let layers = selection("layers", layers, self.n_layers() + 1)?;
-        let mut cells = Vec::new();
-        for (prompt, text) in prompts.iter().enumerate() {
-            let tokens = selection("tokens", tokens, self.len(text)?)?;
-            for &layer in &layers {
-                cells.extend(tokens.iter().map(|&token| Cell {
-                    prompt,
-                    layer,
-                    token,
-                }));
-            }
-        }
-        Ok(cells)
-    }
-
-    /// Cells listed one by one.
-    fn listed(&self, prompts: &[String], cells: &[Vec<isize>]) -> PyResult<Vec<Cell>> {
-        let mut lens = Vec::new();
-        for prompt in prompts {
-            lens.push(self.len(prompt)?);
-        }
-        let layers = self.n_layers() + 1;
-        let mut listed = Vec::new();
-        let mut push = |prompt: usize, layer, token| -> PyResult<()> {
-            listed.push(Cell {
-                prompt,
-                layer: from_end("layers", layer, layers)?,
-                // A missing prompt is reported with the other errors.
-                token: from_end("tokens", token, lens.get(prompt).copied().unwrap_or(0))?,
-            });
-            Ok(())
-        };
-        for prompt in 0..prompts.len() {
-            for cell in cells {
-                if let &[layer, token] = &cell[..] {
-                    push(prompt, layer, token)?;
-                }
-            }
-        }
-        for cell in cells {
-            match cell[..] {
-                [_, _] => {}
-                [prompt, layer, token] => {
-                    push(from_end("prompts", prompt, prompts.len())?, layer, token)?;
-                }
-                _ => {
-                    return value_error("cells: expected (layer, token) or (prompt, layer, token)");
-                }
-            }
-        }
-        Ok(listed)
     }
 }
 

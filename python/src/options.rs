@@ -1,11 +1,11 @@
-//! Keyword arguments of interpretations, and selections of layers and tokens.
+//! Keyword arguments of interpretations.
 
 use std::path::PathBuf;
 
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySlice, PyString};
+use pyo3::types::{PyDict, PyString};
 use selfie::Opened;
 use selfie::interp::{Control, Cut, InjectAt, Map, Options};
 use selfie::kernels::InjectMode;
@@ -163,46 +163,4 @@ pub(crate) fn interpretation(
             .interpret_options_with(prompt)
             .map_err(Failed::from)?
     })
-}
-
-/// Selects from `0..len`: everything (`None` or `"all"`), a number, a slice, or any iterable of numbers. A negative
-/// number counts from the end.
-pub(crate) fn selection(
-    name: &str,
-    chosen: Option<&Bound<'_, PyAny>>,
-    len: usize,
-) -> PyResult<Vec<usize>> {
-    let Some(chosen) = chosen.filter(|chosen| !chosen.is_none()) else {
-        return Ok((0..len).collect());
-    };
-    if let Ok(slice) = chosen.cast::<PySlice>() {
-        let all = pyo3::types::PyRange::new(chosen.py(), 0, len as isize)?;
-        return selection(name, Some(&all.get_item(slice)?), len);
-    }
-    if chosen.is_instance_of::<PyString>() {
-        return match &*chosen.extract::<String>()? {
-            "all" => Ok((0..len).collect()),
-            other => value_error(format!(
-                "{name}=\"{other}\": expected \"all\", a number, a slice, or numbers"
-            )),
-        };
-    }
-    match chosen.try_iter() {
-        Err(_) => Ok(vec![from_end(name, chosen.extract()?, len)?]),
-        Ok(numbers) => numbers
-            .map(|number| from_end(name, number?.extract()?, len))
-            .collect(),
-    }
-}
-
-/// Resolves an index; negative ones count from the end of `0..len`. The crates below check the upper bound.
-pub(crate) fn from_end(name: &str, number: isize, len: usize) -> PyResult<usize> {
-    let index = match usize::try_from(number) {
-        Ok(index) => Some(index),
-        Err(_) => len.checked_sub(number.unsigned_abs()),
-    };
-    match index {
-        Some(index) => Ok(index),
-        None => value_error(format!("{name}: {number} is out of range; there are {len}")),
-    }
 }

@@ -64,7 +64,10 @@ pub(crate) fn chats(
         chats.push(Chat { messages, rendered });
     }
     if let Some(chat) = chats.first() {
-        note_missing_bos(opened, &chat.rendered.text, model.quiet)?;
+        let note = opened.tokenizer.missing_bos_note(&chat.rendered.text)?;
+        if let Some(note) = note {
+            print_note(model.quiet, note);
+        }
     }
     opened.options.bos = Bos::Given;
     Ok(chats)
@@ -88,24 +91,6 @@ fn messages(prompt: &str, system: Option<&str>) -> Result<Vec<ChatMessage>> {
         messages.insert(0, ChatMessage::new("system", system));
     }
     Ok(messages)
-}
-
-fn note_missing_bos(opened: &Opened, text: &str, quiet: bool) -> Result<()> {
-    let tokenizer = &opened.tokenizer;
-    let added = tokenizer.begin(Bos::Auto)?.first().copied();
-    if let Some(bos) = added.filter(|bos| !text.is_empty() && !starts_with(opened, text, *bos)) {
-        let bos = tokenizer.piece(bos).unwrap_or_default();
-        print_note(
-            quiet,
-            format!("the chat template writes no {bos}; prompts without --chat begin with it"),
-        );
-    }
-    Ok(())
-}
-
-fn starts_with(opened: &Opened, text: &str, id: u32) -> bool {
-    let ids = opened.tokenizer.encode_plain(text);
-    ids.is_ok_and(|ids| ids.first() == Some(&id))
 }
 
 impl Chat {

@@ -290,7 +290,7 @@ fn a_template_without_bos_is_noted() {
     let outcome = selfie("tokens", model.path(), &["--chat", "--prompt", "drink"]);
     assert_eq!(
         outcome.stderr,
-        "note: the chat template writes no <s>; prompts without --chat begin with it\n"
+        "note: the chat template writes no <s>; other prompts begin with it\n"
     );
 }
 

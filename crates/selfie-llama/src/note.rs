@@ -12,6 +12,11 @@ pub enum Note {
         /// The token.
         bos: String,
     },
+    /// A chat template does not write the bos that other prompts begin with.
+    MissingBos {
+        /// The token.
+        bos: String,
+    },
     /// A folder holds an adapter beside its weights. It is not applied.
     AdapterIgnored {
         /// `adapter_config.json`.
@@ -40,6 +45,12 @@ impl fmt::Display for Note {
                 f,
                 "the prompt itself begins with {bos}, and one more is put before it, so it has two"
             ),
+            Note::MissingBos { bos } => {
+                write!(
+                    f,
+                    "the chat template writes no {bos}; other prompts begin with it"
+                )
+            }
             Note::AdapterIgnored { file } => write!(
                 f,
                 "{} belongs to an adapter, which is left out: the weights beside it are used unchanged",

@@ -582,6 +582,18 @@ fn a_second_bos_is_noted() {
 }
 
 #[test]
+fn a_chat_without_bos_is_noted() {
+    let tokenizer = byte_level();
+    let note = |text| tokenizer.missing_bos_note(text).unwrap();
+    let missing = Note::MissingBos {
+        bos: "<|begin_of_text|>".to_owned(),
+    };
+    assert_eq!(note("Hello<|begin_of_text|>"), Some(missing));
+    assert_eq!(note("<|begin_of_text|>Hello"), None);
+    assert_eq!(note(""), None);
+}
+
+#[test]
 fn tokens_show_what_is_special() {
     let tokenizer = byte_level();
     let ids = tokenizer.encode("a<|eot_id|> 京").unwrap();

@@ -173,10 +173,15 @@ impl Opened {
 
     /// The ids of a prompt, with or without bos as the options say.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        self.encode_as(prompt, self.options.bos)
+    }
+
+    /// The ids of a prompt. A prompt from a chat template has its own bos: [`Bos::Given`].
+    pub fn encode_as(&self, prompt: &str, bos: Bos) -> Result<Vec<u32>> {
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        Ok(self.tokenizer.encode_as(prompt, self.options.bos)?)
+        Ok(self.tokenizer.encode_as(prompt, bos)?)
     }
 
     /// The tokens of a prompt, as cells number them.

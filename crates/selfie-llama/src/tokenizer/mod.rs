@@ -178,6 +178,16 @@ impl Tokenizer {
         }))
     }
 
+    /// A note if a text from a chat template lacks the bos that other prompts get.
+    pub fn missing_bos_note(&self, chat: &str) -> Result<Option<Note>> {
+        let own = self.encode_plain(chat)?.first().copied();
+        let added = self.begin(Bos::Auto)?.first().copied();
+        let missing = added.filter(|_| own.is_some() && own != added);
+        Ok(missing.map(|id| Note::MissingBos {
+            bos: self.piece(id).unwrap_or_default(),
+        }))
+    }
+
     /// The ids of [`encode_plain`](Self::encode_plain), each with the bytes of the text that it covers.
     pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
         self.check_fill(text)?;
