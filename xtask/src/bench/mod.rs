@@ -5,6 +5,7 @@ mod baseline;
 mod child;
 mod control;
 mod families;
+mod llama_cpp;
 mod ops;
 mod rival;
 mod roof;
@@ -77,6 +78,18 @@ pub(crate) struct Args {
         requires = "original"
     )]
     original_python: PathBuf,
+    /// A folder with the programs llama-bench and llama-batched-bench of llama.cpp: decode one sequence, run a prompt of
+    /// 512, and decode 64 sequences with a shared prompt, on the files of --gguf, alternating with ours
+    #[arg(long, value_name = "DIR", requires = "gguf")]
+    llama_cpp: Option<PathBuf>,
+    /// The files for --llama-cpp, in the formats to compare
+    #[arg(
+        long,
+        value_name = "FILE,FILE",
+        value_delimiter = ',',
+        requires = "llama_cpp"
+    )]
+    gguf: Vec<PathBuf>,
 }
 
 /// All results.
@@ -105,6 +118,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.only.as_deref() == Some("families") {
         return families::run(args, &shape);
+    }
+    if let Some(programs) = &args.llama_cpp {
+        return llama_cpp::run(args, programs);
     }
     let rivals = rival::Rival::of(args, &shape)?;
     let default = Path::new("target/bench").join(&args.shape);
