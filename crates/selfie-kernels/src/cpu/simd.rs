@@ -145,7 +145,12 @@ impl Avx2 {
         use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
         const { assert!(W.is_multiple_of(LANES)) }
         let mut out = [0.0; W];
-        for (out, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(x.as_chunks::<8>().0) {
+        for (out, x) in out
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<8>().0)
+        {
             // SAFETY: `self` proves that F16C is present, and both pointers are to eight values.
             unsafe {
                 let x = _mm_loadu_si128(x.as_ptr().cast());
@@ -183,7 +188,12 @@ impl Avx512 {
         use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
         const { assert!(W.is_multiple_of(LANES)) }
         let mut out = [0.0; W];
-        for (out, x) in out.as_chunks_mut::<16>().0.iter_mut().zip(x.as_chunks::<16>().0) {
+        for (out, x) in out
+            .as_chunks_mut::<16>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<16>().0)
+        {
             // SAFETY: `self` proves that AVX-512 F is present, and both pointers are to sixteen values.
             unsafe {
                 let x = _mm256_loadu_si256(x.as_ptr().cast());
