@@ -1,7 +1,5 @@
 //! exp, tanh and conversions of 16-bit values, in forms that compilers vectorize.
 
-use std::array::from_fn;
-
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
@@ -143,10 +141,9 @@ impl Stored for f32 {
 }
 
 impl Stored for bf16 {
-    /// Unlike [`bf16::to_f32`], this has no branch.
     #[inline(always)]
-    fn widen<S: Simd, const W: usize>(_: S, values: &[Self; W]) -> [f32; W] {
-        from_fn(|i| f32::from_bits(u32::from(values[i].to_bits()) << 16))
+    fn widen<S: Simd, const W: usize>(s: S, values: &[Self; W]) -> [f32; W] {
+        s.widen_bf16(values)
     }
 }
 
@@ -155,6 +152,12 @@ impl Stored for f16 {
     fn widen<S: Simd, const W: usize>(s: S, values: &[Self; W]) -> [f32; W] {
         s.widen_f16(values)
     }
+}
+
+/// The exact value. Unlike [`bf16::to_f32`], this has no branch.
+#[inline(always)]
+pub(super) fn widen_bf16(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
 /// The exact value. Unlike [`f16::to_f32`], this has no branch.

@@ -2,10 +2,10 @@
 
 use std::array::from_fn;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::CpuPath;
-use super::math::widen_f16;
+use super::math::{widen_bf16, widen_f16};
 
 /// Floats that are summed side by side. A fixed number, so that the order of a sum does not depend on the instruction
 /// set's width.
@@ -17,6 +17,8 @@ pub(super) trait Simd: Copy {
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
     /// The exact values of `x`. `W` is a multiple of [`LANES`].
     fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W];
+    /// The exact values of `x`. `W` is a multiple of [`LANES`].
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W];
 }
 
 /// A loop that [`Isa::run`] compiles for each instruction set. `run` must be `#[inline(always)]`.
@@ -95,6 +97,11 @@ impl Simd for Portable {
     fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         from_fn(|i| widen_f16(x[i]))
     }
+
+    #[inline(always)]
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        from_fn(|i| widen_bf16(x[i]))
+    }
 }
 
 impl Simd for Avx2 {
@@ -105,7 +112,12 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
-        self.widen(x)
+        self.widen_half(x)
+    }
+
+    #[inline(always)]
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        self.widen_brain(x)
     }
 }
 
@@ -117,7 +129,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
-        self.widen(x)
+        self.widen_half(x)
+    }
+
+    #[inline(always)]
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        self.widen_brain(x)
     }
 }
 
@@ -141,7 +158,7 @@ impl Avx2 {
     }
 
     #[inline(always)]
-    fn widen<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
         const { assert!(W.is_multiple_of(LANES)) }
         let mut out = [0.0; W];
@@ -155,6 +172,28 @@ impl Avx2 {
             unsafe {
                 let x = _mm_loadu_si128(x.as_ptr().cast());
                 _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(x));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        use std::arch::x86_64::{
+            _mm_loadu_si128, _mm256_cvtepu16_epi32, _mm256_slli_epi32, _mm256_storeu_si256,
+        };
+        const { assert!(W.is_multiple_of(LANES)) }
+        let mut out = [0.0f32; W];
+        for (out, x) in out
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<8>().0)
+        {
+            // SAFETY: `self` proves that AVX2 is present, and both pointers are to eight values.
+            unsafe {
+                let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_slli_epi32::<16>(x));
             }
         }
         out
@@ -184,7 +223,7 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    fn widen<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
         const { assert!(W.is_multiple_of(LANES)) }
         let mut out = [0.0; W];
@@ -198,6 +237,28 @@ impl Avx512 {
             unsafe {
                 let x = _mm256_loadu_si256(x.as_ptr().cast());
                 _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(x));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        use std::arch::x86_64::{
+            _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_slli_epi32, _mm512_storeu_si512,
+        };
+        const { assert!(W.is_multiple_of(LANES)) }
+        let mut out = [0.0f32; W];
+        for (out, x) in out
+            .as_chunks_mut::<16>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<16>().0)
+        {
+            // SAFETY: `self` proves that AVX-512 F is present, and both pointers are to sixteen values.
+            unsafe {
+                let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_slli_epi32::<16>(x));
             }
         }
         out
@@ -263,8 +324,12 @@ impl Avx2 {
         l.run(self)
     }
 
-    fn widen<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         Portable.widen_f16(x)
+    }
+
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        Portable.widen_bf16(x)
     }
 }
 
@@ -278,7 +343,11 @@ impl Avx512 {
         l.run(self)
     }
 
-    fn widen<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         Portable.widen_f16(x)
+    }
+
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        Portable.widen_bf16(x)
     }
 }
