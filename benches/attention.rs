@@ -81,7 +81,7 @@ fn attention(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("attend of {}", model.name));
         for cpu in &cpus {
             for work in &WORKS {
-                for dtype in [DType::F32, DType::Bf16] {
+                for dtype in [DType::F32, DType::Bf16, DType::F16] {
                     let mut attend = Bench::new(cpu, &model, work, dtype).expect("shapes fit");
                     group.throughput(Throughput::Elements(attend.operations));
                     let name = format!("{}, {dtype} keys", work.name);

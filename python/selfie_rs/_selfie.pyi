@@ -103,6 +103,7 @@ class Model:
         device: str = "auto",
         dtype: Optional[str] = None,
         quantize: Optional[str] = None,
+        kv: Optional[str] = None,
         edits: Sequence[Union[Edit, _Path]] = (),
         lora: Optional[_Path] = None,
         threads: Optional[int] = None,

@@ -57,15 +57,17 @@ impl Model {
     ///
     /// `device`: "auto" (the first GPU that the model fits on, else the CPU), "cpu", "cuda:N". `dtype`: None (the
     /// file's own), "f32", "bf16", "f16". `quantize`: the format to quantize the weights to on loading, such as "q8_0"
-    /// or "q4_k" (on the CPU). `edits`: edit files or `Edit`s, applied in order. `lora`: a PEFT folder. `interpret` and
-    /// `interpret_vectors` put embeddings into words with it; the embeddings themselves, `generate` and `trace` come
-    /// from the model without it. `threads`: CPU threads, None for all cores. `deterministic`: the same bits in any
-    /// batch on a GPU; the CPU always gives them. `bos`: "auto", "always", "never".
+    /// or "q4_k" (on the CPU). `kv`: the dtype to keep keys and values in, on the CPU: None (f32, exact), "bf16" or
+    /// "f16" (half the memory); a GPU keeps them in the dtype of the weights. `edits`: edit files or `Edit`s, applied
+    /// in order. `lora`: a PEFT folder. `interpret` and `interpret_vectors` put embeddings into words with it; the
+    /// embeddings themselves, `generate` and `trace` come from the model without it. `threads`: CPU threads, None for
+    /// all cores. `deterministic`: the same bits in any batch on a GPU; the CPU always gives them. `bos`: "auto",
+    /// "always", "never".
     ///
     /// Raises FileNotFoundError, MemoryError, ValueError (a wrong argument), RuntimeError (an unusable checkpoint).
     #[staticmethod]
     #[pyo3(signature = (
-        path = None, *, device = "auto", dtype = None, quantize = None, edits = Vec::new(), lora = None,
+        path = None, *, device = "auto", dtype = None, quantize = None, kv = None, edits = Vec::new(), lora = None,
         threads = None, deterministic = false, bos = "auto"
     ))]
     fn open(
@@ -74,6 +76,7 @@ impl Model {
         device: &str,
         dtype: Option<&str>,
         quantize: Option<&str>,
+        kv: Option<&str>,
         edits: Vec<Bound<'_, PyAny>>,
         lora: Option<PathBuf>,
         threads: Option<usize>,
@@ -84,17 +87,8 @@ impl Model {
             Some(0) => return value_error("threads=0: expected at least 1"),
             threads => threads.and_then(NonZeroUsize::new),
         };
-        let dtype = match dtype {
-            None | Some("auto") => None,
-            Some("f32" | "float32") => Some(DType::F32),
-            Some("bf16" | "bfloat16") => Some(DType::Bf16),
-            Some("f16" | "float16") => Some(DType::F16),
-            Some(other) => {
-                return value_error(format!(
-                    "dtype=\"{other}\": expected \"f32\", \"bf16\", \"f16\", or None for the file's own"
-                ));
-            }
-        };
+        let dtype = dtype_of("dtype", dtype, "the file's own")?;
+        let kv = dtype_of("kv", kv, "the device's default")?;
         let quantize = match quantize.map(str::parse::<BlockFormat>).transpose() {
             Ok(quantize) => quantize,
             Err(expected) => return value_error(format!("quantize: {expected}")),
@@ -108,6 +102,7 @@ impl Model {
             },
             dtype,
             quantize,
+            kv,
             bos: match bos {
                 "auto" => Bos::Auto,
                 "always" => Bos::Always,
@@ -477,6 +472,19 @@ impl State {
         self.adapted = None;
         let edits = &mut self.edits;
         Ok(on!(&mut self.llama, llama => edits.apply(llama, name, edit))?)
+    }
+}
+
+/// The dtype that an argument names. `default` says what None means.
+fn dtype_of(argument: &str, name: Option<&str>, default: &str) -> PyResult<Option<DType>> {
+    match name {
+        None | Some("auto") => Ok(None),
+        Some("f32" | "float32") => Ok(Some(DType::F32)),
+        Some("bf16" | "bfloat16") => Ok(Some(DType::Bf16)),
+        Some("f16" | "float16") => Ok(Some(DType::F16)),
+        Some(other) => value_error(format!(
+            "{argument}=\"{other}\": expected \"f32\", \"bf16\", \"f16\", or None for {default}"
+        )),
     }
 }
 

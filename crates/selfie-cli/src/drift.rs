@@ -96,6 +96,7 @@ fn format_drift(
     let options = OpenOptions {
         dtype: Some(DType::F32),
         quantize: None,
+        kv: None,
         ..opened.options.clone()
     };
     let reference = Opened::new(source, options)?;

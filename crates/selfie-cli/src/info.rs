@@ -26,7 +26,8 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
     let attn = &config.attn;
     let device = opened.device(&mut Console::new(args.model.quiet))?;
     let weights = opened.weights(&checkpoint, device.keeps_blocks())?;
-    let cache = device.kv_bytes(config, weights.operand_dtype(), 1024);
+    let kv = device.kv_dtype(weights.operand_dtype(), opened.options.kv)?;
+    let cache = device.kv_bytes(config, kv, 1024);
     let memory = device.memory()?;
     let parameters = config.n_parameters();
     let mut heads = format!(
@@ -66,7 +67,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<()> {
         ),
         (
             "kv cache",
-            format!("{} for 1024 positions", megabytes(cache)),
+            format!("{kv}, {} for 1024 positions", megabytes(cache)),
         ),
         (
             "memory",

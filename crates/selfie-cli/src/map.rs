@@ -111,6 +111,7 @@ fn model_args(args: &MapFitArgs, model: Option<PathBuf>) -> ModelArgs {
         device: args.device,
         dtype: args.dtype,
         quantize: None,
+        kv: args.kv,
         deterministic: false,
         threads: args.threads,
         bos: BosArg::Auto,

@@ -25,6 +25,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Opened> {
         },
         dtype: args.dtype.dtype(),
         quantize: args.quantize,
+        kv: args.kv.dtype(),
         bos: args.bos.bos(),
         edits: args.edit.clone(),
     };

@@ -97,6 +97,9 @@ pub(crate) struct MapFitArgs {
     /// The dtype to compute in; auto uses the files' own
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) dtype: DTypeArg,
+    /// The dtype to keep keys and values in, on the CPU; auto is f32
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) kv: DTypeArg,
     /// CPU threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

@@ -325,6 +325,11 @@ fn a_folder_takes_only_its_own_sweep() {
     );
     refused(
         MODEL,
+        &sweep(&prompts, &["--kv", "bf16"]),
+        "model.kv is \"f32\" there but \"bf16\" here",
+    );
+    refused(
+        MODEL,
         &sweep(&prompts, &["--shard", "1/2"]),
         "the folder has a sweep without shards, but --shard is 1/2",
     );

@@ -71,6 +71,17 @@ fn compare(
     rows
 }
 
+/// What is shared, cached and scored in a sweep is rounded as in a whole pass.
+#[test]
+fn keys_and_values_in_16_bits() {
+    for kv in [DType::Bf16, DType::F16] {
+        let (model, tokenizer) = load("llama3-gqa", None, 2);
+        let model = model.with_kv(kv).unwrap();
+        let options = options(&model);
+        compare(&model, &tokenizer, &cells(&model), &options);
+    }
+}
+
 #[test]
 fn inject_layers_modes_and_strengths() {
     for name in GOLDEN {

@@ -101,13 +101,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn rows(&self, capacity: usize, width: usize) -> Result<Self::Rows>;
     /// Operand rows for a GEMM whose weights have dtype `weights`, `[0..capacity, width]`.
     fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<Self::Acts>;
-    /// The default dtype of keys and values for weights of dtype `weights`: f32 on the CPU, that of the weights on a
-    /// GPU.
-    fn kv_dtype(&self, weights: DType) -> DType;
+    /// The dtype of keys and values for weights of dtype `weights`: the chosen one, or the default. The CPU keeps them
+    /// in any dtype, by default in f32. A GPU keeps them in the dtype of the weights, and returns
+    /// [`KvDType`](crate::KernelError::KvDType) if another one is chosen.
+    fn kv_dtype(&self, weights: DType, chosen: Option<DType>) -> Result<DType>;
     /// The bytes that [`kv`](Backend::kv) would allocate.
     fn kv_bytes(&self, layout: &KvLayout) -> u64;
-    /// An empty cache. Returns [`Unsupported`](crate::KernelError::Unsupported) if the device cannot store the layout's
-    /// dtype: f16 on the CPU.
+    /// An empty cache.
     fn kv(&self, layout: &KvLayout) -> Result<Self::Kv>;
     /// Resets slot `slot`: it now sees the first `shared[l]` positions of prefix `prefix` at layer `l` (`shared` is
     /// `[layers]`), and has no positions of its own. If all of `shared` is 0, `prefix` is ignored.
@@ -190,10 +190,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
         residual: &mut Self::Rows,
     ) -> Result<()>;
     /// Rotates the queries of `qkv` (`[n, (heads + 2 kv_heads) * head_dim]`) in place, and writes the rotated keys and
-    /// the values into `layer` of the cache. `rope` is `[positions, rotated]`: the cosines of the `rotated / 2`
-    /// frequencies, then their sines. Columns i and i + rotated / 2 form a pair. Only the first `rotated` columns of
-    /// each head rotate; `rotated` is even and at most `head_dim`. Without a table, queries and keys stay as they are:
-    /// for layers without rotation, and for keys that are already rotated.
+    /// the values into `layer` of the cache, rounded once to its dtype: to nearest, ties to even. `rope` is
+    /// `[positions, rotated]`: the cosines of the `rotated / 2` frequencies, then their sines. Columns i and i + rotated
+    /// / 2 form a pair. Only the first `rotated` columns of each head rotate; `rotated` is even and at most `head_dim`.
+    /// Without a table, queries and keys stay as they are: for layers without rotation, and for keys that are already
+    /// rotated.
     ///
     /// A family that norms queries and keys calls [`rms_norm_parts`](Backend::rms_norm_parts) first.
     fn rope_append(

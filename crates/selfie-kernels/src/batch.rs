@@ -146,8 +146,9 @@ pub struct KvLayout {
     /// Number of slots.
     pub slots: usize,
     /// The dtype of keys and values. [`Backend::kv_dtype`](crate::Backend::kv_dtype) gives the one that suits the
-    /// weights. On the CPU it is f32, which is exact, or bf16, which takes half the memory. On a GPU it is the dtype of
-    /// the operand that [`attend`](crate::Backend::attend) writes.
+    /// weights. On the CPU it is f32, which is exact, or bf16 or f16, which take half the memory. In f16, a value past
+    /// 65504 is kept as NaN, so that the overflow shows. On a GPU it is the dtype of the operand that
+    /// [`attend`](crate::Backend::attend) writes.
     pub dtype: DType,
 }
 

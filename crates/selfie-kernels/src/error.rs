@@ -152,6 +152,19 @@ pub enum KernelError {
         /// The names of all modes.
         names: String,
     },
+    /// The device cannot keep keys and values in the chosen dtype.
+    #[error(
+        "{device} keeps keys and values in the dtype of the weights, {weights}, and cannot keep them in {chosen}: \
+         choose {weights} or none, or use the CPU"
+    )]
+    KvDType {
+        /// The dtype that was chosen.
+        chosen: DType,
+        /// The dtype of the weights.
+        weights: DType,
+        /// The device's name.
+        device: String,
+    },
     /// A request that this implementation cannot serve.
     #[error("{op}: {reason}")]
     Unsupported {

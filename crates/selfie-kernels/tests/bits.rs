@@ -239,14 +239,14 @@ fn at(slot: Slot, position: usize) -> BatchRow {
 }
 
 /// A cache for `slots` branches that each see `shared` positions.
-fn cache(cpu: &Cpu, shared: usize, slots: usize) -> <Cpu as Backend>::Kv {
+fn cache(cpu: &Cpu, dtype: DType, shared: usize, slots: usize) -> <Cpu as Backend>::Kv {
     let layout = KvLayout {
         kv_heads: SHAPE.kv_heads,
         head_dim: SHAPE.head_dim,
         prefixes: vec![shared],
         own: vec![LENGTH],
         slots,
-        dtype: DType::F32,
+        dtype,
     };
     let mut kv = must("kv", cpu.kv(&layout));
     for slot in 0..slots {
@@ -289,9 +289,16 @@ fn attend() {
     let prompt_qkv = values(1, prompt.len() * width, (-1.0, 1.0));
     let history_qkv = values(2, history.len() * width, (-1.0, 1.0));
     let qkv = values(3, ALL * width, (-1.0, 1.0));
-    for dtype in [DType::F32, DType::Bf16] {
-        same_in_any_batch(&format!("attend {dtype}"), |cpu, rows| {
-            let mut kv = cache(cpu, shared, ALL);
+    let dtypes = [
+        (DType::F32, DType::F32),
+        (DType::F32, DType::Bf16),
+        (DType::Bf16, DType::F32),
+        (DType::F16, DType::F32),
+    ];
+    for (kept, dtype) in dtypes {
+        let name = format!("attend {dtype}, keys in {kept}");
+        same_in_any_batch(&name, |cpu, rows| {
+            let mut kv = cache(cpu, kept, shared, ALL);
             append_attend(cpu, &mut kv, &prompt, &prompt_qkv, dtype);
             append_attend(cpu, &mut kv, &history, &history_qkv, dtype);
             let batch: Vec<BatchRow> = rows
@@ -303,21 +310,30 @@ fn attend() {
     }
 }
 
+/// Every path with every dtype of keys and values.
+fn paths_and_dtypes() -> Vec<(CpuPath, DType)> {
+    let paths = CpuPath::available().into_iter();
+    paths
+        .flat_map(|path| DTYPES.map(|dtype| (path, dtype)))
+        .collect()
+}
+
 #[test]
 fn attend_does_not_see_where_the_prefix_ends() {
     let width = SHAPE.qkv_dim();
     let qkv = values(4, LENGTH * width, (-1.0, 1.0));
-    for path in CpuPath::available() {
+    for (path, kept) in paths_and_dtypes() {
         let cpu = cpu(path, 2);
+        let cache = |shared| cache(&cpu, kept, shared, 1);
         let all = |slot| (0..LENGTH).map(|p| at(slot, p)).collect::<Vec<_>>();
         let own = Slot::Branch(0);
-        let mut kv = cache(&cpu, 0, 1);
+        let mut kv = cache(0);
         let want = append_attend(&cpu, &mut kv, &all(own), &qkv, DType::F32);
-        let mut kv = cache(&cpu, LENGTH, 1);
+        let mut kv = cache(LENGTH);
         let got = append_attend(&cpu, &mut kv, &all(Slot::Prefix(0)), &qkv, DType::F32);
-        assert!(got == want, "{path}: all of the history is shared");
+        assert!(got == want, "{path}, {kept}: all of the history is shared");
         for split in 1..LENGTH {
-            let mut kv = cache(&cpu, split, 1);
+            let mut kv = cache(split);
             let (shared, rest) = qkv.split_at(split * width);
             let rows = all(Slot::Prefix(0));
             let mut got = append_attend(&cpu, &mut kv, &rows[..split], shared, DType::F32);
@@ -329,7 +345,7 @@ fn attend_does_not_see_where_the_prefix_ends() {
                 rest,
                 DType::F32,
             ));
-            assert!(got == want, "{path}: {split} positions are shared");
+            assert!(got == want, "{path}, {kept}: {split} positions are shared");
         }
     }
 }
@@ -338,20 +354,20 @@ fn attend_does_not_see_where_the_prefix_ends() {
 fn a_prompt_in_chunks_is_the_whole_prompt() {
     let width = SHAPE.qkv_dim();
     let qkv = values(5, LENGTH * width, (-1.0, 1.0));
-    for path in CpuPath::available() {
+    for (path, kept) in paths_and_dtypes() {
         let cpu = cpu(path, 2);
         for slot in [Slot::Prefix(0), Slot::Branch(0)] {
             let rows: Vec<BatchRow> = (0..LENGTH).map(|p| at(slot, p)).collect();
             let shared = if slot == Slot::Prefix(0) { LENGTH } else { 0 };
-            let mut kv = cache(&cpu, shared, 1);
+            let mut kv = cache(&cpu, kept, shared, 1);
             let want = append_attend(&cpu, &mut kv, &rows, &qkv, DType::F32);
             for size in [1, 2, 5, 15, 16, 17, 32, 40] {
-                let mut kv = cache(&cpu, shared, 1);
+                let mut kv = cache(&cpu, kept, shared, 1);
                 let chunks = rows.chunks(size).zip(qkv.chunks(size * width));
                 let got: Vec<_> = chunks
                     .flat_map(|(rows, qkv)| append_attend(&cpu, &mut kv, rows, qkv, DType::F32))
                     .collect();
-                assert!(got == want, "{path}: {slot:?} in chunks of {size}");
+                assert!(got == want, "{path}, {kept}: {slot:?} in chunks of {size}");
             }
         }
     }

@@ -4,9 +4,10 @@ use std::io;
 use std::ops::Range;
 
 use selfie_kernels::{
-    Backend, Cpu, CpuOptions, CpuPath, DType, KernelError, KvLayout, MatrixSource, Result,
+    Attend, AttnShape, Backend, BatchRow, Cpu, CpuOptions, CpuPath, DType, KernelError, KvLayout,
+    MatrixSource, Result, Slot,
 };
-use selfie_testkit::cases::{errors, must};
+use selfie_testkit::cases::{errors, must, rows_of};
 
 fn cpu() -> Cpu {
     let options = CpuOptions {
@@ -179,11 +180,9 @@ fn kv_bytes_are_what_is_stored() {
         dtype,
     };
     assert_eq!(cpu().kv_bytes(&layout(DType::F32)), 2 * 96 * 2 * 52 * 4);
-    assert_eq!(cpu().kv_bytes(&layout(DType::Bf16)), 2 * 96 * 2 * 52 * 2);
-    let refused = cpu().kv(&layout(DType::F16)).map(|_| ());
-    let refused = refused.map_err(|e| e.to_string());
-    let reason = "kv: the CPU cannot keep keys and values in f16; use f32 or bf16";
-    assert_eq!(refused, Err(reason.to_owned()));
+    for half in [DType::Bf16, DType::F16] {
+        assert_eq!(cpu().kv_bytes(&layout(half)), 2 * 96 * 2 * 52 * 2);
+    }
     let layout = layout(DType::F32);
     let empty = KvLayout {
         prefixes: vec![],
@@ -191,6 +190,65 @@ fn kv_bytes_are_what_is_stored() {
         ..layout
     };
     assert_eq!(cpu().kv_bytes(&empty), 0);
+}
+
+/// The largest f16 is 65504. A key past it must not turn into a score of minus infinity, which nobody would see.
+#[test]
+fn a_key_or_value_that_overflows_f16_shows() {
+    let shape = AttnShape {
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 16,
+    };
+    let at = |slot, position| BatchRow {
+        token: 0,
+        slot: Slot::Branch(slot),
+        position,
+    };
+    // Two positions of slots 0 and 1. The queries are negative, and one key or value of slot 1 is large.
+    let rows = [at(0, 0), at(1, 0), at(0, 1), at(1, 1)];
+    let width = shape.qkv_dim();
+    for path in CpuPath::available() {
+        let options = CpuOptions {
+            threads: Some(1),
+            path: Some(path),
+        };
+        let cpu = must("cpu", Cpu::new(options));
+        for (column, large) in [(shape.q_dim(), 7e4), (shape.q_dim() + shape.kv_dim(), -7e4)] {
+            for dtype in [DType::F16, DType::Bf16, DType::F32] {
+                let mut qkv = vec![-1.0; rows.len() * width];
+                qkv[width + column] = large;
+                let mut kv = must(
+                    "kv",
+                    cpu.kv(&KvLayout {
+                        kv_heads: shape.kv_heads,
+                        head_dim: shape.head_dim,
+                        prefixes: vec![],
+                        own: vec![2],
+                        slots: 2,
+                        dtype,
+                    }),
+                );
+                let mut batch = must("batch", cpu.batch(rows.len()));
+                must("load_batch", cpu.load_batch(&rows, &mut batch));
+                let mut qkv = rows_of(&cpu, &qkv, width);
+                let appended = cpu.rope_append(&shape, None, &batch, 0, &mut qkv, &mut kv);
+                must("rope_append", appended);
+                let mut out = must("acts", cpu.acts(rows.len(), shape.q_dim(), DType::F32));
+                let attended = cpu.attend(&Attend::new(shape), &qkv, &batch, 0, &kv, &mut out);
+                must("attend", attended);
+                let out = must("read_acts", cpu.read_acts(&out, 0..rows.len()));
+                // Head 0 of both rows of slot 1. A value stands in one column; a key concerns all.
+                let seen: Vec<bool> = out
+                    .chunks_exact(shape.head_dim)
+                    .map(|head| head[0].is_nan())
+                    .collect();
+                let shows = dtype == DType::F16;
+                let want = [false, false, shows, false, false, false, shows, false];
+                assert_eq!(seen, want, "{path}, {dtype}: {large}");
+            }
+        }
+    }
 }
 
 #[test]

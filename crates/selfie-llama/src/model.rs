@@ -23,6 +23,8 @@ pub struct Llama<B: Backend> {
     pub(crate) config: Arc<LlamaConfig>,
     /// The dtype that operands are made for: that of all matrices, or f32.
     pub(crate) dtype: DType,
+    /// The dtype of keys and values in new sessions.
+    kv: DType,
     pub(crate) weights: Arc<WeightSummary>,
     pub(crate) embed: Arc<B::Matrix>,
     pub(crate) layers: Vec<Layer<B>>,
@@ -47,6 +49,7 @@ impl<B: Backend> Clone for Llama<B> {
             backend: self.backend.clone(),
             config: self.config.clone(),
             dtype: self.dtype,
+            kv: self.kv,
             weights: self.weights.clone(),
             embed: self.embed.clone(),
             layers: self.layers.clone(),
@@ -264,12 +267,13 @@ impl<B: Backend> Llama<B> {
             in_blocks: HashMap::new(),
             norm,
             head,
-            backend,
             layers_name: format!("{}layers", plan.prefix).into(),
             loras: Vec::new(),
             adapter: None,
             head_is_adapted: false,
             config: Arc::new(config),
+            kv: backend.kv_dtype(dtype, None)?,
+            backend,
             dtype,
             weights: Arc::new(summary),
         })
@@ -289,6 +293,23 @@ impl<B: Backend> Llama<B> {
     /// is read and replaced in f32.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The dtype of keys and values in new sessions: f32 on a CPU, that of the weights on a GPU, unless
+    /// [`with_kv`](Llama::with_kv) chose another one.
+    pub fn kv_dtype(&self) -> DType {
+        self.kv
+    }
+
+    /// The same model with another dtype for the keys and values of its sessions; the weights are shared. Keys and
+    /// values are rounded once, when they are stored. bf16 and f16 take half the memory of f32, and change the results
+    /// a little.
+    ///
+    /// Returns [`KvDType`](KernelError::KvDType) if the device cannot keep them in `kv`: a GPU keeps them in the dtype
+    /// of the weights.
+    pub fn with_kv(mut self, kv: DType) -> Result<Self> {
+        self.kv = self.backend.kv_dtype(self.dtype, Some(kv))?;
+        Ok(self)
     }
 
     /// The formats of the matrices as loaded.

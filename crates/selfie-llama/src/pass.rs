@@ -20,9 +20,8 @@ pub struct SessionSize {
     pub positions: usize,
     /// Rows of a pass. Longer passes run in pieces.
     pub rows: usize,
-    /// The dtype of keys and values. `None` means the dtype that is exact on the device: f32 on a CPU, that of the
-    /// weights on a GPU.
-    pub kv: Option<DType>,
+    /// The dtype of keys and values: at first that of the model ([`Llama::kv_dtype`]).
+    pub kv: DType,
 }
 
 impl SessionSize {
@@ -38,7 +37,7 @@ impl SessionSize {
                 .pass_rows()
                 .min(slots * positions)
                 .max(slots),
-            kv: None,
+            kv: model.kv_dtype(),
         }
     }
 
@@ -60,9 +59,7 @@ impl SessionSize {
             prefixes: self.prefixes.clone(),
             own: self.own.clone(),
             slots: self.slots,
-            dtype: self
-                .kv
-                .unwrap_or_else(|| model.backend().kv_dtype(model.dtype())),
+            dtype: self.kv,
         }
     }
 }

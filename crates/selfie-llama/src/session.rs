@@ -70,6 +70,7 @@ impl<B: Backend> Session<B> {
     pub fn new(model: &Llama<B>, size: &SessionSize) -> Result<Self> {
         let backend = model.backend();
         let layout = size.layout(model);
+        backend.kv_dtype(model.dtype(), Some(size.kv))?;
         model.config().check_context(size.positions)?;
         let buffers = Workspace::least_bytes(model, size.rows, size.positions);
         KvCache::check(backend, &layout, buffers)?;

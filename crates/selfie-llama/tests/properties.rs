@@ -9,8 +9,13 @@ use selfie_llama::{
 };
 use selfie_testkit::llama::{GOLDEN, golden, ids, load};
 
-/// f32, and the dtype in which the weights are stored.
-const DTYPES: [Option<DType>; 2] = [Some(DType::F32), None];
+/// The dtypes of the weights (`None` is the one in which they are stored), and of keys and values.
+const DTYPES: [(Option<DType>, DType); 4] = [
+    (Some(DType::F32), DType::F32),
+    (None, DType::F32),
+    (None, DType::Bf16),
+    (None, DType::F16),
+];
 
 /// A session for sequences of up to 64 tokens, with passes of up to `rows` rows.
 fn session(model: &Llama<Cpu>, prefixes: &[usize], slots: usize, rows: usize) -> Session<Cpu> {
@@ -70,11 +75,12 @@ fn prompts(name: &str) -> Vec<Vec<u32>> {
     cases.map(|case| ids(&case["input_ids"])).collect()
 }
 
-/// Calls `check` with each golden model in each dtype.
+/// Calls `check` with each golden model in each pair of dtypes.
 fn each_model(check: impl Fn(&Llama<Cpu>, &[Vec<u32>])) {
     for name in GOLDEN {
-        for dtype in DTYPES {
-            check(&load(name, dtype, 2), &prompts(name));
+        for (dtype, kv) in DTYPES {
+            let model = load(name, dtype, 2).with_kv(kv).unwrap();
+            check(&model, &prompts(name));
         }
     }
 }
@@ -262,11 +268,12 @@ fn a_slot_that_goes_back_takes_another_way() {
 #[test]
 fn threads_change_nothing() {
     for name in GOLDEN {
-        for dtype in DTYPES {
+        for (dtype, kv) in DTYPES {
+            let load = |threads| load(name, dtype, threads).with_kv(kv).unwrap();
             let prompt = &prompts(name)[0];
-            let want = whole(&load(name, dtype, 1), prompt);
+            let want = whole(&load(1), prompt);
             for threads in [2, 3, 5] {
-                assert_eq!(whole(&load(name, dtype, threads), prompt), want);
+                assert_eq!(whole(&load(threads), prompt), want);
             }
         }
     }
@@ -462,25 +469,35 @@ fn logits_of_some_rows_are_those_of_all() {
 }
 
 #[test]
-fn keys_in_bf16_take_half_the_room() {
-    let model = load("llama2-mha", None, 2);
+fn keys_in_16_bits_take_half_the_room() {
+    let exact = load("llama2-mha", None, 2);
     let prompt = &prompts("llama2-mha")[0];
-    let exact = SessionSize::new(&model, 2, 64);
-    let half = SessionSize {
-        kv: Some(DType::Bf16),
-        ..exact.clone()
+    let score = |model: &Llama<Cpu>, size: &SessionSize| {
+        let mut session = Session::new(model, size).unwrap();
+        let slot = session.open().unwrap();
+        session.score(&[(slot, prompt)]).unwrap().remove(0)
     };
-    assert_eq!(exact.kv_bytes(&model), 2 * half.kv_bytes(&model));
-    let mut session = Session::new(&model, &half).unwrap();
-    let slot = session.open().unwrap();
-    let scores = session.score(&[(slot, prompt)]).unwrap();
-    let mut session = Session::new(&model, &exact).unwrap();
-    let slot = session.open().unwrap();
-    let want = session.score(&[(slot, prompt)]).unwrap();
-    assert_ne!(scores, want);
-    for (got, want) in scores[0].iter().zip(&want[0]) {
-        // Keys and values are off by up to 2^-9 of their size, and the model is 4 layers deep.
-        assert!((got - want).abs() < 0.05, "{got}, {want} with keys in f32");
+    let in_f32 = SessionSize::new(&exact, 2, 64);
+    let want = score(&exact, &in_f32);
+    // Keys and values are off by up to half a unit: 2^-9 of their size, or 2^-12. The model is 4 layers deep.
+    for (kv, error) in [(DType::Bf16, 0.05), (DType::F16, 0.05 / 8.0)] {
+        let model = exact.clone().with_kv(kv).unwrap();
+        let size = SessionSize::new(&model, 2, 64);
+        assert_eq!(in_f32.kv_bytes(&exact), 2 * size.kv_bytes(&model));
+        let scores = score(&model, &size);
+        assert_ne!(scores, want);
+        for (got, want) in scores.iter().zip(&want) {
+            assert!(
+                (got - want).abs() < error,
+                "{got} in {kv}, {want} with keys in f32"
+            );
+        }
+        // A session may choose for itself.
+        let own = SessionSize {
+            kv,
+            ..in_f32.clone()
+        };
+        assert_eq!(score(&exact, &own), scores);
+        assert_eq!(score(&model, &in_f32), want);
     }
-    assert_eq!(model.backend().kv_dtype(model.dtype()), DType::F32);
 }

@@ -19,6 +19,8 @@ struct Naive {
     config: LlamaConfig,
     checkpoint: Checkpoint,
     dtype: DType,
+    /// The dtype that keys and values are rounded to.
+    kv: DType,
 }
 
 /// `hidden_states`, `pre_mlp`, `residual` and logits, in the layout of [`Trace`].
@@ -35,6 +37,7 @@ impl Naive {
             config: LlamaConfig::open(dir).unwrap(),
             checkpoint: Checkpoint::open(dir).unwrap(),
             dtype,
+            kv: DType::F32,
         }
     }
 
@@ -105,8 +108,14 @@ impl Naive {
                 out
             };
             let q = project("self_attn.q_proj", attn.q_dim());
-            let k = project("self_attn.k_proj", attn.kv_dim());
-            let v = project("self_attn.v_proj", attn.kv_dim());
+            let kept = |part: &str| {
+                let values = project(part, attn.kv_dim()).into_iter();
+                values
+                    .map(|x| reference::round(self.kv, x))
+                    .collect::<Vec<f32>>()
+            };
+            let k = kept("self_attn.k_proj");
+            let v = kept("self_attn.v_proj");
             let keys: Vec<&[f32]> = k.chunks_exact(attn.kv_dim()).collect();
             let values: Vec<&[f32]> = v.chunks_exact(attn.kv_dim()).collect();
             let attended: Vec<f32> = q
@@ -340,4 +349,52 @@ fn matrices_of_several_types_are_computed_in_f32() {
     let got = Trace::new(&model, &IDS).unwrap();
     let want = Naive::open(folder.path(), DType::F32).run(&IDS);
     assert_close("logits", &got.logits, &want.logits);
+}
+
+/// The mean square of the differences.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    squares.sum::<f64>() / a.len() as f64
+}
+
+/// A key that lies between two 16-bit values may be rounded to one here and to the other there, so the models do not
+/// agree to the last digits. But the error that is left is small beside what the rounding itself does.
+#[test]
+fn keys_and_values_are_rounded_as_in_the_naive_model() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny(DType::F32)
+        .write(folder.path(), &dir("llama2-mha"))
+        .unwrap();
+    let exact = Naive::open(folder.path(), DType::F32).run(&IDS);
+    for kv in [DType::Bf16, DType::F16] {
+        let naive = Naive {
+            kv,
+            ..Naive::open(folder.path(), DType::F32)
+        };
+        let want = naive.run(&IDS);
+        for cpu in cpus(2) {
+            let on = format!("on {} with keys in {kv}", cpu.path());
+            let model = Llama::open(cpu, folder.path()).unwrap();
+            assert_eq!(model.kv_dtype(), DType::F32);
+            let model = model.with_kv(kv).unwrap();
+            assert_eq!(model.kv_dtype(), kv);
+            let got = Trace::new(&model, &IDS).unwrap();
+            for (what, got, want, exact) in [
+                (
+                    "hidden_states",
+                    &got.hidden_states,
+                    &want.hidden_states,
+                    &exact.hidden_states,
+                ),
+                ("residual", &got.residual, &want.residual, &exact.residual),
+                ("logits", &got.logits, &want.logits, &exact.logits),
+            ] {
+                let (left, rounding) = (distance(got, want), distance(exact, want));
+                assert!(
+                    left < rounding / 16.0,
+                    "{what} {on}: {left:e} is left of {rounding:e}"
+                );
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use selfie::Opened;
 use selfie::interp::{InterpretationPrompt, Options, PromptPart, RowFields};
+use selfie::kernels::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -101,7 +102,7 @@ impl Settings {
 
 fn model(opened: &Opened) -> Result<Value> {
     let checkpoint = opened.source.checkpoint()?;
-    // The formats in which a CPU loads them.
+    // The formats in which a CPU loads them, and the dtype in which it keeps keys and values.
     let weights = opened.weights(&checkpoint, true)?;
     let formats: Vec<String> = weights.formats().map(|format| format.to_string()).collect();
     let mut edits = Vec::new();
@@ -112,6 +113,7 @@ fn model(opened: &Opened) -> Result<Value> {
         "weights": checkpoint.fingerprint().map_err(selfie::Error::from)?,
         "config": sha256(format!("{:?}", opened.config).as_bytes()),
         "dtype": formats.join(", "),
+        "kv": opened.options.kv.unwrap_or(DType::F32).to_string(),
         "edits": edits,
         "deterministic": opened.options.device.deterministic,
     }))

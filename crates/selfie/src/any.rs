@@ -45,15 +45,21 @@ impl AnyDevice {
         on_device!(self, device => device.keeps_blocks())
     }
 
-    /// The bytes that the keys and values of a text with `positions` positions take, in a model that runs in `dtype`.
-    pub fn kv_bytes(&self, config: &LlamaConfig, dtype: DType, positions: usize) -> u64 {
+    /// The dtype of the keys and values of a model that runs in `dtype`: the chosen one, or the default. An error if
+    /// the device cannot keep them in the chosen one.
+    pub fn kv_dtype(&self, dtype: DType, chosen: Option<DType>) -> Result<DType> {
+        Ok(on_device!(self, device => device.kv_dtype(dtype, chosen))?)
+    }
+
+    /// The bytes that the keys and values of a text with `positions` positions take in the dtype `kv`.
+    pub fn kv_bytes(&self, config: &LlamaConfig, kv: DType, positions: usize) -> u64 {
         on_device!(self, device => device.kv_bytes(&KvLayout {
             kv_heads: config.attn.kv_heads,
             head_dim: config.attn.head_dim,
             prefixes: Vec::new(),
             own: vec![positions; config.n_layers],
             slots: 1,
-            dtype: device.kv_dtype(dtype),
+            dtype: kv,
         }))
     }
 }

@@ -100,9 +100,10 @@ fn is_usage(error: &Error) -> bool {
         Error::Control(error) => control_usage(error),
         Error::Interp(error) => interp_usage(error),
         Error::Llama(error) => llama_usage(error),
-        // Fixed by --device or SELFIE_CPU_PATH.
+        // Fixed by --device, --kv or SELFIE_CPU_PATH.
         Error::Kernel(
             KernelError::Path { .. }
+            | KernelError::KvDType { .. }
             | KernelError::NoCudaDriver
             | KernelError::NoCudaDevice { .. }
             | KernelError::OldCudaDriver { .. }

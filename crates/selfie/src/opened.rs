@@ -25,6 +25,9 @@ pub struct OpenOptions {
     pub dtype: Option<DType>,
     /// The format to quantize the weights to on loading, whatever `dtype` is. Only the CPU can multiply with blocks.
     pub quantize: Option<BlockFormat>,
+    /// The dtype of keys and values. `None` means f32 on the CPU, which is exact, and the dtype of the weights on a
+    /// GPU, which has no other. bf16 and f16 take half the memory of f32.
+    pub kv: Option<DType>,
     /// Whether prompts begin with bos. Control and evaluations follow the files.
     pub bos: Bos,
     /// Edit files to apply, in order.
@@ -98,8 +101,11 @@ impl Opened {
             observer.note(note);
         }
         let choice = self.options.weights();
+        // Fails before the weights are read.
+        let kv = device.kv_dtype(weights.operand_dtype(), self.options.kv)?;
         let llama = on_device!(device, device => {
-            AnyModel::from(load(device, &self.config, &checkpoint, choice, observer)?)
+            let llama = load(device, &self.config, &checkpoint, choice, observer)?;
+            AnyModel::from(llama.with_kv(kv)?)
         });
         Ok(Model {
             opened: self,

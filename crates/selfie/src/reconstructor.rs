@@ -28,9 +28,12 @@ impl Opened {
     pub fn load_reconstructor(self, device: AnyDevice, meta: Meta) -> Result<AnyReconstructor> {
         let checkpoint = self.source.checkpoint()?;
         let dir = meta.path.parent().unwrap_or(&meta.path).to_owned();
-        let dtype = self.options.dtype;
+        let (dtype, kv) = (self.options.dtype, self.options.kv);
         let on = on_device!(device, device => {
-            let model = Llama::load_backbone(device, self.config, &checkpoint, dtype, |_| {})?;
+            let mut model = Llama::load_backbone(device, self.config, &checkpoint, dtype, |_| {})?;
+            if let Some(kv) = kv {
+                model = model.with_kv(kv)?;
+            }
             On::from(Reconstructor::open(&dir, model, meta)?)
         });
         Ok(AnyReconstructor {

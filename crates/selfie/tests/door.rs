@@ -9,7 +9,9 @@ use selfie::demo;
 use selfie::interp::{self, Cell, Row, Vector};
 use selfie::kernels::{Backend, Cpu, CpuOptions, DType};
 use selfie::llama::{Decoding, Llama, Tokenizer, Trace};
-use selfie::{AnyDevice, Device, DeviceOptions, Error, Model, Note, OpenOptions, Opened, Source};
+use selfie::{
+    AnyDevice, Device, DeviceOptions, Error, ErrorKind, Model, Note, OpenOptions, Opened, Source,
+};
 use tempfile::{TempDir, tempdir};
 
 const PROMPT: &str = "[INST] What is the capital of the country of the Colosseum? [/INST]";
@@ -275,7 +277,7 @@ fn a_path_is_a_gguf_file_by_its_name_unless_it_is_a_folder() {
 }
 
 #[test]
-fn the_cache_is_sized_by_the_compute_dtype() {
+fn the_cache_is_sized_by_its_own_dtype() {
     let opened = Opened::new(Source::Demo, on_cpu()).unwrap();
     let cpu = AnyDevice::from(Cpu::new(CpuOptions::default()).unwrap());
     let gpu = selfie_sim::sim().unwrap();
@@ -284,9 +286,33 @@ fn the_cache_is_sized_by_the_compute_dtype() {
     let values = (2 * config.n_layers * config.attn.kv_dim() * 64) as u64;
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         let bytes = [128, 64].map(|positions| cpu.kv_bytes(config, dtype, positions));
-        assert_eq!(bytes[0] - bytes[1], 4 * values);
-        assert_eq!(gpu.kv_dtype(dtype), dtype);
+        assert_eq!(bytes[0] - bytes[1], dtype.size() as u64 * values);
+        assert_eq!(gpu.kv_dtype(dtype, None).unwrap(), dtype);
+        assert_eq!(cpu.kv_dtype(dtype, None).unwrap(), DType::F32);
+        assert_eq!(cpu.kv_dtype(DType::F32, Some(dtype)).unwrap(), dtype);
     }
+}
+
+#[test]
+fn keys_and_values_are_kept_as_the_options_say() {
+    for (kv, kept) in [
+        (None, DType::F32),
+        (Some(DType::Bf16), DType::Bf16),
+        (Some(DType::F16), DType::F16),
+    ] {
+        let options = OpenOptions { kv, ..on_cpu() };
+        let model = Model::open(Source::Demo, options, &mut ()).unwrap();
+        let loaded = selfie::on!(&model.llama, llama => llama.kv_dtype());
+        assert_eq!(loaded, kept, "{kv:?}");
+    }
+}
+
+#[test]
+fn a_choice_that_the_device_lacks_is_a_usage_error() {
+    let gpu = selfie_sim::sim().unwrap();
+    let refused = gpu.kv_dtype(DType::Bf16, Some(DType::F16));
+    let error = Error::from(refused.unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Usage);
 }
 
 #[test]

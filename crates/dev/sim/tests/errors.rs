@@ -183,6 +183,28 @@ fn kv_bytes_are_what_is_allocated() {
 }
 
 #[test]
+fn keys_and_values_have_the_dtype_of_the_weights() {
+    let sim = sim();
+    for weights in cases::DTYPES {
+        for chosen in cases::DTYPES {
+            let got = sim.kv_dtype(weights, Some(chosen));
+            if chosen == weights {
+                assert_eq!(must("kv_dtype", got), weights);
+                continue;
+            }
+            let message = got.map_err(|error| error.to_string()).err();
+            let want = format!(
+                "{} keeps keys and values in the dtype of the weights, {weights}, and cannot keep them in {chosen}: \
+                 choose {weights} or none, or use the CPU",
+                sim.describe()
+            );
+            assert_eq!(message, Some(want));
+        }
+        assert_eq!(must("kv_dtype", sim.kv_dtype(weights, None)), weights);
+    }
+}
+
+#[test]
 fn a_weight_that_is_not_finite() {
     let sim = sim();
     let mut values = vec![1.0; 12];

@@ -1,7 +1,7 @@
 //! Causal attention over a prefix, then a slot's own positions.
 //!
 //! The kernel computes all scores of a row before the softmax, and sums over positions in order. The result therefore
-//! does not depend on where the prefix ends. Keys and values in bf16 are widened as they are loaded.
+//! does not depend on where the prefix ends. Keys and values in bf16 or f16 are widened as they are loaded.
 
 use std::array::from_fn;
 
@@ -74,6 +74,7 @@ impl Rows<'_> {
         match &self.kv.store {
             Store::F32(layers) => self.attend_to(&layers[self.layer], out, stride),
             Store::Bf16(layers) => self.attend_to(&layers[self.layer], out, stride),
+            Store::F16(layers) => self.attend_to(&layers[self.layer], out, stride),
         }
     }
 
@@ -321,7 +322,7 @@ fn add_scaled<S: Simd, E: Stored, const G: usize, const W: usize>(
     let Some(x) = x.first_chunk::<W>() else {
         return sums;
     };
-    let x: [f32; W] = from_fn(|i| x[i].widen());
+    let x = E::widen(s, x);
     for (sums, scale) in sums.iter_mut().zip(scale) {
         for i in 0..W {
             sums[i] = s.mul_add(scale, x[i], sums[i]);

@@ -2,15 +2,15 @@
 
 use bytemuck::Zeroable;
 use bytemuck::allocation::zeroed_vec;
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::math::Stored;
 use super::simd::LANES;
 use crate::checks::{check_copy, check_row, check_share};
-use crate::{BatchRow, DType, KernelError, KvLayout, Result, Slot};
+use crate::{BatchRow, DType, KvLayout, Result, Slot};
 
-/// Keys and values on the CPU, in f32 or bf16.
+/// Keys and values on the CPU, in f32, bf16 or f16.
 ///
 /// A segment (a prefix, or a slot's own positions) holds `kv_heads` blocks of keys `[head_dim, capacity]` and of values
 /// `[capacity, head_dim]`. Keys are transposed so that sixteen positions are scored at once. The capacity and the width
@@ -39,6 +39,7 @@ struct Branch {
 pub(super) enum Store {
     F32(Vec<LayerKv<f32>>),
     Bf16(Vec<LayerKv<bf16>>),
+    F16(Vec<LayerKv<f16>>),
 }
 
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ impl CpuKv {
         layers.fold(0, u64::saturating_add)
     }
 
-    pub(super) fn new(layout: &KvLayout) -> Result<Self> {
+    pub(super) fn new(layout: &KvLayout) -> Self {
         let mut starts = vec![0];
         for &prefix in &layout.prefixes {
             starts.push(starts[starts.len() - 1] + padded(prefix));
@@ -94,20 +95,14 @@ impl CpuKv {
         let store = match layout.dtype {
             DType::F32 => Store::F32(empty(layout, shared)),
             DType::Bf16 => Store::Bf16(empty(layout, shared)),
-            DType::F16 => {
-                return Err(KernelError::Unsupported {
-                    op: "kv",
-                    reason: "the CPU cannot keep keys and values in f16; use f32 or bf16"
-                        .to_owned(),
-                });
-            }
+            DType::F16 => Store::F16(empty(layout, shared)),
         };
-        Ok(Self {
+        Self {
             store,
             slots: vec![branch; layout.slots],
             starts,
             layout: layout.clone(),
-        })
+        }
     }
 
     pub(super) fn share(&mut self, slot: usize, prefix: u32, shared: &[usize]) -> Result<()> {
@@ -140,6 +135,7 @@ impl CpuKv {
             match &mut self.store {
                 Store::F32(layers) => layers[layer].append(&self.layout, place, at, key, value),
                 Store::Bf16(layers) => layers[layer].append(&self.layout, place, at, key, value),
+                Store::F16(layers) => layers[layer].append(&self.layout, place, at, key, value),
             }
             if let Slot::Branch(slot) = row.slot {
                 let end = &mut self.slots[slot as usize].ends[layer];
@@ -165,6 +161,7 @@ impl CpuKv {
             match &mut self.store {
                 Store::F32(layers) => copy_layers(layers, &self.layout, &places),
                 Store::Bf16(layers) => copy_layers(layers, &self.layout, &places),
+                Store::F16(layers) => copy_layers(layers, &self.layout, &places),
             }
         }
         self.slots[to] = branch;

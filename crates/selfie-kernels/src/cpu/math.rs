@@ -1,6 +1,7 @@
-//! exp, tanh and bf16 rounding, in forms that compilers vectorize.
+//! exp, tanh and conversions of 16-bit values, in forms that compilers vectorize.
 
 use bytemuck::{Pod, Zeroable};
+use half::{bf16, f16};
 
 use super::simd::{LANES, Simd};
 
@@ -94,7 +95,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
     lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// A value that a GEMM reads: an f32, or one rounded to bf16.
+/// A value that a GEMM reads or the cache keeps: an f32, or one rounded to 16 bits.
 pub(super) trait Operand: Copy + Send + Sync {
     fn round(x: f32) -> Self;
 }
@@ -106,31 +107,73 @@ impl Operand for f32 {
     }
 }
 
-impl Operand for half::bf16 {
+impl Operand for bf16 {
     #[inline(always)]
     fn round(x: f32) -> Self {
-        half::bf16::from_bits((round_bits(x) >> 16) as u16)
+        bf16::from_bits((round_bits(x) >> 16) as u16)
+    }
+}
+
+impl Operand for f16 {
+    /// NaN for values past the largest f16, 65504. An infinite key could hide: with a score of -inf, nobody sees it.
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        let rounded = f16::from_f32(x);
+        if rounded.is_finite() {
+            rounded
+        } else {
+            f16::NAN
+        }
     }
 }
 
 /// An element of the cache of keys and values.
 pub(super) trait Stored: Operand + Zeroable {
-    fn widen(self) -> f32;
+    /// The exact values. `W` is a multiple of [`LANES`].
+    fn widen<S: Simd, const W: usize>(s: S, values: &[Self; W]) -> [f32; W];
 }
 
 impl Stored for f32 {
     #[inline(always)]
-    fn widen(self) -> f32 {
-        self
+    fn widen<S: Simd, const W: usize>(_: S, values: &[Self; W]) -> [f32; W] {
+        *values
     }
 }
 
-impl Stored for half::bf16 {
-    /// Unlike [`half::bf16::to_f32`], this has no branch.
+impl Stored for bf16 {
     #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+    fn widen<S: Simd, const W: usize>(s: S, values: &[Self; W]) -> [f32; W] {
+        s.widen_bf16(values)
     }
+}
+
+impl Stored for f16 {
+    #[inline(always)]
+    fn widen<S: Simd, const W: usize>(s: S, values: &[Self; W]) -> [f32; W] {
+        s.widen_f16(values)
+    }
+}
+
+/// The exact value. Unlike [`bf16::to_f32`], this has no branch.
+#[inline(always)]
+pub(super) fn widen_bf16(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+
+/// The exact value. Unlike [`f16::to_f32`], this has no branch.
+#[inline(always)]
+pub(super) fn widen_f16(x: f16) -> f32 {
+    /// 2^112: the exponents of f32 have a bias of 127, those of f16 one of 15.
+    const BIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let bits = u32::from(x.to_bits());
+    let shifted = (bits & 0x7fff) << 13;
+    let magnitude = if bits & 0x7c00 == 0x7c00 {
+        // Infinity or NaN.
+        shifted | 0x7f80_0000
+    } else {
+        (f32::from_bits(shifted) * BIAS).to_bits()
+    };
+    f32::from_bits(magnitude | (bits & 0x8000) << 16)
 }
 
 /// A bf16 stored as an f32.
@@ -145,7 +188,7 @@ impl Operand for RoundedF32 {
     }
 }
 
-/// The nearest bf16, ties to even, in the upper half. Unlike [`half::bf16::from_f32`], this has no branch.
+/// The nearest bf16, ties to even, in the upper half. Unlike [`bf16::from_f32`], this has no branch.
 #[inline(always)]
 fn round_bits(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -155,8 +198,9 @@ fn round_bits(x: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Portable;
+    use super::super::simd::{Isa, Loop, Portable};
     use super::*;
+    use crate::CpuPath;
 
     #[test]
     fn exp_agrees_with_f64() {
@@ -196,10 +240,63 @@ mod tests {
     fn bf16_rounds_to_nearest_even() {
         for bits in (0..0x7f7f_0000u32).step_by(997) {
             let x = f32::from_bits(bits);
-            assert_eq!(half::bf16::round(x), half::bf16::from_f32(x), "{x:e}");
-            assert_eq!(half::bf16::round(-x), half::bf16::from_f32(-x), "{x:e}");
-            assert_eq!(RoundedF32::round(x).0, half::bf16::from_f32(x).to_f32());
+            assert_eq!(bf16::round(x), bf16::from_f32(x), "{x:e}");
+            assert_eq!(bf16::round(-x), bf16::from_f32(-x), "{x:e}");
+            assert_eq!(RoundedF32::round(x).0, bf16::from_f32(x).to_f32());
         }
-        assert!(half::bf16::round(f32::NAN).is_nan());
+        assert!(bf16::round(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn f16_rounds_to_nearest_even_and_shows_an_overflow() {
+        // Halfway between neighbours, and one f32 to either side.
+        for bits in 0..0x7bffu16 {
+            let (low, high) = (f16::from_bits(bits), f16::from_bits(bits + 1));
+            let middle = (low.to_f32() + high.to_f32()) / 2.0;
+            let even = if bits % 2 == 0 { low } else { high };
+            let up = f32::from_bits(middle.to_bits() + 1);
+            let down = f32::from_bits(middle.to_bits() - 1);
+            for (x, want) in [(middle, even), (up, high), (down, low)] {
+                assert_eq!(f16::round(x), want, "{x:e}");
+                assert_eq!(f16::round(-x), -want, "{x:e}");
+            }
+        }
+        // 65520 is halfway to the next power of two, which f16 does not have.
+        assert_eq!(f16::round(65519.0), f16::MAX);
+        for x in [65520.0, -65520.0, f32::MAX, f32::INFINITY, f32::NAN] {
+            assert!(f16::round(x).is_nan(), "{x:e}");
+        }
+    }
+
+    /// All values of a 16-bit type, widened with each instruction set of this machine.
+    struct Widen<'a, E>(&'a [E]);
+
+    impl<E: Stored> Loop for Widen<'_, E> {
+        type Out = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let chunks = self.0.as_chunks::<LANES>().0.iter();
+            chunks.flat_map(|chunk| E::widen(s, chunk)).collect()
+        }
+    }
+
+    #[test]
+    fn widening_is_exact_on_every_path() {
+        for path in CpuPath::available() {
+            let isa = Isa::new(path).unwrap_or(Isa::PORTABLE);
+            let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+            let brains: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
+            let got = isa.run(Widen(&halves));
+            for (got, want) in got.iter().zip(halves.iter().map(|x| x.to_f32())) {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same, "{path}: {got:e} instead of {want:e}");
+            }
+            let got = isa.run(Widen(&brains));
+            for (got, want) in got.iter().zip(brains.iter().map(|x| x.to_f32())) {
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same, "{path}: {got:e} instead of {want:e}");
+            }
+        }
     }
 }

@@ -196,13 +196,13 @@ impl Backend for Cpu {
         CpuKv::bytes(layout)
     }
 
-    fn kv_dtype(&self, _: DType) -> DType {
-        DType::F32
+    fn kv_dtype(&self, _: DType, chosen: Option<DType>) -> Result<DType> {
+        Ok(chosen.unwrap_or(DType::F32))
     }
 
     fn kv(&self, layout: &KvLayout) -> Result<CpuKv> {
         self.check_memory("the KV cache", CpuKv::bytes(layout))?;
-        CpuKv::new(layout)
+        Ok(CpuKv::new(layout))
     }
 
     fn kv_share(&self, kv: &mut CpuKv, slot: usize, prefix: u32, shared: &[usize]) -> Result<()> {

@@ -1,6 +1,11 @@
 //! Tokens that prove an instruction set is available, and a way to compile one loop for each of them.
 
+use std::array::from_fn;
+
+use half::{bf16, f16};
+
 use super::CpuPath;
+use super::math::{widen_bf16, widen_f16};
 
 /// Floats that are summed side by side. A fixed number, so that the order of a sum does not depend on the instruction
 /// set's width.
@@ -10,6 +15,10 @@ pub(super) const LANES: usize = 16;
 pub(super) trait Simd: Copy {
     /// `a * b + c`, fused if one instruction of the hardware does it.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
+    /// The exact values of `x`. `W` is a multiple of [`LANES`].
+    fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W];
+    /// The exact values of `x`. `W` is a multiple of [`LANES`].
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W];
 }
 
 /// A loop that [`Isa::run`] compiles for each instruction set. `run` must be `#[inline(always)]`.
@@ -83,6 +92,16 @@ impl Simd for Portable {
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         a * b + c
     }
+
+    #[inline(always)]
+    fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        from_fn(|i| widen_f16(x[i]))
+    }
+
+    #[inline(always)]
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        from_fn(|i| widen_bf16(x[i]))
+    }
 }
 
 impl Simd for Avx2 {
@@ -90,12 +109,32 @@ impl Simd for Avx2 {
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
+
+    #[inline(always)]
+    fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        self.widen_half(x)
+    }
+
+    #[inline(always)]
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        self.widen_brain(x)
+    }
 }
 
 impl Simd for Avx512 {
     #[inline(always)]
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        self.widen_half(x)
+    }
+
+    #[inline(always)]
+    fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        self.widen_brain(x)
     }
 }
 
@@ -116,6 +155,48 @@ impl Avx2 {
         }
         // SAFETY: `self` proves that the features are present.
         unsafe { with_avx2(self, l) }
+    }
+
+    #[inline(always)]
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+        const { assert!(W.is_multiple_of(LANES)) }
+        let mut out = [0.0; W];
+        for (out, x) in out
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<8>().0)
+        {
+            // SAFETY: `self` proves that F16C is present, and both pointers are to eight values.
+            unsafe {
+                let x = _mm_loadu_si128(x.as_ptr().cast());
+                _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(x));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        use std::arch::x86_64::{
+            _mm_loadu_si128, _mm256_cvtepu16_epi32, _mm256_slli_epi32, _mm256_storeu_si256,
+        };
+        const { assert!(W.is_multiple_of(LANES)) }
+        let mut out = [0.0f32; W];
+        for (out, x) in out
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<8>().0)
+        {
+            // SAFETY: `self` proves that AVX2 is present, and both pointers are to eight values.
+            unsafe {
+                let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_slli_epi32::<16>(x));
+            }
+        }
+        out
     }
 }
 
@@ -139,6 +220,48 @@ impl Avx512 {
         }
         // SAFETY: `self` proves that the features are present.
         unsafe { with_avx512(self, l) }
+    }
+
+    #[inline(always)]
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
+        const { assert!(W.is_multiple_of(LANES)) }
+        let mut out = [0.0; W];
+        for (out, x) in out
+            .as_chunks_mut::<16>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<16>().0)
+        {
+            // SAFETY: `self` proves that AVX-512 F is present, and both pointers are to sixteen values.
+            unsafe {
+                let x = _mm256_loadu_si256(x.as_ptr().cast());
+                _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(x));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        use std::arch::x86_64::{
+            _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_slli_epi32, _mm512_storeu_si512,
+        };
+        const { assert!(W.is_multiple_of(LANES)) }
+        let mut out = [0.0f32; W];
+        for (out, x) in out
+            .as_chunks_mut::<16>()
+            .0
+            .iter_mut()
+            .zip(x.as_chunks::<16>().0)
+        {
+            // SAFETY: `self` proves that AVX-512 F is present, and both pointers are to sixteen values.
+            unsafe {
+                let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_slli_epi32::<16>(x));
+            }
+        }
+        out
     }
 }
 
@@ -200,6 +323,14 @@ impl Avx2 {
     fn run<L: Loop>(self, l: L) -> L::Out {
         l.run(self)
     }
+
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        Portable.widen_f16(x)
+    }
+
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        Portable.widen_bf16(x)
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -210,5 +341,13 @@ impl Avx512 {
 
     fn run<L: Loop>(self, l: L) -> L::Out {
         l.run(self)
+    }
+
+    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+        Portable.widen_f16(x)
+    }
+
+    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+        Portable.widen_bf16(x)
     }
 }

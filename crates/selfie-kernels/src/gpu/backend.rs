@@ -162,8 +162,15 @@ impl<D: Driver> Backend for Gpu<D> {
         GpuKv::<D>::bytes(layout)
     }
 
-    fn kv_dtype(&self, weights: DType) -> DType {
-        weights
+    fn kv_dtype(&self, weights: DType, chosen: Option<DType>) -> Result<DType> {
+        match chosen {
+            Some(chosen) if chosen != weights => Err(KernelError::KvDType {
+                chosen,
+                weights,
+                device: self.describe(),
+            }),
+            _ => Ok(weights),
+        }
     }
 
     fn kv(&self, layout: &KvLayout) -> Result<GpuKv<D>> {

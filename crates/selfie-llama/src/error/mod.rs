@@ -639,6 +639,7 @@ fn smaller_batch(fit: usize) -> String {
     if fit > 0 {
         return format!("a batch size of {fit} would fit (--batch-size)");
     }
-    "not even one text fits: shorter texts (--max-new-tokens), quantized weights (--quantize q4_k) or a smaller model take less"
+    "not even one text fits: shorter texts (--max-new-tokens), keys and values in 16 bits (--kv bf16, on a CPU), \
+     quantized weights (--quantize q4_k) or a smaller model take less"
         .to_owned()
 }

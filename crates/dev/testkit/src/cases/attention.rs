@@ -490,7 +490,7 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
-    /// Keys kept in bf16 are given unrotated: if the oracle's rotation and the backend's fall on different sides of a
+    /// Keys kept in 16 bits are given unrotated: if the oracle's rotation and the backend's fall on different sides of a
     /// tie, the stored keys would differ.
     fn rotates(&self, layer: usize) -> bool {
         layer != UNROTATED && self.dtypes[0] == DType::F32

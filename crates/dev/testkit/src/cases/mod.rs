@@ -102,9 +102,11 @@ impl Operands for Cpu {
         [DType::F32, DType::Bf16],
         [DType::Bf16, DType::F32],
         [DType::Bf16, DType::Bf16],
+        [DType::F16, DType::F32],
+        [DType::F16, DType::Bf16],
     ];
 
-    const KV: &'static [DType] = &[DType::F32, DType::Bf16];
+    const KV: &'static [DType] = &DTYPES;
 
     const TENSOR_CORES: bool = false;
 
