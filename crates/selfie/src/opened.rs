@@ -25,7 +25,7 @@ pub struct OpenOptions {
     pub dtype: Option<DType>,
     /// The format to quantize the weights to on loading, whatever `dtype` is. Only the CPU can multiply with blocks.
     pub quantize: Option<BlockFormat>,
-    /// Whether prompts begin with bos. Control and evaluations follow the files.
+    /// Whether prompts begin with bos.
     pub bos: Bos,
     /// Edit files to apply, in order.
     pub edits: Vec<PathBuf>,
@@ -80,6 +80,30 @@ impl Opened {
         let mut model = self.load_weights(device, observer)?;
         model.apply_edits()?;
         Ok(model)
+    }
+
+    /// Loads this model and the reader of its embeddings onto one device. If they are the same files in the same
+    /// formats, they share one copy of the weights; each has its own edits.
+    pub fn load_with_reader(
+        self,
+        reader: Opened,
+        observer: &mut dyn Observer,
+    ) -> Result<(Model, Model)> {
+        let same = self.source.is_same(&reader.source)
+            && self.options.weights() == reader.options.weights();
+        if !same {
+            let subject = self.load(observer)?;
+            let reader = reader.load_on(subject.device(), observer)?;
+            return Ok((subject, reader));
+        }
+        let mut subject = self.load_unedited(observer)?;
+        let mut reader = Model {
+            opened: reader,
+            llama: subject.llama.clone(),
+        };
+        subject.apply_edits()?;
+        reader.apply_edits()?;
+        Ok((subject, reader))
     }
 
     /// Loads the weights without the edits; [`Model::apply_edits`] applies them later.
