@@ -1,5 +1,5 @@
-//! `--bos` and `--chat` in `control` and `eval`, on the demo checkpoint. Its template writes `<s>[INST] .. [/INST]`, so each
-//! command has to do the same with the messages as with these texts.
+//! `--bos` and `--chat` in `control` and `eval`, on the demo checkpoint. Its template writes `<s>[INST] .. [/INST]`, so
+//! each command has to do the same with the messages as with these texts.
 
 mod common;
 
@@ -103,7 +103,7 @@ fn control_takes_messages_and_texts_without_bos() {
             assert_eq!(same, said, "{method:?}");
         }
         let (without, _) = control(Form::NoBos, method);
-        assert_ne!(without[0]["loss"], texts[0]["loss"], "{method:?}");
+        assert_ne!(without, texts, "{method:?}");
     }
 }
 
