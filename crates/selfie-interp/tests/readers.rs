@@ -188,8 +188,8 @@ fn activation_oracles_with_their_lora() {
     assert!(apart > 0, "no case tells neighbouring layers apart");
 }
 
-/// The vectors go layer by layer, each to its own block: other layers, another order of the layers, and the order of the
-/// tokens first give something else.
+/// The vectors go layer by layer, each to its own block: other layers, another order of the layers, and vectors token
+/// by token give something else.
 #[test]
 fn an_oracle_reads_several_layers_at_once() {
     let reference = reference();

@@ -114,7 +114,12 @@ impl Released {
     /// The layers of `hidden_states` it was trained to read, in a subject of `n_layers`: one list per combination that
     /// it reads together. Empty if the folder does not say.
     pub fn reads(&self, n_layers: usize) -> Vec<Vec<usize>> {
-        let one = |theirs: Option<usize>| theirs.map(|k| vec![k + 1]).into_iter().collect();
+        let one = |theirs: Option<usize>| {
+            theirs
+                .map(|k| vec![k.saturating_add(1)])
+                .into_iter()
+                .collect()
+        };
         match self {
             Self::Oracle(oracle) => oracle.reads(n_layers),
             Self::LatentQa(_) => vec![vec![LatentQa::READS]],
@@ -166,8 +171,8 @@ impl Released {
     /// `layers` of `hidden_states`; `tokenizer` and `template` are the reader's.
     ///
     /// # Errors
-    /// Another number of layers than it was trained on; a missing question, or one that it does not take; a prompt whose
-    /// tokens differ from those it was trained with.
+    /// Another number of layers than it was trained on; a missing question, or one that it does not take; a prompt
+    /// whose tokens differ from those it was trained with.
     pub fn configure(
         &self,
         options: Options,

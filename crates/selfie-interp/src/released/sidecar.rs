@@ -59,8 +59,8 @@ fn role_of_files(dir: &Path) -> Result<&'static str> {
         if meta["final_norm_stripped"] != true {
             return Err(refuse(
                 "ar_meta.json",
-                "final_norm_stripped is not true: this reconstructor keeps the final norm; only those without it can be \
-                 read",
+                "final_norm_stripped is not true: this reconstructor keeps the final norm; only those without it can \
+                 be read",
             ));
         }
     }
