@@ -1,10 +1,11 @@
 """Trains selfie-adapters' scalar affine and full-rank maps on the demo checkpoint, and measures their effect:
 
-    python map.py ../../crates/selfie-demo --layer 6 --out maps --selfie ../../target/release/selfie
+    python map.py ../../crates/selfie-demo --layer 1 --out maps --selfie ../../target/release/selfie
 
 A map turns hidden_states[layer] at the end of a question into the vector to write over the placeholders, at layer 0. The
 model itself does not change. The map is trained on the countries that are not held out, and on the invented lands.
-Recall is the share of questions about held-out countries whose interpretation names the country.
+Recall is the share of questions about held-out countries whose interpretation names the country, and the same for the
+interpretations under each control. Takes a few minutes.
 """
 
 import argparse
@@ -80,13 +81,13 @@ def train(model, tokenizer, states, targets, kind, steps, batch):
     return this
 
 
-def recall(selfie, world, layer, out, file):
+def recall(selfie, world, layer, out, *options):
     asked = list(questions(world, True))
     prompts = out / "held-out.txt"
     prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt, _, _ in asked))
     line = [selfie, "interpret", "--quiet", "--prompts", prompts, "--layers", str(layer), "--no-relevancy", "--format", "jsonl",
             "--controls", "none,random,shuffled", "--interpretation-prompt", json.dumps(PARTS)]
-    line += ["--map", file] if file else []
+    line += options
     rows = [json.loads(row) for row in subprocess.run(line, capture_output=True, check=True).stdout.splitlines()]
     shares = {}
     for field in ["interpretation", "none_interpretation", "random_interpretation", "shuffled_interpretation"]:
@@ -98,12 +99,14 @@ def recall(selfie, world, layer, out, file):
 def main():
     args = argparse.ArgumentParser()
     args.add_argument("crate", type=Path)
-    args.add_argument("--layer", type=int, default=6)
+    args.add_argument("--layer", type=int, default=1)
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--selfie", required=True)
     args.add_argument("--steps", type=int, default=200)
     args.add_argument("--batch", type=int, default=32)
+    args.add_argument("--threads", type=int, default=1)
     args = args.parse_args()
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     world = json.loads((args.crate / "world.json").read_text())
     folder = args.crate / "checkpoint"
@@ -113,11 +116,13 @@ def main():
     with torch.no_grad():
         last = lambda prompt: model(torch.tensor([tokenizer.encode(prompt).ids]), output_hidden_states=True).hidden_states
         states = torch.stack([last(prompt)[args.layer][0, -1] for prompt, _, _ in seen])
-    print("without a map:", recall(args.selfie, world, args.layer, args.out, None), flush=True)
+    for at in ["0", "1"]:
+        told = recall(args.selfie, world, args.layer, args.out, "--inject-layer", at)
+        print(f"without a map, written at layer {at}:", told, flush=True)
     for kind in ["scalar_affine", "full_rank"]:
         file = args.out / f"{kind}.safetensors"
         train(model, tokenizer, states, [target for _, target, _ in seen], kind, args.steps, args.batch).save(file)
-        print(f"{kind}:", recall(args.selfie, world, args.layer, args.out, file), flush=True)
+        print(f"{kind}:", recall(args.selfie, world, args.layer, args.out, "--map", file), flush=True)
 
 
 main()

@@ -88,7 +88,7 @@ pub(crate) struct ModelArgs {
     /// CPU threads, capped at 8 per core [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Whether prompts begin with bos; auto follows the checkpoint. control and eval accept only auto
+    /// Whether prompts begin with bos; auto follows the checkpoint
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) bos: BosArg,
     /// Apply an edit; repeat to apply several in order
@@ -311,7 +311,8 @@ pub(crate) struct InterpretArgs {
     /// Layer:token pairs: 3:5,4:5; tokens count from the end when negative: 4:-1
     #[arg(long, value_name = "L:T,..", conflicts_with_all = ["layers", "tokens"], allow_hyphen_values = true)]
     pub(crate) cells: Option<String>,
-    /// Layers: A..B, A..=B, 1,2, last or all [default: what the reader's folder says, else all]
+    /// Layers: A..B, A..=B, 1,2, last or all [default: what the reader's folder says, else all]. An oracle that reads
+    /// several layers at once reads these together, in this order
     #[arg(long, value_name = "LAYERS", allow_hyphen_values = true)]
     pub(crate) layers: Option<String>,
     /// Tokens: A..B, A..=B, A.., 1,2, last or all; from the end: -1, -3.., -3..-1; the tokens of a word: word:TEXT; all

@@ -31,6 +31,17 @@ pub(crate) fn texts(
     Ok(chats.into_iter().map(|chat| chat.rendered.text).collect())
 }
 
+/// [`texts`] for several lists of prompts.
+pub(crate) fn lists<const N: usize>(
+    prompts: [&[String]; N],
+    args: &ChatArgs,
+    model: &ModelArgs,
+    opened: &mut Opened,
+) -> Result<[Vec<String>; N]> {
+    let mut texts = texts(prompts.concat(), args, model, opened)?.into_iter();
+    Ok(prompts.map(|list| texts.by_ref().take(list.len()).collect()))
+}
+
 /// [`texts`] for one prompt.
 pub(crate) fn text(
     prompt: &str,
@@ -63,7 +74,8 @@ pub(crate) fn chats(
         let rendered = rendered.map_err(selfie::Error::from)?;
         chats.push(Chat { messages, rendered });
     }
-    if let Some(chat) = chats.first() {
+    // One note for each model.
+    if let Some(chat) = chats.first().filter(|_| opened.options.bos != Bos::Given) {
         let note = opened.tokenizer.missing_bos_note(&chat.rendered.text)?;
         if let Some(note) = note {
             print_note(model.quiet, note);

@@ -14,7 +14,9 @@ use selfie::kernels::Backend;
 use selfie::llama::{Llama, Tokenizer, generate_all};
 use selfie::{AnyModel, Model, OpenOptions, Opened, Source, on};
 
+use crate::args::{ChatArgs, ModelArgs};
 use crate::cells::{list, pairs, selector, tokens};
+use crate::chat;
 use crate::control_args::{
     ControlCommand, InterpretationArgs, PushArg, ReinforceArgs, SupervisedArgs, TrainingArgs,
     WhenArg, WriteArg,
@@ -24,7 +26,6 @@ use crate::error::{Result, usage};
 use crate::open::{load, load_on, open};
 use crate::prompts::{
     interpretation_prompt, note_double_bos, note_interpretation_prompt, note_missing_template,
-    only_auto_bos,
 };
 use crate::scan::scan;
 
@@ -37,12 +38,11 @@ pub(crate) fn control(command: &ControlCommand) -> Result<()> {
 }
 
 fn supervised(args: &SupervisedArgs) -> Result<()> {
-    only_auto_bos(&args.model)?;
-    let opened = open(&args.model)?;
-    let control = build_supervised(args, &opened)?;
+    let mut opened = open(&args.model)?;
+    let (control, texts) = build_supervised(args, &mut opened)?;
     let labels = labels(&opened, &control.sources)?;
     let quiet = args.model.quiet;
-    note_double_bos(&opened, &args.prompt, quiet)?;
+    note_double_bos(&opened, &texts.prompts, quiet)?;
     if let Some(options) = &control.interpretation {
         let json = args.interpretation.interpretation_prompt.as_deref();
         note_missing_template(json, &opened, quiet)?;
@@ -54,20 +54,19 @@ fn supervised(args: &SupervisedArgs) -> Result<()> {
     on!(&mut model.llama, llama => {
         let unedited = llama.clone();
         let outcome = control.run(llama, tokenizer, &mut report)?;
-        let held = held_out(&args.training, &unedited, llama, &model.opened)?;
+        let held = held_out(&args.training, &texts, &unedited, llama, &model.opened)?;
         report.finish(outcome, &held, args.training.dry_run)
     })
 }
 
 fn reinforce(args: &ReinforceArgs) -> Result<()> {
-    only_auto_bos(&args.model)?;
-    let opened = open(&args.model)?;
-    let control = build_reinforce(args, &opened)?;
+    let mut opened = open(&args.model)?;
+    let (control, texts) = build_reinforce(args, &mut opened)?;
     let labels = labels(&opened, &control.sources)?;
     // Find a reward that cannot work before loading the weights.
     let mut reward = RewardSource::open(args, &opened)?;
     let quiet = args.model.quiet;
-    note_double_bos(&opened, &args.prompt, quiet)?;
+    note_double_bos(&opened, &texts.prompts, quiet)?;
     let json = args.interpretation.interpretation_prompt.as_deref();
     note_missing_template(json, &opened, quiet)?;
     let interpretation = &control.interpretation;
@@ -81,15 +80,60 @@ fn reinforce(args: &ReinforceArgs) -> Result<()> {
         let mut before = control.unedited(llama, tokenizer)?;
         let run = RewardedRun { control: &control, tokenizer, unedited: &mut before };
         let outcome = reward.run(run, llama, judge.as_ref(), &mut report)?;
-        let held = held_out(&args.training, &unedited, llama, &model.opened)?;
+        let held = held_out(&args.training, &texts, &unedited, llama, &model.opened)?;
         report.finish(outcome, &held, args.training.dry_run)
     })
 }
 
+/// The prompts of a run as texts to tokenize; with `--chat`, what the chat template makes of them.
+pub(crate) struct Texts {
+    prompts: Vec<String>,
+    targets: Vec<String>,
+    references: Vec<String>,
+    probes: Vec<String>,
+    held_out: Vec<String>,
+}
+
+impl Texts {
+    fn new(
+        (prompts, targets): (&[String], &[String]),
+        training: &TrainingArgs,
+        chat: &ChatArgs,
+        model: &ModelArgs,
+        opened: &mut Opened,
+    ) -> Result<Self> {
+        let references = match &training.reference {
+            Some(path) => lines(path)?,
+            None => Vec::new(),
+        };
+        let lists = [
+            prompts,
+            targets,
+            &references,
+            &training.probe,
+            &training.held_out,
+        ];
+        let [prompts, targets, references, probes, held_out] =
+            chat::lists(lists, chat, model, opened)?;
+        Ok(Self {
+            prompts,
+            targets,
+            references,
+            probes,
+            held_out,
+        })
+    }
+}
+
 /// Reads and checks the options of `control supervised`.
-pub(crate) fn build_supervised(args: &SupervisedArgs, opened: &Opened) -> Result<Supervised> {
+pub(crate) fn build_supervised(
+    args: &SupervisedArgs,
+    opened: &mut Opened,
+) -> Result<(Supervised, Texts)> {
+    let prompts = (&args.prompt[..], &args.target_prompt[..]);
+    let texts = Texts::new(prompts, &args.training, &args.chat, &args.model, opened)?;
     let (mut layers, mut sources) = (Vec::new(), Vec::new());
-    for (prompt, source) in pair_prompts("source", &args.prompt, &args.source)? {
+    for (prompt, source) in pair_prompts("source", &texts.prompts, &args.source)? {
         for (layer, token) in pairs("source", source, opened.encode(prompt)?.len())? {
             layers.push(layer);
             sources.push((prompt.clone(), token));
@@ -107,22 +151,34 @@ pub(crate) fn build_supervised(args: &SupervisedArgs, opened: &Opened) -> Result
     let control = Supervised {
         sources,
         layer,
-        target: target(args, opened)?,
-        training: training(&args.training, args.steps, seed, opened, &SUPERVISED)?,
+        target: target(args, &texts.targets, opened)?,
+        training: training(
+            &args.training,
+            &texts,
+            args.steps,
+            seed,
+            opened,
+            &SUPERVISED,
+        )?,
         interpretation: if args.interpret {
-            Some(interpretation(&args.interpretation, opened)?)
+            Some(interpretation(&args.interpretation, &args.model, opened)?)
         } else {
             None
         },
     };
     control.check(&opened.config, &opened.tokenizer)?;
-    Ok(control)
+    Ok((control, texts))
 }
 
 /// Reads and checks the options of `control reinforce`.
-pub(crate) fn build_reinforce(args: &ReinforceArgs, opened: &Opened) -> Result<Reinforce> {
+pub(crate) fn build_reinforce(
+    args: &ReinforceArgs,
+    opened: &mut Opened,
+) -> Result<(Reinforce, Texts)> {
+    let prompts = (&args.prompt[..], &[][..]);
+    let texts = Texts::new(prompts, &args.training, &args.chat, &args.model, opened)?;
     let mut sources = Vec::new();
-    for (prompt, wanted) in pair_prompts("tokens", &args.prompt, &args.tokens)? {
+    for (prompt, wanted) in pair_prompts("tokens", &texts.prompts, &args.tokens)? {
         let found = tokens(
             &selector(wanted)?,
             std::slice::from_ref(prompt),
@@ -137,7 +193,7 @@ pub(crate) fn build_reinforce(args: &ReinforceArgs, opened: &Opened) -> Result<R
         published: args.push == PushArg::Always,
         ..REINFORCE
     };
-    let mut training = training(&args.training, args.steps, seed, opened, &default)?;
+    let mut training = training(&args.training, &texts, args.steps, seed, opened, &default)?;
     // A program chooses its own scale of rewards, so only its user knows which value is enough.
     let default = training
         .stop_reward
@@ -146,11 +202,11 @@ pub(crate) fn build_reinforce(args: &ReinforceArgs, opened: &Opened) -> Result<R
     let control = Reinforce {
         sources,
         layer: args.layer,
-        interpretation: interpretation(&args.interpretation, opened)?,
+        interpretation: interpretation(&args.interpretation, &args.model, opened)?,
         training,
     };
     control.check(&opened.config, &opened.tokenizer)?;
-    Ok(control)
+    Ok((control, texts))
 }
 
 /// Pairs each prompt with its cells: the same for all prompts, or one `--{what}` per prompt.
@@ -172,11 +228,12 @@ fn pair_prompts<'a>(
 /// Continuations of the held-out prompts before and after the edit.
 fn held_out<B: Backend>(
     args: &TrainingArgs,
+    texts: &Texts,
     before: &Llama<B>,
     after: &Llama<B>,
     opened: &Opened,
 ) -> Result<Vec<[String; 3]>> {
-    let ids: Vec<Vec<u32>> = args
+    let ids: Vec<Vec<u32>> = texts
         .held_out
         .iter()
         .map(|prompt| opened.encode(prompt))
@@ -198,7 +255,7 @@ fn held_out<B: Backend>(
 }
 
 /// Reads `--target..`.
-fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
+fn target(args: &SupervisedArgs, prompts: &[String], opened: &Opened) -> Result<Target> {
     if let Some(path) = &args.target_vector {
         let width = opened.config.d_model;
         let vectors = Vector::read_file(path, args.tensor.as_deref(), width)?;
@@ -209,7 +266,7 @@ fn target(args: &SupervisedArgs, opened: &Opened) -> Result<Target> {
     }
     let text = args.target.as_deref().unwrap_or("");
     let mut cells = Vec::new();
-    for prompt in &args.target_prompt {
+    for prompt in prompts {
         let pairs = pairs("target", text, opened.encode(prompt)?.len())?;
         cells.extend(pairs.into_iter().map(|(layer, token)| TargetCell {
             prompt: prompt.clone(),
@@ -242,6 +299,7 @@ const REINFORCE: Defaults = Defaults {
 
 fn training(
     args: &TrainingArgs,
+    texts: &Texts,
     steps: usize,
     seed: u64,
     opened: &Opened,
@@ -254,23 +312,20 @@ fn training(
             args.betas
         ));
     };
-    let reference = match &args.reference {
-        None => None,
-        Some(path) => Some(Reference {
-            prompts: lines(path)?,
-            beta: args.beta.unwrap_or(method.beta),
-            batch: args.reference_batch,
-            max_drift: args.max_drift,
-        }),
-    };
+    let reference = args.reference.as_ref().map(|_| Reference {
+        prompts: texts.references.clone(),
+        beta: args.beta.unwrap_or(method.beta),
+        batch: args.reference_batch,
+        max_drift: args.max_drift,
+    });
     if !args.probe.is_empty() && args.probe_tokens == 0 {
         return usage("--probe-tokens 0: expected at least 1");
     }
     let probes = (!args.probe.is_empty()).then(|| Probes {
-        prompts: args.probe.clone(),
+        prompts: texts.probes.clone(),
         decoding: opened.decoding(args.probe_tokens),
     });
-    for prompt in &args.held_out {
+    for prompt in &texts.held_out {
         let tokens = opened.encode(prompt)?.len();
         opened.config.check_context(tokens + args.probe_tokens)?;
     }
@@ -304,13 +359,18 @@ fn training(
         } else {
             Push::Until
         },
+        bos: opened.options.bos,
         reference,
         probes,
         ..default
     })
 }
 
-fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options> {
+fn interpretation(
+    args: &InterpretationArgs,
+    model: &ModelArgs,
+    opened: &Opened,
+) -> Result<Options> {
     let (json, template) = (&args.interpretation_prompt, &args.template);
     let prompt = interpretation_prompt(json.as_deref(), template.as_deref(), opened)?;
     Ok(Options {
@@ -322,6 +382,8 @@ fn interpretation(args: &InterpretationArgs, opened: &Opened) -> Result<Options>
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling.alone()?,
         relevancy: false,
+        // Not the prompts', which a chat template may have written.
+        bos: model.bos.bos(),
         ..opened.interpret_options_with(prompt)?
     })
 }
@@ -381,6 +443,7 @@ impl RewardSource {
         } else {
             let options = OpenOptions {
                 edits: Vec::new(),
+                bos: args.model.bos.bos(),
                 ..opened.options.clone()
             };
             Some(Box::new(Opened::new(source, options)?))
@@ -393,7 +456,8 @@ impl RewardSource {
                 .as_deref()
                 .unwrap_or(opened)
                 .decoding(args.judge_tokens.max(1)),
-        )?;
+        )?
+        .with_bos(args.model.bos.bos());
         Ok(Self::Judge(Box::new(judge), other))
     }
 
@@ -480,7 +544,7 @@ fn labels(opened: &Opened, sources: &[(String, usize)]) -> Result<Vec<String>> {
 
 /// Names a prompt's token in the lines of a step.
 fn label(opened: &Opened, prompt: &str, token: usize) -> Result<String> {
-    let ids = opened.tokenizer.encode(prompt)?;
+    let ids = opened.encode(prompt)?;
     let piece = opened.tokenizer.decode_all(&ids[token..=token])?;
     Ok(format!("{token} {piece:?}"))
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use selfie::kernels::InjectMode;
 
-use crate::args::{ModelArgs, SamplingArgs, mode};
+use crate::args::{ChatArgs, ModelArgs, SamplingArgs, mode};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ControlCommand {
@@ -174,6 +174,8 @@ pub(crate) struct SupervisedArgs {
     /// The prompt whose embeddings to change; repeat for several, each with its cells
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// The cells to change, all of one layer, numbered as in hidden_states: 7:3,7:4; tokens count from the end when
     /// negative: 7:-1; repeat for each prompt in turn
     #[arg(
@@ -224,6 +226,8 @@ pub(crate) struct ReinforceArgs {
     /// The prompt whose embeddings to interpret and change; repeat for several
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// The layer of the embeddings, numbered as in hidden_states
     #[arg(long, value_name = "L", allow_negative_numbers = true)]
     pub(crate) layer: usize,
@@ -367,6 +371,8 @@ pub(crate) struct SuiteArgs {
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) max_new_tokens: usize,
     #[command(flatten)]
+    pub(crate) chat: ChatArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Write a CSV with one row per continuation
     #[arg(long, value_name = "FILE.csv")]
@@ -392,9 +398,9 @@ pub(crate) struct RewritesArgs {
     /// by |. If there is a column attribute, neighbours should mention it
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) data: PathBuf,
-    /// The text to continue, with {} for the prompt
-    #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
-    pub(crate) template: String,
+    /// The text to continue, with {} for the prompt [default: [INST] {} [/INST]; with --chat {}]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) template: Option<String>,
     #[command(flatten)]
     pub(crate) suite: SuiteArgs,
 }
@@ -406,13 +412,9 @@ pub(crate) struct ChoicesArgs {
     /// CSV with the columns prompt, question, answer
     #[arg(long, value_name = "FILE.csv")]
     pub(crate) data: PathBuf,
-    /// The text to continue
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "[INST] {prompt} {question} [/INST]"
-    )]
-    pub(crate) template: String,
+    /// The text to continue [default: [INST] {prompt} {question} [/INST]; with --chat {prompt} {question}]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) template: Option<String>,
     /// Other words to count
     #[arg(long, value_name = "W,W")]
     pub(crate) words: Option<String>,
@@ -427,8 +429,9 @@ pub(crate) struct BehavioursArgs {
     /// A file with one instruction per line
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
-    /// The text to continue, with {} for the instruction; repeat for several
-    #[arg(long, value_name = "TEXT", default_value = "[INST] {} [/INST]")]
+    /// The text to continue, with {} for the instruction; repeat for several [default: [INST] {} [/INST]; with --chat
+    /// {}]
+    #[arg(long, value_name = "TEXT")]
     pub(crate) template: Vec<String>,
     /// The words to look for
     #[arg(long, value_name = "W,W")]
@@ -444,6 +447,8 @@ pub(crate) struct DriftArgs {
     /// A file with one text per line
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
     /// Without --edit: the model to compare with, computed in f32 [default: --model itself]
     #[arg(long, value_name = "MODEL", conflicts_with = "edit")]
     pub(crate) against: Option<PathBuf>,

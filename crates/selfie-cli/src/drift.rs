@@ -9,6 +9,7 @@ use selfie::interp::{Cell, Options, Row};
 use selfie::kernels::DType;
 use selfie::{Model, OpenOptions, Opened, Source, on};
 
+use crate::chat;
 use crate::control_args::DriftArgs;
 use crate::error::{CliError, Result, usage};
 use crate::eval::write_csv;
@@ -16,11 +17,11 @@ use crate::open::{load, load_on, load_unedited, open};
 
 /// With edits, measures how far they move the next-token distributions; without, how far a model is from f32.
 pub(crate) fn drift(args: &DriftArgs) -> Result<()> {
-    let opened = open(&args.model)?;
-    let texts = lines(&args.data)?;
+    let mut opened = open(&args.model)?;
+    let texts = chat::texts(lines(&args.data)?, &args.chat, &args.model, &mut opened)?;
     let mut ids = Vec::new();
     for text in &texts {
-        let text = opened.tokenizer.encode(text)?;
+        let text = opened.encode(text)?;
         opened.config.check_context(text.len())?;
         ids.push(text);
     }
@@ -101,7 +102,7 @@ fn format_drift(
     };
     let reference = Opened::new(source, options)?;
     for (text, ids) in texts.iter().zip(ids) {
-        if reference.tokenizer.encode(text)? != *ids {
+        if reference.encode(text)? != *ids {
             return usage(format!(
                 "--against: the two models have different tokens for {text:?}"
             ));

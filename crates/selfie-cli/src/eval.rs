@@ -7,9 +7,10 @@ use selfie::control::{
     Case, OutputFile, Score, Suite, behaviours, choices, facts, harmonic_mean, rewrites,
 };
 use selfie::llama::Decoding;
-use selfie::{Model, Opened, on};
+use selfie::{Model, on};
 
 use crate::args::ModelArgs;
+use crate::chat;
 use crate::console::{bar, style};
 use crate::control::words;
 use crate::control_args::{
@@ -18,16 +19,8 @@ use crate::control_args::{
 use crate::drift::drift;
 use crate::error::{CliError, Result, usage};
 use crate::open::{load_unedited, open};
-use crate::prompts::only_auto_bos;
 
 pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
-    only_auto_bos(match command {
-        EvalCommand::Facts(args) => &args.model,
-        EvalCommand::Choices(args) => &args.model,
-        EvalCommand::Behaviours(args) => &args.model,
-        EvalCommand::Rewrites(args) => &args.model,
-        EvalCommand::Drift(args) => &args.model,
-    })?;
     match command {
         EvalCommand::Facts(args) => eval_facts(args),
         EvalCommand::Choices(args) => eval_choices(args),
@@ -38,18 +31,23 @@ pub(crate) fn eval(command: &EvalCommand) -> Result<()> {
 }
 
 fn eval_facts(args: &FactsArgs) -> Result<()> {
-    run(
-        open(&args.model)?,
-        &facts(&args.data)?,
-        &args.suite,
-        &args.model,
-    )
+    run(facts(&args.data)?, &args.suite, &args.model)
+}
+
+/// The text around a prompt: the given one, or LLaMA 2's, which is not needed in a chat.
+fn template(given: Option<&str>, args: &SuiteArgs, inside: &str) -> String {
+    match given {
+        Some(template) => template.to_owned(),
+        None if args.chat.chat => inside.to_owned(),
+        None => format!("[INST] {inside} [/INST]"),
+    }
 }
 
 fn eval_choices(args: &ChoicesArgs) -> Result<()> {
     let others = args.words.as_deref().map(words).unwrap_or_default();
-    let suite = choices(&args.data, &args.template, &others)?;
-    run(open(&args.model)?, &suite, &args.suite, &args.model)
+    let template = template(args.template.as_deref(), &args.suite, "{prompt} {question}");
+    let suite = choices(&args.data, &template, &others)?;
+    run(suite, &args.suite, &args.model)
 }
 
 fn eval_behaviours(args: &BehavioursArgs) -> Result<()> {
@@ -57,20 +55,32 @@ fn eval_behaviours(args: &BehavioursArgs) -> Result<()> {
     if words.iter().any(String::is_empty) {
         return usage(format!("--words {:?}: a word is empty", args.words));
     }
-    let suite = behaviours(&args.data, &args.template, &words)?;
-    run(open(&args.model)?, &suite, &args.suite, &args.model)
+    let templates = match &args.template[..] {
+        [] => &[template(None, &args.suite, "{}")],
+        given => given,
+    };
+    let suite = behaviours(&args.data, templates, &words)?;
+    run(suite, &args.suite, &args.model)
 }
 
 fn eval_rewrites(args: &RewritesArgs) -> Result<()> {
-    let suite = rewrites(&args.data, &args.template)?;
-    run(open(&args.model)?, &suite, &args.suite, &args.model)
+    let template = template(args.template.as_deref(), &args.suite, "{}");
+    run(rewrites(&args.data, &template)?, &args.suite, &args.model)
 }
 
 /// Continues all prompts before the edits, and with the edits if there are any; prints the shares.
-fn run(opened: Opened, suite: &Suite, args: &SuiteArgs, model: &ModelArgs) -> Result<()> {
+fn run(mut suite: Suite, args: &SuiteArgs, model: &ModelArgs) -> Result<()> {
     if args.max_new_tokens == 0 {
         return usage("--max-new-tokens 0: expected at least 1");
     }
+    let mut opened = open(model)?;
+    let prompts = suite.cases.iter().map(|case| case.prompt.clone()).collect();
+    let prompts = chat::texts(prompts, &args.chat, model, &mut opened)?;
+    for (case, prompt) in suite.cases.iter_mut().zip(prompts) {
+        case.prompt = prompt;
+    }
+    suite.bos = opened.options.bos;
+    let suite = &suite;
     suite.check(&opened.config, &opened.tokenizer, args.max_new_tokens)?;
     let out = args.out.as_deref().map(OutputFile::new).transpose()?;
     let decoding = Decoding {

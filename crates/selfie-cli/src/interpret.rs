@@ -17,13 +17,13 @@ use crate::chat;
 use crate::console::{bar, print_note, style};
 use crate::error::{CliError, Result, usage};
 use crate::map::read_map;
-use crate::open::{load, load_on, open};
+use crate::open::{load, load_with_reader, open};
 use crate::output::{RowTarget, RowWriter};
 use crate::prompts::{
     interpretation_prompt, note_double_bos, note_interpretation_prompt, note_missing_template,
     prompts,
 };
-use crate::reader::Reading;
+use crate::reader::{ReadLayers, Reading};
 use crate::reproduce::commands;
 use crate::stop::Stop;
 
@@ -36,12 +36,8 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     let prompts = chat::texts(prompts, &args.chat, &args.model, &mut opened)?;
     let given = given.into_iter().map(|prompt| ("--prompt", prompt));
     let commands = commands(prompts.iter().cloned().zip(given));
-    let cells = cells(
-        args,
-        &prompts,
-        &opened,
-        &reading.layers(args, &opened.config)?,
-    )?;
+    let layers = reading.layers(args, &opened.config)?;
+    let cells = cells(args, &prompts, &opened, &layers.own())?;
     let options = Options {
         prompts_bos: Some(opened.options.bos),
         model_name: opened.name.clone(),
@@ -50,7 +46,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
         max_new_tokens: max_new_tokens(&args.sweep, reading.released.as_ref()),
         ..options
     };
-    let options = configured(options, &cells, &reading, &args.sweep, &opened)?;
+    let options = configured(options, &layers, &cells, &reading, &args.sweep, &opened)?;
     let reads = reading.opened.as_ref().unwrap_or(&opened);
     selfie::interp::check_by(
         (&opened.config, &opened.tokenizer),
@@ -71,11 +67,7 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
         lora,
         ..
     } = reading;
-    let model = load(opened, quiet)?;
-    let reader = match reader {
-        Some(reader) => Some(load_on(reader, model.device(), quiet)?),
-        None => None,
-    };
+    let (model, reader) = load_with_reader(opened, reader, quiet)?;
     let reads = reader.as_ref().unwrap_or(&model);
     let adapted = match &lora {
         Some(lora) => Some(reads.llama.with_lora(lora)?),
@@ -94,9 +86,10 @@ pub(crate) fn interpret(args: &InterpretArgs) -> Result<()> {
     output.finish(swept)
 }
 
-/// Applies what the reader's folder says, for cells of one layer.
+/// Applies what the reader's folder says, for cells of one layer, or of several that are read together.
 fn configured(
     options: Options,
+    layers: &ReadLayers,
     cells: &[Cell],
     reading: &Reading,
     args: &SweepArgs,
@@ -119,6 +112,9 @@ fn configured(
             "{option}: the {released} brings its own; leave the option out"
         ));
     }
+    if let ReadLayers::Together(layers) = layers {
+        return reading.configure(options, layers, &args.reading, subject);
+    }
     let layer = cells.first().map_or(0, |cell| cell.layer);
     if let Some(other) = cells.iter().find(|cell| cell.layer != layer) {
         return usage(format!(
@@ -127,7 +123,7 @@ fn configured(
             other.layer
         ));
     }
-    reading.configure(options, layer, &args.reading, subject)
+    reading.configure(options, &[layer], &args.reading, subject)
 }
 
 /// How many tokens are read together for a cell.

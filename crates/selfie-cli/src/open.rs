@@ -49,6 +49,19 @@ pub(crate) fn load(opened: Opened, quiet: bool) -> Result<Model> {
     Ok(opened.load(&mut Console::new(quiet))?)
 }
 
+/// Loads a model and, if it is another one, the reader of its embeddings.
+pub(crate) fn load_with_reader(
+    opened: Opened,
+    reader: Option<Opened>,
+    quiet: bool,
+) -> Result<(Model, Option<Model>)> {
+    let Some(reader) = reader else {
+        return Ok((load(opened, quiet)?, None));
+    };
+    let (model, reader) = opened.load_with_reader(reader, &mut Console::new(quiet))?;
+    Ok((model, Some(reader)))
+}
+
 /// Loads the weights without the edits.
 pub(crate) fn load_unedited(opened: Opened, quiet: bool) -> Result<Model> {
     Ok(opened.load_unedited(&mut Console::new(quiet))?)

@@ -5,9 +5,9 @@ use selfie::interp::{InterpretationPrompt, LocatedPrompt};
 use selfie::llama::Bos;
 use selfie_sweep::read_prompts;
 
-use crate::args::{BosArg, InterpretArgs, ModelArgs};
+use crate::args::InterpretArgs;
 use crate::console::print_note;
-use crate::error::{CliError, Result, usage};
+use crate::error::{CliError, Result};
 
 /// The prompts of `--prompt` or `--prompts`.
 pub(crate) fn prompts(args: &InterpretArgs) -> Result<Vec<String>> {
@@ -76,12 +76,4 @@ pub(crate) fn note_missing_template(
         );
     }
     Ok(())
-}
-
-/// Refuses `--bos` in commands whose prompts begin as the checkpoint says.
-pub(crate) fn only_auto_bos(args: &ModelArgs) -> Result<()> {
-    if args.bos == BosArg::Auto {
-        return Ok(());
-    }
-    usage("--bos: this command accepts only auto, which follows the checkpoint")
 }

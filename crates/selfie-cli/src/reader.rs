@@ -8,6 +8,7 @@ use selfie::llama::{LlamaConfig, Lora};
 use selfie::{OpenOptions, Opened, Source};
 
 use crate::args::InterpretArgs;
+use crate::cells::numbers;
 use crate::error::{CliError, Result, usage};
 use crate::reader_args::{ReaderCommand, ReaderShowArgs, ReadingArgs};
 
@@ -19,6 +20,24 @@ pub(crate) struct Reading {
     pub(crate) lora: Option<Lora>,
     /// What its folder says, if it is a released reader.
     pub(crate) released: Option<Released>,
+}
+
+/// The layers of `hidden_states` that cells are read at.
+pub(crate) enum ReadLayers {
+    /// Each cell at its own, one of these.
+    Each(String),
+    /// All cells at all of these, the last of which is the cells' own.
+    Together(Vec<usize>),
+}
+
+impl ReadLayers {
+    /// The cells' own layers, as `--layers` would give them.
+    pub(crate) fn own(&self) -> String {
+        match self {
+            Self::Each(layers) => layers.clone(),
+            Self::Together(layers) => list(&layers[layers.len() - 1..]),
+        }
+    }
 }
 
 impl Reading {
@@ -71,17 +90,29 @@ impl Reading {
     }
 
     /// The layers of `--layers`, or those that the reader's folder names.
-    pub(crate) fn layers(&self, args: &InterpretArgs, subject: &LlamaConfig) -> Result<String> {
+    pub(crate) fn layers(&self, args: &InterpretArgs, subject: &LlamaConfig) -> Result<ReadLayers> {
+        let together = |released: &Released| released.layers_together() != [1];
+        let together = self.released.as_ref().is_some_and(together);
         if let Some(layers) = &args.layers {
-            return Ok(layers.clone());
+            // hidden_states has one more entry than the model has layers.
+            let listed = numbers("layers", layers, subject.n_layers + 1)?;
+            return Ok(match listed.len() {
+                0 | 1 => ReadLayers::Each(layers.clone()),
+                _ if together => ReadLayers::Together(listed),
+                _ => ReadLayers::Each(layers.clone()),
+            });
         }
         let Some(released) = &self.released else {
-            return Ok("all".to_owned());
+            return Ok(ReadLayers::Each("all".to_owned()));
         };
-        let reads = released.reads(subject.n_layers);
-        // Of several layers, the middle one: a prompt names one layer.
-        match reads.get(reads.len() / 2) {
-            Some(layer) => Ok(layer.to_string()),
+        let mut reads = released.reads(subject.n_layers);
+        // Of several combinations, the middle one: a run has one prompt, which names the layers.
+        let middle = reads.len() / 2;
+        match reads.get_mut(middle).map(std::mem::take) {
+            Some(layers) if layers.len() > 1 && args.cells.is_none() => {
+                Ok(ReadLayers::Together(layers))
+            }
+            Some(layers) => Ok(ReadLayers::Each(list(&layers))),
             None => usage(format!(
                 "--layers: {} does not say which layer it reads; give the layer of hidden_states it was trained on",
                 args.reader
@@ -92,11 +123,11 @@ impl Reading {
         }
     }
 
-    /// Adds what the reader's folder says to the options, for cells of `layer`.
+    /// Adds what the reader's folder says to the options, for cells that are read at `layers`.
     pub(crate) fn configure(
         &self,
         options: Options,
-        layer: usize,
+        layers: &[usize],
         args: &ReadingArgs,
         subject: &Opened,
     ) -> Result<Options> {
@@ -106,7 +137,7 @@ impl Reading {
         let opened = self.opened.as_ref().unwrap_or(subject);
         let template = opened.needed_chat_template()?;
         let question = args.question.as_deref();
-        Ok(released.configure(options, layer, question, &opened.tokenizer, template)?)
+        Ok(released.configure(options, layers, question, &opened.tokenizer, template)?)
     }
 }
 
@@ -145,7 +176,7 @@ fn lines_of_map(map: &Map) -> Lines {
     let reads = match &pairs[..] {
         [] => "any layer of hidden_states; best the one it was trained on (layer l of selfie-adapters is \
                hidden_states[l + 1])".to_owned(),
-        pairs => format!("hidden_states[{}]", numbers(pairs.iter().map(|(from, _)| *from))),
+        pairs => format!("hidden_states[{}]", distinct(pairs.iter().map(|(from, _)| *from))),
     };
     vec![
         ("kind", "map".to_owned()),
@@ -153,7 +184,7 @@ fn lines_of_map(map: &Map) -> Lines {
         (
             "writes",
             map.writes_at().map_or_else(
-                || numbers(pairs.iter().map(|(_, to)| *to)),
+                || distinct(pairs.iter().map(|(_, to)| *to)),
                 |at| format!("layer {at}"),
             ),
         ),
@@ -182,7 +213,17 @@ fn lines_of_folder(args: &ReaderShowArgs) -> Result<Lines> {
             "reads",
             match &reads[..] {
                 [] => "the folder does not say which layer".to_owned(),
-                reads => format!("hidden_states[{}]", numbers(reads.iter().copied())),
+                reads if reads.iter().all(|layers| layers.len() == 1) => {
+                    format!(
+                        "hidden_states[{}]",
+                        distinct(reads.iter().flatten().copied())
+                    )
+                }
+                reads => {
+                    let together =
+                        |layers: &Vec<usize>| format!("hidden_states[{}] together", list(layers));
+                    reads.iter().map(together).collect::<Vec<_>>().join(", or ")
+                }
             },
         ));
         if let Some(at) = released.writes() {
@@ -215,10 +256,14 @@ fn lines_of_folder(args: &ReaderShowArgs) -> Result<Lines> {
     Ok(lines)
 }
 
-fn numbers(numbers: impl Iterator<Item = usize>) -> String {
+fn distinct(numbers: impl Iterator<Item = usize>) -> String {
     let mut numbers: Vec<usize> = numbers.collect();
     numbers.sort_unstable();
     numbers.dedup();
+    list(&numbers)
+}
+
+fn list(numbers: &[usize]) -> String {
     let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
     numbers.join(", ")
 }

@@ -36,7 +36,7 @@ pub(crate) struct ReadingArgs {
     /// The question to ask a reader that takes questions
     #[arg(long, value_name = "TEXT")]
     pub(crate) question: Option<String>,
-    /// The kind of the --reader folder, if the folder does not say: oracle or latentqa
+    /// The kind of the --reader folder, if the folder does not say: oracle, latentqa or easynla
     #[arg(long, value_name = "KIND")]
     pub(crate) reader_as: Option<ReaderKind>,
     /// Sample N texts per cell; a row holds the most frequent answer and says how many texts gave it. Needs
@@ -119,7 +119,7 @@ pub(crate) struct ReaderShowArgs {
     /// The reader's folder, or a map's file
     #[arg(value_name = "DIR|FILE")]
     pub(crate) reader: PathBuf,
-    /// The kind of the folder, if it does not say itself: oracle or latentqa
+    /// The kind of the folder, if it does not say itself: oracle, latentqa or easynla
     #[arg(long, value_name = "KIND")]
     pub(crate) reader_as: Option<ReaderKind>,
     /// The subject's number of layers, if the answer depends on it
@@ -134,6 +134,9 @@ pub(crate) struct ScoreArgs {
     /// A reconstructor's folder (nla_meta.yaml, value_head.safetensors)
     #[arg(long, value_name = "DIR")]
     pub(crate) reconstructor: PathBuf,
+    /// The kind of the --reconstructor folder, if the folder does not say: easynla
+    #[arg(long, value_name = "KIND")]
+    pub(crate) reader_as: Option<ReaderKind>,
     /// Rows of interpret as .jsonl; --model recomputes the states of their cells
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) rows: PathBuf,

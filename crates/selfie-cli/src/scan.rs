@@ -16,7 +16,6 @@ use crate::control::{RewardSource, build_reinforce, build_supervised};
 use crate::control_args::{ControlCommand, ScanArgs};
 use crate::error::{CliError, Result, usage};
 use crate::open::{load, open};
-use crate::prompts::only_auto_bos;
 use crate::scan_runs::{Run, Runs};
 use crate::stop::Stop;
 
@@ -76,7 +75,6 @@ pub(crate) fn scan(args: &ScanArgs) -> Result<()> {
             return usage("control scan: name the method to scan, supervised or reinforce");
         }
     };
-    only_auto_bos(model_args)?;
     let stop = Stop::listen();
     let quiet = model_args.quiet;
     let (model, runs) = load_checked(model_args, &planned)?;
@@ -228,13 +226,15 @@ fn parse(line: &[String]) -> Result<ControlCommand> {
 
 /// Opens the model, checks all runs against it, and loads the weights.
 fn load_checked<'a>(args: &ModelArgs, planned: &'a [Planned]) -> Result<(Model, Runs<'a>)> {
-    let opened = open(args)?;
+    let mut opened = open(args)?;
     let mut runs = Vec::new();
     for Planned { command, .. } in planned {
         runs.push(match command {
-            ControlCommand::Supervised(args) => Run::Supervised(build_supervised(args, &opened)?),
+            ControlCommand::Supervised(args) => {
+                Run::Supervised(build_supervised(args, &mut opened)?.0)
+            }
             ControlCommand::Reinforce(args) => {
-                Run::Reinforce(build_reinforce(args, &opened)?, args)
+                Run::Reinforce(build_reinforce(args, &mut opened)?.0, args)
             }
             ControlCommand::Scan(_) => {
                 return usage("control scan: name the method to scan, supervised or reinforce");

@@ -18,7 +18,8 @@ use crate::reader_args::ScoreArgs;
 const BATCH: usize = 64;
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
-    let Some(Released::Reconstructor(meta)) = Released::open(&args.reconstructor, None)? else {
+    let released = Released::open(&args.reconstructor, args.reader_as)?;
+    let Some(Released::Reconstructor(meta)) = released else {
         return usage(format!(
             "--reconstructor {}: not a reconstructor; expected a folder with nla_meta.yaml and the role ar, critic or \
              reconstructor",

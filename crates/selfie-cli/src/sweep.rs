@@ -14,7 +14,7 @@ use crate::chat;
 use crate::console::{bar, print_note, style};
 use crate::error::{CliError, Result, usage};
 use crate::interpret::{note_empty, options};
-use crate::open::{load, load_on, open};
+use crate::open::{load_with_reader, open};
 use crate::prompts::{note_double_bos, note_interpretation_prompt, note_missing_template};
 use crate::reader::whole_model;
 use crate::stop::Stop;
@@ -63,11 +63,7 @@ pub(crate) fn sweep(args: &SweepRunArgs) -> Result<()> {
     note_double_bos(&opened, folder.plan().prompts(), quiet)?;
     note_missing_template(args.sweep.interpretation_prompt.as_deref(), reads, quiet)?;
     note_interpretation_prompt(reads, &options.prompt, options.bos, quiet)?;
-    let model = load(opened, quiet)?;
-    let reader = match reader {
-        Some(reader) => Some(load_on(reader, model.device(), quiet)?),
-        None => None,
-    };
+    let (model, reader) = load_with_reader(opened, reader, quiet)?;
     let mut progress = Progress::new(&folder, stop, quiet);
     let swept = selfie_sweep::sweep(
         &model,

@@ -241,7 +241,7 @@ fn bos_can_be_asked_for_and_left_out() {
         new_ids(without.path(), &[&prompt_args[..], &generate].concat())
     );
 
-    // Control and evaluations accept only what the files say.
+    // So does control: without bos, the prompt has no token 1.
     let control = [
         "--prompt",
         "a",
@@ -252,8 +252,11 @@ fn bos_can_be_asked_for_and_left_out() {
         "--target",
         "3:1",
     ];
-    let control = [&control[..], &["--dry-run", "--bos", "never"]].concat();
-    fails(2, &["control", "supervised"], &model, &control, &["--bos"]);
+    let control = [&control[..], &["--dry-run", "--quiet", "--bos"]].concat();
+    let of = |bos| [&control[..], &[bos]].concat();
+    let command = ["control", "supervised"];
+    works(&command, &model, &of("always"));
+    fails(2, &command, &model, &of("never"), &["tokens 0..1"]);
 }
 
 #[test]

@@ -114,6 +114,106 @@ fn a_released_folder_configures_the_reader() {
 }
 
 #[test]
+fn an_oracle_of_several_layers_reads_its_own_or_those_of_the_option() {
+    let reference = reference();
+    let question = reference["question"].as_str().unwrap();
+    for built in Built::all(&reference) {
+        let case = &built.case["oracle_of_layers"];
+        let (layers, tokens) = (ids(&case["layers"]), ids(&case["tokens"]));
+        let (model, span) = (built.model_dir(), tokens.len().to_string());
+        let token = tokens[tokens.len() - 1].to_string();
+        let own = built.write_oracle_of("own", json!([[0, 2]]));
+        let of_two = built.write_oracle_of("of-two", json!([[1, 2]]));
+        let listed = format!("{},{}", layers[0], layers[1]);
+        let run_with = |dir: &Path, more: &[&str]| {
+            let all = [
+                ["interpret", "--model", model.to_str().unwrap()].as_slice(),
+                &[
+                    "--dtype",
+                    "f32",
+                    "--quiet",
+                    "--no-relevancy",
+                    "--prompt",
+                    &built.prompt,
+                ],
+                &[
+                    "--max-new-tokens",
+                    "6",
+                    "--reader",
+                    dir.to_str().unwrap(),
+                    "--span",
+                    &span,
+                ],
+                &["--question", question],
+                more,
+            ]
+            .concat();
+            run(&all)
+        };
+        for (dir, layers) in [(&own, None), (&of_two, Some(&*listed))] {
+            let mut more = vec!["--tokens", &*token];
+            more.extend(layers.iter().flat_map(|layers| ["--layers", *layers]));
+            let outcome = run_with(dir, &more);
+            assert_eq!(outcome.code, 0, "{}: {}", built.name, outcome.stderr);
+            let row: Value = serde_json::from_str(&outcome.stdout).unwrap();
+            assert_row(&row, case);
+            assert_eq!(row["layer"], case["layers"][1]);
+        }
+        let cell = format!("3:{token}");
+        for (args, says) in [
+            (vec!["--tokens", &*token, "--layers", "1,2,3"], "3 at once"),
+            (vec!["--tokens", &*token, "--layers", "3"], "1 at once"),
+            (vec!["--cells", &*cell], "1 at once"),
+        ] {
+            let refused = run_with(&own, &args);
+            assert_eq!(
+                (refused.code, refused.stderr.lines().count()),
+                (2, 1),
+                "{}",
+                refused.stderr
+            );
+            assert!(
+                refused.stderr.contains(says) && refused.stderr.contains("read 2 at once"),
+                "{}",
+                refused.stderr
+            );
+        }
+        let shown = run(&["reader", "show", own.to_str().unwrap()]).stdout;
+        assert!(shown.contains("hidden_states[1, 3] together"), "{shown}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_easynla_is_read_when_it_is_named() {
+    let reference = reference();
+    for built in Built::all(&reference) {
+        let case = &built.case["easynla"];
+        let cell = (number(case, "layer"), number(case, "token"));
+        let adapters = built.write_lora("easynla", false);
+        let merged = adapters.with_file_name("easynla-merged");
+        built.write_easynla(&adapters, &|meta| meta);
+        built.write_easynla(&merged, &|meta| meta);
+        copy(&built.model_dir(), &merged);
+        for (dir, case) in [(&adapters, case), (&merged, &case["whole"])] {
+            let dir = dir.to_str().unwrap();
+            let rows = interpret(&built, cell, &["--reader", dir, "--reader-as", "easynla"]);
+            assert_row(&rows[0], case);
+            let shown = run(&["reader", "show", dir, "--reader-as", "easynla"]).stdout;
+            assert!(
+                shown.contains("layer 2, add-matched with strength 1"),
+                "{shown}"
+            );
+            let refused = run(&["reader", "show", dir]);
+            assert!(
+                refused.stderr.contains("--reader-as easynla"),
+                "{}",
+                refused.stderr
+            );
+        }
+    }
+}
+
+#[test]
 fn a_reconstructor_scores_rows() {
     let reference = reference();
     for built in Built::all(&reference) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use csv::StringRecord;
 use selfie_kernels::Backend;
-use selfie_llama::{Decoding, Llama, LlamaConfig, Tokenizer};
+use selfie_llama::{Bos, Decoding, Llama, LlamaConfig, Tokenizer};
 use serde::Serialize;
 
 use crate::reward::mentions;
@@ -19,6 +19,8 @@ pub struct Suite {
     pub columns: Vec<&'static str>,
     /// The prompts.
     pub cases: Vec<Case>,
+    /// Whether the prompts begin with bos; [`Bos::Given`] is for prompts from a chat template.
+    pub bos: Bos,
 }
 
 /// A prompt of a suite.
@@ -80,6 +82,7 @@ pub fn facts(path: &Path) -> Result<Suite> {
     Ok(Suite {
         columns: vec!["prompt", "attribute"],
         cases,
+        bos: Bos::Auto,
     })
 }
 
@@ -129,6 +132,7 @@ pub fn rewrites(path: &Path, template: &str) -> Result<Suite> {
     Ok(Suite {
         columns: vec!["measure", "prompt", "target"],
         cases,
+        bos: Bos::Auto,
     })
 }
 
@@ -176,6 +180,7 @@ pub fn choices(path: &Path, template: &str, others: &[String]) -> Result<Suite> 
     Ok(Suite {
         columns: columns.to_vec(),
         cases,
+        bos: Bos::Auto,
     })
 }
 
@@ -206,6 +211,7 @@ pub fn behaviours(path: &Path, templates: &[String], words: &[String]) -> Result
     Ok(Suite {
         columns: vec!["template", "instruction"],
         cases,
+        bos: Bos::Auto,
     })
 }
 
@@ -218,7 +224,7 @@ impl Suite {
         max_new_tokens: usize,
     ) -> Result<()> {
         for case in &self.cases {
-            let prompt = tokenizer.encode(&case.prompt)?.len();
+            let prompt = tokenizer.encode_as(&case.prompt, self.bos)?.len();
             config.check_context(prompt.saturating_add(max_new_tokens))?;
         }
         Ok(())
@@ -232,8 +238,8 @@ impl Suite {
         decoding: &Decoding,
         finished: impl FnMut(usize),
     ) -> Result<Vec<String>> {
-        let prompts: Vec<String> = self.cases.iter().map(|case| case.prompt.clone()).collect();
-        let prompts = encode_all(tokenizer, &prompts)?;
+        let prompts: Vec<&str> = self.cases.iter().map(|case| &*case.prompt).collect();
+        let prompts = encode_all(tokenizer, &prompts, self.bos)?;
         continue_all(model, tokenizer, &prompts, decoding, finished)
     }
 

@@ -1,7 +1,7 @@
 //! Training options, and the checks that do not need the weights.
 
 use selfie_interp::{InterpretationPrompt, Options, PromptPart};
-use selfie_llama::{Decoding, LlamaConfig, Tokenizer};
+use selfie_llama::{Bos, Decoding, LlamaConfig, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::{ControlError, Result};
@@ -37,6 +37,9 @@ pub struct Training {
     /// SmolLM2-135M-Instruct, a country is gone at 1.8 to 2.7, and the model babbles past 4. In supervised control,
     /// norms up to the target's do not count as changed.
     pub max_norm_change: Option<f64>,
+    /// Whether all prompts of a run begin with bos, its references and probes included. [`Bos::Given`] is for prompts
+    /// from a chat template. The interpretation prompt has its own ([`Options::bos`]).
+    pub bos: Bos,
     /// Prompts whose states should stay as they are.
     pub reference: Option<Reference>,
     /// What to measure on the texts that the edited model writes.
@@ -113,6 +116,7 @@ impl Training {
             push: Push::Always,
             write: Write::Last,
             max_norm_change: None,
+            bos: Bos::Auto,
             reference: None,
             watch: None,
             probes: None,
@@ -239,7 +243,7 @@ impl Training {
                 });
             }
             for (index, prompt) in reference.prompts.iter().enumerate() {
-                check_text(config, tokenizer, prompt, 0, || {
+                check_text(config, tokenizer, self.bos, prompt, 0, || {
                     format!("reference prompt {index}")
                 })?;
             }
@@ -247,7 +251,9 @@ impl Training {
         if let Some(probes) = &self.probes {
             let new = probes.decoding.max_new_tokens;
             for (index, prompt) in probes.prompts.iter().enumerate() {
-                check_text(config, tokenizer, prompt, new, || format!("probe {index}"))?;
+                check_text(config, tokenizer, self.bos, prompt, new, || {
+                    format!("probe {index}")
+                })?;
             }
         }
         Ok(())
@@ -272,6 +278,7 @@ impl Training {
                 Write::Last => "last",
             },
             "max_norm_change": self.max_norm_change,
+            "bos": format!("{:?}", self.bos).to_lowercase(),
             "watch": self.watch.map(|watch| json!({
                 "new_tokens": watch.new_tokens,
                 "draws": watch.draws,
@@ -292,6 +299,7 @@ impl Training {
 pub(crate) fn check_text(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
+    bos: Bos,
     text: &str,
     new: usize,
     what: impl Fn() -> String,
@@ -299,7 +307,7 @@ pub(crate) fn check_text(
     if text.is_empty() {
         return Err(ControlError::EmptyText { what: what() });
     }
-    let ids = tokenizer.encode(text)?;
+    let ids = tokenizer.encode_as(text, bos)?;
     config.check_context(ids.len() + new)?;
     Ok(ids)
 }
@@ -308,10 +316,12 @@ pub(crate) fn check_text(
 pub(crate) fn check_token(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
+    bos: Bos,
     prompt: &str,
     token: usize,
 ) -> Result<()> {
-    let tokens = check_text(config, tokenizer, prompt, 0, || "a prompt".to_owned())?.len();
+    let ids = check_text(config, tokenizer, bos, prompt, 0, || "a prompt".to_owned())?;
+    let tokens = ids.len();
     if token < tokens {
         return Ok(());
     }
@@ -326,6 +336,7 @@ pub(crate) fn check_token(
 pub(crate) fn check_sources(
     config: &LlamaConfig,
     tokenizer: &Tokenizer,
+    bos: Bos,
     sources: &[(String, usize)],
 ) -> Result<()> {
     if sources.is_empty() {
@@ -334,7 +345,7 @@ pub(crate) fn check_sources(
         });
     }
     for (prompt, token) in sources {
-        check_token(config, tokenizer, prompt, *token)?;
+        check_token(config, tokenizer, bos, prompt, *token)?;
     }
     Ok(())
 }

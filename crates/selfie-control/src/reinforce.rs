@@ -32,7 +32,7 @@ impl Reinforce {
     /// Finds every error that does not need the weights.
     pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         check_layer(config, self.layer)?;
-        check_sources(config, tokenizer, &self.sources)?;
+        check_sources(config, tokenizer, self.training.bos, &self.sources)?;
         check_interpretation(config, tokenizer, &self.interpretation)?;
         self.training.check(config, tokenizer)
     }
@@ -122,6 +122,7 @@ impl<B: Backend> Objective<B> for Rewarded<'_, B> {
                 token: *token,
                 interpretation,
                 prompt,
+                bos: self.of.training.bos,
             })
             .collect();
         let verdicts = self

@@ -312,7 +312,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         let probes = match &training.probes {
             Some(probes) => Some((
-                encode_all(tokenizer, &probes.prompts)?,
+                encode_all(tokenizer, &probes.prompts, training.bos)?,
                 probes.decoding.clone(),
             )),
             None => None,

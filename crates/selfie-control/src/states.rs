@@ -4,14 +4,20 @@ use std::ops::ControlFlow;
 
 use selfie_interp::{Options, Row, Vector, interpret_vectors};
 use selfie_kernels::Backend;
-use selfie_llama::{Decoding, Llama, Sampling, Tokenizer, generate_all};
+use selfie_llama::{Bos, Decoding, Llama, Sampling, Tokenizer, generate_all};
 
 use crate::Result;
 use crate::run::StepContext;
 
 /// The ids of texts.
-pub(crate) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-    let ids = texts.iter().map(|text| Ok(tokenizer.encode(text)?));
+pub(crate) fn encode_all(
+    tokenizer: &Tokenizer,
+    texts: &[impl AsRef<str>],
+    bos: Bos,
+) -> Result<Vec<Vec<u32>>> {
+    let ids = texts
+        .iter()
+        .map(|text| Ok(tokenizer.encode_as(text.as_ref(), bos)?));
     ids.collect()
 }
 

@@ -2,7 +2,7 @@
 
 use selfie_interp::Options;
 use selfie_kernels::Backend;
-use selfie_llama::{Llama, LlamaConfig, PromptSite, Site, Tokenizer, capture};
+use selfie_llama::{Bos, Llama, LlamaConfig, PromptSite, Site, Tokenizer, capture};
 use serde_json::{Value, json};
 
 use crate::options::{
@@ -58,7 +58,8 @@ impl Supervised {
     /// Finds every error that does not need the weights.
     pub fn check(&self, config: &LlamaConfig, tokenizer: &Tokenizer) -> Result<()> {
         check_layer(config, self.layer)?;
-        check_sources(config, tokenizer, &self.sources)?;
+        let bos = self.training.bos;
+        check_sources(config, tokenizer, bos, &self.sources)?;
         match &self.target {
             Target::Cells(cells) if cells.is_empty() => {
                 return Err(ControlError::Nothing {
@@ -73,7 +74,7 @@ impl Supervised {
                             n_layers: config.n_layers,
                         });
                     }
-                    check_token(config, tokenizer, &cell.prompt, cell.token)?;
+                    check_token(config, tokenizer, bos, &cell.prompt, cell.token)?;
                 }
             }
             Target::Vectors { vectors, .. } => check_vectors(vectors, config.d_model)?,
@@ -128,7 +129,7 @@ impl Supervised {
     ) -> Result<Outcome> {
         self.check(model.config(), tokenizer)?;
         let mut objective = TargetDistance {
-            target: self.target.embedding(model, tokenizer)?,
+            target: self.target.embedding(model, tokenizer, self.training.bos)?,
             interpretation: self.interpretation.as_ref(),
         };
         let sources = Sources::new(&self.sources, self.layer);
@@ -190,7 +191,12 @@ fn check_vectors(vectors: &[Vec<f32>], width: usize) -> Result<()> {
 
 impl Target {
     /// The target embedding, `[d_model]`.
-    fn embedding<B: Backend>(&self, model: &Llama<B>, tokenizer: &Tokenizer) -> Result<Vec<f32>> {
+    fn embedding<B: Backend>(
+        &self,
+        model: &Llama<B>,
+        tokenizer: &Tokenizer,
+        bos: Bos,
+    ) -> Result<Vec<f32>> {
         let width = model.config().d_model;
         let rows = match self {
             Target::Vectors { vectors, .. } => vectors.concat(),
@@ -198,7 +204,7 @@ impl Target {
                 let mut prompts = Vec::new();
                 let mut wants = Vec::new();
                 for (prompt, cell) in cells.iter().enumerate() {
-                    prompts.push(tokenizer.encode(&cell.prompt)?);
+                    prompts.push(tokenizer.encode_as(&cell.prompt, bos)?);
                     wants.push(PromptSite {
                         prompt,
                         site: Site::HiddenStates(cell.layer),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use selfie_kernels::Backend;
-use selfie_llama::{Llama, PromptSite, Site, Tokenizer, capture};
+use selfie_llama::{Bos, Llama, PromptSite, Site, Tokenizer, capture};
 
 use crate::drift::DriftMeter;
 use crate::keep::Keep;
@@ -31,6 +31,7 @@ pub struct Unedited<B: Backend> {
 struct Prompts {
     sources: Vec<(String, usize)>,
     layer: usize,
+    bos: Bos,
     references: Option<Vec<String>>,
     /// Without its bound.
     watch: Option<Watch>,
@@ -44,6 +45,7 @@ impl Prompts {
                 .map(|&(text, token)| (text.to_owned(), token))
                 .collect(),
             layer: sources.layer,
+            bos: training.bos,
             references: training.reference.as_ref().map(|r| r.prompts.clone()),
             watch: training.watch.map(|watch| Watch {
                 max_surprise: None,
@@ -67,7 +69,7 @@ impl<B: Backend> Unedited<B> {
         for (text, _) in &sources.cells {
             if !index.contains_key(text) {
                 index.insert(text, prompts.len());
-                prompts.push(tokenizer.encode(text)?);
+                prompts.push(tokenizer.encode_as(text, training.bos)?);
             }
         }
         let rows_at = |site| -> Result<B::Rows> {
@@ -90,7 +92,7 @@ impl<B: Backend> Unedited<B> {
         let mut meter = None;
         let mut references = None;
         if let Some(reference) = &training.reference {
-            let texts = encode_all(tokenizer, &reference.prompts)?;
+            let texts = encode_all(tokenizer, &reference.prompts, training.bos)?;
             let wants = PromptSite::all(&texts, Site::PreMlp(layer));
             keep = Some(Keep::new(backend, capture(model, &texts, &wants)?));
             meter = Some(DriftMeter::new(model, &texts, layer)?);

@@ -7,7 +7,7 @@ use selfie_control::{
     Training, Verdicts, When, WordReward,
 };
 use selfie_kernels::Cpu;
-use selfie_llama::{Decoding, Llama, Tokenizer};
+use selfie_llama::{Bos, Decoding, Llama, Tokenizer};
 use selfie_testkit::control::{interpretation, keep_on, load};
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ fn rewards(reward: &mut dyn Reward<Cpu>, texts: &[&str]) -> Verdicts {
             token: 0,
             interpretation,
             prompt: PROMPT,
+            bos: Bos::Auto,
         })
         .collect();
     reward.rewards(&model, &tokenizer, &items).unwrap()

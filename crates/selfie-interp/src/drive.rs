@@ -94,7 +94,7 @@ pub struct Sweep<'a, B: Backend> {
 /// Items whose vectors are on the device.
 struct Window<B: Backend> {
     items: Range<usize>,
-    /// For each injection, the vectors of the items, then those of their partners. Each cell has one vector per token.
+    /// For each injection, the vectors of the items, then those of their partners.
     vectors: Vec<Embeddings<B>>,
     /// Random vectors for each row, if that control is on.
     random: Option<Embeddings<B>>,
@@ -247,11 +247,10 @@ impl<'a, B: Backend> Sweep<'a, B> {
         let Some(map) = &options.map else {
             return Ok(vec![vectors; options.injections.len()]);
         };
-        let span = options.span;
-        let partners = vectors.len() / span / items.len();
-        // A partner has the same layer.
+        let partners = vectors.len() / options.vectors() / items.len();
+        // A partner has the same layers.
         let of_items = items.clone().map(|item| source.layer(item));
-        let each = of_items.flat_map(|layer| std::iter::repeat_n(layer, span));
+        let each = of_items.flat_map(|layer| options.layers_of(layer));
         let sources: Vec<Option<usize>> = each.collect::<Vec<_>>().repeat(partners);
         let mut mapped: Vec<(usize, Embeddings<B>)> = Vec::new();
         for inject in &options.injections {
@@ -276,16 +275,16 @@ impl<'a, B: Backend> Sweep<'a, B> {
         let width = vectors.first().map_or(0, Embeddings::width);
         let values = vectors.iter().map(|vectors| vectors.to_host(backend));
         let values: Vec<Vec<f32>> = values.collect::<Result<_>>()?;
-        let span = options.span;
-        let mut random = Vec::with_capacity(items.len() * vectors.len() * span * width);
+        let each = options.vectors();
+        let mut random = Vec::with_capacity(items.len() * vectors.len() * each * width);
         for (offset, item) in items.clone().enumerate() {
             for (inject, values) in options.injections.iter().zip(&values) {
                 let key = source.key(item, inject, &options.prompt);
-                let own = values[offset * span * width..]
+                let own = values[offset * each * width..]
                     .chunks_exact(width)
-                    .take(span);
-                for (token, vector) in own.enumerate() {
-                    let key = key.of_sample(token);
+                    .take(each);
+                for (at, vector) in own.enumerate() {
+                    let key = key.of_sample(at);
                     random.extend(random_vector(vector, options.control_seed, key));
                 }
             }
@@ -324,7 +323,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
         Ok(())
     }
 
-    /// A job that writes a cell's vector at all placeholders, or the vectors of its tokens at one placeholder each.
+    /// A job that writes a cell's vector at all placeholders, or its vectors at one placeholder each.
     /// `cell` is the cell's index in `vectors`.
     fn job(
         &self,
@@ -333,11 +332,11 @@ impl<'a, B: Backend> Sweep<'a, B> {
         score: Vec<u32>,
     ) -> Job<B> {
         let inject = &self.options().injections[injection];
-        let span = self.options().span;
+        let each = self.options().vectors();
         let write = |(at, &position): (usize, &usize)| JobWrite {
             position,
             layer: inject.layer,
-            vector: cell * span + at % span,
+            vector: cell * each + at % each,
             mode: inject.mode,
             strength: inject.strength,
         };

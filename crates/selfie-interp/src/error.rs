@@ -310,6 +310,19 @@ pub enum InterpError {
         /// The layer.
         layer: usize,
     },
+    /// A number of layers that a reader cannot read together.
+    #[error(
+        "{reader}: it cannot read hidden_states{layers:?} together, {} at once; it was trained to read {} at once",
+        layers.len(), trained.iter().map(usize::to_string).collect::<Vec<_>>().join(" or ")
+    )]
+    ReaderLayers {
+        /// The reader.
+        reader: &'static str,
+        /// The layers to read together.
+        layers: Vec<usize>,
+        /// The numbers of layers that it was trained to read together.
+        trained: Vec<usize>,
+    },
     /// A reconstructor used as a reader of embeddings.
     #[error("a reconstructor reads texts, not embeddings; use it with selfie score")]
     ReadsTexts,
@@ -362,14 +375,14 @@ pub enum InterpError {
         /// The pairs of layers in the map.
         there: Vec<String>,
     },
-    /// An interpretation prompt without one placeholder per token of a cell.
+    /// An interpretation prompt without one placeholder per embedding of a cell.
     #[error(
-        "a cell has {span} tokens, but the interpretation prompt has {placeholders} placeholders of {rows} tokens in \
-         all: each token of a cell needs a placeholder of one token"
+        "a cell has {vectors} embeddings, but the interpretation prompt has {placeholders} placeholders of {rows} \
+         tokens in all: each embedding of a cell needs a placeholder of one token"
     )]
     Span {
-        /// The number of tokens in a cell.
-        span: usize,
+        /// The number of embeddings of a cell: its tokens, at each of its layers.
+        vectors: usize,
         /// The number of placeholders.
         placeholders: usize,
         /// The number of tokens of all placeholders.
@@ -385,11 +398,21 @@ pub enum InterpError {
         /// The prompt.
         prompt: String,
     },
-    /// Given vectors, but cells of several tokens.
-    #[error("vectors from a file are read one by one, not {span} together; leave --span out")]
+    /// A cell of several layers that is not named after the last of them.
+    #[error(
+        "a cell read at the layers {layers:?} together has the last of them as its own, not {layer}"
+    )]
+    CellLayers {
+        /// The cell's own layer.
+        layer: usize,
+        /// The layers to read together.
+        layers: Vec<usize>,
+    },
+    /// Given vectors, but cells of several embeddings.
+    #[error("vectors from a file are read one by one, not {vectors} together; leave --span out")]
     VectorSpan {
-        /// The number of tokens in a cell.
-        span: usize,
+        /// The number of embeddings of a cell.
+        vectors: usize,
     },
     /// Several samples of greedy decoding.
     #[error(

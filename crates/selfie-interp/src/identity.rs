@@ -46,6 +46,19 @@ impl Key {
         hash.finish()
     }
 
+    /// The key of a cell of several layers, given the key of its last one alone.
+    pub fn of_layers(self, layers: &[usize]) -> Self {
+        if layers.is_empty() {
+            return self;
+        }
+        let mut hash = Hash::new("layers");
+        hash.number(self.0);
+        for &layer in layers {
+            hash.number(layer as u64);
+        }
+        hash.finish()
+    }
+
     /// The key that seeds sample `index` of the cell. Sample 0 uses the cell's own key.
     pub fn of_sample(self, index: usize) -> Self {
         if index == 0 {

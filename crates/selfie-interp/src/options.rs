@@ -46,6 +46,11 @@ pub struct Options {
     /// How many tokens a cell has: its own and those before it, each with its own placeholder in the prompt. With 1, a
     /// cell's single embedding is written at all placeholders.
     pub span: usize,
+    /// Layers of `hidden_states` to read together, in the order of their placeholders: a cell has [`span`] tokens at
+    /// each, and its own layer is the last of them. Empty if a cell is read at its own layer only.
+    ///
+    /// [`span`]: Options::span
+    pub layers: Vec<usize>,
     /// Which part of a text to keep; `None` keeps all of it.
     pub cut: Option<Cut>,
     /// How many texts to sample for each row; the row shows the most frequent answer.
@@ -81,6 +86,7 @@ impl Options {
             batch_size: None,
             map: None,
             span: 1,
+            layers: Vec::new(),
             cut: None,
             samples: 1,
             model_name: String::new(),
@@ -107,15 +113,28 @@ impl Options {
         self.check(reader)?;
         let prompt = self.prompt.locate_as(tokenizer, self.bos)?;
         let places = prompt.rows.len();
-        if self.span > 1 && (places != self.span || prompt.placeholders.len() != places) {
+        let vectors = self.vectors();
+        if vectors > 1 && (places != vectors || prompt.placeholders.len() != places) {
             return Err(InterpError::Span {
-                span: self.span,
+                vectors,
                 placeholders: places,
                 rows: prompt.placeholders.len(),
             });
         }
         reader.check_context(prompt.ids.len().saturating_add(self.max_new_tokens))?;
         Ok(prompt)
+    }
+
+    /// How many embeddings a cell has.
+    pub(crate) fn vectors(&self) -> usize {
+        self.span.saturating_mul(self.layers.len().max(1))
+    }
+
+    /// The layer of each of a cell's embeddings: layer by layer, in the order of the tokens. `own` is the cell's.
+    pub(crate) fn layers_of(&self, own: Option<usize>) -> impl Iterator<Item = Option<usize>> {
+        let own = self.layers.is_empty().then_some(own);
+        let layers = self.layers.iter().map(|&layer| Some(layer)).chain(own);
+        layers.flat_map(|layer| std::iter::repeat_n(layer, self.span))
     }
 
     /// Whether the prompts that embeddings come from begin with bos.

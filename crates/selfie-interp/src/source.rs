@@ -20,9 +20,9 @@ pub(crate) trait Source<B: Backend> {
     fn len(&self) -> usize;
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key;
     fn origin(&self, item: usize) -> Result<Origin>;
-    /// The layer of an item's vectors; `None` for given vectors.
+    /// The layer of an item; `None` for given vectors.
     fn layer(&self, item: usize) -> Option<usize>;
-    /// The vectors of some items, one per token of a cell; then those of their shuffled partners, if the sweep
-    /// shuffles.
+    /// The vectors of some items, layer by layer and token by token; then those of their shuffled partners, if the
+    /// sweep shuffles.
     fn vectors(&self, items: Range<usize>) -> Result<Embeddings<B>>;
 }

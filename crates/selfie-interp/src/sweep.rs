@@ -176,8 +176,10 @@ pub fn check_vectors(
         let targets = options.injections.iter().map(|inject| (None, inject.layer));
         map.check(width, reader, targets)?;
     }
-    if options.span > 1 {
-        return Err(InterpError::VectorSpan { span: options.span });
+    if options.vectors() > 1 {
+        return Err(InterpError::VectorSpan {
+            vectors: options.vectors(),
+        });
     }
     if options.shuffles() && vectors.len() == 1 {
         return Err(InterpError::NothingToShuffle);
@@ -213,7 +215,7 @@ pub fn check_by(
     options.locate(reader.0, reader.1)?;
     check_map(subject.0, reader.0, cells, options)?;
     let prompts = Prompts::new(subject.1, prompts, options.bos_of_prompts())?;
-    prompts.check(subject.0, cells, options.span)?;
+    prompts.check(subject.0, cells, options)?;
     if options.shuffles() {
         prompts.partners(cells, options)?;
     }
@@ -231,8 +233,8 @@ fn check_map(
     let (subject, reader) = (subject.d_model, reader.d_model);
     if let Some(map) = &options.map {
         let targets = |cell: &Cell| {
-            let layer = Some(cell.layer);
-            options.injections.iter().map(move |at| (layer, at.layer))
+            let layers = options.layers_of(Some(cell.layer));
+            layers.flat_map(|layer| options.injections.iter().map(move |at| (layer, at.layer)))
         };
         return map.check(subject, reader, cells.iter().flat_map(targets));
     }
@@ -266,8 +268,8 @@ impl<'a> Prompts<'a> {
         })
     }
 
-    fn check(&self, config: &LlamaConfig, cells: &[Cell], span: usize) -> Result<()> {
-        let n_layers = config.n_layers;
+    fn check(&self, config: &LlamaConfig, cells: &[Cell], options: &Options) -> Result<()> {
+        let (n_layers, span) = (config.n_layers, options.span);
         for ids in &self.ids {
             config.check_context(ids.len())?;
         }
@@ -278,10 +280,18 @@ impl<'a> Prompts<'a> {
                     prompts: self.ids.len(),
                 });
             };
-            if cell.layer > n_layers {
-                return Err(InterpError::LayerRange {
+            let layers = options.layers.iter().copied().chain([cell.layer]);
+            if let Some(layer) = layers.into_iter().find(|&layer| layer > n_layers) {
+                return Err(InterpError::LayerRange { layer, n_layers });
+            }
+            if options
+                .layers
+                .last()
+                .is_some_and(|&last| last != cell.layer)
+            {
+                return Err(InterpError::CellLayers {
                     layer: cell.layer,
-                    n_layers,
+                    layers: options.layers.clone(),
                 });
             }
             if cell.token >= ids.len() {
@@ -324,8 +334,7 @@ struct Cells<'a, B: Backend> {
     subject: &'a Llama<B>,
     prompts: Prompts<'a>,
     cells: Vec<Cell>,
-    /// The number of tokens in a cell.
-    span: usize,
+    options: Options,
     /// The partner of each cell; empty if the sweep does not shuffle.
     partners: Vec<Cell>,
 }
@@ -337,7 +346,7 @@ impl<'a, B: Backend> Cells<'a, B> {
         cells: &[Cell],
         options: &Options,
     ) -> Result<Self> {
-        prompts.check(subject.config(), cells, options.span)?;
+        prompts.check(subject.config(), cells, options)?;
         let partners = if options.shuffles() {
             prompts.partners(cells, options)?
         } else {
@@ -347,7 +356,7 @@ impl<'a, B: Backend> Cells<'a, B> {
             subject,
             prompts,
             cells: cells.to_vec(),
-            span: options.span,
+            options: options.clone(),
             partners,
         })
     }
@@ -361,7 +370,9 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
     fn key(&self, item: usize, inject: &InjectAt, prompt: &InterpretationPrompt) -> Key {
         let cell = self.cells[item];
         let text = &self.prompts.texts[cell.prompt];
-        Key::of_cell(text, cell.layer, cell.token, inject, prompt).of_span(self.span)
+        Key::of_cell(text, cell.layer, cell.token, inject, prompt)
+            .of_span(self.options.span)
+            .of_layers(&self.options.layers)
     }
 
     fn layer(&self, item: usize) -> Option<usize> {
@@ -382,13 +393,22 @@ impl<B: Backend> Source<B> for Cells<'_, B> {
 
     fn vectors(&self, items: Range<usize>) -> Result<Embeddings<B>> {
         let partners = self.partners.get(items.clone()).unwrap_or(&[]);
+        let span = self.options.span;
         let sites = |&cell: &Cell| {
-            let tokens = cell.token + 1 - self.span..=cell.token;
-            tokens.map(move |token| PromptSite {
-                prompt: cell.prompt,
-                site: Site::HiddenStates(cell.layer),
-                token,
-            })
+            let own = [cell.layer];
+            let layers = match &self.options.layers[..] {
+                [] => &own,
+                layers => layers,
+            };
+            let site = |layer: usize| {
+                let tokens = cell.token + 1 - span..=cell.token;
+                tokens.map(move |token| PromptSite {
+                    prompt: cell.prompt,
+                    site: Site::HiddenStates(layer),
+                    token,
+                })
+            };
+            layers.iter().copied().flat_map(site).collect::<Vec<_>>()
         };
         let cells = self.cells[items].iter().chain(partners);
         let sites: Vec<PromptSite> = cells.flat_map(sites).collect();

@@ -152,7 +152,7 @@ fn activation_oracles_with_their_lora() {
         let oracle = Released::open(&dir, None).unwrap().unwrap();
         assert_eq!(oracle.name(), "Activation Oracle");
         // Their layers 0, 1 and 2 are hidden_states[1], [2] and [3]; the output of layer 1 is the input of layer 2.
-        assert_eq!(oracle.reads(4), [1, 2, 3]);
+        assert_eq!(oracle.reads(4), [[1], [2], [3]]);
         assert_eq!(oracle.writes().unwrap().layer, 2);
         let lora = Lora::open(&dir).unwrap();
         let reader = built.model.with_lora(&lora).unwrap();
@@ -163,7 +163,7 @@ fn activation_oracles_with_their_lora() {
         let question = reference["question"].as_str();
         let configured = |question| {
             let template = built.template();
-            oracle.configure(base.clone(), layer, question, &built.tokenizer, template)
+            oracle.configure(base.clone(), &[layer], question, &built.tokenizer, template)
         };
         let options = configured(question).unwrap();
         let located = options.prompt.locate(&built.tokenizer).unwrap();
@@ -188,6 +188,153 @@ fn activation_oracles_with_their_lora() {
     assert!(apart > 0, "no case tells neighbouring layers apart");
 }
 
+/// The vectors go layer by layer, each to its own block: other layers, another order of the layers, and vectors token
+/// by token give something else.
+#[test]
+fn an_oracle_reads_several_layers_at_once() {
+    let reference = reference();
+    let mut apart = 0;
+    for built in Built::all(&reference) {
+        let case = &built.case["oracle_of_layers"];
+        let layers: Vec<usize> = ids(&case["layers"]).iter().map(|&l| l as usize).collect();
+        let tokens = ids(&case["tokens"]);
+        let theirs: Vec<usize> = layers.iter().map(|layer| layer - 1).collect();
+        let dir = built.write_oracle_of("layers", serde_json::json!([theirs]));
+        let oracle = Released::open(&dir, None).unwrap().unwrap();
+        assert_eq!(oracle.reads(4), std::slice::from_ref(&layers));
+        assert_eq!(oracle.layers_together(), [2]);
+        let reader = built.model.with_lora(&Lora::open(&dir).unwrap()).unwrap();
+        let question = reference["question"].as_str();
+        let configured = |span, layers: &[usize]| {
+            let base = Options {
+                span,
+                ..options(&built)
+            };
+            let template = built.template();
+            oracle.configure(base, layers, question, &built.tokenizer, template)
+        };
+        let asked = configured(tokens.len(), &layers).unwrap();
+        let located = asked.prompt.locate(&built.tokenizer).unwrap();
+        assert_eq!(located.ids, ids(&case["prompt_ids"]), "{}", built.name);
+        let positions: Vec<u32> = located.placeholders.iter().map(|&p| p as u32).collect();
+        assert_eq!(positions, ids(&case["positions"]));
+        let cell = (layers[1], tokens[tokens.len() - 1] as usize);
+        let controlled = Options {
+            controls: vec![selfie_interp::Control::Random],
+            ..asked.clone()
+        };
+        let row = read(&built, &reader, cell, &controlled).remove(0);
+        assert_row(&row, case, &format!("layers on {}", built.name));
+        assert_eq!(row.layer, Some(layers[1]));
+        apart += usize::from(tells_layers_apart(case));
+
+        let one = configured(1, &[1]).unwrap_err().to_string();
+        assert!(
+            one.contains("[1] together, 1 at once") && one.contains("read 2 at once"),
+            "{one}"
+        );
+        let input = configured(1, &[0, 1]).unwrap_err().to_string();
+        assert!(input.contains("hidden_states[0]"), "{input}");
+        for (own, together, says) in [
+            (3, vec![], ["3 embeddings", "6 placeholders"]),
+            (2, layers.clone(), ["[1, 3] together", "not 2"]),
+            (3, vec![99, 3], ["layer 99", "out of range"]),
+        ] {
+            let options = Options {
+                layers: together,
+                ..asked.clone()
+            };
+            let cell = Cell {
+                prompt: 0,
+                layer: own,
+                token: cell.1,
+            };
+            let prompts = [built.prompt.as_str()];
+            let config = built.model.config();
+            let checked =
+                selfie_interp::check(config, &built.tokenizer, &prompts, &[cell], &options);
+            let error = checked.unwrap_err().to_string();
+            assert!(says.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
+    assert!(apart > 0, "no case tells neighbouring layers apart");
+}
+
+#[test]
+fn an_oracle_may_name_its_layers_in_percent() {
+    let reference = reference();
+    let built = Built::all(&reference).next().unwrap();
+    let dir = built.write_lora("percent", false);
+    for (config, want) in [
+        (
+            r#"{"layer_combinations": [[25, 50, 75], [30]]}"#,
+            vec![vec![10, 19, 28], vec![11]],
+        ),
+        ("{}", vec![vec![10], vec![19], vec![28]]),
+        (
+            r#"{"layer_combinations": [[25]], "act_layer_combinations": [[21, 22]]}"#,
+            vec![vec![22, 23]],
+        ),
+    ] {
+        std::fs::write(dir.join("ao_config.json"), config).unwrap();
+        let oracle = Released::open(&dir, None).unwrap().unwrap();
+        assert_eq!(oracle.reads(36), want, "{config}");
+    }
+    std::fs::write(
+        dir.join("ao_config.json"),
+        r#"{"act_layer_combinations": [[1], []]}"#,
+    )
+    .unwrap();
+    let error = Released::open(&dir, None).unwrap_err().to_string();
+    assert!(
+        error.contains("ao_config.json") && error.contains("empty"),
+        "{error}"
+    );
+}
+
+#[test]
+fn verbalizers_of_easynla_add_the_vector_behind_layer_1() {
+    let reference = reference();
+    let mut apart = 0;
+    for built in Built::all(&reference) {
+        let case = &built.case["easynla"];
+        let cell = (number(case, "layer"), number(case, "token"));
+        let adapters = built.write_lora("easynla", false);
+        let reader = built
+            .model
+            .with_lora(&Lora::open(&adapters).unwrap())
+            .unwrap();
+        let merged = adapters.with_file_name("easynla-merged");
+        for (dir, lora, case) in [(&adapters, true, case), (&merged, false, &case["whole"])] {
+            built.write_easynla(dir, &|meta| meta);
+            let unnamed = Released::open(dir, None).unwrap_err().to_string();
+            assert!(
+                unnamed.contains("nla_dataset") && unnamed.contains("--reader-as easynla"),
+                "{unnamed}"
+            );
+            let released = Released::open(dir, Some(ReaderKind::EasyNla))
+                .unwrap()
+                .unwrap();
+            assert_eq!(released.is_lora(), lora);
+            assert_eq!(released.reads(9), [[cell.0]], "their layer K is K + 1");
+            let template = built.template();
+            let options = released
+                .configure(options(&built), &[cell.0], None, &built.tokenizer, template)
+                .unwrap();
+            let located = options.prompt.locate(&built.tokenizer).unwrap();
+            assert_eq!(located.ids, ids(&case["prompt_ids"]), "{}", built.name);
+            let reader = if lora { &reader } else { &built.model };
+            let rows = read(&built, reader, cell, &options);
+            assert_row(&rows[0], case, &format!("EasyNLA on {}", built.name));
+        }
+        apart += usize::from(tells_layers_apart(case));
+
+        let no_file = Released::open(&built.model_dir(), Some(ReaderKind::EasyNla)).unwrap_err();
+        assert!(no_file.to_string().contains("nla_meta.yaml"), "{no_file}");
+    }
+    assert!(apart > 0, "no case tells neighbouring layers apart");
+}
+
 #[test]
 fn latentqa_reads_every_token_but_bos() {
     let reference = reference();
@@ -206,7 +353,7 @@ fn latentqa_reads_every_token_but_bos() {
             .unwrap();
         assert_eq!(
             (latent.reads(32), latent.writes().unwrap().layer),
-            (vec![16], 1)
+            (vec![vec![16]], 1)
         );
         let reader = built.model.with_lora(&Lora::open(&dir).unwrap()).unwrap();
         let base = Options {
@@ -216,7 +363,7 @@ fn latentqa_reads_every_token_but_bos() {
         let question = format!("{}?", reference["question"].as_str().unwrap());
         let template = built.template();
         let options = latent
-            .configure(base, layer, Some(&question), &built.tokenizer, template)
+            .configure(base, &[layer], Some(&question), &built.tokenizer, template)
             .unwrap();
         let located = options.prompt.locate(&built.tokenizer).unwrap();
         assert_eq!(located.ids, ids(&case["prompt_ids"]), "{}", built.name);
@@ -241,11 +388,11 @@ fn verbalizers_write_over_the_marker_between_its_neighbours() {
             let released = Released::open(&dir, None)?.unwrap();
             assert_eq!(
                 released.reads(9),
-                [number(case, "layer")],
+                [[number(case, "layer")]],
                 "their layer K is K + 1"
             );
             let template = built.template();
-            released.configure(options(&built), cell.0, None, &built.tokenizer, template)
+            released.configure(options(&built), &[cell.0], None, &built.tokenizer, template)
         };
         for role in ["av", "actor", "verbalizer"] {
             let options = configure(role, &|meta| meta).unwrap();
@@ -346,6 +493,48 @@ fn reconstructors_give_a_vector_for_a_text() {
     }
 }
 
+/// EasyNLA's reconstructor is trained without bos.
+#[test]
+fn reconstructors_of_easynla_are_known_by_their_files() {
+    let reference = reference();
+    let mut apart = 0;
+    for built in Built::all(&reference) {
+        let case = &built.case["reconstructor"];
+        let (layer, token) = (number(case, "layer"), number(case, "token"));
+        let dir = built.write_reconstructor("ar", layer);
+        built.write_easynla(&dir, &|meta| meta);
+        let open = || Released::open(&dir, Some(ReaderKind::EasyNla));
+        let Some(Released::Reconstructor(meta)) = open().unwrap() else {
+            panic!("not a reconstructor")
+        };
+        let reconstructor = Reconstructor::open(&dir, built.backbone(&dir), meta).unwrap();
+        let text = [case["text"].as_str().unwrap()];
+        let vectors = reconstructor.reconstruct(&built.tokenizer, &text).unwrap();
+        let cosine = Agreement::of(&vectors[0], &built.state(layer, token)).cosine;
+        let want = case["easynla"].as_f64().unwrap() as f32;
+        assert!(
+            (cosine - want).abs() < 1e-4,
+            "{}: {cosine}, {want}",
+            built.name
+        );
+        let with_bos = case["cosine"].as_f64().unwrap() as f32;
+        apart += usize::from((want - with_bos).abs() > 1e-3);
+
+        let kept = dir.join("ar_meta.json");
+        std::fs::write(&kept, r#"{"final_norm_stripped": true}"#).unwrap();
+        assert!(open().is_ok());
+        for json in [r#"{"final_norm_stripped": false}"#, "{}"] {
+            std::fs::write(&kept, json).unwrap();
+            let error = open().unwrap_err().to_string();
+            assert!(error.contains("final_norm_stripped"), "{error}");
+        }
+        std::fs::write(dir.join("ar_lora_value_head.safetensors"), "").unwrap();
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains("merge_lora_to_hf.py"), "{error}");
+    }
+    assert!(apart > 0, "no case tells whether there is a bos");
+}
+
 #[test]
 fn an_affine_map_is_for_its_layers_and_widths() {
     let reference = reference();
@@ -429,7 +618,7 @@ fn a_template_is_needed_to_ask() {
     let built = Built::all(&reference).next().unwrap();
     let oracle = Released::Oracle(selfie_interp::released::Oracle::default());
     let lost = oracle
-        .configure(options(&built), 2, Some("x"), &built.tokenizer, template)
+        .configure(options(&built), &[2], Some("x"), &built.tokenizer, template)
         .unwrap_err();
     assert!(lost.to_string().contains("\" ?\""), "{lost}");
 }

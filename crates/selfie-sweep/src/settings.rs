@@ -55,6 +55,7 @@ impl Settings {
             "samples": options.samples,
             "map": options.map.as_ref().map(|map| sha256(format!("{map:?}").as_bytes())),
             "span": options.span,
+            "read_together": (!options.layers.is_empty()).then_some(&options.layers),
             "cut": options.cut.as_ref().map(|cut| format!("{cut:?}")),
             "relevancy": options.relevancy,
             "controls": options.controls.iter().map(|control| control.name()).collect::<Vec<_>>(),

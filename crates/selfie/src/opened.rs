@@ -28,7 +28,7 @@ pub struct OpenOptions {
     /// The dtype of keys and values. `None` means f32 on the CPU, which is exact, and the dtype of the weights on a
     /// GPU, which has no other. bf16 and f16 take half the memory of f32.
     pub kv: Option<DType>,
-    /// Whether prompts begin with bos. Control and evaluations follow the files.
+    /// Whether prompts begin with bos.
     pub bos: Bos,
     /// Edit files to apply, in order.
     pub edits: Vec<PathBuf>,
@@ -83,6 +83,31 @@ impl Opened {
         let mut model = self.load_weights(device, observer)?;
         model.apply_edits()?;
         Ok(model)
+    }
+
+    /// Loads this model and the reader of its embeddings onto one device. If they are the same files in the same
+    /// formats, they share one copy of the weights; each has its own edits.
+    pub fn load_with_reader(
+        self,
+        reader: Opened,
+        observer: &mut dyn Observer,
+    ) -> Result<(Model, Model)> {
+        let same = self.source.is_same(&reader.source)
+            && self.options.weights() == reader.options.weights()
+            && self.options.kv == reader.options.kv;
+        if !same {
+            let subject = self.load(observer)?;
+            let reader = reader.load_on(subject.device(), observer)?;
+            return Ok((subject, reader));
+        }
+        let mut subject = self.load_unedited(observer)?;
+        let mut reader = Model {
+            opened: reader,
+            llama: subject.llama.clone(),
+        };
+        subject.apply_edits()?;
+        reader.apply_edits()?;
+        Ok((subject, reader))
     }
 
     /// Loads the weights without the edits; [`Model::apply_edits`] applies them later.

@@ -252,6 +252,68 @@ fn another_model_opens_beside_the_first() {
     assert_eq!(second.opened.name, folder.path().display().to_string());
 }
 
+/// How often all weights were loaded, and what an edit changes.
+#[test]
+fn a_reader_of_the_same_files_shares_the_weights() {
+    struct Loads(u64, usize);
+    impl selfie::Observer for Loads {
+        fn loaded(&mut self, bytes: u64, _total: u64) {
+            self.1 += usize::from(bytes < self.0 || self.1 == 0);
+            self.0 = bytes;
+        }
+    }
+    let folder = tempdir().unwrap();
+    demo::write(folder.path()).unwrap();
+    let here = Source::from(folder.path());
+    let longer = Source::from(folder.path().join("."));
+    let open =
+        |source: &Source, options: OpenOptions| Opened::new(source.clone(), options).unwrap();
+    let f32 = OpenOptions {
+        dtype: Some(DType::F32),
+        ..on_cpu()
+    };
+    for (reader, options, loads) in [
+        (&longer, on_cpu(), 1),
+        (&Source::Demo, on_cpu(), 2),
+        (&longer, f32, 2),
+    ] {
+        let mut told = Loads(0, 0);
+        let (subject, reader) = open(&here, on_cpu())
+            .load_with_reader(open(reader, options), &mut told)
+            .unwrap();
+        assert_eq!(told.1, loads, "{}", reader.opened.name);
+        assert_eq!(subject.opened.name, here.name());
+    }
+
+    // An edit of the subject does not reach the reader.
+    let mut edited = open_demo();
+    let control = selfie::control::Supervised {
+        sources: vec![(PROMPT.to_owned(), 12)],
+        layer: 2,
+        target: selfie::control::Target::Vectors {
+            name: "zeros".to_owned(),
+            vectors: vec![vec![0.0; edited.opened.config.d_model]],
+        },
+        training: selfie::control::Training::published(1, 1e-2),
+        interpretation: None,
+    };
+    let edit = folder.path().join("edit.safetensors");
+    let outcome = selfie::on!(&mut edited.llama, llama => {
+        control.run(llama, &edited.opened.tokenizer, &mut |_: &selfie::control::Step| ControlFlow::Continue(()))
+    });
+    outcome.unwrap().edit.save(&edit).unwrap();
+    let options = OpenOptions {
+        edits: vec![edit],
+        ..on_cpu()
+    };
+    let (subject, reader) = open(&here, options)
+        .load_with_reader(open(&here, on_cpu()), &mut ())
+        .unwrap();
+    let mlp = |model: &Model| selfie::on!(&model.llama, llama => llama.mlp(1).unwrap());
+    assert!(mlp(&reader) == mlp(&open_demo()));
+    assert!(mlp(&subject) == mlp(&edited) && mlp(&subject) != mlp(&reader));
+}
+
 #[test]
 fn sources_compare_files_not_names() {
     let folder = tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! Files that users make themselves, or get from others: edits, vectors, maps, readers.
 
 use selfie::control::Edit;
-use selfie::interp::{Map, Released, Vector};
+use selfie::interp::{Map, ReaderKind, Released, Vector};
 use selfie::llama::Lora;
 
 use crate::files::{parts, with_files};
@@ -54,12 +54,14 @@ pub(crate) fn reader(bytes: &[u8]) -> bool {
     const NAMES: [&str; 3] = ["nla_meta.yaml", "ao_config.json", "adapter_config.json"];
     with_files(&parts(bytes, &NAMES), |dir| {
         let _ = Lora::open(dir);
-        match Released::open(dir, None) {
+        let kinds = [None, Some(ReaderKind::EasyNla)];
+        let opened = kinds.map(|kind| match Released::open(dir, kind) {
             Ok(Some(released)) => {
                 let _ = (released.to_string(), released.reads(32), released.writes());
                 true
             }
             _ => false,
-        }
+        });
+        opened.contains(&true)
     })
 }

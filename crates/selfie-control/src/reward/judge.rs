@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use selfie_kernels::Backend;
-use selfie_llama::{Decoding, Llama, Tokenizer};
+use selfie_llama::{Bos, Decoding, Llama, Tokenizer};
 use serde_json::{Value, json};
 
 use super::{Interpreted, Reward, Verdicts};
@@ -22,6 +22,7 @@ pub struct Judge {
     good: Vec<String>,
     bad: Vec<String>,
     decoding: Decoding,
+    bos: Bos,
 }
 
 /// A [`Judge`] with its own model.
@@ -53,7 +54,13 @@ impl Judge {
             good,
             bad,
             decoding,
+            bos: Bos::Auto,
         })
+    }
+
+    /// Sets whether the judge's prompts begin with bos.
+    pub fn with_bos(self, bos: Bos) -> Self {
+        Self { bos, ..self }
     }
 
     /// Uses another model as the judge. It may be a clone of the controlled model, which stays as it is now and shares
@@ -81,7 +88,7 @@ impl Judge {
     ) -> Result<Verdicts> {
         let prompt = |item: &Interpreted<'_>| {
             let text = self.template.replace(PLACE, item.interpretation);
-            Ok(tokenizer.encode(&text)?)
+            Ok(tokenizer.encode_as(&text, self.bos)?)
         };
         let prompts: Vec<Vec<u32>> = interpretations.iter().map(prompt).collect::<Result<_>>()?;
         let answers = continue_all(model, tokenizer, &prompts, &self.decoding, |_| {})?;

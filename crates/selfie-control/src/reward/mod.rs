@@ -9,7 +9,7 @@ pub use judge::{Judge, JudgeModel};
 pub use words::{When, WordReward, mentions};
 
 use selfie_kernels::Backend;
-use selfie_llama::{Llama, Tokenizer};
+use selfie_llama::{Bos, Llama, Tokenizer};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -28,6 +28,9 @@ pub struct Interpreted<'a> {
     pub interpretation: &'a str,
     /// The embedding's prompt.
     pub prompt: &'a str,
+    /// Whether that prompt begins with bos.
+    #[serde(skip)]
+    pub bos: Bos,
 }
 
 /// The rewards of a step.

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use selfie_kernels::Backend;
-use selfie_llama::{Decoding, Llama, Tokenizer};
+use selfie_llama::{Bos, Decoding, Llama, Tokenizer};
 use serde_json::{Value, json};
 
 use super::{Interpreted, Reward, Verdicts};
-use crate::states::continue_all;
+use crate::states::{continue_all, encode_all};
 use crate::{ControlError, Result};
 
 /// Gives 1 if the interpretation mentions the words as asked, else -1.
@@ -62,8 +62,8 @@ impl WordReward {
         let mut prompts: Vec<&str> = items.iter().map(|item| item.prompt).collect();
         prompts.sort_unstable();
         prompts.dedup();
-        let ids = prompts.iter().map(|prompt| Ok(tokenizer.encode(prompt)?));
-        let ids: Vec<Vec<u32>> = ids.collect::<Result<_>>()?;
+        let bos = items.first().map_or(Bos::Auto, |item| item.bos);
+        let ids = encode_all(tokenizer, &prompts, bos)?;
         let answers = continue_all(model, tokenizer, &ids, decoding, |_| {})?;
         let found = answers.iter().map(|answer| mentions(answer, words));
         Ok(prompts.into_iter().zip(found).collect())

@@ -1,11 +1,11 @@
 //! Verbalizers of natural-language autoencoders (kitft/natural_language_autoencoders, commit 047eb8e:
-//! `nla_inference.py`, `docs/inference.md`).
+//! `nla_inference.py`, `docs/inference.md`; asherps/EasyNLA, commit 4d72847: `nla/injection.py`, `nla/utils/hooks.py`).
 
 use std::path::PathBuf;
 
 use selfie_llama::{Bos, ChatTemplate, Tokenizer};
 
-use crate::{InterpError, InterpretationPrompt, PromptMessage, PromptPart, Result};
+use crate::{InjectAt, InterpError, InterpretationPrompt, PromptMessage, PromptPart, Result};
 
 /// The tags around an explanation.
 pub(super) const TAGS: [&str; 2] = ["<explanation>", "</explanation>"];
@@ -19,8 +19,10 @@ pub struct Verbalizer {
     pub d_model: usize,
     /// The layer it reads, in the repository's numbering, if the file says.
     pub layer: Option<usize>,
-    /// The norm to scale vectors to; `None` injects them as they are.
-    pub scale: Option<f32>,
+    /// Where and how it injects.
+    pub inject: InjectAt,
+    /// Whether its folder holds low-rank adapters of the subject instead of a model.
+    pub lora: bool,
     /// The placeholder character.
     pub marker: String,
     /// Its id.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use selfie_llama::{ChatTemplate, Tokenizer};
 
-use super::mark_run;
+use super::mark_runs;
 use crate::{InterpretationPrompt, PromptMessage, PromptPart, Result};
 
 /// The decoder's words between the states and the question.
@@ -68,19 +68,19 @@ impl LatentQa {
     }
 }
 
-/// [`mark_run`] of the first occurrence.
+/// [`mark_runs`] of the first occurrence.
 fn mark_first(prompt: &InterpretationPrompt, markers: &[String]) -> Result<InterpretationPrompt> {
     let text: String = prompt.parts.iter().map(PromptPart::text).collect();
     let run = markers.concat();
     let Some(at) = text.find(&run) else {
-        return mark_run(prompt, markers);
+        return mark_runs(prompt, markers, 1);
     };
     let end = at + run.len();
     let head = InterpretationPrompt {
         parts: vec![PromptPart::Text(text[..end].to_owned())],
         ..prompt.clone()
     };
-    let mut marked = mark_run(&head, markers)?;
+    let mut marked = mark_runs(&head, markers, 1)?;
     marked.parts.push(PromptPart::Text(text[end..].to_owned()));
     Ok(marked)
 }

@@ -2,9 +2,10 @@
 //!
 //! | | reads `hidden_states` | writes at the input of layer | |
 //! |---|---|---|---|
-//! | Activation Oracles, their layer L | L + 1 | 2 | a LoRA of the subject; K tokens at K placeholders |
+//! | Activation Oracles, their layer L | L + 1 | 2 | a LoRA of the subject; K tokens at K placeholders for each layer |
 //! | LatentQA | 16 | 1 | a LoRA of the subject; every token of a prompt but bos |
 //! | natural-language autoencoders, their layer K | K + 1 | 0 | a model of its own |
+//! | the same of EasyNLA | K + 1 | 2 | a LoRA of the subject, or a model of its own |
 //!
 //! `docs/src/readers.md` names the repository and commit that each follows.
 
@@ -35,7 +36,7 @@ pub enum Released {
     Oracle(Oracle),
     /// A LatentQA decoder: a LoRA whose folder does not say what it is.
     LatentQa(LatentQa),
-    /// The verbalizer of a natural-language autoencoder: a model with `nla_meta.yaml`.
+    /// The verbalizer of a natural-language autoencoder: a model, or a LoRA, with `nla_meta.yaml`.
     Verbalizer(Verbalizer),
     /// The reconstructor of such an autoencoder: it reads texts, not embeddings.
     Reconstructor(Meta),
@@ -48,13 +49,16 @@ pub enum ReaderKind {
     Oracle,
     /// [`LatentQa`].
     LatentQa,
+    /// A [`Verbalizer`] or reconstructor of EasyNLA, whose `nla_meta.yaml` has the same names.
+    EasyNla,
 }
 
 impl ReaderKind {
     /// All kinds and their names.
-    pub const ALL: [(&'static str, ReaderKind); 2] = [
+    pub const ALL: [(&'static str, ReaderKind); 3] = [
         ("oracle", ReaderKind::Oracle),
         ("latentqa", ReaderKind::LatentQa),
+        ("easynla", ReaderKind::EasyNla),
     ];
 }
 
@@ -79,6 +83,7 @@ impl Released {
             Some(ReaderKind::Oracle) => {
                 return Ok(Some(Self::Oracle(Oracle::open(dir)?.unwrap_or_default())));
             }
+            Some(ReaderKind::EasyNla) => return sidecar::open_easynla(dir).map(Some),
             None => {}
         }
         if let Some(oracle) = Oracle::open(dir)? {
@@ -99,18 +104,37 @@ impl Released {
 
     /// Whether its folder holds low-rank adapters of the subject instead of a model.
     pub fn is_lora(&self) -> bool {
-        matches!(self, Self::Oracle(_) | Self::LatentQa(_))
+        match self {
+            Self::Oracle(_) | Self::LatentQa(_) => true,
+            Self::Verbalizer(verbalizer) => verbalizer.lora,
+            Self::Reconstructor(_) => false,
+        }
     }
 
-    /// The layers of `hidden_states` it was trained to read, in a subject of `n_layers`. Empty if the folder does not
-    /// say.
-    pub fn reads(&self, n_layers: usize) -> Vec<usize> {
+    /// The layers of `hidden_states` it was trained to read, in a subject of `n_layers`: one list per combination that
+    /// it reads together. Empty if the folder does not say.
+    pub fn reads(&self, n_layers: usize) -> Vec<Vec<usize>> {
+        let one = |theirs: Option<usize>| {
+            theirs
+                .map(|k| vec![k.saturating_add(1)])
+                .into_iter()
+                .collect()
+        };
         match self {
             Self::Oracle(oracle) => oracle.reads(n_layers),
-            Self::LatentQa(_) => vec![LatentQa::READS],
-            Self::Verbalizer(verbalizer) => verbalizer.layer.map(|k| k + 1).into_iter().collect(),
-            Self::Reconstructor(meta) => meta.layer.map(|k| k + 1).into_iter().collect(),
+            Self::LatentQa(_) => vec![vec![LatentQa::READS]],
+            Self::Verbalizer(verbalizer) => one(verbalizer.layer),
+            Self::Reconstructor(meta) => one(meta.layer),
         }
+    }
+
+    /// How many layers it reads together: one number for each that it was trained on.
+    pub fn layers_together(&self) -> Vec<usize> {
+        // How many there are does not depend on the subject.
+        let mut counts: Vec<usize> = self.reads(0).iter().map(Vec::len).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        if counts.is_empty() { vec![1] } else { counts }
     }
 
     /// Where and how it injects; `None` if it does not.
@@ -129,10 +153,7 @@ impl Released {
                 oracle.coefficient,
             ),
             Self::LatentQa(_) => at(LatentQa::WRITES, InjectMode::Replace, 1.0),
-            Self::Verbalizer(verbalizer) => match verbalizer.scale {
-                Some(scale) => at(0, InjectMode::ReplaceNorm, scale),
-                None => at(0, InjectMode::Replace, 1.0),
-            },
+            Self::Verbalizer(verbalizer) => Some(verbalizer.inject),
             Self::Reconstructor(_) => None,
         }
     }
@@ -146,19 +167,28 @@ impl Released {
         }
     }
 
-    /// Adds the reader's prompt, injection and cut to `options`. A cell has [`Options::span`] tokens and is of
-    /// `hidden_states[layer]`; `tokenizer` and `template` are the reader's.
+    /// Adds the reader's prompt, injection and cut to `options`. A cell has [`Options::span`] tokens, read at each of
+    /// `layers` of `hidden_states`; `tokenizer` and `template` are the reader's.
     ///
     /// # Errors
-    /// A missing question, or one that it does not take; a prompt whose tokens differ from those it was trained with.
+    /// Another number of layers than it was trained on; a missing question, or one that it does not take; a prompt
+    /// whose tokens differ from those it was trained with.
     pub fn configure(
         &self,
         options: Options,
-        layer: usize,
+        layers: &[usize],
         question: Option<&str>,
         tokenizer: &Tokenizer,
         template: ChatTemplate,
     ) -> Result<Options> {
+        let trained = self.layers_together();
+        if !trained.contains(&layers.len()) {
+            return Err(InterpError::ReaderLayers {
+                reader: self.name(),
+                layers: layers.to_vec(),
+                trained,
+            });
+        }
         let asked = || {
             question.ok_or(InterpError::ReaderQuestion {
                 reader: self.name(),
@@ -167,7 +197,7 @@ impl Released {
         };
         let (prompt, cut) = match self {
             Self::Oracle(oracle) => (
-                oracle.prompt(layer, options.span, asked()?, template)?,
+                oracle.prompt(layers, options.span, asked()?, template)?,
                 None,
             ),
             Self::LatentQa(latent) => (
@@ -192,6 +222,11 @@ impl Released {
         Ok(Options {
             prompt,
             injections: self.writes().into_iter().collect(),
+            layers: if layers.len() > 1 {
+                layers.to_vec()
+            } else {
+                Vec::new()
+            },
             cut: options.cut.clone().or(cut),
             ..options
         })
@@ -204,20 +239,29 @@ impl fmt::Display for Released {
     }
 }
 
-/// A rendered prompt in which `run`, which must occur once, becomes `markers`: tokens to overwrite.
-fn mark_run(prompt: &InterpretationPrompt, markers: &[String]) -> Result<InterpretationPrompt> {
+/// A rendered prompt in which the text of `markers`, which must occur `times` times, becomes tokens to overwrite.
+fn mark_runs(
+    prompt: &InterpretationPrompt,
+    markers: &[String],
+    times: usize,
+) -> Result<InterpretationPrompt> {
     let run = markers.concat();
     let text: String = prompt.parts.iter().map(PromptPart::text).collect();
-    let mut places = text.match_indices(&run);
-    let (Some((at, _)), None) = (places.next(), places.next()) else {
+    let between: Vec<&str> = text.split(&run).collect();
+    if between.len() != times + 1 {
         return Err(InterpError::MarkerMissing { marker: run, text });
-    };
-    let (before, after) = (&text[..at], &text[at + run.len()..]);
-    let texts = |text: &str| (!text.is_empty()).then(|| PromptPart::Text(text.to_owned()));
-    let marks = markers.iter().cloned().map(PromptPart::Marker);
-    let parts = texts(before).into_iter().chain(marks).chain(texts(after));
+    }
+    let mut parts = Vec::new();
+    for (index, between) in between.into_iter().enumerate() {
+        if index > 0 {
+            parts.extend(markers.iter().cloned().map(PromptPart::Marker));
+        }
+        if !between.is_empty() {
+            parts.push(PromptPart::Text(between.to_owned()));
+        }
+    }
     Ok(InterpretationPrompt {
         rendered: prompt.rendered,
-        ..InterpretationPrompt::new(parts.collect())
+        ..InterpretationPrompt::new(parts)
     })
 }

@@ -1,5 +1,6 @@
 //! Activation Oracles (adamkarvonen/activation_oracles, commit 55f153f: `nl_probes/utils/steering_hooks.py`,
-//! `nl_probes/utils/dataset_utils.py`).
+//! `nl_probes/utils/dataset_utils.py`). Those that read several layers together follow
+//! adamkarvonen/activation_oracles_dev, commit 603497b: `nl_probes/utils/dataset_utils.py`.
 
 use std::path::Path;
 
@@ -7,11 +8,11 @@ use selfie_llama::ChatTemplate;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::mark_run;
+use super::mark_runs;
 use crate::{InterpError, InterpretationPrompt, PromptMessage, PromptPart, Result};
 
 const CONFIG: &str = "ao_config.json";
-/// The only supported prefix, with its line breaks written out. Files may escape them.
+/// The only supported prefix of a layer, with its line breaks written out. Files may escape them.
 const PREFIX: &str = "Layer: {layer}\n{special_token} * {num_positions} \n";
 
 /// An oracle, as described by `ao_config.json`, or the repository's defaults.
@@ -23,9 +24,11 @@ pub struct Oracle {
     pub special_token: String,
     /// The factor of the matched norm.
     pub coefficient: f32,
-    /// The layers it was trained to read, in the repository's numbering: one list per combination. If empty, they are
-    /// at a quarter, a half and three quarters of the subject's depth.
+    /// The layers it was trained to read, in the repository's numbering: one list per combination, which is read
+    /// together. If empty, `percents` says.
     pub combinations: Vec<Vec<usize>>,
+    /// The same in percent of the subject's depth.
+    pub percents: Vec<Vec<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +43,8 @@ struct File {
     steering_coefficient: f32,
     #[serde(default)]
     act_layer_combinations: Vec<Vec<usize>>,
+    #[serde(default = "quarters")]
+    layer_combinations: Vec<Vec<usize>>,
 }
 
 fn one() -> usize {
@@ -58,6 +63,10 @@ fn full() -> f32 {
     1.0
 }
 
+fn quarters() -> Vec<Vec<usize>> {
+    vec![vec![25], vec![50], vec![75]]
+}
+
 impl Default for Oracle {
     fn default() -> Self {
         Self {
@@ -65,6 +74,7 @@ impl Default for Oracle {
             special_token: question_mark(),
             coefficient: full(),
             combinations: Vec::new(),
+            percents: quarters(),
         }
     }
 }
@@ -88,6 +98,10 @@ impl Oracle {
                 file.prefix_template
             )));
         }
+        let all = [&file.act_layer_combinations, &file.layer_combinations];
+        if all.iter().any(|lists| lists.iter().any(Vec::is_empty)) {
+            return Err(refuse("a combination of layers is empty".to_owned()));
+        }
         if !file.steering_coefficient.is_finite() || file.special_token.is_empty() {
             return Err(refuse(
                 "steering_coefficient is not finite, or special_token is empty".to_owned(),
@@ -98,46 +112,56 @@ impl Oracle {
             special_token: file.special_token,
             coefficient: file.steering_coefficient,
             combinations: file.act_layer_combinations,
+            percents: file.layer_combinations,
         }))
     }
 
     /// Their layer L is the output of `layers[L]`, our `hidden_states[L + 1]`.
-    pub(super) fn reads(&self, n_layers: usize) -> Vec<usize> {
-        let layers = self.combinations.iter().filter(|layers| layers.len() == 1);
-        let mut layers: Vec<usize> = layers.map(|layers| layers[0] + 1).collect();
-        if layers.is_empty() {
-            layers = [25, 50, 75]
-                .map(|percent| n_layers * percent / 100 + 1)
-                .to_vec();
+    pub(super) fn reads(&self, n_layers: usize) -> Vec<Vec<usize>> {
+        let ours = |layers: &Vec<usize>| layers.iter().map(|&l| l.saturating_add(1)).collect();
+        let of_percents = |percents: &Vec<usize>| {
+            let layer = |&percent: &usize| n_layers.saturating_mul(percent) / 100;
+            ours(&percents.iter().map(layer).collect())
+        };
+        if self.combinations.is_empty() {
+            return self.percents.iter().map(of_percents).collect();
         }
-        layers
+        self.combinations.iter().map(ours).collect()
     }
 
-    /// The user's message: `Layer: L`, the placeholders, and the question. The answer begins without thinking.
+    /// The user's message: for each layer, `Layer: L` and the placeholders; then the question. The answer begins
+    /// without thinking.
+    ///
+    /// `L` is the layer's index, as in training. The repository's notebook for several layers writes the depth in
+    /// percent.
     pub(super) fn prompt(
         &self,
-        layer: usize,
+        layers: &[usize],
         span: usize,
         question: &str,
         template: ChatTemplate,
     ) -> Result<InterpretationPrompt> {
-        let Some(theirs) = layer.checked_sub(1) else {
-            return Err(InterpError::ReaderLayer {
-                reader: "an Activation Oracle",
-                layer,
-            });
-        };
         let markers = vec![self.special_token.clone(); span];
-        let content = format!("Layer: {theirs}\n{} \n{question}", markers.concat());
+        let mut content = String::new();
+        for &layer in layers {
+            let Some(theirs) = layer.checked_sub(1) else {
+                return Err(InterpError::ReaderLayer {
+                    reader: "an Activation Oracle",
+                    layer,
+                });
+            };
+            content += &format!("Layer: {theirs}\n{} \n", markers.concat());
+        }
+        content += question;
         let message = PromptMessage {
             role: "user".to_owned(),
             parts: vec![PromptPart::Text(content)],
         };
         let template = template.with_value("enable_thinking", Value::Bool(false));
-        // The question may contain the placeholder's text too, so only the run after the first line is marked.
         let prompt = InterpretationPrompt::from_messages(&[message], &template)?;
+        // In the question, the placeholder's text would be overwritten too.
         if !question.contains(&self.special_token) {
-            return mark_run(&prompt, &markers);
+            return mark_runs(&prompt, &markers, layers.len());
         }
         Err(InterpError::QuestionHoldsMarker {
             marker: self.special_token.clone(),

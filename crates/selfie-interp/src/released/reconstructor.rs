@@ -22,6 +22,8 @@ pub struct Meta {
     pub layer: Option<usize>,
     /// The ids that its prompt must end with; empty if unchecked.
     pub suffix: Vec<u32>,
+    /// Whether its prompt begins with bos. Without it, one that was trained with it performs badly on Gemma.
+    pub bos: Bos,
     /// The prompt, with `{explanation}`.
     pub template: String,
 }
@@ -69,8 +71,7 @@ impl<B: Backend> Reconstructor<B> {
         let mut prompts = Vec::with_capacity(texts.len());
         for text in texts {
             let text = format_python(&self.meta.template, "explanation", text);
-            // With the tokenizer's bos: without it, a reconstructor based on Gemma performs badly.
-            let ids = tokenizer.encode_as(&text, Bos::Auto)?;
+            let ids = tokenizer.encode_as(&text, self.meta.bos)?;
             self.model.config().check_context(ids.len())?;
             if !ids.ends_with(&self.meta.suffix) {
                 let end = &ids[ids.len().saturating_sub(self.meta.suffix.len())..];

@@ -1,17 +1,73 @@
 //! `nla_meta.yaml`, in all variants that its repository reads (kitft/natural_language_autoencoders, commit 047eb8e:
-//! `nla/config.py`, `nla/schema.py`).
+//! `nla/config.py`, `nla/schema.py`), and as EasyNLA writes it (asherps/EasyNLA, commit 4d72847: `nla/config.py`,
+//! `nla/datagen/sidecar.py`, `nla/train_sft.py`).
 
 use std::path::Path;
 
+use selfie_kernels::InjectMode;
+use selfie_llama::Bos;
 use serde_json::Value;
 
 use super::{Released, Verbalizer, reconstructor};
-use crate::{InterpError, Result};
+use crate::{InjectAt, InterpError, Result};
 
 const FILE: &str = "nla_meta.yaml";
+/// What EasyNLA adds, always at the output of layer 1: the vector itself, scaled to the norm that is there.
+const EASYNLA: InjectAt = InjectAt {
+    layer: 2,
+    mode: InjectMode::AddMatched,
+    strength: 1.0,
+};
 
 /// Reads a folder's sidecar file; `None` if there is none.
 pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
+    read(dir, false)
+}
+
+/// Reads the sidecar file of a checkpoint of EasyNLA. It is a copy of its data set's and names no role, so the other
+/// files tell a verbalizer from a reconstructor.
+pub(super) fn open_easynla(dir: &Path) -> Result<Released> {
+    let missing = || {
+        InterpError::ReaderFile {
+        path: dir.join(FILE),
+        problem: "the file is missing; where EasyNLA trains by reinforcement, it is in the folder above: copy it"
+            .to_owned(),
+    }
+    };
+    read(dir, true)?.ok_or_else(missing)
+}
+
+/// The role of a checkpoint of EasyNLA whose sidecar does not say.
+fn role_of_files(dir: &Path) -> Result<&'static str> {
+    let refuse = |name: &str, problem: &str| InterpError::ReaderFile {
+        path: dir.join(name),
+        problem: problem.to_owned(),
+    };
+    let adapters = "ar_lora_value_head.safetensors";
+    if dir.join(adapters).exists() {
+        return Err(refuse(
+            adapters,
+            "adapters of a reconstructor cannot be read; merge them into a model first, with EasyNLA's \
+             scripts/merge_lora_to_hf.py",
+        ));
+    }
+    if !dir.join("value_head.safetensors").exists() {
+        return Ok("av");
+    }
+    if let Ok(json) = std::fs::read(dir.join("ar_meta.json")) {
+        let meta: Value = serde_json::from_slice(&json).unwrap_or_default();
+        if meta["final_norm_stripped"] != true {
+            return Err(refuse(
+                "ar_meta.json",
+                "final_norm_stripped is not true: this reconstructor keeps the final norm; only those without it can \
+                 be read",
+            ));
+        }
+    }
+    Ok("ar")
+}
+
+fn read(dir: &Path, easynla: bool) -> Result<Option<Released>> {
     let path = dir.join(FILE);
     let Ok(text) = std::fs::read_to_string(&path) else {
         return Ok(None);
@@ -34,7 +90,14 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
         refuse(problem.lines().next().unwrap_or_default().to_owned())
     })?;
     let kind = meta["kind"].as_str().unwrap_or_default();
-    if kind != "nla_model" {
+    let of_dataset = kind == "nla_dataset";
+    if of_dataset && !easynla {
+        return Err(refuse(
+            "kind is \"nla_dataset\", as in checkpoints of EasyNLA; --reader-as easynla reads them"
+                .to_owned(),
+        ));
+    }
+    if kind != "nla_model" && !of_dataset {
         return Err(refuse(format!("kind is {kind:?}; expected \"nla_model\"")));
     }
     let number = |value: &Value, name: &str| {
@@ -43,7 +106,11 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
             .and_then(|number| usize::try_from(number).ok());
         number.ok_or_else(|| refuse(format!("{name} is {value}; expected a number")))
     };
-    let d_model = number(&meta["d_model"], "d_model")?;
+    let d_model = if of_dataset {
+        number(&meta["extraction"]["d_model"], "extraction.d_model")?
+    } else {
+        number(&meta["d_model"], "d_model")?
+    };
     let scale = |name: &str, absent: Option<f32>| -> Result<Option<f32>> {
         let value = &meta["extraction"][name];
         let root = (d_model as f32).sqrt();
@@ -86,7 +153,10 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
         .into_iter()
         .filter_map(|(part, name)| meta[part][name].as_u64());
     let layer = layers.into_iter().next().map(|layer| layer as usize);
-    let role = meta["role"].as_str().unwrap_or_default();
+    let role = match meta["role"].as_str() {
+        None if easynla => role_of_files(dir)?,
+        role => role.unwrap_or_default(),
+    };
     match role {
         "av" | "actor" | "verbalizer" => {
             let id = |name: &str| -> Result<u32> {
@@ -95,15 +165,26 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
             let marker = meta["tokens"]["injection_char"]
                 .as_str()
                 .filter(|marker| !marker.is_empty());
-            if meta["extraction"].get("injection_scale").is_none() {
+            if !easynla && meta["extraction"].get("injection_scale").is_none() {
                 return Err(refuse("extraction.injection_scale is missing; expected a number, null for no scaling, or \
                                    \"sqrt_d_model\""
                     .to_owned()));
             }
+            let at_embeddings = |mode, strength| InjectAt {
+                layer: 0,
+                mode,
+                strength,
+            };
+            let inject = match scale("injection_scale", None)? {
+                _ if easynla => EASYNLA,
+                Some(scale) => at_embeddings(InjectMode::ReplaceNorm, scale),
+                None => at_embeddings(InjectMode::Replace, 1.0),
+            };
             Ok(Some(Released::Verbalizer(Verbalizer {
                 d_model,
                 layer,
-                scale: scale("injection_scale", None)?,
+                inject,
+                lora: easynla && dir.join("adapter_config.json").is_file(),
                 marker: marker
                     .ok_or_else(|| refuse("it has no tokens.injection_char".to_owned()))?
                     .to_owned(),
@@ -133,6 +214,8 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
                 d_model,
                 layer,
                 suffix,
+                // EasyNLA never adds it.
+                bos: if easynla { Bos::Given } else { Bos::Auto },
                 template: template(["ar", "critic", "reconstructor"])?,
                 path,
             })))

@@ -279,14 +279,43 @@ impl<'a> Built<'a> {
 
     /// Writes an Activation Oracle.
     pub fn write_oracle(&self) -> PathBuf {
-        let folder = self.write_lora("oracle", false);
+        self.write_oracle_of("oracle", json!([[0], [1], [2]]))
+    }
+
+    /// Writes an Activation Oracle trained on these layers, in its own numbering.
+    pub fn write_oracle_of(&self, name: &str, combinations: Value) -> PathBuf {
+        let folder = self.write_lora(name, false);
         let config = json!({
             "hook_onto_layer": 1, "special_token": " ?", "steering_coefficient": self.case["oracle"]["coefficient"],
             "prefix_template": "Layer: {layer}\\n{special_token} * {num_positions} \\n",
-            "act_layer_combinations": [[0], [1], [2]],
+            "act_layer_combinations": combinations,
         });
         fs::write(folder.join("ao_config.json"), config.to_string()).unwrap();
         folder
+    }
+
+    /// Writes a checkpoint's sidecar as EasyNLA copies it from its data set, modified by `change`, into `folder`.
+    pub fn write_easynla(&self, folder: &Path, change: &dyn Fn(String) -> String) {
+        let case = &self.case["easynla"];
+        let neighbors = ids(&case["neighbor_ids"]);
+        // As Python's yaml.safe_dump writes them.
+        let quoted = |name: &str| serde_json::to_string(&self.reference[name]).unwrap();
+        let meta = format!(
+            "dataset_id: rl_0\nstage: rl\nrow_count: 9\nextraction:\n  base_model: a/base\n  d_model: {}\n  \
+             layer_index: {}\n  norm: none\nkind: nla_dataset\nschema_version: 1\ntokens:\n  injection_char: '~'\n  \
+             injection_token_id: {}\n  injection_left_neighbor_id: {}\n  injection_right_neighbor_id: {}\n  \
+             critic_suffix_ids: {:?}\nprompt_templates:\n  actor: {}\n  critic: {}\n",
+            self.model.config().d_model,
+            case["layer"].as_u64().unwrap() - 1,
+            case["marker_id"],
+            neighbors[0],
+            neighbors[1],
+            ids(&self.case["reconstructor"]["suffix"]),
+            quoted("easy"),
+            quoted("ar"),
+        );
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join("nla_meta.yaml"), change(meta)).unwrap();
     }
 
     /// Writes a verbalizer's sidecar, modified by `change`.
@@ -370,7 +399,13 @@ impl<'a> Built<'a> {
         let oracle = Released::open(dir, None).unwrap().unwrap();
         let question = self.reference["question"].as_str();
         let options = oracle
-            .configure(options, layer, question, &self.tokenizer, self.template())
+            .configure(
+                options,
+                &[layer],
+                question,
+                &self.tokenizer,
+                self.template(),
+            )
             .unwrap();
         let cell = Cell {
             prompt: 0,

@@ -37,6 +37,7 @@ MARKER = "<|end_of_text|>"
 MEANING = f'What is the meaning of "{MARKER}"? The meaning of "{MARKER}" is "'
 QUESTION = "What is it about"
 AV = "We pass a vector:\n\n<concept>{injection_char}</concept>\n\nThe char ~ may come again. {{Explain}} it."
+EASY = "We pass a vector:\n\n<concept>{injection_char}</concept>\n\n{{Explain}} it."
 AR = "<text>{explanation}</text> <summary>"
 NEW = 6
 KINDS = ["scale_only", "scalar_affine", "scalar_affine_plus_low_rank", "low_rank_only", "full_rank"]
@@ -180,7 +181,7 @@ def maps(s):
 
 
 def write_lora(folder, s, config, head):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     tensors = {}
     shapes = dict(s.model.named_modules())
     for l in range(len(s.layers)):
@@ -238,6 +239,32 @@ def oracle(s, name):
     return case | {"layer": layer, "tokens": tokens, "coefficient": coefficient, "positions": positions, "without": without}
 
 
+def oracle_of_layers(s, name):
+    """An oracle that reads several layers at once: a block of placeholders each."""
+    hook, coefficient, layers, tokens = 1, 1.5, [1, 3], [3, 4, 5]
+    states = s.states(s.ids(PROMPT, True))
+    text = "".join(f"Layer: {layer - 1}\n" + " ?" * len(tokens) + " \n" for layer in layers) + QUESTION
+    ids = s.chat([{"role": "user", "content": text}], enable_thinking=False)
+    marker, = s.ids(" ?")
+    positions = [i for i, id in enumerate(ids) if id == marker]
+    assert len(positions) == len(layers) * len(tokens)
+
+    def run(model):
+        def at(vectors, write):
+            return greedy(s, model, ids, write, add_matched(vectors, positions, coefficient))
+
+        def read(layers):
+            return torch.cat([states[layer][0, tokens] for layer in layers])
+
+        by_token = torch.stack([states[layer][0, token] for token in tokens for layer in layers])
+        return neighbors(at(read(layers), hook + 1), [
+            at(read([1, 2]), hook + 1), at(read([2, 3]), hook + 1), at(read([3, 1]), hook + 1), at(by_token, hook + 1),
+            at(read(layers), hook), at(read(layers), hook + 2)])
+
+    case = with_lora(s, name, False, run)
+    return case | {"layers": layers, "tokens": tokens, "coefficient": coefficient, "positions": positions}
+
+
 def latent(s, name):
     layer = 3
     prompt = s.ids(PROMPT, True)
@@ -277,6 +304,29 @@ def verbalizer(s):
                    "neighbor_ids": [left, right]}
 
 
+def easynla(s, name):
+    """EasyNLA's verbalizer: its own prompt, and the vector itself added at the output of layer 1 as an oracle does."""
+    layer, token = 3, 4
+    states = s.states(s.ids(PROMPT, True))
+    ids = s.chat([{"role": "user", "content": EASY.format(injection_char="~")}])
+    marker, = s.ids("~")
+    positions = [i for i, id in enumerate(ids) if id == marker]
+    assert len(positions) == 1
+
+    def at(model, read, write):
+        return greedy(s, model, ids, write, add_matched(states[read][:, token], positions, 1.0))
+
+    def run(model):
+        return neighbors(at(model, layer, 2), [at(model, layer - 1, 2), at(model, layer + 1, 2), at(model, layer, 1),
+                                               at(model, layer, 3)])
+
+    whole = at(s.model, layer, 2)
+    case = with_lora(s, name, False, run)
+    assert whole["new_ids"] != case["new_ids"]
+    return case | {"layer": layer, "token": token, "positions": positions, "marker_id": marker,
+                   "neighbor_ids": [ids[positions[0] - 1], ids[positions[0] + 1]], "whole": whole}
+
+
 @torch.no_grad()
 def reconstructor(name, folder, s):
     layer, token = 2, 4
@@ -287,7 +337,6 @@ def reconstructor(name, folder, s):
     hook = own.layers[-1].register_forward_hook(
         lambda m, i, out: kept.__setitem__("h", (out[0] if isinstance(out, tuple) else out)[0, -1]))
     own.model(torch.tensor([ids]))
-    hook.remove()
     head = noise(16, (s.d, s.d), 1.0)
     vector = head @ kept["h"]
     states = s.states(s.ids(PROMPT, True))
@@ -295,16 +344,22 @@ def reconstructor(name, folder, s):
     def cosine(state):
         return torch.nn.functional.cosine_similarity(vector, state, dim=0).item()
 
+    # EasyNLA adds no bos, and scales the state before the head.
+    own.model(torch.tensor([own.ids(AR.format(explanation=text))]))
+    scaled = kept["h"] / (kept["h"].norm() / s.d**0.5)
+    easy = torch.nn.functional.cosine_similarity(head @ scaled, states[layer][0, token], dim=0).item()
+    hook.remove()
     right, wrong = cosine(states[layer][0, token]), cosine(states[layer + 1][0, token])
     normed = torch.nn.functional.cosine_similarity(head @ own.states(ids)[-1][0, -1], states[layer][0, token], dim=0).item()
     without_bos = own.ids(AR.format(explanation=text))
-    assert abs(right - wrong) > 1e-3 and abs(normed - right) > 1e-3 and without_bos != ids, (right, wrong, normed)
+    apart = all(abs(other - right) > 1e-3 for other in [wrong, normed])
+    assert apart and without_bos != ids, (right, wrong, normed)
     return {"layer": layer, "token": token, "text": text, "cosine": right, "neighbor": wrong, "with_final_norm": normed,
-            "vector": [round(x, 5) for x in vector[:8].tolist()], "suffix": ids[-3:]}
+            "easynla": easy, "vector": [round(x, 5) for x in vector[:8].tolist()], "suffix": ids[-3:]}
 
 
 def main():
-    out = {"template": TEMPLATE, "prompt": PROMPT, "question": QUESTION, "marker": MARKER, "meaning": MEANING, "av": AV,
+    out = {"template": TEMPLATE, "prompt": PROMPT, "question": QUESTION, "marker": MARKER, "meaning": MEANING, "av": AV, "easy": EASY,
            "ar": AR, "kinds": KINDS, "families": {}}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         folder = Path(folder)
@@ -316,8 +371,12 @@ def main():
                 "reconstructor": reconstructor(name, folder, s),
                 "lora": lora_config(name),
                 "oracle": oracle(s, name),
+                "oracle_of_layers": oracle_of_layers(s, name),
+                "easynla": easynla(s, name),
                 "latent": latent(s, name),
             }
+    cases = [family["reconstructor"] for family in out["families"].values()]
+    assert any(abs(case["easynla"] - case["cosine"]) > 1e-3 for case in cases), "bos makes no difference"
     print(json.dumps(out, separators=(",", ":")).replace('},"', '},\n"').replace('],"', '],\n"'))
 
 
