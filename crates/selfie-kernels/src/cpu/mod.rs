@@ -18,6 +18,7 @@ mod memory;
 mod mlp_backward;
 mod norm;
 mod pack;
+mod pages;
 mod path;
 mod probe_ops;
 mod rope;
@@ -46,6 +47,7 @@ use crate::{
 use blocks::OperandBlock;
 use gemm::Target;
 use head::Part;
+use pages::Pages;
 use scratch::FreeList;
 use simd::Isa;
 use threads::Threads;
@@ -71,6 +73,7 @@ pub struct Cpu {
     /// For loading and for training.
     pool: Arc<rayon::ThreadPool>,
     scratch: Arc<Scratch>,
+    pages: Arc<Pages>,
 }
 
 /// Scratch memory that calls share.
@@ -101,6 +104,7 @@ impl Cpu {
             threads: Arc::new(ours),
             pool: Arc::new(pool),
             scratch: Arc::default(),
+            pages: Arc::default(),
         })
     }
 
@@ -170,7 +174,7 @@ impl Backend for Cpu {
         };
         let bytes = sources.iter().map(bytes).sum::<usize>();
         self.check_memory("a weight matrix", bytes as u64)?;
-        self.pool.install(|| CpuMatrix::pack(sources))
+        self.pool.install(|| CpuMatrix::pack(&self.pages, sources))
     }
 
     fn read_matrix(&self, matrix: &CpuMatrix, rows: Range<usize>) -> Result<Vec<f32>> {

@@ -8,8 +8,8 @@ use crate::cpu::simd::Avx512;
 /// Rows of a tile. Registers hold 12 sums and 8 lines of codes.
 pub(super) const ROWS: usize = MOST_ROWS;
 
-/// How far ahead, in bytes, to prefetch codes. A block's work is too long for the hardware to look ahead by itself. Past
-/// the end a prefetch does nothing, or fetches lines that are not needed.
+/// How far ahead, in bytes, to prefetch codes. A block's work is too long for the hardware to look ahead by itself.
+/// Past the end a prefetch does nothing, or fetches lines that are not needed.
 const AHEAD: usize = 2048;
 
 /// On other targets the proof cannot be constructed, so nothing calls this.
