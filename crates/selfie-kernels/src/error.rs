@@ -75,7 +75,7 @@ pub enum KernelError {
         /// The number of threads requested.
         threads: usize,
         /// The operating system's reason.
-        source: rayon::ThreadPoolBuildError,
+        source: io::Error,
     },
     /// The operating system does not say how much memory there is.
     #[error("cannot read the size of the machine's memory: {0}")]

@@ -5,8 +5,8 @@ use std::thread;
 
 use selfie_kernels::{Backend, BlockFormat, Cpu, CpuOptions, CpuPath, DType, Format, SliceMatrix};
 
-/// Rows of the weight: several strips for two threads, the last one not whole.
-const ROWS: usize = 67;
+/// Rows of the weight: enough work for two threads. The last strip is not whole.
+const ROWS: usize = 163;
 const COLUMNS: usize = 64;
 /// Rows of the operand: a tile, and some that are left.
 const OPERANDS: usize = 7;

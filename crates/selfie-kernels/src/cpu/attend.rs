@@ -5,19 +5,19 @@
 
 use std::array::from_fn;
 
-use rayon::prelude::*;
-
 use super::kv::{LayerKv, Segment, Store};
 use super::math::{Operand, Stored, exp, lane_sum, max, tanh};
 use super::rows::ActValues;
 use super::scratch::with_room;
 use super::simd::{Isa, LANES, Loop, Simd};
+use super::threads::Threads;
 use super::{CpuActs, CpuBatch, CpuKv, CpuRows};
 use crate::checks::{check_groups, check_qkv};
 use crate::{Attend, Result};
 
 pub(super) fn attend(
     isa: Isa,
+    threads: &Threads,
     attend: &Attend,
     qkv: &CpuRows,
     batch: &CpuBatch,
@@ -37,6 +37,7 @@ pub(super) fn attend(
     let stride = out.stride;
     let rows = Rows {
         isa,
+        threads,
         attend,
         qkv,
         batch,
@@ -56,6 +57,7 @@ pub(super) fn attend(
 
 struct Rows<'a> {
     isa: Isa,
+    threads: &'a Threads,
     attend: &'a Attend,
     qkv: &'a CpuRows,
     batch: &'a CpuBatch,
@@ -82,44 +84,44 @@ impl Rows<'_> {
         let shape = &self.attend.shape;
         let dim = shape.head_dim;
         let group = shape.heads / shape.kv_heads;
-        out.par_chunks_mut(stride)
-            .zip(&self.batch.rows)
-            .enumerate()
-            .for_each(|(i, (out, row))| {
-                let q = &self.qkv.row(i)[..shape.q_dim()];
-                let out = &mut out[..shape.q_dim()];
-                let first = self.attend.first(row.position as usize);
-                // The last chunk of keys runs into the padding.
-                let room = row.position as usize + 1 + SUMS;
-                with_room(HEADS * room, |scores| {
-                    let groups = q.chunks_exact(group * dim);
-                    let groups = groups.zip(out.chunks_exact_mut(group * dim));
-                    for (head, (q, out)) in groups.enumerate() {
-                        let segments = self.kv.segments(kv, self.layer, row, head);
-                        let parts = q.chunks(HEADS * dim).zip(out.chunks_mut(HEADS * dim));
-                        for (q, out) in parts {
-                            let heads = Heads {
-                                q,
-                                dim,
-                                scale: self.attend.scale,
-                                softcap: self.attend.softcap,
-                                first,
-                                segments: &segments,
-                                value_width: self.kv.value_width(),
-                                scores,
-                                room,
-                                out,
-                            };
-                            match q.len() / dim {
-                                1 => self.isa.run(HeadGroup::<_, _, 1>(heads)),
-                                2 => self.isa.run(HeadGroup::<_, _, 2>(heads)),
-                                3 => self.isa.run(HeadGroup::<_, _, 3>(heads)),
-                                _ => self.isa.run(HeadGroup::<_, _, HEADS>(heads)),
-                            }
-                        }
+        let heads = out.chunks_mut(stride).zip(&self.batch.rows).enumerate();
+        let heads = heads.flat_map(|(i, (out, row))| {
+            let out = out[..shape.q_dim()].chunks_exact_mut(group * dim);
+            out.enumerate().map(move |(head, out)| (i, row, head, out))
+        });
+        let positions = self.batch.rows.iter().map(|row| row.position as usize + 1);
+        let n = self.batch.rows.len() * shape.kv_heads;
+        let work = positions.sum::<usize>() / self.batch.rows.len().max(1) * 2 * dim;
+        self.threads.each(n, work, heads, |(i, row, head, out)| {
+            let q = &self.qkv.row(i)[head * group * dim..][..group * dim];
+            let segments = self.kv.segments(kv, self.layer, row, head);
+            let first = self.attend.first(row.position as usize);
+            // The last chunk of keys runs into the padding.
+            let room = row.position as usize + 1 + SUMS;
+            with_room(HEADS * room, |scores| {
+                let parts = q.chunks(HEADS * dim).zip(out.chunks_mut(HEADS * dim));
+                for (q, out) in parts {
+                    let heads = Heads {
+                        q,
+                        dim,
+                        scale: self.attend.scale,
+                        softcap: self.attend.softcap,
+                        first,
+                        segments: &segments,
+                        value_width: self.kv.value_width(),
+                        scores,
+                        room,
+                        out,
+                    };
+                    match q.len() / dim {
+                        1 => self.isa.run(HeadGroup::<_, _, 1>(heads)),
+                        2 => self.isa.run(HeadGroup::<_, _, 2>(heads)),
+                        3 => self.isa.run(HeadGroup::<_, _, 3>(heads)),
+                        _ => self.isa.run(HeadGroup::<_, _, HEADS>(heads)),
                     }
-                });
+                }
             });
+        });
     }
 }
 

@@ -1,16 +1,19 @@
 //! The gated unit of the MLP (arXiv 2002.05202, section 2).
 
-use rayon::prelude::*;
-
 use super::math::{Operand, gelu_argument, one_plus_exp};
 use super::rows::ActValues;
 use super::simd::{Isa, Loop, Simd};
+use super::threads::Threads;
 use super::{CpuActs, CpuRows};
 use crate::error::check_shape;
 use crate::{Activation, Result};
 
+/// What a gate's exponential costs beside a plain value.
+const GATE_WORK: usize = 4;
+
 pub(super) fn glu(
     isa: Isa,
+    threads: &Threads,
     activation: Activation,
     gate_up: &CpuRows,
     out: &mut CpuActs,
@@ -24,11 +27,11 @@ pub(super) fn glu(
     out.set_len("glu", gate_up.len(), gate_up.width() / 2)?;
     let stride = out.stride;
     match &mut out.values {
-        ActValues::F32(out) => all_rows(isa, activation, gate_up, out, stride),
-        ActValues::Rounded(out) => all_rows(isa, activation, gate_up, out, stride),
+        ActValues::F32(out) => all_rows(isa, threads, activation, gate_up, out, stride),
+        ActValues::Rounded(out) => all_rows(isa, threads, activation, gate_up, out, stride),
         ActValues::Bf16(out) => {
             let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
-            all_rows(isa, activation, gate_up, out, stride);
+            all_rows(isa, threads, activation, gate_up, out, stride);
         }
     }
     Ok(())
@@ -36,16 +39,17 @@ pub(super) fn glu(
 
 fn all_rows<T: Operand>(
     isa: Isa,
+    threads: &Threads,
     activation: Activation,
     gate_up: &CpuRows,
     out: &mut [T],
     stride: usize,
 ) {
-    out.par_chunks_mut(stride)
-        .zip(gate_up.values().par_chunks(gate_up.width()))
-        .for_each(|(out, row)| {
-            gated(isa, activation, row.split_at(row.len() / 2), out);
-        });
+    let rows = out.chunks_mut(stride.max(1)).zip(gate_up.rows());
+    let work = GATE_WORK * gate_up.width() / 2;
+    threads.each(gate_up.len(), work, rows, |(out, row)| {
+        gated(isa, activation, row.split_at(row.len() / 2), out);
+    });
 }
 
 /// `activation(gate) * up` for one row.

@@ -3,12 +3,11 @@
 //! The vocabulary is cut into chunks of [`CHUNK`] columns. For all rows, a task reduces a chunk to its maximum, its
 //! best token and a sum of exponentials. The chunks of a row are then merged in order.
 
-use rayon::prelude::*;
-
-use super::gemm::{TILE, for_tiles, with_product};
+use super::gemm::{PRODUCTS_A_VALUE, TILE, for_tiles, with_product};
 use super::math::{exp, lane_sum, max, tanh};
 use super::scratch::with_room;
 use super::simd::{Isa, Loop, Simd};
+use super::threads::Threads;
 use super::{CpuActs, CpuMatrix, Scratch};
 use crate::error::{check_index, check_shape};
 use crate::{Best, KernelError, LogitMap, Result};
@@ -17,19 +16,23 @@ const CHUNK: usize = 16 * TILE;
 
 pub(super) fn best(
     isa: Isa,
+    threads: &Threads,
     free: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
     map: &LogitMap,
 ) -> Result<Vec<Best>> {
-    reduce(isa, free, a, head, map, None, |_, _, merged| Best {
-        token: merged.token,
-        logprob: -merged.log_sum,
+    reduce(isa, threads, free, a, head, map, None, |_, _, merged| {
+        Best {
+            token: merged.token,
+            logprob: -merged.log_sum,
+        }
     })
 }
 
 pub(super) fn score(
     isa: Isa,
+    threads: &Threads,
     free: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
@@ -42,6 +45,7 @@ pub(super) fn score(
     }
     reduce(
         isa,
+        threads,
         free,
         a,
         head,
@@ -75,6 +79,7 @@ struct Merged {
 /// Reduces all chunks (`[chunks, rows]`), and calls `each(parts, row, merged)` for every row.
 fn reduce<T>(
     isa: Isa,
+    threads: &Threads,
     free: &Scratch,
     a: &CpuActs,
     head: &CpuMatrix,
@@ -91,34 +96,44 @@ fn reduce<T>(
     };
     let rows = a.len;
     let chunks = head.rows.div_ceil(CHUNK);
-    with_product(isa, "head", &free.operands, a, weights, |product| {
-        free.head_parts.with(chunks * rows, |parts| {
-            let chunk_parts = parts.par_chunks_mut(rows.max(1)).enumerate();
-            chunk_parts.for_each(|(chunk, parts)| {
-                let first = chunk * CHUNK;
-                let width = CHUNK.min(head.rows - first);
-                with_room(rows * CHUNK, |logits| {
-                    let pairs = first / TILE..(first + width).div_ceil(TILE);
-                    for_tiles(isa, product, pairs, |row, pair, sums| {
-                        logits[row * CHUNK + pair * TILE - first..][..TILE].copy_from_slice(sums);
-                    });
-                    for (row, part) in parts.iter_mut().enumerate() {
-                        let logits = &mut logits[row * CHUNK..][..width];
-                        if *map != LogitMap::PLAIN {
-                            isa.run(Mapped { logits, map });
-                        }
-                        *part = isa.run(Chunk {
-                            logits,
-                            first: first as u32,
-                            token: tokens.map(|tokens| tokens[row]),
+    with_product(
+        isa,
+        threads,
+        "head",
+        &free.operands,
+        a,
+        weights,
+        |product| {
+            free.head_parts.with(chunks * rows, |parts| {
+                let chunk_parts = parts.chunks_mut(rows.max(1)).enumerate();
+                let work = rows * CHUNK * head.columns / PRODUCTS_A_VALUE;
+                threads.each(chunks, work, chunk_parts, |(chunk, parts)| {
+                    let first = chunk * CHUNK;
+                    let width = CHUNK.min(head.rows - first);
+                    with_room(rows * CHUNK, |logits| {
+                        let pairs = first / TILE..(first + width).div_ceil(TILE);
+                        for_tiles(isa, product, pairs, |row, pair, sums| {
+                            logits[row * CHUNK + pair * TILE - first..][..TILE]
+                                .copy_from_slice(sums);
                         });
-                    }
+                        for (row, part) in parts.iter_mut().enumerate() {
+                            let logits = &mut logits[row * CHUNK..][..width];
+                            if *map != LogitMap::PLAIN {
+                                isa.run(Mapped { logits, map });
+                            }
+                            *part = isa.run(Chunk {
+                                logits,
+                                first: first as u32,
+                                token: tokens.map(|tokens| tokens[row]),
+                            });
+                        }
+                    });
                 });
-            });
-            let rows = (0..rows).map(|row| each(parts, row, merge(parts, rows, row)));
-            rows.collect()
-        })
-    })
+                let rows = (0..rows).map(|row| each(parts, row, merge(parts, rows, row)));
+                rows.collect()
+            })
+        },
+    )
 }
 
 struct Mapped<'a> {

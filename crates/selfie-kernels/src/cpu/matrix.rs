@@ -2,6 +2,7 @@
 
 use super::blocks::BlockPanels;
 use super::pack::PlainPanels;
+use super::pages::Pages;
 use crate::error::check_shape;
 use crate::{DType, Format, KernelError, MatrixSource, Result};
 
@@ -29,7 +30,7 @@ pub(super) enum Weights {
 
 impl CpuMatrix {
     /// Reads and packs the sources, stacked along `out`.
-    pub(super) fn pack(sources: &[(&dyn MatrixSource, Format)]) -> Result<Self> {
+    pub(super) fn pack(pages: &Pages, sources: &[(&dyn MatrixSource, Format)]) -> Result<Self> {
         let columns = sources.first().map_or(0, |(s, _)| s.shape().1);
         for (source, _) in sources {
             check_shape("matrix", "columns of a source", columns, source.shape().1)?;
@@ -41,8 +42,10 @@ impl CpuMatrix {
             let run: Vec<&dyn MatrixSource> = run.iter().map(|&(source, _)| source).collect();
             let n = run.iter().map(|s| s.shape().0).sum();
             let weights = match format {
-                Format::Plain(dtype) => PlainPanels::pack(&run, dtype).map(Weights::Plain),
-                Format::Blocks(format) => BlockPanels::pack(&run, format).map(Weights::Blocks),
+                Format::Plain(dtype) => PlainPanels::pack(pages, &run, dtype).map(Weights::Plain),
+                Format::Blocks(format) => {
+                    BlockPanels::pack(pages, &run, format).map(Weights::Blocks)
+                }
             };
             let weights = weights.map_err(|error| below(rows, error))?;
             parts.push(Part {

@@ -18,13 +18,16 @@ mod memory;
 mod mlp_backward;
 mod norm;
 mod pack;
+mod pages;
 mod path;
 mod probe_ops;
 mod rope;
 mod rows;
 mod scratch;
 mod simd;
+mod threads;
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,8 +47,10 @@ use crate::{
 use blocks::OperandBlock;
 use gemm::Target;
 use head::Part;
+use pages::Pages;
 use scratch::FreeList;
 use simd::Isa;
+use threads::Threads;
 
 /// How to set up a [`Cpu`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,8 +68,12 @@ pub struct CpuOptions {
 #[derive(Clone)]
 pub struct Cpu {
     isa: Isa,
+    /// For the ops of a pass.
+    threads: Arc<Threads>,
+    /// For loading and for training.
     pool: Arc<rayon::ThreadPool>,
     scratch: Arc<Scratch>,
+    pages: Arc<Pages>,
 }
 
 /// Scratch memory that calls share.
@@ -83,11 +92,19 @@ impl Cpu {
             .num_threads(threads)
             .thread_name(|i| format!("selfie-{i}"))
             .build()
-            .map_err(|source| KernelError::Threads { threads, source })?;
+            .map_err(|error| KernelError::Threads {
+                threads,
+                source: io::Error::other(error),
+            })?;
+        let threads = pool.current_num_threads();
+        let ours =
+            Threads::new(threads).map_err(|source| KernelError::Threads { threads, source })?;
         Ok(Self {
             isa,
+            threads: Arc::new(ours),
             pool: Arc::new(pool),
             scratch: Arc::default(),
+            pages: Arc::default(),
         })
     }
 
@@ -98,7 +115,7 @@ impl Cpu {
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.threads.count()
     }
 
     /// An error if `bytes` do not fit the free memory.
@@ -157,7 +174,7 @@ impl Backend for Cpu {
         };
         let bytes = sources.iter().map(bytes).sum::<usize>();
         self.check_memory("a weight matrix", bytes as u64)?;
-        self.pool.install(|| CpuMatrix::pack(sources))
+        self.pool.install(|| CpuMatrix::pack(&self.pages, sources))
     }
 
     fn read_matrix(&self, matrix: &CpuMatrix, rows: Range<usize>) -> Result<Vec<f32>> {
@@ -257,20 +274,19 @@ impl Backend for Cpu {
         scale: f32,
         out: &mut CpuRows,
     ) -> Result<()> {
-        self.pool.install(|| embed::embed(table, batch, scale, out))
+        embed::embed(&self.threads, table, batch, scale, out)
     }
 
     fn cast(&self, x: &CpuRows, out: &mut CpuActs) -> Result<()> {
-        self.pool.install(|| cast::cast(x, out))
+        cast::cast(&self.threads, x, out)
     }
 
     fn add(&self, x: &CpuRows, scale: f32, residual: &mut CpuRows) -> Result<()> {
-        self.pool.install(|| cast::add(x, scale, residual))
+        cast::add(&self.threads, x, scale, residual)
     }
 
     fn rms_norm(&self, x: &CpuRows, weight: &CpuVector, eps: f32, out: &mut CpuActs) -> Result<()> {
-        self.pool
-            .install(|| norm::rms_norm(self.isa, x, &weight.0, eps, out))
+        norm::rms_norm(self.isa, &self.threads, x, &weight.0, eps, out)
     }
 
     fn rms_norm_f32(
@@ -280,8 +296,7 @@ impl Backend for Cpu {
         eps: f32,
         out: &mut CpuRows,
     ) -> Result<()> {
-        self.pool
-            .install(|| norm::rms_norm_f32(self.isa, x, &weight.0, eps, out))
+        norm::rms_norm_f32(self.isa, &self.threads, x, &weight.0, eps, out)
     }
 
     fn rms_norm_parts(
@@ -291,8 +306,7 @@ impl Backend for Cpu {
         eps: f32,
         rows: &mut CpuRows,
     ) -> Result<()> {
-        self.pool
-            .install(|| norm::rms_norm_parts(self.isa, parts, &weight.0, eps, rows))
+        norm::rms_norm_parts(self.isa, &self.threads, parts, &weight.0, eps, rows)
     }
 
     fn linear(
@@ -306,8 +320,15 @@ impl Backend for Cpu {
         out.set_len("linear", a.len)?;
         let bias = bias.map(|b| &b.0[..]);
         let target = Target::Set(out.values_mut());
-        self.pool
-            .install(|| gemm::linear(self.isa, &self.scratch.operands, a, w, bias, target))
+        gemm::linear(
+            self.isa,
+            &self.threads,
+            &self.scratch.operands,
+            a,
+            w,
+            bias,
+            target,
+        )
     }
 
     fn linear_add(
@@ -325,8 +346,15 @@ impl Backend for Cpu {
         )?;
         let bias = bias.map(|b| &b.0[..]);
         let target = Target::Add(residual.values_mut());
-        self.pool
-            .install(|| gemm::linear(self.isa, &self.scratch.operands, a, w, bias, target))
+        gemm::linear(
+            self.isa,
+            &self.threads,
+            &self.scratch.operands,
+            a,
+            w,
+            bias,
+            target,
+        )
     }
 
     fn rope_append(
@@ -338,8 +366,7 @@ impl Backend for Cpu {
         qkv: &mut CpuRows,
         kv: &mut CpuKv,
     ) -> Result<()> {
-        self.pool
-            .install(|| rope::rope_append(self.isa, shape, rope, batch, layer, qkv, kv))
+        rope::rope_append(self.isa, &self.threads, shape, rope, batch, layer, qkv, kv)
     }
 
     fn attend(
@@ -351,13 +378,11 @@ impl Backend for Cpu {
         kv: &CpuKv,
         out: &mut CpuActs,
     ) -> Result<()> {
-        self.pool
-            .install(|| attend::attend(self.isa, attend, qkv, batch, layer, kv, out))
+        attend::attend(self.isa, &self.threads, attend, qkv, batch, layer, kv, out)
     }
 
     fn glu(&self, activation: Activation, gate_up: &CpuRows, out: &mut CpuActs) -> Result<()> {
-        self.pool
-            .install(|| glu::glu(self.isa, activation, gate_up, out))
+        glu::glu(self.isa, &self.threads, activation, gate_up, out)
     }
 
     fn gather(&self, src: &CpuRows, index: &[usize], dst: &mut CpuRows) -> Result<()> {
@@ -383,8 +408,7 @@ impl Backend for Cpu {
     }
 
     fn head_best(&self, a: &CpuActs, head: &CpuMatrix, map: &LogitMap) -> Result<Vec<Best>> {
-        self.pool
-            .install(|| head::best(self.isa, &self.scratch, a, head, map))
+        head::best(self.isa, &self.threads, &self.scratch, a, head, map)
     }
 
     fn head_score(
@@ -394,8 +418,7 @@ impl Backend for Cpu {
         map: &LogitMap,
         tokens: &[u32],
     ) -> Result<Vec<f32>> {
-        self.pool
-            .install(|| head::score(self.isa, &self.scratch, a, head, map, tokens))
+        head::score(self.isa, &self.threads, &self.scratch, a, head, map, tokens)
     }
 
     fn linear_f32(

@@ -1,10 +1,9 @@
 //! RMSNorm (arXiv 1910.07467, equation 4).
 
-use rayon::prelude::*;
-
 use super::math::{Operand, lane_sum};
 use super::rows::ActValues;
 use super::simd::{Isa, Loop, Simd};
+use super::threads::Threads;
 use super::{CpuActs, CpuRows};
 use crate::checks::check_parts;
 use crate::error::check_shape;
@@ -12,6 +11,7 @@ use crate::{Parts, Result};
 
 pub(super) fn rms_norm(
     isa: Isa,
+    threads: &Threads,
     x: &CpuRows,
     weight: &[f32],
     eps: f32,
@@ -21,11 +21,11 @@ pub(super) fn rms_norm(
     out.set_len("rms_norm", x.len(), x.width())?;
     let stride = out.stride;
     match &mut out.values {
-        ActValues::F32(out) => all_rows(isa, x, weight, eps, out, stride),
-        ActValues::Rounded(out) => all_rows(isa, x, weight, eps, out, stride),
+        ActValues::F32(out) => all_rows(isa, threads, x, weight, eps, out, stride),
+        ActValues::Rounded(out) => all_rows(isa, threads, x, weight, eps, out, stride),
         ActValues::Bf16(out) => {
             let out: &mut [half::bf16] = bytemuck::cast_slice_mut(out);
-            all_rows(isa, x, weight, eps, out, stride);
+            all_rows(isa, threads, x, weight, eps, out, stride);
         }
     }
     Ok(())
@@ -33,6 +33,7 @@ pub(super) fn rms_norm(
 
 pub(super) fn rms_norm_f32(
     isa: Isa,
+    threads: &Threads,
     x: &CpuRows,
     weight: &[f32],
     eps: f32,
@@ -41,12 +42,13 @@ pub(super) fn rms_norm_f32(
     check_shape("rms_norm", "length of the weight", x.width(), weight.len())?;
     check_shape("rms_norm", "width of the output", x.width(), out.width())?;
     out.set_len("rms_norm", x.len())?;
-    all_rows(isa, x, weight, eps, out.values_mut(), x.width());
+    all_rows(isa, threads, x, weight, eps, out.values_mut(), x.width());
     Ok(())
 }
 
 pub(super) fn rms_norm_parts(
     isa: Isa,
+    threads: &Threads,
     parts: Parts,
     weight: &[f32],
     eps: f32,
@@ -54,7 +56,9 @@ pub(super) fn rms_norm_parts(
 ) -> Result<()> {
     check_parts(parts, weight.len(), rows.width())?;
     let width = rows.width();
-    rows.values_mut().par_chunks_mut(width).for_each(|row| {
+    let (n, work) = (rows.len(), parts.count * parts.width);
+    let rows = rows.values_mut().chunks_mut(width.max(1));
+    threads.each(n, work, rows, |row| {
         let normed = &mut row[parts.first..][..parts.count * parts.width];
         for x in normed.chunks_exact_mut(parts.width) {
             isa.run(Part { x, weight, eps });
@@ -83,22 +87,22 @@ impl Loop for Part<'_> {
 
 fn all_rows<T: Operand>(
     isa: Isa,
+    threads: &Threads,
     x: &CpuRows,
     weight: &[f32],
     eps: f32,
     out: &mut [T],
     stride: usize,
 ) {
-    out.par_chunks_mut(stride)
-        .zip(x.values().par_chunks(x.width()))
-        .for_each(|(out, x)| {
-            isa.run(Row {
-                x,
-                weight,
-                eps,
-                out,
-            });
+    let rows = out.chunks_mut(stride.max(1)).zip(x.rows());
+    threads.each(x.len(), x.width(), rows, |(out, x)| {
+        isa.run(Row {
+            x,
+            weight,
+            eps,
+            out,
         });
+    });
 }
 
 struct Row<'a, T> {

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
+use super::pages::{Pages, Piece};
 use super::rows::K_PAD;
 use crate::element::{Element, not_finite};
 use crate::{DType, KernelError, MatrixSource, Result};
@@ -25,7 +25,7 @@ const LINE: usize = 64;
 /// take it; or, for f16, steps k and k + 1 in two half lines. `out` is padded with zeros to two panels, and `in` of
 /// bf16 to 32.
 pub(super) struct PlainPanels {
-    map: MmapMut,
+    map: Piece,
     pub(super) dtype: DType,
     /// 64-byte lines of one panel.
     pub(super) lines: usize,
@@ -33,7 +33,7 @@ pub(super) struct PlainPanels {
 
 impl PlainPanels {
     /// Reads and packs the sources, stacked along `out`.
-    pub(super) fn pack(sources: &[&dyn MatrixSource], dtype: DType) -> Result<Self> {
+    pub(super) fn pack(pages: &Pages, sources: &[&dyn MatrixSource], dtype: DType) -> Result<Self> {
         let columns = sources.first().map_or(0, |s| s.shape().1);
         let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
         let lines = match dtype {
@@ -42,10 +42,7 @@ impl PlainPanels {
             DType::Bf16 => columns.next_multiple_of(K_PAD) / 2,
         };
         let panels = rows.next_multiple_of(2 * PANEL) / PANEL;
-        // Mapped pages come zeroed and aligned. Huge pages avoid most address look-ups of a pass over the weights.
-        let mut map = MmapMut::map_anon((panels * lines * LINE).max(LINE))?;
-        #[cfg(all(target_os = "linux", not(miri)))]
-        let _ = map.advise(Advice::HugePage);
+        let mut map = pages.piece((panels * lines * LINE).max(LINE))?;
         let panel_bytes = (lines * LINE).max(1);
         let panels_a_task = ((1 << 20) / panel_bytes).max(1);
         map.par_chunks_mut(panels_a_task * panel_bytes)

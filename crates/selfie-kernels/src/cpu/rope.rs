@@ -1,14 +1,14 @@
 //! Rotary embedding (arXiv 2104.09864) of queries and keys, and the append to the cache.
 
-use rayon::prelude::*;
-
 use super::simd::{Isa, Loop, Simd};
+use super::threads::Threads;
 use super::{CpuBatch, CpuKv, CpuRows};
 use crate::checks::{check_qkv, check_rope};
 use crate::{AttnShape, Result};
 
 pub(super) fn rope_append(
     isa: Isa,
+    threads: &Threads,
     shape: &AttnShape,
     rope: Option<&CpuRows>,
     batch: &CpuBatch,
@@ -25,15 +25,14 @@ pub(super) fn rope_append(
     if let Some(rope) = rope {
         check_rope(OP, shape, (rope.len(), rope.width()), &batch.rows)?;
         let rotated = shape.q_dim() + shape.kv_dim();
-        qkv.values_mut()
-            .par_chunks_mut(shape.qkv_dim())
-            .zip(&batch.rows)
-            .for_each(|(qkv, row)| {
-                let table = rope.row(row.position as usize);
-                for head in qkv[..rotated].chunks_exact_mut(shape.head_dim) {
-                    isa.run(Rotate { head, table });
-                }
-            });
+        let width = shape.qkv_dim().max(1);
+        let rows = qkv.values_mut().chunks_mut(width).zip(&batch.rows);
+        threads.each(batch.rows.len(), rotated, rows, |(qkv, row)| {
+            let table = rope.row(row.position as usize);
+            for head in qkv[..rotated].chunks_exact_mut(shape.head_dim) {
+                isa.run(Rotate { head, table });
+            }
+        });
     }
     kv.append(layer, &batch.rows, |i| {
         qkv.row(i)[shape.q_dim()..].split_at(shape.kv_dim())

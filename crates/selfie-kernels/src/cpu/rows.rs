@@ -55,6 +55,11 @@ impl CpuRows {
         &self.data[..self.len * self.width]
     }
 
+    /// The rows in use, one after the other.
+    pub(super) fn rows(&self) -> std::slice::Chunks<'_, f32> {
+        self.values().chunks(self.width.max(1))
+    }
+
     pub(super) fn values_mut(&mut self) -> &mut [f32] {
         &mut self.data[..self.len * self.width]
     }

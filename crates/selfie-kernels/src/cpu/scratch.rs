@@ -1,7 +1,6 @@
 //! Scratch memory for intermediate values, kept between calls.
 //!
-//! Nothing here stays locked while an op works. A thread that waits for others in the middle of an op may start another
-//! caller's op, which asks for the same memory.
+//! Nothing here stays locked while an op works. Other callers' ops may work at the same time, on the same threads.
 
 use std::cell::Cell;
 use std::sync::{Mutex, PoisonError};

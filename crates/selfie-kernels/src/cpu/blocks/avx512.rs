@@ -8,6 +8,10 @@ use crate::cpu::simd::Avx512;
 /// Rows of a tile. Registers hold 12 sums and 8 lines of codes.
 pub(super) const ROWS: usize = MOST_ROWS;
 
+/// How far ahead, in bytes, to prefetch codes. A block's work is too long for the hardware to look ahead by itself.
+/// Past the end a prefetch does nothing, or fetches lines that are not needed.
+const AHEAD: usize = 2048;
+
 /// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn multiply(_proof: Avx512, _tile: &Tile<'_>, _sums: &mut Sums, _at: usize) {}
@@ -30,47 +34,55 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
         let layout = tile.w.layout();
-        match (layout.has_halves(), layout.has_min()) {
-            (true, _) => each_height::<true, false>(tile, sums, at),
-            (false, true) => each_height::<false, true>(tile, sums, at),
-            (false, false) => each_height::<false, false>(tile, sums, at),
+        match (layout.bits, layout.has_halves(), layout.has_min()) {
+            (4, _, true) => each_height::<4, false, true>(tile, sums, at),
+            (4, _, false) => each_height::<4, false, false>(tile, sums, at),
+            (5, _, true) => each_height::<5, false, true>(tile, sums, at),
+            (5, _, false) => each_height::<5, false, false>(tile, sums, at),
+            (6, ..) => each_height::<6, true, false>(tile, sums, at),
+            _ => each_height::<8, false, false>(tile, sums, at),
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn each_height<const HALVES: bool, const MIN: bool>(
+    fn each_height<const BITS: usize, const HALVES: bool, const MIN: bool>(
         tile: &Tile<'_>,
         sums: &mut Sums,
         at: usize,
     ) {
         match tile.rows {
-            1 => rows::<1, HALVES, MIN>(tile, sums, at),
-            2 => rows::<2, HALVES, MIN>(tile, sums, at),
-            3 => rows::<3, HALVES, MIN>(tile, sums, at),
-            4 => rows::<4, HALVES, MIN>(tile, sums, at),
-            5 => rows::<5, HALVES, MIN>(tile, sums, at),
-            6 => rows::<6, HALVES, MIN>(tile, sums, at),
-            7 => rows::<7, HALVES, MIN>(tile, sums, at),
-            8 => rows::<8, HALVES, MIN>(tile, sums, at),
-            9 => rows::<9, HALVES, MIN>(tile, sums, at),
-            10 => rows::<10, HALVES, MIN>(tile, sums, at),
-            11 => rows::<11, HALVES, MIN>(tile, sums, at),
-            _ => rows::<12, HALVES, MIN>(tile, sums, at),
+            1 => rows::<1, BITS, HALVES, MIN>(tile, sums, at),
+            2 => rows::<2, BITS, HALVES, MIN>(tile, sums, at),
+            3 => rows::<3, BITS, HALVES, MIN>(tile, sums, at),
+            4 => rows::<4, BITS, HALVES, MIN>(tile, sums, at),
+            5 => rows::<5, BITS, HALVES, MIN>(tile, sums, at),
+            6 => rows::<6, BITS, HALVES, MIN>(tile, sums, at),
+            7 => rows::<7, BITS, HALVES, MIN>(tile, sums, at),
+            8 => rows::<8, BITS, HALVES, MIN>(tile, sums, at),
+            9 => rows::<9, BITS, HALVES, MIN>(tile, sums, at),
+            10 => rows::<10, BITS, HALVES, MIN>(tile, sums, at),
+            11 => rows::<11, BITS, HALVES, MIN>(tile, sums, at),
+            _ => rows::<12, BITS, HALVES, MIN>(tile, sums, at),
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn rows<const R: usize, const HALVES: bool, const MIN: bool>(
+    fn rows<const R: usize, const BITS: usize, const HALVES: bool, const MIN: bool>(
         tile: &Tile<'_>,
         sums: &mut Sums,
         at: usize,
     ) {
         assert!(R * tile.stride <= tile.a.len() && at + PANEL <= sums[0].len());
-        let bits = tile.w.layout().bits;
         let mut acc = [_mm512_setzero_ps(); R];
         for block in 0..tile.stride {
-            let lines = lines(bits, tile.w.codes(tile.panel, block));
+            // A call, across which no register would keep its lines.
             let [scale, second_scale, min] = scaling(tile.w, tile.panel, block);
+            let codes = tile.w.codes(tile.panel, block);
+            for line in 0..BITS {
+                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            let lines = lines::<BITS>(codes);
             for (r, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: the assertion keeps the index in bounds.
                 let a = unsafe { tile.a.get_unchecked(r * tile.stride + block) };
@@ -118,9 +130,9 @@ mod x86 {
     /// [`decode::lines`](super::super::decode::lines).
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn lines(bits: usize, codes: &[u8]) -> [__m512i; STEPS] {
+    fn lines<const BITS: usize>(codes: &[u8]) -> [__m512i; STEPS] {
         let codes = codes.as_chunks::<64>().0;
-        if bits == 8 {
+        if BITS == 8 {
             return std::array::from_fn(|step| load(codes, step));
         }
         let nibble = _mm512_set1_epi8(0xf);
@@ -131,7 +143,7 @@ mod x86 {
             let high = _mm512_srli_epi16::<4>(both);
             lines[step + STEPS / 2] = _mm512_and_si512(high, nibble);
         }
-        if bits == 5 {
+        if BITS == 5 {
             let high = load(codes, 4);
             let shifted = [
                 _mm512_slli_epi16::<4>(high),
@@ -148,7 +160,7 @@ mod x86 {
                 *line = _mm512_or_si512(*line, _mm512_and_si512(high, bit));
             }
         }
-        if bits == 6 {
+        if BITS == 6 {
             let pair = _mm512_set1_epi8(0x30);
             for (half, lines) in lines.chunks_exact_mut(STEPS / 2).enumerate() {
                 let high = load(codes, 4 + half);

@@ -1,18 +1,15 @@
 //! The operand of a product with blocks.
 
 use bytemuck::{Pod, Zeroable};
-use rayon::prelude::*;
 
 use crate::cpu::simd::{Isa, Loop, Simd};
+use crate::cpu::threads::Threads;
 
 /// Values of a block.
 pub(in crate::cpu) const VALUES: usize = 32;
 
 /// 2^-120: slightly above where the inverse of a scale would overflow. A block below it becomes 0.
 const TINY: f32 = f32::from_bits(7 << 23);
-
-/// As many rows as make a second thread worthwhile.
-const ROWS_A_TASK: usize = 8;
 
 /// 32 values of a row, each `scale * code`. Codes are rounded to nearest, ties to even; the largest is 127.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -30,24 +27,23 @@ pub(in crate::cpu) struct OperandBlock {
 /// Quantizes rows of `width`, `stride` apart, into `[rows, blocks]`, for weights whose codes are `offset` too high.
 pub(in crate::cpu) fn quantize_rows(
     isa: Isa,
+    threads: &Threads,
     values: &[f32],
     stride: usize,
     width: usize,
     offset: i16,
     out: &mut [OperandBlock],
 ) {
-    let blocks = out.len() / values.len().div_ceil(stride).max(1);
-    let row = |(out, row): (&mut [OperandBlock], &[f32])| {
+    let n = values.len().div_ceil(stride);
+    let blocks = out.len() / n.max(1);
+    let rows = out.chunks_mut(blocks.max(1)).zip(values.chunks(stride));
+    threads.each(n, width, rows, |(out, row)| {
         isa.run(Row {
             values: &row[..width],
             offset: i32::from(offset),
             out,
         });
-    };
-    let rows = out
-        .par_chunks_mut(blocks.max(1))
-        .zip(values.par_chunks(stride));
-    rows.with_min_len(ROWS_A_TASK).for_each(row);
+    });
 }
 
 struct Row<'a> {

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
 use super::decode::STEPS;
 use super::operand::VALUES;
 use crate::cpu::pack::{PANEL, wrong_length};
+use crate::cpu::pages::{Pages, Piece};
 use crate::format::{Block, Layout, Scales};
 use crate::{BlockFormat, DType, KernelError, MatrixSource, Result, quantize};
 
@@ -23,7 +23,7 @@ const LINE: usize = 4 * PANEL;
 /// come the fifth bits of all lines in one line, or the fifth and sixth in two. `out` is padded with zeros to two
 /// panels.
 pub(in crate::cpu) struct BlockPanels {
-    map: MmapMut,
+    map: Piece,
     format: BlockFormat,
     layout: Layout,
     rows: usize,
@@ -38,14 +38,18 @@ pub(in crate::cpu) struct BlockPanels {
 
 impl BlockPanels {
     /// Reads the sources, stacked along `out`, quantizes them if necessary, and packs them.
-    pub(in crate::cpu) fn pack(sources: &[&dyn MatrixSource], format: BlockFormat) -> Result<Self> {
+    pub(in crate::cpu) fn pack(
+        pages: &Pages,
+        sources: &[&dyn MatrixSource],
+        format: BlockFormat,
+    ) -> Result<Self> {
         let columns = sources.first().map_or(0, |s| s.shape().1);
         let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
         let units = columns.div_ceil(format.values());
         let layout = format.layout();
         let unit_scales = unit_bytes(layout) + unit_parts(format) * part_bytes(layout);
         let mut panels = Self {
-            map: MmapMut::map_anon(LINE)?,
+            map: pages.piece(0)?,
             format,
             layout,
             rows,
@@ -56,9 +60,7 @@ impl BlockPanels {
         };
         let count = rows.next_multiple_of(2 * PANEL) / PANEL;
         let panel_bytes = panels.panel_bytes();
-        let mut map = MmapMut::map_anon((count * panel_bytes).max(LINE))?;
-        #[cfg(all(target_os = "linux", not(miri)))]
-        let _ = map.advise(Advice::HugePage);
+        let mut map = pages.piece((count * panel_bytes).max(LINE))?;
         map.par_chunks_mut(panel_bytes.max(LINE))
             .enumerate()
             .try_for_each(|(panel, out)| panels.pack_panel(sources, panel, out))?;

@@ -15,8 +15,6 @@ mod portable;
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::CpuMatrix;
 use super::blocks::{self as blocks_of_weights, BlockPanels, OperandBlock, quantize_rows};
 use super::cast::recast;
@@ -25,11 +23,15 @@ use super::pack::{PANEL, PlainPanels};
 use super::rows::{ActValues, CpuActs};
 use super::scratch::FreeList;
 use super::simd::{Amx, Isa};
+use super::threads::Threads;
 use crate::error::check_shape;
 use crate::{DType, Result};
 
 /// Columns of a tile: a pair of panels.
 pub(super) const TILE: usize = 2 * PANEL;
+
+/// Products that take as long as processing a value does elsewhere.
+pub(super) const PRODUCTS_A_VALUE: usize = 8;
 
 /// Where the sums of a product go.
 pub(super) enum Target<'a> {
@@ -42,6 +44,7 @@ pub(super) enum Target<'a> {
 /// `a · wᵀ (+ bias)` into `[a.len, w.rows]`.
 pub(super) fn linear(
     isa: Isa,
+    threads: &Threads,
     free: &FreeList<OperandBlock>,
     a: &CpuActs,
     w: &CpuMatrix,
@@ -59,13 +62,11 @@ pub(super) fn linear(
     check_shape("linear", "values of the output", a.len * w.rows, out.len())?;
     let out = Columns::new(out, w.rows);
     for part in w.parts() {
-        with_product(isa, "linear", free, a, part, |product| {
-            let pairs_a_task = part
-                .pairs()
-                .div_ceil(4 * rayon::current_num_threads())
-                .max(1);
+        with_product(isa, threads, "linear", free, a, part, |product| {
+            let pairs_a_task = part.pairs().div_ceil(4 * threads.count()).max(1);
             let tasks = part.pairs().div_ceil(pairs_a_task);
-            (0..tasks).into_par_iter().for_each(|task| {
+            let work = a.len * w.columns * pairs_a_task * TILE / PRODUCTS_A_VALUE;
+            threads.spans(tasks, work, |task| {
                 let pairs = task * pairs_a_task..part.pairs().min((task + 1) * pairs_a_task);
                 for_tiles(isa, product, pairs, |row, pair, sums| {
                     let n = TILE.min(part.rows - pair * TILE);
@@ -92,6 +93,7 @@ pub(super) enum Product<'a> {
 /// if the operand has a different form.
 pub(super) fn with_product<R>(
     isa: Isa,
+    threads: &Threads,
     op: &'static str,
     free: &FreeList<OperandBlock>,
     a: &CpuActs,
@@ -104,7 +106,15 @@ pub(super) fn with_product<R>(
         Weights::Plain(w) if is_f32 => Ok(f(Product::Plain(&recast(isa, a, w.dtype), w))),
         Weights::Blocks(w) if is_f32 => Ok(free.with(a.len * w.blocks(), |blocks| {
             let values = &a.values.f32()[..a.len * a.stride];
-            quantize_rows(isa, values, a.stride, a.width, w.layout().offset, blocks);
+            quantize_rows(
+                isa,
+                threads,
+                values,
+                a.stride,
+                a.width,
+                w.layout().offset,
+                blocks,
+            );
             let rows = a.len;
             f(Product::Blocks(
                 blocks_of_weights::Operand { blocks, rows },
