@@ -639,7 +639,7 @@ fn smaller_batch(fit: usize) -> String {
     if fit > 0 {
         return format!("a batch size of {fit} would fit (--batch-size)");
     }
-    "not even one text fits: shorter texts (--max-new-tokens), keys and values in 16 bits (--kv bf16, on a CPU), \
+    "not even one text fits: shorter texts (--max-new-tokens), keys and values in 16 bits (--kv f16, on a CPU), \
      quantized weights (--quantize q4_k) or a smaller model take less"
         .to_owned()
 }
