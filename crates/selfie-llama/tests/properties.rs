@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use selfie_kernels::{Backend, Cpu, DType, Slot};
+use selfie_kernels::{Cpu, DType, Slot};
 use selfie_llama::{
     Ask, Capture, Decoding, Feed, Llama, Pass, Sampling, Sequence, Session, SessionSize, Site,
     generate,
