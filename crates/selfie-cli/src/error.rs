@@ -15,7 +15,7 @@ pub(crate) enum CliError {
     #[error("{0}")]
     Usage(String),
     #[error("cannot start the threads: {0}")]
-    Threads(rayon::ThreadPoolBuildError),
+    Threads(io::Error),
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
     /// `done` says which rows were written, and where.

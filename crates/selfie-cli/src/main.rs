@@ -35,6 +35,7 @@ mod stop;
 mod sweep;
 mod trace;
 
+use std::io;
 use std::panic;
 use std::process::ExitCode;
 
@@ -79,7 +80,7 @@ fn run(command: Command) -> Result<()> {
     // Rayon would start its threads at their first use, and panic if it cannot.
     rayon::ThreadPoolBuilder::new()
         .build_global()
-        .map_err(CliError::Threads)?;
+        .map_err(|error| CliError::Threads(io::Error::other(error)))?;
     match command {
         Command::Info(args) => info::info(&args),
         Command::Tokens(args) => info::tokens(&args),

@@ -12,7 +12,7 @@ use selfie::{Model, Opened, on};
 
 use crate::control::{LoadedJudge, RewardSource, RewardedRun};
 use crate::control_args::ReinforceArgs;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::stop::Stop;
 
 /// The runs in the order of their choices, and the judge's model if there is one.
@@ -83,7 +83,11 @@ impl Runs<'_> {
             let (done, outcomes) = mpsc::channel();
             for _ in 0..jobs {
                 let done = done.clone();
-                scope.spawn(|| worker(done));
+                let started = thread::Builder::new().spawn_scoped(scope, || worker(done));
+                if let Err(error) = started {
+                    failed.store(true, Ordering::Relaxed);
+                    return Err(CliError::Threads(error));
+                }
             }
             drop(done);
             let mut result = Ok(());

@@ -58,7 +58,7 @@ impl CommandReward {
         let (questions, to_write) = channel::<String>();
         let (read, answers) = channel();
         if let Some(mut input) = child.stdin.take() {
-            thread::spawn(move || {
+            let write = move || {
                 for lines in to_write {
                     // If the command is gone, its missing answers will show it.
                     if input
@@ -69,16 +69,18 @@ impl CommandReward {
                         return;
                     }
                 }
-            });
+            };
+            thread::Builder::new().spawn(write).map_err(failed)?;
         }
         if let Some(output) = child.stdout.take() {
-            thread::spawn(move || {
+            let read_on = move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     if read.send(line).is_err() {
                         return;
                     }
                 }
-            });
+            };
+            thread::Builder::new().spawn(read_on).map_err(failed)?;
         }
         Ok(Self {
             command: command.to_owned(),
