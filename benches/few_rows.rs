@@ -1,5 +1,5 @@
-//! All products of a decode step of few rows, beside a plain parallel read of as many bytes. The weights are larger than
-//! any cache, as a model's are.
+//! All products of a decode step of few rows, beside a plain parallel read of as many bytes. Like a model's weights,
+//! these are larger than any cache.
 
 use std::hint::black_box;
 

@@ -490,8 +490,8 @@ impl<'a, B: Operands> Run<'a, B> {
         }
     }
 
-    /// Keys kept in 16 bits are given unrotated: if the oracle's rotation and the backend's fall on different sides of a
-    /// tie, the stored keys would differ.
+    /// Keys kept in 16 bits are given unrotated: if the oracle's rotation and the backend's fell on different sides of
+    /// a tie, the stored keys would differ.
     fn rotates(&self, layer: usize) -> bool {
         layer != UNROTATED && self.dtypes[0] == DType::F32
     }
