@@ -131,9 +131,9 @@ fn jobs(args: &ScanArgs, model: &Model, runs: usize) -> Result<usize> {
     if let Some(jobs) = args.jobs {
         return Ok(jobs.get().min(runs));
     }
-    let AnyDevice::Cpu(_) = model.device() else {
+    if !matches!(model.device(), AnyDevice::Cpu(_)) {
         return Ok(1);
-    };
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = &model.opened.config;
     let weights = 3 * config.d_model as u64 * config.ffn as u64;
