@@ -141,7 +141,7 @@ impl Pairs {
     }
 }
 
-/// Tokens like those of a text: speed does not depend on them, but equal rows could be told apart from others.
+/// A token of the vocabulary. Neighbouring indices give different ones, so that no two rows of a pass are equal.
 fn token<B: Backend>(llama: &Llama<B>, index: usize) -> u32 {
     (index as u32).wrapping_mul(2_654_435_761) % llama.config().vocab_size as u32
 }
@@ -210,14 +210,13 @@ impl Theirs<'_> {
     fn bench(&self, file: &Path) -> Result<(f64, f64, String)> {
         let text = self.output(
             "llama-bench",
+            file,
             &[
-                format!("--model={}", file.display()),
-                format!("--n-prompt={PROMPT}"),
-                format!("--n-gen={ONE}"),
-                format!("--threads={}", self.threads),
-                "--repetitions=1".to_owned(),
-                "--output=json".to_owned(),
+                ("--n-prompt", PROMPT),
+                ("--n-gen", ONE),
+                ("--repetitions", 1),
             ],
+            &["--output", "json"],
         )?;
         let runs: Vec<Value> = serde_json::from_str(&text)
             .map_err(|error| format!("llama-bench did not print JSON: {error}"))?;
@@ -240,17 +239,14 @@ impl Theirs<'_> {
         let context = SHARED + SEQUENCES * (EACH + 1);
         let text = self.output(
             "llama-batched-bench",
+            file,
             &[
-                format!("--model={}", file.display()),
-                format!("--threads={}", self.threads),
-                format!("--ctx-size={}", context.next_multiple_of(256)),
-                "-pps".to_owned(),
-                "-kvu".to_owned(),
-                format!("-npp {SHARED}"),
-                format!("-ntg {EACH}"),
-                format!("-npl {SEQUENCES}"),
-                "--output-format=jsonl".to_owned(),
+                ("--ctx-size", context.next_multiple_of(256)),
+                ("-npp", SHARED),
+                ("-ntg", EACH),
+                ("-npl", SEQUENCES),
             ],
+            &["-pps", "-kvu", "--output-format", "jsonl"],
         )?;
         let mut lines = text
             .lines()
@@ -259,15 +255,22 @@ impl Theirs<'_> {
         Ok(rate.ok_or("llama-batched-bench printed no speed_tg")?)
     }
 
-    fn output(&self, name: &str, arguments: &[String]) -> Result<String> {
+    /// What a program prints about a file.
+    fn output(
+        &self,
+        name: &str,
+        file: &Path,
+        numbers: &[(&str, usize)],
+        others: &[&str],
+    ) -> Result<String> {
         let program: PathBuf = self.programs.join(name);
         let shown = program.display();
-        // Short options take their value as a second argument.
-        let arguments = arguments
-            .iter()
-            .flat_map(|argument| argument.splitn(2, [' ', '=']));
-        let output = Command::new(&program)
-            .args(arguments)
+        let mut command = Command::new(&program);
+        command.arg("--model").arg(file).args(others);
+        for (option, value) in [("--threads", self.threads)].iter().chain(numbers) {
+            command.arg(option).arg(value.to_string());
+        }
+        let output = command
             .output()
             .map_err(|error| format!("--llama-cpp: cannot run {shown}: {error}"))?;
         if !output.status.success() {

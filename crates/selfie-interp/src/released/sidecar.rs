@@ -27,12 +27,11 @@ pub(super) fn open(dir: &Path) -> Result<Option<Released>> {
 /// Reads the sidecar file of a checkpoint of EasyNLA. It is a copy of its data set's and names no role, so the other
 /// files tell a verbalizer from a reconstructor.
 pub(super) fn open_easynla(dir: &Path) -> Result<Released> {
-    let missing = || {
-        InterpError::ReaderFile {
+    let missing = || InterpError::ReaderFile {
         path: dir.join(FILE),
-        problem: "the file is missing; where EasyNLA trains by reinforcement, it is in the folder above: copy it"
+        problem: "the file is missing; where EasyNLA trains by reinforcement, it is in the folder \
+                  above: copy it"
             .to_owned(),
-    }
     };
     read(dir, true)?.ok_or_else(missing)
 }

@@ -112,12 +112,12 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
-        self.widen_half(x)
+        self.convert_f16(x)
     }
 
     #[inline(always)]
     fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
-        self.widen_brain(x)
+        self.convert_bf16(x)
     }
 }
 
@@ -129,12 +129,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn widen_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
-        self.widen_half(x)
+        self.convert_f16(x)
     }
 
     #[inline(always)]
     fn widen_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
-        self.widen_brain(x)
+        self.convert_bf16(x)
     }
 }
 
@@ -158,7 +158,7 @@ impl Avx2 {
     }
 
     #[inline(always)]
-    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn convert_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
         const { assert!(W.is_multiple_of(LANES)) }
         let mut out = [0.0; W];
@@ -178,7 +178,7 @@ impl Avx2 {
     }
 
     #[inline(always)]
-    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+    fn convert_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
         use std::arch::x86_64::{
             _mm_loadu_si128, _mm256_cvtepu16_epi32, _mm256_slli_epi32, _mm256_storeu_si256,
         };
@@ -223,7 +223,7 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn convert_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
         const { assert!(W.is_multiple_of(LANES)) }
         let mut out = [0.0; W];
@@ -243,7 +243,7 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+    fn convert_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
         use std::arch::x86_64::{
             _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_slli_epi32, _mm512_storeu_si512,
         };
@@ -324,11 +324,11 @@ impl Avx2 {
         l.run(self)
     }
 
-    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn convert_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         Portable.widen_f16(x)
     }
 
-    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+    fn convert_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
         Portable.widen_bf16(x)
     }
 }
@@ -343,11 +343,11 @@ impl Avx512 {
         l.run(self)
     }
 
-    fn widen_half<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
+    fn convert_f16<const W: usize>(self, x: &[f16; W]) -> [f32; W] {
         Portable.widen_f16(x)
     }
 
-    fn widen_brain<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
+    fn convert_bf16<const W: usize>(self, x: &[bf16; W]) -> [f32; W] {
         Portable.widen_bf16(x)
     }
 }
