@@ -378,10 +378,10 @@ fn a_signal_at_any_time_leaves_nothing_half_done() {
         args: args.into_iter().map(str::to_owned).collect(),
         out: Some(checkpoint),
     });
-    let mut stopped = 0;
     for Case { args, out } in cases {
         let out = out.unwrap();
-        for name in ["INT", "TERM", "INT", "TERM"] {
+        let (mut stopped, mut latest) = (0, 400);
+        for name in ["INT", "TERM"].into_iter().cycle() {
             let mut child = Command::new("env")
                 .args(["--default-signal=INT,TERM", env!("CARGO_BIN_EXE_selfie")])
                 .args(&args)
@@ -389,7 +389,7 @@ fn a_signal_at_any_time_leaves_nothing_half_done() {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
-            sleep(Duration::from_millis(random.u64(0..400)));
+            sleep(Duration::from_millis(random.u64(0..=latest)));
             let id = child.id().to_string();
             let _ = Command::new("kill")
                 .args(["-s", name, &id])
@@ -416,7 +416,6 @@ fn a_signal_at_any_time_leaves_nothing_half_done() {
                     assert!(error.contains("interrupted"), "{what}");
                 }
             }
-            stopped += usize::from(!status.success());
             if Path::new(&out).exists() {
                 assert_whole(&out, &what);
             }
@@ -425,7 +424,15 @@ fn a_signal_at_any_time_leaves_nothing_half_done() {
                     remove(&folder.at(&name));
                 }
             }
+            if status.success() {
+                // It ended before the signal came. How long a command takes differs from machine to machine.
+                latest /= 2;
+            } else {
+                stopped += 1;
+            }
+            if stopped == 4 {
+                break;
+            }
         }
     }
-    assert!(stopped > 10, "only {stopped} runs were stopped");
 }

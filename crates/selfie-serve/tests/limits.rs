@@ -235,7 +235,7 @@ fn problems_are_reported() {
         &json!({"prompt": "a".repeat(300 << 10)}).to_string(),
     );
     assert_eq!(status, 413, "{text}");
-    served.wait_until_idle(Duration::from_secs(5));
+    served.wait_until_idle(Duration::from_secs(60));
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_departed_clients_work_stops() {
     let alone = served.events("/interpret", &stays);
     assert_eq!(alone.len(), 2, "{alone:?}");
     drop(streams);
-    served.wait_until_idle(Duration::from_secs(5));
+    served.wait_until_idle(Duration::from_secs(60));
     // Afterwards the reader works as before.
     assert_eq!(served.events("/interpret", &stays), alone);
 }
@@ -281,7 +281,7 @@ fn a_full_queue_says_when_to_come_back() {
     // Requests that do not need the model are still answered.
     served.tokenize("Rome");
     drop(streams);
-    served.wait_until_idle(Duration::from_secs(5));
+    served.wait_until_idle(Duration::from_secs(60));
     assert_eq!(served.post_text("/interpret", &body).0, 200);
 }
 
@@ -297,7 +297,7 @@ fn a_request_ends_at_its_time_limit() {
     assert_eq!(name, "error", "{data}");
     let problem: Value = serde_json::from_str(data).unwrap();
     assert!(message(&problem, 504).contains("1 s"), "{problem}");
-    served.wait_until_idle(Duration::from_secs(5));
+    served.wait_until_idle(Duration::from_secs(60));
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn a_server_that_stops_tells_its_clients() {
     let mut stream = served.open_stream("/interpret", &long(&prompt));
     let began = Instant::now();
     drop(served);
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(30));
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("the server is stopping"), "{rest}");
