@@ -21,9 +21,11 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::OperandBlock;
-    use super::super::decode::{Line, STEPS, Scaling, lines, scaling};
+    use super::super::decode::STEPS;
+    use super::super::pack::{LINE, PARTS, unit_scales};
     use super::*;
     use crate::cpu::pack::PANEL;
+    use crate::format::Scales;
 
     /// Columns of a register.
     const LANES: usize = PANEL / 2;
@@ -31,54 +33,70 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
         match tile.rows {
-            1 => each_width::<1>(tile, sums, at),
-            2 => each_width::<2>(tile, sums, at),
-            3 => each_width::<3>(tile, sums, at),
-            _ => each_width::<4>(tile, sums, at),
+            1 => each_format::<1>(tile, sums, at),
+            2 => each_format::<2>(tile, sums, at),
+            3 => each_format::<3>(tile, sums, at),
+            _ => each_format::<4>(tile, sums, at),
         }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn each_width<const R: usize>(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
-        match tile.w.layout().bits {
-            4 => rows::<R, 4>(tile, sums, at),
-            5 => rows::<R, 5>(tile, sums, at),
-            6 => rows::<R, 6>(tile, sums, at),
-            _ => rows::<R, 8>(tile, sums, at),
-        }
-    }
-
-    type Acc<const R: usize> = [[__m256; 2]; R];
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn rows<const R: usize, const BITS: usize>(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
-        assert!(R * tile.stride <= tile.a.len() && at + PANEL <= sums[0].len());
+    fn each_format<const R: usize>(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
         let layout = tile.w.layout();
-        let mut acc: Acc<R> = [[_mm256_setzero_ps(); 2]; R];
-        for block in 0..tile.stride {
-            let lines = lines(BITS, tile.w.codes(tile.panel, block));
-            let scaling = scaling(tile.w, tile.panel, block);
-            // SAFETY: the assertion keeps the index in bounds.
-            let a: [&OperandBlock; R] =
-                std::array::from_fn(|r| unsafe { tile.a.get_unchecked(r * tile.stride + block) });
-            for side in 0..2 {
-                let first = dots::<R, BITS>(&lines[..STEPS / 2], side, &a, 0);
-                let second = dots::<R, BITS>(&lines[STEPS / 2..], side, &a, 1);
-                let Scaling { halves, min } = &scaling;
-                let [scale, second_scale] = [&halves[0], &halves[1]].map(|s| load(s, side));
-                let min = load(min, side);
-                for r in 0..R {
-                    let acc = &mut acc[r][side];
-                    let a_scale = _mm256_set1_ps(a[r].scale);
-                    if layout.has_halves() {
-                        *acc = fold(*acc, first[r], _mm256_mul_ps(scale, a_scale));
-                        *acc = fold(*acc, second[r], _mm256_mul_ps(second_scale, a_scale));
-                    } else {
-                        let dots = _mm256_add_epi32(first[r], second[r]);
-                        *acc = fold(*acc, dots, _mm256_mul_ps(scale, a_scale));
-                    }
-                    if layout.has_min() {
-                        *acc = _mm256_add_ps(*acc, _mm256_mul_ps(min, _mm256_set1_ps(a[r].sum)));
+        match (layout.bits, layout.scales) {
+            (4, Scales::Scale) => rows::<R, 4, 1, false>(tile, sums, at),
+            (4, Scales::ScaleMin) => rows::<R, 4, 1, true>(tile, sums, at),
+            (4, _) => rows::<R, 4, PARTS, true>(tile, sums, at),
+            (5, Scales::Scale) => rows::<R, 5, 1, false>(tile, sums, at),
+            (5, Scales::ScaleMin) => rows::<R, 5, 1, true>(tile, sums, at),
+            (5, _) => rows::<R, 5, PARTS, true>(tile, sums, at),
+            (6, _) => rows::<R, 6, PARTS, false>(tile, sums, at),
+            _ => rows::<R, 8, 1, false>(tile, sums, at),
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn rows<const R: usize, const BITS: usize, const PARTS: usize, const MIN: bool>(
+        tile: &Tile<'_>,
+        sums: &mut Sums,
+        at: usize,
+    ) {
+        let (scales, codes) = tile.w.panel(tile.panel);
+        let block_codes = BITS * STEPS / 8 * LINE;
+        assert!(codes.len() == tile.stride * block_codes);
+        assert!(R * tile.stride <= tile.a.len() && at + PANEL <= sums[0].len());
+        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let units = codes.chunks_exact(PARTS * block_codes);
+        for (unit, (codes, scales)) in units
+            .zip(scales.chunks_exact(unit_scales(PARTS, MIN)))
+            .enumerate()
+        {
+            for (part, codes) in codes.chunks_exact(block_codes).enumerate() {
+                let block = unit * PARTS + part;
+                // SAFETY: there are `stride` blocks, and the assertions keep those of each row in bounds.
+                let a: [&OperandBlock; R] = std::array::from_fn(|r| unsafe {
+                    tile.a.get_unchecked(r * tile.stride + block)
+                });
+                for side in 0..2 {
+                    let lines = lines::<BITS>(codes, side);
+                    let (first, second) = lines.split_at(STEPS / 2);
+                    let first = dots::<R, BITS>(first, &a, 0);
+                    let second = dots::<R, BITS>(second, &a, 1);
+                    let [scale, second_scale, min] = scaling::<PARTS, MIN>(scales, part, side);
+                    for r in 0..R {
+                        let acc = &mut acc[r][side];
+                        let a_scale = _mm256_set1_ps(a[r].scale);
+                        if PARTS > 1 && !MIN {
+                            *acc = fold(*acc, first[r], _mm256_mul_ps(scale, a_scale));
+                            *acc = fold(*acc, second[r], _mm256_mul_ps(second_scale, a_scale));
+                        } else {
+                            let dots = _mm256_add_epi32(first[r], second[r]);
+                            *acc = fold(*acc, dots, _mm256_mul_ps(scale, a_scale));
+                        }
+                        if MIN {
+                            let min = _mm256_mul_ps(min, _mm256_set1_ps(a[r].sum));
+                            *acc = _mm256_add_ps(*acc, min);
+                        }
                     }
                 }
             }
@@ -96,8 +114,7 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn dots<const R: usize, const BITS: usize>(
-        lines: &[Line],
-        side: usize,
+        lines: &[__m256i],
         a: &[&OperandBlock; R],
         half: usize,
     ) -> [__m256i; R] {
@@ -111,7 +128,7 @@ mod x86 {
             // times 127 fit 16 bits.
             let mut dots = [_mm256_setzero_si256(); R];
             for (step, line) in lines.iter().enumerate() {
-                let w = _mm256_xor_si256(side_of(line, side), _mm256_set1_epi8(-128));
+                let w = _mm256_xor_si256(*line, _mm256_set1_epi8(-128));
                 let size = _mm256_abs_epi8(w);
                 for (r, dots) in dots.iter_mut().enumerate() {
                     let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(word(r, step), w));
@@ -129,9 +146,8 @@ mod x86 {
         for (group, lines) in lines.chunks_exact(steps).enumerate() {
             let mut pairs = [_mm256_setzero_si256(); R];
             for (step, line) in lines.iter().enumerate() {
-                let w = side_of(line, side);
                 for (r, pairs) in pairs.iter_mut().enumerate() {
-                    let products = _mm256_maddubs_epi16(w, word(r, group * steps + step));
+                    let products = _mm256_maddubs_epi16(*line, word(r, group * steps + step));
                     *pairs = _mm256_add_epi16(*pairs, products);
                 }
             }
@@ -149,19 +165,116 @@ mod x86 {
         _mm256_add_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(dots), scale))
     }
 
+    /// [`decode::lines`](super::super::decode::lines), for eight columns.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn side_of(line: &Line, side: usize) -> __m256i {
-        let halves = line.as_chunks::<32>().0;
-        // SAFETY: a half has 32 bytes.
-        unsafe { _mm256_loadu_si256(halves[side].as_ptr().cast()) }
+    fn lines<const BITS: usize>(codes: &[u8], side: usize) -> [__m256i; STEPS] {
+        // SAFETY: a half of a line has 32 bytes.
+        let load = |line: usize| unsafe {
+            _mm256_loadu_si256(
+                codes[LINE * line + LINE / 2 * side..][..LINE / 2]
+                    .as_ptr()
+                    .cast(),
+            )
+        };
+        if BITS == 8 {
+            return std::array::from_fn(load);
+        }
+        let nibble = _mm256_set1_epi8(0xf);
+        let mut lines = [_mm256_setzero_si256(); STEPS];
+        for step in 0..STEPS / 2 {
+            let both = load(step);
+            lines[step] = _mm256_and_si256(both, nibble);
+            lines[step + STEPS / 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), nibble);
+        }
+        if BITS == 5 {
+            let high = load(4);
+            let shifted = [
+                _mm256_slli_epi16::<4>(high),
+                _mm256_slli_epi16::<3>(high),
+                _mm256_slli_epi16::<2>(high),
+                _mm256_slli_epi16::<1>(high),
+                high,
+                _mm256_srli_epi16::<1>(high),
+                _mm256_srli_epi16::<2>(high),
+                _mm256_srli_epi16::<3>(high),
+            ];
+            let bit = _mm256_set1_epi8(0x10);
+            for (line, high) in lines.iter_mut().zip(shifted) {
+                *line = _mm256_or_si256(*line, _mm256_and_si256(high, bit));
+            }
+        }
+        if BITS == 6 {
+            let pair = _mm256_set1_epi8(0x30);
+            for (half, lines) in lines.chunks_exact_mut(STEPS / 2).enumerate() {
+                let high = load(4 + half);
+                let shifted = [
+                    _mm256_slli_epi16::<4>(high),
+                    _mm256_slli_epi16::<2>(high),
+                    high,
+                    _mm256_srli_epi16::<2>(high),
+                ];
+                for (line, high) in lines.iter_mut().zip(shifted) {
+                    *line = _mm256_or_si256(*line, _mm256_and_si256(high, pair));
+                }
+            }
+        }
+        lines
+    }
+
+    /// [`decode::scaling`](super::super::decode::scaling), for eight columns: the scales of both halves, and the
+    /// minimum.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    fn scaling<const PARTS: usize, const MIN: bool>(
+        unit: &[u8],
+        part: usize,
+        side: usize,
+    ) -> [__m256; 3] {
+        let (halves, subs) = unit.split_at(unit_scales(1, MIN));
+        let halves = halves.as_chunks::<{ 2 * LANES }>().0;
+        let scale = widen(&halves[side]);
+        let min = if MIN {
+            widen(&halves[2 + side])
+        } else {
+            _mm256_setzero_ps()
+        };
+        if PARTS == 1 {
+            return [scale, scale, min];
+        }
+        let subs = &subs.as_chunks::<LANES>().0[4 * part..][..4];
+        if MIN {
+            let scale = _mm256_mul_ps(scale, unsigned(&subs[side]));
+            let min = _mm256_mul_ps(min, unsigned(&subs[2 + side]));
+            return [scale, scale, _mm256_sub_ps(_mm256_set1_ps(-0.0), min)];
+        }
+        [
+            _mm256_mul_ps(scale, signed(&subs[side])),
+            _mm256_mul_ps(scale, signed(&subs[2 + side])),
+            min,
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    fn widen(halves: &[u8; 2 * LANES]) -> __m256 {
+        // SAFETY: there are eight halves.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(halves.as_ptr().cast()) })
     }
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn load(columns: &[f32; PANEL], side: usize) -> __m256 {
-        let sides = columns.as_chunks::<LANES>().0;
-        // SAFETY: a side has eight floats.
-        unsafe { _mm256_loadu_ps(sides[side].as_ptr()) }
+    fn unsigned(bytes: &[u8; LANES]) -> __m256 {
+        // SAFETY: there are eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn signed(bytes: &[u8; LANES]) -> __m256 {
+        // SAFETY: there are eight bytes.
+        let bytes = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
     }
 }

@@ -27,83 +27,93 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::decode::STEPS;
+    use super::super::pack::{LINE, PARTS, unit_scales};
     use super::*;
-    use crate::cpu::{blocks::BlockPanels, pack::PANEL};
+    use crate::cpu::pack::PANEL;
     use crate::format::Scales;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn tile(tile: &Tile<'_>, sums: &mut Sums, at: usize) {
         let layout = tile.w.layout();
-        match (layout.bits, layout.has_halves(), layout.has_min()) {
-            (4, _, true) => each_height::<4, false, true>(tile, sums, at),
-            (4, _, false) => each_height::<4, false, false>(tile, sums, at),
-            (5, _, true) => each_height::<5, false, true>(tile, sums, at),
-            (5, _, false) => each_height::<5, false, false>(tile, sums, at),
-            (6, ..) => each_height::<6, true, false>(tile, sums, at),
-            _ => each_height::<8, false, false>(tile, sums, at),
+        match (layout.bits, layout.scales) {
+            (4, Scales::Scale) => each_height::<4, 1, false>(tile, sums, at),
+            (4, Scales::ScaleMin) => each_height::<4, 1, true>(tile, sums, at),
+            (4, _) => each_height::<4, PARTS, true>(tile, sums, at),
+            (5, Scales::Scale) => each_height::<5, 1, false>(tile, sums, at),
+            (5, Scales::ScaleMin) => each_height::<5, 1, true>(tile, sums, at),
+            (5, _) => each_height::<5, PARTS, true>(tile, sums, at),
+            (6, _) => each_height::<6, PARTS, false>(tile, sums, at),
+            _ => each_height::<8, 1, false>(tile, sums, at),
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn each_height<const BITS: usize, const HALVES: bool, const MIN: bool>(
+    fn each_height<const BITS: usize, const PARTS: usize, const MIN: bool>(
         tile: &Tile<'_>,
         sums: &mut Sums,
         at: usize,
     ) {
         match tile.rows {
-            1 => rows::<1, BITS, HALVES, MIN>(tile, sums, at),
-            2 => rows::<2, BITS, HALVES, MIN>(tile, sums, at),
-            3 => rows::<3, BITS, HALVES, MIN>(tile, sums, at),
-            4 => rows::<4, BITS, HALVES, MIN>(tile, sums, at),
-            5 => rows::<5, BITS, HALVES, MIN>(tile, sums, at),
-            6 => rows::<6, BITS, HALVES, MIN>(tile, sums, at),
-            7 => rows::<7, BITS, HALVES, MIN>(tile, sums, at),
-            8 => rows::<8, BITS, HALVES, MIN>(tile, sums, at),
-            9 => rows::<9, BITS, HALVES, MIN>(tile, sums, at),
-            10 => rows::<10, BITS, HALVES, MIN>(tile, sums, at),
-            11 => rows::<11, BITS, HALVES, MIN>(tile, sums, at),
-            _ => rows::<12, BITS, HALVES, MIN>(tile, sums, at),
+            1 => rows::<1, BITS, PARTS, MIN>(tile, sums, at),
+            2 => rows::<2, BITS, PARTS, MIN>(tile, sums, at),
+            3 => rows::<3, BITS, PARTS, MIN>(tile, sums, at),
+            4 => rows::<4, BITS, PARTS, MIN>(tile, sums, at),
+            5 => rows::<5, BITS, PARTS, MIN>(tile, sums, at),
+            6 => rows::<6, BITS, PARTS, MIN>(tile, sums, at),
+            7 => rows::<7, BITS, PARTS, MIN>(tile, sums, at),
+            8 => rows::<8, BITS, PARTS, MIN>(tile, sums, at),
+            9 => rows::<9, BITS, PARTS, MIN>(tile, sums, at),
+            10 => rows::<10, BITS, PARTS, MIN>(tile, sums, at),
+            11 => rows::<11, BITS, PARTS, MIN>(tile, sums, at),
+            _ => rows::<12, BITS, PARTS, MIN>(tile, sums, at),
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn rows<const R: usize, const BITS: usize, const HALVES: bool, const MIN: bool>(
+    fn rows<const R: usize, const BITS: usize, const PARTS: usize, const MIN: bool>(
         tile: &Tile<'_>,
         sums: &mut Sums,
         at: usize,
     ) {
+        let (scales, codes) = tile.w.panel(tile.panel);
+        let block_codes = BITS * STEPS / 8 * LINE;
+        assert!(codes.len() == tile.stride * block_codes);
         assert!(R * tile.stride <= tile.a.len() && at + PANEL <= sums[0].len());
         let mut acc = [_mm512_setzero_ps(); R];
-        for block in 0..tile.stride {
-            // A call, across which no register would keep its lines.
-            let [scale, second_scale, min] = scaling(tile.w, tile.panel, block);
-            let codes = tile.w.codes(tile.panel, block);
-            for line in 0..BITS {
-                let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            }
-            let lines = lines::<BITS>(codes);
-            for (r, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: the assertion keeps the index in bounds.
-                let a = unsafe { tile.a.get_unchecked(r * tile.stride + block) };
-                let words: &[i32; STEPS] = bytemuck::cast_ref(&a.codes);
-                let mut dots = a.starts.map(|start| _mm512_set1_epi32(start));
-                for step in 0..STEPS / 2 {
-                    let (x, y) = (words[step], words[step + STEPS / 2]);
-                    dots[0] = _mm512_dpbusd_epi32(dots[0], lines[step], _mm512_set1_epi32(x));
-                    let second = lines[step + STEPS / 2];
-                    dots[1] = _mm512_dpbusd_epi32(dots[1], second, _mm512_set1_epi32(y));
+        let units = codes.chunks_exact(PARTS * block_codes);
+        for (unit, (codes, scales)) in units
+            .zip(scales.chunks_exact(unit_scales(PARTS, MIN)))
+            .enumerate()
+        {
+            for (part, codes) in codes.chunks_exact(block_codes).enumerate() {
+                for line in 0..BITS {
+                    let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                 }
-                let a_scale = _mm512_set1_ps(a.scale);
-                if HALVES {
-                    *acc = fold(*acc, dots[0], _mm512_mul_ps(scale, a_scale));
-                    *acc = fold(*acc, dots[1], _mm512_mul_ps(second_scale, a_scale));
-                } else {
-                    let dots = _mm512_add_epi32(dots[0], dots[1]);
-                    *acc = fold(*acc, dots, _mm512_mul_ps(scale, a_scale));
-                }
-                if MIN {
-                    *acc = _mm512_add_ps(*acc, _mm512_mul_ps(min, _mm512_set1_ps(a.sum)));
+                let [scale, second_scale, min] = scaling::<PARTS, MIN>(scales, part);
+                let lines = lines::<BITS>(codes);
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: there are `stride` blocks, and the assertions keep those of each row in bounds.
+                    let a = unsafe { tile.a.get_unchecked(r * tile.stride + unit * PARTS + part) };
+                    let words: &[i32; STEPS] = bytemuck::cast_ref(&a.codes);
+                    let mut dots = a.starts.map(|start| _mm512_set1_epi32(start));
+                    for step in 0..STEPS / 2 {
+                        let (x, y) = (words[step], words[step + STEPS / 2]);
+                        dots[0] = _mm512_dpbusd_epi32(dots[0], lines[step], _mm512_set1_epi32(x));
+                        let second = lines[step + STEPS / 2];
+                        dots[1] = _mm512_dpbusd_epi32(dots[1], second, _mm512_set1_epi32(y));
+                    }
+                    let a_scale = _mm512_set1_ps(a.scale);
+                    if PARTS > 1 && !MIN {
+                        *acc = fold(*acc, dots[0], _mm512_mul_ps(scale, a_scale));
+                        *acc = fold(*acc, dots[1], _mm512_mul_ps(second_scale, a_scale));
+                    } else {
+                        let dots = _mm512_add_epi32(dots[0], dots[1]);
+                        *acc = fold(*acc, dots, _mm512_mul_ps(scale, a_scale));
+                    }
+                    if MIN {
+                        *acc = _mm512_add_ps(*acc, _mm512_mul_ps(min, _mm512_set1_ps(a.sum)));
+                    }
                 }
             }
         }
@@ -181,28 +191,29 @@ mod x86 {
     /// [`decode::scaling`](super::super::decode::scaling): the scales of both halves, and the minimum.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn scaling(w: &BlockPanels, panel: usize, block: usize) -> [__m512; 3] {
-        let (unit, part) = w.scales(panel, block);
-        let (halves, subs) = (
-            unit.as_chunks::<{ 2 * PANEL }>().0,
-            part.as_chunks::<PANEL>().0,
-        );
+    fn scaling<const PARTS: usize, const MIN: bool>(unit: &[u8], part: usize) -> [__m512; 3] {
+        let (halves, subs) = unit.split_at(unit_scales(1, MIN));
+        let halves = halves.as_chunks::<{ 2 * PANEL }>().0;
         let scale = widen(&halves[0]);
-        let zero = _mm512_setzero_ps();
-        match w.layout().scales {
-            Scales::Scale => [scale, scale, zero],
-            Scales::ScaleMin => [scale, scale, widen(&halves[1])],
-            Scales::SubScaleMin => {
-                let scale = _mm512_mul_ps(scale, unsigned(&subs[0]));
-                let min = _mm512_mul_ps(widen(&halves[1]), unsigned(&subs[1]));
-                [scale, scale, _mm512_sub_ps(_mm512_set1_ps(-0.0), min)]
-            }
-            Scales::SubScale => [
-                _mm512_mul_ps(scale, signed(&subs[0])),
-                _mm512_mul_ps(scale, signed(&subs[1])),
-                zero,
-            ],
+        let min = if MIN {
+            widen(&halves[1])
+        } else {
+            _mm512_setzero_ps()
+        };
+        if PARTS == 1 {
+            return [scale, scale, min];
         }
+        let subs = &subs.as_chunks::<PANEL>().0[2 * part..][..2];
+        if MIN {
+            let scale = _mm512_mul_ps(scale, unsigned(&subs[0]));
+            let min = _mm512_mul_ps(min, unsigned(&subs[1]));
+            return [scale, scale, _mm512_sub_ps(_mm512_set1_ps(-0.0), min)];
+        }
+        [
+            _mm512_mul_ps(scale, signed(&subs[0])),
+            _mm512_mul_ps(scale, signed(&subs[1])),
+            min,
+        ]
     }
 
     #[inline]

@@ -12,7 +12,10 @@ use crate::format::{Block, Layout, Scales};
 use crate::{BlockFormat, DType, KernelError, MatrixSource, Result, quantize};
 
 /// Bytes of a line: four adjacent steps of k for sixteen columns, the operand of an integer dot product.
-const LINE: usize = 4 * PANEL;
+pub(super) const LINE: usize = 4 * PANEL;
+
+/// Groups of 32 values in a block of a K format.
+pub(super) const PARTS: usize = 8;
 
 /// A weight matrix `[out, in]` in blocks. It takes as many bytes as the blocks do, apart from padding and from 6-bit
 /// scales, which are stored in 8 bits.
@@ -47,7 +50,7 @@ impl BlockPanels {
         let rows = sources.iter().map(|s| s.shape().0).sum::<usize>();
         let units = columns.div_ceil(format.values());
         let layout = format.layout();
-        let unit_scales = unit_bytes(layout) + unit_parts(format) * part_bytes(layout);
+        let unit_scales = unit_scales(unit_parts(format), layout.has_min());
         let mut panels = Self {
             map: pages.piece(0)?,
             format,
@@ -86,21 +89,30 @@ impl BlockPanels {
         self.map.len()
     }
 
+    /// The scales of a panel ([`unit_scales`] for each block of the format, then padding), and its codes.
+    #[inline]
+    pub(super) fn panel(&self, panel: usize) -> (&[u8], &[u8]) {
+        let bytes = self.panel_bytes();
+        self.map[panel * bytes..][..bytes].split_at(self.scale_bytes)
+    }
+
     /// The lines of codes for one block of a panel.
     #[inline]
     pub(super) fn codes(&self, panel: usize, block: usize) -> &[u8] {
         let bytes = self.layout.bits * STEPS / 8 * LINE;
-        let first = panel * self.panel_bytes() + self.scale_bytes;
-        &self.map[first + block * bytes..][..bytes]
+        let (_, codes) = self.panel(panel);
+        &codes[block * bytes..][..bytes]
     }
 
     /// The f16 of one of a panel's blocks of the format, and the scales of the 32 values from `32 * block` on.
     #[inline]
     pub(super) fn scales(&self, panel: usize, block: usize) -> (&[u8], &[u8]) {
-        let (unit, part) = (unit_bytes(self.layout), part_bytes(self.layout));
-        let unit_scales = unit + (part << self.shift);
-        let first = panel * self.panel_bytes() + (block >> self.shift) * unit_scales;
-        let (halves, parts) = self.map[first..][..unit_scales].split_at(unit);
+        let has_min = self.layout.has_min();
+        let bytes = unit_scales(1 << self.shift, has_min);
+        let (scales, _) = self.panel(panel);
+        let unit = &scales[(block >> self.shift) * bytes..][..bytes];
+        let (halves, parts) = unit.split_at(unit_scales(1, has_min));
+        let part = parts.len() >> self.shift;
         let at = block & ((1 << self.shift) - 1);
         (halves, &parts[at * part..][..part])
     }
@@ -196,9 +208,10 @@ impl BlockPanels {
         let lane = row % PANEL;
         let (scales, codes) = out.split_at_mut(self.scale_bytes);
         let parts = unit_parts(self.format);
-        let (unit_bytes, part_bytes) = (unit_bytes(self.layout), part_bytes(self.layout));
+        let has_min = self.layout.has_min();
+        let halves_bytes = unit_scales(1, has_min);
         let line_bytes = self.layout.bits * STEPS / 8 * LINE;
-        let unit_scales = scales.chunks_exact_mut(unit_bytes + parts * part_bytes);
+        let unit_scales = scales.chunks_exact_mut(unit_scales(parts, has_min));
         let unit_codes = codes.chunks_exact_mut(parts * line_bytes);
         let units = blocks.chunks_exact(self.format.bytes());
         for (at, ((bytes, scales), codes)) in units.zip(unit_scales).zip(unit_codes).enumerate() {
@@ -214,11 +227,13 @@ impl BlockPanels {
                 }
             }
             let halves = [block.scale, block.min].map(half::f16::to_le_bytes);
-            for (out, half) in scales[..unit_bytes].chunks_exact_mut(2 * PANEL).zip(halves) {
+            let (unit, subs) = scales.split_at_mut(halves_bytes);
+            for (out, half) in unit.chunks_exact_mut(2 * PANEL).zip(halves) {
                 out[2 * lane..][..2].copy_from_slice(&half);
             }
             for part in 0..parts {
-                let scales = &mut scales[unit_bytes + part * part_bytes..][..part_bytes];
+                let part_bytes = subs.len() / parts;
+                let scales = &mut subs[part * part_bytes..][..part_bytes];
                 match self.layout.scales {
                     Scales::Scale | Scales::ScaleMin => {}
                     Scales::SubScaleMin => {
@@ -258,27 +273,19 @@ fn pack_codes(bits: usize, codes: &[u8], lane: usize, lines: &mut [[u8; LINE]]) 
     }
 }
 
+/// Bytes of the scales of a block with `parts` groups of 32 values, for sixteen columns.
+#[inline(always)]
+pub(super) const fn unit_scales(parts: usize, has_min: bool) -> usize {
+    let halves = if has_min { 4 * PANEL } else { 2 * PANEL };
+    if parts == 1 {
+        halves
+    } else {
+        halves + parts * 2 * PANEL
+    }
+}
+
 /// Groups of 32 values in a block of the format.
 #[inline]
 fn unit_parts(format: BlockFormat) -> usize {
     format.values() / VALUES
-}
-
-/// Bytes of the f16 of one block of the format, for sixteen columns.
-#[inline]
-fn unit_bytes(layout: Layout) -> usize {
-    if layout.has_min() {
-        4 * PANEL
-    } else {
-        2 * PANEL
-    }
-}
-
-/// Bytes of the scales of 32 values, for sixteen columns.
-#[inline]
-fn part_bytes(layout: Layout) -> usize {
-    match layout.scales {
-        Scales::Scale | Scales::ScaleMin => 0,
-        Scales::SubScaleMin | Scales::SubScale => 2 * PANEL,
-    }
 }
