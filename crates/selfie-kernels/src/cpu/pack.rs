@@ -16,7 +16,7 @@ use crate::{DType, KernelError, MatrixSource, Result};
 pub(super) const PANEL: usize = 16;
 
 /// Bytes of a line: the 16 columns of a panel at one step of k.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// A weight matrix `[out, in]`, packed for the GEMM kernels.
 ///
@@ -74,6 +74,14 @@ impl PlainPanels {
     pub(super) fn pair(&self, pair: usize) -> &[u8] {
         let bytes = 2 * self.lines * LINE;
         &self.map[pair * bytes..][..bytes]
+    }
+
+    /// The lines of the pair after this one; empty after the last.
+    pub(super) fn next_pair(&self, pair: usize) -> &[u8] {
+        let bytes = 2 * self.lines * LINE;
+        self.map
+            .get((pair + 1) * bytes..(pair + 2) * bytes)
+            .unwrap_or_default()
     }
 
     /// Up to `n` lines of each panel of a pair, from line `first` on.

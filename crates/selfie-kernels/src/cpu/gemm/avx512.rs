@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{CpuActs, PlainPanels, TILE};
 use crate::DType;
+use crate::cpu::pack::LINE;
 use crate::cpu::rows::ActValues;
 use crate::cpu::simd::Avx512;
 
@@ -26,6 +27,9 @@ pub(super) fn for_tiles(
     for pair in pairs {
         let mut row = 0;
         let mut tiles = a.len.div_ceil(ROWS);
+        // The first tile brings the weights into the L2 cache. The two after it fetch those of the next pair, so that the
+        // memory is not idle until then.
+        let mut next = w.next_pair(pair).chunks((w.lines * LINE).max(1));
         while row < a.len {
             // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
             let rows = (a.len - row).div_ceil(tiles);
@@ -36,6 +40,11 @@ pub(super) fn for_tiles(
                 weights: w.pair(pair),
                 lines: w.lines,
                 dtype: w.dtype,
+                next: if row > 0 {
+                    next.next().unwrap_or_default()
+                } else {
+                    &[]
+                },
             };
             multiply(proof, &tile, &mut sums);
             for (r, sums) in sums[..rows].iter().enumerate() {
@@ -57,6 +66,8 @@ struct Tile<'a> {
     weights: &'a [u8],
     lines: usize,
     dtype: DType,
+    /// Lines to prefetch meanwhile, at most as many as a panel has.
+    next: &'a [u8],
 }
 
 /// The operand, from the tile's first row on.
@@ -113,11 +124,11 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     fn rows<const R: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-        let (first, second) = tile.weights.split_at(tile.lines * 64);
+        let panels = tile.weights.split_at(tile.lines * LINE);
         let acc = match (tile.a, tile.dtype) {
-            (Operand::Bf16(a), _) => bf16::<R>(a, tile.stride / 2, first, second),
-            (Operand::F32(a), DType::F16) => f16::<R>(a, tile.stride, first, second),
-            (Operand::F32(a), _) => f32::<R>(a, tile.stride, first, second),
+            (Operand::Bf16(a), _) => bf16::<R>(a, tile.stride / 2, panels, tile.next),
+            (Operand::F32(a), DType::F16) => f16::<R>(a, tile.stride, panels, tile.next),
+            (Operand::F32(a), _) => f32::<R>(a, tile.stride, panels, tile.next),
         };
         for (sums, acc) in sums.iter_mut().zip(acc) {
             // SAFETY: a row of sums has thirty-two floats.
@@ -132,14 +143,15 @@ mod x86 {
     fn bf16<const R: usize>(
         a: &[u32],
         stride: usize,
-        first: &[u8],
-        second: &[u8],
+        (first, second): (&[u8], &[u8]),
+        next: &[u8],
     ) -> [[__m512; 2]; R] {
         let first: &[[u32; PANEL]] = bytemuck::cast_slice(first);
         let second: &[[u32; PANEL]] = bytemuck::cast_slice(second);
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
         assert!((R - 1) * stride + first.len() <= a.len());
         for (g, (w0, w1)) in first.iter().zip(second).enumerate() {
+            prefetch(next, g * LINE);
             // SAFETY: a line has sixteen pairs; the assertion bounds the operand.
             unsafe {
                 let w0 = pairs(_mm512_loadu_si512(w0.as_ptr().cast()));
@@ -158,14 +170,15 @@ mod x86 {
     fn f16<const R: usize>(
         a: &[f32],
         stride: usize,
-        first: &[u8],
-        second: &[u8],
+        (first, second): (&[u8], &[u8]),
+        next: &[u8],
     ) -> [[__m512; 2]; R] {
         let first: &[[u16; PANEL]] = bytemuck::cast_slice(first);
         let second: &[[u16; PANEL]] = bytemuck::cast_slice(second);
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
         assert!((R - 1) * stride + first.len() <= a.len());
         for (k, (w0, w1)) in first.iter().zip(second).enumerate() {
+            prefetch(next, k * LINE / 2);
             // SAFETY: a step has sixteen halves; the assertion bounds the operand.
             unsafe {
                 let w0 = _mm512_cvtph_ps(_mm256_loadu_si256(w0.as_ptr().cast()));
@@ -180,14 +193,15 @@ mod x86 {
     fn f32<const R: usize>(
         a: &[f32],
         stride: usize,
-        first: &[u8],
-        second: &[u8],
+        (first, second): (&[u8], &[u8]),
+        next: &[u8],
     ) -> [[__m512; 2]; R] {
         let first: &[[f32; PANEL]] = bytemuck::cast_slice(first);
         let second: &[[f32; PANEL]] = bytemuck::cast_slice(second);
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
         assert!((R - 1) * stride + first.len() <= a.len());
         for (k, (w0, w1)) in first.iter().zip(second).enumerate() {
+            prefetch(next, k * LINE);
             // SAFETY: a step has sixteen floats; the assertion bounds the operand.
             unsafe {
                 let w0 = _mm512_loadu_ps(w0.as_ptr());
@@ -217,6 +231,15 @@ mod x86 {
             let x = _mm512_set1_ps(unsafe { *a.get_unchecked(r * stride + k) });
             acc[0] = _mm512_fmadd_ps(x, w0, acc[0]);
             acc[1] = _mm512_fmadd_ps(x, w1, acc[1]);
+        }
+    }
+
+    /// Fetches the line at a byte of some lines into the L2 cache.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn prefetch(lines: &[u8], at: usize) {
+        if let Some(byte) = lines.get(at) {
+            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast());
         }
     }
 
