@@ -68,8 +68,8 @@ struct Rows<'a> {
 /// Query heads of one key head that walk its keys and values together, so that each is loaded once for all of them.
 const HEADS: usize = 4;
 
-/// Sums held in registers at a time: eight AVX2 registers, enough to hide the latency of an addition.
-const SUMS: usize = 4 * LANES;
+/// The most sums of a query at a time.
+const MOST_SUMS: usize = 4 * LANES;
 
 impl Rows<'_> {
     fn attend<T: Operand>(&self, out: &mut [T], stride: usize) {
@@ -97,7 +97,7 @@ impl Rows<'_> {
             let segments = self.kv.segments(kv, self.layer, row, head);
             let first = self.attend.first(row.position as usize);
             // The last chunk of keys runs into the padding.
-            let room = row.position as usize + 1 + SUMS;
+            let room = row.position as usize + 1 + MOST_SUMS;
             with_room(HEADS * room, |scores| {
                 let parts = q.chunks(HEADS * dim).zip(out.chunks_mut(HEADS * dim));
                 for (q, out) in parts {
@@ -170,7 +170,7 @@ impl<T: Operand, E: Stored, const G: usize> Loop for HeadGroup<'_, T, E, G> {
                 let keys = Keys { segment, first };
                 let scores = &mut scores[n + first..];
                 // A chunk may run past the segment; the excess is overwritten or never read.
-                let width = width::<G>(segment.len - first, segment.capacity - first);
+                let width = width::<S, G>(segment.len - first, segment.capacity - first);
                 // Positions before the window are overwritten.
                 if n + first + width > seen {
                     match width {
@@ -214,7 +214,7 @@ impl<T: Operand, E: Stored, const G: usize> Loop for HeadGroup<'_, T, E, G> {
         };
         let mut column = 0;
         while column < dim {
-            let width = width::<G>(dim - column, value_width - column);
+            let width = width::<S, G>(dim - column, value_width - column);
             let values = Values {
                 segments,
                 value_width,
@@ -233,8 +233,8 @@ impl<T: Operand, E: Stored, const G: usize> Loop for HeadGroup<'_, T, E, G> {
 
 /// How many neighbours to take at a time, given how many are wanted and how many exist with the padding.
 #[inline(always)]
-fn width<const G: usize>(wanted: usize, available: usize) -> usize {
-    let mut width = SUMS / G.next_power_of_two();
+fn width<S: Simd, const G: usize>(wanted: usize, available: usize) -> usize {
+    let mut width = (S::SUMS / G.next_power_of_two()).min(MOST_SUMS);
     while width > LANES && (width > available || width / 2 >= wanted) {
         width /= 2;
     }

@@ -13,6 +13,9 @@ pub(super) const LANES: usize = 16;
 
 /// The operations that a loop takes from the instruction set it is compiled for.
 pub(super) trait Simd: Copy {
+    /// Sums that a loop holds in registers at a time. They leave room for operands, and hide the latency of an addition.
+    const SUMS: usize;
+
     /// `a * b + c`, fused if one instruction of the hardware does it.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
     /// The exact values of `x`. `W` is a multiple of [`LANES`].
@@ -88,6 +91,8 @@ impl Isa {
 }
 
 impl Simd for Portable {
+    const SUMS: usize = 4 * LANES;
+
     #[inline(always)]
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         a * b + c
@@ -105,6 +110,8 @@ impl Simd for Portable {
 }
 
 impl Simd for Avx2 {
+    const SUMS: usize = 4 * LANES;
+
     #[inline(always)]
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -122,6 +129,8 @@ impl Simd for Avx2 {
 }
 
 impl Simd for Avx512 {
+    const SUMS: usize = 8 * LANES;
+
     #[inline(always)]
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
