@@ -175,4 +175,43 @@ mod tests {
             assert!(pairs("cells", text, 9).is_err(), "{text}");
         }
     }
+
+    /// Texts of pieces that these parsers know, put together at random.
+    #[test]
+    fn any_text_is_refused_or_in_range() {
+        const PIECES: [&str; 15] = [
+            "0",
+            "7",
+            "18446744073709551615",
+            "9223372036854775808",
+            "-",
+            "+",
+            ".",
+            "..",
+            "=",
+            ",",
+            ":",
+            " ",
+            "all",
+            "last",
+            "é",
+        ];
+        let mut random = fastrand::Rng::with_seed(3);
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..200_000 {
+            let pieces = random.usize(0..8);
+            let text: String = (0..pieces)
+                .map(|_| PIECES[random.usize(0..PIECES.len())])
+                .collect();
+            match numbers("layers", &text, 9) {
+                Ok(layers) => {
+                    assert!(layers.iter().all(|&layer| layer < 9), "{text}");
+                    taken += 1;
+                }
+                Err(_) => refused += 1,
+            }
+            let _ = pairs("cells", &text, 9);
+        }
+        assert!(taken > 1000 && refused > 1000, "{taken}, {refused}");
+    }
 }

@@ -7,6 +7,7 @@ mod bounds;
 mod checkpoint;
 mod files;
 mod ptx;
+mod request;
 mod syntax;
 mod tables;
 mod text;
@@ -18,7 +19,7 @@ pub use bounds::{Cost, bounded, most_memory};
 pub type Check = fn(&[u8]) -> bool;
 
 /// All kinds of input, by the names of their fuzz targets and of the folders of `fuzz/corpus`.
-pub const KINDS: [(&str, Check); 17] = [
+pub const KINDS: [(&str, Check); 18] = [
     ("config", checkpoint::config),
     ("generation_config", checkpoint::generation_config),
     ("safetensors", checkpoint::safetensors),
@@ -31,6 +32,7 @@ pub const KINDS: [(&str, Check); 17] = [
     ("vectors", vectors::vectors),
     ("map", vectors::map),
     ("reader", vectors::reader),
+    ("request", request::request),
     ("tokens", syntax::tokens),
     ("csv", tables::csv),
     ("jsonl", tables::jsonl),

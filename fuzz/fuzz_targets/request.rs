@@ -1,0 +1,15 @@
+//! Any bytes as an input of the kind `request`.
+#![no_main]
+
+use std::panic;
+
+use libfuzzer_sys::fuzz_target;
+use selfie_hostile::{bounded, check};
+
+fuzz_target!(
+    // A panic that is caught and becomes an error is none.
+    init: drop(panic::take_hook()),
+    |bytes: &[u8]| {
+        bounded(check("request"), bytes);
+    }
+);
