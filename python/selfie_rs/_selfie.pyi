@@ -186,7 +186,7 @@ class Model:
 
 def supervised(
     model: Model,
-    sources: Sequence[tuple[str, int]],
+    sources: Sequence[tuple[_Prompt, int]],
     layer: int,
     target: Any,
     *,
@@ -201,18 +201,18 @@ def supervised(
     patience: int = 2,
     write: str = "best",
     max_norm_change: float = 3.0,
-    reference: Optional[Sequence[str]] = None,
+    reference: Optional[Sequence[_Prompt]] = None,
     beta: float = 10.0,
     reference_batch: int = 256,
     max_drift: Optional[float] = None,
     watch_tokens: int = 24,
     max_surprise: float = 3.0,
-    probes: Optional[Sequence[str]] = None,
+    probes: Optional[Sequence[_Prompt]] = None,
     probe_tokens: int = 30,
 ) -> Outcome: ...
 def reinforce(
     model: Model,
-    sources: Sequence[tuple[str, int]],
+    sources: Sequence[tuple[_Prompt, int]],
     layer: int,
     reward: Callable[[list[dict[str, Any]]], Iterable[Optional[float]]],
     *,
@@ -228,13 +228,13 @@ def reinforce(
     patience: int = 2,
     write: str = "best",
     max_norm_change: float = 3.0,
-    reference: Optional[Sequence[str]] = None,
+    reference: Optional[Sequence[_Prompt]] = None,
     beta: float = 1.0,
     reference_batch: int = 256,
     max_drift: Optional[float] = None,
     watch_tokens: int = 24,
     max_surprise: float = 3.0,
-    probes: Optional[Sequence[str]] = None,
+    probes: Optional[Sequence[_Prompt]] = None,
     probe_tokens: int = 30,
 ) -> Outcome: ...
 def page(rows: list[str], name: str) -> str: ...

@@ -10,8 +10,8 @@ use selfie::control::{
     Target, TargetCell, Training, Verdicts, Watch, Write,
 };
 use selfie::kernels::Backend;
-use selfie::llama::{Llama, Tokenizer};
-use selfie::on;
+use selfie::llama::{Bos, Llama, Tokenizer};
+use selfie::{Opened, on};
 use serde_json::{Value, json};
 
 use crate::cells::from_end;
@@ -19,6 +19,7 @@ use crate::edit::{Edit, from_json};
 use crate::error::{Failed, value_error};
 use crate::model::{Model, rows_of};
 use crate::options::{Defaults, Keywords, interpretation};
+use crate::prompt::Prompt;
 
 /// The defaults of `selfie control` for interpretations.
 const INTERPRETATION: Defaults = Defaults {
@@ -69,7 +70,8 @@ impl Outcome {
 
 /// Trains one layer's MLP until `hidden_states[layer]` at some tokens matches a target embedding (SelfIE, section 3.4).
 ///
-/// `sources`: `(prompt, token)` pairs; a negative token counts from the end. `target`: `(prompt, layer, token)`
+/// `sources`: `(prompt, token)` pairs; a negative token counts from the end. All prompts of a run are texts, or all are
+/// chats, which the chat template formats. `target`: `(prompt, layer, token)`
 /// triples, or vectors `[n, d_model]`; several are averaged. `interpret`: whether to interpret the embeddings at each
 /// step, with `interpretation` (a dict of `Model.interpret`'s keywords). `on_step` gets each step as a dict; returning
 /// False ends the run.
@@ -87,7 +89,7 @@ impl Outcome {
 pub(crate) fn supervised(
     py: Python<'_>,
     model: &Bound<'_, Model>,
-    sources: Vec<(String, isize)>,
+    sources: Vec<(Bound<'_, PyAny>, isize)>,
     layer: usize,
     target: &Bound<'_, PyAny>,
     steps: usize,
@@ -98,11 +100,12 @@ pub(crate) fn supervised(
     training: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Outcome> {
     let model = model.get();
+    let prompts = Prompts::new(model, &sources)?;
     let control = Supervised {
-        sources: resolve_tokens(model, sources)?,
+        sources: prompts.resolve(sources)?,
         layer,
-        target: read_target(model, target)?,
-        training: read_training(py, model, training, Training::new(steps, lr), 10.0)?,
+        target: read_target(&prompts, target)?,
+        training: read_training(py, &prompts, training, Training::new(steps, lr), 10.0)?,
         interpretation: if interpret {
             Some(read_interpretation(py, model, interpretation)?)
         } else {
@@ -134,7 +137,7 @@ pub(crate) fn supervised(
 pub(crate) fn reinforce(
     py: Python<'_>,
     model: &Bound<'_, Model>,
-    sources: Vec<(String, isize)>,
+    sources: Vec<(Bound<'_, PyAny>, isize)>,
     layer: usize,
     reward: Py<PyAny>,
     steps: usize,
@@ -149,11 +152,12 @@ pub(crate) fn reinforce(
         stop_reward: None,
         ..Training::new(steps, lr)
     };
+    let prompts = Prompts::new(model, &sources)?;
     let control = Reinforce {
-        sources: resolve_tokens(model, sources)?,
+        sources: prompts.resolve(sources)?,
         layer,
         interpretation: read_interpretation(py, model, interpretation)?,
-        training: read_training(py, model, training, defaults, 1.0)?,
+        training: read_training(py, &prompts, training, defaults, 1.0)?,
     };
     // Not its repr, which contains an address: equal runs should make equal files.
     let name = match reward.getattr(py, "__qualname__") {
@@ -300,23 +304,55 @@ fn reward_error(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -
     }
 }
 
-/// The index of a token; a negative one counts from the prompt's end.
-fn token_of(model: &Model, what: &str, prompt: &str, token: isize) -> PyResult<usize> {
-    let ids = model.opened.encode(prompt).map_err(Failed::from)?;
-    from_end(what, token, ids.len())
+/// The prompts of a run: texts, or chats.
+struct Prompts<'a> {
+    opened: &'a Opened,
+    bos: Bos,
 }
 
-/// Resolves negative tokens.
-fn resolve_tokens(model: &Model, sources: Vec<(String, isize)>) -> PyResult<Vec<(String, usize)>> {
-    let source = |(prompt, token): (String, isize)| {
-        let token = token_of(model, "sources", &prompt, token)?;
-        Ok((prompt, token))
-    };
-    sources.into_iter().map(source).collect()
+impl<'a> Prompts<'a> {
+    /// Prompts of the same kind as the first source.
+    fn new(model: &'a Model, sources: &[(Bound<'_, PyAny>, isize)]) -> PyResult<Self> {
+        let opened = &model.opened;
+        let bos = match sources.first() {
+            Some((prompt, _)) => Prompt::new(opened, prompt)?.bos,
+            None => opened.options.bos,
+        };
+        Ok(Self { opened, bos })
+    }
+
+    fn text(&self, given: &Bound<'_, PyAny>) -> PyResult<String> {
+        let prompt = Prompt::new(self.opened, given)?;
+        if prompt.bos == self.bos {
+            return Ok(prompt.text);
+        }
+        value_error(
+            "prompts: some are texts and some are chats; all of a run must be the same kind",
+        )
+    }
+
+    fn texts(&self, given: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
+        given.iter().map(|prompt| self.text(prompt)).collect()
+    }
+
+    /// The index of a token; a negative one counts from the prompt's end.
+    fn token(&self, what: &str, prompt: &str, token: isize) -> PyResult<usize> {
+        let ids = self.opened.encode_as(prompt, self.bos);
+        from_end(what, token, ids.map_err(Failed::from)?.len())
+    }
+
+    fn resolve(&self, sources: Vec<(Bound<'_, PyAny>, isize)>) -> PyResult<Vec<(String, usize)>> {
+        let source = |(prompt, token): (Bound<'_, PyAny>, isize)| {
+            let prompt = self.text(&prompt)?;
+            let token = self.token("sources", &prompt, token)?;
+            Ok((prompt, token))
+        };
+        sources.into_iter().map(source).collect()
+    }
 }
 
-fn read_target(model: &Model, target: &Bound<'_, PyAny>) -> PyResult<Target> {
-    let cells: PyResult<Vec<(String, isize, isize)>> = target.extract();
+fn read_target(prompts: &Prompts<'_>, target: &Bound<'_, PyAny>) -> PyResult<Target> {
+    let cells: PyResult<Vec<(Bound<'_, PyAny>, isize, isize)>> = target.extract();
     let Ok(cells) = cells else {
         return Ok(Target::Vectors {
             name: "vectors".to_owned(),
@@ -327,10 +363,11 @@ fn read_target(model: &Model, target: &Bound<'_, PyAny>) -> PyResult<Target> {
             })?,
         });
     };
-    let cell = |(prompt, layer, token): (String, isize, isize)| {
+    let cell = |(prompt, layer, token): (Bound<'_, PyAny>, isize, isize)| {
+        let prompt = prompts.text(&prompt)?;
         Ok(TargetCell {
-            layer: from_end("target", layer, model.opened.config.n_layers + 1)?,
-            token: token_of(model, "target", &prompt, token)?,
+            layer: from_end("target", layer, prompts.opened.config.n_layers + 1)?,
+            token: prompts.token("target", &prompt, token)?,
             prompt,
         })
     };
@@ -353,7 +390,7 @@ fn read_interpretation(
 /// `beta` is the method's default.
 fn read_training(
     py: Python<'_>,
-    model: &Model,
+    prompts: &Prompts<'_>,
     given: Option<&Bound<'_, PyDict>>,
     defaults: Training,
     beta: f64,
@@ -388,22 +425,25 @@ fn read_training(
         keywords.take("reference_batch")?.unwrap_or(256),
         keywords.take("max_drift")?,
     );
-    let reference = keywords
-        .take::<Vec<String>>("reference")?
-        .map(|prompts| Reference {
-            prompts,
+    let reference = match keywords.take("reference")? {
+        Some(given) => Some(Reference {
+            prompts: prompts.texts(given)?,
             beta,
             batch,
             max_drift,
-        });
+        }),
+        None => None,
+    };
     let probe_tokens = keywords.take("probe_tokens")?.unwrap_or(30);
-    let probes = keywords
-        .take::<Vec<String>>("probes")?
-        .map(|prompts| Probes {
-            prompts,
-            decoding: model.opened.decoding(probe_tokens),
-        });
+    let probes = match keywords.take("probes")? {
+        Some(given) => Some(Probes {
+            prompts: prompts.texts(given)?,
+            decoding: prompts.opened.decoding(probe_tokens),
+        }),
+        None => None,
+    };
     let training = Training {
+        bos: prompts.bos,
         betas: keywords.take("betas")?.unwrap_or(defaults.betas),
         seed: keywords.take("seed")?.unwrap_or(defaults.seed),
         stop_below: keywords.take("stop_below")?.or(defaults.stop_below),

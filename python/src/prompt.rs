@@ -12,7 +12,7 @@ use crate::error::{Failed, Result, value_error};
 pub(crate) struct Prompt {
     pub(crate) text: String,
     /// [`Bos::Given`] for the text of a chat: the template wrote bos, or left it out.
-    bos: Bos,
+    pub(crate) bos: Bos,
 }
 
 /// Several prompts that begin alike.

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import selfie_rs
 from conftest import REPOSITORY
+from selfie_rs.control import supervised
 
 QUESTION = "What is the capital of the country of the Colosseum?"
 CHAT = [{"role": "user", "content": QUESTION}]
@@ -57,10 +58,22 @@ def test_transformers_formats_the_same_text(demo, tmp_path):
         assert demo.render(chat) == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
+def test_control_takes_chats(demo, colosseum):
+    def losses(prompt):
+        options = dict(steps=2, reference=[prompt], probes=[prompt], write="last")
+        outcome = supervised(demo, [(prompt, -3)], 2, [(prompt, 3, -1)], **options)
+        return [step["loss"] for step in outcome.steps]
+
+    assert losses(CHAT) == losses(colosseum)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda m, p: m.interpret([CHAT, p]), ValueError, "some are texts and some are chats"),
+        (lambda m, p: supervised(m, [(CHAT, 1), (p, 1)], 2, [(CHAT, 3, 1)]), ValueError, "some are texts and some"),
+        (lambda m, p: supervised(m, [(CHAT, 1)], 2, [(p, 3, 1)]), ValueError, "some are texts and some are chats"),
+        (lambda m, p: supervised(m, [(p, 1)], 2, [(p, 3, 1)], probes=[CHAT]), ValueError, "some are texts and some"),
         (lambda m, p: m.render([]), ValueError, "no message"),
         (lambda m, p: m.render([{"role": "user"}]), ValueError, "content"),
         (lambda m, p: m.generate([{"role": "user", "content": 3}]), ValueError, "expected a string"),
