@@ -10,7 +10,7 @@ pub(super) const ROWS: usize = MOST_ROWS;
 
 /// How far ahead, in bytes, to prefetch codes. A block's work is too long for the hardware to look ahead by itself.
 /// Past the end a prefetch does nothing, or fetches lines that are not needed.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
@@ -87,8 +87,9 @@ mod x86 {
         {
             for (part, codes) in codes.chunks_exact(block_codes).enumerate() {
                 for line in 0..BITS {
-                    let ahead = codes.as_ptr().wrapping_add(AHEAD + 64 * line);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    // Into the L2 cache: the L1 cache can wait for too few lines at a time.
+                    let ahead = codes.as_ptr().wrapping_add(AHEAD + LINE * line);
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                 }
                 let [scale, second_scale, min] = scaling::<PARTS, MIN>(scales, part);
                 let lines = lines::<BITS>(codes);
