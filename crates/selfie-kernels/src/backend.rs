@@ -52,6 +52,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn pass_rows(&self) -> usize {
         512
     }
+    /// Rows of a pass that hardly takes longer than one of a single row, because reading the weights bounds both. Guesses
+    /// at the next tokens are checked within this number; with 1, nothing is guessed.
+    fn memory_bound_rows(&self) -> usize {
+        1
+    }
     /// How many rows to use for a decode step of `rows` sequences: at least `rows`. A device that replays steps it has
     /// seen wants few different sizes. The extra rows belong to sequences that nobody reads.
     fn step_rows(&self, rows: usize) -> usize {

@@ -45,6 +45,16 @@ impl CpuPath {
         }
     }
 
+    /// Rows of a decode step that hardly takes longer than one of a single row, measured with bf16 weights.
+    pub(super) const fn memory_bound_rows(self) -> usize {
+        match self {
+            CpuPath::Portable => 1,
+            CpuPath::Avx2 => 4,
+            CpuPath::Avx512 => 8,
+            CpuPath::Amx => 16,
+        }
+    }
+
     /// The name that [`FromStr`] takes.
     pub const fn name(self) -> &'static str {
         match self {
