@@ -52,9 +52,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn pass_rows(&self) -> usize {
         512
     }
-    /// Rows of a pass that hardly takes longer than one of a single row, because reading the weights bounds both. Guesses
-    /// at the next tokens are checked within this number; with 1, nothing is guessed.
-    fn memory_bound_rows(&self) -> usize {
+    /// The most rows of a pass that also checks guesses at the next tokens. Reading the weights takes most of the time of
+    /// such a pass, so a row more costs less than right guesses save. With 1, nothing is guessed.
+    fn draft_rows(&self) -> usize {
         1
     }
     /// How many rows to use for a decode step of `rows` sequences: at least `rows`. A device that replays steps it has

@@ -90,7 +90,7 @@ impl<B: Backend> Reader<B> {
             decoding,
             scored: Scored::new(scored),
             drafts: Drafts::new(if size.drafts {
-                model.backend().memory_bound_rows().min(session.rows)
+                model.backend().draft_rows().min(session.rows)
             } else {
                 0
             }),

@@ -158,8 +158,8 @@ impl Backend for Cpu {
         self.path().pass_rows()
     }
 
-    fn memory_bound_rows(&self) -> usize {
-        self.path().memory_bound_rows()
+    fn draft_rows(&self) -> usize {
+        self.path().draft_rows()
     }
 
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<CpuMatrix> {
