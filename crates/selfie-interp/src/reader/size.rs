@@ -26,7 +26,7 @@ pub struct ReaderSize {
     pub batch_size: Option<usize>,
     /// The number of texts in all, if known: the reader allocates no more room than they need.
     pub texts: Option<usize>,
-    /// Whether texts are also scored on the prompt without writes ([`Job::clean`]).
+    /// Whether texts are also scored on the prompt without writes ([`Job::clean`](super::Job::clean)).
     pub clean: bool,
     /// Whether to guess how texts go on, from texts of the same prompt. Texts do not depend on it, only their speed
     /// where few of them decode. It is on by default; measurements turn it off.
