@@ -52,6 +52,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn pass_rows(&self) -> usize {
         512
     }
+    /// The most rows of a pass that also checks guesses at the next tokens. Reading the weights takes most of the time of
+    /// such a pass, so a row more costs less than right guesses save. With 1, nothing is guessed.
+    fn draft_rows(&self) -> usize {
+        1
+    }
     /// How many rows to use for a decode step of `rows` sequences: at least `rows`. A device that replays steps it has
     /// seen wants few different sizes. The extra rows belong to sequences that nobody reads.
     fn step_rows(&self, rows: usize) -> usize {

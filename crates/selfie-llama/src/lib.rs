@@ -47,6 +47,7 @@ mod note;
 mod pass;
 mod plan;
 mod probe;
+mod requests;
 mod rope;
 mod sampling;
 mod session;

@@ -69,6 +69,16 @@ impl SessionSize {
 pub enum Draw<'a> {
     /// Take the most likely one.
     Greedy,
+    /// Take the most likely one, and check a draft. The feed's last `draft` tokens are a guess at what follows the
+    /// others. A guessed token is right if it is the most likely one after the row before it, and all earlier guesses
+    /// are right. The slot keeps the tokens that are right, and [`Answer::next`] follows them.
+    ///
+    /// This is the greedy case of speculative decoding (Leviathan et al., arXiv 2211.17192, section 2). A draft changes
+    /// neither tokens nor log-probabilities, only how many of them a pass gives.
+    Verify {
+        /// The number of guessed tokens, fewer than the feed's tokens.
+        draft: usize,
+    },
     /// Sample.
     Sample {
         /// The sampling parameters.
@@ -80,6 +90,21 @@ pub enum Draw<'a> {
         /// The number of the new token, counted from 0.
         step: u64,
     },
+}
+
+impl Draw<'_> {
+    /// The number of guessed tokens at the end of the feed.
+    pub(crate) fn draft(&self) -> usize {
+        match self {
+            Draw::Verify { draft } => *draft,
+            Draw::Greedy | Draw::Sample { .. } => 0,
+        }
+    }
+
+    /// Whether the most likely token is taken.
+    pub(crate) fn is_greedy(&self) -> bool {
+        !matches!(self, Draw::Sample { .. })
+    }
 }
 
 /// What to compute from the rows of a feed.
@@ -111,11 +136,19 @@ impl<'a> Feed<'a> {
             ask: Ask::default(),
         }
     }
+
+    /// The guessed tokens at its end.
+    pub(crate) fn draft(&self) -> &'a [u32] {
+        let draft = self.ask.next.map_or(0, |draw| draw.draft());
+        &self.tokens[self.tokens.len().saturating_sub(draft)..]
+    }
 }
 
 /// The answer to an [`Ask`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
+    /// The guessed tokens that are right ([`Draw::Verify`]), with their log-probabilities. `next` follows them.
+    pub accepted: Vec<Best>,
     /// The chosen token, with its log-probability under the raw logits.
     pub next: Option<Best>,
     /// The log-probabilities of the scored tokens.
@@ -125,8 +158,23 @@ pub struct Answer {
 impl Answer {
     /// Whether every logit behind this answer is finite. Otherwise the answer is meaningless.
     pub fn is_finite(&self) -> bool {
-        let next = self.next.is_none_or(|best| best.logprob.is_finite());
-        next && self.scores.iter().all(|score| score.is_finite())
+        let mut chosen = self.accepted.iter().chain(&self.next);
+        chosen.all(|best| best.logprob.is_finite())
+            && self.scores.iter().all(|score| score.is_finite())
+    }
+
+    /// Drops what follows the first wrong token of a draft, where `accepted` has the choices after all rows but the
+    /// last. Returns the number of dropped tokens.
+    pub(crate) fn verify(&mut self, draft: &[u32]) -> usize {
+        let choices = self.accepted.iter().zip(draft);
+        let right = choices
+            .take_while(|(best, guess)| best.token == **guess)
+            .count();
+        if let Some(&next) = self.accepted.get(right) {
+            self.next = Some(next);
+            self.accepted.truncate(right);
+        }
+        draft.len() - right
     }
 }
 

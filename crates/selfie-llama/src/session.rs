@@ -1,11 +1,10 @@
 //! Sessions: running rows through a model, with a KV cache.
 
-use std::ops::Range;
-
 use selfie_kernels::{Backend, BatchRow, Best, Slot};
 
 use crate::cache::KvCache;
 use crate::forward::{HeadRows, Workspace};
+use crate::requests::{RequestKind, RowRequest, check_draft, is_plain_step, record};
 use crate::write::Writer;
 use crate::{Answer, Ask, Draw, Feed, Llama, LlamaError, Pass, Probe, Result, SessionSize};
 
@@ -49,20 +48,6 @@ pub struct Session<B: Backend> {
     rows: Vec<BatchRow>,
     requests: Vec<RowRequest>,
     index: Vec<usize>,
-}
-
-/// A request for one row.
-#[derive(Clone, Copy)]
-struct RowRequest {
-    row: usize,
-    feed: usize,
-    kind: RequestKind,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum RequestKind {
-    Next,
-    Score(u32),
 }
 
 impl<B: Backend> Session<B> {
@@ -347,7 +332,7 @@ impl<B: Backend> Session<B> {
     /// The probe sees what has been written. A write that reaches no row is an error.
     pub fn run(&mut self, pass: &Pass<'_, B>, probe: &mut dyn Probe<B>) -> Result<Vec<Answer>> {
         let pass_rows = self.lay_out(pass)?;
-        let answers = match pass.writes {
+        let mut answers = match pass.writes {
             None => self.pieces(pass, pass_rows, probe)?,
             Some((vectors, writes)) => {
                 let backend = self.model.backend().clone();
@@ -364,9 +349,10 @@ impl<B: Backend> Session<B> {
             }
         };
         if pass.layers.end == self.model.config().n_layers {
-            for feed in pass.feeds {
+            for (feed, answer) in pass.feeds.iter().zip(&mut answers) {
+                let rejected = answer.verify(feed.draft());
                 let position = self.position(feed.slot)?;
-                self.set_position(feed.slot, position + feed.tokens.len());
+                self.set_position(feed.slot, position + feed.tokens.len() - rejected);
             }
         }
         Ok(answers)
@@ -383,6 +369,7 @@ impl<B: Backend> Session<B> {
                     rows: 1,
                 });
             }
+            check_draft(ask, 1)?;
             record(&mut self.requests, feed, feed..feed + 1, ask);
         }
         let mut answers = vec![Answer::default(); asks.len()];
@@ -437,6 +424,7 @@ impl<B: Backend> Session<B> {
             if feed.tokens.is_empty() {
                 return Err(LlamaError::EmptyPrompt);
             }
+            check_draft(&feed.ask, feed.tokens.len())?;
             let first = self.rows.len();
             self.rows.extend(
                 feed.tokens
@@ -537,11 +525,11 @@ impl<B: Backend> Session<B> {
         ask: impl Fn(usize) -> Ask<'a>,
         answers: &mut [Answer],
     ) -> Result<()> {
+        let is_scored = |a: &&RowRequest| matches!(a.kind, RequestKind::Score(_));
         let is_greedy = |a: &&RowRequest| {
-            a.kind == RequestKind::Next && matches!(ask(a.feed).next, Some(Draw::Greedy))
+            !is_scored(a) && ask(a.feed).next.is_some_and(|draw| draw.is_greedy())
         };
-        let is_sampled = |a: &&RowRequest| a.kind == RequestKind::Next && !is_greedy(a);
-        let is_scored = |a: &&RowRequest| a.kind != RequestKind::Next;
+        let is_sampled = |a: &&RowRequest| !is_scored(a) && !is_greedy(a);
 
         self.index.clear();
         match filled {
@@ -553,7 +541,11 @@ impl<B: Backend> Session<B> {
         if !self.index.is_empty() {
             let best = self.model.best(&mut self.ws, from, &self.index)?;
             for (request, best) in requests.iter().filter(is_greedy).zip(best) {
-                answers[request.feed].next = Some(best);
+                let answer = &mut answers[request.feed];
+                match request.kind {
+                    RequestKind::Guessed => answer.accepted.push(best),
+                    _ => answer.next = Some(best),
+                }
             }
         }
         self.index.clear();
@@ -582,7 +574,7 @@ impl<B: Backend> Session<B> {
         if !self.index.is_empty() {
             let target = |a: &RowRequest| match a.kind {
                 RequestKind::Score(token) => Some(token),
-                RequestKind::Next => None,
+                RequestKind::Next | RequestKind::Guessed => None,
             };
             let targets: Vec<u32> = requests.iter().filter_map(target).collect();
             let scores = self
@@ -593,32 +585,5 @@ impl<B: Backend> Session<B> {
             }
         }
         Ok(())
-    }
-}
-
-/// Whether every sequence has one row and asks for its most likely next token.
-fn is_plain_step<B: Backend>(pass: &Pass<'_, B>, n_layers: usize) -> bool {
-    let is_step = |feed: &Feed<'_>| {
-        let greedy = matches!(feed.ask.next, Some(Draw::Greedy));
-        greedy && feed.tokens.len() == 1 && feed.ask.score.is_empty()
-    };
-    let whole = pass.layers == (0..n_layers) && pass.states.is_none() && pass.writes.is_none();
-    whole && pass.feeds.iter().all(is_step)
-}
-
-/// Records what the rows of a feed are asked, in the order of the rows.
-fn record(requests: &mut Vec<RowRequest>, feed: usize, rows: Range<usize>, ask: &Ask<'_>) {
-    let scored = rows.end - ask.score.len()..rows.end;
-    requests.extend(scored.zip(ask.score).map(|(row, &token)| RowRequest {
-        row,
-        feed,
-        kind: RequestKind::Score(token),
-    }));
-    if ask.next.is_some() {
-        requests.push(RowRequest {
-            row: rows.end - 1,
-            feed,
-            kind: RequestKind::Next,
-        });
     }
 }

@@ -128,6 +128,7 @@ impl Limits {
             batch_size: self.batch_size,
             texts: None,
             clean: true,
+            drafts: true,
         }
     }
 }

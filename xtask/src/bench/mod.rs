@@ -4,6 +4,7 @@
 mod baseline;
 mod child;
 mod control;
+mod drafts;
 mod families;
 mod llama_cpp;
 mod ops;
@@ -51,8 +52,9 @@ pub(crate) struct Args {
     #[arg(long, default_value = "crates/selfie-llama/tests/golden/llama2-mha")]
     tokenizer: PathBuf,
     /// Measure only ops, only the sweep (and the time to the first token), only control: a step of one layer's MLP,
-    /// which needs no checkpoint; or only families: a sweep over six layers of each family, with this shape's matrices
-    #[arg(long, value_parser = ["ops", "sweep", "control", "families"])]
+    /// which needs no checkpoint; only families: a sweep over six layers of each family, with this shape's matrices; or
+    /// only drafts: few cells with and without drafted decoding
+    #[arg(long, value_parser = ["ops", "sweep", "control", "families", "drafts"])]
     only: Option<String>,
     /// Write all results to this file
     #[arg(long)]
@@ -135,6 +137,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "wrote random weights to {} in {seconds:.1} s",
             dir.display()
         );
+    }
+    if args.only.as_deref() == Some("drafts") {
+        return drafts::run(args, dir);
     }
     let cpu = host::cpu(args.threads)?;
     let roof = roof::Roof::measure(&cpu, dtype(args, &shape), args.repeat)?;

@@ -50,3 +50,12 @@ fn sixteen_bits_are_off_by_their_roundings() {
 fn a_cell_does_not_depend_on_the_batch() {
     models::a_cell_does_not_depend_on_the_batch(sim);
 }
+
+#[test]
+fn texts_do_not_depend_on_drafts() {
+    for dtype in [DType::F32, DType::Bf16] {
+        let name = GOLDEN[1];
+        let (model, tokenizer) = interp::load_on(sim(), &interp::dir(name), Some(dtype));
+        interp::drafts::texts_are_the_same(&model, &tokenizer, name);
+    }
+}

@@ -17,6 +17,8 @@ pub(super) struct ActiveJob<B: Backend> {
     /// The log-probabilities of [`Job::score`] so far.
     scores: Vec<f32>,
     phase: Phase,
+    /// Drafts in a row of which no token was right.
+    misses: u32,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -39,6 +41,7 @@ impl<B: Backend> ActiveJob<B> {
             prompt_len: prompt.len(),
             scores: Vec::new(),
             phase: Phase::Decode,
+            misses: 0,
         }
     }
 
@@ -71,10 +74,30 @@ impl<B: Backend> ActiveJob<B> {
         }
     }
 
+    /// The tokens of its text so far.
+    pub(super) fn new_ids(&self) -> &[u32] {
+        self.sequence.new_ids()
+    }
+
+    /// Guesses the next tokens of its text, and returns how many of them the next feed takes.
+    pub(super) fn draft(&mut self, guess: &[u32]) -> usize {
+        self.sequence.draft(guess, &self.job.decoding)
+    }
+
+    /// The number of guessed tokens in the next feed.
+    pub(super) fn drafted(&self) -> usize {
+        self.sequence.drafted()
+    }
+
+    /// Drafts in a row of which no token was right.
+    pub(super) fn misses(&self) -> u32 {
+        self.misses
+    }
+
     /// The number of rows in [`feed`](Self::feed).
     pub(super) fn rows(&self) -> usize {
         if self.is_decoding() {
-            1
+            1 + self.drafted()
         } else {
             self.job.score.len() - 1
         }
@@ -92,6 +115,10 @@ impl<B: Backend> ActiveJob<B> {
         }
         self.scores.extend_from_slice(&answer.scores);
         if self.phase == Phase::Decode {
+            if self.drafted() > 0 {
+                let missed = answer.accepted.is_empty();
+                self.misses = if missed { self.misses + 1 } else { 0 };
+            }
             self.sequence.push(answer)?;
             if !self.sequence.is_done(&self.job.decoding) {
                 return Ok(false);

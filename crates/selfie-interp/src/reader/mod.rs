@@ -8,108 +8,40 @@
 //! write is at position s0 and layer k sees m positions of the prefix below layer k, and s0 from there on. It starts
 //! from the prefix's rows at layer k, and runs m - s0 rows through the layers from k up. Texts decode together. When
 //! texts end, waiting jobs join in groups, so that their prompt passes stay wide. Scoring rides along with the decode
-//! steps.
+//! steps. Where few texts decode, a pass also checks guesses at how they go on.
 
 mod active;
+mod drafts;
 mod job;
 mod prompt;
 mod scored;
+mod size;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use selfie_kernels::{Backend, Slot};
-use selfie_llama::{Answer, Capture, Feed, Llama, Pass, Session, SessionSize, Site, Want, Write};
+use selfie_llama::{Answer, Capture, Feed, Llama, Pass, Session, Site, Want, Write};
 
 pub use job::{Job, JobWrite, Outcome, PromptId, Text, Ticket};
+pub use size::ReaderSize;
 
-use crate::{InterpError, LocatedPrompt, Result};
+use crate::{InterpError, Result};
 use active::ActiveJob;
+use drafts::Drafts;
 use prompt::ReaderPrompt;
 use scored::Scored;
-
-/// Without a given batch size, texts take this fraction of the rows of a full pass as slots. More slots hardly make a
-/// decode step faster per row, and take memory.
-const AUTO_SLOTS: usize = 8;
-/// Scored texts to keep in the cache per decoding text: later texts share their beginnings.
-const SCORED: usize = 1;
-
-/// The size of a [`Reader`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReaderSize {
-    /// The number of interpretation prompts at a time.
-    pub prompts: usize,
-    /// The number of tokens of the longest prompt.
-    pub prompt_tokens: usize,
-    /// The maximum number of tokens from the first write to the end of a prompt.
-    pub written_tokens: usize,
-    /// The maximum number of new tokens of a text.
-    pub max_new_tokens: usize,
-    /// How many texts to decode together; `None` chooses by memory.
-    pub batch_size: Option<usize>,
-    /// The number of texts in all, if known: the reader allocates no more room than they need.
-    pub texts: Option<usize>,
-    /// Whether texts are also scored on the prompt without writes ([`Job::clean`]).
-    pub clean: bool,
-}
-
-impl ReaderSize {
-    /// Room for one prompt, with texts of up to `max_new_tokens`.
-    pub fn new(prompt: &LocatedPrompt, max_new_tokens: usize) -> Self {
-        let tokens = prompt.ids.len();
-        let first = prompt.placeholders.iter().copied().min().unwrap_or(0);
-        Self {
-            prompts: 1,
-            prompt_tokens: tokens,
-            written_tokens: tokens - first,
-            max_new_tokens,
-            batch_size: None,
-            texts: None,
-            clean: true,
-        }
-    }
-
-    /// The numbers of slots for decoding and for scored texts, and the session size that they need.
-    fn session<B: Backend>(&self, model: &Llama<B>) -> Result<(usize, usize, SessionSize)> {
-        let backend = model.backend();
-        // The last new token is never fed.
-        let own = self.written_tokens + self.max_new_tokens.max(2) - 1;
-        let mut size = SessionSize {
-            prefixes: vec![self.prompt_tokens; self.prompts],
-            own: vec![own; model.config().n_layers],
-            ..SessionSize::new(model, 1, self.prompt_tokens + self.max_new_tokens)
-        };
-        let each = if self.clean { 1 + SCORED } else { 1 };
-        let mut decoding = match self.batch_size {
-            Some(slots) => slots,
-            None => {
-                // Half of the free memory: the passes, the vectors and the rows need buffers too.
-                let fit = size.slots_that_fit(model, backend.memory()?.available / 2) / each;
-                fit.min(backend.pass_rows() / AUTO_SLOTS)
-            }
-        };
-        decoding = decoding.min(self.texts.unwrap_or(usize::MAX)).max(1);
-        // At least two, so that a text can continue another one that stays in the cache.
-        let scored = if self.clean {
-            let most = self.texts.unwrap_or(usize::MAX).max(2);
-            SCORED.saturating_mul(decoding).max(2).min(most)
-        } else {
-            0
-        };
-        size.slots = decoding.saturating_add(scored);
-        size.rows = backend
-            .pass_rows()
-            .min(decoding.saturating_mul(self.written_tokens))
-            .max(decoding.saturating_add(self.max_new_tokens.min(backend.pass_rows())))
-            .max(self.written_tokens);
-        Ok((decoding, scored, size))
-    }
-}
 
 /// Counts what a [`Reader`] has run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReaderStats {
     /// Decoded tokens.
     pub decoded: usize,
+    /// Passes that continue texts, after those that begin them.
+    pub passes: usize,
+    /// Guessed tokens that these passes have checked.
+    pub drafted: usize,
+    /// Guessed tokens that were right. Each saves its text a pass.
+    pub accepted: usize,
     /// Tokens to be scored on a prompt without writes.
     pub scored_tokens: usize,
     /// Rows run to score them: texts with a common beginning share rows.
@@ -128,6 +60,7 @@ pub struct Reader<B: Backend> {
     active: Vec<ActiveJob<B>>,
     decoding: usize,
     scored: Scored,
+    drafts: Drafts,
     finished: Vec<(Ticket, Outcome)>,
     next_ticket: u64,
     stats: ReaderStats,
@@ -156,6 +89,11 @@ impl<B: Backend> Reader<B> {
             active: Vec::new(),
             decoding,
             scored: Scored::new(scored),
+            drafts: Drafts::new(if size.drafts {
+                model.backend().draft_rows().min(session.rows)
+            } else {
+                0
+            }),
             finished: Vec::new(),
             next_ticket: 0,
             stats: ReaderStats::default(),
@@ -211,6 +149,7 @@ impl<B: Backend> Reader<B> {
         }
         if let Some(removed) = self.prompts.remove(&prompt) {
             self.scored.forget(&mut self.session, prompt)?;
+            self.drafts.forget(prompt);
             self.session.close(removed.prefix)?;
         }
         Ok(())
@@ -432,6 +371,12 @@ impl<B: Backend> Reader<B> {
         let most = self.session.size().rows - self.decoding;
         let (session, prompts) = (&mut self.session, &self.prompts);
         self.scored.plan(session, prompts, room, most, alone)?;
+        let planned = running
+            .iter()
+            .map(ActiveJob::feed)
+            .chain(self.scored.feeds());
+        let rows: usize = planned.map(|feed| feed.tokens.len()).sum();
+        self.drafts.guess(&mut running, rows);
         let mut feeds: Vec<Feed<'_>> = running.iter().map(ActiveJob::feed).collect();
         feeds.extend(self.scored.feeds());
         let answers = if feeds.is_empty() {
@@ -442,11 +387,16 @@ impl<B: Backend> Reader<B> {
         drop(feeds);
         let mut answers = answers.into_iter();
         self.active = deferred;
+        self.stats.passes += usize::from(running.iter().any(ActiveJob::is_decoding));
         for job in running {
             let Some(answer) = answers.next() else {
                 return Err(InterpError::Unanswered);
             };
-            self.stats.decoded += usize::from(job.is_decoding());
+            if job.is_decoding() {
+                self.stats.decoded += 1 + answer.accepted.len();
+                self.stats.drafted += job.drafted();
+                self.stats.accepted += answer.accepted.len();
+            }
             self.advance(job, &answer)?;
         }
         self.scored
@@ -464,6 +414,9 @@ impl<B: Backend> Reader<B> {
         }
         self.session.close(job.slot)?;
         let (ticket, job, outcome) = job.finish();
+        if let Outcome::Text(text) = &outcome {
+            self.drafts.keep(job.prompt, &text.new_ids);
+        }
         match outcome {
             Outcome::Text(text) if job.clean => self.scored.push(ticket, job.prompt, text),
             outcome => self.finished.push((ticket, outcome)),

@@ -158,6 +158,10 @@ impl Backend for Cpu {
         self.path().pass_rows()
     }
 
+    fn draft_rows(&self) -> usize {
+        self.path().draft_rows()
+    }
+
     fn matrix(&self, sources: &[&dyn MatrixSource], dtype: DType) -> Result<CpuMatrix> {
         let sources: Vec<_> = sources.iter().map(|&s| (s, Format::Plain(dtype))).collect();
         self.stack(&sources)

@@ -45,6 +45,18 @@ impl CpuPath {
         }
     }
 
+    /// Rows of a pass with guessed tokens. Measured in the shape of SmolLM2-135M with bf16 weights on a Zen 4: 8 rows
+    /// take 1.6 times as long as one with AVX-512, and 3 rows 1.4 times as long with AVX2. More rows save nothing when
+    /// half of the guesses are right. AMX, whose tiles have 16 rows, and the portable path have not been measured.
+    pub(super) const fn draft_rows(self) -> usize {
+        match self {
+            CpuPath::Portable => 1,
+            CpuPath::Avx2 => 3,
+            CpuPath::Avx512 => 8,
+            CpuPath::Amx => 16,
+        }
+    }
+
     /// The name that [`FromStr`] takes.
     pub const fn name(self) -> &'static str {
         match self {

@@ -396,6 +396,16 @@ pub enum LlamaError {
         /// The rows.
         rows: usize,
     },
+    /// A draft leaves no row to check it with.
+    #[error(
+        "cannot check a draft of {draft} tokens with {rows} rows: each guessed token takes the row before it"
+    )]
+    DraftRows {
+        /// The guessed tokens.
+        draft: usize,
+        /// The rows.
+        rows: usize,
+    },
     /// The session was made for a different model.
     #[error("the session was made for a model of another shape or dtype; make a new session")]
     OtherModel,

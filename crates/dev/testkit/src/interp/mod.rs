@@ -1,6 +1,7 @@
 //! The golden checkpoints of selfie-llama; see `golden/README.md` there.
 
 pub mod agree;
+pub mod drafts;
 pub mod naive;
 
 use std::ops::ControlFlow;
