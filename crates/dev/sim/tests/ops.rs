@@ -128,6 +128,11 @@ fn prefixes() {
 }
 
 #[test]
+fn f16_overflow() {
+    on_sim(cases::attention::check_f16_overflow);
+}
+
+#[test]
 fn kv_copy() {
     on_sim(cases::attention::check_kv_copy);
 }

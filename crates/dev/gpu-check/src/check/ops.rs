@@ -32,6 +32,7 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op rope_append", attention::check_rope_append),
         of_op("op attend", attention::check_attend),
         of_op("op kv_copy", attention::check_kv_copy),
+        of_op("op attend past f16", attention::check_f16_overflow),
         of_op("op head_best", matrix::check_head_best),
         of_op("op head_score", matrix::check_head_score),
         of_op("op head of infinite logits", matrix::check_head_not_finite),
