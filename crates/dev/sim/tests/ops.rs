@@ -51,6 +51,7 @@ fn random_schedules() {
     on_schedules(cases::rows::check_rms_norm_parts);
     on_schedules(cases::rows::check_inject);
     on_schedules(cases::matrix::check_head_best);
+    on_schedules(cases::draw::check_head_draw_limits);
     on_schedules(cases::train::check_adam);
 }
 
@@ -125,6 +126,12 @@ fn rope_append() {
 #[test]
 fn prefixes() {
     on_sim(cases::attention::check_prefixes);
+}
+
+#[test]
+fn head_draw() {
+    on_sim(cases::draw::check_head_draw);
+    on_sim(cases::draw::check_head_draw_limits);
 }
 
 #[test]
