@@ -21,6 +21,8 @@ pub const ATTENTION_MERGE: &str = include_str!("attention_merge.ptx");
 pub const ATTENTION_PROMPT: &str = include_str!("attention_prompt.ptx");
 /// `cast.ptx`. Rounds f32 rows to the type of an operand.
 pub const CAST: &str = include_str!("cast.ptx");
+/// `draw.ptx`. Draws a token from logits.
+pub const DRAW: &str = include_str!("draw.ptx");
 /// `embed.ptx`. Looks tokens up in the table of embeddings.
 pub const EMBED: &str = include_str!("embed.ptx");
 /// `gather_rows.ptx`. Copies rows by index.

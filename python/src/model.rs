@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use numpy::{PyArrayMethods, PyReadonlyArray2};
 use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
@@ -13,7 +14,9 @@ use selfie::control::EditStack;
 use selfie::interp::{self, Options, Vector};
 use selfie::kernels::{BlockFormat, DType};
 use selfie::llama::{self, Bos, Decoding, GenerationConfig, Lora};
-use selfie::{AnyModel, Device, DeviceOptions, OpenOptions, Opened, Source, on};
+use selfie::{
+    AnyModel, Device, DeviceOptions, LateNotes, Note, Observer, OpenOptions, Opened, Source, on,
+};
 
 use crate::cells::{grid, listed};
 use crate::edit::Edit;
@@ -501,7 +504,7 @@ fn load(
     for (name, edit) in &edits {
         opened.check_edit(name, edit)?;
     }
-    let mut notes: Vec<selfie::Note> = Vec::new();
+    let mut notes = Notes::default();
     let selfie::Model { opened, llama } = opened.load_unedited(&mut notes)?;
     let mut state = State {
         llama,
@@ -518,7 +521,34 @@ fn load(
     };
     // Report an adapter of another model now.
     model.reading()?;
-    Ok((model, notes.iter().map(ToString::to_string).collect()))
+    Ok((model, notes.0))
+}
+
+/// The notes of opening a model. Later ones become warnings by themselves.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Observer for Notes {
+    fn note(&mut self, note: Note) {
+        self.0.push(note.to_string());
+    }
+
+    fn later(&self) -> Option<LateNotes> {
+        Some(Box::new(|note| {
+            // The thread that runs the model must not wait for Python, which may wait for it. If no thread starts, the
+            // note is lost.
+            let warn_later = move || {
+                Python::try_attach(|py| {
+                    if let Err(error) = warn(py, vec![note.to_string()]) {
+                        error.write_unraisable(py, None);
+                    }
+                })
+            };
+            let _ = thread::Builder::new()
+                .name("selfie-note".to_owned())
+                .spawn(warn_later);
+        }))
+    }
 }
 
 /// An edit, or the one in a file.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use selfie::{Note, Observer};
+use selfie::{LateNotes, Note, Observer};
 
 /// Shows how a model loads: notes as lines, progress as a bar.
 pub(crate) struct Console {
@@ -24,6 +24,11 @@ impl Console {
 impl Observer for Console {
     fn note(&mut self, note: Note) {
         print_note(self.quiet, note);
+    }
+
+    fn later(&self) -> Option<LateNotes> {
+        let quiet = self.quiet;
+        Some(Box::new(move |note| print_note(quiet, note)))
     }
 
     fn loaded(&mut self, bytes: u64, total: u64) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     Activation, Adam, Attend, AttnShape, BatchRow, Best, DType, Format, Injection, KernelError,
-    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
+    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result, TokenDraw,
 };
 
 /// One device and its kernels.
@@ -275,6 +275,21 @@ pub trait Backend: Clone + Send + Sync + 'static {
         map: &LogitMap,
         tokens: &[u32],
     ) -> Result<Vec<f32>>;
+
+    /// Draws a token of each row as `draws[i]` says, without keeping the logits. The log-probability is that under the
+    /// logits themselves; NaN exactly when one of them is not finite.
+    ///
+    /// `None` where the device cannot tell which token it is: the caller then draws it from the logits. So the token
+    /// never depends on the device's order of summation. The default is `None` for all rows.
+    fn head_draw(
+        &self,
+        _a: &Self::Acts,
+        _head: &Self::Matrix,
+        _map: &LogitMap,
+        draws: &[TokenDraw],
+    ) -> Result<Vec<Option<Best>>> {
+        Ok(vec![None; draws.len()])
+    }
 
     // One layer's MLP in training. Weights, moments and gradients are f32 rows; a bias is `[out, 1]`.
 

@@ -121,6 +121,26 @@ impl LogitMap {
     }
 }
 
+/// How to draw a token from a row's logits.
+///
+/// A token weighs `e^((logit - largest logit) / temperature)`. Tokens are cut to the `top_k` with the largest logits, of
+/// these to the fewest that together have the share `top_p` of their weight, and of these to those that weigh at least
+/// `min_p`. Of equal logits, the lower token comes first. The drawn token is the first, by its number, up to which the
+/// tokens that are left weigh more than `chance` of what they all weigh.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenDraw {
+    /// Finite and above 0.
+    pub temperature: f32,
+    /// 0 means all.
+    pub top_k: usize,
+    /// Above 0; 1 means all.
+    pub top_p: f32,
+    /// From 0 (all) to 1.
+    pub min_p: f32,
+    /// From 0 to below 1.
+    pub chance: f64,
+}
+
 /// Adjacent parts of each row, all of one width, such as the heads of the queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {

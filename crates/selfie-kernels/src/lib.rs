@@ -81,7 +81,7 @@ mod source;
 pub use backend::Backend;
 pub use batch::{
     Activation, Adam, Attend, AttnShape, BatchRow, Best, InjectForm, InjectMode, Injection, Keep,
-    KvLayout, LogitMap, Memory, Parts, Slot,
+    KvLayout, LogitMap, Memory, Parts, Slot, TokenDraw,
 };
 pub use cpu::{
     Cpu, CpuActs, CpuBatch, CpuKv, CpuMatrix, CpuOptions, CpuPath, CpuRows, CpuTally, CpuVector,

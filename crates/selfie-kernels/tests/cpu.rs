@@ -126,6 +126,11 @@ fn prefixes() {
 }
 
 #[test]
+fn f16_overflow() {
+    on_all_paths(cases::attention::check_f16_overflow);
+}
+
+#[test]
 fn kv_copy() {
     on_all_paths(cases::attention::check_kv_copy);
 }

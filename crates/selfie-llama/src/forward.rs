@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use selfie_kernels::{Attend, Backend, BatchRow, Best};
+use selfie_kernels::{Attend, Backend, BatchRow, Best, TokenDraw};
 
 use crate::cache::KvCache;
 use crate::lora::{LowRankSize, RowAdapters};
@@ -185,6 +185,19 @@ impl<B: Backend> Llama<B> {
         Ok(self
             .backend
             .head_score(&ws.normed, &self.head, &self.config.spec.logits, tokens)?)
+    }
+
+    /// Draws a token of each of `rows` on the device; `None` where it must be drawn from the logits.
+    pub(crate) fn draw(
+        &self,
+        ws: &mut Workspace<B>,
+        from: &HeadRows<'_, B>,
+        rows: &[usize],
+        draws: &[TokenDraw],
+    ) -> Result<Vec<Option<Best>>> {
+        self.head_input(ws, from, rows)?;
+        let map = &self.config.spec.logits;
+        Ok(self.backend.head_draw(&ws.normed, &self.head, map, draws)?)
     }
 
     /// Calls `each` with the logits (`[vocab]`, f32) of each of `rows`, in order.

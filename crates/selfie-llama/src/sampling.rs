@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use selfie_kernels::Best;
+use selfie_kernels::{Best, TokenDraw};
 
 use crate::splitmix::{GAMMA, mix};
 use crate::{LlamaError, Result};
@@ -107,6 +107,19 @@ impl Sampling {
             token,
             logprob: log_probability(logits, token),
         }
+    }
+
+    /// What a device needs to choose the token that [`pick`](Self::pick) chooses; `None` if it cannot, because the token
+    /// is the most likely one, or because a penalty changes the logits.
+    pub fn on_device(&self, sequence: u64, step: u64) -> Option<TokenDraw> {
+        let draws = self.temperature > 0.0 && self.repetition_penalty == 1.0;
+        draws.then(|| TokenDraw {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            chance: uniform(self.seed, sequence, step),
+        })
     }
 
     /// The logits after the penalty, applied once to each token of the context; `None` if nothing changes.

@@ -1,6 +1,6 @@
 //! Sessions: running rows through a model, with a KV cache.
 
-use selfie_kernels::{Backend, BatchRow, Best, Slot};
+use selfie_kernels::{Backend, BatchRow, Best, Slot, TokenDraw};
 
 use crate::cache::KvCache;
 use crate::forward::{HeadRows, Workspace};
@@ -548,22 +548,42 @@ impl<B: Backend> Session<B> {
                 }
             }
         }
-        self.index.clear();
-        self.index
-            .extend(requests.iter().filter(is_sampled).map(&row));
-        if !self.index.is_empty() {
-            let mut sampled = requests.iter().filter(is_sampled);
+        // On the device where it can draw, else from the logits.
+        let token_draw = |a: &RowRequest| match ask(a.feed).next {
+            Some(Draw::Sample {
+                sampling,
+                key,
+                step,
+                ..
+            }) => sampling.on_device(key, step),
+            _ => None,
+        };
+        let on_device = requests.iter().filter(is_sampled);
+        let on_device = on_device.filter_map(|a| Some((a, token_draw(a)?)));
+        let (drawn, draws): (Vec<&RowRequest>, Vec<TokenDraw>) = on_device.unzip();
+        if !drawn.is_empty() {
+            self.index.clear();
+            self.index.extend(drawn.iter().map(|a| row(a)));
+            let best = self.model.draw(&mut self.ws, from, &self.index, &draws)?;
+            for (request, best) in drawn.iter().zip(best) {
+                answers[request.feed].next = best;
+            }
+        }
+        let sampled = requests.iter().filter(is_sampled);
+        let open: Vec<&RowRequest> = sampled.filter(|a| answers[a.feed].next.is_none()).collect();
+        if !open.is_empty() {
+            self.index.clear();
+            self.index.extend(open.iter().map(|a| row(a)));
             let (model, ws) = (&self.model, &mut self.ws);
-            model.logits(ws, from, &self.index, |_, logits| {
-                if let Some(request) = sampled.next()
-                    && let Some(Draw::Sample {
-                        sampling,
-                        context,
-                        key,
-                        step,
-                    }) = ask(request.feed).next
+            model.logits(ws, from, &self.index, |i, logits| {
+                if let Some(Draw::Sample {
+                    sampling,
+                    context,
+                    key,
+                    step,
+                }) = ask(open[i].feed).next
                 {
-                    answers[request.feed].next = Some(sampling.pick(logits, context, key, step));
+                    answers[open[i].feed].next = Some(sampling.pick(logits, context, key, step));
                 }
                 Ok(())
             })?;

@@ -28,8 +28,14 @@ macro_rules! on_device {
 pub(crate) use on_device;
 
 /// Opens the GPU with this number.
-pub(crate) fn open(ordinal: usize, options: &DeviceOptions) -> Result<AnyDevice> {
-    Ok(AnyDevice::Cuda(Cuda::open(ordinal, cuda(options))?))
+pub(crate) fn open(
+    ordinal: usize,
+    options: &DeviceOptions,
+    observer: &dyn Observer,
+) -> Result<AnyDevice> {
+    let cuda = Cuda::open(ordinal, cuda(options))?;
+    note_later(&cuda, observer)?;
+    Ok(AnyDevice::Cuda(cuda))
 }
 
 /// Opens the first usable GPU with `bytes` free. Notes the GPUs that it skips.
@@ -46,12 +52,27 @@ pub(crate) fn first_that_fits(
         }
     };
     for ordinal in 0..devices {
-        match Cuda::open(ordinal, cuda(options)).and_then(|cuda| fitting(cuda, bytes)) {
+        let opened = Cuda::open(ordinal, cuda(options))
+            .and_then(|cuda| fitting(cuda, bytes))
+            .and_then(|cuda| note_later(&cuda, observer).map(|()| cuda));
+        match opened {
             Ok(cuda) => return Some(AnyDevice::Cuda(cuda)),
             Err(reason) => observer.note(Note::GpuPassedOver { reason }),
         }
     }
     None
+}
+
+/// Passes on what happens while models run.
+fn note_later(cuda: &Cuda, observer: &dyn Observer) -> Result<(), KernelError> {
+    let Some(note) = observer.later() else {
+        return Ok(());
+    };
+    cuda.driver().when_graphs_fail(move |reason| {
+        note(Note::WithoutGraphs {
+            reason: reason.to_owned(),
+        });
+    })
 }
 
 fn cuda(options: &DeviceOptions) -> CudaOptions {

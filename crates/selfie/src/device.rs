@@ -112,7 +112,7 @@ impl DeviceOptions {
     pub fn open(&self, bytes: u64, observer: &mut dyn Observer) -> Result<AnyDevice> {
         let gpu = match self.device {
             Device::Cpu => None,
-            Device::Cuda(ordinal) => Some(cuda::open(ordinal, self)?),
+            Device::Cuda(ordinal) => Some(cuda::open(ordinal, self, observer)?),
             Device::Auto => cuda::first_that_fits(self, bytes, observer),
         };
         match gpu {

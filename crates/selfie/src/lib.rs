@@ -68,7 +68,7 @@ pub use error::{Error, Result};
 pub use kind::ErrorKind;
 pub use maps::fit_map;
 pub use model::{Model, Text};
-pub use observer::{Note, Observer};
+pub use observer::{LateNotes, Note, Observer};
 pub use opened::{OpenOptions, Opened};
 pub use reconstructor::AnyReconstructor;
 pub use select::{Missed, Selected, TokenSelector};

@@ -23,7 +23,7 @@ macro_rules! on_device {
 pub(crate) use on_device;
 
 /// Fails: this build has no GPUs.
-pub(crate) fn open(ordinal: usize, _: &DeviceOptions) -> Result<AnyDevice> {
+pub(crate) fn open(ordinal: usize, _: &DeviceOptions, _: &dyn Observer) -> Result<AnyDevice> {
     Err(Error::WithoutCuda { ordinal })
 }
 

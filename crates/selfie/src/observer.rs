@@ -1,13 +1,21 @@
-//! Notes and progress while a model opens.
+//! Notes and progress.
 
 use std::fmt;
 
 use selfie_kernels::{DType, KernelError};
 
+/// Receives notes that come when the model runs, on any thread, in the middle of a pass: it must not call the model.
+pub type LateNotes = Box<dyn Fn(Note) + Send>;
+
 /// Receives what happens while a model opens. `()` ignores it, a `Vec` keeps the notes.
 pub trait Observer {
     /// Something that the user should know.
     fn note(&mut self, _note: Note) {}
+
+    /// Asked when a device opens: what takes the notes that come later. By default nothing does.
+    fn later(&self) -> Option<LateNotes> {
+        None
+    }
 
     /// How many of the checkpoint's bytes are loaded. Called after each matrix.
     fn loaded(&mut self, _bytes: u64, _total: u64) {}
@@ -54,6 +62,12 @@ pub enum Note {
         /// The reason.
         reason: KernelError,
     },
+    /// A GPU could not capture decode steps as graphs, and launches each kernel by itself from now on. Results are the
+    /// same.
+    WithoutGraphs {
+        /// The reason.
+        reason: String,
+    },
     /// Fewer threads are started than requested.
     Threads {
         /// The requested number.
@@ -90,6 +104,10 @@ impl fmt::Display for Note {
             Self::GpuPassedOver { reason } => {
                 write!(f, "skipping a GPU (--device auto): {reason}")
             }
+            Self::WithoutGraphs { reason } => write!(
+                f,
+                "launching each kernel by itself from now on, which is slower for few sequences: {reason}"
+            ),
             Self::Threads { asked, most, cores } => write!(
                 f,
                 "starting {most} threads instead of {asked} (--threads): this process may use {cores} cores, and more \

@@ -26,33 +26,15 @@ pub(super) struct Assembled {
     pub(super) cubin: PathBuf,
 }
 
-/// Assembles `module` into `out`. Spills, local memory, and any other warning of `ptxas` are errors.
-pub(super) fn assemble(
+/// Assembles the kernels of `module` into `out`.
+pub(super) fn assemble_kernels(
     ptxas: &Path,
     module: Module,
     architecture: u32,
     out: &Path,
 ) -> Result<Vec<Assembled>> {
-    let name = module.name();
-    // Others may assemble the same module for other architectures at the same time.
-    let source = out.join(format!("{name}.sm_{architecture}.ptx"));
-    let cubin = out.join(format!("{name}.sm_{architecture}.cubin"));
-    fs::write(&source, module.source())?;
-    let done = Command::new(ptxas)
-        .args(["-v", "-Werror", "-warn-spills", "-warn-lmem-usage", "-arch"])
-        .arg(format!("sm_{architecture}"))
-        .arg("-o")
-        .args([&cubin, &source])
-        .output()
-        .map_err(|e| format!("cannot run {}: {e}", ptxas.display()))?;
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    if !done.status.success() {
-        return Err(format!("ptxas rejects {}:\n{said}", source.display()).into());
-    }
-    let entries = parse(&said)?;
-    if entries.is_empty() {
-        return Err(format!("ptxas reports nothing about {}:\n{said}", source.display()).into());
-    }
+    let (name, source) = (module.name(), module.source());
+    let (cubin, entries) = assemble(ptxas, &name, &source, architecture, out)?;
     let assembled = entries.into_iter().map(|entry| Assembled {
         module,
         entry: entry.name,
@@ -64,8 +46,40 @@ pub(super) fn assemble(
     Ok(assembled.collect())
 }
 
+/// Assembles `source` into `out`. Spills, local memory, and any other warning of `ptxas` are errors. Returns the file
+/// with the machine code, and what the kernels use.
+pub(super) fn assemble(
+    ptxas: &Path,
+    name: &str,
+    source: &str,
+    architecture: u32,
+    out: &Path,
+) -> Result<(PathBuf, Vec<Entry>)> {
+    // Others may assemble the same module for other architectures at the same time.
+    let text = out.join(format!("{name}.sm_{architecture}.ptx"));
+    let cubin = out.join(format!("{name}.sm_{architecture}.cubin"));
+    fs::write(&text, source)?;
+    let done = Command::new(ptxas)
+        .args(["-v", "-Werror", "-warn-spills", "-warn-lmem-usage", "-arch"])
+        .arg(format!("sm_{architecture}"))
+        .arg("-o")
+        .args([&cubin, &text])
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", ptxas.display()))?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    if !done.status.success() {
+        return Err(format!("ptxas rejects {}:\n{said}", text.display()).into());
+    }
+    let entries = parse(&said)?;
+    if entries.is_empty() {
+        return Err(format!("ptxas reports nothing about {}:\n{said}", text.display()).into());
+    }
+    Ok((cubin, entries))
+}
+
+/// What a kernel uses.
 #[derive(Debug, Default, PartialEq)]
-struct Entry {
+pub(super) struct Entry {
     name: String,
     registers: u32,
     shared: u32,

@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use selfie_kernels::gpu::Module;
+use selfie_testkit::instructions;
 
 use crate::Result;
-use assemble::{ARCHITECTURES, Assembled, assemble, count};
+use assemble::{ARCHITECTURES, Assembled, assemble, assemble_kernels, count};
 
 /// The file that quotes the tables.
 const README: &str = "kernels/README.md";
 
-/// Assembles all kernels for sm_80, sm_90, sm_100 and sm_120. Warnings, spills, local memory, and attention or products
+/// Assembles all kernels for sm_80, sm_90, sm_100 and sm_120, and the simulator's one-instruction kernels. Warnings, spills, local memory, and attention or products
 /// without tensor cores are errors. Then runs each kernel once in the simulator, and prints two tables.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// Write the tables to kernels/README.md
     #[arg(long)]
     write: bool,
+    /// Other versions of ptxas that must assemble everything without spills too
+    #[arg(long, value_name = "PTXAS")]
+    also: Vec<PathBuf>,
     /// The folder for the expanded PTX and the machine code
     #[arg(long, default_value = "target/ptx")]
     out: PathBuf,
@@ -36,14 +40,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (ptxas, nvdisasm) = (tools::ptxas()?, tools::nvdisasm()?);
     fs::create_dir_all(&args.out)?;
-    let kernels = assemble_all(&ptxas, &args.out)?;
+    for other in &args.also {
+        assemble_with(other, &args.out)?;
+    }
+    let kernels = assemble_with(&ptxas, &args.out)?;
     check_tensor_cores(&nvdisasm, &kernels)?;
+    println!("attention and products use HMMA\n");
     let version = tools::version(&ptxas)?;
-    println!(
-        "{} kernels of {} modules for {ARCHITECTURES:?}: no spills, no local memory; attention and products use HMMA\n",
-        kernels.len() / ARCHITECTURES.len(),
-        Module::all().len(),
-    );
     let surveyed = selfie_sim::survey::survey()?;
     let assembled = format!(
         "By {version}:\n\n{}",
@@ -62,16 +65,46 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn assemble_all(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
+/// Assembles all kernels, and one-instruction kernels with everything that the simulator knows. Returns the kernels.
+fn assemble_with(ptxas: &Path, out: &Path) -> Result<Vec<Assembled>> {
     let jobs: Vec<(Module, u32)> = Module::all()
         .into_iter()
         .flat_map(|module| ARCHITECTURES.map(|architecture| (module, architecture)))
         .collect();
-    let assembled = jobs.into_par_iter().map(|(module, architecture)| {
-        assemble(ptxas, module, architecture, out).map_err(|e| e.to_string())
+    let kernels = jobs.into_par_iter().map(|(module, architecture)| {
+        assemble_kernels(ptxas, module, architecture, out).map_err(|e| e.to_string())
     });
-    let assembled = assembled.collect::<std::result::Result<Vec<_>, String>>()?;
-    Ok(assembled.concat())
+    let kernels = kernels
+        .collect::<std::result::Result<Vec<_>, String>>()?
+        .concat();
+    let cases = instructions::cases();
+    let oldest = ARCHITECTURES[0];
+    assemble(ptxas, "instructions", &in_one_module(&cases)?, oldest, out)?;
+    println!(
+        "{}: {} kernels of {} modules for {ARCHITECTURES:?}, {} single instructions for sm_{oldest}: no spills, no \
+         local memory",
+        tools::version(ptxas)?,
+        kernels.len() / ARCHITECTURES.len(),
+        Module::all().len(),
+        cases.len(),
+    );
+    Ok(kernels)
+}
+
+/// The kernels of all cases in one module: starting an assembler for each would take ten times as long.
+fn in_one_module(cases: &[instructions::Case]) -> Result<String> {
+    let mut module = String::new();
+    for (i, case) in cases.iter().enumerate() {
+        let ptx = case.ptx();
+        let (header, kernel) = ptx
+            .split_once(".visible .entry k(")
+            .ok_or("a one-instruction kernel has another name than k")?;
+        if module.is_empty() {
+            module += header;
+        }
+        module += &format!(".visible .entry k{i}({kernel}");
+    }
+    Ok(module)
 }
 
 /// Checks that attention and products use the tensor cores on the oldest and the newest architecture. (The f16 twins

@@ -1,10 +1,11 @@
 //! The state behind the calls: one simulated GPU and the objects created on it.
 
 use std::collections::{HashMap, VecDeque};
+use std::env;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use selfie_ptxsim::{Arg, Config, Gpu, Module, SimError};
+use selfie_ptxsim::{Arg, Config, Gpu, Module, SimError, TensorCores};
 
 use crate::faults::Faults;
 use crate::product::Product;
@@ -108,7 +109,7 @@ pub(crate) enum Op {
 pub(crate) fn device() -> MutexGuard<'static, Device> {
     static DEVICE: LazyLock<Mutex<Device>> = LazyLock::new(|| {
         Mutex::new(Device {
-            gpu: Gpu::with_memory(MEMORY),
+            gpu: gpu_from_environment(),
             modules: Vec::new(),
             functions: Vec::new(),
             graphs: Vec::new(),
@@ -121,6 +122,22 @@ pub(crate) fn device() -> MutexGuard<'static, Device> {
         })
     });
     DEVICE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A GPU with the options that the crate's documentation lists.
+fn gpu_from_environment() -> Gpu {
+    let mut gpu = Gpu::with_memory(MEMORY);
+    if let Ok(seed) = env::var("CUDASIM_SCHEDULE") {
+        let seed = seed.parse();
+        gpu.set_schedule(seed.unwrap_or_else(|e| panic!("CUDASIM_SCHEDULE: {e}")));
+    }
+    match env::var("CUDASIM_TENSOR_CORES").as_deref() {
+        Err(_) => {}
+        Ok("a100") => gpu.set_tensor_cores(TensorCores::A100),
+        Ok("h100") => gpu.set_tensor_cores(TensorCores::H100),
+        Ok(other) => panic!("CUDASIM_TENSOR_CORES={other}: expected a100 or h100"),
+    }
+    gpu
 }
 
 /// Explains an error on stderr, and returns its number.

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use rayon::prelude::*;
-use selfie_ptxsim::{Gpu, SimError};
+use selfie_ptxsim::{Gpu, SimError, TensorCores};
 
 /// Element types (`cudaDataType_t`).
 pub(crate) const R_32F: i32 = 0;
@@ -33,7 +33,7 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// Computes the product; the sum over k runs in order, in f32.
+    /// Computes the product; the sum over k runs in order, in f32, as tensor cores round it if the operands are halves.
     pub(crate) fn run(&self, gpu: &mut Gpu) -> Result<(), SimError> {
         let (at, d) = self.d;
         // In both operands k runs along memory.
@@ -45,14 +45,17 @@ impl Product {
         } else {
             read(gpu, (self.c, d), true)?
         };
+        let model = match self.a.1.dtype {
+            R_32F => TensorCores::Nearest,
+            _ => gpu.tensor_cores(),
+        };
         let mut out = vec![0f32; d.rows * d.columns];
         out.par_chunks_mut(d.rows.max(1))
             .zip(b.par_chunks(k.max(1)))
             .enumerate()
             .for_each(|(column, (out, b))| {
                 for (row, out) in out.iter_mut().enumerate() {
-                    let pairs = a[row * k..][..k].iter().zip(b);
-                    let sum: f32 = pairs.fold(0.0, |sum, (a, b)| sum + a * b);
+                    let sum = model.add_products(0.0, &a[row * k..][..k], b);
                     let old = old.get(column * d.rows + row).copied();
                     *out = self.alpha * sum + self.beta * old.unwrap_or(0.0);
                 }

@@ -3,11 +3,14 @@
 //! The library uses NVIDIA's names, and the environment requests its faults. So each case runs in its own process,
 //! which is this program again.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
+use selfie::{Device, DeviceOptions, LateNotes, Model, Observer, OpenOptions, Source};
 use selfie_kernels::gpu::{Cuda, CudaOptions};
 use selfie_kernels::reference::{self, Matrix};
 use selfie_kernels::{Backend, DType, KernelError};
@@ -50,6 +53,18 @@ const CASES: &[Case] = &[
         fault: Some(("CUDASIM_FAIL_CAPTURE", "1")),
         run: graphs_fail,
         calls: &[("cuStreamEndCapture", 1), ("cuGraphLaunch", 0)],
+    },
+    Case {
+        name: "the front door says once that there are no graphs",
+        fault: Some(("CUDASIM_FAIL_CAPTURE", "1")),
+        run: || front_door_notes(Device::Cuda(0)),
+        calls: &[("cuStreamEndCapture", 1), ("cuGraphLaunch", 0)],
+    },
+    Case {
+        name: "the front door says it of the first GPU too",
+        fault: Some(("CUDASIM_FAIL_CAPTURE", "2")),
+        run: || front_door_notes(Device::Auto),
+        calls: &[("cuStreamEndCapture", 2)],
     },
     Case {
         name: "a lost context is an error of every call",
@@ -257,6 +272,50 @@ fn graphs_fail() {
     must(add_ones(&cuda));
     let reason = must(cuda.driver().graphs_failed()).expect("a reason");
     assert!(reason.contains("CAPTURE_INVALIDATED"), "{reason}");
+}
+
+/// Keeps the notes that come after opening.
+#[derive(Default)]
+struct Late(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Late {
+    fn later(&self) -> Option<LateNotes> {
+        let notes = Arc::clone(&self.0);
+        Some(Box::new(move |note| {
+            notes.lock().unwrap().push(note.to_string());
+        }))
+    }
+}
+
+/// Runs a model that the front door has opened. It must tell once that capturing a step failed.
+fn front_door_notes(device: Device) {
+    let mut late = Late::default();
+    let options = OpenOptions {
+        device: DeviceOptions {
+            device,
+            ..DeviceOptions::default()
+        },
+        ..OpenOptions::default()
+    };
+    let model = must(Model::open(Source::Demo, options, &mut late));
+    for _ in 0..2 {
+        let decoding = Decoding {
+            max_new_tokens: 12,
+            eos: Vec::new(),
+            sampling: None,
+        };
+        let goes_on = |_: &str| ControlFlow::Continue(());
+        must(model.generate("The capital of", decoding, goes_on));
+    }
+    let notes = late.0.lock().unwrap();
+    let [note] = notes.as_slice() else {
+        panic!("{notes:?}");
+    };
+    assert!(
+        note.starts_with("launching each kernel by itself"),
+        "{note}"
+    );
+    assert!(note.contains("CAPTURE_INVALIDATED"), "{note}");
 }
 
 fn the_context_is_lost() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::check::{BlockRaces, SMALLEST};
 use crate::error::{Result, SimError};
-use crate::exec::{self, Arg, Config};
+use crate::exec::{self, Arg, Config, Settings, TensorCores};
 use crate::module::Module;
 use crate::report::Report;
 
@@ -26,7 +26,7 @@ pub struct Gpu {
     next: u64,
     used: u64,
     capacity: u64,
-    instruction_limit: u64,
+    settings: Settings,
     launches: u32,
     /// Where each module's variables are.
     variables: HashMap<u64, u64>,
@@ -186,7 +186,11 @@ impl Gpu {
             next: BASE,
             used: 0,
             capacity,
-            instruction_limit: INSTRUCTION_LIMIT,
+            settings: Settings {
+                limit: INSTRUCTION_LIMIT,
+                schedule: None,
+                tensor_cores: TensorCores::default(),
+            },
             launches: 0,
             variables: HashMap::new(),
         }
@@ -194,7 +198,23 @@ impl Gpu {
 
     /// Sets how many warp instructions a block may run before its launch fails. This guards against endless loops.
     pub fn set_instruction_limit(&mut self, limit: u64) {
-        self.instruction_limit = limit;
+        self.settings.limit = limit;
+    }
+
+    /// Lets warps take turns whose order and lengths are drawn from `seed`, anew for each block. By default they run in
+    /// order, each until it waits. What a kernel computes must not depend on it.
+    pub fn set_schedule(&mut self, seed: u64) {
+        self.settings.schedule = Some(seed);
+    }
+
+    /// Sets how `mma.sync` rounds.
+    pub fn set_tensor_cores(&mut self, tensor_cores: TensorCores) {
+        self.settings.tensor_cores = tensor_cores;
+    }
+
+    /// How `mma.sync` rounds.
+    pub fn tensor_cores(&self) -> TensorCores {
+        self.settings.tensor_cores
     }
 
     /// The bytes in use, and all bytes.
@@ -304,14 +324,7 @@ impl Gpu {
         let variables = self.module_variables(module)?;
         self.launches += 1;
         let memory = Memory::new(&self.allocations, self.launches);
-        exec::launch(
-            kernel,
-            &memory,
-            variables,
-            config,
-            args,
-            self.instruction_limit,
-        )
+        exec::launch(kernel, &memory, variables, config, args, self.settings)
     }
 
     /// The address of the module's variables. They are allocated at the module's first launch.

@@ -13,6 +13,6 @@ mod report;
 
 pub use device::Gpu;
 pub use error::{Place, Position, Result, SimError, Space};
-pub use exec::{Arg, Config};
+pub use exec::{Arg, Config, TensorCores};
 pub use module::Module;
 pub use report::{Count, Counters, Report, SharedTraffic, Traffic};

@@ -4,6 +4,7 @@ mod common;
 
 use common::{device, launch, module, run, words};
 use half::{bf16, f16};
+use selfie_ptxsim::TensorCores;
 
 /// Small integers and halves: every product and sum is exact, so the order and the rounding of the sum do not matter.
 fn value(row: usize, column: usize) -> f32 {
@@ -295,4 +296,52 @@ fn reductions_of_many_blocks() {
     )
     .unwrap();
     assert_eq!(words(&gpu, p, 1), [200 * 64]);
+}
+
+/// `sum` plus products of powers of two, given by their exponents and signs.
+fn tensor_sum(model: TensorCores, sum: f32, products: &[(f32, i32)]) -> f32 {
+    let a: Vec<f32> = products.iter().map(|&(factor, _)| factor).collect();
+    let b: Vec<f32> = products.iter().map(|&(_, e)| (e as f32).exp2()).collect();
+    model.add_products(sum, &a, &b)
+}
+
+/// The values follow from the published behaviour: how many products are added at a time, to how many bits they are cut
+/// off, and that nothing is rounded up.
+#[test]
+fn tensor_cores_cut_off_as_published() {
+    let (a100, h100) = (TensorCores::A100, TensorCores::H100);
+    let ulp = (-23f32).exp2();
+    // An eighth of the last bit is below both; a quarter is what the H100 keeps, a half what the A100 keeps.
+    for (exponent, of_a100, of_h100) in [(-26, 0.0, 0.0), (-25, 0.0, 4.0), (-24, 4.0, 8.0)] {
+        let products = [(1.0, exponent); 16];
+        assert_eq!(tensor_sum(a100, 1.0, &products), 1.0 + of_a100 * 2.0 * ulp);
+        assert_eq!(tensor_sum(h100, 1.0, &products), 1.0 + of_h100 * ulp);
+        assert_eq!(tensor_sum(TensorCores::Nearest, 1.0, &products), 1.0);
+    }
+    // Three quarters of the last bit are lost, for both signs; the nearest f32 would be one bit away from zero.
+    for sign in [1.0, -1.0] {
+        let products = [(sign, -24), (sign, -25)];
+        assert_eq!(tensor_sum(h100, sign, &products), sign);
+        assert_eq!(
+            tensor_sum(TensorCores::Nearest, sign, &[(sign * 1.5, -24)]),
+            sign * (1.0 + ulp)
+        );
+    }
+    // Eight products at a time: what is left of the first eight is not larger than the next eight.
+    let products: Vec<(f32, i32)> = [(1.0, 0), (-1.0, 0)]
+        .into_iter()
+        .chain([(0.0, 0); 6])
+        .chain([(1.0, -30); 8])
+        .collect();
+    assert_eq!(tensor_sum(a100, 0.0, &products), (-27f32).exp2());
+    assert_eq!(tensor_sum(h100, 0.0, &products), 0.0);
+    // A sum past the largest f32, and products that are not finite.
+    for model in [a100, h100] {
+        assert_eq!(tensor_sum(model, 0.0, &[(1.0, 127); 2]), f32::INFINITY);
+        assert!(model.add_products(0.0, &[f32::INFINITY], &[0.0]).is_nan());
+        assert_eq!(
+            model.add_products(1.0, &[f32::NEG_INFINITY], &[2.0]),
+            f32::NEG_INFINITY
+        );
+    }
 }

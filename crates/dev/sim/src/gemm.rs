@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use selfie_kernels::DType;
 use selfie_kernels::gpu::{Gemm, WeightOrder};
-use selfie_ptxsim::{Gpu, SimError};
+use selfie_ptxsim::{Gpu, SimError, TensorCores};
 
 /// Sums that run side by side; they are then added from first to last.
 const LANES: usize = 8;
@@ -21,10 +21,18 @@ pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
     } else {
         vec![0.0; m * n]
     };
+    let model = match gemm.dtype {
+        DType::F32 => TensorCores::Nearest,
+        DType::Bf16 | DType::F16 => gpu.tensor_cores(),
+    };
     out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
         let a = &a[row * k..][..k];
         for (column, out) in out.iter_mut().enumerate() {
-            let sum = dot(a, &w[column * k..][..k]);
+            let w = &w[column * k..][..k];
+            let sum = match model {
+                TensorCores::Nearest => dot(a, w),
+                _ => model.add_products(0.0, a, w),
+            };
             *out = if gemm.accumulate { *out + sum } else { sum };
         }
     });

@@ -17,7 +17,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::gpu::{Arg, Driver, Gemm, Gpu, Launch};
 use selfie_kernels::{KernelError, Memory, Result};
-use selfie_ptxsim::{Config, Report, SimError};
+use selfie_ptxsim::{Config, Report, SimError, TensorCores};
 
 pub use modules::module;
 
@@ -59,6 +59,18 @@ impl SimDriver {
         Self {
             state: Mutex::new(state),
         }
+    }
+
+    /// The same with warps scheduled at random ([`Gpu::set_schedule`](selfie_ptxsim::Gpu::set_schedule)).
+    pub fn scheduled(self, seed: u64) -> Self {
+        self.state().gpu.set_schedule(seed);
+        self
+    }
+
+    /// The same with another rounding of tensor cores, in kernels and in products of 16 bits.
+    pub fn rounding_as(self, tensor_cores: TensorCores) -> Self {
+        self.state().gpu.set_tensor_cores(tensor_cores);
+        self
     }
 
     /// Everything that has run since the last call, by the name of the entry.

@@ -6,7 +6,7 @@ use selfie_kernels::gpu::plan::Splits;
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
     Activation, Adam, Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KvLayout,
-    LogitMap, Result, Slot,
+    LogitMap, Result, Slot, TokenDraw,
 };
 
 use crate::{Ran, Sim, SimDriver};
@@ -244,7 +244,27 @@ impl Survey {
             ("head_reduce", N * VOCAB * 4 + parts),
             ("head_merge", parts + N * 8),
         ];
-        Ok(self.took("4 x 32000", floors).into())
+        let mut all: Vec<Surveyed> = self.took("4 x 32000", floors).into();
+        let draw = TokenDraw {
+            temperature: 0.6,
+            top_k: 0,
+            top_p: 0.9,
+            min_p: 0.0,
+            chance: 0.5,
+        };
+        // Different logits: among equal ones the kernel would give up at the first cut.
+        let logits: Vec<f32> = (0..VOCAB)
+            .map(|i| (i * 7919 % VOCAB) as f32 / 2e3)
+            .collect();
+        let head = Matrix::new(DType::F32, 1, &logits);
+        let head = sim.matrix(&[&head], DType::F32)?;
+        let mut a = sim.acts(N, 1, DType::F32)?;
+        sim.glu(Activation::Silu, &self.filled(N, 2)?, &mut a)?;
+        sim.driver().take_ran();
+        sim.head_draw(&a, &head, &LogitMap::PLAIN, &[draw; N])?;
+        let floor = N * (VOCAB * 4 + 40 + 24);
+        all.extend(self.took("4 x 32000, temperature 0.6, top_p 0.9", [("draw", floor)]));
+        Ok(all)
     }
 
     /// A prompt of 64 shared positions, then a decode step of eight slots that see it and 80 of their own.

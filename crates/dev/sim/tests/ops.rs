@@ -1,6 +1,7 @@
 //! The tables of cases of every op, on the simulated GPU.
 
 use selfie_kernels::gpu::plan::Splits;
+use selfie_ptxsim::TensorCores;
 use selfie_sim::{Sim, SimDriver};
 use selfie_testkit::cases::{self, must};
 
@@ -16,6 +17,42 @@ fn on_few_rows(check: fn(&Sim)) {
         let splits = Splits::Fill { multiprocessors };
         check(&must("sim", Sim::new(SimDriver::new(), splits)));
     }
+}
+
+/// Runs `check` with products of 16 bits truncated as on an A100 and on an H100, in our own kernel for few rows and in the
+/// driver's for more.
+fn on_tensor_cores(check: fn(&Sim)) {
+    for model in [TensorCores::A100, TensorCores::H100] {
+        let driver = SimDriver::new().rounding_as(model);
+        let splits = Splits::Fill { multiprocessors: 1 };
+        check(&must("sim", Sim::new(driver, splits)));
+    }
+}
+
+/// Runs `check` with warps in a random order.
+fn on_schedules(check: fn(&Sim)) {
+    for seed in [1, 2] {
+        let splits = Splits::Fill { multiprocessors: 1 };
+        let driver = SimDriver::new().scheduled(seed);
+        check(&must("sim", Sim::new(driver, splits)));
+    }
+}
+
+#[test]
+fn truncating_tensor_cores() {
+    on_tensor_cores(cases::matrix::check_linear);
+    on_tensor_cores(cases::matrix::check_head_best);
+}
+
+/// The kernels with shared memory and barriers. The head of few rows is a product of `matvec.ptx`. Attention has a test of
+/// its own.
+#[test]
+fn random_schedules() {
+    on_schedules(cases::rows::check_rms_norm_parts);
+    on_schedules(cases::rows::check_inject);
+    on_schedules(cases::matrix::check_head_best);
+    on_schedules(cases::draw::check_head_draw_limits);
+    on_schedules(cases::train::check_adam);
 }
 
 #[test]
@@ -89,6 +126,17 @@ fn rope_append() {
 #[test]
 fn prefixes() {
     on_sim(cases::attention::check_prefixes);
+}
+
+#[test]
+fn head_draw() {
+    on_sim(cases::draw::check_head_draw);
+    on_sim(cases::draw::check_head_draw_limits);
+}
+
+#[test]
+fn f16_overflow() {
+    on_sim(cases::attention::check_f16_overflow);
 }
 
 #[test]

@@ -47,6 +47,8 @@ fn traffic_stays_at_its_floor() {
             "kv_copy" => 64 * 3 * 32,
             // Each block reads the rows of the batch again.
             name if name.starts_with("matvec") => matvec_rows(kernel),
+            // A pass for each step of both bisections, of 32 and of 15, and for each sum.
+            "draw" => 51 * kernel.floor,
             // Eight bytes of a sector for each row.
             "head_merge" => 4 * 24,
             _ => 0,

@@ -12,7 +12,7 @@ use super::{Driver, load};
 use crate::error::{check_index, check_shape};
 use crate::{
     Activation, Adam, Attend, AttnShape, Backend, BatchRow, Best, DType, Injection, KernelError,
-    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result,
+    KvLayout, LogitMap, MatrixSource, Memory, Parts, Result, TokenDraw,
 };
 
 /// A GPU behind a [`Driver`]. Clones share the device, its stream and its memory.
@@ -412,6 +412,16 @@ impl<D: Driver> Backend for Gpu<D> {
         }
         let scored = self.reduce_head(OP, a, head, map, Some(tokens))?;
         Ok(scored.iter().map(|token| token.logprob).collect())
+    }
+
+    fn head_draw(
+        &self,
+        a: &GpuActs<D>,
+        head: &GpuMatrix<D>,
+        map: &LogitMap,
+        draws: &[TokenDraw],
+    ) -> Result<Vec<Option<Best>>> {
+        self.draw_tokens(a, head, map, draws)
     }
 
     fn linear_f32(

@@ -51,6 +51,8 @@ pub enum File {
     AttentionPrompt,
     /// `cast.ptx`
     Cast,
+    /// `draw.ptx`
+    Draw,
     /// `embed.ptx`
     Embed,
     /// `gather_rows.ptx`
@@ -85,6 +87,7 @@ impl File {
         File::AttentionMerge,
         File::AttentionPrompt,
         File::Cast,
+        File::Draw,
         File::Embed,
         File::GatherRows,
         File::Glu,
@@ -108,6 +111,7 @@ impl File {
             File::AttentionMerge => "attention_merge",
             File::AttentionPrompt => "attention_prompt",
             File::Cast => "cast",
+            File::Draw => "draw",
             File::Embed => "embed",
             File::GatherRows => "gather_rows",
             File::Glu => "glu",
@@ -131,6 +135,7 @@ impl File {
             File::AttentionMerge => selfie_ptx::ATTENTION_MERGE,
             File::AttentionPrompt => selfie_ptx::ATTENTION_PROMPT,
             File::Cast => selfie_ptx::CAST,
+            File::Draw => selfie_ptx::DRAW,
             File::Embed => selfie_ptx::EMBED,
             File::GatherRows => selfie_ptx::GATHER_ROWS,
             File::Glu => selfie_ptx::GLU,

@@ -21,6 +21,8 @@ pub(super) struct Scratch<D: Driver> {
     pub(super) tokens: Growing<D>,
     /// A token and its log-probability for each row.
     pub(super) best: Growing<D>,
+    /// How to draw each row's token.
+    pub(super) draws: Growing<D>,
 }
 
 impl<D: Driver> Scratch<D> {
@@ -40,6 +42,7 @@ impl<D: Driver> Scratch<D> {
             parts: growing("parts of the head"),
             tokens: growing("tokens"),
             best: growing("the best tokens"),
+            draws: growing("draws"),
         })
     }
 

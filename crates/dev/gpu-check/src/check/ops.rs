@@ -15,7 +15,7 @@ fn of_op(name: &'static str, check: fn(&Cuda)) -> Check {
 }
 
 pub(crate) fn checks() -> Vec<Check> {
-    use cases::{attention, errors, matrix, rows, train};
+    use cases::{attention, draw, errors, matrix, rows, train};
     vec![
         of_op("op rows", rows::check_rows),
         of_op("op gather", rows::check_gather),
@@ -32,8 +32,11 @@ pub(crate) fn checks() -> Vec<Check> {
         of_op("op rope_append", attention::check_rope_append),
         of_op("op attend", attention::check_attend),
         of_op("op kv_copy", attention::check_kv_copy),
+        of_op("op attend past f16", attention::check_f16_overflow),
         of_op("op head_best", matrix::check_head_best),
         of_op("op head_score", matrix::check_head_score),
+        of_op("op head_draw", draw::check_head_draw),
+        of_op("op head_draw limits", draw::check_head_draw_limits),
         of_op("op head of infinite logits", matrix::check_head_not_finite),
         of_op("op read_matrix", train::check_read_matrix),
         of_op("op linear_f32", train::check_linear_f32),

@@ -25,7 +25,32 @@ pub(super) struct Block<'a> {
     pub(super) fenced: bool,
     /// Warp instructions that it may still run.
     pub(super) budget: u64,
+    /// What draws the warps' turns, unless they run in order.
+    draws: Option<Draws>,
     warps: Vec<Warp>,
+}
+
+/// The random numbers of a schedule (SplitMix64).
+struct Draws(u64);
+
+impl Draws {
+    /// Each block has its own.
+    fn new(seed: u64, block: u32) -> Self {
+        let mut draws = Self(seed);
+        Self(draws.next() ^ u64::from(block))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    /// One of `0..n`.
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
 }
 
 fn position(linear: u32, [x, y, _]: [u32; 3]) -> [u32; 3] {
@@ -54,6 +79,7 @@ impl<'a> Block<'a> {
             tallies: vec![Counters::default(); kernel.insts.len()],
             fenced: false,
             budget: 0,
+            draws: None,
             warps,
         }
     }
@@ -69,7 +95,12 @@ impl<'a> Block<'a> {
     fn start(&mut self, index: u32) {
         self.index = index;
         self.fenced = false;
-        self.budget = self.env.limit;
+        self.budget = self.env.settings.limit;
+        self.draws = self
+            .env
+            .settings
+            .schedule
+            .map(|seed| Draws::new(seed, index));
         self.shadow.start_block(self.warps.len());
         // Unwritten memory must not be read; the pattern is a NaN in every float type.
         self.shared.fill(0xff);
@@ -121,11 +152,7 @@ impl<'a> Block<'a> {
 
     fn run_warps(&mut self, warps: &mut [Warp]) -> Result<()> {
         loop {
-            let mut ran = false;
-            for warp in warps.iter_mut().filter(|warp| warp.is_ready()) {
-                self.run_warp(warp, SLICE)?;
-                ran = true;
-            }
+            let ran = self.run_some(warps)?;
             let released = self.release(warps)?;
             if !ran && !released {
                 return match warps.iter().find_map(|warp| Some((warp, warp.wait?))) {
@@ -134,6 +161,29 @@ impl<'a> Block<'a> {
                 };
             }
         }
+    }
+
+    /// Gives each warp that can run its turn, or one of them if turns are drawn. Returns whether there was one.
+    fn run_some(&mut self, warps: &mut [Warp]) -> Result<bool> {
+        let mut ready: Vec<&mut Warp> = warps.iter_mut().filter(|warp| warp.is_ready()).collect();
+        if ready.is_empty() {
+            return Ok(false);
+        }
+        match &mut self.draws {
+            None => {
+                for warp in ready {
+                    self.run_warp(warp, SLICE)?;
+                }
+            }
+            Some(draws) => {
+                // Mostly a few instructions, sometimes a hundred.
+                let most = 1 << draws.below(8);
+                let slice = 1 + draws.below(most) as u32;
+                let warp = ready.swap_remove(draws.below(ready.len()));
+                self.run_warp(warp, slice)?;
+            }
+        }
+        Ok(true)
     }
 
     /// The number of threads waiting at a barrier, and the number it waits for. A warp counts as 32 threads, as on

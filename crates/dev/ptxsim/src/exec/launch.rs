@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::block::Block;
+use super::tensor::TensorCores;
 use crate::device::Memory;
 use crate::error::{Result, SimError};
 use crate::ir::{Kernel, Param};
@@ -66,6 +67,16 @@ impl Arg {
     }
 }
 
+/// What launches have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Warp instructions that a block may run.
+    pub(crate) limit: u64,
+    /// The seed of a random schedule.
+    pub(crate) schedule: Option<u64>,
+    pub(crate) tensor_cores: TensorCores,
+}
+
 /// The state that all blocks of a launch share.
 pub(super) struct Env<'a> {
     pub(super) kernel: &'a Kernel,
@@ -77,7 +88,7 @@ pub(super) struct Env<'a> {
     /// Where dynamic shared memory starts, from the start of shared memory.
     pub(super) dynamic_start: u64,
     pub(super) shared_bytes: u64,
-    pub(super) limit: u64,
+    pub(super) settings: Settings,
     /// Whether there are several blocks, which may race.
     pub(super) many_blocks: bool,
 }
@@ -98,7 +109,7 @@ pub(crate) fn launch(
     variables: u64,
     config: &Config,
     args: &[Arg],
-    limit: u64,
+    settings: Settings,
 ) -> Result<Report> {
     let bad = |message: String| SimError::BadLaunch {
         entry: kernel.name.clone(),
@@ -126,7 +137,7 @@ pub(crate) fn launch(
         params,
         dynamic_start,
         shared_bytes,
-        limit,
+        settings,
         many_blocks: config.grid.iter().any(|&n| n > 1),
     };
     let tallies = if kernel.in_order {

@@ -4,6 +4,7 @@ use super::block::Block;
 use super::half::widen_f16;
 use super::memory::{Access, addresses};
 use super::regs::LANES;
+use super::tensor::TensorCores;
 use super::warp::Warp;
 use crate::error::{Result, SimError};
 use crate::ir::{Mma, MmaType, Row, Target};
@@ -77,9 +78,7 @@ pub(super) fn ldmatrix(
 
 /// D = A B + C for A `[16, k]`, B `[k, 8]`, C and D f32 `[16, 8]`.
 ///
-/// Products of halves and of tf32 are exact in f32. They are added to C one after the other by rising k, and each sum
-/// is rounded to f32. The ISA leaves order and rounding open, and hardware differs, so results are compared with a
-/// tolerance.
+/// The ISA leaves order and rounding of the sums open ([`TensorCores`]), so results are compared with a tolerance.
 pub(super) fn mma(
     block: &Block<'_>,
     warp: &mut Warp,
@@ -96,10 +95,11 @@ pub(super) fn mma(
             sums[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2] = f32::from_bits(bits);
         }
     }
-    match mma.k {
-        16 => multiply::<16>(&mut sums, &a, &b),
-        8 => multiply::<8>(&mut sums, &a, &b),
-        _ => multiply::<4>(&mut sums, &a, &b),
+    match (block.env.settings.tensor_cores, mma.k) {
+        (TensorCores::Nearest, 16) => multiply::<16>(&mut sums, &a, &b),
+        (TensorCores::Nearest, 8) => multiply::<8>(&mut sums, &a, &b),
+        (TensorCores::Nearest, _) => multiply::<4>(&mut sums, &a, &b),
+        (model, k) => multiply_as(model, &mut sums, &a, &b, k as usize),
     }
     for (i, &d) in mma.d.iter().enumerate() {
         let out = std::array::from_fn(|lane| {
@@ -115,6 +115,22 @@ pub(super) fn mma(
     Ok(())
 }
 
+fn multiply_as(
+    model: TensorCores,
+    sums: &mut [[f32; 8]; 16],
+    a: &[[f32; 16]; 16],
+    b: &[[f32; 8]; 16],
+    k: usize,
+) {
+    for column in 0..8 {
+        let b = b.map(|row| row[column]);
+        for (sums, a) in sums.iter_mut().zip(a) {
+            sums[column] = model.add_products(sums[column], &a[..k], &b[..k]);
+        }
+    }
+}
+
+/// [`TensorCores::Nearest`], for whole rows at a time. Products of halves and of tf32 are exact in f32.
 fn multiply<const K: usize>(sums: &mut [[f32; 8]; 16], a: &[[f32; 16]; 16], b: &[[f32; 8]; 16]) {
     for (sums, a) in sums.iter_mut().zip(a) {
         let mut row = *sums;

@@ -12,8 +12,10 @@ mod matrix;
 mod memory;
 mod regs;
 mod round;
+mod tensor;
 mod traffic;
 mod warp;
 
-pub(crate) use launch::launch;
 pub use launch::{Arg, Config};
+pub(crate) use launch::{Settings, launch};
+pub use tensor::TensorCores;

@@ -164,7 +164,7 @@ impl Block<'_> {
                 let lane = active.trailing_zeros() as usize;
                 return Err(SimError::InstructionLimit {
                     place: self.place(warp, pc, lane),
-                    limit: self.env.limit,
+                    limit: self.env.settings.limit,
                 });
             }
             self.budget -= 1;

@@ -132,6 +132,26 @@ fn the_bits_of_a_row_do_not_depend_on_the_batch() {
 }
 
 #[test]
+fn bits_do_not_depend_on_the_schedule_of_warps() {
+    for (cases, splits) in [(CASES, Splits::Fixed), (SPLIT_CASES, SHORTEST_SPLITS)] {
+        for dtype in [DType::Bf16, DType::F32] {
+            for case in cases {
+                let mut problem = Problem::new(case, dtype);
+                let rows = problem.rows();
+                let in_order = problem.run(&rows, splits);
+                for seed in [1, 2] {
+                    problem.schedule = Some(seed);
+                    let drawn = problem.run(&rows, splits);
+                    for (row, (a, b)) in rows.iter().zip(in_order.out.iter().zip(&drawn.out)) {
+                        assert_eq!(bits(a), bits(b), "{:?} {row:?}, seed {seed}", case.heads);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_bits_of_a_run_do_not_depend_on_its_pieces() {
     // Pieces of different lengths start their tiles elsewhere and use different numbers of warps.
     for case in CASES.iter().filter(|case| case.heads.1 == 2) {

@@ -20,6 +20,8 @@ struct Content {
 pub(super) struct Problem<'a> {
     pub(super) case: &'a Case,
     pub(super) dtype: DType,
+    /// The seed of a random schedule of warps.
+    pub(super) schedule: Option<u64>,
     prefixes: Vec<Content>,
     own: Vec<Content>,
 }
@@ -51,6 +53,7 @@ impl<'a> Problem<'a> {
         Self {
             case,
             dtype,
+            schedule: None,
             prefixes: prefixes
                 .map(|(&[positions, _], seed)| content(seed, positions))
                 .collect(),
@@ -104,6 +107,9 @@ impl<'a> Problem<'a> {
         let (heads, kv_heads, head_dim) = self.case.heads;
         let n = rows.len() as u32;
         let mut device = Device(Gpu::new());
+        if let Some(seed) = self.schedule {
+            device.0.set_schedule(seed);
+        }
         let kv = self.cache(&mut device);
         let work = AttentionWork::new(rows);
         let words = |f: &dyn Fn(&BatchRow) -> u32| -> Vec<u32> { rows.iter().map(f).collect() };

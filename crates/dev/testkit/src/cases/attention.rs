@@ -186,6 +186,76 @@ pub fn check_prefixes<B: Operands>(backend: &B) {
     errors.finish();
 }
 
+/// What is past the largest f16 in a cache of f16 becomes NaN, and so does every row that sees it. An infinite key could
+/// hide: its score may be -inf, or be capped. The same holds for queries where they are rounded.
+pub fn check_f16_overflow<B: Operands>(backend: &B) {
+    let mut errors = Errors::new(backend, "attend, past the largest f16");
+    let shape = shape((2, 1, 16));
+    let (q_dim, width) = (shape.q_dim(), shape.qkv_dim());
+    let queries = B::operand(DType::F16) == DType::F16;
+    // The column that overflows at position 1, and the first row and column of the output that are NaN. A value that a
+    // row does not see may be multiplied by a weight of 0, so only a key leaves earlier rows unaffected.
+    let cases = [
+        ("a query", 0, queries.then_some(1..2)),
+        ("a key", q_dim, Some(1..4)),
+        ("a value", q_dim + shape.kv_dim(), Some(1..4)),
+    ];
+    for (what, column, nan_rows) in cases {
+        for softcap in [None, Some(20.0)] {
+            let attend = Attend {
+                softcap,
+                ..Attend::new(shape)
+            };
+            let layout = KvLayout {
+                kv_heads: shape.kv_heads,
+                head_dim: shape.head_dim,
+                prefixes: vec![],
+                own: vec![4],
+                slots: 2,
+                dtype: DType::F16,
+            };
+            let mut kv = must("kv", backend.kv(&layout));
+            let mut run = |positions: std::ops::Range<usize>| {
+                let slots = positions.flat_map(|at| [0, 1].map(|slot| (slot, at)));
+                let mut slots: Vec<(u32, usize)> = slots.collect();
+                slots.sort_unstable();
+                let qkv = slots.iter().flat_map(|&(slot, at)| {
+                    // The first column of queries is positive, and that of the key is not.
+                    let mut qkv = values(at as u64, width, (0.5, 1.0));
+                    if (slot, at) == (0, 1) {
+                        qkv[column] = -70_000.0;
+                    }
+                    qkv
+                });
+                let mut qkv = rows_of(backend, &qkv.collect::<Vec<_>>(), width);
+                let rows = slots.iter().map(|&(slot, at)| row(Slot::Branch(slot), at));
+                let batch = batch_of(backend, &rows.collect::<Vec<_>>());
+                let appended = backend.rope_append(&shape, None, &batch, 0, &mut qkv, &mut kv);
+                must("rope_append", appended);
+                let mut out = must("acts", backend.acts(slots.len(), q_dim, DType::F16));
+                let attended = backend.attend(&attend, &qkv, &batch, 0, &kv, &mut out);
+                must("attend", attended);
+                let out = read_acts(backend, &out, slots.len());
+                let rows = out.chunks_exact(q_dim).map(<[f32]>::to_vec);
+                slots.into_iter().zip(rows).collect::<Vec<_>>()
+            };
+            // A prompt, then single rows.
+            let mut rows = run(0..3);
+            rows.extend(run(3..4));
+            for ((slot, at), out) in rows {
+                let name = format_args!("{what}, cap {softcap:?}, position {at} of slot {slot}");
+                let nan = nan_rows.as_ref().is_some_and(|rows| rows.contains(&at)) && slot == 0;
+                if nan {
+                    errors.equal(name, out[0].is_nan(), true);
+                } else if slot == 1 || what == "a key" {
+                    errors.equal(name, out.iter().all(|x| x.is_finite()), true);
+                }
+            }
+        }
+    }
+    errors.finish();
+}
+
 /// Rows after a fork have the same bits as after the same rows in a slot that was filled with them.
 pub fn check_kv_copy<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "kv_copy");

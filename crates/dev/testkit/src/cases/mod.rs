@@ -21,6 +21,7 @@
 pub mod attention;
 pub mod blocks;
 pub mod callers;
+pub mod draw;
 pub mod errors;
 pub mod matrix;
 pub mod rows;

@@ -113,6 +113,13 @@ impl CudaDriver {
         Ok(self.stream()?.graphs_failed().map(str::to_owned))
     }
 
+    /// Calls `tell` once with that reason when a capture fails, in the middle of an op: it must not call this device.
+    /// Replaces an earlier `tell`.
+    pub fn when_graphs_fail(&self, tell: impl Fn(&str) + Send + 'static) -> Result<()> {
+        self.stream()?.when_graphs_fail(Box::new(tell));
+        Ok(())
+    }
+
     /// Copies within the device. The bandwidth of kernels is measured against this.
     ///
     /// # Safety

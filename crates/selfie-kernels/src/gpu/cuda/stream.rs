@@ -23,6 +23,9 @@ const SMALL_READ: usize = 64 << 10;
 /// cut at the same places each time.
 const CHUNK: usize = 48;
 
+/// Receives the reason of a failure.
+pub(super) type TellReason = Box<dyn Fn(&str) + Send>;
+
 /// A stream with everything that its work uses. Fields are dropped in order, after waiting for the stream.
 pub(super) struct Stream {
     device: String,
@@ -33,6 +36,8 @@ pub(super) struct Stream {
     profile: Option<Profile>,
     /// Why graphs are no longer used.
     graphs_failed: Option<String>,
+    /// Told that reason.
+    when_graphs_fail: Option<TellReason>,
     products: Products,
     modules: Modules,
     staging: Staging,
@@ -52,6 +57,7 @@ impl Stream {
             graphs: options.graphs.then(Graphs::new),
             profile: None,
             graphs_failed: None,
+            when_graphs_fail: None,
             products: Products::new(device, options)?,
             modules: Modules::new(&device.name, device.shared_bytes),
             staging: Staging::new().map_err(failed)?,
@@ -135,7 +141,10 @@ impl Stream {
                     Err(error) => {
                         self.send_all(&work)?;
                         self.graphs = None;
-                        self.graphs_failed = Some(error.to_string());
+                        let reason = self.graphs_failed.insert(error.to_string());
+                        if let Some(tell) = &self.when_graphs_fail {
+                            tell(reason);
+                        }
                     }
                 }
                 Ok(())
@@ -146,6 +155,11 @@ impl Stream {
     /// Why series of launches are no longer replayed as graphs, if a capture failed.
     pub(super) fn graphs_failed(&self) -> Option<&str> {
         self.graphs_failed.as_deref()
+    }
+
+    /// Sets who is told when a capture fails.
+    pub(super) fn when_graphs_fail(&mut self, tell: TellReason) {
+        self.when_graphs_fail = Some(tell);
     }
 
     /// Captures the work as a graph and sends it. After an error, nothing has been sent.

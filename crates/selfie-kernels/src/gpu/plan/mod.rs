@@ -6,6 +6,7 @@
 mod adam;
 mod attention;
 mod attention_work;
+mod draw;
 mod elementwise;
 mod head;
 mod kv;
@@ -18,6 +19,7 @@ mod step;
 pub use adam::Adam;
 pub use attention::{Attention, HEAD_DIM_STEP, MAX_HEAD_DIM, Splits};
 pub use attention_work::{AttentionWork, Span};
+pub use draw::Draw;
 pub use elementwise::{Add, Cast, Glu, MlpBackward};
 pub use head::{Head, LogitMap, PART_BYTES};
 pub use kv::{KvCopy, KvLayer, Place, layer_words, slot_word};
@@ -28,6 +30,7 @@ pub use rows::{Embed, GatherRows, Inject, WRITE_BYTES, injection_list};
 pub use step::step_rows;
 
 pub(in crate::gpu) use attention::{stride, warp_tiles};
+pub(in crate::gpu) use draw::{DrawWords, Drawn};
 
 use crate::{DType, KernelError, Result};
 
