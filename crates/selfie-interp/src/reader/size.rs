@@ -11,7 +11,7 @@ const AUTO_SLOTS: usize = 8;
 /// Scored texts to keep in the cache per decoding text: later texts share their beginnings.
 const SCORED: usize = 1;
 
-/// The size of a [`Reader`].
+/// The size of a [`Reader`](super::Reader).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaderSize {
     /// The number of interpretation prompts at a time.

@@ -55,7 +55,7 @@ impl<'a, B: Backend> Bench<'a, B> {
             site: Site::HiddenStates(layer),
             token: source.len() - 2,
         };
-        let sites: Vec<PromptSite> = (0..=model.config().n_layers).map(site).collect();
+        let sites: Vec<PromptSite> = [1, 2].map(site).into();
         let mut bench = Self {
             model,
             prompts: prompts.into_iter().map(locate).collect(),
@@ -193,7 +193,7 @@ pub fn texts_are_the_same<B: Backend>(model: &Llama<B>, tokenizer: &Tokenizer, n
         };
         assert_eq!(text.new_ids, whole[..length], "{name}: {kind:?}");
     }
-    for together in [1, 2, 3] {
+    for together in [1, 3] {
         let (texts, stats) = bench.read(&jobs, together, true);
         for ((job, text), want) in jobs.iter().zip(&texts).zip(&want) {
             assert_text(text, want, &format!("{name}: {job:?}, {together} together"));
