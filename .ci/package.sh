@@ -30,11 +30,11 @@ done
 cargo package --quiet --locked --no-verify --allow-dirty "${packages[@]}"
 
 # The packages depend on each other as in a registry, but are taken from here. The profile is that of the workspace, so that what
-# others wrote is compiled already.
+# others wrote is compiled already. The files are as old as their unpacking (-m): cargo compiles what is younger than its build.
 {
     printf '[workspace]\nresolver = "3"\nmembers = ["*"]\n\n[patch.crates-io]\n'
     for crate in "${crates[@]}"; do
-        tar -xzf "$target/package/$crate"-[0-9]*.crate -C "$target/packaged"
+        tar -xzmf "$target/package/$crate"-[0-9]*.crate -C "$target/packaged"
         printf '%s = { path = "%s" }\n' "$crate" "$(basename "$target/packaged/$crate"-[0-9]*)"
     done
     printf '\n'
