@@ -1,9 +1,9 @@
-//! The GPU kernels of Selfie: hand-written PTX, as text. This crate is the folder `kernels/` of the repository, and nothing but
-//! its files; `selfie-kernels` depends on it, so that both can be packaged.
+//! The GPU kernels of Selfie: hand-written PTX, as text. This crate is the folder `kernels/` of the repository, and
+//! nothing but its files; `selfie-kernels` depends on it, so that both can be packaged.
 //!
-//! Three things are added to PTX (`$for`, `$let` and `${..}`), which `selfie_kernels::gpu::Module::source` expands:
-//! an assembler takes what that returns, not these texts. README.md, beside the files, says how to read one, what each computes and
-//! what each costs.
+//! Three things are added to PTX (`$for`, `$let` and `${..}`), which `selfie_kernels::gpu::Module::source` expands: an
+//! assembler takes what that returns, not these texts. README.md, beside the files, says how to read one, what each
+//! computes and what each costs.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -191,9 +191,9 @@ impl Model {
         )
     }
 
-    /// Continues a prompt: a text, or the messages of a chat. Calls `stream` with each piece of text as it comes. Without sampling arguments
-    /// (`temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`), it follows the checkpoint's
-    /// generation_config.json; temperature=0 is greedy. Ctrl-C raises KeyboardInterrupt.
+    /// Continues a prompt: a text, or the messages of a chat. Calls `stream` with each piece of text as it comes.
+    /// Without sampling arguments (`temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`), it follows
+    /// the checkpoint's generation_config.json; temperature=0 is greedy. Ctrl-C raises KeyboardInterrupt.
     #[pyo3(signature = (prompt, *, max_new_tokens = 30, stream = None, **sampling))]
     fn generate(
         &self,

@@ -1,5 +1,5 @@
-//! Every command where something is in its way: too little memory, a reader that has gone, a full disk, files that cannot be
-//! read, a signal at any time. It ends with one line, by no signal, and what was complete stays so.
+//! Every command where something is in its way: too little memory, a reader that has gone, a full disk, files that
+//! cannot be read, a signal at any time. It ends with one line, by no signal, and what was complete stays so.
 #![cfg(target_os = "linux")]
 
 mod common;

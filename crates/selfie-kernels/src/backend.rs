@@ -52,8 +52,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn pass_rows(&self) -> usize {
         512
     }
-    /// The most rows of a pass that also checks guesses at the next tokens. Reading the weights takes most of the time of
-    /// such a pass, so a row more costs less than right guesses save. With 1, nothing is guessed.
+    /// The most rows of a pass that also checks guesses at the next tokens. Reading the weights takes most of the time
+    /// of such a pass, so a row more costs less than right guesses save. With 1, nothing is guessed.
     fn draft_rows(&self) -> usize {
         1
     }

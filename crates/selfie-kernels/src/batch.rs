@@ -123,8 +123,9 @@ impl LogitMap {
 
 /// How to draw a token from a row's logits.
 ///
-/// A token weighs `e^((logit - largest logit) / temperature)`. Tokens are cut to the `top_k` with the largest logits, of
-/// these to the fewest that together have the share `top_p` of their weight, and of these to those that weigh at least
+/// A token weighs `e^((logit - largest logit) / temperature)`. Tokens are cut to the `top_k` with the largest logits,
+/// of these to the fewest that together have the share `top_p` of their weight, and of these to those that weigh at
+/// least
 /// `min_p`. Of equal logits, the lower token comes first. The drawn token is the first, by its number, up to which the
 /// tokens that are left weigh more than `chance` of what they all weigh.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,8 +2,8 @@
 //!
 //! Q8_0 and the other blocks of 32 take their scale (and minimum) from the extremes of the block. Q4_K, Q5_K and Q6_K
 //! search: for each sub-block they try some twenty scales around that one, fit scale and minimum to the codes of each
-//! by least squares, and keep the one with the least weighted error. The sub-blocks of a block are searched side by side:
-//! a sum over one of them has to keep ggml's order, so only sums over several fill a vector.
+//! by least squares, and keep the one with the least weighted error. The sub-blocks of a block are searched side by
+//! side: a sum over one of them has to keep ggml's order, so only sums over several fill a vector.
 
 use std::array::from_fn;
 

@@ -109,8 +109,8 @@ impl Sampling {
         }
     }
 
-    /// What a device needs to choose the token that [`pick`](Self::pick) chooses; `None` if it cannot, because the token
-    /// is the most likely one, or because a penalty changes the logits.
+    /// What a device needs to choose the token that [`pick`](Self::pick) chooses; `None` if it cannot, because the
+    /// token is the most likely one, or because a penalty changes the logits.
     pub fn on_device(&self, sequence: u64, step: u64) -> Option<TokenDraw> {
         let draws = self.temperature > 0.0 && self.repetition_penalty == 1.0;
         draws.then(|| TokenDraw {

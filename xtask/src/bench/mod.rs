@@ -80,8 +80,8 @@ pub(crate) struct Args {
         requires = "original"
     )]
     original_python: PathBuf,
-    /// A folder with the programs llama-bench and llama-batched-bench of llama.cpp: decode one sequence, run a prompt of
-    /// 512, and decode 64 sequences with a shared prompt, on the files of --gguf, alternating with ours
+    /// A folder with the programs llama-bench and llama-batched-bench of llama.cpp: decode one sequence, run a prompt
+    /// of 512, and decode 64 sequences with a shared prompt, on the files of --gguf, alternating with ours
     #[arg(long, value_name = "DIR", requires = "gguf")]
     llama_cpp: Option<PathBuf>,
     /// The files for --llama-cpp, in the formats to compare

@@ -19,8 +19,9 @@ use assemble::{ARCHITECTURES, Assembled, assemble, assemble_kernels, count};
 /// The file that quotes the tables.
 const README: &str = "kernels/README.md";
 
-/// Assembles all kernels for sm_80, sm_90, sm_100 and sm_120, and the simulator's one-instruction kernels. Warnings, spills, local memory, and attention or products
-/// without tensor cores are errors. Then runs each kernel once in the simulator, and prints two tables.
+/// Assembles all kernels for sm_80, sm_90, sm_100 and sm_120, and the simulator's one-instruction kernels. Warnings,
+/// spills, local memory, and attention or products without tensor cores are errors. Then runs each kernel once in the
+/// simulator, and prints two tables.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fail unless kernels/README.md quotes these tables

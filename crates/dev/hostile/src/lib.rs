@@ -1,7 +1,7 @@
 //! No input may make the program panic, hang, or allocate without bound.
 //!
-//! [`KINDS`] has a check for each kind of input. The targets in `fuzz/` call the checks with libFuzzer's inputs. The test of
-//! this crate calls them with every file in `fuzz/corpus`.
+//! [`KINDS`] has a check for each kind of input. The targets in `fuzz/` call the checks with libFuzzer's inputs. The
+//! test of this crate calls them with every file in `fuzz/corpus`.
 
 mod bounds;
 mod checkpoint;

@@ -19,8 +19,8 @@ fn on_few_rows(check: fn(&Sim)) {
     }
 }
 
-/// Runs `check` with products of 16 bits truncated as on an A100 and on an H100, in our own kernel for few rows and in the
-/// driver's for more.
+/// Runs `check` with products of 16 bits truncated as on an A100 and on an H100, in our own kernel for few rows and in
+/// the driver's for more.
 fn on_tensor_cores(check: fn(&Sim)) {
     for model in [TensorCores::A100, TensorCores::H100] {
         let driver = SimDriver::new().rounding_as(model);
@@ -44,8 +44,8 @@ fn truncating_tensor_cores() {
     on_tensor_cores(cases::matrix::check_head_best);
 }
 
-/// The kernels with shared memory and barriers. The head of few rows is a product of `matvec.ptx`. Attention has a test of
-/// its own.
+/// The kernels with shared memory and barriers. The head of few rows is a product of `matvec.ptx`. Attention has a test
+/// of its own.
 #[test]
 fn random_schedules() {
     on_schedules(cases::rows::check_rms_norm_parts);

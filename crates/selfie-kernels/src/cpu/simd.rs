@@ -13,7 +13,8 @@ pub(super) const LANES: usize = 16;
 
 /// The operations that a loop takes from the instruction set it is compiled for.
 pub(super) trait Simd: Copy {
-    /// Sums that a loop holds in registers at a time. They leave room for operands, and hide the latency of an addition.
+    /// Sums that a loop holds in registers at a time. They leave room for operands, and hide the latency of an
+    /// addition.
     const SUMS: usize;
 
     /// `a * b + c`, fused if one instruction of the hardware does it.

@@ -10,8 +10,8 @@ pub enum TensorCores {
     #[default]
     Nearest,
     /// As hardware does: `products` products and the sum so far are cut off `extra_bits` below the last bit that an f32
-    /// as large as the largest of them has, added exactly, and their sum is truncated to f32 (Fasi, Higham, Mikaitis and
-    /// Pranesh 2021, *Numerical behavior of NVIDIA tensor cores*, section 4; Khattak and Mikaitis 2025, arXiv
+    /// as large as the largest of them has, added exactly, and their sum is truncated to f32 (Fasi, Higham, Mikaitis
+    /// and Pranesh 2021, *Numerical behavior of NVIDIA tensor cores*, section 4; Khattak and Mikaitis 2025, arXiv
     /// 2512.07004). Hardware may align a product one bit finer, because it does not normalise it first.
     Truncating {
         /// Products that are added at a time: 1 to 16.

@@ -186,8 +186,8 @@ pub fn check_prefixes<B: Operands>(backend: &B) {
     errors.finish();
 }
 
-/// What is past the largest f16 in a cache of f16 becomes NaN, and so does every row that sees it. An infinite key could
-/// hide: its score may be -inf, or be capped. The same holds for queries where they are rounded.
+/// What is past the largest f16 in a cache of f16 becomes NaN, and so does every row that sees it. An infinite key
+/// could hide: its score may be -inf, or be capped. The same holds for queries where they are rounded.
 pub fn check_f16_overflow<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "attend, past the largest f16");
     let shape = shape((2, 1, 16));

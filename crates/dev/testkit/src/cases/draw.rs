@@ -40,8 +40,8 @@ const SETTINGS: [Sampling; 9] = [
     },
 ];
 
-/// Draws from rows of logits: the product of a column (`logits`) and one factor for each row. Returns the logits of each
-/// row too.
+/// Draws from rows of logits: the product of a column (`logits`) and one factor for each row. Returns the logits of
+/// each row too.
 fn draw<D: Driver>(
     gpu: &Gpu<D>,
     logits: &[f32],
@@ -92,8 +92,8 @@ pub fn check_head_draw<D: Driver>(gpu: &Gpu<D>) {
     errors.finish();
 }
 
-/// Where a cut falls among equal logits, the device leaves the row to the caller, who takes the lower tokens. Logits that
-/// are not finite give a log-probability of NaN.
+/// Where a cut falls among equal logits, the device leaves the row to the caller, who takes the lower tokens. Logits
+/// that are not finite give a log-probability of NaN.
 pub fn check_head_draw_limits<D: Driver>(gpu: &Gpu<D>) {
     let mut errors = Errors::new(gpu, "head_draw at its limits");
     // Five times 2, 1, 0, -0, -1, and others below.

@@ -27,8 +27,8 @@ pub(super) fn for_tiles(
     for pair in pairs {
         let mut row = 0;
         let mut tiles = a.len.div_ceil(ROWS);
-        // The first tile brings the weights into the L2 cache. The two after it fetch those of the next pair, so that the
-        // memory is not idle until then.
+        // The first tile brings the weights into the L2 cache. The two after it fetch those of the next pair, so that
+        // the memory is not idle until then.
         let mut next = w.next_pair(pair).chunks((w.lines * LINE).max(1));
         while row < a.len {
             // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
