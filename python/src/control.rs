@@ -71,10 +71,9 @@ impl Outcome {
 /// Trains one layer's MLP until `hidden_states[layer]` at some tokens matches a target embedding (SelfIE, section 3.4).
 ///
 /// `sources`: `(prompt, token)` pairs; a negative token counts from the end. All prompts of a run are texts, or all are
-/// chats, which the chat template formats. `target`: `(prompt, layer, token)`
-/// triples, or vectors `[n, d_model]`; several are averaged. `interpret`: whether to interpret the embeddings at each
-/// step, with `interpretation` (a dict of `Model.interpret`'s keywords). `on_step` gets each step as a dict; returning
-/// False ends the run.
+/// chats, which the chat template formats. `target`: `(prompt, layer, token)` triples, or vectors `[n, d_model]`;
+/// several are averaged. `interpret`: whether to interpret the embeddings at each step, with `interpretation` (a dict
+/// of `Model.interpret`'s keywords). `on_step` gets each step as a dict; returning False ends the run.
 ///
 /// Other keywords, with the program's defaults: `betas`, `seed`, `stop_below` (a loss), `patience`, `write` ("best",
 /// "last"), `max_norm_change` (0: no bound), `reference` (prompts that should stay as they are), `beta`,
@@ -100,7 +99,7 @@ pub(crate) fn supervised(
     training: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Outcome> {
     let model = model.get();
-    let prompts = Prompts::new(model, &sources)?;
+    let prompts = RunPrompts::new(model, &sources)?;
     let control = Supervised {
         sources: prompts.resolve(sources)?,
         layer,
@@ -152,7 +151,7 @@ pub(crate) fn reinforce(
         stop_reward: None,
         ..Training::new(steps, lr)
     };
-    let prompts = Prompts::new(model, &sources)?;
+    let prompts = RunPrompts::new(model, &sources)?;
     let control = Reinforce {
         sources: prompts.resolve(sources)?,
         layer,
@@ -305,12 +304,12 @@ fn reward_error(source: Box<dyn std::error::Error + Send + Sync>, step: usize) -
 }
 
 /// The prompts of a run: texts, or chats.
-struct Prompts<'a> {
+struct RunPrompts<'a> {
     opened: &'a Opened,
     bos: Bos,
 }
 
-impl<'a> Prompts<'a> {
+impl<'a> RunPrompts<'a> {
     /// Prompts of the same kind as the first source.
     fn new(model: &'a Model, sources: &[(Bound<'_, PyAny>, isize)]) -> PyResult<Self> {
         let opened = &model.opened;
@@ -351,7 +350,7 @@ impl<'a> Prompts<'a> {
     }
 }
 
-fn read_target(prompts: &Prompts<'_>, target: &Bound<'_, PyAny>) -> PyResult<Target> {
+fn read_target(prompts: &RunPrompts<'_>, target: &Bound<'_, PyAny>) -> PyResult<Target> {
     let cells: PyResult<Vec<(Bound<'_, PyAny>, isize, isize)>> = target.extract();
     let Ok(cells) = cells else {
         return Ok(Target::Vectors {
@@ -390,7 +389,7 @@ fn read_interpretation(
 /// `beta` is the method's default.
 fn read_training(
     py: Python<'_>,
-    prompts: &Prompts<'_>,
+    prompts: &RunPrompts<'_>,
     given: Option<&Bound<'_, PyDict>>,
     defaults: Training,
     beta: f64,

@@ -371,12 +371,9 @@ impl<B: Backend> Reader<B> {
         let most = self.session.size().rows - self.decoding;
         let (session, prompts) = (&mut self.session, &self.prompts);
         self.scored.plan(session, prompts, room, most, alone)?;
-        let planned = running
-            .iter()
-            .map(ActiveJob::feed)
-            .chain(self.scored.feeds());
-        let rows: usize = planned.map(|feed| feed.tokens.len()).sum();
-        self.drafts.guess(&mut running, rows);
+        let decoded: usize = running.iter().map(ActiveJob::rows).sum();
+        let scored: usize = self.scored.feeds().map(|feed| feed.tokens.len()).sum();
+        self.drafts.guess(&mut running, decoded + scored);
         let mut feeds: Vec<Feed<'_>> = running.iter().map(ActiveJob::feed).collect();
         feeds.extend(self.scored.feeds());
         let answers = if feeds.is_empty() {
