@@ -55,9 +55,34 @@ mod x86 {
         }
     }
 
+    /// One row takes both halves of a line as it comes from memory. More rows would not fit the registers, so they go
+    /// through the panel twice, for eight columns each time.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn rows<const R: usize, const BITS: usize, const PARTS: usize, const MIN: bool>(
         tile: &Tile<'_>,
+        sums: &mut Sums,
+        at: usize,
+    ) {
+        if R == 1 {
+            sides::<R, 2, BITS, PARTS, MIN>(tile, 0, sums, at);
+        } else {
+            sides::<R, 1, BITS, PARTS, MIN>(tile, 0, sums, at);
+            sides::<R, 1, BITS, PARTS, MIN>(tile, 1, sums, at);
+        }
+    }
+
+    /// The sums of `SIDES` times eight columns, from those of side `from` on.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn sides<
+        const R: usize,
+        const SIDES: usize,
+        const BITS: usize,
+        const PARTS: usize,
+        const MIN: bool,
+    >(
+        tile: &Tile<'_>,
+        from: usize,
         sums: &mut Sums,
         at: usize,
     ) {
@@ -65,7 +90,7 @@ mod x86 {
         let block_codes = BITS * STEPS / 8 * LINE;
         assert!(codes.len() == tile.stride * block_codes);
         assert!(R * tile.stride <= tile.a.len() && at + PANEL <= sums[0].len());
-        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let mut acc = [[_mm256_setzero_ps(); SIDES]; R];
         let units = codes.chunks_exact(PARTS * block_codes);
         for (unit, (codes, scales)) in units
             .zip(scales.chunks_exact(unit_scales(PARTS, MIN)))
@@ -77,22 +102,27 @@ mod x86 {
                 let a: [&OperandBlock; R] = std::array::from_fn(|r| unsafe {
                     tile.a.get_unchecked(r * tile.stride + block)
                 });
-                for side in 0..2 {
-                    let lines = lines::<BITS>(codes, side);
-                    let (first, second) = lines.split_at(STEPS / 2);
-                    let first = dots::<R, BITS>(first, &a, 0);
-                    let second = dots::<R, BITS>(second, &a, 1);
-                    let [scale, second_scale, min] = scaling::<PARTS, MIN>(scales, part, side);
+                for side in 0..SIDES {
+                    let lines = lines::<BITS>(codes, from + side);
+                    let [scale, second_scale, min] =
+                        scaling::<PARTS, MIN>(scales, part, from + side);
+                    if PARTS > 1 && !MIN {
+                        let (first, second) = lines.split_at(STEPS / 2);
+                        let first = dots::<R, BITS, MIN>(first, &a, 0);
+                        let second = dots::<R, BITS, MIN>(second, &a, STEPS / 2);
+                        for r in 0..R {
+                            let acc = &mut acc[r][side];
+                            let a_scale = _mm256_set1_ps(a[r].scale);
+                            *acc = fold(*acc, first[r], _mm256_mul_ps(scale, a_scale));
+                            *acc = fold(*acc, second[r], _mm256_mul_ps(second_scale, a_scale));
+                        }
+                        continue;
+                    }
+                    let dots = dots::<R, BITS, MIN>(&lines, &a, 0);
                     for r in 0..R {
                         let acc = &mut acc[r][side];
                         let a_scale = _mm256_set1_ps(a[r].scale);
-                        if PARTS > 1 && !MIN {
-                            *acc = fold(*acc, first[r], _mm256_mul_ps(scale, a_scale));
-                            *acc = fold(*acc, second[r], _mm256_mul_ps(second_scale, a_scale));
-                        } else {
-                            let dots = _mm256_add_epi32(first[r], second[r]);
-                            *acc = fold(*acc, dots, _mm256_mul_ps(scale, a_scale));
-                        }
+                        *acc = fold(*acc, dots[r], _mm256_mul_ps(scale, a_scale));
                         if MIN {
                             let min = _mm256_mul_ps(min, _mm256_set1_ps(a[r].sum));
                             *acc = _mm256_add_ps(*acc, min);
@@ -102,31 +132,31 @@ mod x86 {
             }
         }
         for (sums, acc) in sums.iter_mut().zip(acc) {
-            // SAFETY: from `at` on, a row of sums holds a panel's floats.
-            unsafe {
-                _mm256_storeu_ps(sums.as_mut_ptr().add(at), acc[0]);
-                _mm256_storeu_ps(sums.as_mut_ptr().add(at + LANES), acc[1]);
+            for (side, acc) in acc.into_iter().enumerate() {
+                let at = at + (from + side) * LANES;
+                // SAFETY: from `at` on, a row of sums holds a panel's floats.
+                unsafe { _mm256_storeu_ps(sums.as_mut_ptr().add(at), acc) };
             }
         }
     }
 
-    /// The sums of one half of a block, for eight columns.
+    /// The sums over all steps of a block from `first` on, or half of them, for eight columns.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn dots<const R: usize, const BITS: usize>(
+    fn dots<const R: usize, const BITS: usize, const MIN: bool>(
         lines: &[__m256i],
         a: &[&OperandBlock; R],
-        half: usize,
+        first: usize,
     ) -> [__m256i; R] {
         let ones = _mm256_set1_epi16(1);
         let word = |r: usize, step: usize| {
             let words: &[i32; STEPS] = bytemuck::cast_ref(&a[r].codes);
-            _mm256_set1_epi32(words[half * STEPS / 2 + step])
+            _mm256_set1_epi32(words[first + step])
         };
+        let mut dots = [_mm256_setzero_si256(); R];
         if BITS == 8 {
             // Multiply without the offset: magnitudes of weights times signed operands. Two products of at most 128
             // times 127 fit 16 bits.
-            let mut dots = [_mm256_setzero_si256(); R];
             for (step, line) in lines.iter().enumerate() {
                 let w = _mm256_xor_si256(*line, _mm256_set1_epi8(-128));
                 let size = _mm256_abs_epi8(w);
@@ -137,12 +167,21 @@ mod x86 {
             }
             return dots;
         }
-        // Steps whose sums fit 16 bits: each adds 2 products of 127 and the largest code.
-        let steps = if BITS == 6 { 2 } else { 4 };
-        let mut dots = [_mm256_setzero_si256(); R];
-        for (r, dots) in dots.iter_mut().enumerate() {
-            *dots = _mm256_set1_epi32(a[r].starts[half]);
+        // Codes with a minimum have no offset.
+        if !MIN {
+            let halves = 2 * first / STEPS..2 * (first + lines.len()) / STEPS;
+            for (r, dots) in dots.iter_mut().enumerate() {
+                for start in &a[r].starts[halves.clone()] {
+                    *dots = _mm256_add_epi32(*dots, _mm256_set1_epi32(*start));
+                }
+            }
         }
+        // Steps whose sums fit 16 bits: each adds 2 products of 127 and the largest code.
+        let steps = match BITS {
+            4 => 8,
+            5 => 4,
+            _ => 2,
+        };
         for (group, lines) in lines.chunks_exact(steps).enumerate() {
             let mut pairs = [_mm256_setzero_si256(); R];
             for (step, line) in lines.iter().enumerate() {
