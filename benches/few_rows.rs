@@ -17,6 +17,8 @@ fn few_rows(c: &mut Criterion) {
         for format in [
             Format::Plain(DType::Bf16),
             Format::Blocks(BlockFormat::Q8_0),
+            Format::Blocks(BlockFormat::Q5_0),
+            Format::Blocks(BlockFormat::Q4_0),
         ] {
             bench(c, &cpus, model, format).expect("shapes fit");
         }

@@ -1,6 +1,6 @@
 //! Tiles with AVX2: four rows by a panel. Byte products are summed in 16 bits for as long as they fit (`maddubs`).
 
-use super::{Sums, Tile};
+use super::{AHEAD, Sums, Tile};
 use crate::cpu::simd::Avx2;
 
 /// Rows of a tile.
@@ -97,6 +97,12 @@ mod x86 {
             .enumerate()
         {
             for (part, codes) in codes.chunks_exact(block_codes).enumerate() {
+                if from == 0 {
+                    for line in 0..BITS {
+                        let ahead = codes.as_ptr().wrapping_add(AHEAD + LINE * line);
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    }
+                }
                 let block = unit * PARTS + part;
                 // SAFETY: there are `stride` blocks, and the assertions keep those of each row in bounds.
                 let a: [&OperandBlock; R] = std::array::from_fn(|r| unsafe {

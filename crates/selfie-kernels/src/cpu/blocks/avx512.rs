@@ -2,15 +2,11 @@
 //! wide product spends most of its time outside the multiply-adds, and integer AMX tiles would need the codes widened
 //! to bytes in memory.
 
-use super::{MOST_ROWS, Sums, Tile};
+use super::{AHEAD, MOST_ROWS, Sums, Tile};
 use crate::cpu::simd::Avx512;
 
 /// Rows of a tile. Registers hold 12 sums and 8 lines of codes.
 pub(super) const ROWS: usize = MOST_ROWS;
-
-/// How far ahead, in bytes, to prefetch codes. A block's work is too long for the hardware to look ahead by itself.
-/// Past the end a prefetch does nothing, or fetches lines that are not needed.
-const AHEAD: usize = 4096;
 
 /// On other targets the proof cannot be constructed, so nothing calls this.
 #[cfg(not(target_arch = "x86_64"))]
@@ -87,7 +83,6 @@ mod x86 {
         {
             for (part, codes) in codes.chunks_exact(block_codes).enumerate() {
                 for line in 0..BITS {
-                    // Into the L2 cache: the L1 cache can wait for too few lines at a time.
                     let ahead = codes.as_ptr().wrapping_add(AHEAD + LINE * line);
                     _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                 }
