@@ -1,6 +1,8 @@
 //! The CPU backend.
 
 mod adam;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod amx_emulator;
 mod attend;
 mod blocks;
 mod cast;
@@ -26,6 +28,8 @@ mod rows;
 mod scratch;
 mod simd;
 mod threads;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod tiles;
 
 use std::io;
 use std::ops::Range;

@@ -15,7 +15,7 @@ pub enum CpuPath {
     Avx2,
     /// AVX-512 with its dot products of bf16 and of bytes.
     Avx512,
-    /// AMX tiles for bf16 weights, AVX-512 for the rest.
+    /// AMX tiles for bf16 weights, and for blocks in passes of many rows; AVX-512 for the rest.
     Amx,
 }
 

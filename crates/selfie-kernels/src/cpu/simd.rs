@@ -42,11 +42,20 @@ pub(super) struct Avx2(());
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx512(());
 
-/// Proof that AMX tiles with bf16 are available, that the kernel lets this process use them, and everything that
-/// [`Avx512`] proves.
+/// Proof that AMX tiles multiply bf16, and that the kernel lets this process use them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AmxBf16(());
+
+/// Proof that AMX tiles multiply bytes too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AmxInt8(AmxBf16);
+
+/// The proofs of the AMX path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Amx {
     pub(super) avx512: Avx512,
+    pub(super) bf16: AmxBf16,
+    pub(super) int8: Option<AmxInt8>,
 }
 
 /// The instruction set in use.
@@ -86,7 +95,7 @@ impl Isa {
         match self {
             Isa::Portable(s) => l.run(s),
             Isa::Avx2(s) => s.run(l),
-            Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }) => s.run(l),
+            Isa::Avx512(s) | Isa::Amx(Amx { avx512: s, .. }) => s.run(l),
         }
     }
 }
@@ -283,14 +292,34 @@ impl Amx {
         /// Bits of CPUID 7.0 EDX.
         const AMX_BF16: u32 = 1 << 22;
         const AMX_TILE: u32 = 1 << 24;
+        const AMX_INT8: u32 = 1 << 25;
         static GRANTED: OnceLock<bool> = OnceLock::new();
 
         let avx512 = Avx512::new()?;
+        let features = __cpuid_count(7, 0).edx;
         let granted = GRANTED.get_or_init(|| {
-            let features = __cpuid_count(7, 0).edx;
             features & AMX_BF16 != 0 && features & AMX_TILE != 0 && request_tile_data()
         });
-        granted.then_some(Amx { avx512 })
+        let bf16 = granted.then_some(AmxBf16(()))?;
+        let int8 = (features & AMX_INT8 != 0).then_some(AmxInt8(bf16));
+        Some(Amx { avx512, bf16, int8 })
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+impl AmxInt8 {
+    /// The proof of this machine, or of the emulator, which takes the place of missing hardware.
+    pub(super) fn new_or_emulated() -> Self {
+        Amx::new().and_then(|amx| amx.int8).unwrap_or_else(|| {
+            super::amx_emulator::install();
+            AmxInt8(AmxBf16(()))
+        })
+    }
+}
+
+impl AmxInt8 {
+    pub(super) fn bf16(self) -> AmxBf16 {
+        self.0
     }
 }
 

@@ -1,6 +1,5 @@
-//! Tiles with AVX-512 and its integer dot product (VNNI): twelve rows by a panel. The AMX path uses these tiles too. A
-//! wide product spends most of its time outside the multiply-adds, and integer AMX tiles would need the codes widened
-//! to bytes in memory.
+//! Tiles with AVX-512 and its integer dot product (VNNI): twelve rows by a panel. The AMX path uses these tiles too,
+//! for passes of few rows.
 
 use super::{AHEAD, MOST_ROWS, Sums, Tile};
 use crate::cpu::simd::Avx512;

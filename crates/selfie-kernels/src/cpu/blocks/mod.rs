@@ -9,6 +9,8 @@
 //! instruction does twice the work of a bf16 one, and the rows of a tile share the unpacking of the codes.
 
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod amx;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod avx2;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod avx512;
@@ -63,6 +65,13 @@ pub(super) fn for_tiles(
     pairs: Range<usize>,
     mut each: impl FnMut(usize, usize, &[f32; TILE]),
 ) {
+    if let Isa::Amx(Amx {
+        int8: Some(int8), ..
+    }) = isa
+        && a.rows >= amx::FEWEST_ROWS
+    {
+        return amx::for_tiles(isa, int8, a, w, pairs, each);
+    }
     let most = match isa {
         Isa::Avx512(_) | Isa::Amx(_) => avx512::ROWS,
         Isa::Avx2(_) => avx2::ROWS,
@@ -98,7 +107,7 @@ pub(super) fn for_tiles(
 /// Writes the tile's sums, from column `at` on.
 fn multiply(isa: Isa, tile: &Tile<'_>, sums: &mut Sums, at: usize) {
     match isa {
-        Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }) => avx512::multiply(s, tile, sums, at),
+        Isa::Avx512(s) | Isa::Amx(Amx { avx512: s, .. }) => avx512::multiply(s, tile, sums, at),
         Isa::Avx2(s) => avx2::multiply(s, tile, sums, at),
         Isa::Portable(_) => portable::multiply(tile, sums, at),
     }

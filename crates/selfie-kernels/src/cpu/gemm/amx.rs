@@ -10,10 +10,11 @@ use std::arch::asm;
 
 use super::blocks::{Kernel, Strip};
 use super::{CpuActs, PlainPanels, TILE};
-use crate::cpu::simd::Amx;
+use crate::cpu::simd::AmxBf16;
+use crate::cpu::tiles::{self, Shape, Tiles};
 
 /// Rows of a tile register.
-const HALF: usize = 16;
+const HALF: usize = tiles::ROWS;
 
 /// Rows of a tile.
 const TILE_ROWS: usize = 2 * HALF;
@@ -75,75 +76,39 @@ struct Tile<'a> {
     sums_stride: usize,
 }
 
-/// The operand of `ldtilecfg`: palette 1, then the bytes per row and the number of rows of each register.
-#[repr(C, align(64))]
-struct TileConfig {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl TileConfig {
-    /// Registers 0 and 1 (the first rows), 2 and 3 hold sums; 4 and 5 the operand; 6 and 7 the weights.
-    fn new(rows: usize) -> Self {
-        let first = rows.min(HALF) as u8;
-        // A register cannot have 0 rows. With up to 16 rows, nothing uses those of the second half.
-        let second = rows.saturating_sub(HALF).max(1) as u8;
-        let mut config = Self {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            row_bytes: [0; 16],
-            rows: [0; 16],
-        };
-        config.row_bytes[..8].fill(64);
-        config.rows[..8].copy_from_slice(&[
-            first, first, second, second, first, second, HALF as u8, HALF as u8,
-        ]);
-        config
-    }
-}
-
-/// The tile registers of this thread, released on drop.
+/// The tile registers, and what they are configured for.
 pub(super) struct Registers {
-    _proof: Amx,
+    tiles: Tiles,
     /// The number of rows they are configured for; 0 before the first tile.
     rows: usize,
 }
 
 impl Registers {
-    pub(super) fn new(proof: Amx) -> Self {
+    pub(super) fn new(proof: AmxBf16) -> Self {
         Self {
-            _proof: proof,
+            tiles: Tiles::new(proof),
             rows: 0,
         }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-impl Drop for Registers {
-    fn drop(&mut self) {
-        // While they are in use, the kernel has to save the registers whenever it interrupts this thread.
-        // SAFETY: the proof shows that tiles are present and allowed.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    /// Registers 0 and 1 (the first rows), 2 and 3 hold sums; 4 and 5 the operand; 6 and 7 the weights.
+    fn configure(&mut self, rows: usize) {
+        if self.rows == rows {
+            return;
+        }
+        let first = rows.min(HALF);
+        // A register cannot have 0 rows. With up to 16 rows, nothing uses those of the second half.
+        let second = rows.saturating_sub(HALF).max(1);
+        let heights = [first, first, second, second, first, second, HALF, HALF];
+        let bytes = tiles::BYTES;
+        self.tiles
+            .configure(heights.map(|rows| Shape { rows, bytes }));
+        self.rows = rows;
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Registers {
-    fn configure(&mut self, rows: usize) {
-        if self.rows == rows {
-            return;
-        }
-        let config = TileConfig::new(rows);
-        // SAFETY: the proof shows that tiles are present and allowed. The operand is 64 bytes, and `TileConfig::new`
-        // makes it valid.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
-        self.rows = rows;
-    }
-
     fn tile(&mut self, tile: Tile<'_>) {
         let Tile { rows, panels, .. } = tile;
         let steps = panels[0].len() / (HALF * 64);
@@ -270,4 +235,78 @@ fn fetch(_lines: &[u8], _part: usize, _parts: usize) {}
 #[cfg(not(target_arch = "x86_64"))]
 impl Registers {
     fn tile(&mut self, _tile: Tile<'_>) {}
+}
+
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::DType;
+    use crate::cpu::gemm::blocks;
+    use crate::cpu::pages::Pages;
+    use crate::cpu::rows::ActValues;
+    use crate::cpu::simd::{AmxInt8, Isa};
+    use crate::reference::Matrix;
+
+    /// Small integers, whose sums are exact in any order.
+    fn integers(seed: usize, n: usize) -> Vec<i16> {
+        (0..n)
+            .map(|i| ((i + seed) * (i + 7) % 17) as i16 - 8)
+            .collect()
+    }
+
+    /// Rows `[rows, k]` as pairs of bf16.
+    fn operand(a: &[i16], rows: usize, k: usize) -> CpuActs {
+        let mut acts = CpuActs::new(Isa::PORTABLE, rows, k, DType::Bf16);
+        let mut values = vec![bf16::ZERO; rows * acts.stride];
+        for (row, a) in values.chunks_exact_mut(acts.stride).zip(a.chunks_exact(k)) {
+            for (value, &a) in row.iter_mut().zip(a) {
+                *value = bf16::from_f32(f32::from(a));
+            }
+        }
+        acts.values = ActValues::Bf16(bytemuck::pod_collect_to_vec(&values));
+        acts.len = rows;
+        acts
+    }
+
+    #[test]
+    fn products_of_integers_are_exact() {
+        let proof = AmxInt8::new_or_emulated().bf16();
+        // Tiles of all heights, padding, several blocks of k, several strips of rows.
+        let heights = (1..=33).map(|rows| (rows, 40, 33));
+        for (rows, k, out) in heights.chain([(64, 32, 1), (70, 1000, 70), (520, 300, 16)]) {
+            let (a, w) = (integers(1, rows * k), integers(5, out * k));
+            let floats: Vec<f32> = w.iter().map(|&w| f32::from(w)).collect();
+            let packed = Matrix::new(DType::Bf16, k, &floats);
+            let packed = PlainPanels::pack(&Pages::default(), &[&packed], DType::Bf16).unwrap();
+            let acts = operand(&a, rows, k);
+            let pairs = out.div_ceil(TILE);
+            let mut calls = 0;
+            blocks::for_tiles(
+                &mut Registers::new(proof),
+                &acts,
+                &packed,
+                0..pairs,
+                |row, pair, sums| {
+                    calls += 1;
+                    let a = &a[row * k..][..k];
+                    let columns = w.chunks_exact(k).map(Some).chain(std::iter::repeat(None));
+                    for (w, sum) in columns.skip(pair * TILE).zip(sums) {
+                        let products = w
+                            .into_iter()
+                            .flatten()
+                            .zip(a)
+                            .map(|(w, a)| i32::from(w * a));
+                        assert_eq!(
+                            *sum,
+                            products.sum::<i32>() as f32,
+                            "{rows} rows, [{out}, {k}]"
+                        );
+                    }
+                },
+            );
+            assert_eq!(calls, rows * pairs);
+        }
+    }
 }

@@ -153,10 +153,10 @@ fn plain_tiles(
 ) {
     match (isa, &a.values) {
         (Isa::Amx(s), ActValues::Bf16(_)) => {
-            let mut kernel = amx::Registers::new(s);
+            let mut kernel = amx::Registers::new(s.bf16);
             blocks::for_tiles(&mut kernel, a, w, pairs, each);
         }
-        (Isa::Avx512(s) | Isa::Amx(Amx { avx512: s }), _) => {
+        (Isa::Avx512(s) | Isa::Amx(Amx { avx512: s, .. }), _) => {
             avx512::for_tiles(s, a, w, pairs, each);
         }
         (Isa::Avx2(s), _) => {
