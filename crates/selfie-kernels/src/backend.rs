@@ -33,7 +33,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     type Matrix: Send + Sync;
     /// An f32 vector: a norm's weight or a bias.
     type Vector: Send + Sync;
-    /// f32 rows `[n, width]`: the residual stream, projections, logits, captured embeddings.
+    /// f32 rows `[n, width]`: the residual stream, logits, captured embeddings. Or [projections](Backend::projections).
     type Rows: Send + Sync;
     /// Rows `[n, width]` in the dtype that a GEMM reads.
     type Acts: Send + Sync;
@@ -104,6 +104,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn read_vector(&self, vector: &Self::Vector) -> Result<Vec<f32>>;
     /// Zeroed f32 rows, `[0..capacity, width]`.
     fn rows(&self, capacity: usize, width: usize) -> Result<Self::Rows>;
+    /// Zeroed rows for products with weights of dtype `weights` that only the same layer reads: queries, keys and values,
+    /// or gate and up. A device may keep them in that dtype, as PyTorch keeps the output of a `Linear`. Then every op
+    /// that writes them rounds to it: to nearest, ties to even. What is past the largest f16 becomes infinite or NaN.
+    ///
+    /// Ops on the residual stream, on probes and in training do not take them.
+    fn projections(&self, capacity: usize, width: usize, weights: DType) -> Result<Self::Rows> {
+        let _ = weights;
+        self.rows(capacity, width)
+    }
     /// Operand rows for a GEMM whose weights have dtype `weights`, `[0..capacity, width]`.
     fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<Self::Acts>;
     /// The dtype of keys and values for weights of dtype `weights`: the chosen one, or the default. The CPU keeps them
@@ -213,7 +222,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> Result<()>;
     /// Causal attention of each row, as `attend` describes, over the positions of the prefix that its slot sees and
     /// then over its own branch. Positions outside a window are stored all the same. `out` is `[n, heads * head_dim]`;
-    /// on a GPU its dtype must be that of the cache.
+    /// on a GPU its dtype and that of `qkv` must be that of the cache.
     fn attend(
         &self,
         attend: &Attend,

@@ -70,9 +70,9 @@ impl<B: Backend> Workspace<B> {
             residual: backend.rows(max_rows, config.d_model)?,
             copy: backend.rows(max_rows, config.d_model)?,
             normed: backend.acts(max_rows, config.d_model, model.dtype)?,
-            qkv: backend.rows(max_rows, attn.qkv_dim())?,
+            qkv: backend.projections(max_rows, attn.qkv_dim(), model.dtype)?,
             attended: backend.acts(max_rows, attn.q_dim(), model.dtype)?,
-            gate_up: backend.rows(max_rows, 2 * config.ffn)?,
+            gate_up: backend.projections(max_rows, 2 * config.ffn, model.dtype)?,
             hidden: backend.acts(max_rows, config.ffn, model.dtype)?,
             row_adapters: RowAdapters::new(LowRankSize {
                 rows: max_rows,
@@ -82,12 +82,13 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
-    /// The bytes that [`new`](Self::new) allocates at least, with operands in 16 bits.
+    /// The bytes that [`new`](Self::new) allocates at least, with operands and projections in 16 bits.
     pub(crate) fn least_bytes(model: &Llama<B>, max_rows: usize, max_positions: usize) -> u64 {
         let (d_model, ffn, attn) = (model.config.d_model, model.config.ffn, &model.config.attn);
-        let rows = 2 * d_model + attn.qkv_dim() + 2 * ffn;
+        let projections = attn.qkv_dim() + 2 * ffn;
         let operands = d_model + attn.q_dim() + ffn;
-        let of_rows = (max_rows as u64).saturating_mul((4 * rows + 2 * operands) as u64);
+        let of_row = 4 * 2 * d_model + 2 * (projections + operands);
+        let of_rows = (max_rows as u64).saturating_mul(of_row as u64);
         let rope = max_positions as u64 * model.config.spec.rotated as u64 * 4;
         of_rows.saturating_add(rope)
     }

@@ -375,7 +375,7 @@ fn check(desc: &Desc, a: &Matrix, b: &Matrix, c: &Matrix, d: &Matrix) -> Result<
         (b.rows, b.columns)
     };
     let shapes = k == k2 && (d.rows, d.columns) == (m, n) && (c.rows, c.columns) == (m, n);
-    let types = a.dtype == b.dtype && c.dtype == R_32F && d.dtype == R_32F;
+    let types = a.dtype == b.dtype && c.dtype == d.dtype && [R_32F, a.dtype].contains(&d.dtype);
     if shapes && types && c.stride == d.stride {
         Ok(())
     } else {

@@ -61,11 +61,26 @@ impl Product {
                 }
             });
         for (column, values) in out.chunks(d.rows.max(1)).enumerate() {
-            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            gpu.write(at + (column * d.stride * 4) as u64, &bytes)?;
+            let bytes: Vec<u8> = match d.dtype {
+                R_32F => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                R_16F => values
+                    .iter()
+                    .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                    .collect(),
+                _ => values
+                    .iter()
+                    .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                    .collect(),
+            };
+            gpu.write(at + (column * d.stride * size(d.dtype)) as u64, &bytes)?;
         }
         Ok(())
     }
+}
+
+/// Bytes of an element.
+fn size(dtype: i32) -> usize {
+    if dtype == R_32F { 4 } else { 2 }
 }
 
 /// The values, column by column, or row by row if `by_column` is false.
@@ -76,7 +91,7 @@ fn read(gpu: &Gpu, (at, matrix): (u64, Matrix), by_column: bool) -> Result<Vec<f
         columns,
         stride,
     } = matrix;
-    let size = if dtype == R_32F { 4 } else { 2 };
+    let size = size(dtype);
     let mut values = Vec::with_capacity(rows * columns);
     let mut bytes = vec![0; rows * size];
     for column in 0..columns {

@@ -17,7 +17,7 @@ pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
         w = transposed(&w, n);
     }
     let mut out = if gemm.accumulate {
-        read(gpu, gemm.out, m * n, DType::F32)?
+        read(gpu, gemm.out, m * n, gemm.out_dtype)?
     } else {
         vec![0.0; m * n]
     };
@@ -36,7 +36,7 @@ pub(crate) fn gemm(gpu: &mut Gpu, gemm: &Gemm) -> Result<(), SimError> {
             *out = if gemm.accumulate { *out + sum } else { sum };
         }
     });
-    gpu.write(gemm.out, bytemuck::cast_slice(&out))
+    gpu.write(gemm.out, &gemm.out_dtype.to_bytes(&out))
 }
 
 fn read(gpu: &Gpu, address: u64, values: usize, dtype: DType) -> Result<Vec<f32>, SimError> {

@@ -77,6 +77,13 @@ impl Survey {
         Ok(rows)
     }
 
+    /// The same as projections with weights of this type.
+    fn projected(&self, n: usize, width: usize, weights: DType) -> Result<<Sim as Backend>::Rows> {
+        let mut rows = self.sim.projections(n, width, weights)?;
+        self.sim.write_rows(&values(n * width), &mut rows)?;
+        Ok(rows)
+    }
+
     /// What has run since the last call. It must match `floors`: entries and bytes.
     fn took<const E: usize>(
         &self,
@@ -155,11 +162,12 @@ impl Survey {
     fn mlp(&self) -> Result<Vec<Surveyed>> {
         let sim = &self.sim;
         let mut all = Vec::new();
-        let gate_up = self.filled(N, 2 * FFN)?;
+        let gate_up = self.projected(N, 2 * FFN, DType::Bf16)?;
         let mut hidden = sim.acts(N, FFN, DType::Bf16)?;
         sim.glu(Activation::Silu, &gate_up, &mut hidden)?;
-        all.extend(self.took("4 x 11008, bf16", [("glu", N * FFN * 10)]));
+        all.extend(self.took("4 x 11008, bf16", [("glu", N * FFN * 6)]));
 
+        let gate_up = self.filled(N, 2 * FFN)?;
         let d = self.filled(N, FFN)?;
         let mut out = sim.rows(N, 2 * FFN)?;
         sim.mlp_backward(Activation::Silu, &gate_up, &d, &mut out)?;
@@ -195,7 +203,7 @@ impl Survey {
     fn large_products(&self) -> Result<Vec<Surveyed>> {
         let (m, sim) = (8, &self.sim);
         let (a, w) = self.operands(m)?;
-        let mut gate_up = sim.rows(m, OUT)?;
+        let mut gate_up = sim.projections(m, OUT, DType::Bf16)?;
         let mut out = sim.acts(m, OUT / 2, DType::Bf16)?;
         sim.driver().take_ran();
         sim.linear_glu(&a, &w, None, Activation::Silu, &mut gate_up, &mut out)?;
@@ -229,7 +237,8 @@ impl Survey {
     fn head(&self) -> Result<Vec<Surveyed>> {
         let sim = &self.sim;
         let mut a = sim.acts(N, 1, DType::Bf16)?;
-        sim.glu(Activation::Silu, &self.filled(N, 2)?, &mut a)?;
+        let gate_up = self.projected(N, 2, DType::Bf16)?;
+        sim.glu(Activation::Silu, &gate_up, &mut a)?;
         let head = Matrix::new(DType::Bf16, 1, &values(VOCAB));
         let head = sim.matrix(&[&head], DType::Bf16)?;
         sim.driver().take_ran();
@@ -290,7 +299,7 @@ impl Survey {
         let mut append = |rows: &[BatchRow]| -> Result<_> {
             let mut batch = sim.batch(rows.len())?;
             sim.load_batch(rows, &mut batch)?;
-            let mut qkv = self.filled(rows.len(), ATTN.qkv_dim())?;
+            let mut qkv = self.projected(rows.len(), ATTN.qkv_dim(), weights)?;
             sim.driver().take_ran();
             sim.rope_append(&ATTN, Some(&rope), &batch, 0, &mut qkv, &mut kv)?;
             Ok((batch, qkv))
@@ -303,7 +312,7 @@ impl Survey {
         append(&history.collect::<Vec<_>>())?;
         let decode = append(&decode)?;
         if weights == DType::Bf16 {
-            let floor = SLOTS * (q * 8 + 2 * kv_dim * (4 + size) + ATTN.head_dim * 4 + 16);
+            let floor = SLOTS * (2 * q * size + 4 * kv_dim * size + ATTN.head_dim * 4 + 16);
             let case = "8 rows, 32 heads and 8 kv heads of 128, bf16";
             all.extend(self.took(case, [("rope_append", floor)]));
         }
@@ -313,7 +322,7 @@ impl Survey {
             let (batch, qkv) = &prompt;
             let mut out = sim.acts(SHARED, q, weights)?;
             sim.attend(&Attend::new(ATTN), qkv, batch, 0, &kv, &mut out)?;
-            let floor = SHARED * (q * (4 + size) + 2 * kv_dim * size);
+            let floor = SHARED * (2 * q + 2 * kv_dim) * size;
             let case = "a prompt of 64, 32 heads and 8 kv heads of 128";
             all.extend(self.took(case, [("attention_prompt_4", floor)]));
         }
@@ -321,7 +330,7 @@ impl Survey {
         let mut out = sim.acts(SLOTS, q, weights)?;
         sim.attend(&Attend::new(ATTN), qkv, batch, 0, &kv, &mut out)?;
         let case = "8 slots, 64 shared and 80 own, 32 heads and 8 kv heads of 128";
-        let (queries, output) = (SLOTS * q * 4, SLOTS * q * size);
+        let (queries, output) = (SLOTS * q * size, SLOTS * q * size);
         let context = (SHARED + SLOTS * OWN) * 2 * kv_dim * size;
         if self.splits == Splits::Fixed {
             let entry = match weights {

@@ -7,11 +7,11 @@ use selfie_kernels::gpu::plan::{self, Inject, Splits, injection_list};
 use selfie_kernels::gpu::{Driver, Gemm, Gpu, Launch};
 use selfie_kernels::reference::Matrix;
 use selfie_kernels::{
-    Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError, KvLayout,
-    MatrixSource, Memory, Result, Slot,
+    Activation, Attend, AttnShape, Backend, BatchRow, DType, InjectMode, Injection, KernelError,
+    KvLayout, MatrixSource, Memory, Result, Slot,
 };
 use selfie_sim::{Sim, SimDriver};
-use selfie_testkit::cases::{self, errors, must, rows_of};
+use selfie_testkit::cases::{self, acts_of, errors, must, projections_of, rows_of};
 
 fn sim() -> Sim {
     must("sim", selfie_sim::sim())
@@ -265,7 +265,7 @@ fn sizes_that_there_are_no_kernels_for() {
         sim.load_batch(&[row], &mut batch)?;
         let rotated = head_dim / 2 * 2;
         let table = rows_of(&sim, &vec![1.0; rotated], rotated);
-        let mut qkv = rows_of(&sim, &vec![1.0; 3 * head_dim], 3 * head_dim);
+        let mut qkv = projections_of(&sim, &vec![1.0; 3 * head_dim], 3 * head_dim, weights);
         sim.rope_append(&shape, Some(&table), &batch, 0, &mut qkv, &mut kv)?;
         let mut out = sim.acts(1, head_dim, weights)?;
         sim.attend(&Attend::new(shape), &qkv, &batch, 0, &kv, &mut out)
@@ -275,6 +275,61 @@ fn sizes_that_there_are_no_kernels_for() {
     assert!(unsupported(one_row(7, DType::F32)));
     must("head_dim 32", one_row(32, DType::Bf16));
     must("head_dim 24", one_row(24, DType::F32));
+}
+
+/// Projections of 16-bit weights are for the ops of a layer, which read them as what they are.
+#[test]
+fn projections_of_16_bits_are_not_f32_rows() {
+    let sim = &sim();
+    let refused = |what: &str, result: Result<()>| {
+        let Err(KernelError::Unsupported { reason, .. }) = result else {
+            panic!("{what}: {result:?}");
+        };
+        assert!(reason.contains("bf16"), "{what}: {reason}");
+    };
+    let halves = || projections_of(sim, &[1.0; 16], 16, DType::Bf16);
+    let rows = || rows_of(sim, &[1.0; 16], 16);
+    let ones = must("vector", sim.vector(&[1.0; 16]));
+    let acts = |dtype| acts_of(sim, &[1.0; 16], 16, dtype);
+    let tally = || must("tally", sim.tally());
+    let mut gathered = must("rows", sim.rows(1, 16));
+    refused("gather", sim.gather(&halves(), &[0], &mut gathered));
+    let mut gathered = must("rows", sim.projections(1, 16, DType::Bf16));
+    refused("gather", sim.gather(&rows(), &[0], &mut gathered));
+    refused(
+        "inject",
+        sim.inject(&halves(), &[write(0)], &mut rows(), &mut tally()),
+    );
+    refused(
+        "inject",
+        sim.inject(&rows(), &[write(0)], &mut halves(), &mut tally()),
+    );
+    refused("cast", sim.cast(&halves(), &mut acts(DType::Bf16)));
+    refused("add", sim.add(&halves(), 1.0, &mut rows()));
+    refused("add", sim.add(&rows(), 1.0, &mut halves()));
+    refused(
+        "rms_norm",
+        sim.rms_norm(&halves(), &ones, 1e-5, &mut acts(DType::Bf16)),
+    );
+    refused(
+        "rms_norm_f32",
+        sim.rms_norm_f32(&rows(), &ones, 1e-5, &mut halves()),
+    );
+    refused(
+        "linear_f32",
+        sim.linear_f32(&halves(), &rows(), None, &mut rows_of(sim, &[0.0], 1)),
+    );
+    let mut half = projections_of(sim, &[0.0; 8], 8, DType::Bf16);
+    refused("glu_f32", sim.glu_f32(Activation::Silu, &rows(), &mut half));
+    // Ops of a layer take one type throughout.
+    let eight = || must("acts", sim.acts(1, 8, DType::Bf16));
+    refused("glu", sim.glu(Activation::Silu, &rows(), &mut eight()));
+    let unit = Matrix::new(DType::F16, 16, &[1.0; 256]);
+    let unit = must("matrix", sim.matrix(&[&unit], DType::F16));
+    refused(
+        "linear",
+        sim.linear(&acts(DType::F16), &unit, None, &mut halves()),
+    );
 }
 
 fn write(row: usize) -> Injection {

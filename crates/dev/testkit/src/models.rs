@@ -26,9 +26,9 @@ fn error<B: Backend>(model: &Llama<B>, name: &str) -> f64 {
     (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
 }
 
-/// In bf16 the oracle is the CPU. It rounds weights and the operands of four products per layer, as the GPU does. The
-/// GPU also rounds queries, keys, values and the weights of the softmax, which is twice as many roundings. f16 has
-/// three more bits.
+/// In bf16 the oracle is the CPU. It rounds the weights and operands of four products per layer, as the GPU does: eight
+/// roundings. The GPU also rounds queries and keys, both before and after their rotation, values, the weights of the
+/// softmax, gate and up: eight more. Errors grow as the root of their number. f16 has three more bits.
 pub fn sixteen_bits_are_off_by_their_roundings<B: Backend>(open: impl Fn() -> B) {
     for name in GOLDEN {
         let on_gpu = |dtype| error(&llama::load_on(open(), name, Some(dtype)), name);

@@ -17,9 +17,9 @@ use crate::{
 
 /// A GPU behind a [`Driver`]. Clones share the device, its stream and its memory.
 ///
-/// GEMM operands, keys and values have the dtype of the weights; the residual stream and sums are f32. Ops check their
-/// arguments on the host, then put their work on the driver's stream. Only [`head_best`](Backend::head_best),
-/// [`head_score`](Backend::head_score) and reads wait for it.
+/// GEMM operands, [projections](Backend::projections), keys and values have the dtype of the weights; the residual
+/// stream and sums are f32. Ops check their arguments on the host, then put their work on the driver's stream. Only
+/// [`head_best`](Backend::head_best), [`head_score`](Backend::head_score) and reads wait for it.
 pub struct Gpu<D: Driver> {
     pub(super) driver: Arc<D>,
     pub(super) splits: Splits,
@@ -153,9 +153,13 @@ impl<D: Driver> Backend for Gpu<D> {
     }
 
     fn rows(&self, capacity: usize, width: usize) -> Result<GpuRows<D>> {
-        let bytes = 4 * capacity as u64 * width as u64;
+        self.projections(capacity, width, DType::F32)
+    }
+
+    fn projections(&self, capacity: usize, width: usize, weights: DType) -> Result<GpuRows<D>> {
+        let bytes = capacity as u64 * width as u64 * weights.size() as u64;
         let buffer = Buffer::zeroed(&self.driver, "a buffer of rows", bytes)?;
-        Ok(GpuRows::new(buffer, capacity, width))
+        Ok(GpuRows::new(buffer, capacity, width, weights))
     }
 
     fn acts(&self, capacity: usize, width: usize, weights: DType) -> Result<GpuActs<D>> {
@@ -209,14 +213,22 @@ impl<D: Driver> Backend for Gpu<D> {
         let n = values.len() / rows.width.max(1);
         check_shape("write_rows", "values", n * rows.width, values.len())?;
         rows.set_len("write_rows", n)?;
-        rows.buffer.write(0, bytemuck::cast_slice(values))
+        match rows.dtype {
+            DType::F32 => rows.buffer.write(0, bytemuck::cast_slice(values)),
+            dtype => rows.buffer.write(0, &dtype.to_bytes(values)),
+        }
     }
 
     fn read_rows(&self, rows: &GpuRows<D>, range: Range<usize>) -> Result<Vec<f32>> {
         check_index("read_rows", "row", range.end, rows.len + 1)?;
         check_index("read_rows", "row", range.start, range.end + 1)?;
-        let mut values = vec![0f32; range.len() * rows.width];
         let offset = range.start as u64 * rows.row_bytes();
+        if rows.dtype != DType::F32 {
+            let mut bytes = vec![0; range.len() * rows.width * rows.dtype.size()];
+            rows.buffer.read(offset, &mut bytes)?;
+            return Ok(rows.dtype.to_f32(&bytes));
+        }
+        let mut values = vec![0f32; range.len() * rows.width];
         rows.buffer
             .read(offset, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
@@ -280,7 +292,7 @@ impl<D: Driver> Backend for Gpu<D> {
         check_shape("rms_norm", "length of the weight", x.width, weight.len)?;
         check_shape("rms_norm", "width of the output", x.width, out.width)?;
         out.set_len("rms_norm", x.len)?;
-        self.norm(x, weight, eps, out.address(), DType::F32)
+        self.norm(x, weight, eps, out.f32("rms_norm")?, DType::F32)
     }
 
     fn rms_norm_parts(
@@ -447,7 +459,7 @@ impl<D: Driver> Backend for Gpu<D> {
         const OP: &str = "glu_f32";
         check_shape(OP, "width of gate_up", 2 * out.width, gate_up.width)?;
         out.set_len(OP, gate_up.len)?;
-        self.gate(OP, activation, gate_up, out.address(), DType::F32)
+        self.gate(OP, activation, gate_up, out.f32(OP)?, DType::F32)
     }
 
     fn mlp_backward(

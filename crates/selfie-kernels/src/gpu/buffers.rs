@@ -94,19 +94,21 @@ pub struct GpuVector<D: Driver> {
     pub(super) len: usize,
 }
 
-/// f32 rows.
+/// Rows: f32, or what a product with 16-bit weights writes, in their dtype.
 pub struct GpuRows<D: Driver> {
     pub(super) buffer: Buffer<D>,
     pub(super) width: usize,
+    pub(super) dtype: DType,
     pub(super) len: usize,
     capacity: usize,
 }
 
 impl<D: Driver> GpuRows<D> {
-    pub(super) fn new(buffer: Buffer<D>, capacity: usize, width: usize) -> Self {
+    pub(super) fn new(buffer: Buffer<D>, capacity: usize, width: usize, dtype: DType) -> Self {
         Self {
             buffer,
             width,
+            dtype,
             len: 0,
             capacity,
         }
@@ -121,9 +123,20 @@ impl<D: Driver> GpuRows<D> {
         self.buffer.address()
     }
 
+    /// The address of f32 rows; an error if they have another dtype.
+    pub(super) fn f32(&self, op: &'static str) -> Result<u64> {
+        if self.dtype == DType::F32 {
+            return Ok(self.address());
+        }
+        Err(KernelError::Unsupported {
+            op,
+            reason: format!("the rows are {}, and this op takes f32", self.dtype),
+        })
+    }
+
     /// Bytes of a row.
     pub(super) fn row_bytes(&self) -> u64 {
-        self.width as u64 * 4
+        (self.width * self.dtype.size()) as u64
     }
 
     /// Sets the number of rows in use.
@@ -134,6 +147,20 @@ impl<D: Driver> GpuRows<D> {
         self.len = len;
         Ok(())
     }
+}
+
+/// An error unless what a kernel takes as one type has one dtype.
+pub(super) fn check_dtypes(
+    op: &'static str,
+    [(one, dtype), (other, found)]: [(&str, DType); 2],
+) -> Result<()> {
+    if dtype == found {
+        return Ok(());
+    }
+    Err(KernelError::Unsupported {
+        op,
+        reason: format!("{one} are {dtype} but {other} are {found}; both must have the same dtype"),
+    })
 }
 
 /// Rows of a GEMM operand, in the dtype of the weights.

@@ -51,7 +51,8 @@ pub trait Driver: Send + Sync + 'static {
     /// the bytes that the header says the kernel reads or writes.
     unsafe fn launch(&self, launch: &Launch) -> Result<()>;
 
-    /// Multiplies matrices. Products of bf16 and f16 are summed in f32; f32 is not rounded to TF32.
+    /// Multiplies matrices. Products of bf16 and f16 are summed in f32, and rounded once if the output has their type.
+    /// f32 is not rounded to TF32.
     ///
     /// # Safety
     /// Each address points to its matrix, in one allocation and aligned to its elements.
@@ -68,7 +69,7 @@ pub struct Gemm {
     pub a: u64,
     /// The weight, of `dtype`, as `order` says.
     pub w: u64,
-    /// `[m, n]`, f32.
+    /// `[m, n]`, of `out_dtype`.
     pub out: u64,
     /// Rows of `a`.
     pub m: usize,
@@ -78,6 +79,8 @@ pub struct Gemm {
     pub k: usize,
     /// The type of `a` and `w`.
     pub dtype: DType,
+    /// The type of `out`: f32 or `dtype`.
+    pub out_dtype: DType,
     /// The layout of the weight.
     pub order: WeightOrder,
     /// Whether to add the product to the contents of `out`.

@@ -5,7 +5,7 @@ use super::buffers::{GpuActs, GpuMatrix, GpuVector};
 use super::plan::{Add, Matvec};
 use super::{Driver, Gemm, Gpu, WeightOrder};
 use crate::error::check_shape;
-use crate::{Activation, Result};
+use crate::{Activation, DType, Result};
 
 impl<D: Driver> Gpu<D> {
     /// Computes a product, and adds a bias unless its address is 0.
@@ -29,6 +29,7 @@ impl<D: Driver> Gpu<D> {
             scale: 1.0,
             n: to_u32(op, gemm.m)?,
             width: to_u32(op, gemm.n)?,
+            dtype: gemm.out_dtype,
         };
         // SAFETY: the bias has a value for each column of the product.
         unsafe { self.driver.launch(&plan.launch()) }
@@ -82,7 +83,7 @@ pub(super) fn checked_bias<D: Driver>(
     Ok(bias.buffer.address())
 }
 
-/// The product of all rows of `a` with a weight, whose shape must fit.
+/// The product of all rows of `a` with a weight, whose shape must fit, in f32.
 pub(super) fn gemm_of<D: Driver>(a: &GpuActs<D>, w: &GpuMatrix<D>, out: u64) -> Gemm {
     Gemm {
         a: a.address(),
@@ -92,6 +93,7 @@ pub(super) fn gemm_of<D: Driver>(a: &GpuActs<D>, w: &GpuMatrix<D>, out: u64) -> 
         n: w.rows,
         k: w.columns,
         dtype: w.dtype,
+        out_dtype: DType::F32,
         order: WeightOrder::Outputs,
         accumulate: false,
     }

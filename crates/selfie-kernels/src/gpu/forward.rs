@@ -1,7 +1,7 @@
 //! The ops of a forward pass.
 
 use super::backend::to_u32;
-use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector};
+use super::buffers::{GpuActs, GpuBatch, GpuMatrix, GpuRows, GpuVector, check_dtypes};
 use super::few_rows::{checked_bias, gemm_of};
 use super::kv::GpuKv;
 use super::plan::{self, Add, Attention, Cast, Embed, Glu, RmsNorm, RopeAppend};
@@ -9,6 +9,9 @@ use super::{Driver, Gemm, Gpu};
 use crate::checks::{check_groups, check_parts, check_qkv, check_rope};
 use crate::error::{check_index, check_shape};
 use crate::{Activation, Attend, AttnShape, DType, KernelError, Parts, Result};
+
+/// The name of a cache's contents in errors.
+const CACHE: &str = "the cache's keys and values";
 
 impl<D: Driver> Gpu<D> {
     pub(super) fn embed_rows(
@@ -30,7 +33,7 @@ impl<D: Driver> Gpu<D> {
         let plan = Embed {
             table: table.buffer.address(),
             token: batch.tokens(),
-            out: out.address(),
+            out: out.f32(OP)?,
             n: to_u32(OP, out.len)?,
             width: to_u32(OP, out.width)?,
             dtype: table.dtype,
@@ -55,13 +58,14 @@ impl<D: Driver> Gpu<D> {
         }
         let width = norm_width(OP, x.width)?;
         let plan = RmsNorm {
-            x: x.address(),
+            x: x.f32(OP)?,
             weight: weight.buffer.address(),
             out,
             n: to_u32(OP, x.len)?,
             parts: 1,
             stride: width,
             width,
+            x_dtype: DType::F32,
             dtype,
             eps,
         };
@@ -81,7 +85,7 @@ impl<D: Driver> Gpu<D> {
         if rows.len * parts.count * parts.width == 0 {
             return Ok(());
         }
-        let first = rows.address() + 4 * parts.first as u64;
+        let first = rows.address() + (rows.dtype.size() * parts.first) as u64;
         let plan = RmsNorm {
             x: first,
             weight: weight.buffer.address(),
@@ -90,7 +94,8 @@ impl<D: Driver> Gpu<D> {
             parts: to_u32(OP, parts.count)?,
             stride: to_u32(OP, rows.width)?,
             width: norm_width(OP, parts.width)?,
-            dtype: DType::F32,
+            x_dtype: rows.dtype,
+            dtype: rows.dtype,
             eps,
         };
         plan.check(OP)?;
@@ -109,11 +114,15 @@ impl<D: Driver> Gpu<D> {
         accumulate: bool,
     ) -> Result<()> {
         let bias = checked_bias(op, a, w, bias)?;
+        if out.dtype != DType::F32 {
+            check_dtypes(op, [("the weights", w.dtype), ("the rows", out.dtype)])?;
+        }
         if out.len * out.width == 0 {
             return Ok(());
         }
         let gemm = Gemm {
             accumulate,
+            out_dtype: out.dtype,
             ..gemm_of(a, w, out.address())
         };
         // SAFETY: widths and dtypes agree, and the output has a row of `w.rows` for each of `a`.
@@ -133,12 +142,13 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let plan = Add {
-            out: residual.address(),
-            x: x.address(),
+            out: residual.f32(OP)?,
+            x: x.f32(OP)?,
             bias: false,
             scale,
             n: to_u32(OP, x.len)?,
             width: to_u32(OP, x.width)?,
+            dtype: DType::F32,
         };
         // SAFETY: both have the same number of rows.
         unsafe { self.driver.launch(&plan.launch()) }
@@ -151,7 +161,7 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let plan = Cast {
-            x: x.address(),
+            x: x.f32(OP)?,
             out: out.address(),
             n: to_u32(OP, x.len)?,
             width: to_u32(OP, x.width)?,
@@ -181,13 +191,20 @@ impl<D: Driver> Gpu<D> {
             let rows = if inside { &[] } else { &batch.rows[..] };
             check_rope(OP, shape, (rope.len, rope.width), rows)?;
         }
+        check_dtypes(
+            OP,
+            [
+                (CACHE, kv.layout.dtype),
+                ("queries, keys and values", qkv.dtype),
+            ],
+        )?;
         check_head_dim(OP, shape, DType::F32)?;
         if qkv.len * qkv.width == 0 {
             return Ok(());
         }
         let plan = RopeAppend {
             qkv: qkv.address(),
-            table: rope.map_or(0, GpuRows::address),
+            table: rope.map_or(Ok(0), |rope| rope.f32(OP))?,
             rotated: to_u32(OP, rope.map_or(shape.head_dim, |rope| rope.width))?,
             slot: batch.slots(),
             position: batch.positions(),
@@ -218,14 +235,8 @@ impl<D: Driver> Gpu<D> {
         check_groups(OP, shape)?;
         kv.check(OP, layer, batch)?;
         out.set_len(OP, qkv.len, shape.q_dim())?;
-        if out.dtype != kv.layout.dtype {
-            let (cache, out) = (kv.layout.dtype, out.dtype);
-            return Err(KernelError::Unsupported {
-                op: OP,
-                reason: format!(
-                    "the cache is {cache} but the output is {out}; both must have the same dtype"
-                ),
-            });
+        for other in [("queries", qkv.dtype), ("outputs", out.dtype)] {
+            check_dtypes(OP, [(CACHE, kv.layout.dtype), other])?;
         }
         check_head_dim(OP, shape, out.dtype)?;
         if out.len * out.width == 0 {
@@ -259,7 +270,7 @@ impl<D: Driver> Gpu<D> {
         Ok(())
     }
 
-    /// `out` is `[gate_up.len, gate_up.width / 2]` of `dtype`.
+    /// `out` is `[gate_up.len, gate_up.width / 2]` of `dtype`, which must be that of `gate_up`.
     pub(super) fn gate(
         &self,
         op: &'static str,
@@ -268,6 +279,7 @@ impl<D: Driver> Gpu<D> {
         out: u64,
         dtype: DType,
     ) -> Result<()> {
+        check_dtypes(op, [("gate and up", gate_up.dtype), ("outputs", dtype)])?;
         if gate_up.len * gate_up.width == 0 {
             return Ok(());
         }

@@ -36,8 +36,8 @@ impl<D: Driver> Gpu<D> {
             let list: Vec<u32> = words.collect();
             let list = scratch.list.put(bytemuck::cast_slice(&list))?;
             let plan = GatherRows {
-                src: src.address(),
-                dst: dst.address(),
+                src: src.f32(OP)?,
+                dst: dst.f32(OP)?,
                 list,
                 n: to_u32(OP, pairs.len())?,
                 width: to_u32(OP, src.width)?,
@@ -65,8 +65,8 @@ impl<D: Driver> Gpu<D> {
         for writes in waves(writes, most, rows.len, |write| write.row) {
             let list = scratch.list.put(&injection_list(writes))?;
             let plan = Inject {
-                rows: rows.address(),
-                vectors: vectors.address(),
+                rows: rows.f32(OP)?,
+                vectors: vectors.f32(OP)?,
                 list,
                 written: tally.counter(),
                 n_rows: to_u32(OP, rows.len)?,

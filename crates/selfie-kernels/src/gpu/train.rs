@@ -22,7 +22,7 @@ impl<D: Driver> Gpu<D> {
             check_shape(OP, "length of the bias", w.len, bias.len * bias.width)?;
         }
         out.set_len(OP, x.len)?;
-        let bias = bias.map_or(0, GpuRows::address);
+        let bias = bias.map_or(Ok(0), |bias| bias.f32(OP))?;
         self.gemm_f32(OP, x, w, WeightOrder::Outputs, bias, out)
     }
 
@@ -53,13 +53,14 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let gemm = Gemm {
-            a: a.address(),
-            w: w.address(),
-            out: out.address(),
+            a: a.f32(op)?,
+            w: w.f32(op)?,
+            out: out.f32(op)?,
             m: a.len,
             n: out.width,
             k: a.width,
             dtype: DType::F32,
+            out_dtype: DType::F32,
             order,
             accumulate: false,
         };
@@ -85,9 +86,9 @@ impl<D: Driver> Gpu<D> {
         }
         let plan = MlpBackward {
             activation,
-            gate_up: gate_up.address(),
-            d: d_hidden.address(),
-            out: out.address(),
+            gate_up: gate_up.f32(OP)?,
+            d: d_hidden.f32(OP)?,
+            out: out.f32(OP)?,
             n: to_u32(OP, out.len)?,
             ffn: to_u32(OP, ffn)?,
         };
@@ -115,11 +116,11 @@ impl<D: Driver> Gpu<D> {
             return Ok(());
         }
         let plan = AdamPlan {
-            w: w.address(),
-            m: m.address(),
-            v: v.address(),
-            d: d.address(),
-            x: x.address(),
+            w: w.f32(OP)?,
+            m: m.f32(OP)?,
+            v: v.f32(OP)?,
+            d: d.f32(OP)?,
+            x: x.f32(OP)?,
             n: to_u32(OP, d.len)?,
             out: to_u32(OP, w.len)?,
             width: to_u32(OP, w.width)?,

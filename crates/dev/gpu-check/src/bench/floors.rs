@@ -38,6 +38,7 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
         n: side,
         k: side,
         dtype: DType::Bf16,
+        out_dtype: DType::F32,
         order: WeightOrder::Outputs,
         accumulate: false,
     };

@@ -32,7 +32,7 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
     };
     let (f32s, bf16s) = (4 * side * side, 2 * side * side);
 
-    let x = sets(cuda, side, side)?;
+    let x = sets(cuda, side, side, DType::F32)?;
     let weight = cuda.vector(&vec![1.0; side])?;
     let mut acts = Vec::new();
     for _ in 0..SETS {
@@ -51,7 +51,7 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
             strength: 0.5,
         })
         .collect();
-    let mut targets = sets(cuda, side, side)?;
+    let mut targets = sets(cuda, side, side, DType::F32)?;
     let mut tally = cuda.tally()?;
     let s = time(cuda, |i| {
         cuda.inject(&x[i % SETS], &writes, &mut targets[i % SETS], &mut tally)
@@ -60,11 +60,11 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
     share("inject", 3 * f32s, s);
     drop((x, targets));
 
-    let gate_up = sets(cuda, side, 2 * side)?;
+    let gate_up = sets(cuda, side, 2 * side, DType::Bf16)?;
     let s = time(cuda, |i| {
         cuda.glu(Activation::Silu, &gate_up[i % SETS], &mut acts[i % SETS])
     })?;
-    share("swiglu", 2 * f32s + bf16s, s);
+    share("swiglu", 3 * bf16s, s);
     drop((gate_up, acts));
 
     let shape = AttnShape {
@@ -72,12 +72,12 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
         kv_heads: side / 128,
         head_dim: 128,
     };
-    let mut qkv = sets(cuda, side, shape.qkv_dim())?;
+    let mut qkv = sets(cuda, side, shape.qkv_dim(), DType::Bf16)?;
     let mut cache = Cache::new(cuda, shape, 1, side)?;
     cache.load(cuda, &cache.rows(0..side))?;
     let s = time(cuda, |i| cache.append(cuda, &mut qkv[i % SETS]))?;
-    // Queries are rotated in place and keys on their way to the cache; keys and values are stored in bf16.
-    share("rope_append", 2 * f32s + 2 * (f32s + bf16s), s);
+    // Queries are rotated in place and keys on their way to the cache.
+    share("rope_append", 6 * bf16s, s);
     drop((qkv, cache));
 
     for (branches, tokens) in sizes.attention {
@@ -96,11 +96,16 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
     Ok(())
 }
 
-/// Rows of waves, `[rows, width]`.
-fn sets(cuda: &Cuda, rows: usize, width: usize) -> Result<Vec<<Cuda as Backend>::Rows>> {
+/// Rows of waves, `[rows, width]` of `dtype`.
+fn sets(
+    cuda: &Cuda,
+    rows: usize,
+    width: usize,
+    dtype: DType,
+) -> Result<Vec<<Cuda as Backend>::Rows>> {
     let values: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.7).sin()).collect();
     let set = |_| {
-        let mut set = cuda.rows(rows, width)?;
+        let mut set = cuda.projections(rows, width, dtype)?;
         cuda.write_rows(&values, &mut set)?;
         Ok(set)
     };
@@ -115,7 +120,7 @@ fn attention(cuda: &Cuda, branches: usize, tokens: usize) -> Result<(f64, f64)> 
     let values: Vec<f32> = (0..rows.len() * width)
         .map(|i| (i as f32 * 0.7).sin())
         .collect();
-    let mut qkv = cuda.rows(rows.len(), width)?;
+    let mut qkv = cuda.projections(rows.len(), width, DType::Bf16)?;
     let mut out = cuda.acts(rows.len(), GROUPED.q_dim(), DType::Bf16)?;
     cuda.write_rows(&values, &mut qkv)?;
     cache.load(cuda, &rows)?;

@@ -16,7 +16,7 @@ const TURNS: usize = 256 << 20;
 /// Times each shape at each number of rows: microseconds, and the share of the GPU's limits.
 pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result<()> {
     let (copy, matrix) = (report.copy(), report.matrix());
-    for &[n, k] in sizes.products {
+    for &(n, dtype, k) in sizes.products {
         let sets = (TURNS / (2 * n * k)).clamp(1, 8);
         let weight = Waves {
             rows: n,
@@ -31,13 +31,13 @@ pub(crate) fn measure(cuda: &Cuda, sizes: &Sizes, report: &mut Report) -> Result
             cuda.write_rows(&values, &mut x)?;
             let mut acts = cuda.acts(m, k, DType::Bf16)?;
             cuda.cast(&x, &mut acts)?;
-            let mut out = cuda.rows(m, n)?;
+            let mut out = cuda.projections(m, n, dtype)?;
             let time = time(cuda, |i| {
                 cuda.linear(&acts, &weights[i % sets], None, &mut out)
             })?;
             let name = format!("product {m} x {n} x {k}");
             report.add(&name, time.device * 1e6, "us");
-            let bytes = 2 * n * k + m * (2 * k + 4 * n);
+            let bytes = 2 * n * k + m * (2 * k + dtype.size() * n);
             let floor = (bytes as f64 / copy).max(2.0 * (m * n * k) as f64 / matrix);
             report.add(
                 &format!("{name}, of the limits"),

@@ -1,12 +1,14 @@
 //! The sizes of the measurements.
 
+use selfie_kernels::DType;
+
 pub(crate) struct Sizes {
     /// Bytes of a copy: many times the size of the caches.
     pub(crate) copy: u64,
     /// Rows, columns and terms of the matrix product that gives the limit.
     pub(crate) product: usize,
-    /// Outputs and terms of single products: those of a layer (qkv, o, gate and up, down), and the head.
-    pub(crate) products: &'static [[usize; 2]],
+    /// Outputs, their type, and terms of single products: those of a layer (qkv, o, gate and up, down), and the head.
+    pub(crate) products: &'static [(usize, DType, usize)],
     /// Their rows.
     pub(crate) product_rows: &'static [usize],
     /// Rows and columns of single ops.
@@ -33,11 +35,11 @@ impl Sizes {
         copy: 2 << 30,
         product: 8192,
         products: &[
-            [12288, 4096],
-            [4096, 4096],
-            [22016, 4096],
-            [4096, 11008],
-            [32000, 4096],
+            (12288, DType::Bf16, 4096),
+            (4096, DType::F32, 4096),
+            (22016, DType::Bf16, 4096),
+            (4096, DType::F32, 11008),
+            (32000, DType::F32, 4096),
         ],
         product_rows: &[1, 8, 16, 64, 608, 4096],
         rows: 4096,
@@ -54,7 +56,7 @@ impl Sizes {
     pub(crate) const SMALL: Self = Self {
         copy: 1 << 20,
         product: 64,
-        products: &[[64, 96]],
+        products: &[(64, DType::Bf16, 96)],
         product_rows: &[1, 20],
         rows: 128,
         attention: [(2, 32), (2, 64), (1, 96)],

@@ -5,7 +5,7 @@
 use selfie_kernels::gpu::Cuda;
 use selfie_kernels::{Attend, AttnShape, Backend, BatchRow, DType, KvLayout, Slot, reference};
 
-use crate::cases::{must, read_acts, rows_of, values};
+use crate::cases::{must, projections_of, read_acts, rows_of, values};
 use crate::{Check, Opening};
 
 /// Heads; the prefixes' positions; and for each branch its prefix, the shared positions that it sees, its own
@@ -148,7 +148,7 @@ fn run<B: Backend>(backend: &B, case: &Case, dtype: DType) -> Vec<f32> {
             values(10_000 * slot + u64::from(row.position), width, (-1.0, 1.0))
         };
         let all: Vec<f32> = rows.iter().flat_map(of_row).collect();
-        let mut qkv = rows_of(backend, &all, width);
+        let mut qkv = projections_of(backend, &all, width, dtype);
         must(
             "rope_append",
             backend.rope_append(&shape, Some(&rope), &batch, 0, &mut qkv, kv),

@@ -115,11 +115,12 @@ impl<'a> Problem<'a> {
         let words = |f: &dyn Fn(&BatchRow) -> u32| -> Vec<u32> { rows.iter().map(f).collect() };
         let slots = words(&|row| slot_word(row.slot));
         let width = (heads + 2 * kv_heads) * head_dim;
-        let qkv = device.alloc(u64::from(4 * n * width));
+        let row_bytes = u64::from(width) * self.dtype.size() as u64;
+        let qkv = device.alloc(u64::from(n) * row_bytes);
         for (i, row) in (0..).zip(rows) {
             // The row's keys and values stay unwritten, so nothing may read them.
-            let bytes = DType::F32.to_bytes(&self.queries(row));
-            device.write(qkv + i * u64::from(4 * width), &bytes);
+            let bytes = self.dtype.to_bytes(&self.queries(row));
+            device.write(qkv + i * row_bytes, &bytes);
         }
         let out_bytes = u64::from(n * heads * head_dim) * self.dtype.size() as u64;
         let attend = Attend::new(AttnShape {

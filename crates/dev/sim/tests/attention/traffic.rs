@@ -34,8 +34,9 @@ fn launches(dtype: DType) -> Vec<(Launch, Report)> {
 #[test]
 fn queries_keys_values_and_outputs_are_coalesced() {
     // Everything except the look-ups of rows, slots, positions and the logarithms of parts, which are one word a row.
-    const BULK: [&str; 6] = [
+    const BULK: [&str; 7] = [
         "cp.async.cg",
+        "ld.global.v4.b32",
         "ld.global.v4.f32",
         "ld.global.f32 %q",
         "ld.global.f32 %x",

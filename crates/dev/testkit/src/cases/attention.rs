@@ -2,7 +2,7 @@
 
 use selfie_kernels::{Attend, AttnShape, Backend, BatchRow, KvLayout, Slot, reference};
 
-use super::tables::{ATTEND, AttendCase, FORK, Fork, Heads, PLAIN, ROPE, RULES, Rule};
+use super::tables::{ATTEND, AttendCase, FORK, Fork, Heads, PLAIN, ROPE, RULES, Rope, Rule};
 use super::*;
 
 const THETA: f64 = 10_000.0;
@@ -58,60 +58,74 @@ fn rotated_magnitude(heads: &[f32], table: &[f32], head_dim: usize) -> Vec<f32> 
 
 /// Checks the queries and the values; the contents of `qkv`'s other columns are unspecified. [`check_attend`] sees the
 /// keys.
-pub fn check_rope_append<B: Backend>(backend: &B) {
+pub fn check_rope_append<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "rope_append");
-    for (seed, case) in ROPE.iter().enumerate() {
-        let shape = shape(case.heads);
-        let (q_dim, width) = (shape.q_dim(), shape.qkv_dim());
-        let positions = case.positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let layout = KvLayout {
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            prefixes: vec![],
-            own: vec![positions],
-            slots: case.positions.len(),
-            dtype: DType::F32,
-        };
-        let rows: Vec<BatchRow> = case
-            .positions
-            .iter()
-            .enumerate()
-            .map(|(slot, &position)| row(Slot::Branch(slot as u32), position as usize))
-            .collect();
-        let batch = batch_of(backend, &rows);
-        let before = values(seed as u64, rows.len() * width, (-2.0, 2.0));
-        // All columns of a head, some of them, or none.
-        let part = (shape.head_dim / 4 * 2).max(2);
-        for rotated_columns in [shape.head_dim, part, 0] {
-            let table = reference::rope_table(positions, rotated_columns, THETA);
-            let rope = (rotated_columns > 0).then(|| rows_of(backend, &table, rotated_columns));
-            let rope = rope.as_ref();
-            let mut qkv = rows_of(backend, &before, width);
-            let mut kv = must("kv", backend.kv(&layout));
-            let result = backend.rope_append(&shape, rope, &batch, 0, &mut qkv, &mut kv);
-            must("rope_append", result);
-            let after = read_all(backend, &qkv);
-            let rows = before.chunks_exact(width).zip(after.chunks_exact(width));
-            for (&position, (before, after)) in case.positions.iter().zip(rows) {
-                let name = format!("{shape:?} at {position}, {rotated_columns} rotated");
-                let table = &table[position as usize * rotated_columns..][..rotated_columns];
-                let (q, got) = (&before[..q_dim], &after[..q_dim]);
-                if rope.is_some() {
-                    let dim = shape.head_dim;
-                    let magnitude = rotated_magnitude(q, table, dim);
-                    let bound = |i: usize| 3.0 * U * f64::from(magnitude[i]);
-                    let name = format_args!("{name}, queries");
-                    errors.compare(name, got, &rotated(q, table, dim), bound);
-                } else {
-                    errors.compare(format_args!("{name}, queries"), got, q, |_| 0.0);
-                }
-                let v = q_dim + shape.kv_dim();
-                let name = format_args!("{name}, values");
-                errors.compare(name, &after[v..], &before[v..], |_| 0.0);
-            }
+    for dtype in projection_dtypes::<B>() {
+        for (seed, case) in ROPE.iter().enumerate() {
+            check_rotation(backend, seed, case, dtype, &mut errors);
         }
     }
     errors.finish();
+}
+
+/// A case, with queries, keys and values and the cache in `dtype`.
+fn check_rotation<B: Backend>(
+    backend: &B,
+    seed: usize,
+    case: &Rope,
+    dtype: DType,
+    errors: &mut Errors,
+) {
+    let shape = shape(case.heads);
+    let (q_dim, width) = (shape.q_dim(), shape.qkv_dim());
+    let positions = case.positions.iter().max().map_or(0, |&p| p as usize + 1);
+    let layout = KvLayout {
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        prefixes: vec![],
+        own: vec![positions],
+        slots: case.positions.len(),
+        dtype,
+    };
+    let rows: Vec<BatchRow> = case
+        .positions
+        .iter()
+        .enumerate()
+        .map(|(slot, &position)| row(Slot::Branch(slot as u32), position as usize))
+        .collect();
+    let batch = batch_of(backend, &rows);
+    let before = values(seed as u64, rows.len() * width, (-2.0, 2.0));
+    let before = rounded(dtype, &before);
+    // All columns of a head, some of them, or none.
+    let part = (shape.head_dim / 4 * 2).max(2);
+    for rotated_columns in [shape.head_dim, part, 0] {
+        let table = reference::rope_table(positions, rotated_columns, THETA);
+        let rope = (rotated_columns > 0).then(|| rows_of(backend, &table, rotated_columns));
+        let rope = rope.as_ref();
+        let mut qkv = projections_of(backend, &before, width, dtype);
+        let mut kv = must("kv", backend.kv(&layout));
+        let result = backend.rope_append(&shape, rope, &batch, 0, &mut qkv, &mut kv);
+        must("rope_append", result);
+        let after = read_all(backend, &qkv);
+        let rows = before.chunks_exact(width).zip(after.chunks_exact(width));
+        for (&position, (before, after)) in case.positions.iter().zip(rows) {
+            let name = format!("{dtype} {shape:?} at {position}, {rotated_columns} rotated");
+            let table = &table[position as usize * rotated_columns..][..rotated_columns];
+            let (q, got) = (&before[..q_dim], &after[..q_dim]);
+            if rope.is_some() {
+                let dim = shape.head_dim;
+                let magnitude = rotated_magnitude(q, table, dim);
+                let bound = |i: usize| 3.0 * U * f64::from(magnitude[i]);
+                let name = format_args!("{name}, queries");
+                errors.compare_acts(name, dtype, got, &rotated(q, table, dim), bound);
+            } else {
+                errors.compare(format_args!("{name}, queries"), got, q, |_| 0.0);
+            }
+            let v = q_dim + shape.kv_dim();
+            let name = format_args!("{name}, values");
+            errors.compare(name, &after[v..], &before[v..], |_| 0.0);
+        }
+    }
 }
 
 /// A slot that continues one of several prefixes has the same bits as in a cache with that prefix alone, whatever its
@@ -227,7 +241,8 @@ pub fn check_f16_overflow<B: Operands>(backend: &B) {
                     }
                     qkv
                 });
-                let mut qkv = rows_of(backend, &qkv.collect::<Vec<_>>(), width);
+                let qkv: Vec<f32> = qkv.collect();
+                let mut qkv = projections_of(backend, &qkv, width, DType::F16);
                 let rows = slots.iter().map(|&(slot, at)| row(Slot::Branch(slot), at));
                 let batch = batch_of(backend, &rows.collect::<Vec<_>>());
                 let appended = backend.rope_append(&shape, None, &batch, 0, &mut qkv, &mut kv);
@@ -309,7 +324,7 @@ impl<B: Backend> Cache<B> {
             values(seed, width, (-1.0, 1.0))
         };
         let qkv: Vec<f32> = rows.iter().flat_map(of_row).collect();
-        let mut qkv = rows_of(backend, &qkv, width);
+        let mut qkv = projections_of(backend, &qkv, width, self.dtype);
         let rows: Vec<BatchRow> = rows.iter().map(|&(row, _)| row).collect();
         let batch = batch_of(backend, &rows);
         let (shape, kv) = (&self.shape, &mut self.kv);

@@ -6,7 +6,7 @@ use selfie_kernels::{
     KernelError, KvLayout, LogitMap, Parts, Result, Slot,
 };
 
-use super::{DTYPES, Operands, acts_of, must, rows_of};
+use super::{DTYPES, Operands, acts_of, must, projections_of, rows_of};
 
 /// The op, the expected and the found value of a refused shape.
 #[track_caller]
@@ -234,13 +234,14 @@ pub fn an_operand_has_the_dtype_that_the_weights_ask_for<B: Operands>(backend: &
 pub fn glu<B: Operands>(backend: &B) {
     let acts = |n, width| must("acts", backend.acts(n, width, DType::Bf16));
     let gate = |gate_up, mut out| backend.glu(Activation::Silu, gate_up, &mut out);
-    let rows = zeros(backend, 2, 6);
-    assert_eq!(shape(gate(&rows, acts(2, 4))), ("glu", 3, 4));
-    assert_eq!(range(gate(&rows, acts(1, 3))), ("glu", 1, 1));
+    let rows = |width| projections_of(backend, &vec![0.0; 2 * width], width, DType::Bf16);
+    let even = rows(6);
+    assert_eq!(shape(gate(&even, acts(2, 4))), ("glu", 3, 4));
+    assert_eq!(range(gate(&even, acts(1, 3))), ("glu", 1, 1));
     // A row that does not split into a gate and its half.
-    let uneven = zeros(backend, 2, 7);
+    let uneven = rows(7);
     assert_eq!(shape(gate(&uneven, acts(2, 3))), ("glu", 6, 7));
-    must("glu", gate(&rows, acts(2, 3)));
+    must("glu", gate(&even, acts(2, 3)));
 }
 
 /// One shape that a GPU has a kernel for, and one without.
@@ -254,7 +255,8 @@ pub fn linear_glu<B: Operands>(backend: &B) {
         let long = must("vector", backend.vector(&vec![0.0; width + 1]));
         // Buffers for gates and for the output, as (rows, columns).
         let both = |a, bias, gate_up: (usize, usize), out: (usize, usize)| {
-            let mut gate_up = must("rows", backend.rows(gate_up.0, gate_up.1));
+            let gate_up = backend.projections(gate_up.0, gate_up.1, DType::Bf16);
+            let mut gate_up = must("projections", gate_up);
             let mut out = must("acts", backend.acts(out.0, out.1, DType::Bf16));
             backend.linear_glu(a, &w, bias, Activation::Silu, &mut gate_up, &mut out)
         };

@@ -95,6 +95,9 @@ pub trait Operands: Backend {
 
     /// The dtype of an operand of a GEMM with weights of `weights`.
     fn operand(weights: DType) -> DType;
+
+    /// The dtype of [projections](Backend::projections) for weights of `weights`.
+    fn projection(weights: DType) -> DType;
 }
 
 impl Operands for Cpu {
@@ -117,6 +120,10 @@ impl Operands for Cpu {
             DType::F32 | DType::F16 => DType::F32,
         }
     }
+
+    fn projection(_: DType) -> DType {
+        DType::F32
+    }
 }
 
 impl<D: Driver> Operands for Gpu<D> {
@@ -131,12 +138,39 @@ impl<D: Driver> Operands for Gpu<D> {
     fn operand(weights: DType) -> DType {
         weights
     }
+
+    fn projection(weights: DType) -> DType {
+        weights
+    }
+}
+
+/// The dtypes of all projections.
+pub fn projection_dtypes<B: Operands>() -> Vec<DType> {
+    let mut dtypes = DTYPES.map(B::projection).to_vec();
+    dtypes.dedup();
+    dtypes
+}
+
+/// The largest error of one rounding of numbers of up to `x` to `dtype`. What may be past the largest f16 may be
+/// anything.
+pub fn rounding(dtype: DType, x: f64) -> f64 {
+    match dtype {
+        DType::F32 => U * x,
+        DType::Bf16 => x / 256.0,
+        DType::F16 if x >= 65504.0 => f64::INFINITY,
+        // The smallest f16 is 2^-24.
+        DType::F16 => x / 2048.0 + U / 2.0,
+    }
+}
+
+/// Each value rounded to `dtype`.
+pub fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&x| reference::round(dtype, x)).collect()
 }
 
 /// The values that the GEMM reads for `values`.
 pub fn operands<B: Operands>(weights: DType, values: &[f32]) -> Vec<f32> {
-    let dtype = B::operand(weights);
-    values.iter().map(|&x| reference::round(dtype, x)).collect()
+    rounded(B::operand(weights), values)
 }
 
 /// Unwraps a result; the panic names what was tried.
@@ -147,6 +181,19 @@ pub fn must<T>(what: impl Debug, result: Result<T>) -> T {
 /// Rows that hold `values` (`[n, width]`).
 pub fn rows_of<B: Backend>(backend: &B, values: &[f32], width: usize) -> B::Rows {
     let mut rows = must("rows", backend.rows(values.len() / width, width));
+    must("write_rows", backend.write_rows(values, &mut rows));
+    rows
+}
+
+/// Projections that hold `values` (`[n, width]`), rounded as the weights require.
+pub fn projections_of<B: Backend>(
+    backend: &B,
+    values: &[f32],
+    width: usize,
+    weights: DType,
+) -> B::Rows {
+    let rows = backend.projections(values.len() / width, width, weights);
+    let mut rows = must("projections", rows);
     must("write_rows", backend.write_rows(values, &mut rows));
     rows
 }

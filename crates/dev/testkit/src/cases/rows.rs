@@ -202,18 +202,19 @@ pub fn check_glu<B: Operands>(backend: &B) {
         for n in ROWS {
             let gate = values(seed as u64, n * ffn, case.gate);
             let up = values(100 + seed as u64, n * ffn, (-3.0, 3.0));
-            let rows = gate.chunks_exact(ffn).zip(up.chunks_exact(ffn));
-            let gate_up = rows.flat_map(|(gate, up)| [gate, up]).collect::<Vec<_>>();
-            let gate_up = gate_up.concat();
-            let rows = rows_of(backend, &gate_up, 2 * ffn);
-            for activation in ACTIVATIONS {
-                let want = reference::glu(activation, &gate_up, ffn);
-                // If the exponential overflows (an argument below -87), the result is a tiny number instead of 0.
-                let bound = |i: usize| {
-                    let units = exp_units(activation, gate[i]);
-                    units * U * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
-                };
-                for dtype in DTYPES {
+            for dtype in DTYPES {
+                let [gate, up] = [&gate, &up].map(|x| rounded(B::projection(dtype), x));
+                let rows = gate.chunks_exact(ffn).zip(up.chunks_exact(ffn));
+                let gate_up = rows.flat_map(|(gate, up)| [gate, up]).collect::<Vec<_>>();
+                let gate_up = gate_up.concat();
+                let rows = projections_of(backend, &gate_up, 2 * ffn, dtype);
+                for activation in ACTIVATIONS {
+                    let want = reference::glu(activation, &gate_up, ffn);
+                    // If the exponential overflows (an argument below -87), the result is a tiny number instead of 0.
+                    let bound = |i: usize| {
+                        let units = exp_units(activation, gate[i]);
+                        units * U * f64::from(want[i].abs()) + 1e-34 * f64::from(up[i].abs())
+                    };
                     let mut out = must("acts", backend.acts(n, ffn, dtype));
                     must("glu", backend.glu(activation, &rows, &mut out));
                     let got = read_acts(backend, &out, n);
@@ -229,6 +230,28 @@ pub fn check_glu<B: Operands>(backend: &B) {
         }
     }
     errors.finish();
+    if B::projection(DType::F16) == DType::F16 {
+        past_the_largest_f16(backend);
+    }
+}
+
+/// A gate or a gated value that is past the largest f16 leaves no finite output.
+fn past_the_largest_f16<B: Backend>(backend: &B) {
+    for activation in ACTIVATIONS {
+        for gate_up in [
+            [7e4, 1.0],
+            [-7e4, 1.0],
+            [7e4, 0.0],
+            [0.0, 7e4],
+            [-50.0, -7e4],
+        ] {
+            let rows = projections_of(backend, &gate_up, 2, DType::F16);
+            let mut out = must("acts", backend.acts(1, 1, DType::F16));
+            must("glu", backend.glu(activation, &rows, &mut out));
+            let got = read_acts(backend, &out, 1)[0];
+            assert!(!got.is_finite(), "{activation:?} of {gate_up:?}: {got}");
+        }
+    }
 }
 
 /// The activations of a gated unit.
@@ -261,7 +284,7 @@ pub(super) fn argument(activation: Activation, x: f64) -> [f64; 2] {
 }
 
 /// Parts of rows are normed in place, and nothing beside them changes.
-pub fn check_rms_norm_parts<B: Backend>(backend: &B) {
+pub fn check_rms_norm_parts<B: Operands>(backend: &B) {
     let mut errors = Errors::new(backend, "rms_norm_parts");
     for (seed, &[first, width, count, behind]) in PARTS.iter().enumerate() {
         let parts = Parts {
@@ -272,17 +295,22 @@ pub fn check_rms_norm_parts<B: Backend>(backend: &B) {
         let columns = first + width * count + behind;
         let weight = values(100 + seed as u64, width, (-2.0, 2.0));
         let device = must("vector", backend.vector(&weight));
-        for n in ROWS {
-            let before = values(seed as u64, n * columns, (-3.0, 3.0));
+        let dtypes = projection_dtypes::<B>();
+        for (n, dtype) in ROWS
+            .into_iter()
+            .flat_map(|n| dtypes.iter().map(move |&dtype| (n, dtype)))
+        {
+            let before = rounded(dtype, &values(seed as u64, n * columns, (-3.0, 3.0)));
             let mut want = before.clone();
             reference::rms_norm_parts(&mut want, columns, parts, &weight, 1e-5);
-            let mut rows = rows_of(backend, &before, columns);
+            let mut rows = projections_of(backend, &before, columns, dtype);
             let normed = backend.rms_norm_parts(parts, &device, 1e-5, &mut rows);
             must("rms_norm_parts", normed);
             let got = read_all(backend, &rows);
             let inside = |i: usize| (first..first + width * count).contains(&(i % columns));
-            errors.compare(
-                format_args!("{parts:?} of {n} x {columns}"),
+            errors.compare_acts(
+                format_args!("{parts:?} of {n} x {columns}, {dtype}"),
+                dtype,
                 &got,
                 &want,
                 |i| {

@@ -20,6 +20,7 @@ pub(super) struct Problem {
     k: usize,
     order: WeightOrder,
     pub(super) dtype: DType,
+    pub(super) out_dtype: DType,
 }
 
 /// A column-major matrix.
@@ -41,6 +42,7 @@ impl Problem {
             k,
             order,
             dtype,
+            out_dtype,
             ..
         } = *gemm;
         Self {
@@ -49,6 +51,7 @@ impl Problem {
             k,
             order,
             dtype,
+            out_dtype,
         }
     }
 
@@ -75,7 +78,7 @@ impl Problem {
 
     /// Bytes of the result.
     pub(super) fn out_bytes(&self) -> u64 {
-        4 * self.m as u64 * self.n as u64
+        (self.m * self.n * self.out_dtype.size()) as u64
     }
 
     /// Whether the weight is multiplied transposed.
@@ -107,13 +110,13 @@ impl Problem {
         }
     }
 
-    /// The result, in f32.
+    /// The result.
     pub(super) fn out(&self) -> Layout {
         Layout {
             rows: self.n,
             columns: self.m,
             stride: self.n,
-            alignment: alignment(self.n * 4),
+            alignment: alignment(self.n * self.out_dtype.size()),
         }
     }
 }
@@ -137,6 +140,7 @@ mod tests {
             k,
             order,
             dtype: DType::F32,
+            out_dtype: DType::F32,
         }
     }
 

@@ -7,8 +7,8 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtMatmulAlgo_t as Algorithm,
     cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t as Status,
-    cudaDataType as DataType,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtReductionScheme_t as Reduction,
+    cublasStatus_t as Status, cudaDataType as DataType,
 };
 use cudarc::driver::sys::CUstream;
 
@@ -232,11 +232,16 @@ impl Products {
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             &self.workspace_bytes,
         )?;
-        if self.deterministic {
-            let none = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_NONE as u32;
+        // A sum that is split between blocks is added up in f32, not in the type of the output.
+        let scheme = match (self.deterministic, problem.out_dtype) {
+            (true, _) => Some(Reduction::CUBLASLT_REDUCTION_SCHEME_NONE),
+            (false, DType::F32) => None,
+            (false, _) => Some(Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE),
+        };
+        if let Some(scheme) = scheme {
             preference.set(
                 Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                &none,
+                &(scheme as u32),
             )?;
         }
         let out = problem.out().alignment;
@@ -326,18 +331,18 @@ struct Plan {
 impl Plan {
     /// Everything but the algorithm.
     fn new(problem: &Problem) -> Result<Self, CublasError> {
-        let (data, compute) = match problem.dtype {
-            DType::Bf16 => (DataType::CUDA_R_16BF, Compute::CUBLAS_COMPUTE_32F),
-            DType::F16 => (DataType::CUDA_R_16F, Compute::CUBLAS_COMPUTE_32F),
+        let compute = match problem.dtype {
+            DType::Bf16 | DType::F16 => Compute::CUBLAS_COMPUTE_32F,
             // Pedantic: neither TF32 nor f32 emulated with bf16, whatever the environment requests.
-            DType::F32 => (DataType::CUDA_R_32F, Compute::CUBLAS_COMPUTE_32F_PEDANTIC),
+            DType::F32 => Compute::CUBLAS_COMPUTE_32F_PEDANTIC,
         };
+        let (data, out) = (data_type(problem.dtype), data_type(problem.out_dtype));
         let description = result::create_matmul_desc(compute, DataType::CUDA_R_32F)?;
         let plan = Self {
             description: DescriptionHandle(description),
             weight: LayoutHandle::new(data, problem.weight())?,
             operand: LayoutHandle::new(data, problem.operand())?,
-            out: LayoutHandle::new(DataType::CUDA_R_32F, problem.out())?,
+            out: LayoutHandle::new(out, problem.out())?,
             algorithm: Algorithm { data: [0; 8] },
         };
         let operation = OPERATIONS[usize::from(problem.transposed())];
@@ -351,6 +356,15 @@ impl Plan {
             )?;
         }
         Ok(plan)
+    }
+}
+
+/// cuBLASLt's name of an element type.
+fn data_type(dtype: DType) -> DataType {
+    match dtype {
+        DType::F32 => DataType::CUDA_R_32F,
+        DType::Bf16 => DataType::CUDA_R_16BF,
+        DType::F16 => DataType::CUDA_R_16F,
     }
 }
 

@@ -47,7 +47,7 @@ pub enum Splits {
 pub struct Attention<'a> {
     /// Scale, window and cap. Its heads equal `heads` and those of `kv`.
     pub attend: &'a Attend,
-    /// `[n, (heads + 2 kv_heads) * head_dim]`, f32; the queries come first, rotated.
+    /// `[n, (heads + 2 kv_heads) * head_dim]`, of the cache's dtype; the queries come first, rotated.
     pub qkv: u64,
     /// `[n, heads * head_dim]`, of the cache's dtype.
     pub out: u64,

@@ -20,7 +20,7 @@ fn cover(n: u32, columns: u32) -> ([u32; 3], [u32; 3], u32) {
 pub struct Glu {
     /// The activation of the gate.
     pub activation: Activation,
-    /// `[n, 2 ffn]`, f32: gate first.
+    /// `[n, 2 ffn]` of `dtype`: gate first.
     pub gate_up: u64,
     /// `[n, ffn]` of `dtype`.
     pub out: u64,
@@ -28,7 +28,7 @@ pub struct Glu {
     pub n: u32,
     /// Columns of the output.
     pub ffn: u32,
-    /// The type of the output.
+    /// The type of both.
     pub dtype: DType,
 }
 
@@ -137,7 +137,7 @@ impl Cast {
 /// `out[i] += scale * x[i]`, or the same `x` added to each row.
 #[derive(Clone, Copy, Debug)]
 pub struct Add {
-    /// `[n, width]`, f32.
+    /// `[n, width]` of `dtype`.
     pub out: u64,
     /// `[n, width]`, f32, or `[width]` for a bias.
     pub x: u64,
@@ -149,6 +149,8 @@ pub struct Add {
     pub n: u32,
     /// Columns.
     pub width: u32,
+    /// The type of the output.
+    pub dtype: DType,
 }
 
 impl Add {
@@ -168,6 +170,7 @@ impl Add {
                 Arg::U32(self.width),
                 Arg::U32(wide),
                 Arg::F32(self.scale),
+                Arg::U32(code(self.dtype)),
             ],
         }
     }

@@ -20,7 +20,7 @@ const RESIDENT: u32 = 4;
 /// A product of few rows with a 16-bit weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Matvec {
-    /// The product; `out` is `[m, n]` f32.
+    /// The product; `out` is `[m, n]`.
     pub gemm: Gemm,
     /// `[n]`, f32, added to each row; 0 for none.
     pub bias: u64,
@@ -32,12 +32,14 @@ impl Matvec {
     /// The rows of a weight are a multiple of this if a gated unit follows its product.
     pub const GATED_STEP: usize = 2 * TILE as usize;
 
-    /// Whether the kernel takes this product. The operands are 16-bit. The batch has at most 16 rows, which fit an L1
-    /// cache together. The weight has a row for each of at least 16 outputs. Rows are aligned to 16 bytes.
+    /// Whether the kernel takes this product. The operands are 16-bit, and it adds to f32 only. The batch has at most
+    /// 16 rows, which fit an L1 cache together. The weight has a row for each of at least 16 outputs. Rows are aligned
+    /// to 16 bytes.
     pub fn takes(gemm: &Gemm) -> bool {
         let sizes = [gemm.n, gemm.k].map(u32::try_from);
         gemm.m <= MAX_ROWS
             && gemm.dtype != DType::F32
+            && (gemm.out_dtype == DType::F32 || !gemm.accumulate)
             && gemm.order == WeightOrder::Outputs
             && 2 * gemm.m * gemm.k <= MOST_BATCH_BYTES
             && gemm.k.is_multiple_of(LOAD)
@@ -109,6 +111,7 @@ impl Matvec {
                 Arg::U32(n),
                 Arg::U32(k),
                 Arg::U32(self.gemm.accumulate.into()),
+                Arg::U32(u32::from(self.gemm.out_dtype != DType::F32)),
             ],
         }
     }
@@ -128,6 +131,7 @@ mod tests {
             n,
             k,
             dtype: DType::Bf16,
+            out_dtype: DType::F32,
             order: WeightOrder::Outputs,
             accumulate: false,
         };
@@ -161,7 +165,7 @@ mod tests {
     fn a_block_of_a_gated_unit_has_a_tile_of_each_half() {
         let launch = plan(8, 22_016, 4096).gated(Activation::GeluTanh);
         assert_eq!((launch.entry, launch.grid[0]), ("matvec_2_8", 688));
-        assert_eq!(launch.args[8..], [Arg::U32(11_008), Arg::U32(2)]);
+        assert_eq!(launch.args[9..], [Arg::U32(11_008), Arg::U32(2)]);
     }
 
     #[test]
@@ -180,6 +184,14 @@ mod tests {
                 "f32",
                 Gemm {
                     dtype: DType::F32,
+                    ..fits
+                },
+            ),
+            (
+                "a sum with 16-bit rows",
+                Gemm {
+                    out_dtype: DType::Bf16,
+                    accumulate: true,
                     ..fits
                 },
             ),

@@ -15,11 +15,11 @@ const COLUMNS: u32 = 16;
 /// `out = norm(x) * weight`, for whole rows or parts of them.
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
-    /// `[n, stride]`, f32, from the first part on.
+    /// `[n, stride]` of `x_dtype`, from the first part on.
     pub x: u64,
     /// `[width]`, f32.
     pub weight: u64,
-    /// `[n, stride]` of `dtype`; may be `x` itself.
+    /// `[n, stride]` of `dtype`; may be `x` itself, of the same type.
     pub out: u64,
     /// Rows, at least 1.
     pub n: u32,
@@ -29,6 +29,8 @@ pub struct RmsNorm {
     pub stride: u32,
     /// Columns of a part, at least 1 and at most [`MAX_WIDTH`].
     pub width: u32,
+    /// The type of `x`.
+    pub x_dtype: DType,
     /// The type of the output.
     pub dtype: DType,
     /// Added to the mean of the squares.
@@ -43,9 +45,10 @@ impl RmsNorm {
 
     /// The launch.
     pub fn launch(&self) -> Launch {
-        // Each part must begin where 16 bytes can be moved.
+        // Each part must begin where four columns can be moved.
         let aligned = |n: u32| wide(n) == n;
-        let moved = aligned(self.width) && aligned(self.stride) && self.x.is_multiple_of(16);
+        let four = 4 * self.x_dtype.size() as u64;
+        let moved = aligned(self.width) && aligned(self.stride) && self.x.is_multiple_of(four);
         let threads = self.width.div_ceil(COLUMNS).next_multiple_of(WARP);
         Launch {
             module: Module::new(File::RmsNorm),
@@ -64,6 +67,7 @@ impl RmsNorm {
                 Arg::F32(1.0 / self.width as f32),
                 Arg::U32(self.parts),
                 Arg::U32(self.stride),
+                Arg::U32(code(self.x_dtype)),
             ],
         }
     }
@@ -83,6 +87,7 @@ mod tests {
             parts: 31,
             stride: 31,
             width: 1,
+            x_dtype: DType::F32,
             dtype: DType::F32,
             eps: 0.0,
         };

@@ -9,7 +9,7 @@ const THREADS: u32 = 256;
 /// Rotates the queries of `qkv` and appends its keys and values to a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct RopeAppend {
-    /// `[n, (heads + 2 kv_heads) * head_dim]`, f32.
+    /// `[n, (heads + 2 kv_heads) * head_dim]`, of the cache's dtype.
     pub qkv: u64,
     /// `[positions, rotated]`, f32. 0 means no table: nothing is rotated.
     pub table: u64,
