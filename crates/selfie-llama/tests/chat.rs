@@ -174,6 +174,19 @@ fn errors_name_the_file_and_the_line() {
         render("{{ messages | tojson(indent=1000000000000) }}"),
         &["indent is larger than 1000"],
     );
+    let long = [
+        "{{ [0] * 100000000 }}",
+        "{{ [[0] * 100000000] * 100000000 }}",
+        "{{ ([0] * 100000000) | tojson }}",
+        "{{ {'a': [0] * 100000000} | tojson(indent=2) }}",
+        "{{ ','.join([0] * 100000000) }}",
+        "{{ '{}'.format([0] * 100000000) }}",
+    ];
+    for list in long {
+        says(render(list), &["line 1: ", "fuel"]);
+    }
+    let nested = "{% set n = namespace(x=0) %}{% for i in range(30000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}";
+    says(render(nested), &["line 1: ", "nested more than 100 deep"]);
     for wide in [
         "{{ '{:>1000000000}'.format(1) }}",
         "{{ '{:{}}'.format(1, 1000000000) }}",

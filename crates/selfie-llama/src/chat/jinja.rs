@@ -1,6 +1,7 @@
 //! Jinja, configured as in transformers (`_compile_jinja_template` of `chat_template_utils.py`, 4.57).
 
 use std::fmt::Write as _;
+use std::io;
 
 use chrono::Local;
 use minijinja::syntax::SyntaxConfig;
@@ -13,6 +14,8 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 /// The budget of a template. A step costs 1, and so do 64 bytes of text that it makes. A long chat takes some thousands.
 /// An endless template, or one that doubles a text again and again, ends here.
 const FUEL: u64 = 300_000;
+/// How deep lists and maps may be nested in a value that is printed.
+const MOST_DEPTH: usize = 100;
 /// The widest padding or indentation of a text. Python's methods for these cost no fuel.
 const MOST_WIDTH: usize = 1000;
 
@@ -70,12 +73,54 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
         ValueKind::None => Ok(out.write_str("None")?),
         ValueKind::Bool if value.is_true() => Ok(out.write_str("True")?),
         ValueKind::Bool => Ok(out.write_str("False")?),
-        _ => escape_formatter(out, state, value),
+        _ => {
+            check_size(state, value)?;
+            escape_formatter(out, state, value)
+        }
     }
+}
+
+/// Refuses a list or a map whose text the fuel left cannot pay for, or one that is nested too deeply. The engine charges
+/// a text only once it is there, and `[0] * 100000000` takes no memory before it is printed.
+fn check_size(state: &State, value: &Value) -> Result<(), Error> {
+    let mut left = state.fuel_levels().map_or(FUEL, |(_, left)| left);
+    charge(value, MOST_DEPTH, &mut left)
+}
+
+/// Takes from `left` what it costs to write the values inside `value`.
+fn charge(value: &Value, depth: usize, left: &mut u64) -> Result<(), Error> {
+    if let Some(text) = value.as_str() {
+        return take(left, text.len() as u64 / 64);
+    }
+    if value.as_object().is_none() {
+        return Ok(());
+    }
+    let Some(depth) = depth.checked_sub(1) else {
+        let reason = format!("a value is nested more than {MOST_DEPTH} deep");
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    };
+    let is_map = value.kind() == ValueKind::Map;
+    for item in value.try_iter().into_iter().flatten() {
+        take(left, 1)?;
+        charge(&item, depth, left)?;
+        if is_map {
+            charge(&value.get_item(&item)?, depth, left)?;
+        }
+    }
+    Ok(())
+}
+
+fn take(left: &mut u64, fuel: u64) -> Result<(), Error> {
+    let rest = left.checked_sub(fuel);
+    *left = rest.ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
+    Ok(())
 }
 
 /// A method of Python. `str.format` is charged nothing for the width of what it pads: a wide one is refused.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    for arg in args {
+        check_size(state, arg)?;
+    }
     if name == "format"
         && let Some(text) = value.as_str()
         && !has_small_widths(text)
@@ -113,7 +158,7 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 /// `json.dumps(value, ensure_ascii=False)`, without the escapes of Jinja's own filter.
-fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
@@ -121,6 +166,7 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
         let reason = format!("tojson: indent is larger than {MOST_WIDTH}");
         return Err(Error::new(ErrorKind::InvalidOperation, reason));
     }
+    check_size(state, value)?;
     let mut bytes = Vec::new();
     let written = match indent {
         None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Python)),
@@ -142,11 +188,11 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
 struct Python;
 
 impl Formatter for Python {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
+    fn begin_array_value<W: ?Sized + io::Write>(
         &mut self,
         writer: &mut W,
         first: bool,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         if first {
             Ok(())
         } else {
@@ -154,18 +200,15 @@ impl Formatter for Python {
         }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(
+    fn begin_object_key<W: ?Sized + io::Write>(
         &mut self,
         writer: &mut W,
         first: bool,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         self.begin_array_value(writer, first)
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-    ) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
     }
 }

@@ -5,7 +5,9 @@ mod jinja;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use minijinja::Environment;
 use minijinja::value::Serde;
@@ -82,6 +84,10 @@ const FIELD: &str = "chat_template";
 
 /// The tag that transformers appends to a message to continue, to find its end.
 const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// The stack of a thread that renders, in bytes. What a template nests is freed level by level, by recursion, and its fuel
+/// lasts for some 75,000 levels.
+const STACK: usize = 64 << 20;
 
 /// The first of the characters that mark where contents begin and end, from a private-use plane.
 const MARKS: u32 = 0xF0000;
@@ -231,9 +237,22 @@ impl ChatTemplate {
             "add_generation_prompt".to_owned(),
             Value::Bool(end == ChatEnd::Reply),
         );
-        let template = self.environment.get_template(FIELD);
-        let text = template.and_then(|template| template.render(Serde(values)));
-        text.map_err(|error| self.error(&error))
+        let render = || {
+            let template = self.environment.get_template(FIELD);
+            let text = template.and_then(|template| template.render(Serde(values)));
+            text.map_err(|error| self.error(&error))
+        };
+        thread::scope(|scope| {
+            let started = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, render);
+            let thread = started.map_err(|error| LlamaError::ChatTemplate {
+                path: self.path.clone(),
+                line: None,
+                reason: format!("no thread could be started for it: {error}"),
+            })?;
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 
     fn error(&self, error: &minijinja::Error) -> LlamaError {
