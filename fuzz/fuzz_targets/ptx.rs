@@ -1,15 +1,9 @@
 //! Any bytes as an input of the kind `ptx`.
 #![no_main]
 
-use std::panic;
-
 use libfuzzer_sys::fuzz_target;
-use selfie_hostile::{bounded, check};
+use selfie_hostile::{bounded, check, print_panics_briefly};
 
-fuzz_target!(
-    // A panic that is caught and becomes an error is none. The memory of a backtrace would count as the check's.
-    init: panic::set_hook(Box::new(|panic| eprintln!("{panic}"))),
-    |bytes: &[u8]| {
-        bounded(check("ptx"), bytes);
-    }
-);
+fuzz_target!(init: print_panics_briefly(), |bytes: &[u8]| {
+    bounded(check("ptx"), bytes);
+});

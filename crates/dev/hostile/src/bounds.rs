@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
+use std::panic;
 use std::time::Duration;
 
 use crate::Check;
@@ -61,6 +62,12 @@ pub fn bounded(check: Check, bytes: &[u8]) -> Cost {
         time,
         taken,
     }
+}
+
+/// Prints every panic from now on without a backtrace. The program catches some panics, and makes errors of them: the
+/// memory of their backtraces would count as the check's.
+pub fn print_panics_briefly() {
+    panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
 }
 
 /// How long this thread has been on a processor, as Linux tells.

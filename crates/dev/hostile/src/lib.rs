@@ -13,7 +13,7 @@ mod tables;
 mod text;
 mod vectors;
 
-pub use bounds::{Cost, bounded, most_memory};
+pub use bounds::{Cost, bounded, most_memory, print_panics_briefly};
 
 /// Reads the bytes as one kind of input, and returns whether the program accepted them.
 pub type Check = fn(&[u8]) -> bool;
