@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use selfie_interp::{Cell, Options, Row, interpret};
-use selfie_kernels::DType;
-use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer};
+use selfie_kernels::{BlockFormat, DType};
+use selfie_llama::{Checkpoint, Llama, LlamaConfig, Tokenizer, WeightChoice};
 use serde::{Deserialize, Serialize};
 
 use crate::{Result, host};
@@ -19,7 +19,7 @@ pub(super) const PROMPT: &str = "[INST] What's highest mountain in the world? [/
 /// The tokens of the prompt to interpret at each layer.
 pub(super) const TOKENS: [usize; 4] = [4, 5, 6, 7];
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct SweepArgs {
     #[arg(long)]
     pub(crate) checkpoint: PathBuf,
@@ -31,6 +31,8 @@ pub(crate) struct SweepArgs {
     pub(crate) threads: Option<usize>,
     #[arg(long)]
     pub(crate) dtype: String,
+    #[arg(long)]
+    pub(crate) quantize: Option<BlockFormat>,
 }
 
 /// The results of one run.
@@ -56,6 +58,7 @@ impl SweepArgs {
             format!("--dtype={}", self.dtype),
         ];
         arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
+        arguments.extend(self.quantize.map(|format| format!("--quantize={format}")));
         arguments
     }
 }
@@ -75,13 +78,16 @@ pub(super) fn sweep_in_a_child(args: &SweepArgs) -> Result<SweepRun> {
 /// Loads the checkpoint, runs the sweep, and prints a [`SweepRun`] as JSON.
 pub(crate) fn sweep_in_this_process(args: &SweepArgs) -> Result<()> {
     let start = Instant::now();
-    let dtype = dtype(&args.dtype);
+    let choice = match args.quantize {
+        Some(format) => WeightChoice::Blocks(format),
+        None => dtype(&args.dtype).map_or(WeightChoice::Stored, WeightChoice::Plain),
+    };
     let dir = &args.checkpoint;
-    let model = Llama::load(
+    let model = Llama::load_as(
         host::cpu(args.threads)?,
         LlamaConfig::open(dir)?,
         &Checkpoint::open(dir)?,
-        dtype,
+        choice,
         |_| {},
     )?;
     let tokenizer = Tokenizer::open(dir)?;

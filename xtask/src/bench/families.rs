@@ -53,6 +53,7 @@ pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
             new_tokens: args.new_tokens,
             threads: args.threads,
             dtype: args.dtype.clone(),
+            quantize: None,
         })?;
         Ok(Roof::sweep_flop(&shape, cells, &run) / run.sweep_s / 1e9)
     };

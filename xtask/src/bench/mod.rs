@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use selfie_demo::RandomCheckpoint;
-use selfie_kernels::DType;
+use selfie_kernels::{BlockFormat, DType};
 use serde::Serialize;
 
 use crate::{Result, host};
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// The dtype to compute in: auto, f32, bf16 or f16
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
     dtype: String,
+    /// Also measure the sweep with weights quantized on loading, in turn with the sweep in --dtype: q8_0, q4_k, ..
+    #[arg(long, value_name = "FORMAT")]
+    quantize: Option<BlockFormat>,
     /// The checkpoint: an existing one with this shape, or where to write one [default: target/bench/SHAPE]
     #[arg(long)]
     checkpoint: Option<PathBuf>,

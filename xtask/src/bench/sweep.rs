@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use selfie_demo::RandomCheckpoint;
-use selfie_kernels::Cpu;
+use selfie_kernels::{BlockFormat, Cpu};
 use serde::Serialize;
 
 use super::child::{SweepArgs, SweepRun, sweep_in_a_child};
@@ -30,11 +30,24 @@ pub(super) struct Sweep {
     of_peak: f64,
     peak_rss_bytes: Option<u64>,
     peak_rss_over_checkpoint: Option<f64>,
+    quantized: Option<Quantized>,
     rivals: Vec<Raced>,
 }
 
-/// Measures a sweep of so many cells, alternating with the roofs and the rivals, so that changes in the machine's speed
-/// affect all of them.
+/// The same sweep, with weights that are quantized on loading.
+#[derive(Serialize)]
+struct Quantized {
+    format: String,
+    cells_per_s_median: f64,
+    cells_per_s: Vec<f64>,
+    /// Its speed over that of the plain weights: the median of the pairs.
+    ratio: f64,
+    load_s: f64,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// Measures a sweep of so many cells, alternating with the roofs, the quantized weights and the rivals, so that changes
+/// in the machine's speed affect all of them.
 pub(super) fn measure(
     args: &Args,
     rivals: &[Rival<'_>],
@@ -50,9 +63,10 @@ pub(super) fn measure(
         new_tokens: args.new_tokens,
         threads: args.threads,
         dtype: args.dtype.clone(),
+        quantize: None,
     };
     let dtype = super::dtype(args, shape);
-    let mut runs = Vec::new();
+    let (mut runs, mut quantized) = (Vec::new(), Vec::new());
     let mut theirs = vec![Vec::new(); rivals.len()];
     let (mut of_roof, mut of_peak) = (Vec::new(), Vec::new());
     for _ in 0..args.repeat {
@@ -63,13 +77,22 @@ pub(super) fn measure(
         let flop = Roof::sweep_flop(shape, cells, &run);
         of_peak.push(flop / run.sweep_s / roof.peak_gflop_per_s / 1e9);
         runs.push(run);
+        if args.quantize.is_some() {
+            quantized.push(sweep_in_a_child(&SweepArgs {
+                quantize: args.quantize,
+                ..ours.clone()
+            })?);
+        }
         for (rival, runs) in rivals.iter().zip(&mut theirs) {
             runs.push(rival.sweep(args, cells, dir, shape)?);
         }
     }
-    let rates: Vec<f64> = runs.iter().map(|run| cells as f64 / run.sweep_s).collect();
+    let rates = rates(cells, &runs);
     let rate = median(&rates);
-    let peak = runs.iter().filter_map(|run| run.peak_rss_bytes).max();
+    let peak = peak(&runs);
+    let quantized = args
+        .quantize
+        .map(|format| Quantized::new(format, cells, &quantized, &rates));
     Ok(Sweep {
         cells,
         new_tokens: args.new_tokens,
@@ -77,23 +100,50 @@ pub(super) fn measure(
         dtype: runs[0].dtype.clone(),
         cells_per_s_median: rate,
         cells_per_s: rates,
-        load_s: median(
-            &runs
-                .iter()
-                .map(|run: &SweepRun| run.load_s)
-                .collect::<Vec<_>>(),
-        ),
+        load_s: load(&runs),
         scored_rows_per_token: runs[0].scored_rows as f64 / (cells * args.new_tokens) as f64,
         of_roof: median(&of_roof),
         of_peak: median(&of_peak),
         peak_rss_bytes: peak,
         peak_rss_over_checkpoint: peak.map(|peak| peak as f64 / checkpoint_bytes as f64),
+        quantized,
         rivals: rivals
             .iter()
             .zip(&theirs)
             .map(|(rival, runs)| rival.raced(args, cells, rate, runs))
             .collect::<Result<_>>()?,
     })
+}
+
+impl Quantized {
+    fn new(format: BlockFormat, cells: usize, runs: &[SweepRun], plain: &[f64]) -> Self {
+        let rates = rates(cells, runs);
+        let ratios: Vec<f64> = rates
+            .iter()
+            .zip(plain)
+            .map(|(rate, plain)| rate / plain)
+            .collect();
+        Self {
+            format: format.to_string(),
+            cells_per_s_median: median(&rates),
+            ratio: median(&ratios),
+            load_s: load(runs),
+            peak_rss_bytes: peak(runs),
+            cells_per_s: rates,
+        }
+    }
+}
+
+fn rates(cells: usize, runs: &[SweepRun]) -> Vec<f64> {
+    runs.iter().map(|run| cells as f64 / run.sweep_s).collect()
+}
+
+fn load(runs: &[SweepRun]) -> f64 {
+    median(&runs.iter().map(|run| run.load_s).collect::<Vec<_>>())
+}
+
+fn peak(runs: &[SweepRun]) -> Option<u64> {
+    runs.iter().filter_map(|run| run.peak_rss_bytes).max()
 }
 
 pub(super) fn print(sweep: &Sweep) {
@@ -118,6 +168,14 @@ pub(super) fn print(sweep: &Sweep) {
             peak as f64 / 1e9,
             &format!("GB, {over:.2} x the checkpoint"),
         );
+    }
+    if let Some(quantized) = &sweep.quantized {
+        let ratio = format!("cells/s, {:.2} x the above", quantized.ratio);
+        line(&quantized.format, quantized.cells_per_s_median, &ratio);
+        line("load", quantized.load_s, "s");
+        if let Some(peak) = quantized.peak_rss_bytes {
+            line("peak RSS", peak as f64 / 1e9, "GB");
+        }
     }
     if sweep.rivals.is_empty() {
         println!("  {:26} not measured: no --baseline", "ratio to PyTorch");
