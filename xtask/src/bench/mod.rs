@@ -182,6 +182,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let sweep = sweep::measure(args, &rivals, cells, dir, &shape, &cpu, bytes)?;
             sweep::print(&sweep);
             report.sweeps.push(sweep);
+            // A sweep can take long. What comes after it may fail.
+            save(args, &report)?;
         }
         let startup = startup::measure(args, dir)?;
         startup::print(&startup);
