@@ -10,13 +10,20 @@ fn on_sim(check: fn(&Sim)) {
     check(&must("sim", selfie_sim::sim()));
 }
 
-/// Runs `check` on devices that compute products of few rows with our own kernel: one device so small that each warp
-/// takes two tiles of a weight, and one so large that each takes one.
-fn on_few_rows(check: fn(&Sim)) {
-    for multiprocessors in [1, 1 << 20] {
-        let splits = Splits::Fill { multiprocessors };
-        check(&must("sim", Sim::new(SimDriver::new(), splits)));
-    }
+/// Runs `check` on a device that computes products of few rows with our own kernel, and is so small that each warp takes
+/// two tiles of a weight.
+fn on_small(check: fn(&Sim)) {
+    on_few_rows(1, check);
+}
+
+/// The same on a device so large that each warp takes one tile.
+fn on_large(check: fn(&Sim)) {
+    on_few_rows(1 << 20, check);
+}
+
+fn on_few_rows(multiprocessors: u32, check: fn(&Sim)) {
+    let splits = Splits::Fill { multiprocessors };
+    check(&must("sim", Sim::new(SimDriver::new(), splits)));
 }
 
 /// Runs `check` with products of 16 bits truncated as on an A100 and on an H100, in our own kernel for few rows and in
@@ -103,19 +110,20 @@ fn add() {
 #[test]
 fn linear() {
     on_sim(cases::matrix::check_linear);
-    on_few_rows(cases::matrix::check_linear);
+    on_small(cases::matrix::check_linear);
+    on_large(cases::matrix::check_linear);
 }
 
 #[test]
 fn linear_add() {
     on_sim(cases::matrix::check_linear_add);
-    on_few_rows(cases::matrix::check_linear_add);
+    on_small(cases::matrix::check_linear_add);
 }
 
 #[test]
 fn linear_glu() {
     on_sim(cases::matrix::check_linear_glu);
-    on_few_rows(cases::matrix::check_linear_glu);
+    on_large(cases::matrix::check_linear_glu);
 }
 
 #[test]
@@ -152,19 +160,20 @@ fn attend() {
 #[test]
 fn head_best() {
     on_sim(cases::matrix::check_head_best);
-    on_few_rows(cases::matrix::check_head_best);
+    on_small(cases::matrix::check_head_best);
+    on_large(cases::matrix::check_head_best);
 }
 
 #[test]
 fn head_not_finite() {
     on_sim(cases::matrix::check_head_not_finite);
-    on_few_rows(cases::matrix::check_head_not_finite);
+    on_small(cases::matrix::check_head_not_finite);
 }
 
 #[test]
 fn head_score() {
     on_sim(cases::matrix::check_head_score);
-    on_few_rows(cases::matrix::check_head_score);
+    on_large(cases::matrix::check_head_score);
 }
 
 #[test]
