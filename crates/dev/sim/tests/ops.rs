@@ -10,8 +10,8 @@ fn on_sim(check: fn(&Sim)) {
     check(&must("sim", selfie_sim::sim()));
 }
 
-/// Runs `check` on a device that computes products of few rows with our own kernel, and is so small that each warp takes
-/// two tiles of a weight.
+/// Runs `check` on a device that computes products of few rows with our own kernel, and is so small that each warp
+/// takes two tiles of a weight.
 fn on_small(check: fn(&Sim)) {
     on_few_rows(1, check);
 }
@@ -26,14 +26,12 @@ fn on_few_rows(multiprocessors: u32, check: fn(&Sim)) {
     check(&must("sim", Sim::new(SimDriver::new(), splits)));
 }
 
-/// Runs `check` with products of 16 bits truncated as on an A100 and on an H100, in our own kernel for few rows and in
-/// the driver's for more.
-fn on_tensor_cores(check: fn(&Sim)) {
-    for model in [TensorCores::A100, TensorCores::H100] {
-        let driver = SimDriver::new().rounding_as(model);
-        let splits = Splits::Fill { multiprocessors: 1 };
-        check(&must("sim", Sim::new(driver, splits)));
-    }
+/// Runs `check` with products of 16 bits truncated as on this GPU, in our own kernel for few rows and in the driver's
+/// for more.
+fn on_tensor_cores(model: TensorCores, check: fn(&Sim)) {
+    let driver = SimDriver::new().rounding_as(model);
+    let splits = Splits::Fill { multiprocessors: 1 };
+    check(&must("sim", Sim::new(driver, splits)));
 }
 
 /// Runs `check` with warps in a random order.
@@ -46,9 +44,19 @@ fn on_schedules(check: fn(&Sim)) {
 }
 
 #[test]
-fn truncating_tensor_cores() {
-    on_tensor_cores(cases::matrix::check_linear);
-    on_tensor_cores(cases::matrix::check_head_best);
+fn linear_as_an_a100_truncates() {
+    on_tensor_cores(TensorCores::A100, cases::matrix::check_linear);
+}
+
+#[test]
+fn linear_as_an_h100_truncates() {
+    on_tensor_cores(TensorCores::H100, cases::matrix::check_linear);
+}
+
+#[test]
+fn head_best_as_tensor_cores_truncate() {
+    on_tensor_cores(TensorCores::A100, cases::matrix::check_head_best);
+    on_tensor_cores(TensorCores::H100, cases::matrix::check_head_best);
 }
 
 /// The kernels with shared memory and barriers. The head of few rows is a product of `matvec.ptx`. Attention has a test
