@@ -43,7 +43,7 @@ cargo package --quiet --locked --no-verify --allow-dirty "${packages[@]}"
 } > "$target/packaged/Cargo.toml"
 cp Cargo.lock "$target/packaged"
 
-# Unit tests, integration tests where a package has them, examples, doctests. One unit test of the program reads README.md
-# and docs/, which no package has.
+# Unit tests, integration tests where a package has them, examples, doctests. One unit test of the program reads
+# README.md and docs/, which no package has.
 cargo test --quiet --offline --workspace --manifest-path "$target/packaged/Cargo.toml" --target-dir "$target" \
     -- --skip the_program_accepts_every_documented_command

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the unsafe code of selfie-kernels: all its tests under AddressSanitizer; and what threads share, in Miri on the
-# portable and the AVX2 path, and under ThreadSanitizer on all paths. Needs a nightly compiler with Miri and rust-src. It
-# takes half an hour, so .ci/run leaves it out: run it after a change of unsafe code.
+# portable and the AVX2 path, and under ThreadSanitizer on all paths. Needs a nightly compiler with Miri and rust-src.
+# It takes half an hour, so .ci/run leaves it out: run it after a change of unsafe code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

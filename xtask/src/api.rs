@@ -1,5 +1,5 @@
-//! `cargo xtask api`: the public API of each published library, listed in its folder. A change of the API must change the
-//! list.
+//! `cargo xtask api`: the public API of each published library, listed in its folder. A change of the API must change
+//! the list.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -87,8 +87,8 @@ fn metadata() -> Result<Metadata> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Makes rustdoc write JSON. That is unstable, and the toolchain is stable. `xtask/rustdoc.sh` allows it for rustdoc alone,
-/// so nothing else is compiled again.
+/// Makes rustdoc write JSON. That is unstable, and the toolchain is stable. `xtask/rustdoc.sh` allows it for rustdoc
+/// alone, so nothing else is compiled again.
 fn document(libraries: &[&Package]) -> Result<()> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["doc", "--quiet", "--locked", "--no-deps"]);

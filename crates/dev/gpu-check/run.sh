@@ -10,8 +10,9 @@
 #                           both in about four minutes, each step with a time limit, each result written at once
 #   run.sh selfie ...       the program itself, with the libraries found
 #
-# SELFIE_MODEL names a folder for the random checkpoint of 13.5 GB that is measured; without, it is in memory (/dev/shm).
-# SELFIE_STEPS names the steps of `all` ("machine check kernels bench torch sanitize"), in the order in which they run.
+# SELFIE_MODEL names a folder for the random checkpoint of 13.5 GB that is measured; without, it is in memory
+# (/dev/shm). SELFIE_STEPS names the steps of `all` ("machine check kernels bench torch sanitize"), in the order in
+# which they run.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export SELFIE_GOLDEN="$here/golden"
@@ -30,7 +31,8 @@ fail() {
 # Whether a folder that libraries are loaded from has a file of this name (a pattern).
 loadable() {
     local folder folders known
-    # All of the list is read: a reader that stops early would end ldconfig with a signal, and pipefail call that a failure.
+    # All of the list is read: a reader that stops early would end ldconfig with a signal, and pipefail call that a
+    # failure.
     known=$(ldconfig -p 2>/dev/null | awk '{print $1}' || true)
     case $'\n'$known$'\n' in
         *$'\n'$1$'\n'*) return ;;

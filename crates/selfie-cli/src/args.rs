@@ -78,8 +78,8 @@ pub(crate) struct ModelArgs {
     /// Quantize the weights while loading, on the CPU: q8_0, q4_k, q4_0, q4_1, q5_0, q5_1, q5_k or q6_k
     #[arg(long, value_name = "FORMAT", conflicts_with = "dtype")]
     pub(crate) quantize: Option<BlockFormat>,
-    /// The dtype to keep keys and values in, on the CPU: auto is f32, which is exact; bf16 and f16 take half the memory.
-    /// A GPU keeps them in the dtype of the weights
+    /// The dtype to keep keys and values in, on the CPU: auto is f32, which is exact; bf16 and f16 take half the
+    /// memory. A GPU keeps them in the dtype of the weights
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) kv: DTypeArg,
     /// Give a row the same bits in any batch on a GPU, at some cost in speed; the CPU always does

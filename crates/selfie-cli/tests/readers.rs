@@ -324,9 +324,9 @@ fn a_map_is_fitted_and_read_back() {
     );
 }
 
-/// The other model is the demo with the columns of its embedding table in reverse: its `hidden_states[0]` are those of the demo,
-/// reversed, whatever its layers make of them. A fitted map has to find that, and what is read through it has to be what the
-/// other model says of its own embedding.
+/// The other model is the demo with the columns of its embedding table in reverse: its `hidden_states[0]` are those of
+/// the demo, reversed, whatever its layers make of them. A fitted map has to find that, and what is read through it has
+/// to be what the other model says of its own embedding.
 #[test]
 fn a_map_between_two_models() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The states of prompts as a Parquet file: a row for each token, with the residual stream at one layer, ready for pandas, polars
-//! or DuckDB.
+//! The states of prompts as a Parquet file: a row for each token, with the residual stream at one layer, ready for
+//! pandas, polars or DuckDB.
 //!
 //! `cargo run --release -p selfie-interp --example states LAYER OUT.parquet PROMPT...`
 //!

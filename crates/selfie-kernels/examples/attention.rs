@@ -1,5 +1,5 @@
-//! Attention over a prefix that several texts share: its keys and values are in the cache once, and each text has its own
-//! after that. The result is compared with attention written out.
+//! Attention over a prefix that several texts share: its keys and values are in the cache once, and each text has its
+//! own after that. The result is compared with attention written out.
 //!
 //! `cargo run --release -p selfie-kernels --example attention [POSITIONS TEXTS]`
 

@@ -1,4 +1,5 @@
-//! A matrix product: weights are packed once, and rows are multiplied with them, in f32, bf16, and blocks of 8 and 4 bits.
+//! A matrix product: weights are packed once, and rows are multiplied with them, in f32, bf16, and blocks of 8 and 4
+//! bits.
 //!
 //! `cargo run --release -p selfie-kernels --example gemm [OUTPUTS INPUTS ROWS]`
 

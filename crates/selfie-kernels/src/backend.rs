@@ -104,9 +104,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn read_vector(&self, vector: &Self::Vector) -> Result<Vec<f32>>;
     /// Zeroed f32 rows, `[0..capacity, width]`.
     fn rows(&self, capacity: usize, width: usize) -> Result<Self::Rows>;
-    /// Zeroed rows for products with weights of dtype `weights` that only the same layer reads: queries, keys and values,
-    /// or gate and up. A device may keep them in that dtype, as PyTorch keeps the output of a `Linear`. Then every op
-    /// that writes them rounds to it: to nearest, ties to even. What is past the largest f16 becomes infinite or NaN.
+    /// Zeroed rows for products with weights of dtype `weights` that only the same layer reads: queries, keys and
+    /// values, or gate and up. A device may keep them in that dtype, as PyTorch keeps the output of a `Linear`. Then
+    /// every op that writes them rounds to it: to nearest, ties to even. What is past the largest f16 becomes infinite
+    /// or NaN.
     ///
     /// Ops on the residual stream, on probes and in training do not take them.
     fn projections(&self, capacity: usize, width: usize, weights: DType) -> Result<Self::Rows> {
@@ -205,10 +206,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> Result<()>;
     /// Rotates the queries of `qkv` (`[n, (heads + 2 kv_heads) * head_dim]`) in place, and writes the rotated keys and
     /// the values into `layer` of the cache, rounded once to its dtype: to nearest, ties to even. `rope` is
-    /// `[positions, rotated]`: the cosines of the `rotated / 2` frequencies, then their sines. Columns i and i + rotated
-    /// / 2 form a pair. Only the first `rotated` columns of each head rotate; `rotated` is even and at most `head_dim`.
-    /// Without a table, queries and keys stay as they are: for layers without rotation, and for keys that are already
-    /// rotated.
+    /// `[positions, rotated]`: the cosines of the `rotated / 2` frequencies, then their sines. Columns i and i +
+    /// rotated / 2 form a pair. Only the first `rotated` columns of each head rotate; `rotated` is even and at most
+    /// `head_dim`. Without a table, queries and keys stay as they are: for layers without rotation, and for keys that
+    /// are already rotated.
     ///
     /// A family that norms queries and keys calls [`rms_norm_parts`](Backend::rms_norm_parts) first.
     fn rope_append(

@@ -4,8 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, Write};
 use std::process;
 
-/// The system's allocator, for programs that should end with one line on stderr and status 1 when memory runs out. Rust's
-/// default is to abort. Use it with `#[global_allocator] static ALLOCATOR: LastWords = LastWords;`.
+/// The system's allocator, for programs that should end with one line on stderr and status 1 when memory runs out.
+/// Rust's default is to abort. Use it with `#[global_allocator] static ALLOCATOR: LastWords = LastWords;`.
 ///
 /// Predictable shortages are errors before anything is allocated
 /// ([`KernelError::OutOfMemory`](crate::KernelError::OutOfMemory)). This is for the rest.

@@ -1,10 +1,11 @@
-//! A probe that steers a generation: what tells one word from another in the residual stream is added while the model writes.
+//! A probe that steers a generation: what tells one word from another in the residual stream is added while the model
+//! writes.
 //!
 //! `cargo run --release -p selfie-llama --example steer DIR PROMPT FROM TO LAYER`
 //!
-//! DIR is a Hugging Face folder or a `.gguf` file. PROMPT has the word FROM in it. At the input of LAYER the states of the prompt
-//! with TO in its place, less those of the prompt itself, are added to the tokens from the first that differs on. The demo checkpoint
-//! then answers a question about another country:
+//! DIR is a Hugging Face folder or a `.gguf` file. PROMPT has the word FROM in it. At the input of LAYER the states of
+//! the prompt with TO in its place, less those of the prompt itself, are added to the tokens from the first that
+//! differs on. The demo checkpoint then answers a question about another country:
 //!
 //! ```sh
 //! cargo run -p selfie-demo --example write demo

@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p selfie --example interpret PROMPT [MODEL]`
 //!
-//! MODEL is a Hugging Face folder, a `.gguf` file, or `org/name` in the local cache; without it, it is the demo checkpoint.
+//! MODEL is a Hugging Face folder, a `.gguf` file, or `org/name` in the local cache; without it, it is the demo
+//! checkpoint.
 
 use std::ops::ControlFlow;
 use std::path::Path;

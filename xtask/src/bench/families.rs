@@ -1,4 +1,5 @@
-//! The same sweep on each family's own layers, over one shape: what a family costs beside a LLaMA, operation for operation.
+//! The same sweep on each family's own layers, over one shape: what a family costs beside a LLaMA, operation for
+//! operation.
 
 use std::fs;
 use std::path::Path;
@@ -37,8 +38,8 @@ struct Family {
     of_llama: Vec<f64>,
 }
 
-/// Runs each family in turn with a LLaMA, so that a change of the machine's speed meets both. The matrices of all of them
-/// have the same sizes; operations are counted over these alone.
+/// Runs each family in turn with a LLaMA, so that a change of the machine's speed meets both. The matrices of all of
+/// them have the same sizes; operations are counted over these alone.
 pub(super) fn run(args: &Args, shape: &RandomCheckpoint) -> Result<()> {
     let shape = RandomCheckpoint {
         n_layers: LAYERS.min(shape.n_layers),

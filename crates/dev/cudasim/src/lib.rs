@@ -21,9 +21,9 @@
 //! | `CUDASIM_ILLEGAL_ADDRESS` | a kernel, once it runs; the context is lost |
 //! | `CUDASIM_OUT_OF_MEMORY` | `cuMemAlloc` |
 //!
-//! `CUDASIM_SCHEDULE` is the seed of a random schedule of warps. `CUDASIM_TENSOR_CORES` is `a100` or `h100`: products of
-//! halves truncate as their tensor cores do. `CUDASIM_TRACE` names a file. Calls that tests count are appended to it,
-//! one a line: retained contexts, captures and launches of graphs.
+//! `CUDASIM_SCHEDULE` is the seed of a random schedule of warps. `CUDASIM_TENSOR_CORES` is `a100` or `h100`: products
+//! of halves truncate as their tensor cores do. `CUDASIM_TRACE` names a file. Calls that tests count are appended to
+//! it, one a line: retained contexts, captures and launches of graphs.
 
 #![expect(
     missing_docs,

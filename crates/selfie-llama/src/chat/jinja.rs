@@ -11,8 +11,8 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// The budget of a template. A step costs 1, and so do 64 bytes of text that it makes. A long chat takes some thousands.
-/// An endless template, or one that doubles a text again and again, ends here.
+/// The budget of a template. A step costs 1, and so do 64 bytes of text that it makes. A long chat takes some
+/// thousands. An endless template, or one that doubles a text again and again, ends here.
 const FUEL: u64 = 300_000;
 /// How deep lists and maps may be nested in a value that is printed.
 const MOST_DEPTH: usize = 100;
@@ -80,8 +80,8 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
     }
 }
 
-/// Refuses a list or a map whose text the fuel left cannot pay for, or one that is nested too deeply. The engine charges
-/// a text only once it is there, and `[0] * 100000000` takes no memory before it is printed.
+/// Refuses a list or a map whose text the fuel left cannot pay for, or one that is nested too deeply. The engine
+/// charges a text only once it is there, and `[0] * 100000000` takes no memory before it is printed.
 fn check_size(state: &State, value: &Value) -> Result<(), Error> {
     let mut left = state.fuel_levels().map_or(FUEL, |(_, left)| left);
     charge(value, MOST_DEPTH, &mut left)

@@ -85,8 +85,8 @@ const FIELD: &str = "chat_template";
 /// The tag that transformers appends to a message to continue, to find its end.
 const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
-/// The stack of a thread that renders, in bytes. What a template nests is freed level by level, by recursion, and its fuel
-/// lasts for some 75,000 levels.
+/// The stack of a thread that renders, in bytes. What a template nests is freed level by level, by recursion, and its
+/// fuel lasts for some 75,000 levels.
 const STACK: usize = 64 << 20;
 
 /// The first of the characters that mark where contents begin and end, from a private-use plane.

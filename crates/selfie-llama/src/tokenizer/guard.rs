@@ -22,7 +22,8 @@ fn contradiction(panic: &(dyn Any + Send)) -> Failure {
     format!("it contradicts itself: {text}").into()
 }
 
-/// Refuses a `precompiled_charsmap` that claims a longer table than it has. The engine would allocate the claimed length.
+/// Refuses a `precompiled_charsmap` that claims a longer table than it has. The engine would allocate the claimed
+/// length.
 pub(super) fn check_charsmaps(json: &[u8]) -> Result<(), Failure> {
     const NAME: &str = "precompiled_charsmap";
     // Few files have one, and most files are large.

@@ -18,7 +18,8 @@ pub const THREADS: u32 = 128;
 
 /// An instruction and its operands.
 pub struct Case {
-    /// PTX on the registers `%a`, `%b`, `%c`, `%e`, that writes `%d`; `%p` and `%q` are free predicates, `%x` and `%y` `.b32`.
+    /// PTX on the registers `%a`, `%b`, `%c`, `%e`, that writes `%d`; `%p` and `%q` are free predicates, `%x` and `%y`
+    /// `.b32`.
     pub body: String,
     /// The types of `%a`, `%b`, ...
     pub operands: &'static [&'static str],

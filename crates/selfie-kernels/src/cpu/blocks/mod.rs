@@ -38,8 +38,8 @@ pub(super) struct Operand<'a> {
 const MOST_ROWS: usize = 12;
 
 /// How far ahead, in bytes, to prefetch codes into the L2 cache. The L1 cache can wait for too few lines at a time, and
-/// a block's work is too long for the hardware to look ahead by itself. Past the end a prefetch does nothing, or fetches
-/// lines that are not needed.
+/// a block's work is too long for the hardware to look ahead by itself. Past the end a prefetch does nothing, or
+/// fetches lines that are not needed.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 const AHEAD: usize = 4096;
 

@@ -80,8 +80,8 @@ fn ulimit(root: &Path, memory: &mut Memory) {
     }
 }
 
-/// Lowers `memory` to the limits of a group and of all that it is in. A container may see its own group as the mount's root,
-/// under a name that is not there: groups without files set no limit.
+/// Lowers `memory` to the limits of a group and of all that it is in. A container may see its own group as the mount's
+/// root, under a name that is not there: groups without files set no limit.
 fn bound(root: &Path, hierarchy: &Hierarchy, group: &str, memory: &mut Memory) {
     let mount = root.join(hierarchy.mount);
     for group in Path::new(group.trim_start_matches('/')).ancestors() {
