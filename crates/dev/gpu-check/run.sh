@@ -11,8 +11,8 @@
 #   run.sh selfie ...       the program itself, with the libraries found
 #
 # SELFIE_MODEL names a folder for the random checkpoint of 13.5 GB that is measured; without, it is in memory
-# (/dev/shm). SELFIE_STEPS names the steps of `all` ("machine check kernels bench torch sanitize"), in the order in
-# which they run.
+# (/dev/shm).
+# SELFIE_STEPS names the steps of `all` ("machine check kernels bench torch sanitize"), in the order in which they run.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export SELFIE_GOLDEN="$here/golden"

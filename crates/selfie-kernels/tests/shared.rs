@@ -1,5 +1,5 @@
-//! What threads share, in small products. `.ci/miri.sh` runs this in Miri and under ThreadSanitizer, which see what an
-//! ordinary run does not.
+//! What threads share, in small products. `.ci/unsafe.sh` runs this in Miri and under ThreadSanitizer, which see what
+//! an ordinary run does not.
 
 use std::thread;
 
