@@ -39,7 +39,7 @@ fn same_in_any_batch<T: PartialEq + Debug>(name: &str, op: impl Fn(&Cpu, &[usize
         for threads in 1..=4 {
             let cpu = cpu(path, threads);
             assert_eq!(cpu.threads(), threads);
-            for size in [1, 2, 5, 13, ALL] {
+            for size in [1, 2, 5, 8, 13, ALL] {
                 for start in [0, 3, 40, 59] {
                     let rows: Vec<usize> = (start..start + size).map(|i| i % ALL).collect();
                     for (place, (got, &row)) in op(&cpu, &rows).iter().zip(&rows).enumerate() {

@@ -1,8 +1,9 @@
 //! Tiles with AVX2, FMA and F16C: six rows by one panel of sixteen columns at a time, in f32.
 //!
 //! The operand is f32 for weights of any type, so that the load itself broadcasts a value; for bf16 weights its values
-//! are rounded to bf16. A single tile of rows widens weights in registers. With more tiles, each block of weights is
-//! widened once. Meanwhile the next block is prefetched, because the hardware's own prefetching stops between blocks.
+//! are rounded to bf16. Few rows widen weights in registers, once a tile. With more rows, each block of weights is
+//! widened once, for all tiles. Meanwhile the next block is prefetched, because the hardware's own prefetching stops
+//! between blocks.
 
 use super::blocks::{Kernel, Strip};
 use super::{CpuActs, PANEL, PlainPanels, TILE};
@@ -14,8 +15,11 @@ const TILE_ROWS: usize = 6;
 /// Steps of k in a block: 16 KiB of a panel in f32, beside 6 KiB of a tile's rows.
 const BLOCK_K: usize = 256;
 
-/// The most rows for which weights are widened in registers; widening needs some of them.
-const WIDENING_ROWS: usize = 5;
+/// Rows of a tile that widens weights in registers: widening needs some of them.
+const WIDENING_TILE_ROWS: usize = 5;
+
+/// The most rows for which weights are widened in registers. With a fourth tile, widening each block once is faster.
+const WIDENING_ROWS: usize = 3 * WIDENING_TILE_ROWS;
 
 /// Steps of k after which a tile prefetches one more line of the next block.
 const FETCH_STEPS: usize = 4;
@@ -49,9 +53,10 @@ impl Kernel for Rows {
     const BLOCK_ROWS: usize = 32 * TILE_ROWS;
 
     fn block_lines(rows: usize, w: &PlainPanels) -> usize {
-        match rows {
-            0..=WIDENING_ROWS => w.lines,
-            _ => BLOCK_K / w.line_k(),
+        if rows <= WIDENING_TILE_ROWS {
+            w.lines
+        } else {
+            BLOCK_K / w.line_k()
         }
     }
 
@@ -113,7 +118,11 @@ mod x86 {
         sums_stride: usize,
     ) {
         let mut row = 0;
-        let mut tiles = strip.rows.div_ceil(TILE_ROWS);
+        let most = match source {
+            Source::F32(_) => TILE_ROWS,
+            Source::F16(_) | Source::Bf16(_) => WIDENING_TILE_ROWS,
+        };
+        let mut tiles = strip.rows.div_ceil(most);
         let mut next = strip.next[p];
         while row < strip.rows {
             // Tiles of nearly equal height: 7 rows are 4 + 3, not 6 + 1.
@@ -207,8 +216,7 @@ mod x86 {
             let mut acc = self.begin::<R>(sums);
             let (groups, rest) = steps.as_chunks::<FETCH_STEPS>();
             for (g, group) in groups.iter().enumerate() {
-                // Past the end a prefetch does nothing, or fetches lines that are not needed.
-                _mm_prefetch::<_MM_HINT_T0>(self.next.as_ptr().wrapping_add(g * 64).cast());
+                self.fetch(g);
                 for (k, step) in group.iter().enumerate() {
                     // SAFETY: the assertion bounds the operand.
                     unsafe { self.step(&mut acc, FETCH_STEPS * g + k, halves(step)) };
@@ -227,6 +235,9 @@ mod x86 {
             assert!((R - 1) * self.stride + steps.len() <= self.a.len());
             let mut acc = self.begin::<R>(sums);
             for (k, step) in steps.iter().enumerate() {
+                if k % FETCH_STEPS == 0 {
+                    self.fetch(k / FETCH_STEPS);
+                }
                 // SAFETY: the assertion bounds the operand.
                 unsafe { self.step(&mut acc, k, widen_f16(step)) };
             }
@@ -239,6 +250,9 @@ mod x86 {
             assert!((R - 1) * self.stride + 2 * lines.len() <= self.a.len());
             let mut acc = self.begin::<R>(sums);
             for (g, line) in lines.iter().enumerate() {
+                if 2 * g % FETCH_STEPS == 0 {
+                    self.fetch(2 * g / FETCH_STEPS);
+                }
                 let [even, odd] = widen_bf16(line);
                 // SAFETY: the assertion bounds the operand.
                 unsafe {
@@ -247,6 +261,13 @@ mod x86 {
                 }
             }
             self.end(acc, sums);
+        }
+
+        /// Prefetches a line of the next block. Past the end this does nothing, or fetches a line that is not needed.
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn fetch(&self, line: usize) {
+            _mm_prefetch::<_MM_HINT_T0>(self.next.as_ptr().wrapping_add(line * 64).cast());
         }
 
         /// One step of k, for all rows.
