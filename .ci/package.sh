@@ -30,8 +30,8 @@ done
 cargo package --quiet --locked --no-verify --allow-dirty "${packages[@]}"
 
 # The packages depend on each other as in a registry, but are taken from here. The profile is that of the workspace, so
-# that what others wrote is compiled already. The unpacked files get the present time (-m), as cargo compiles what is
-# younger than its build.
+# that what others wrote is compiled already; only selfie-kernels has all checks here. The unpacked files get the
+# present time (-m), as cargo compiles what is younger than its build.
 {
     printf '[workspace]\nresolver = "3"\nmembers = ["*"]\n\n[patch.crates-io]\n'
     for crate in "${crates[@]}"; do
