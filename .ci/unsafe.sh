@@ -12,8 +12,10 @@ fi
 host=$(rustc -vV | sed -n 's/^host: //p')
 folder=${CARGO_TARGET_DIR:-target}
 package=(--quiet --package selfie-kernels --no-default-features)
-# The profile leaves these checks out.
-package+=(--config profile.dev.package.selfie-kernels.debug-assertions=true)
+# Turn on the checks that the profile leaves out.
+for check in debug-assertions overflow-checks; do
+    package+=(--config "profile.dev.package.selfie-kernels.$check=true")
+done
 
 # Threads of the pool outlive the tests, so what they hold is no leak.
 ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR="$folder/address-sanitizer" RUSTFLAGS="-Zsanitizer=address" \

@@ -55,7 +55,7 @@ fn bench(c: &mut Criterion, cpus: &[Cpu], model: &Model, format: Format) -> Resu
         b.iter(|| black_box(plain.par_iter().sum::<u64>()));
     });
     for cpu in cpus {
-        for n in [1, 2, 4, 8] {
+        for n in [1, 2, 4, 6, 8, 10, 12, 15] {
             let operands = products.map(|(k, _)| acts(cpu, n, k, operand));
             let outputs = products.map(|(_, width)| cpu.rows(n, width));
             let mut buffers = Vec::new();
